@@ -1,0 +1,192 @@
+//! The configuration: what an operator wrote, checked once and then trusted.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use tokend_protocol::TokenName;
+
+use crate::policy::access::{Principal, Rule};
+use crate::secret_source::SecretSource;
+
+/// A whole, checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[daemon]`.
+    pub daemon: DaemonSettings,
+    /// `[admin] allow`: who is an operator besides root and the daemon's own user.
+    pub admin: Vec<Rule>,
+    /// `[token.NAME]`, each with what its provider and preset contribute.
+    pub tokens: BTreeMap<TokenName, TokenSettings>,
+}
+
+/// `[daemon]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// `socket`: where to listen, unless systemd passes a socket.
+    pub socket: PathBuf,
+    /// `socket_group`: the group that may connect to a socket made by the daemon itself.
+    pub socket_group: Option<Principal>,
+    /// `state_dir`: what must survive a reboot.
+    pub state_dir: PathBuf,
+    /// `max_connections`: open at once.
+    pub max_connections: usize,
+    /// `max_connections_per_uid`: open at once from one user.
+    pub max_connections_per_uid: usize,
+}
+
+/// `[token.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSettings {
+    /// The `[provider.NAME]` it comes from, for people.
+    pub provider: Arc<str>,
+    /// What is asked for, and how. Tokens that agree in it share one credential.
+    pub credential: Arc<CredentialSettings>,
+    /// `refresh_before`: how long before its expiry the token is renewed, where policy shall not choose.
+    pub refresh_before: Option<Duration>,
+    /// `headers`: the headers of an API call besides `Authorization`, in order of their names.
+    pub headers: Vec<HeaderSettings>,
+    /// `caller_headers`: the headers that the caller supplies per call.
+    pub caller_headers: Vec<String>,
+    /// `allow`: who may have it besides root and the daemon's own user.
+    pub allow: Vec<Rule>,
+}
+
+/// Everything that makes a token request what it is. Two equal ones bring the same token, so they are the
+/// canonical key of a credential; where any part changes, so does the credential.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CredentialSettings {
+    /// `token_endpoint` or `issuer`.
+    pub endpoint: Endpoint,
+    /// `client_id`.
+    pub client_id: String,
+    /// `token_endpoint_auth_method` with what it needs.
+    pub authentication: ClientAuthentication,
+    /// `grant_type` with what it needs.
+    pub grant: Grant,
+    /// `scope`.
+    pub scope: TermSet,
+    /// `resource` (RFC 8707), sent as it is.
+    pub resource: TermSet,
+    /// `audience`.
+    pub audience: TermSet,
+    /// `params`: further form fields.
+    pub params: BTreeMap<String, String>,
+    /// `accept`: the Accept header of the token request.
+    pub accept: String,
+    /// `ca_file`: a trust root besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `proxy`: an HTTP proxy for the token request.
+    pub proxy: Option<Url>,
+    /// `default_lifetime`: for replies that tell none.
+    pub default_lifetime: Duration,
+}
+
+/// Where tokens are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// The token endpoint itself (RFC 6749 section 3.2).
+    Token(Url),
+    /// The issuer, whose metadata names the token endpoint (RFC 8414, OpenID Connect Discovery 1.0).
+    Issuer(Url),
+}
+
+/// How the client proves who it is, by the IANA names of the methods.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAuthentication {
+    /// `client_secret_basic`.
+    SecretBasic {
+        /// The client secret.
+        secret: SecretSource,
+        /// How id and secret are joined.
+        encoding: BasicEncoding,
+    },
+    /// `client_secret_post`.
+    SecretPost {
+        /// The client secret.
+        secret: SecretSource,
+    },
+    /// `none`: a public client.
+    None,
+}
+
+/// How `client_secret_basic` joins id and secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BasicEncoding {
+    /// `form`: each form-encoded first, as RFC 6749 section 2.3.1 says.
+    Form,
+    /// `raw`: as they are, as some providers demand.
+    Raw,
+}
+
+/// The grant with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Grant {
+    /// `client_credentials` (RFC 6749 section 4.4).
+    ClientCredentials,
+    /// `password` (RFC 6749 section 4.3).
+    Password {
+        /// The resource owner's user name.
+        username: String,
+        /// The resource owner's password.
+        password: SecretSource,
+    },
+}
+
+/// Words whose order has no meaning but is kept for the wire, as in a scope (RFC 6749 section 3.3).
+#[derive(Clone, Debug, Default)]
+pub struct TermSet(Vec<String>);
+
+/// A header of an API call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderSettings {
+    /// The field name, as configured.
+    pub name: String,
+    /// The field value.
+    pub value: HeaderValue,
+}
+
+/// The value of a header of an API call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderValue {
+    /// Written in the configuration.
+    Fixed(String),
+    /// Read when it is needed.
+    Secret(SecretSource),
+}
+
+impl TermSet {
+    /// The terms in the order of the configuration.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+
+    fn sorted(&self) -> Vec<&str> {
+        let mut terms: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        terms.sort_unstable();
+        terms.dedup();
+        terms
+    }
+}
+
+impl FromIterator<String> for TermSet {
+    fn from_iter<I: IntoIterator<Item = String>>(terms: I) -> Self {
+        Self(terms.into_iter().collect())
+    }
+}
+
+impl PartialEq for TermSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.sorted() == other.sorted()
+    }
+}
+
+impl Eq for TermSet {}
+
+impl std::hash::Hash for TermSet {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.sorted().hash(state);
+    }
+}

@@ -1,0 +1,5 @@
+//! To be written.
+
+pub mod config;
+pub mod policy;
+pub mod secret_source;

@@ -1,0 +1,3 @@
+//! Decisions without I/O: pure functions of their arguments.
+
+pub mod access;

@@ -1,0 +1,68 @@
+//! Frames for tokio: a codec for `tokio_util::codec::Framed`.
+
+use std::io;
+use std::marker::PhantomData;
+
+use bytes::BytesMut;
+use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
+
+use crate::codec::{BadFrame, Buffer, Frame, LENGTH_BYTES, Message, decode, encode_into};
+
+/// Reads frames of `In` and writes frames of `Out`: `Codec<Request, Reply>` is a daemon's, the mirror a
+/// client's.
+///
+/// A body that is no message is an item, not an error, because the stream goes on after it. A length above
+/// the limit is an error ([`io::ErrorKind::InvalidData`]), and the stream is of no more use.
+#[derive(Debug)]
+pub struct Codec<In, Out> {
+    lengths: LengthDelimitedCodec,
+    messages: PhantomData<fn(In) -> Out>,
+}
+
+impl<In: Message, Out: Message> Codec<In, Out> {
+    /// A codec with the limits of its messages.
+    pub fn new() -> Self {
+        let lengths = LengthDelimitedCodec::builder()
+            .length_field_length(LENGTH_BYTES)
+            .max_frame_length(In::BODY_MAX)
+            .new_codec();
+        Self { lengths, messages: PhantomData }
+    }
+}
+
+impl<In: Message, Out: Message> Default for Codec<In, Out> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<In: Message, Out: Message> Decoder for Codec<In, Out> {
+    type Item = Result<Frame<In>, BadFrame>;
+    type Error = io::Error;
+
+    fn decode(&mut self, wire: &mut BytesMut) -> io::Result<Option<Self::Item>> {
+        Ok(self.lengths.decode(wire)?.map(|body| decode(&body)))
+    }
+}
+
+impl<In: Message, Out: Message> Encoder<Frame<Out>> for Codec<In, Out> {
+    type Error = io::Error;
+
+    fn encode(&mut self, frame: Frame<Out>, wire: &mut BytesMut) -> io::Result<()> {
+        Ok(encode_into(&frame, wire)?)
+    }
+}
+
+impl Buffer for BytesMut {
+    fn size(&self) -> usize {
+        self.len()
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    fn cut(&mut self, size: usize) {
+        self.truncate(size);
+    }
+}
