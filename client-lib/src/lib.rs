@@ -1,1 +1,87 @@
-//! To be written.
+//! Access tokens from the tokend of this host.
+//!
+//! A service asks for a token by the name that the daemon's configuration gives it, each time it needs one.
+//! The daemon has fetched it beforehand and renews it in time, so a call is a few microseconds on a Unix
+//! socket and never waits for the provider while a valid token is held. Do not cache the token longer than
+//! the work at hand.
+//!
+//! ```no_run
+//! use tokend_client::{Options, TokenName, blocking::Client};
+//!
+//! let client = Client::new(Options::from_env());
+//! let name: TokenName = "psb".parse()?;
+//! let reply = client.get(&name)?;
+//! let header = format!("Authorization: Bearer {}", reply.token.expose());
+//! # let _ = header;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Two clients
+//!
+//! [`blocking::Client`] needs the standard library alone and starts no runtime. It is always there. The
+//! async `Client` needs the feature `tokio`, which is off by default so that a small program does not build
+//! a runtime that it never runs. Both have the same calls, the same types and the same errors.
+//!
+#![cfg_attr(
+    feature = "tokio",
+    doc = r"
+```no_run
+use tokend_client::{Client, Options, TokenName};
+
+# async fn example() -> Result<(), Box<dyn std::error::Error>> {
+let client = Client::new(Options::from_env());
+let name: TokenName = "psb".parse()?;
+let reply = client.get(&name).await?;
+# Ok(())
+# }
+```
+"
+)]
+//! # What every call promises
+//!
+//! - It ends at its deadline ([`Options::deadline`]), whatever the daemon does.
+//! - If the daemon was restarted since the last call, the call connects again and asks again, once, without
+//!   the caller noticing. Every request may safely be repeated.
+//! - An [`Error`] says what to do about it, and never holds a secret. A token is a [`Secret`].
+//!
+//! # When an API refuses a token
+//!
+//! Tell the daemon which token it was. It decides whether a new one is due, however many callers report it.
+//!
+//! ```no_run
+//! use tokend_client::{RejectOutcome, blocking::Client};
+//! # fn call_api(_: &tokend_client::Secret) -> u16 { 401 }
+//!
+//! # let client = Client::new(tokend_client::Options::from_env());
+//! # let name = "psb".parse()?;
+//! let reply = client.get(&name)?;
+//! if call_api(&reply.token) == 401 {
+//!     let rejected = client.reject(&name, reply.info.fingerprint)?;
+//!     if matches!(rejected.outcome, RejectOutcome::Replaced | RejectOutcome::Superseded) {
+//!         call_api(&client.get(&name)?.token);
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod blocking;
+#[cfg(feature = "tokio")]
+mod client;
+mod deadline;
+mod error;
+mod failure;
+mod options;
+mod reply;
+mod request;
+
+#[cfg(feature = "tokio")]
+pub use client::{Client, Watch};
+pub use error::Error;
+pub use options::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Options, SOCKET_VARIABLE};
+pub use reply::Status;
+pub use request::CallerHeaders;
+pub use tokend_protocol::{
+    DaemonStatus, Deviation, ErrorClass, EventReply, Fingerprint, FingerprintError, Header, HeadersReply,
+    HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Timestamp,
+    TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus, VersionReply,
+};

@@ -1,0 +1,34 @@
+//! The time that a call has left. The only file of this crate that reads a clock.
+
+#![allow(
+    clippy::disallowed_types,
+    reason = "a client has no time of its own to be tested with; this file hides the type"
+)]
+
+use std::time::{Duration, Instant};
+
+/// How much later than the daemon this side gives up, so that the daemon's own word on the deadline, which
+/// says more, normally arrives first.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// When a call ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    /// From now. What exceeds the protocol's range (49 days) is cut to it.
+    pub(crate) fn after(wait: Duration) -> Self {
+        Self(Instant::now() + wait.min(Duration::from_millis(u64::from(u32::MAX))))
+    }
+
+    /// What the daemon is told: milliseconds until the caller's deadline.
+    pub(crate) fn for_daemon(self) -> u32 {
+        let left = self.0.saturating_duration_since(Instant::now());
+        u32::try_from(left.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// What is left before this side gives up, or `None` if nothing is.
+    pub(crate) fn left(self) -> Option<Duration> {
+        (self.0 + GRACE).checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+}

@@ -1,0 +1,131 @@
+//! What is answered: each call's result from a reply, and listings from their pages.
+
+use tokend_protocol::{
+    DaemonStatus, EventReply, HeadersReply, ListEntry, ListReply, RefreshedReply, RejectedReply, Reply,
+    StatusReply, TokenName, TokenReply, TokenStatus, VersionReply,
+};
+
+use crate::Error;
+
+/// The condition of the daemon and of every token that the caller may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The daemon's own.
+    pub daemon: DaemonStatus,
+    /// The tokens', in order of their names.
+    pub tokens: Vec<TokenStatus>,
+}
+
+/// Takes the expected variant of a reply, and makes errors of the error reply and of every other variant.
+macro_rules! expect_reply {
+    ($name:ident, $variant:ident, $reply:ty) => {
+        pub(crate) fn $name(reply: Reply) -> Result<$reply, Error> {
+            match reply {
+                Reply::$variant(reply) => Ok(reply),
+                Reply::Error(error) => Err(error.into()),
+                _ => {
+                    Err(Error::protocol(concat!("it is not the answer to a ", stringify!($name), " request")))
+                }
+            }
+        }
+    };
+}
+
+expect_reply!(token, Token, TokenReply);
+expect_reply!(headers, Headers, HeadersReply);
+expect_reply!(list, List, ListReply);
+expect_reply!(status, Status, StatusReply);
+expect_reply!(refresh, Refreshed, RefreshedReply);
+expect_reply!(reject, Rejected, RejectedReply);
+expect_reply!(watch, Event, EventReply);
+expect_reply!(version, Version, VersionReply);
+
+/// The pages of a listing so far.
+#[derive(Debug)]
+pub(crate) struct Pages<T> {
+    items: Vec<T>,
+    more: bool,
+}
+
+/// What stands in a listing: it has the name by which the listing is ordered.
+pub(crate) trait Listed {
+    fn name(&self) -> &TokenName;
+}
+
+impl Listed for ListEntry {
+    fn name(&self) -> &TokenName {
+        &self.name
+    }
+}
+
+impl Listed for TokenStatus {
+    fn name(&self) -> &TokenName {
+        &self.name
+    }
+}
+
+impl<T: Listed> Pages<T> {
+    /// The first page is to be asked for.
+    pub(crate) fn new() -> Self {
+        Self { items: Vec::new(), more: true }
+    }
+
+    /// Whether another page is to be asked for.
+    pub(crate) fn more(&self) -> bool {
+        self.more
+    }
+
+    /// The name after which the next page begins.
+    pub(crate) fn after(&self) -> Option<&TokenName> {
+        self.items.last().map(Listed::name)
+    }
+
+    /// Takes a page. Every page but the last must bring the listing forward, or it would never end.
+    pub(crate) fn add(&mut self, page: Vec<T>, more: bool) -> Result<(), Error> {
+        let forward = page.last().is_some_and(|last| self.after() < Some(last.name()));
+        if more && !forward {
+            return Err(Error::protocol("a page of the listing does not go on from the page before"));
+        }
+        self.items.extend(page);
+        self.more = more;
+        Ok(())
+    }
+
+    /// All that was taken.
+    pub(crate) fn into_items(self) -> Vec<T> {
+        self.items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+    use tokend_protocol::State;
+
+    use super::*;
+
+    fn entry(name: &str) -> ListEntry {
+        ListEntry { name: name.parse().unwrap(), state: State::Fresh }
+    }
+
+    #[test]
+    fn pages_are_joined_in_order() {
+        let mut pages = Pages::new();
+        pages.add(vec![entry("a"), entry("b")], true).unwrap();
+        assert_eq!(pages.after().map(TokenName::as_str), Some("b"));
+        pages.add(vec![entry("c")], false).unwrap();
+        assert!(!pages.more());
+        assert_eq!(pages.into_items(), [entry("a"), entry("b"), entry("c")]);
+    }
+
+    #[test]
+    fn a_listing_that_would_never_end_is_an_error() {
+        let mut pages = Pages::new();
+        assert!(pages.add(vec![], true).is_err());
+        pages.add(vec![entry("b")], true).unwrap();
+        assert!(pages.add(vec![entry("b")], true).is_err());
+        assert!(pages.add(vec![entry("a")], true).is_err());
+        assert!(pages.add(vec![], false).is_ok());
+    }
+}
