@@ -36,6 +36,18 @@ const QUEUE_WAIT: Duration = Duration::from_millis(20);
 /// cheap, and clones share the connection. Nothing is opened before the first call. A call that is dropped
 /// before its end leaves nothing behind. The calls need a tokio runtime with I/O and time enabled; where a
 /// client outlives the runtime, its next call opens a new connection on the next one.
+///
+/// ```no_run
+/// use tokend_client::{Client, Options, TokenName};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::new(Options::from_env());
+/// let (psb, bnp): (TokenName, TokenName) = ("psb".parse()?, "bnp-aisp".parse()?);
+/// let (psb, bnp) = tokio::join!(client.get(&psb), client.get(&bnp));
+/// # let _ = (psb?, bnp?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,

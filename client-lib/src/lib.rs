@@ -22,21 +22,6 @@
 //! async `Client` needs the feature `tokio`, which is off by default so that a small program does not build
 //! a runtime that it never runs. Both have the same calls, the same types and the same errors.
 //!
-#![cfg_attr(
-    feature = "tokio",
-    doc = r"
-```no_run
-use tokend_client::{Client, Options, TokenName};
-
-# async fn example() -> Result<(), Box<dyn std::error::Error>> {
-let client = Client::new(Options::from_env());
-let name: TokenName = "psb".parse()?;
-let reply = client.get(&name).await?;
-# Ok(())
-# }
-```
-"
-)]
 //! # What every call promises
 //!
 //! - It ends at its deadline ([`Options::deadline`]), whatever the daemon does.
