@@ -1,0 +1,75 @@
+//! Running a program to its end within a bound.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::{secrets, wait};
+
+/// What a program left behind.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// Its exit code, or 128 and the signal's number, as a shell counts.
+    pub code: i32,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Standard output, once it is sure that the program succeeded.
+    pub fn expect_success(self) -> String {
+        assert_eq!(self.code, 0, "the program failed: {}{}", self.stderr, self.stdout);
+        self.stdout
+    }
+
+    /// The same, once it is sure that the program failed with this code.
+    #[must_use]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "another exit code was expected: {}{}", self.stderr, self.stdout);
+        self
+    }
+}
+
+/// Runs a program to its end and searches what it wrote to standard error for secrets.
+///
+/// # Panics
+/// When it cannot be started, or takes longer than `limit`, at which it is killed.
+pub fn run(command: &mut Command, limit: Duration) -> Finished {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+    let Some(code) = exit_code_within(&mut child, limit) else {
+        child.kill().expect("our own child can be killed");
+        child.wait().expect("our own child can be waited for");
+        panic!("{command:?} took longer than {limit:?}");
+    };
+    let finished = Finished { code, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    secrets::assert_absent("standard error of a program", &finished.stderr);
+    finished
+}
+
+/// Waits for a child's end: its exit code as [`Finished::code`], or `None` when it outlives the limit.
+pub fn exit_code_within(child: &mut Child, limit: Duration) -> Option<i32> {
+    use std::os::unix::process::ExitStatusExt;
+
+    let status = wait::within(limit, || child.try_wait().expect("our own child can be waited for"))?;
+    Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+}
+
+fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut stream) = stream {
+            let _ = stream.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}

@@ -1,0 +1,62 @@
+//! The real programs, built once per test process.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The path of the built `tokend`.
+pub fn tokend() -> PathBuf {
+    directory().join("tokend")
+}
+
+/// The path of the built `tokenctl`.
+pub fn tokenctl() -> PathBuf {
+    directory().join("tokenctl")
+}
+
+/// The path of the built `provider`, the scripted provider as a program of its own.
+pub fn provider() -> PathBuf {
+    directory().join("provider")
+}
+
+/// The root of the source tree.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").to_owned()
+}
+
+/// Where cargo puts the programs of the profile that this very program was built with, after it has put
+/// them there: cargo alone knows whether they are up to date.
+fn directory() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let this = env::current_exe().expect("a program knows its own path");
+        let directory = profile_directory(&this);
+        build(&directory);
+        directory
+    })
+}
+
+fn profile_directory(program: &Path) -> PathBuf {
+    let mut directory = program.parent().expect("a program lies in a directory");
+    if directory.file_name().is_some_and(|name| name == "deps") {
+        directory = directory.parent().expect("deps lies in a profile's directory");
+    }
+    directory.to_owned()
+}
+
+fn build(directory: &Path) {
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let target = directory.parent().expect("a profile's directory lies in the target directory");
+    let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(workspace())
+        .args(["build", "--quiet", "--bin", "tokend", "--bin", "tokenctl", "--bin", "provider"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(target)
+        .status()
+        .expect("cargo can be run");
+    assert!(built.success(), "cargo could not build tokend and tokenctl: {built}");
+}
