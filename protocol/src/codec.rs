@@ -3,6 +3,8 @@
 
 use std::io;
 
+use bincode::error::DecodeError;
+use bincode::serde::decode_from_slice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -46,6 +48,10 @@ impl Message for Request {
 impl Message for Reply {
     const BODY_MAX: usize = REPLY_MAX;
 }
+
+/// How much bincode may count against its limit for each byte of a body: it counts a number at its full
+/// width of up to eight bytes, however few it takes on the wire.
+const COUNTED_PER_BYTE: usize = 8;
 
 /// A body that is not a message. The bytes after it are unaffected, so a connection can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,7 +138,8 @@ pub(crate) fn encode_into<M: Message>(frame: &Frame<M>, wire: &mut impl Buffer) 
     wire.append(&[VERSION]);
     wire.append(&frame.id.to_be_bytes());
     let mut writer = Writer(wire);
-    let written = bincode::serde::encode_into_std_write(&frame.message, &mut writer, bincode::config::standard());
+    let written =
+        bincode::serde::encode_into_std_write(&frame.message, &mut writer, bincode::config::standard());
     let size = wire.size() - start - LENGTH_BYTES;
     let length = u32::try_from(size).ok().filter(|_| written.is_ok() && size <= M::BODY_MAX);
     let Some(length) = length else {
@@ -167,12 +174,21 @@ pub fn decode<M: Message>(body: &[u8]) -> Result<Frame<M>, BadFrame> {
     if version != VERSION {
         return Err(BadFrame { id, fault: Fault::Version(version) });
     }
-    // The limit makes bincode refuse a length that promises more than any frame can hold before it
-    // allocates for it.
-    let config = bincode::config::standard().with_limit::<{ 2 * REPLY_MAX }>();
-    match bincode::serde::decode_from_slice(encoded, config) {
+    match decode_message(encoded) {
         Ok((message, used)) if used == encoded.len() => Ok(Frame { id, message }),
         Ok((_, used)) => Err(BadFrame { id, fault: Fault::TrailingBytes(encoded.len() - used) }),
         Err(_) => Err(BadFrame { id, fault: Fault::Malformed }),
     }
+}
+
+/// The limit makes bincode refuse a length that promises more than a body can hold before it allocates
+/// for it.
+fn decode_message<M: Message>(encoded: &[u8]) -> Result<(M, usize), DecodeError> {
+    const REQUEST_LIMIT: usize = COUNTED_PER_BYTE * REQUEST_MAX;
+    const REPLY_LIMIT: usize = COUNTED_PER_BYTE * REPLY_MAX;
+    let config = bincode::config::standard();
+    if M::BODY_MAX <= REQUEST_MAX {
+        return decode_from_slice(encoded, config.with_limit::<REQUEST_LIMIT>());
+    }
+    decode_from_slice(encoded, config.with_limit::<REPLY_LIMIT>())
 }

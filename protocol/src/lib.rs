@@ -1,4 +1,540 @@
-//! The wire protocol of tokend. (Specification to follow here.)
+//! The wire protocol of tokend: its specification, and the types and codecs that implement it.
+//!
+//! This page is the specification. It is complete enough to write a client in another language; the bytes
+//! shown on it are compared with the frames in `protocol/tests/golden` by a test. Words in `code` are the
+//! names of types and fields in this crate, which are the reference for what a field means.
+//!
+//! The crate does no I/O of its own, knows no clock and no policy. [`encode`] and [`decode`] are the core;
+//! [`write_frame`] and [`read_frame`] put them over [`std::io`], and `Codec` (feature `tokio`) over
+//! `tokio_util::codec::Framed`.
+//!
+//! # Transport
+//!
+//! A Unix stream socket, by default `/run/tokend/tokend.sock`. There is no handshake: the caller connects and
+//! sends its first request. The daemon takes who is asking from the kernel, as it was when the connection was
+//! made; so whoever is given an open connection has the rights of the process that opened it.
+//!
+//! A connection is kept open for as long as the caller likes, and carries any number of requests, one after
+//! the other or many in flight. A caller that has shut down its writing side may lose the answers in flight.
+//!
+//! # Frames
+//!
+//! | bytes | field | form |
+//! | --- | --- | --- |
+//! | 4 | length of the body | unsigned, big-endian |
+//! | | the body: | |
+//! | 1 | protocol version, 1 | |
+//! | 4 | request id | unsigned, big-endian |
+//! | rest | the message: a [`Request`] from the caller, a [`Reply`] from the daemon | see below |
+//!
+//! The length counts the body alone, so it is at least 5. It is at most 16,384 in a request
+//! ([`REQUEST_MAX`]) and 262,144 in a reply ([`REPLY_MAX`]). The message fills the body to its last byte.
+//!
+//! The **request id** is chosen by the caller, other than 0, and repeated in every answer to the request. It
+//! can be used again once the request has been answered. The daemon does not check that it is unique: answers
+//! to two requests with one id cannot be told apart.
+//!
+//! # Encoding of a message
+//!
+//! A message is encoded as bincode 2 does in its standard configuration. All of it:
+//!
+//! | type | bytes |
+//! | --- | --- |
+//! | `u8` | itself |
+//! | `bool` | 00 false, 01 true; nothing else is valid |
+//! | `u32`, `u64` | below 251: one byte. Else `fb` and 2 bytes, `fc` and 4 bytes, or (`u64` alone) `fd` and 8 bytes, **little-endian** |
+//! | `string` | its length in bytes as a `u64`, then UTF-8, without an end mark |
+//! | list of T | its length in elements as a `u64`, then the elements |
+//! | optional T | 00 for none, or 01 and the T |
+//! | enum | the number of the variant as a `u32`, then the variant's fields |
+//! | struct | its fields in order, nothing around or between them |
+//!
+//! A writer uses the shortest form of a number. A reader may accept a longer one.
+//!
+//! Types with a name of their own, and what they are made of:
+//!
+//! | type | made of | rule |
+//! | --- | --- | --- |
+//! | `name` ([`TokenName`]) | `string` | 1 to 255 ASCII letters, digits and `. _ - @ : +`, beginning with a letter or digit |
+//! | `secret` ([`Secret`]) | `string` | to be wiped from memory after use, never to be logged |
+//! | `time` ([`Timestamp`]) | `u64` | milliseconds since 1970-01-01T00:00:00Z |
+//! | `fingerprint` ([`Fingerprint`]) | 8 × `u8` | no length before it; tells one token from another without telling the token |
+//! | `terms` ([`Terms`]) | `deadline_ms` `u32`, `min_ttl_ms` `u32` | see [Get](#request-0-get) |
+//! | `state` ([`State`]) | enum | numbers [below](#numbers) |
+//! | `class` ([`ErrorClass`]) | enum | numbers below |
+//! | `outcome` ([`RejectOutcome`]) | enum | numbers below |
+//! | `code` ([`ErrorCode`]) | enum | numbers below |
+//! | `info` ([`TokenInfo`]) | `age_ms` `u64`, `expires_in_ms` `u64`, `expires_at` `time`, `state` `state`, `last_error` optional `class`, `next_attempt` optional `time`, `fingerprint` `fingerprint` | a token's condition at the moment of the reply |
+//! | `held` ([`HeldToken`]) | `age_ms` `u64`, `expires_in_ms` `u64`, `expires_at` `time`, `fingerprint` `fingerprint` | the same of a token that is not handed out |
+//!
+//! Ages and lifetimes were measured by the daemon on a clock that runs on while the machine is suspended and
+//! that nobody sets. A caller that keeps a token should count `expires_in_ms` down on such a clock
+//! (`CLOCK_BOOTTIME`) rather than compare `expires_at` with a wall clock.
+//!
+//! # Requests
+//!
+//! ## Request 0: Get
+//!
+//! `name` `name`, `terms` `terms`. Answered by [Token](#reply-0-token).
+//!
+//! Where a valid token with at least `min_ttl_ms` left is held, it is the answer, at once, whatever the
+//! provider's condition is. Otherwise the answer waits for the provider until `deadline_ms` after the request
+//! arrived, and is `DeadlineExceeded` then. With a `deadline_ms` of 0 nothing is waited for. A caller does not
+//! rely on the daemon alone for its deadline: it sets one of its own on the socket, a little later.
+//!
+//! ```text
+//! request-0-get.bin
+//! 00 00 00 10                          length of the body: 16
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 00                                   request 0, Get
+//! 03 70 73 62                          name "psb"
+//! fb 88 13                             deadline_ms 5000
+//! fb 30 75                             min_ttl_ms 30000
+//! ```
+//!
+//! ## Request 1: Headers
+//!
+//! `name` `name`, `terms` `terms`, `supplied` list of (`name` `string`, `value` `string`), `omitted` list of
+//! `string`. Answered by [Headers](#reply-1-headers).
+//!
+//! `supplied` holds the headers that the token's configuration leaves to the caller (`caller_headers`), and
+//! `omitted` the names of those that this call goes without. One of `caller_headers` that is in neither, and
+//! one supplied that is not among them, is an `InvalidRequest`.
+//!
+//! ```text
+//! request-1-headers.bin
+//! 00 00 00 30                          length of the body: 48
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 01                                   request 1, Headers
+//! 06 77 65 61 6c 74 68                 name "wealth"
+//! fb 88 13                             deadline_ms 5000
+//! fb 30 75                             min_ttl_ms 30000
+//! 01                                   supplied: 1 element
+//! 0c 52 65 71 75 65 73 74 6f 72 2d 49  name "Requestor-ID"
+//! 44
+//! 05 6e 70 2d 34 32                    value "np-42"
+//! 01                                   omitted: 1 element
+//! 07 58 2d 54 72 61 63 65              name "X-Trace"
+//! ```
+//!
+//! ## Request 2: List
+//!
+//! `after` optional `name`. Answered by [List](#reply-2-list).
+//!
+//! ```text
+//! request-2-list.bin
+//! 00 00 00 07                          length of the body: 7
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 02                                   request 2, List
+//! 00                                   after: none
+//! ```
+//!
+//! ## Request 3: Status
+//!
+//! `after` optional `name`. Answered by [Status](#reply-3-status).
+//!
+//! ```text
+//! request-3-status.bin
+//! 00 00 00 0b                          length of the body: 11
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 03                                   request 3, Status
+//! 01                                   after: there is one
+//! 03 70 73 62                          after "psb"
+//! ```
+//!
+//! ## Request 4: Refresh
+//!
+//! `name` `name`, `deadline_ms` `u32`. Answered by [Refreshed](#reply-4-refreshed). For operators.
+//!
+//! ```text
+//! request-4-refresh.bin
+//! 00 00 00 0f                          length of the body: 15
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 04                                   request 4, Refresh
+//! 03 70 73 62                          name "psb"
+//! fc a0 86 01 00                       deadline_ms 100000
+//! ```
+//!
+//! ## Request 5: Reject
+//!
+//! `name` `name`, `fingerprint` `fingerprint`, `deadline_ms` `u32`. Answered by [Rejected](#reply-5-rejected).
+//!
+//! To be sent when an API refused a token that should be valid (401). The fingerprint is that of the refused
+//! token, as it came in its `info`. If another token is current by now, the provider is not asked again.
+//!
+//! ```text
+//! request-5-reject.bin
+//! 00 00 00 13                          length of the body: 19
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 05                                   request 5, Reject
+//! 03 70 73 62                          name "psb"
+//! 01 23 45 67 89 ab cd ef              fingerprint 0123456789abcdef
+//! fa                                   deadline_ms 250
+//! ```
+//!
+//! ## Request 6: Watch
+//!
+//! `names` list of `name`. Answered by any number of [Event](#reply-6-event).
+//!
+//! One event for each name follows at once, and one for every later change of its condition, all under the
+//! id of this request, until the connection is closed. Events of one name come in order. Each tells the
+//! present condition: where changes follow each other faster than the caller reads, those in between are left
+//! out, never the last. If any of the names is refused, the answer is one `Error` and nothing is watched. An
+//! `Error` under this id later on ends the watch, as after a reload that takes a name away.
+//!
+//! ```text
+//! request-6-watch.bin
+//! 00 00 00 14                          length of the body: 20
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 06                                   request 6, Watch
+//! 02                                   names: 2 elements
+//! 03 70 73 62                          name "psb"
+//! 08 62 6e 70 2d 61 69 73 70           name "bnp-aisp"
+//! ```
+//!
+//! ## Request 7: Version
+//!
+//! No fields. Answered by [Version](#reply-7-version).
+//!
+//! ```text
+//! request-7-version.bin
+//! 00 00 00 06                          length of the body: 6
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 07                                   request 7, Version
+//! ```
+//!
+//! # Replies
+//!
+//! Each request is answered by its own reply or by [Error](#reply-8-error).
+//!
+//! ## Reply 0: Token
+//!
+//! `info` `info`, `token` `secret`.
+//!
+//! ```text
+//! reply-0-token.bin
+//! 00 00 00 40                          length of the body: 64
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 00                                   reply 0, Token
+//! fa                                   age_ms 250
+//! fc 86 ed 36 00                       expires_in_ms 3599750
+//! fd 80 d6 ce b6 9a 01 00 00           expires_at 2025-11-24T17:00:00Z
+//! 00                                   state 0, Fresh
+//! 00                                   last_error: none
+//! 01                                   next_attempt: there is one
+//! fd 00 da c3 b6 9a 01 00 00           next_attempt 2025-11-24T16:48:00Z
+//! 01 23 45 67 89 ab cd ef              fingerprint 0123456789abcdef
+//! 16 32 59 6f 74 6e 46 5a 46 45 6a 72  token "2YotnFZFEjr1zCsicMWpAA"
+//! 31 7a 43 73 69 63 4d 57 70 41 41
+//! ```
+//!
+//! ## Reply 1: Headers
+//!
+//! `info` `info`, `headers` list of (`name` `string`, `value` `secret`). The list begins with `Authorization`
+//! and is to be sent as it is.
+//!
+//! ```text
+//! reply-1-headers.bin
+//! 00 00 00 6f                          length of the body: 111
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 01                                   reply 1, Headers
+//! fa                                   age_ms 250
+//! fc 86 ed 36 00                       expires_in_ms 3599750
+//! fd 80 d6 ce b6 9a 01 00 00           expires_at 2025-11-24T17:00:00Z
+//! 02                                   state 2, Degraded
+//! 01                                   last_error: there is one
+//! 04                                   class 4, Server
+//! 01                                   next_attempt: there is one
+//! fd 00 da c3 b6 9a 01 00 00           next_attempt 2025-11-24T16:48:00Z
+//! 01 23 45 67 89 ab cd ef              fingerprint 0123456789abcdef
+//! 02                                   headers: 2 elements
+//! 0d 41 75 74 68 6f 72 69 7a 61 74 69  name "Authorization"
+//! 6f 6e
+//! 1d 42 65 61 72 65 72 20 32 59 6f 74  value "Bearer 2YotnFZFEjr1zCsicMWpAA"
+//! 6e 46 5a 46 45 6a 72 31 7a 43 73 69
+//! 63 4d 57 70 41 41
+//! 06 41 63 63 65 70 74                 name "Accept"
+//! 10 61 70 70 6c 69 63 61 74 69 6f 6e  value "application/json"
+//! 2f 6a 73 6f 6e
+//! ```
+//!
+//! ## Reply 2: List
+//!
+//! `tokens` list of (`name` `name`, `state` `state`), `more` `bool`.
+//!
+//! The tokens that the caller may have, sorted by the bytes of their names, from the first one behind the
+//! request's `after`. Where `more` is true, a further request with the last name of this page brings the next.
+//!
+//! ```text
+//! reply-2-list.bin
+//! 00 00 00 44                          length of the body: 68
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 02                                   reply 2, List
+//! 06                                   tokens: 6 elements
+//! 05 66 72 65 73 68                    name "fresh"
+//! 00                                   state 0, Fresh
+//! 0a 72 65 66 72 65 73 68 69 6e 67     name "refreshing"
+//! 01                                   state 1, Refreshing
+//! 08 64 65 67 72 61 64 65 64           name "degraded"
+//! 02                                   state 2, Degraded
+//! 07 70 65 6e 64 69 6e 67              name "pending"
+//! 03                                   state 3, Pending
+//! 0b 75 6e 61 76 61 69 6c 61 62 6c 65  name "unavailable"
+//! 04                                   state 4, Unavailable
+//! 07 72 65 66 75 73 65 64              name "refused"
+//! 05                                   state 5, Refused
+//! 01                                   more true
+//! ```
+//!
+//! ## Reply 3: Status
+//!
+//! `daemon` (`version` `string`, `pid` `u32`, `started_at` `time`, `connections` `u32`, `reload_failed_at`
+//! optional `time`), `tokens` list of (`name` `name`, `provider` `string`, `state` `state`, `held` optional
+//! `held`, `last_error` optional (`class` `class`, `message` `string`, `at` `time`), `failures` `u32`,
+//! `next_attempt` optional `time`, `requests` `u64`, `hand_outs` `u64`, `deviations` list of (`kind` `string`,
+//! `count` `u64`)), `more` `bool`. Pages are those of [List](#reply-2-list).
+//!
+//! ```text
+//! reply-3-status.bin
+//! 00 00 00 8c                          length of the body: 140
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 03                                   reply 3, Status
+//! 05 30 2e 31 2e 30                    version "0.1.0"
+//! fb 67 12                             pid 4711
+//! fd 00 e8 97 b6 9a 01 00 00           started_at 2025-11-24T16:00:00Z
+//! 02                                   connections 2
+//! 00                                   reload_failed_at: none
+//! 01                                   tokens: 1 element
+//! 08 62 6e 70 2d 61 69 73 70           name "bnp-aisp"
+//! 03 62 6e 70                          provider "bnp"
+//! 02                                   state 2, Degraded
+//! 01                                   held: there is one
+//! fa                                   age_ms 250
+//! fc 86 ed 36 00                       expires_in_ms 3599750
+//! fd 80 d6 ce b6 9a 01 00 00           expires_at 2025-11-24T17:00:00Z
+//! 01 23 45 67 89 ab cd ef              fingerprint 0123456789abcdef
+//! 01                                   last_error: there is one
+//! 04                                   class 4, Server
+//! 19 74 68 65 20 70 72 6f 76 69 64 65  message "the provider answered 503"
+//! 72 20 61 6e 73 77 65 72 65 64 20 35
+//! 30 33
+//! fd 00 da c3 b6 9a 01 00 00           at 2025-11-24T16:48:00Z
+//! 01                                   failures 1
+//! 01                                   next_attempt: there is one
+//! fd 10 01 c4 b6 9a 01 00 00           next_attempt 2025-11-24T16:48:10Z
+//! 02                                   requests 2
+//! fc 70 11 01 00                       hand_outs 70000
+//! 01                                   deviations: 1 element
+//! 11 65 78 70 69 72 65 73 5f 69 6e 2d  kind "expires_in-string"
+//! 73 74 72 69 6e 67
+//! 01                                   count 1
+//! 00                                   more false
+//! ```
+//!
+//! ## Reply 4: Refreshed
+//!
+//! `info` `info`, `changed` `bool`.
+//!
+//! ```text
+//! reply-4-refreshed.bin
+//! 00 00 00 2a                          length of the body: 42
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 04                                   reply 4, Refreshed
+//! fa                                   age_ms 250
+//! fc 86 ed 36 00                       expires_in_ms 3599750
+//! fd 80 d6 ce b6 9a 01 00 00           expires_at 2025-11-24T17:00:00Z
+//! 00                                   state 0, Fresh
+//! 00                                   last_error: none
+//! 01                                   next_attempt: there is one
+//! fd 00 da c3 b6 9a 01 00 00           next_attempt 2025-11-24T16:48:00Z
+//! 01 23 45 67 89 ab cd ef              fingerprint 0123456789abcdef
+//! 01                                   changed true
+//! ```
+//!
+//! ## Reply 5: Rejected
+//!
+//! `outcome` `outcome`, `info` `info`. A caller that still holds another token than the one in `info` gets
+//! the current one and tries again; one that does not has learnt that a new token does not help.
+//!
+//! ```text
+//! reply-5-rejected-replaced.bin
+//! 00 00 00 2a                          length of the body: 42
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 05                                   reply 5, Rejected
+//! 00                                   outcome 0, Replaced
+//! fa                                   age_ms 250
+//! fc 86 ed 36 00                       expires_in_ms 3599750
+//! fd 80 d6 ce b6 9a 01 00 00           expires_at 2025-11-24T17:00:00Z
+//! 00                                   state 0, Fresh
+//! 00                                   last_error: none
+//! 01                                   next_attempt: there is one
+//! fd 00 da c3 b6 9a 01 00 00           next_attempt 2025-11-24T16:48:00Z
+//! 01 23 45 67 89 ab cd ef              fingerprint 0123456789abcdef
+//! ```
+//!
+//! ## Reply 6: Event
+//!
+//! `name` `name`, `state` `state`, `held` optional `held`, `last_error` optional `class`, `next_attempt`
+//! optional `time`. It brings no token: the caller gets it when `held` has another fingerprint.
+//!
+//! ```text
+//! reply-6-event.bin
+//! 00 00 00 2e                          length of the body: 46
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 06                                   reply 6, Event
+//! 03 70 73 62                          name "psb"
+//! 00                                   state 0, Fresh
+//! 01                                   held: there is one
+//! fa                                   age_ms 250
+//! fc 86 ed 36 00                       expires_in_ms 3599750
+//! fd 80 d6 ce b6 9a 01 00 00           expires_at 2025-11-24T17:00:00Z
+//! 01 23 45 67 89 ab cd ef              fingerprint 0123456789abcdef
+//! 00                                   last_error: none
+//! 01                                   next_attempt: there is one
+//! fd 00 da c3 b6 9a 01 00 00           next_attempt 2025-11-24T16:48:00Z
+//! ```
+//!
+//! ## Reply 7: Version
+//!
+//! `daemon` `string`, `oldest` `u8`, `newest` `u8`: the daemon's release, and the protocol versions it speaks.
+//!
+//! ```text
+//! reply-7-version.bin
+//! 00 00 00 0e                          length of the body: 14
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 07                                   reply 7, Version
+//! 05 30 2e 31 2e 30                    daemon "0.1.0"
+//! 01                                   oldest 1
+//! 01                                   newest 1
+//! ```
+//!
+//! ## Reply 8: Error
+//!
+//! `code` `code`, `message` `string`, `class` optional `class`, `next_attempt` optional `time`, `best_ttl_ms`
+//! optional `u64`. The message is for a person; a program goes by `code` alone.
+//!
+//! ```text
+//! reply-8-error.bin
+//! 00 00 00 30                          length of the body: 48
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 08                                   reply 8, Error
+//! 08                                   code 8, MinTtlUnreachable
+//! 18 6e 6f 20 74 6f 6b 65 6e 20 6c 61  message "no token lasts that long"
+//! 73 74 73 20 74 68 61 74 20 6c 6f 6e
+//! 67
+//! 01                                   class: there is one
+//! 03                                   class 3, Throttled
+//! 01                                   next_attempt: there is one
+//! fd 30 5d 98 b6 9a 01 00 00           next_attempt 2025-11-24T16:00:30Z
+//! 01                                   best_ttl_ms: there is one
+//! fb 60 ea                             best_ttl_ms 60000
+//! ```
+//!
+//! # Numbers
+//!
+//! [`State`]: a valid token is held in the first three.
+//!
+//! | number | state | meaning |
+//! | --- | --- | --- |
+//! | 0 | `Fresh` | valid, and no new one is due |
+//! | 1 | `Refreshing` | valid, and a new one is being asked for |
+//! | 2 | `Degraded` | valid, and the last attempt to get a new one failed |
+//! | 3 | `Pending` | none yet, and no attempt has ended |
+//! | 4 | `Unavailable` | none; the last attempt failed in a way that passes |
+//! | 5 | `Refused` | none; an operator is needed |
+//!
+//! [`ErrorClass`]: why the provider gave no token.
+//!
+//! | number | class | meaning |
+//! | --- | --- | --- |
+//! | 0 | `Unreachable` | no connection |
+//! | 1 | `Timeout` | no answer in time |
+//! | 2 | `Tls` | its certificate or its TLS is not good |
+//! | 3 | `Throttled` | it asks for fewer requests |
+//! | 4 | `Server` | it failed |
+//! | 5 | `Malformed` | its answer is not a token response |
+//! | 6 | `Refused` | it refused the request |
+//! | 7 | `Secret` | a secret that the request needs could not be read on this host |
+//! | 8 | `Internal` | a fault of the daemon's own |
+//!
+//! [`RejectOutcome`]: what was done about a refused token.
+//!
+//! | number | outcome | meaning |
+//! | --- | --- | --- |
+//! | 0 | `Replaced` | it was current, and there is a new one |
+//! | 1 | `Superseded` | it was not current any more |
+//! | 2 | `Unchanged` | the provider gave the same one again |
+//! | 3 | `TooSoon` | the provider was not asked: it was asked too lately |
+//!
+//! [`ErrorCode`]: what the caller can do.
+//!
+//! | number | code | meaning |
+//! | --- | --- | --- |
+//! | 0 | `NotAllowed` | the caller may not have it, or there is no such token |
+//! | 1 | `UnknownToken` | there is no such token; only operators are told |
+//! | 2 | `Unavailable` | no token now, for a reason that passes: try again, after `next_attempt` where it is given |
+//! | 3 | `Refused` | no token until an operator has seen to it |
+//! | 4 | `DeadlineExceeded` | the deadline passed |
+//! | 5 | `InvalidRequest` | the request makes no sense |
+//! | 6 | `UnsupportedVersion` | the frame's protocol version is not spoken here |
+//! | 7 | `Overloaded` | the caller has too much open or in flight: try again with less |
+//! | 8 | `MinTtlUnreachable` | no token lives as long as `min_ttl_ms`; `best_ttl_ms` is the most there is |
+//! | 9 | `ShuttingDown` | the daemon is stopping: connect again |
+//!
+//! # Order
+//!
+//! Requests of one connection are worked on side by side, and answers come in any order. A caller that needs
+//! one thing done before the next waits for the answer in between. The daemon bounds what one connection may
+//! have in flight, by reading no further or by `Overloaded`; so a caller that writes many requests reads the
+//! answers meanwhile.
+//!
+//! # Faults
+//!
+//! What the daemon does about a frame that is not a request:
+//!
+//! | it receives | it answers `Error` with | the connection |
+//! | --- | --- | --- |
+//! | a body of fewer than 5 bytes | `InvalidRequest`, id 0 | goes on |
+//! | a version that it does not speak | `UnsupportedVersion`, the frame's id | goes on |
+//! | an unknown variant, a field that is cut or invalid, bytes behind the message | `InvalidRequest`, the frame's id | goes on |
+//! | a length above 16,384 | `InvalidRequest`, id 0 | is closed: the next frame cannot be found |
+//! | a connection too many | `Overloaded`, id 0 | is closed |
+//! | part of a frame, and no more of it for some time | nothing | is closed |
+//!
+//! An `Error` with id 0 is about the connection and not about one request. A caller ignores replies with an
+//! id that it does not wait for (it may have given up on the request), takes a body that it cannot decode as
+//! the failure of that one request, and closes the connection on a length above 262,144. When a connection
+//! ends with requests in flight, they have failed; each of them can be sent again on a new connection.
+//!
+//! # Growth
+//!
+//! - A message never changes: no field is added, removed, reordered or given another type. A changed message
+//!   is a new variant. Variants are added behind the last; numbers are never used again.
+//! - Without a new version: a new request, with new replies that answer it alone. A daemon that does not know
+//!   it answers `InvalidRequest`.
+//! - With a new version: new values of `state`, `class`, `outcome` and `code`, and whatever else an older
+//!   caller could be sent and not understand. A request is answered in the version of its frame, and with
+//!   what that version knows.
+//! - In every version a body begins with version and id, and request 7 and replies 7 and 8 are as they are
+//!   here with at least the codes of this page. So both sides can always read why they do not understand each
+//!   other: the answer to a version that is not spoken is an `Error` in the nearest version that is.
 
 mod blocking;
 mod codec;
@@ -12,14 +548,15 @@ mod tokio;
 pub use crate::tokio::Codec;
 pub use blocking::{read_frame, write_frame};
 pub use codec::{
-    BadFrame, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, REPLY_MAX, REQUEST_MAX, TooLarge, VERSION, decode,
-    encode,
+    BadFrame, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, REPLY_MAX, REQUEST_MAX, TooLarge, VERSION,
+    decode, encode,
 };
 pub use message::{
     CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint,
-    FingerprintError, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply,
-    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request, State,
-    StatusReply, Terms, Timestamp, TokenInfo, TokenReply, TokenStatus, VersionReply, WatchRequest,
+    FingerprintError, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
+    ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
+    Reply, Request, State, StatusReply, Terms, Timestamp, TokenInfo, TokenReply, TokenStatus, VersionReply,
+    WatchRequest,
 };
 pub use name::{TOKEN_NAME_MAX, TokenName, TokenNameError};
 pub use secret::Secret;

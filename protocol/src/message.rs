@@ -16,7 +16,7 @@ use crate::{Secret, TokenName};
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// The same point as the standard library's type. Points past what it can hold become its epoch's end.
+    /// The same point as the standard library's type. A point past what that type can hold becomes the epoch.
     pub fn to_system_time(self) -> SystemTime {
         UNIX_EPOCH.checked_add(Duration::from_millis(self.0)).unwrap_or(UNIX_EPOCH)
     }

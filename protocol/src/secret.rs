@@ -108,7 +108,9 @@ mod tests {
         }
         let secret = Secret::from(TEXT.to_owned());
         let holder = Holder { secret: Some(secret.clone()) };
-        for shown in [format!("{secret:?}"), format!("{secret:#?}"), format!("{holder:?}"), format!("{holder:#?}")] {
+        for shown in
+            [format!("{secret:?}"), format!("{secret:#?}"), format!("{holder:?}"), format!("{holder:#?}")]
+        {
             assert!(!shown.contains(TEXT), "{shown}");
         }
     }

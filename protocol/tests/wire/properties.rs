@@ -1,0 +1,237 @@
+//! What holds for every message and for every sequence of bytes.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use tokend_protocol::{
+    CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, Frame,
+    GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply, Message,
+    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
+    Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus,
+    VersionReply, WatchRequest, decode, encode,
+};
+
+use crate::samples::{self, CLASSES, CODES, OUTCOMES, STATES};
+
+proptest! {
+    #[test]
+    fn a_request_survives_the_wire(id: u32, message in request()) {
+        survives(&Frame { id, message });
+    }
+
+    #[test]
+    fn a_reply_survives_the_wire(id: u32, message in reply()) {
+        survives(&Frame { id, message });
+    }
+
+    #[test]
+    fn any_bytes_are_a_message_or_a_fault(body in vec(any::<u8>(), 0..600)) {
+        is_consistent::<Request>(&body);
+        is_consistent::<Reply>(&body);
+    }
+
+    #[test]
+    fn any_bytes_behind_a_good_header_are_a_message_or_a_fault(variant in 0..9_u8, rest in vec(0..8_u8, 0..200)) {
+        let body = [&[1, 0, 0, 0, 1, variant], &rest[..]].concat();
+        is_consistent::<Request>(&body);
+        is_consistent::<Reply>(&body);
+    }
+
+    #[test]
+    fn a_changed_byte_is_a_message_or_a_fault(pick: prop::sample::Index, place: prop::sample::Index, byte: u8) {
+        let all = samples::all();
+        let (_, sample) = pick.get(&all);
+        let wire = sample.to_wire();
+        let mut body = wire[4..].to_vec();
+        let place = place.index(body.len());
+        body[place] = byte;
+        is_consistent::<Request>(&body);
+        is_consistent::<Reply>(&body);
+    }
+}
+
+fn survives<M: Message + PartialEq + std::fmt::Debug>(frame: &Frame<M>) {
+    let mut wire = Vec::new();
+    encode(frame, &mut wire).unwrap();
+    assert_eq!(decode::<M>(&wire[4..]).as_ref(), Ok(frame));
+}
+
+/// What was read can be written, in no more bytes, and read again as the same.
+fn is_consistent<M: Message + PartialEq + std::fmt::Debug>(body: &[u8]) {
+    if let Ok(frame) = decode::<M>(body) {
+        let mut wire = Vec::new();
+        encode(&frame, &mut wire).unwrap();
+        assert!(wire.len() - 4 <= body.len(), "{frame:?}");
+        assert_eq!(decode::<M>(&wire[4..]), Ok(frame));
+    }
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let page = || option::of(name()).prop_map(|after| PageRequest { after });
+    let header = (text(), text()).prop_map(|(name, value)| CallerHeader { name, value });
+    let headers = (name(), terms(), vec(header, 0..5), vec(text(), 0..5))
+        .prop_map(|(name, terms, supplied, omitted)| HeadersRequest { name, terms, supplied, omitted });
+    prop_oneof![
+        (name(), terms()).prop_map(|(name, terms)| Request::Get(GetRequest { name, terms })),
+        headers.prop_map(Request::Headers),
+        page().prop_map(Request::List),
+        page().prop_map(Request::Status),
+        (name(), any::<u32>())
+            .prop_map(|(name, deadline_ms)| Request::Refresh(RefreshRequest { name, deadline_ms })),
+        (name(), fingerprint(), any::<u32>()).prop_map(|(name, fingerprint, deadline_ms)| {
+            Request::Reject(RejectRequest { name, fingerprint, deadline_ms })
+        }),
+        vec(name(), 0..20).prop_map(|names| Request::Watch(WatchRequest { names })),
+        Just(Request::Version),
+    ]
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    prop_oneof![
+        (info(), secret()).prop_map(|(info, token)| Reply::Token(TokenReply { info, token })),
+        (info(), vec(header(), 0..5))
+            .prop_map(|(info, headers)| Reply::Headers(HeadersReply { info, headers })),
+        (vec(list_entry(), 0..20), any::<bool>())
+            .prop_map(|(tokens, more)| Reply::List(ListReply { tokens, more })),
+        (daemon_status(), vec(token_status(), 0..5), any::<bool>())
+            .prop_map(|(daemon, tokens, more)| Reply::Status(StatusReply { daemon, tokens, more })),
+        (info(), any::<bool>())
+            .prop_map(|(info, changed)| Reply::Refreshed(RefreshedReply { info, changed })),
+        (outcome(), info()).prop_map(|(outcome, info)| Reply::Rejected(RejectedReply { outcome, info })),
+        event().prop_map(Reply::Event),
+        (text(), any::<u8>(), any::<u8>())
+            .prop_map(|(daemon, oldest, newest)| Reply::Version(VersionReply { daemon, oldest, newest })),
+        error().prop_map(Reply::Error),
+    ]
+}
+
+fn name() -> impl Strategy<Value = TokenName> {
+    "[a-zA-Z0-9][a-zA-Z0-9._@:+-]{0,254}".prop_map(|text| text.parse().unwrap())
+}
+
+fn text() -> impl Strategy<Value = String> {
+    ".{0,300}"
+}
+
+fn secret() -> impl Strategy<Value = Secret> {
+    text().prop_map(Secret::from)
+}
+
+fn header() -> impl Strategy<Value = Header> {
+    (text(), secret()).prop_map(|(name, value)| Header { name, value })
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    any::<(u32, u32)>().prop_map(|(deadline_ms, min_ttl_ms)| Terms { deadline_ms, min_ttl_ms })
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    any::<u64>().prop_map(Timestamp)
+}
+
+fn fingerprint() -> impl Strategy<Value = Fingerprint> {
+    any::<[u8; 8]>().prop_map(Fingerprint)
+}
+
+fn state() -> impl Strategy<Value = State> {
+    prop::sample::select(&STATES[..])
+}
+
+fn class() -> impl Strategy<Value = ErrorClass> {
+    prop::sample::select(&CLASSES[..])
+}
+
+fn outcome() -> impl Strategy<Value = RejectOutcome> {
+    prop::sample::select(&OUTCOMES[..])
+}
+
+fn code() -> impl Strategy<Value = ErrorCode> {
+    prop::sample::select(&CODES[..])
+}
+
+fn info() -> impl Strategy<Value = TokenInfo> {
+    (held(), state(), option::of(class()), option::of(time())).prop_map(
+        |(held, state, last_error, next_attempt)| {
+            let HeldToken { age_ms, expires_in_ms, expires_at, fingerprint } = held;
+            TokenInfo { age_ms, expires_in_ms, expires_at, state, last_error, next_attempt, fingerprint }
+        },
+    )
+}
+
+fn held() -> impl Strategy<Value = HeldToken> {
+    (any::<u64>(), any::<u64>(), time(), fingerprint()).prop_map(
+        |(age_ms, expires_in_ms, expires_at, fingerprint)| HeldToken {
+            age_ms,
+            expires_in_ms,
+            expires_at,
+            fingerprint,
+        },
+    )
+}
+
+fn list_entry() -> impl Strategy<Value = ListEntry> {
+    (name(), state()).prop_map(|(name, state)| ListEntry { name, state })
+}
+
+fn daemon_status() -> impl Strategy<Value = DaemonStatus> {
+    (text(), any::<u32>(), time(), any::<u32>(), option::of(time())).prop_map(
+        |(version, pid, started_at, connections, reload_failed_at)| DaemonStatus {
+            version,
+            pid,
+            started_at,
+            connections,
+            reload_failed_at,
+        },
+    )
+}
+
+fn token_status() -> impl Strategy<Value = TokenStatus> {
+    let last_error =
+        (class(), text(), time()).prop_map(|(class, message, at)| LastError { class, message, at });
+    let deviation = (text(), any::<u64>()).prop_map(|(kind, count)| Deviation { kind, count });
+    let parts = (name(), text(), state(), option::of(held()), option::of(last_error));
+    let counts = (any::<u32>(), option::of(time()), any::<u64>(), any::<u64>(), vec(deviation, 0..5));
+    (parts, counts).prop_map(
+        |(
+            (name, provider, state, held, last_error),
+            (failures, next_attempt, requests, hand_outs, deviations),
+        )| {
+            TokenStatus {
+                name,
+                provider,
+                state,
+                held,
+                last_error,
+                failures,
+                next_attempt,
+                requests,
+                hand_outs,
+                deviations,
+            }
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = EventReply> {
+    (name(), state(), option::of(held()), option::of(class()), option::of(time())).prop_map(
+        |(name, state, held, last_error, next_attempt)| EventReply {
+            name,
+            state,
+            held,
+            last_error,
+            next_attempt,
+        },
+    )
+}
+
+fn error() -> impl Strategy<Value = ErrorReply> {
+    (code(), text(), option::of(class()), option::of(time()), option::of(any::<u64>())).prop_map(
+        |(code, message, class, next_attempt, best_ttl_ms)| ErrorReply {
+            code,
+            message,
+            class,
+            next_attempt,
+            best_ttl_ms,
+        },
+    )
+}

@@ -1,0 +1,248 @@
+//! One frame of every kind, with fixed values: what the golden frames on disk must hold.
+
+use std::path::PathBuf;
+
+use tokend_protocol::{
+    CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, Frame,
+    GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply,
+    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
+    Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus,
+    VersionReply, WatchRequest,
+};
+
+/// A frame of either direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sample {
+    Request(Frame<Request>),
+    Reply(Frame<Reply>),
+}
+
+pub(crate) const STATES: [State; 6] =
+    [State::Fresh, State::Refreshing, State::Degraded, State::Pending, State::Unavailable, State::Refused];
+
+pub(crate) const CLASSES: [ErrorClass; 9] = [
+    ErrorClass::Unreachable,
+    ErrorClass::Timeout,
+    ErrorClass::Tls,
+    ErrorClass::Throttled,
+    ErrorClass::Server,
+    ErrorClass::Malformed,
+    ErrorClass::Refused,
+    ErrorClass::Secret,
+    ErrorClass::Internal,
+];
+
+pub(crate) const OUTCOMES: [RejectOutcome; 4] =
+    [RejectOutcome::Replaced, RejectOutcome::Superseded, RejectOutcome::Unchanged, RejectOutcome::TooSoon];
+
+pub(crate) const CODES: [ErrorCode; 10] = [
+    ErrorCode::NotAllowed,
+    ErrorCode::UnknownToken,
+    ErrorCode::Unavailable,
+    ErrorCode::Refused,
+    ErrorCode::DeadlineExceeded,
+    ErrorCode::InvalidRequest,
+    ErrorCode::UnsupportedVersion,
+    ErrorCode::Overloaded,
+    ErrorCode::MinTtlUnreachable,
+    ErrorCode::ShuttingDown,
+];
+
+impl Sample {
+    /// The frame as it goes over the socket.
+    pub(crate) fn to_wire(&self) -> Vec<u8> {
+        let mut wire = Vec::new();
+        match self {
+            Self::Request(frame) => tokend_protocol::encode(frame, &mut wire).unwrap(),
+            Self::Reply(frame) => tokend_protocol::encode(frame, &mut wire).unwrap(),
+        }
+        wire
+    }
+
+    /// Reads a frame of the same direction.
+    pub(crate) fn read_same_direction(&self, wire: &[u8]) -> Sample {
+        match self {
+            Self::Request(_) => Self::Request(tokend_protocol::decode(&wire[4..]).unwrap()),
+            Self::Reply(_) => Self::Reply(tokend_protocol::decode(&wire[4..]).unwrap()),
+        }
+    }
+}
+
+/// Every sample with the name of its file.
+pub(crate) fn all() -> Vec<(String, Sample)> {
+    let requests = requests()
+        .into_iter()
+        .map(|(name, message)| (format!("request-{name}.bin"), Sample::Request(Frame { id: 1, message })));
+    let replies = replies()
+        .into_iter()
+        .map(|(name, message)| (format!("reply-{name}.bin"), Sample::Reply(Frame { id: 1, message })));
+    requests.chain(replies).collect()
+}
+
+/// Where the golden frame of that name lies.
+pub(crate) fn golden_path(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
+}
+
+pub(crate) fn name(text: &str) -> TokenName {
+    text.parse().unwrap()
+}
+
+fn requests() -> Vec<(String, Request)> {
+    let terms = Terms { deadline_ms: 5000, min_ttl_ms: 30_000 };
+    let supplied = vec![CallerHeader { name: "Requestor-ID".to_owned(), value: "np-42".to_owned() }];
+    let headers =
+        HeadersRequest { name: name("wealth"), terms, supplied, omitted: vec!["X-Trace".to_owned()] };
+    let fingerprint = Fingerprint([0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]);
+    let samples = [
+        ("0-get", Request::Get(GetRequest { name: name("psb"), terms })),
+        ("1-headers", Request::Headers(headers)),
+        ("2-list", Request::List(PageRequest { after: None })),
+        ("3-status", Request::Status(PageRequest { after: Some(name("psb")) })),
+        ("4-refresh", Request::Refresh(RefreshRequest { name: name("psb"), deadline_ms: 100_000 })),
+        ("5-reject", Request::Reject(RejectRequest { name: name("psb"), fingerprint, deadline_ms: 250 })),
+        ("6-watch", Request::Watch(WatchRequest { names: vec![name("psb"), name("bnp-aisp")] })),
+        ("7-version", Request::Version),
+    ];
+    samples.into_iter().map(|(name, request)| (name.to_owned(), request)).collect()
+}
+
+fn replies() -> Vec<(String, Reply)> {
+    let secret = |text: &str| Secret::from(text.to_owned());
+    let headers = vec![
+        Header { name: "Authorization".to_owned(), value: secret("Bearer 2YotnFZFEjr1zCsicMWpAA") },
+        Header { name: "Accept".to_owned(), value: secret("application/json") },
+    ];
+    let version = VersionReply { daemon: "0.1.0".to_owned(), oldest: 1, newest: 1 };
+    let mut samples = vec![
+        (
+            "0-token".to_owned(),
+            Reply::Token(TokenReply { info: fresh(), token: secret("2YotnFZFEjr1zCsicMWpAA") }),
+        ),
+        ("1-headers".to_owned(), Reply::Headers(HeadersReply { info: degraded(), headers })),
+        ("2-list".to_owned(), Reply::List(every_state())),
+        ("3-status".to_owned(), Reply::Status(status(vec![token_status()]))),
+        ("3-status-every-class".to_owned(), Reply::Status(status(every_class()))),
+        ("4-refreshed".to_owned(), Reply::Refreshed(RefreshedReply { info: fresh(), changed: true })),
+        ("6-event".to_owned(), Reply::Event(event())),
+        ("7-version".to_owned(), Reply::Version(version)),
+        ("8-error".to_owned(), Reply::Error(error())),
+    ];
+    samples.extend(OUTCOMES.map(|outcome| {
+        let reply = RejectedReply { outcome, info: fresh() };
+        (format!("5-rejected-{}", kebab(&format!("{outcome:?}"))), Reply::Rejected(reply))
+    }));
+    samples.extend(CODES.map(|code| {
+        let reply =
+            ErrorReply { code, message: String::new(), class: None, next_attempt: None, best_ttl_ms: None };
+        (format!("8-error-{}", kebab(&format!("{code:?}"))), Reply::Error(reply))
+    }));
+    samples
+}
+
+/// 2025-11-24T16:00:00Z and so many seconds.
+fn at(seconds: u64) -> Timestamp {
+    Timestamp((1_764_000_000 + seconds) * 1000)
+}
+
+fn fresh() -> TokenInfo {
+    TokenInfo {
+        age_ms: 250,
+        expires_in_ms: 3_599_750,
+        expires_at: at(3600),
+        state: State::Fresh,
+        last_error: None,
+        next_attempt: Some(at(2880)),
+        fingerprint: Fingerprint([0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]),
+    }
+}
+
+fn degraded() -> TokenInfo {
+    TokenInfo { state: State::Degraded, last_error: Some(ErrorClass::Server), ..fresh() }
+}
+
+fn every_state() -> ListReply {
+    let entry = |state: State| ListEntry { name: name(state.as_str()), state };
+    ListReply { tokens: STATES.map(entry).to_vec(), more: true }
+}
+
+fn status(tokens: Vec<TokenStatus>) -> StatusReply {
+    let daemon = DaemonStatus {
+        version: "0.1.0".to_owned(),
+        pid: 4711,
+        started_at: at(0),
+        connections: 2,
+        reload_failed_at: None,
+    };
+    StatusReply { daemon, tokens, more: false }
+}
+
+fn token_status() -> TokenStatus {
+    let message = "the provider answered 503".to_owned();
+    TokenStatus {
+        name: name("bnp-aisp"),
+        provider: "bnp".to_owned(),
+        state: State::Degraded,
+        held: Some(held()),
+        last_error: Some(LastError { class: ErrorClass::Server, message, at: at(2880) }),
+        failures: 1,
+        next_attempt: Some(at(2890)),
+        requests: 2,
+        hand_outs: 70_000,
+        deviations: vec![Deviation { kind: "expires_in-string".to_owned(), count: 1 }],
+    }
+}
+
+/// One token per class, each else as bare as can be.
+fn every_class() -> Vec<TokenStatus> {
+    let bare = |class: ErrorClass| TokenStatus {
+        name: name(class.as_str()),
+        provider: "p".to_owned(),
+        state: State::Unavailable,
+        held: None,
+        last_error: Some(LastError { class, message: String::new(), at: at(0) }),
+        failures: 1,
+        next_attempt: None,
+        requests: 1,
+        hand_outs: 0,
+        deviations: Vec::new(),
+    };
+    CLASSES.map(bare).to_vec()
+}
+
+fn held() -> HeldToken {
+    let TokenInfo { age_ms, expires_in_ms, expires_at, fingerprint, .. } = fresh();
+    HeldToken { age_ms, expires_in_ms, expires_at, fingerprint }
+}
+
+fn event() -> EventReply {
+    EventReply {
+        name: name("psb"),
+        state: State::Fresh,
+        held: Some(held()),
+        last_error: None,
+        next_attempt: Some(at(2880)),
+    }
+}
+
+fn error() -> ErrorReply {
+    ErrorReply {
+        code: ErrorCode::MinTtlUnreachable,
+        message: "no token lasts that long".to_owned(),
+        class: Some(ErrorClass::Throttled),
+        next_attempt: Some(at(30)),
+        best_ttl_ms: Some(60_000),
+    }
+}
+
+/// `TooSoon` as `too-soon`.
+fn kebab(camel: &str) -> String {
+    let mut text = String::new();
+    for letter in camel.chars() {
+        if letter.is_ascii_uppercase() && !text.is_empty() {
+            text.push('-');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
