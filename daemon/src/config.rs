@@ -1,7 +1,24 @@
-//! The configuration: what an operator wrote, checked once and then trusted.
+#![doc = include_str!("../CONFIGURATION.md")]
+//!
+//! # In this module
+//! What an operator wrote, checked once and then trusted. [`load`] finds every fault of all files in one go. It must
+//! never read a secret's value, nor repeat one that was written into the configuration by mistake.
+
+mod document;
+mod fault;
+mod files;
+mod headers;
+mod host;
+mod preset;
+mod provider;
+mod secret;
+mod section;
+mod syntax;
+mod token;
+mod values;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +27,22 @@ use tokend_protocol::TokenName;
 
 use crate::policy::access::{Principal, Rule};
 use crate::secret_source::SecretSource;
+
+use fault::Sink;
+pub use fault::{Fault, Faults};
+use files::Sections;
+use preset::Presets;
+use provider::Provider;
+use token::Providers;
+
+/// A configuration that can be used, with what an operator should look at nevertheless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// In order of files and lines.
+    pub warnings: Vec<Fault>,
+}
 
 /// A whole, checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +188,55 @@ pub enum HeaderValue {
     Fixed(String),
     /// Read when it is needed.
     Secret(SecretSource),
+}
+
+/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them.
+pub fn load(path: &Path) -> Result<Loaded, Faults> {
+    let sink = Sink::default();
+    let sections = Sections::read(path, &sink);
+    check(&sections, path, sink)
+}
+
+/// Reads the configuration in `text`, as if it were in the file `path`.
+pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
+    let sink = Sink::default();
+    let mut sections = Sections::default();
+    sections.add_text(&Arc::from(path), text, &sink);
+    check(&sections, path, sink)
+}
+
+fn check(sections: &Sections, path: &Path, sink: Sink) -> Result<Loaded, Faults> {
+    let presets = Presets::read(&sections.presets, &sink);
+    let read = |(name, raw): (&String, _)| (name.clone(), Provider::read(name, raw, &presets, &sink));
+    let providers = Providers {
+        by_name: sections.providers.sections.iter().map(read).collect(),
+        some_lost: sections.providers.some_lost,
+    };
+    let config = Config {
+        daemon: host::daemon(sections.daemon.as_ref(), &sink),
+        admin: host::admin(sections.admin.as_ref(), &sink),
+        tokens: token::read_all(&sections.tokens, &providers, &sink),
+    };
+    if config.tokens.is_empty() {
+        sink.warn_of_file(path, "no [token.NAME] section, so there is nothing to hand out");
+    }
+    sink.finish().map(|warnings| Loaded { config, warnings })
+}
+
+/// Whether some section has a key of this name.
+fn is_known_key(name: &str) -> bool {
+    home_of(name).is_some()
+}
+
+/// The section that a key belongs in.
+fn home_of(name: &str) -> Option<&'static str> {
+    let homes = [
+        (token::KEYS, "[token.NAME]"),
+        (provider::KEYS, "[provider.NAME]"),
+        (host::DAEMON_KEYS, "[daemon]"),
+        (preset::KEYS, "[preset.NAME]"),
+    ];
+    homes.into_iter().find(|(keys, _)| keys.contains(&name)).map(|(_, home)| home)
 }
 
 impl TermSet {

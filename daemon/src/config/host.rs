@@ -1,0 +1,62 @@
+//! `[daemon]` and `[admin]`.
+
+use std::path::PathBuf;
+
+use super::DaemonSettings;
+use super::fault::Sink;
+use super::files::Raw;
+use super::section::Section;
+use super::values;
+use crate::policy::access::Rule;
+
+/// The keys of `[daemon]`.
+pub(super) const DAEMON_KEYS: &[&str] =
+    &["socket", "socket_group", "state_dir", "max_connections", "max_connections_per_uid"];
+
+const ADMIN_KEYS: &[&str] = &["allow"];
+
+/// More need more file descriptors than a service usually has.
+const CONNECTIONS_MAX: usize = 100_000;
+
+impl Default for DaemonSettings {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/run/tokend/tokend.sock"),
+            socket_group: None,
+            state_dir: PathBuf::from("/var/lib/tokend"),
+            max_connections: 4096,
+            max_connections_per_uid: 1024,
+        }
+    }
+}
+
+/// `[daemon]`. What is faulty is as by default, which nobody sees.
+pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
+    let default = DaemonSettings::default();
+    let Some(raw) = raw else { return default };
+    let section = Section::new("daemon".to_owned(), raw, DAEMON_KEYS, sink);
+    let count = |key| section.read(key, |field| values::count(field, 1..=CONNECTIONS_MAX));
+    let all = count("max_connections");
+    let per_uid = count("max_connections_per_uid");
+    let faulty = all.is_faulty();
+    let all = all.into_value().unwrap_or(default.max_connections);
+    if let Some(place) = per_uid.place().filter(|_| !faulty && per_uid.value().is_some_and(|one| *one > all))
+    {
+        let message = format!("is more than max_connections ({all}), so it would never apply; lower it");
+        section.fault_at(place, "max_connections_per_uid", message);
+    }
+    DaemonSettings {
+        socket: section.read("socket", values::socket_path).into_value().unwrap_or(default.socket),
+        socket_group: section.read("socket_group", values::group).into_value(),
+        state_dir: section.read("state_dir", values::path).into_value().unwrap_or(default.state_dir),
+        max_connections: all,
+        max_connections_per_uid: per_uid.into_value().unwrap_or(default.max_connections_per_uid.min(all)),
+    }
+}
+
+/// `[admin]`.
+pub(super) fn admin(raw: Option<&Raw>, sink: &Sink) -> Vec<Rule> {
+    let Some(raw) = raw else { return Vec::new() };
+    let section = Section::new("admin".to_owned(), raw, ADMIN_KEYS, sink);
+    section.read("allow", values::rules).into_value().unwrap_or_default()
+}

@@ -1,0 +1,204 @@
+//! `[provider.NAME]`: where tokens are asked for, and as which client.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use tokend_protocol::TokenName;
+
+use super::fault::{Place, Sink, did_you_mean, one_of, quoted, segment};
+use super::files::Raw;
+use super::preset::{self, Method, Preset, Presets};
+use super::section::{Section, Setting};
+use super::{BasicEncoding, ClientAuthentication, Endpoint, secret, values};
+
+/// The keys of `[provider.NAME]`.
+pub(super) const KEYS: &[&str] = &[
+    "preset",
+    "environment",
+    "token_endpoint",
+    "issuer",
+    "client_id",
+    "client_secret",
+    "token_endpoint_auth_method",
+    "client_secret_basic_encoding",
+    "ca_file",
+    "proxy",
+    "accept",
+    "default_lifetime",
+];
+
+/// The environment of a preset that is meant where none is said.
+const DEFAULT_ENVIRONMENT: &str = "production";
+
+/// A provider, as far as its section is good.
+#[derive(Debug)]
+pub(super) struct Provider {
+    pub(super) name: Arc<str>,
+    pub(super) place: Place,
+    pub(super) preset: Setting<Arc<Preset>>,
+    pub(super) endpoint: Setting<Endpoint>,
+    pub(super) client_id: Setting<String>,
+    pub(super) authentication: Setting<ClientAuthentication>,
+    pub(super) accept: Setting<String>,
+    pub(super) ca_file: Setting<PathBuf>,
+    pub(super) proxy: Setting<Url>,
+    pub(super) default_lifetime: Setting<Duration>,
+}
+
+impl Provider {
+    /// Reads a section, and reports all that is wrong with it.
+    pub(super) fn read(name: &str, raw: &Raw, presets: &Presets, sink: &Sink) -> Self {
+        let path = format!("provider.{}", segment(name));
+        if name.parse::<TokenName>().is_err() {
+            let message = format!("{} cannot be the name of a provider: {}", quoted(name), values::NAME_RULE);
+            sink.fault(&raw.place, Some(path.clone()), message);
+        }
+        let section = Section::new(path, raw, KEYS, sink);
+        let preset = section.read("preset", |field| presets.find(field));
+        let endpoint = endpoint(&section, &preset);
+        let client_id = section.read("client_id", values::line);
+        if client_id.is_absent() {
+            section.missing("client_id", "the provider issues it together with the client secret");
+        }
+        let proxy = section.read("proxy", values::proxy);
+        refuse_open_proxy(&section, &endpoint, &proxy);
+        Self {
+            name: Arc::from(name),
+            place: raw.place.clone(),
+            endpoint,
+            client_id,
+            authentication: authentication(&section, &preset),
+            accept: section.read("accept", preset::accept),
+            ca_file: section.read("ca_file", values::path),
+            proxy,
+            default_lifetime: section.read("default_lifetime", values::lifetime),
+            preset,
+        }
+    }
+}
+
+/// What the operator set, or what the preset knows for the environment.
+fn endpoint(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<Endpoint> {
+    let explicit = preset::endpoint(section);
+    let environment = environment(section, preset);
+    if let Setting::Set(Some(endpoint), place) = explicit {
+        return Setting::Set(endpoint, place);
+    }
+    if explicit.is_faulty() || environment.is_faulty() {
+        return Setting::Faulty;
+    }
+    let why = match (preset, environment) {
+        (Setting::Faulty, _) => return Setting::Faulty,
+        (Setting::Set(..), Setting::Set(Some(endpoint), place)) => return Setting::Set(endpoint, place),
+        (Setting::Set(preset, _), _) => {
+            format!("the preset {} does not know the endpoint: s", quoted(&preset.name))
+        }
+        (Setting::Absent, _) => "s".to_owned(),
+    };
+    section.missing("token_endpoint", &format!("{why}et token_endpoint, or issuer for its discovery"));
+    Setting::Faulty
+}
+
+/// The endpoint of the environment that the operator chose, or else of the usual one. It is checked even where
+/// an explicit endpoint makes it superfluous.
+fn environment(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<Option<Endpoint>> {
+    let chosen = section.read("environment", |field| field.text().map(str::to_owned));
+    let preset = match (preset, &chosen) {
+        (Setting::Set(preset, _), _) => preset,
+        (Setting::Absent, Setting::Set(_, place)) => {
+            section.fault_at(place, "environment", "environments are those of a preset, and none is set");
+            return Setting::Faulty;
+        }
+        _ => return chosen.map(|_| None),
+    };
+    let Some(known) = preset.environments.clone().or_default(Default::default) else {
+        return Setting::Faulty;
+    };
+    let names = || known.keys().map(String::as_str);
+    match &chosen {
+        Setting::Faulty => Setting::Faulty,
+        Setting::Absent => match known.get(DEFAULT_ENVIRONMENT) {
+            Some(endpoint) => Setting::Set(endpoint.clone(), section.place.clone()),
+            None if known.is_empty() || section.has("token_endpoint") || section.has("issuer") => {
+                Setting::Absent
+            }
+            None => {
+                let message = format!("the preset {} has {}", quoted(&preset.name), one_of(names()));
+                section.missing("environment", &message);
+                Setting::Faulty
+            }
+        },
+        Setting::Set(name, place) => {
+            if let Some(endpoint) = known.get(name) {
+                return Setting::Set(endpoint.clone(), place.clone());
+            }
+            let choice = if known.is_empty() { "none".to_owned() } else { one_of(names()) };
+            let hint = did_you_mean(name, names());
+            let message =
+                format!("the preset {} has no {}, only {choice}{hint}", quoted(&preset.name), quoted(name));
+            section.fault_at(place, "environment", message);
+            Setting::Faulty
+        }
+    }
+}
+
+fn authentication(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<ClientAuthentication> {
+    let explicit_method = section.read("token_endpoint_auth_method", preset::method);
+    let explicit_encoding = section.read("client_secret_basic_encoding", preset::encoding);
+    let secret = section.read("client_secret", secret::source);
+    let (preset_method, preset_encoding) = match preset {
+        Setting::Set(preset, _) => (preset.method.clone(), preset.encoding.clone()),
+        Setting::Absent => (Setting::Absent, Setting::Absent),
+        Setting::Faulty => (Setting::Faulty, Setting::Faulty),
+    };
+    let encoding_place = explicit_encoding.place().cloned();
+    let method = explicit_method.or(preset_method);
+    let encoding = explicit_encoding.or(preset_encoding);
+    let method = match (&method, &secret) {
+        (Setting::Set(Method::None, _), Setting::Set(_, place)) => {
+            let message = "contradicts token_endpoint_auth_method = \"none\"; remove the secret, or choose another method";
+            section.fault_at(place, "client_secret", message);
+            return Setting::Faulty;
+        }
+        (Setting::Set(Method::None, _), _) => Method::None,
+        (_, Setting::Absent) if !method.is_faulty() => {
+            let message = "say where it is kept, such as { credential = \"NAME\" }, or set \
+                           token_endpoint_auth_method = \"none\" for a client without one";
+            section.missing("client_secret", message);
+            return Setting::Faulty;
+        }
+        (Setting::Set(method, _), _) => *method,
+        (Setting::Absent, _) => Method::SecretBasic,
+        (Setting::Faulty, _) => return Setting::Faulty,
+    };
+    if let Some(place) = encoding_place.filter(|_| method != Method::SecretBasic) {
+        let message = "has a meaning only with token_endpoint_auth_method = \"client_secret_basic\"";
+        section.fault_at(&place, "client_secret_basic_encoding", message);
+        return Setting::Faulty;
+    }
+    let place = section.place.clone();
+    match (method, secret, encoding.or_default(|| BasicEncoding::Form)) {
+        (Method::None, _, _) => Setting::Set(ClientAuthentication::None, place),
+        (Method::SecretPost, Setting::Set(secret, place), _) => {
+            Setting::Set(ClientAuthentication::SecretPost { secret }, place)
+        }
+        (Method::SecretBasic, Setting::Set(secret, place), Some(encoding)) => {
+            Setting::Set(ClientAuthentication::SecretBasic { secret, encoding }, place)
+        }
+        _ => Setting::Faulty,
+    }
+}
+
+/// A request over http:// is for this host alone; a proxy would read the secret in it.
+fn refuse_open_proxy(section: &Section<'_>, endpoint: &Setting<Endpoint>, proxy: &Setting<Url>) {
+    let Some(Endpoint::Token(url) | Endpoint::Issuer(url)) = endpoint.value() else { return };
+    if let Some(place) = proxy.place().filter(|_| url.scheme() == "http") {
+        section.fault_at(
+            place,
+            "proxy",
+            "an http:// endpoint on this host is not reached through a proxy; remove it",
+        );
+    }
+}

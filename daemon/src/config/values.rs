@@ -1,0 +1,336 @@
+//! Readers of single values: durations, paths, URLs, terms, rules, names.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::Url;
+use tokend_protocol::TokenName;
+
+use super::TermSet;
+use super::fault::{PrincipalKind, did_you_mean, one_of, quoted};
+use super::section::Field;
+use crate::policy::access::{Principal, Rule};
+
+/// Nothing in this configuration lasts longer than a year; a larger number is a slip.
+const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
+
+/// What token, provider and preset names are made of; [`TokenName`] decides.
+pub(super) const NAME_RULE: &str =
+    "1 to 255 letters, digits and . _ - @ : +, beginning with a letter or a digit";
+
+/// Suffixes of the units that processes run in.
+const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
+
+/// Any text of at least one character and without control characters.
+pub(super) fn line(field: &Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    if text.is_empty() {
+        field.fault("empty; expected a text");
+        return None;
+    }
+    if text.chars().any(char::is_control) {
+        field.fault("has a control character, such as a newline; expected a text on one line");
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// One of a few words.
+pub(super) fn word<T: Copy>(field: &Field<'_>, words: &[(&str, T)]) -> Option<T> {
+    let text = field.text()?;
+    let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    if found.is_none() {
+        let names = || words.iter().map(|(word, _)| *word);
+        let hint = did_you_mean(text, names());
+        field.fault(format!("found {}, expected {}{hint}", quoted(text), one_of(names())));
+    }
+    found
+}
+
+/// A span of time as people write it.
+pub(super) fn duration(field: &Field<'_>) -> Option<Duration> {
+    const EXPECTED: &str = "a duration with a unit, such as \"5m\", \"1h 30m\" or \"0s\"";
+    if let Some(number) = field.as_integer() {
+        let hint = number.map(|number| format!("; for seconds write \"{number}s\"")).unwrap_or_default();
+        field.fault(format!("expected {EXPECTED}, found an integer{hint}"));
+        return None;
+    }
+    let text = field.as_text();
+    let Some(text) = text else {
+        field.wrong_type(EXPECTED);
+        return None;
+    };
+    let Ok(duration) = humantime::parse_duration(text) else {
+        field.fault(format!("found {}, expected {EXPECTED}", quoted(text)));
+        return None;
+    };
+    if duration > DURATION_MAX {
+        field
+            .fault(format!("found {}, which is longer than a year (366 days); check the unit", quoted(text)));
+        return None;
+    }
+    Some(duration)
+}
+
+/// A lifetime, which is a duration of a second at least.
+pub(super) fn lifetime(field: &Field<'_>) -> Option<Duration> {
+    let lifetime = duration(field)?;
+    if lifetime < Duration::from_secs(1) {
+        field.fault("a token that lives less than a second cannot be used; expected \"1s\" or more");
+        return None;
+    }
+    Some(lifetime)
+}
+
+/// A whole number within bounds.
+pub(super) fn count(field: &Field<'_>, bounds: std::ops::RangeInclusive<usize>) -> Option<usize> {
+    let Some(number) = field.as_integer() else {
+        field.wrong_type("an integer");
+        return None;
+    };
+    let count = number.and_then(|number| usize::try_from(number).ok()).filter(|count| bounds.contains(count));
+    if count.is_none() {
+        let found = number.map_or_else(|| "a number out of range".to_owned(), |number| number.to_string());
+        field.fault(format!("found {found}, expected {} to {}", bounds.start(), bounds.end()));
+    }
+    count
+}
+
+/// An absolute path.
+pub(super) fn path(field: &Field<'_>) -> Option<PathBuf> {
+    let text = field.text()?;
+    if text.contains('\0') {
+        field.fault("has a NUL character, which no path can have");
+        return None;
+    }
+    if !text.starts_with('/') {
+        field.fault("expected an absolute path, which begins with \"/\"");
+        return None;
+    }
+    Some(PathBuf::from(text))
+}
+
+/// A path that a socket can be bound to.
+pub(super) fn socket_path(field: &Field<'_>) -> Option<PathBuf> {
+    /// `sun_path` has 108 bytes, one of which ends it.
+    const SOCKET_PATH_MAX: usize = 107;
+    let path = path(field)?;
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        field.fault(format!("a path of {length} bytes, but a socket's path has at most {SOCKET_PATH_MAX}"));
+        return None;
+    }
+    Some(path)
+}
+
+/// A token endpoint: a URL that may have a query (RFC 6749 section 3.2).
+pub(super) fn token_endpoint(field: &Field<'_>) -> Option<Url> {
+    secure_url(field)
+}
+
+/// An issuer: a URL without a query (RFC 8414 section 2).
+pub(super) fn issuer(field: &Field<'_>) -> Option<Url> {
+    let url = secure_url(field)?;
+    if url.query().is_some() {
+        field.fault("an issuer has no query (RFC 8414); remove what follows the \"?\"");
+        return None;
+    }
+    Some(url)
+}
+
+/// A proxy: any HTTP URL without a path, because what goes through it is encrypted end to end.
+pub(super) fn proxy(field: &Field<'_>) -> Option<Url> {
+    let url = http_url(field)?;
+    if url.path() != "/" || url.query().is_some() {
+        field.fault(
+            "expected a proxy as scheme, host and port, such as \"http://proxy.example:3128\", and no more",
+        );
+        return None;
+    }
+    Some(url)
+}
+
+/// Secrets travel to this URL, so it is encrypted unless it stays on this host.
+fn secure_url(field: &Field<'_>) -> Option<Url> {
+    let url = http_url(field)?;
+    if url.scheme() == "http" && !is_loopback(&url) {
+        let host = quoted(url.host_str().unwrap_or_default());
+        field.fault(format!(
+            "http:// to {host} would send the client secret unencrypted; expected https:// \
+             (http:// is for loopback hosts alone)"
+        ));
+        return None;
+    }
+    Some(url)
+}
+
+/// The text of a URL may hold a password, so no fault repeats it.
+fn http_url(field: &Field<'_>) -> Option<Url> {
+    const EXPECTED: &str = "expected a URL such as \"https://host.example/path\"";
+    let text = field.text()?;
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(error) => {
+            field.fault(format!("not a URL ({error}); {EXPECTED}"));
+            return None;
+        }
+    };
+    let problem = if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        "has white space".to_owned()
+    } else if !matches!(url.scheme(), "https" | "http") {
+        format!("a URL of the scheme {}", quoted(url.scheme()))
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "has a user name or password before the host, which would be shown in logs".to_owned()
+    } else if url.fragment().is_some() {
+        "has a fragment, which is never sent".to_owned()
+    } else {
+        return Some(url);
+    };
+    field.fault(format!("{problem}; {EXPECTED}"));
+    None
+}
+
+/// Whether what is sent there stays on this host.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A scope: terms in one string, or an array of them.
+pub(super) fn scope(field: &Field<'_>) -> Option<TermSet> {
+    let fields = field.as_list();
+    let terms: Option<Vec<Vec<String>>> = match &fields {
+        Some(items) => all(items.iter().map(scope_item)),
+        None if field.as_text().is_some() => Some(vec![scope_terms(field)?]),
+        None => {
+            field.wrong_type("a string of terms with spaces between, or an array of strings");
+            None
+        }
+    };
+    Some(terms?.into_iter().flatten().collect())
+}
+
+fn scope_item(field: &Field<'_>) -> Option<Vec<String>> {
+    let text = field.text()?;
+    if text.is_empty() || text.contains(' ') {
+        field.fault(format!("found {}, expected one scope term in each string of an array", quoted(text)));
+        return None;
+    }
+    scope_terms(field)
+}
+
+fn scope_terms(field: &Field<'_>) -> Option<Vec<String>> {
+    let text = field.text()?;
+    let allowed = |c: char| matches!(c, '\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e');
+    if let Some(bad) = text.chars().find(|c| *c != ' ' && !allowed(*c)) {
+        field.fault(format!("has {bad:?}, which a scope cannot have (RFC 6749 section 3.3)"));
+        return None;
+    }
+    Some(text.split(' ').filter(|term| !term.is_empty()).map(str::to_owned).collect())
+}
+
+/// One or several values that are sent as they are, as `resource` and `audience`.
+pub(super) fn terms(field: &Field<'_>) -> Option<TermSet> {
+    strings(field, line).map(TermSet::from_iter)
+}
+
+/// One string or an array of them.
+pub(super) fn strings<T>(field: &Field<'_>, reader: impl Fn(&Field<'_>) -> Option<T>) -> Option<Vec<T>> {
+    if field.as_text().is_some() {
+        return Some(vec![reader(field)?]);
+    }
+    list(field, "a string or an array of strings", reader)
+}
+
+/// An array, with every item read.
+pub(super) fn list<T>(
+    field: &Field<'_>,
+    expected: &str,
+    reader: impl Fn(&Field<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let Some(items) = field.as_list() else {
+        field.wrong_type(expected);
+        return None;
+    };
+    all(items.iter().map(reader))
+}
+
+/// All values, or none if one is missing; but each is asked for, so that each fault is found.
+pub(super) fn all<T>(values: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let values: Vec<Option<T>> = values.collect();
+    values.into_iter().collect()
+}
+
+/// A list of rules.
+pub(super) fn rules(field: &Field<'_>) -> Option<Vec<Rule>> {
+    list(field, "an array such as [\"user:billing\", \"group:payments\"]", rule)
+}
+
+fn rule(field: &Field<'_>) -> Option<Rule> {
+    const EXPECTED: &str = "expected \"user:NAME\", \"group:NAME\" or \"unit:NAME\"";
+    let text = field.text()?;
+    match text.split_once(':') {
+        Some(("user", name)) => parse_principal(field, name, PrincipalKind::User).map(Rule::User),
+        Some(("group", name)) => parse_principal(field, name, PrincipalKind::Group).map(Rule::Group),
+        Some(("unit", name)) => unit(field, name).map(Rule::Unit),
+        Some((kind, _)) => {
+            let hint = did_you_mean(kind, ["user", "group", "unit"]);
+            field.fault(format!("found {}, {EXPECTED}{hint}", quoted(text)));
+            None
+        }
+        None => {
+            field.fault(format!("found {}, {EXPECTED}", quoted(text)));
+            None
+        }
+    }
+}
+
+/// A group by name or number.
+pub(super) fn group(field: &Field<'_>) -> Option<Principal> {
+    parse_principal(field, field.text()?, PrincipalKind::Group)
+}
+
+fn parse_principal(field: &Field<'_>, name: &str, kind: PrincipalKind) -> Option<Principal> {
+    let usable = |c: char| c.is_alphanumeric() || "._-@$\\+".contains(c);
+    let problem = if name.is_empty() {
+        format!("the name of the {kind} is missing after the \":\"")
+    } else if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        // The highest number means "none" to the kernel.
+        match name.parse().ok().filter(|id| *id != u32::MAX) {
+            Some(id) => return Some(Principal::Id(id)),
+            None => {
+                format!("found {}, which is above the highest {kind} number, {}", quoted(name), u32::MAX - 1)
+            }
+        }
+    } else if name.starts_with('-') || !name.chars().all(usable) {
+        format!("found {}, which cannot be the name of a {kind}", quoted(name))
+    } else {
+        field.sink().mention(field.place, &field.path, kind, name);
+        return Some(Principal::Name(name.to_owned()));
+    };
+    field.fault(problem);
+    None
+}
+
+fn unit(field: &Field<'_>, name: &str) -> Option<String> {
+    let stem = UNIT_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
+    let usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let shown = quoted(name);
+    let problem = if name.contains(['*', '?', '[']) {
+        format!("found {shown}; a unit is given by its exact name, without patterns")
+    } else if stem.is_none() {
+        format!(
+            "found {shown}, expected a unit that processes run in, which ends in {}",
+            one_of(UNIT_SUFFIXES)
+        )
+    } else if stem.is_some_and(|stem| stem.is_empty() || !stem.chars().all(usable)) || name.len() > 255 {
+        format!("found {shown}, which cannot be the name of a unit")
+    } else if stem.is_some_and(|stem| stem.ends_with('@')) {
+        format!("found {shown}, a template; name an instance of it, such as \"name@instance.service\"")
+    } else {
+        return Some(name.to_owned());
+    };
+    field.fault(problem);
+    None
+}
