@@ -1,0 +1,200 @@
+//! A daemon that answers what a test tells it to: the other end of the wire, without any of tokend.
+
+#![allow(dead_code, unreachable_pub, reason = "every suite uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a failed step fails the test")]
+
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use tokend_protocol::{
+    DaemonStatus, ErrorCode, ErrorReply, Fingerprint, Frame, HeldToken, Reply, Request, Secret, State,
+    Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, encode, read_frame, write_frame,
+};
+
+/// The access token that the samples hold.
+pub const TOKEN: &str = "eyJ-sample-token";
+
+/// What is sent upon a request, in order.
+pub enum Answer {
+    /// A reply to this very request.
+    Reply(Reply),
+    /// A reply under another id.
+    Under(u32, Reply),
+    /// Bytes as they are.
+    Raw(Vec<u8>),
+    /// The end of the connection.
+    HangUp,
+}
+
+type Script = dyn Fn(Frame<Request>) -> Vec<Answer> + Send + Sync;
+
+/// A running fake daemon. It stops when dropped, and takes its socket and all connections with it.
+pub struct FakeDaemon {
+    socket: PathBuf,
+    seen: Arc<Seen>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    stopping: AtomicBool,
+    connections: Mutex<Vec<UnixStream>>,
+    requests: Mutex<Vec<Request>>,
+}
+
+impl FakeDaemon {
+    /// Starts at a socket. The script runs on a thread of its own for each request, so it may wait.
+    pub fn start(
+        socket: &Path,
+        script: impl Fn(Frame<Request>) -> Vec<Answer> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = UnixListener::bind(socket).unwrap();
+        let seen = Arc::new(Seen::default());
+        let script: Arc<Script> = Arc::new(script);
+        let shared = Arc::clone(&seen);
+        let acceptor = thread::spawn(move || accept(&listener, &shared, &script));
+        Self { socket: socket.to_owned(), seen, acceptor: Some(acceptor) }
+    }
+
+    /// As [`Self::start`], with one reply to each request.
+    pub fn answering(socket: &Path, reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(socket, move |frame| vec![Answer::Reply(reply(&frame.message))])
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.seen.requests.lock().unwrap().clone()
+    }
+
+    /// How many connections were accepted so far.
+    pub fn connections(&self) -> usize {
+        self.seen.connections.lock().unwrap().len()
+    }
+}
+
+impl Drop for FakeDaemon {
+    fn drop(&mut self) {
+        self.seen.stopping.store(true, Ordering::SeqCst);
+        // Wakes the acceptor, which then sees that it has to stop.
+        let _ = UnixStream::connect(&self.socket);
+        let _ = self.acceptor.take().unwrap().join();
+        std::fs::remove_file(&self.socket).unwrap();
+        for connection in self.seen.connections.lock().unwrap().iter() {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, seen: &Arc<Seen>, script: &Arc<Script>) {
+    for stream in listener.incoming() {
+        if seen.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let stream = stream.unwrap();
+        seen.connections.lock().unwrap().push(stream.try_clone().unwrap());
+        let (seen, script) = (Arc::clone(seen), Arc::clone(script));
+        thread::spawn(move || serve(&stream, &seen, &script));
+    }
+}
+
+fn serve(mut stream: &UnixStream, seen: &Seen, script: &Arc<Script>) {
+    let writer = Arc::new(Mutex::new(stream.try_clone().unwrap()));
+    while let Ok(Some(Ok(frame))) = read_frame::<Request>(&mut stream) {
+        seen.requests.lock().unwrap().push(frame.message.clone());
+        let (writer, script) = (Arc::clone(&writer), Arc::clone(script));
+        thread::spawn(move || {
+            let id = frame.id;
+            let answers = script(frame);
+            send(&mut writer.lock().unwrap(), id, answers);
+        });
+    }
+}
+
+/// Sends to a client that may have gone.
+fn send(stream: &mut UnixStream, id: u32, answers: Vec<Answer>) {
+    use std::io::Write;
+    for answer in answers {
+        let _ = match answer {
+            Answer::Reply(message) => write_frame(stream, &Frame { id, message }),
+            Answer::Under(id, message) => write_frame(stream, &Frame { id, message }),
+            Answer::Raw(bytes) => stream.write_all(&bytes),
+            Answer::HangUp => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+/// The bytes of a reply's frame.
+pub fn frame(id: u32, message: Reply) -> Vec<u8> {
+    let mut wire = Vec::new();
+    encode(&Frame { id, message }, &mut wire).unwrap();
+    wire
+}
+
+pub fn name(text: &str) -> TokenName {
+    text.parse().unwrap()
+}
+
+pub fn fingerprint() -> Fingerprint {
+    "00f1e2d3c4b5a697".parse().unwrap()
+}
+
+/// A fresh token with an hour less 48 seconds to live, until 2033-05-18T03:33:20Z.
+pub fn info() -> TokenInfo {
+    TokenInfo {
+        age_ms: 48_000,
+        expires_in_ms: 3_552_000,
+        expires_at: Timestamp(2_000_000_000_000),
+        state: State::Fresh,
+        last_error: None,
+        next_attempt: None,
+        fingerprint: fingerprint(),
+    }
+}
+
+pub fn token() -> Reply {
+    Reply::Token(TokenReply { info: info(), token: Secret::from(TOKEN.to_owned()) })
+}
+
+pub fn error(code: ErrorCode) -> ErrorReply {
+    ErrorReply {
+        code,
+        message: "the daemon's words".to_owned(),
+        class: None,
+        next_attempt: None,
+        best_ttl_ms: None,
+    }
+}
+
+pub fn daemon_status() -> DaemonStatus {
+    DaemonStatus {
+        version: "9.8.7".to_owned(),
+        pid: 4711,
+        started_at: Timestamp(1_700_000_000_000),
+        connections: 2,
+        reload_failed_at: None,
+    }
+}
+
+pub fn held() -> HeldToken {
+    let TokenInfo { age_ms, expires_in_ms, expires_at, fingerprint, .. } = info();
+    HeldToken { age_ms, expires_in_ms, expires_at, fingerprint }
+}
+
+pub fn token_status(text: &str) -> TokenStatus {
+    TokenStatus {
+        name: name(text),
+        provider: "bnp".to_owned(),
+        state: State::Fresh,
+        held: Some(held()),
+        last_error: None,
+        failures: 0,
+        next_attempt: None,
+        requests: 3,
+        hand_outs: 40,
+        deviations: Vec::new(),
+    }
+}
