@@ -109,7 +109,9 @@ impl Sections {
     }
 
     fn lose_all(&mut self) {
-        SECTIONS.into_iter().for_each(|section| self.lose(section));
+        for section in SECTIONS {
+            self.lose(section);
+        }
     }
 }
 

@@ -36,7 +36,7 @@ const DEFAULT_ACCEPT: &str = "application/json";
 
 /// A reply that tells no lifetime is trusted for as long as the shortest-lived tokens seen in practice live: what
 /// is handed out is then hardly ever expired, at the price of a dozen requests in an hour.
-const DEFAULT_LIFETIME: Duration = Duration::from_mins(5);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 /// The providers, by name, and what has been seen of their use.
 #[derive(Debug)]
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What the preset says, where there is a preset and it is good.
-    fn from_preset<T: Clone>(&self, pick: impl FnOnce(&Preset) -> &Setting<T>) -> Setting<T> {
+    fn preset_setting<T: Clone>(&self, pick: impl FnOnce(&Preset) -> &Setting<T>) -> Setting<T> {
         match &self.preset {
             Setting::Set(preset, _) => pick(preset).clone(),
             Setting::Absent => Setting::Absent,
@@ -169,11 +169,11 @@ impl<'a> Reader<'a> {
         reader: impl FnOnce(&Field<'_>) -> Option<T>,
         pick: impl FnOnce(&Preset) -> &Setting<T>,
     ) -> Setting<T> {
-        self.section.read(key, reader).or(self.from_preset(pick))
+        self.section.read(key, reader).or(self.preset_setting(pick))
     }
 
     fn accept(&self, provider: &Provider) -> Option<String> {
-        let below = self.from_preset(|preset| &preset.accept);
+        let below = self.preset_setting(|preset| &preset.accept);
         provider.accept.clone().or(below).or_default(|| DEFAULT_ACCEPT.to_owned())
     }
 
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
         let provider =
             self.provider.value().map_or(Setting::Faulty, |provider| provider.default_lifetime.clone());
         own.or(provider)
-            .or(self.from_preset(|preset| &preset.default_lifetime))
+            .or(self.preset_setting(|preset| &preset.default_lifetime))
             .or_default(|| DEFAULT_LIFETIME)
     }
 
@@ -193,7 +193,7 @@ impl<'a> Reader<'a> {
         let password = section.read("password", secret::source);
         let place = grant_type.place().unwrap_or(section.place).clone();
         let kind = grant_type.or_default(|| GrantType::ClientCredentials)?;
-        let offered = self.from_preset(|preset| &preset.grant_types);
+        let offered = self.preset_setting(|preset| &preset.grant_types);
         if let Some(offered) = offered.into_value().filter(|offered| !offered.contains(&kind)) {
             let offered = one_of(offered.into_iter().map(GrantType::name));
             let message =
@@ -241,8 +241,8 @@ impl<'a> Reader<'a> {
         let own = self.section.read("params", headers::params);
         let place = own.place().unwrap_or(self.section.place).clone();
         let own = own.or_default(BTreeMap::new);
-        let preset = self.from_preset(|preset| &preset.params).or_default(BTreeMap::new);
-        let required = self.from_preset(|preset| &preset.required_params).or_default(Vec::new);
+        let preset = self.preset_setting(|preset| &preset.params).or_default(BTreeMap::new);
+        let required = self.preset_setting(|preset| &preset.required_params).or_default(Vec::new);
         let (mut params, own, required) = (preset?, own?, required?);
         params.extend(own);
         let missing: Vec<&str> =
@@ -263,10 +263,10 @@ impl<'a> Reader<'a> {
     fn headers(&self) -> (Option<Vec<HeaderSettings>>, Option<Vec<String>>) {
         let own = self.section.read("headers", headers::headers);
         let own_place = own.place().cloned();
-        let preset = self.from_preset(|preset| &preset.headers).or_default(Headers::new);
+        let preset = self.preset_setting(|preset| &preset.headers).or_default(Headers::new);
         let callers = self.section.read("caller_headers", headers::caller_headers);
         let callers_place = callers.place().cloned();
-        let callers = callers.or(self.from_preset(|preset| &preset.caller_headers)).or_default(Vec::new);
+        let callers = callers.or(self.preset_setting(|preset| &preset.caller_headers)).or_default(Vec::new);
         let merged = own.or_default(Headers::new).zip(preset).map(|(own, mut headers)| {
             headers.extend(own);
             headers

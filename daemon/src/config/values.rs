@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
-use tokend_protocol::TokenName;
 
 use super::TermSet;
 use super::fault::{PrincipalKind, did_you_mean, one_of, quoted};
@@ -12,7 +11,7 @@ use super::section::Field;
 use crate::policy::access::{Principal, Rule};
 
 /// Nothing in this configuration lasts longer than a year; a larger number is a slip.
-const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What token, provider and preset names are made of; [`TokenName`] decides.
 pub(super) const NAME_RULE: &str =
