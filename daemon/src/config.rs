@@ -122,7 +122,7 @@ pub struct CredentialSettings {
 pub enum Endpoint {
     /// The token endpoint itself (RFC 6749 section 3.2).
     Token(Url),
-    /// The issuer, whose metadata names the token endpoint (RFC 8414, OpenID Connect Discovery 1.0).
+    /// The issuer, whose metadata names the token endpoint (RFC 8414, `OpenID` Connect Discovery 1.0).
     Issuer(Url),
 }
 

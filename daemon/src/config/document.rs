@@ -33,8 +33,8 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(String),
-    /// None where it is out of the range of `i64`.
-    Integer(Option<i64>),
+    /// The greatest that fits, where it is greater.
+    Integer(i128),
     Float,
     Boolean,
     Time,
@@ -133,7 +133,7 @@ impl Reader<'_> {
         let value = match value.get_ref() {
             DeValue::String(text) => Value::Text(text.clone().into_owned()),
             DeValue::Integer(number) => {
-                Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok())
+                Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX))
             }
             DeValue::Float(_) => Value::Float,
             DeValue::Boolean(_) => Value::Boolean,

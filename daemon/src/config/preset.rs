@@ -69,12 +69,19 @@ impl GrantType {
     }
 }
 
+/// The endpoint of one of a provider's environments.
+#[derive(Clone, Debug)]
+pub(super) enum PresetEndpoint {
+    Known(Endpoint),
+    /// Each customer has a host of its own.
+    Customers,
+}
+
 /// What a preset fills in.
 #[derive(Debug)]
 pub(super) struct Preset {
     pub(super) name: String,
-    /// By name; none where the endpoint is the customer's.
-    pub(super) environments: Setting<BTreeMap<String, Option<Endpoint>>>,
+    pub(super) environments: Setting<BTreeMap<String, PresetEndpoint>>,
     pub(super) method: Setting<Method>,
     pub(super) encoding: Setting<BasicEncoding>,
     pub(super) accept: Setting<String>,
@@ -172,20 +179,20 @@ impl Preset {
     }
 }
 
-fn environments(field: &Field<'_>) -> Option<BTreeMap<String, Option<Endpoint>>> {
+fn environments(field: &Field<'_>) -> Option<BTreeMap<String, PresetEndpoint>> {
     let tables = field.table("tables such as [preset.NAME.environment.production]")?;
     let environments = tables.iter().map(|(name, field)| Some(((*name).to_owned(), environment(field)?)));
     values::all(environments).map(BTreeMap::from_iter)
 }
 
-fn environment(field: &Field<'_>) -> Option<Option<Endpoint>> {
+fn environment(field: &Field<'_>) -> Option<PresetEndpoint> {
     let raw = field.raw()?;
     let section = Section::new(field.path.clone(), &raw, ENVIRONMENT_KEYS, field.sink());
-    endpoint(&section).or_default(|| None)
+    endpoint(&section).map(PresetEndpoint::Known).or_default(|| PresetEndpoint::Customers)
 }
 
 /// `token_endpoint` or `issuer`, of a provider or of a preset's environment.
-pub(super) fn endpoint(section: &Section<'_>) -> Setting<Option<Endpoint>> {
+pub(super) fn endpoint(section: &Section<'_>) -> Setting<Endpoint> {
     let token_endpoint = section.read("token_endpoint", values::token_endpoint).map(Endpoint::Token);
     let issuer = section.read("issuer", values::issuer).map(Endpoint::Issuer);
     if let (Setting::Set(_, token_place), Setting::Set(_, place)) = (&token_endpoint, &issuer) {
@@ -193,7 +200,7 @@ pub(super) fn endpoint(section: &Section<'_>) -> Setting<Option<Endpoint>> {
         section.fault_at(place, "issuer", format!("contradicts token_endpoint ({other}); keep one of them"));
         return Setting::Faulty;
     }
-    token_endpoint.or(issuer).map(Some)
+    token_endpoint.or(issuer)
 }
 
 /// `token_endpoint_auth_method`.

@@ -9,7 +9,7 @@ use tokend_protocol::TokenName;
 
 use super::fault::{Place, Sink, did_you_mean, one_of, quoted, segment};
 use super::files::Raw;
-use super::preset::{self, Method, Preset, Presets};
+use super::preset::{self, Method, Preset, PresetEndpoint, Presets};
 use super::section::{Section, Setting};
 use super::{BasicEncoding, ClientAuthentication, Endpoint, secret, values};
 
@@ -83,7 +83,7 @@ impl Provider {
 fn endpoint(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<Endpoint> {
     let explicit = preset::endpoint(section);
     let environment = environment(section, preset);
-    if let Setting::Set(Some(endpoint), place) = explicit {
+    if let Setting::Set(endpoint, place) = explicit {
         return Setting::Set(endpoint, place);
     }
     if explicit.is_faulty() || environment.is_faulty() {
@@ -91,7 +91,9 @@ fn endpoint(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<End
     }
     let why = match (preset, environment) {
         (Setting::Faulty, _) => return Setting::Faulty,
-        (Setting::Set(..), Setting::Set(Some(endpoint), place)) => return Setting::Set(endpoint, place),
+        (Setting::Set(..), Setting::Set(PresetEndpoint::Known(endpoint), place)) => {
+            return Setting::Set(endpoint, place);
+        }
         (Setting::Set(preset, _), _) => {
             format!("the preset {} does not know the endpoint: s", quoted(&preset.name))
         }
@@ -103,7 +105,7 @@ fn endpoint(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<End
 
 /// The endpoint of the environment that the operator chose, or else of the usual one. It is checked even where
 /// an explicit endpoint makes it superfluous.
-fn environment(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<Option<Endpoint>> {
+fn environment(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<PresetEndpoint> {
     let chosen = section.read("environment", |field| field.text().map(str::to_owned));
     let preset = match (preset, &chosen) {
         (Setting::Set(preset, _), _) => preset,
@@ -111,7 +113,7 @@ fn environment(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<
             section.fault_at(place, "environment", "environments are those of a preset, and none is set");
             return Setting::Faulty;
         }
-        _ => return chosen.map(|_| None),
+        _ => return chosen.map(|_| PresetEndpoint::Customers),
     };
     let Some(known) = preset.environments.clone().or_default(Default::default) else {
         return Setting::Faulty;

@@ -182,7 +182,7 @@ impl<'a> Field<'a> {
     }
 
     /// The number, if it is one. Nothing is reported.
-    pub(super) fn as_integer(&self) -> Option<Option<i64>> {
+    pub(super) fn as_integer(&self) -> Option<i128> {
         if let Value::Integer(number) = self.node.value { Some(number) } else { None }
     }
 

@@ -50,8 +50,7 @@ pub(super) fn word<T: Copy>(field: &Field<'_>, words: &[(&str, T)]) -> Option<T>
 pub(super) fn duration(field: &Field<'_>) -> Option<Duration> {
     const EXPECTED: &str = "a duration with a unit, such as \"5m\", \"1h 30m\" or \"0s\"";
     if let Some(number) = field.as_integer() {
-        let hint = number.map(|number| format!("; for seconds write \"{number}s\"")).unwrap_or_default();
-        field.fault(format!("expected {EXPECTED}, found an integer{hint}"));
+        field.fault(format!("expected {EXPECTED}, found an integer; for seconds write \"{number}s\""));
         return None;
     }
     let text = field.as_text();
@@ -87,10 +86,9 @@ pub(super) fn count(field: &Field<'_>, bounds: std::ops::RangeInclusive<usize>) 
         field.wrong_type("an integer");
         return None;
     };
-    let count = number.and_then(|number| usize::try_from(number).ok()).filter(|count| bounds.contains(count));
+    let count = usize::try_from(number).ok().filter(|count| bounds.contains(count));
     if count.is_none() {
-        let found = number.map_or_else(|| "a number out of range".to_owned(), |number| number.to_string());
-        field.fault(format!("found {found}, expected {} to {}", bounds.start(), bounds.end()));
+        field.fault(format!("found {number}, expected {} to {}", bounds.start(), bounds.end()));
     }
     count
 }
