@@ -1,7 +1,8 @@
 //! The real `tokend` as a process, watched from outside.
 
 use std::fs::{self, File};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -28,6 +29,7 @@ pub struct RealDaemon {
 #[derive(Debug)]
 pub struct Launch {
     command: Command,
+    stdin: Option<OwnedFd>,
     socket: PathBuf,
     log: PathBuf,
 }
@@ -37,8 +39,8 @@ impl Launch {
     pub fn new(home: &Home) -> Self {
         let mut command = Command::new(program::tokend());
         command.arg("--config").arg(home.config()).arg("--socket").arg(home.socket());
-        clean(&mut command).env("TOKEND_LOG", "trace");
-        Self { command, socket: home.socket(), log: home.log() }
+        clean(command.args(["--log-level", "trace"]));
+        Self { command, stdin: None, socket: home.socket(), log: home.log() }
     }
 
     /// By another command line, which ends in the daemon's own. What is before it must `exec`.
@@ -49,6 +51,34 @@ impl Launch {
         clean(command.args(rest).arg(self.command.get_program()).args(self.command.get_args()));
         command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         self.command = command;
+        self
+    }
+
+    /// From another copy of the program.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        let mut command = Command::new(program);
+        clean(command.args(self.command.get_args()));
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.command = command;
+        self
+    }
+
+    /// With a listening socket, handed over as a service manager does: as descriptor 3, told by
+    /// `LISTEN_FDS`, to the process named by `LISTEN_PID`.
+    #[must_use]
+    pub fn activated_by(self, path: &Path, listener: &UnixListener) -> Self {
+        const HAND_OVER: &str = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+        let mut launch = self.through(&["sh", "-c", HAND_OVER, "sh"]);
+        launch.stdin = Some(OwnedFd::from(listener.try_clone().expect("a socket can be cloned")));
+        path.clone_into(&mut launch.socket);
+        launch
+    }
+
+    /// With a further argument.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.command.arg(argument);
         self
     }
 
@@ -91,7 +121,7 @@ impl Launch {
         let log = File::options().create(true).append(true).open(&self.log).expect("the log can be written");
         let child = self
             .command
-            .stdin(Stdio::null())
+            .stdin(self.stdin.take().map_or_else(Stdio::null, Stdio::from))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()

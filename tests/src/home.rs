@@ -52,6 +52,12 @@ impl Home {
         fs::write(self.config(), text).expect("the configuration can be written");
     }
 
+    /// A secret that is made up where its file is not there yet: the configuration's word for it.
+    pub fn secret_once(&self, name: &str) -> String {
+        let path = self.path().join(name);
+        if path.exists() { in_file(&path) } else { self.secret(name, &secrets::invent(name)) }
+    }
+
     /// Writes a secret to a file that only its owner can read, at once and as a whole, and registers it to be
     /// searched for. What comes back is the configuration's word for it: `{ file = "PATH" }`.
     pub fn secret(&self, name: &str, text: &str) -> String {
@@ -61,8 +67,12 @@ impl Home {
         fs::write(&fresh, text).expect("a secret can be written");
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).unwrap();
         fs::rename(&fresh, &path).unwrap();
-        format!("{{ file = \"{}\" }}", path.display())
+        in_file(&path)
     }
+}
+
+fn in_file(path: &Path) -> String {
+    format!("{{ file = \"{}\" }}", path.display())
 }
 
 impl Default for Home {

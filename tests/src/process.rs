@@ -25,11 +25,11 @@ impl Finished {
         self.stdout
     }
 
-    /// The same, once it is sure that the program failed with this code.
-    #[must_use]
-    pub fn expect_code(self, code: i32) -> Self {
+    /// Standard error, once it is sure that the program failed with this code and printed nothing.
+    pub fn expect_code(self, code: i32) -> String {
         assert_eq!(self.code, code, "another exit code was expected: {}{}", self.stderr, self.stdout);
-        self
+        assert_eq!(self.stdout, "", "a program that fails prints nothing to standard output");
+        self.stderr
     }
 }
 

@@ -8,7 +8,8 @@ mod connection;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,6 +22,8 @@ use tokio::sync::oneshot;
 use crate::wait;
 
 pub use answer::{Answer, Fault, Gate};
+
+const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 /// The server. It stops when it is dropped.
 pub struct Provider {
@@ -96,13 +99,29 @@ impl Recorded {
 
 impl Provider {
     /// Starts one that speaks plain HTTP and gives a token of an hour to every request.
+    ///
+    /// # Panics
+    /// When it cannot be started.
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(ANY_PORT, None).expect("a loopback port is free")
     }
 
     /// Starts one that speaks TLS.
+    ///
+    /// # Panics
+    /// When it cannot be started.
     pub fn start_tls(config: Arc<ServerConfig>) -> Self {
-        Self::start_with(Some(config))
+        Self::start_with(ANY_PORT, Some(config)).expect("a loopback port is free")
+    }
+
+    /// Starts one at an address of the caller's choice.
+    pub fn start_at(
+        address: SocketAddr,
+        usual: impl FnMut(&Recorded) -> Answer + Send + 'static,
+    ) -> io::Result<Self> {
+        let provider = Self::start_with(address, None)?;
+        provider.answer_with(usual);
+        Ok(provider)
     }
 
     /// Starts one that answers as the function says.
@@ -112,12 +131,12 @@ impl Provider {
         provider
     }
 
-    fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
+    fn start_with(address: SocketAddr, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = Arc::new(Shared::new());
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let inner = Arc::clone(&shared);
         let thread = thread::spawn(move || {
@@ -130,7 +149,7 @@ impl Provider {
                 }
             });
         });
-        Self { address, scheme, shared, stop: Some(stop), thread: Some(thread) }
+        Ok(Self { address, scheme, shared, stop: Some(stop), thread: Some(thread) })
     }
 
     /// A URL of this server, by address. The path begins with `/`.

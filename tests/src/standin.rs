@@ -209,9 +209,8 @@ impl StandIn {
                     self.client.username,
                 )
             }
-            Kind::AritmaPsd2 => "scope = \"banking.channel.psd2 banking.ais.read\"\n\n".to_owned(),
             Kind::CubeConnect => "params = { acr_values = \"tenant:acme\" }\n\n".to_owned(),
-            Kind::BnpParibasCib | Kind::PartnerApi => "\n".to_owned(),
+            Kind::BnpParibasCib | Kind::PartnerApi | Kind::AritmaPsd2 => "\n".to_owned(),
         }
     }
 }

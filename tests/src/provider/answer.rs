@@ -103,6 +103,13 @@ impl Answer {
         self.with_header("Content-Type", content_type)
     }
 
+    /// With this body, and nothing said about its type.
+    #[must_use]
+    pub fn with_bare_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
     /// With a header field.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {

@@ -1,0 +1,120 @@
+//! A machine that was booted for a test: a real systemd in namespaces of its own, by `tests/systemd-box`.
+
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::process::run;
+use crate::{Finished, program, secrets};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A booted machine. It is powered off when it is dropped.
+#[derive(Debug)]
+pub struct Machine {
+    name: String,
+}
+
+impl Machine {
+    /// Boots one that has the trees in `copies`, each at its place.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    pub fn boot(copies: &[(&Path, &str)]) -> Self {
+        static BOOTED: AtomicU32 = AtomicU32::new(0);
+        let machine =
+            Self { name: format!("tokend-{}-{}", process::id(), BOOTED.fetch_add(1, Ordering::Relaxed)) };
+        let mut command = machine.command();
+        command.args(["up", "--max-life", "600"]);
+        for (source, place) in copies {
+            command.arg("--copy").arg(format!("{}:{place}", source.display()));
+        }
+        run(&mut command, LIMIT).expect_success();
+        machine
+    }
+
+    /// Runs a command in it as root.
+    pub fn run(&self, command: &[&str]) -> Finished {
+        run(self.command().args(["run", "--"]).args(command), LIMIT)
+    }
+
+    /// Runs a command in it as root, which must succeed: its standard output.
+    pub fn check(&self, command: &[&str]) -> String {
+        let finished = self.run(command);
+        assert_eq!(
+            finished.code,
+            0,
+            "{command:?}: {}{}\n{}",
+            finished.stdout,
+            finished.stderr,
+            self.journal(&[])
+        );
+        finished.stdout
+    }
+
+    /// Runs a command in it as another user.
+    pub fn run_as(&self, user: &str, command: &[&str]) -> Finished {
+        run(self.command().args(["run", "--user", user, "--"]).args(command), LIMIT)
+    }
+
+    /// Writes a file in it, readable by root alone.
+    pub fn write(&self, path: &str, text: &str) {
+        // As standard input, so that no secret is on a command line.
+        let source = tempfile::NamedTempFile::new().expect("a file can be made");
+        std::fs::write(source.path(), text).expect("a file can be written");
+        let mut command = self.command();
+        command.args([
+            "run",
+            "--",
+            "sh",
+            "-c",
+            "umask 077; mkdir -p \"$(dirname \"$1\")\"; cat >\"$1\"",
+            "sh",
+            path,
+        ]);
+        let input = std::fs::File::open(source.path()).expect("a file can be read");
+        let status = command.stdin(input).status().expect("the machine takes a command");
+        assert!(status.success(), "{path} could not be written");
+    }
+
+    /// Its journal, or a part of it.
+    pub fn journal(&self, arguments: &[&str]) -> String {
+        let journal = ["journalctl", "--no-pager", "--output=short"];
+        self.run(&[&journal, arguments].concat()).stdout
+    }
+
+    /// A property of a unit.
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        self.check(&["systemctl", "show", "--value", "-p", name, unit]).trim().to_owned()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(script());
+        command.env("SYSTEMD_BOX_NAME", &self.name).env_remove("NOTIFY_SOCKET");
+        command
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            show(&format!(
+                "--- the machine's journal\n{}---",
+                self.journal(&["-u", "tokend", "-u", "tokend.socket"])
+            ));
+        } else {
+            secrets::assert_absent("the machine's journal", &self.journal(&["--output=export"]));
+        }
+        let _ = self.command().arg("down").status();
+    }
+}
+
+fn script() -> PathBuf {
+    program::workspace().join("tests/systemd-box")
+}
+
+#[expect(clippy::print_stderr, reason = "a failed test shows what the machine said")]
+fn show(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,131 @@
+//! What an operator is told about a configuration before it is used.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use tokend_tests::scene::token_table;
+use tokend_tests::{Finished, Home, Kind, Provider, Scene, StandIn, process, program, secrets};
+
+fn check(home: &Home) -> Finished {
+    let config = home.config();
+    let finished = process::run(
+        Command::new(program::tokend()).arg("check").arg("--config").arg(config),
+        Duration::from_secs(20),
+    );
+    secrets::assert_absent("standard output of tokend check", &finished.stdout);
+    finished
+}
+
+/// Each line that has a fault, with a word that the report of it must have.
+const TEN_FAULTS: &str = r#"
+[daemon]
+sockett = "/run/x.sock"                                #! socket
+max_connections = "many"                               #! max_connections
+
+[provider.one]
+token_endpoint = "http://provider.example/token"       #! https
+client_id = "c"
+client_secret = { file = "relative/path" }             #! absolute
+token_endpoint_auth_method = "client_secret_pots"      #! client_secret_post
+
+[provider.two]
+token_endpoint = "https://provider.example/token"
+client_id = "c"
+client_secret = { env = "SECRET" }
+
+[token.good]
+provider = "two"
+
+[token."a/b"]                                          #! a/b
+provider = "two"
+
+[token.three]
+provider = "tow"                                       #! two
+
+[token.four]
+provider = "two"
+grant_type = "pasword"                                 #! password
+allow = ["alice"]                                      #! user:
+refresh_before = "soon"                                #! refresh_before
+"#;
+
+#[test]
+fn ten_faults_are_ten_reports_each_with_its_line() {
+    let home = Home::new();
+    fs::write(home.config(), TEN_FAULTS).unwrap();
+    let finished = check(&home);
+    assert_ne!(finished.code, 0);
+    let report = finished.stdout + &finished.stderr;
+    let file = home.config().display().to_string();
+    let faults: Vec<&str> = report.lines().filter(|line| line.contains(&file)).collect();
+    for (number, line) in TEN_FAULTS.lines().enumerate() {
+        let Some((_, word)) = line.split_once("#! ") else { continue };
+        let place = format!("{file}:{}:", number + 1);
+        let found: Vec<&&str> = faults.iter().filter(|fault| fault.contains(&place)).collect();
+        assert_eq!(found.len(), 1, "one report for line {}:\n{report}", number + 1);
+        assert!(found[0].contains(word), "{word:?} is missing from {}", found[0]);
+    }
+    assert_eq!(faults.len(), 10, "{report}");
+}
+
+#[test]
+fn a_good_configuration_is_told_to_be_good() {
+    let home = Home::new();
+    let standins = Kind::ALL.map(StandIn::start);
+    let text: String = standins.iter().map(|standin| standin.configuration(&home, "")).collect();
+    home.configure("", &text);
+    let finished = check(&home);
+    assert_eq!(finished.code, 0, "{}{}", finished.stdout, finished.stderr);
+    let asked: usize = standins.iter().map(|standin| standin.provider().connections()).sum();
+    assert_eq!(asked, 0, "a check asks no provider");
+}
+
+#[test]
+fn a_file_that_is_absent_is_a_fault_and_not_a_default() {
+    let home = Home::new();
+    let finished = check(&home);
+    assert_ne!(finished.code, 0);
+    assert!(finished.stderr.contains("tokend.toml"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_drop_in_adds_to_the_file_and_its_faults_are_its_own() {
+    let home = Home::new();
+    home.configure("", "");
+    let drop_ins = home.path().join("tokend.toml.d");
+    fs::create_dir(&drop_ins).unwrap();
+    fs::write(drop_ins.join("10-provider.toml"), "[provider.p]\ntoken_endpoint = 5\n").unwrap();
+    let finished = check(&home);
+    assert_ne!(finished.code, 0);
+    assert!(finished.stderr.contains("10-provider.toml:2:"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_secret_written_into_the_configuration_is_refused_and_not_repeated() {
+    let home = Home::new();
+    let secret = secrets::invent("client-secret");
+    let text = format!(
+        "[provider.p]\ntoken_endpoint = \"https://p.example/t\"\nclient_id = \"c\"\nclient_secret = \"{secret}\"\n"
+    );
+    home.configure("", &text);
+    // The search for it is the harness's.
+    let finished = check(&home);
+    assert_ne!(finished.code, 0);
+    assert!(finished.stderr.contains("client_secret"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_secret_file_that_others_can_read_is_refused_with_the_way_to_mend_it() {
+    let scene = Scene::start(Provider::start(), "");
+    let path = scene.home.path().join("p.secret");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    scene.reconfigure("", &token_table("t", ""));
+    scene.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    let line = scene.daemon.wait_for_log(&["p.secret", "chmod"]);
+    assert!(line.contains("600") || line.contains("o-r") || line.contains("go-"), "{line}");
+    assert_eq!(scene.provider.count(), 0, "the secret is not used");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    scene.tokenctl().run(&["refresh", "t"]).expect_success();
+}

@@ -1,0 +1,210 @@
+//! A provider that misbehaves harms nobody but its own tokens, and never gets a secret sent elsewhere.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokend_tests::daemon::Launch;
+use tokend_tests::provider::Door;
+use tokend_tests::scene::{provider_table, token_of, token_table};
+use tokend_tests::{Answer, Authority, Fault, Flaw, Home, Provider, RealDaemon, Scene, Tokenctl, wait};
+
+/// A daemon with a token `bad` of a provider with a fault, and a token `good` of one without.
+struct Pair {
+    daemon: RealDaemon,
+    bad: Provider,
+    _good: Provider,
+    _home: Home,
+}
+
+impl Pair {
+    fn start(bad: Provider) -> Self {
+        Self::start_with(bad, Provider::token_endpoint, "")
+    }
+
+    fn start_with(bad: Provider, endpoint: impl Fn(&Provider) -> String, more: &str) -> Self {
+        let (home, good) = (Home::new(), Provider::start());
+        let mut text = provider_table(&home, "bad", &endpoint(&bad), more);
+        text.push_str(&provider_table(&home, "good", &good.token_endpoint(), ""));
+        text.push_str("[token.bad]\nprovider = \"bad\"\n[token.good]\nprovider = \"good\"\n");
+        home.configure("", &text);
+        Self { daemon: Launch::new(&home).start(), bad, _good: good, _home: home }
+    }
+
+    /// The good token is served while the fault is there; then the bad one's status.
+    fn served_meanwhile(&self) -> Value {
+        self.daemon.tokenctl().get("good");
+        let status = failure_of(&self.daemon.tokenctl(), "bad");
+        self.daemon.tokenctl().get("good");
+        status
+    }
+}
+
+fn failure_of(tokenctl: &Tokenctl, name: &str) -> Value {
+    wait::until(&format!("a failure of {name} in the status"), || {
+        let status = tokenctl.status_of(name);
+        (!status["last_error"].is_null()).then_some(status)
+    })
+}
+
+#[test]
+fn a_redirect_is_never_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let elsewhere = Provider::start();
+        let bad = Provider::start();
+        bad.always(Answer::status(status).with_header("Location", &elsewhere.token_endpoint()));
+        let pair = Pair::start(bad);
+        let failure = pair.served_meanwhile();
+        let message = failure["last_error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("redirect"), "{status}: the operator is told: {message}");
+        pair.daemon.tokenctl().run(&["get", "bad"]).expect_code(7);
+        assert_eq!(elsewhere.connections(), 0, "{status}: nothing reached the other host");
+    }
+}
+
+#[test]
+fn a_reply_of_100_megabytes_is_given_up_early() {
+    let bad = Provider::start();
+    bad.always(Answer::token(3600).with_fault(Fault::Padded(100 * 1024 * 1024)));
+    let pair = Pair::start(bad);
+    assert_eq!(pair.served_meanwhile()["last_error"]["class"], "malformed");
+    let sent = pair.bad.sent();
+    assert!(sent < 50 * 1024 * 1024, "{sent} bytes were taken: the rest of the reply was read");
+}
+
+#[test]
+fn a_provider_that_hangs_delays_nobody_else() {
+    for fault in [Fault::HangBeforeHead, Fault::HangInHead, Fault::HangInBody] {
+        let bad = Provider::start();
+        bad.always(Answer::token(3600).with_fault(fault));
+        let pair = Pair::start(bad);
+        pair.bad.wait_for_requests(1);
+        let began = Instant::now();
+        pair.daemon.tokenctl().get("good");
+        let status = pair.daemon.tokenctl().status_of("bad");
+        assert!(
+            status["last_error"].is_null() || began.elapsed() > Duration::from_secs(5),
+            "{fault:?}: {status:#}"
+        );
+        assert_eq!(status["held"], Value::Null);
+    }
+}
+
+#[test]
+fn a_provider_that_hangs_is_given_up_in_time() {
+    let (home, mut text) = (Home::new(), String::new());
+    let faults = [
+        ("head", Fault::HangInHead),
+        ("body", Fault::HangInBody),
+        ("drip", Fault::Drip(Duration::from_millis(400))),
+    ];
+    let _providers = faults.map(|(name, fault)| {
+        let provider = Provider::start();
+        provider.always(Answer::token(3600).with_fault(fault));
+        text.push_str(&provider_table(&home, name, &provider.token_endpoint(), ""));
+        text.push_str(&token_of(name, name, ""));
+        provider
+    });
+    home.configure("", &text);
+    let daemon = Launch::new(&home).start();
+    for (name, _) in faults {
+        assert_eq!(failure_of(&daemon.tokenctl(), name)["last_error"]["class"], "timeout", "{name}");
+    }
+}
+
+#[test]
+fn a_host_that_takes_no_connection_is_given_up_in_time() {
+    let (listener, _fill) = full_listener();
+    let endpoint = format!("http://{}/token", listener.local_addr().unwrap());
+    let pair = Pair::start_with(Provider::start(), |_| endpoint.clone(), "");
+    assert_eq!(pair.served_meanwhile()["last_error"]["class"], "timeout");
+}
+
+/// A listener whose queue is full, so that the kernel answers no further connection.
+fn full_listener() -> (std::net::TcpListener, Vec<TcpStream>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let attempt = || TcpStream::connect_timeout(&address, Duration::from_millis(200));
+    let fill: Vec<TcpStream> = (0..64).map_while(|_| attempt().ok()).collect();
+    assert!(fill.len() < 64, "the queue does not fill");
+    (listener, fill)
+}
+
+#[test]
+fn a_reset_and_a_closed_port_are_told_apart_from_a_refusal() {
+    let reset = Provider::start();
+    reset.always(Answer::token(3600).with_fault(Fault::ResetBeforeHead));
+    assert_eq!(Pair::start(reset).served_meanwhile()["last_error"]["class"], "unreachable");
+
+    let cut = Provider::start();
+    cut.always(Answer::token(3600).with_fault(Fault::ResetInBody));
+    assert_eq!(Pair::start(cut).served_meanwhile()["last_error"]["class"], "unreachable");
+
+    let door = Provider::start();
+    door.set_door(Door::Resets);
+    assert_eq!(Pair::start(door).served_meanwhile()["last_error"]["class"], "unreachable");
+
+    let gone = Provider::start();
+    let endpoint = gone.token_endpoint();
+    drop(gone);
+    let pair = Pair::start_with(Provider::start(), |_| endpoint.clone(), "");
+    assert_eq!(pair.served_meanwhile()["last_error"]["class"], "unreachable");
+    pair.daemon.tokenctl().run(&["get", "bad"]).expect_code(6);
+}
+
+#[test]
+fn a_body_that_breaks_off_is_no_token() {
+    let bad = Provider::start();
+    bad.always(Answer::token(3600).with_fault(Fault::CutInBody));
+    let pair = Pair::start(bad);
+    let class = pair.served_meanwhile()["last_error"]["class"].clone();
+    assert!(class == "unreachable" || class == "malformed", "{class}");
+    pair.daemon.tokenctl().run(&["get", "bad"]).expect_code(6);
+}
+
+#[test]
+fn a_certificate_that_is_not_good_gets_no_request() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let trusted = format!("ca_file = \"{}\"", authority.ca_file().display());
+    let cases = [
+        ("expired", authority.server(Flaw::Expired), trusted.as_str()),
+        ("another host's", authority.server(Flaw::WrongHost), trusted.as_str()),
+        ("of an unknown authority", stranger.server(Flaw::None), trusted.as_str()),
+        ("of a private authority without ca_file", authority.server(Flaw::None), ""),
+    ];
+    for (what, server, more) in cases {
+        let pair = Pair::start_with(Provider::start_tls(server), Provider::token_endpoint, more);
+        assert_eq!(pair.served_meanwhile()["last_error"]["class"], "tls", "{what}");
+        assert_eq!(pair.bad.count(), 0, "{what}: no request, so no secret, was sent");
+    }
+}
+
+#[test]
+fn a_private_authority_is_trusted_by_its_ca_file() {
+    let authority = Authority::new();
+    let more = format!("ca_file = \"{}\"", authority.ca_file().display());
+    let by_address =
+        Pair::start_with(Provider::start_tls(authority.server(Flaw::None)), Provider::token_endpoint, &more);
+    by_address.daemon.tokenctl().get("bad");
+    let by_name = Pair::start_with(
+        Provider::start_tls(authority.server(Flaw::None)),
+        |provider| provider.url_by_name("/token"),
+        &more,
+    );
+    by_name.daemon.tokenctl().get("bad");
+}
+
+#[test]
+fn a_provider_that_repeats_the_secret_does_not_get_it_into_a_log() {
+    let provider = Provider::start_answering(|request| {
+        let secret = request.field("client_secret").unwrap_or_default();
+        let body = serde_json::json!({ "error": "invalid_client", "error_description": format!("bad secret {secret}") });
+        Answer::json(401, &body)
+    });
+    let scene = Scene::start(provider, &token_table("t", ""));
+    // What is printed and logged is searched for it by the harness.
+    scene.tokenctl().run(&["get", "t"]).expect_code(7);
+    scene.tokenctl().json(&["status"]);
+    scene.daemon.wait_for_log(&["invalid_client"]);
+}

@@ -1,0 +1,61 @@
+//! What other processes can learn from the daemon's own.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::process::Command;
+
+use tokend_tests::daemon::Launch;
+use tokend_tests::scene::token_table;
+use tokend_tests::{Home, Provider, Scene, program, requirement};
+
+#[test]
+fn it_never_dumps_core() {
+    let scene = Scene::start(Provider::start(), &token_table("t", ""));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", scene.daemon.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let figures: Vec<&str> = core.split_whitespace().collect();
+    assert_eq!(figures[4..6], ["0", "0"], "{core}");
+}
+
+#[test]
+fn its_own_user_cannot_look_into_its_memory() {
+    const USER: u32 = 61_003;
+    if !requirement::root() {
+        return;
+    }
+    let home = Home::new();
+    home.configure("", "");
+    let copy = home.path().join("tokend");
+    fs::copy(program::tokend(), &copy).unwrap();
+    for path in [home.path(), home.config().as_path(), &home.path().join("state")] {
+        chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let user = ["setpriv", "--reuid=61003", "--regid=61003", "--clear-groups", "--"];
+    let daemon = Launch::new(&home).program(&copy).through(&user).start();
+    // The files in /proc of a process that may be looked into belong to its user, of others to root.
+    let mut control = Command::new(user[0]).args(&user[1..]).args(["sleep", "60"]).spawn().unwrap();
+    let owner = |pid: u32| fs::metadata(format!("/proc/{pid}/mem")).map(|file| file.uid()).ok();
+    let control_owner = tokend_tests::wait::within(tokend_tests::wait::PATIENCE, || {
+        owner(control.id()).filter(|uid| *uid == USER)
+    });
+    control.kill().unwrap();
+    control.wait().unwrap();
+    assert_eq!(control_owner, Some(USER));
+    assert_eq!(owner(daemon.pid()), Some(0));
+}
+
+#[test]
+fn the_socket_is_never_open_to_more_than_its_owner_and_group() {
+    let home = Home::new();
+    home.configure("", "");
+    let loose = ["sh", "-c", "umask 0; exec \"$@\"", "sh"];
+    let daemon = Launch::new(&home).through(&loose).spawn();
+    let mut seen: Vec<u32> = Vec::new();
+    // Without a pause, so that a moment of looser permissions would hardly be missed.
+    let end = std::time::Instant::now() + tokend_tests::wait::PATIENCE;
+    while seen.len() < 200 && std::time::Instant::now() < end {
+        seen.extend(fs::metadata(home.socket()).map(|file| file.permissions().mode() & 0o777));
+    }
+    assert!(!seen.is_empty(), "no socket:\n{}", daemon.log());
+    assert!(seen.iter().all(|mode| *mode == 0o660), "{:o}", seen.iter().fold(0, |all, mode| all | mode));
+}

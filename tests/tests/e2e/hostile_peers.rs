@@ -1,0 +1,191 @@
+//! A peer that sends nonsense, or nothing, or too much, is told so or dropped; others are served meanwhile.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokend_protocol::{ErrorCode, GetRequest, LENGTH_BYTES, Reply, Request, Terms};
+use tokend_tests::scene::token_table;
+use tokend_tests::tokenctl::User;
+use tokend_tests::{Provider, RawPeer, Scene, raw_peer, requirement};
+
+fn scene() -> Scene {
+    Scene::start(Provider::start(), &token_table("t", ""))
+}
+
+fn peer(scene: &Scene) -> RawPeer {
+    RawPeer::connect(scene.socket()).unwrap()
+}
+
+/// A frame with this body.
+fn framed(body: &[u8]) -> Vec<u8> {
+    let mut wire = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+    wire.extend_from_slice(body);
+    wire
+}
+
+/// The body of a good request, without its length.
+fn body(id: u32, request: Request) -> Vec<u8> {
+    raw_peer::wire(id, request).split_off(LENGTH_BYTES)
+}
+
+#[test]
+fn nonsense_in_a_frame_is_refused_by_its_name_and_the_connection_goes_on() {
+    let scene = scene();
+    let mut unknown_version = body(7, Request::Version);
+    unknown_version[0] = 99;
+    let mut unknown_variant = body(7, Request::Version);
+    unknown_variant[5] = 200;
+    let mut trailing = body(7, Request::Version);
+    trailing.extend_from_slice(b"more");
+    let mut cut = body(7, raw_peer::get("t"));
+    cut.truncate(cut.len() - 3);
+    let bad_name = body(7, raw_peer::get("t/t".replace('/', "-").as_str()))
+        .into_iter()
+        .map(|byte| if byte == b'-' { b'/' } else { byte })
+        .collect();
+    let cases: [(&str, Vec<u8>, u32, ErrorCode); 7] = [
+        ("empty", Vec::new(), 0, ErrorCode::InvalidRequest),
+        ("cut header", vec![1, 0, 0], 0, ErrorCode::InvalidRequest),
+        ("unknown version", unknown_version, 7, ErrorCode::UnsupportedVersion),
+        ("unknown variant", unknown_variant, 7, ErrorCode::InvalidRequest),
+        ("trailing bytes", trailing, 7, ErrorCode::InvalidRequest),
+        ("cut body", cut, 7, ErrorCode::InvalidRequest),
+        ("name with a slash", bad_name, 7, ErrorCode::InvalidRequest),
+    ];
+    for (what, body, id, code) in cases {
+        let mut peer = peer(&scene);
+        peer.write(&framed(&body)).unwrap();
+        assert_eq!(peer.expect_error(), (id, code), "{what}");
+        if code != ErrorCode::UnsupportedVersion {
+            peer.assert_alive();
+        }
+    }
+    scene.tokenctl().get("t");
+}
+
+#[test]
+fn a_frame_that_is_too_long_ends_the_connection_before_it_is_read() {
+    let scene = scene();
+    for length in [16 * 1024 + 1, 1024 * 1024, u32::MAX] {
+        let mut peer = peer(&scene);
+        peer.write(&length.to_be_bytes()).unwrap();
+        peer.expect_close_within(Duration::from_secs(10));
+    }
+    scene.tokenctl().get("t");
+}
+
+#[test]
+fn a_name_of_any_shape_is_refused_before_it_is_looked_up() {
+    let scene = scene();
+    for name in ["a/b", "a\nb", "", "../t", "-t", &"x".repeat(300)] {
+        let refused = scene.tokenctl().run(&["get", "--", name]);
+        assert_eq!(refused.code, 2, "{name:?}: {}", refused.stderr);
+        assert!(!refused.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_peer_that_sends_byte_by_byte_is_understood() {
+    let scene = scene();
+    let mut peer = peer(&scene);
+    for byte in raw_peer::wire(1, Request::Version) {
+        peer.write(&[byte]).unwrap();
+    }
+    assert!(matches!(peer.expect_reply(1), Reply::Version(_)));
+}
+
+#[test]
+fn two_frames_in_one_write_and_one_frame_in_two_are_understood() {
+    let scene = scene();
+    let mut peer = peer(&scene);
+    let wire = [raw_peer::wire(1, Request::Version), raw_peer::wire(2, Request::Version)].concat();
+    let (first, second) = wire.split_at(15);
+    peer.write(first).unwrap();
+    assert!(matches!(peer.expect_reply(1), Reply::Version(_)));
+    peer.write(second).unwrap();
+    assert!(matches!(peer.expect_reply(2), Reply::Version(_)));
+}
+
+#[test]
+fn half_a_frame_and_then_silence_is_dropped_and_a_silent_peer_harms_nobody() {
+    let scene = scene();
+    let silent = peer(&scene);
+    let mut half = peer(&scene);
+    half.write(&raw_peer::wire(1, raw_peer::get("t"))[..6]).unwrap();
+    scene.tokenctl().get("t");
+    half.expect_close_within(Duration::from_secs(60));
+    scene.tokenctl().get("t");
+    drop(silent);
+}
+
+#[test]
+fn a_peer_that_hangs_up_in_the_middle_harms_nobody() {
+    let scene = scene();
+    let wire = raw_peer::wire(1, raw_peer::get("t"));
+    for length in 0..wire.len() {
+        let mut peer = peer(&scene);
+        peer.write(&wire[..length]).unwrap();
+    }
+    let mut peer = peer(&scene);
+    peer.write(&wire).unwrap();
+    drop(peer);
+    scene.tokenctl().get("t");
+}
+
+#[test]
+fn a_peer_that_never_reads_is_held_up_and_nobody_else_is() {
+    let scene = scene();
+    scene.tokenctl().get("t");
+    let peer = peer(&scene);
+    let mut stream: &UnixStream = peer.stream();
+    stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let wire = raw_peer::wire(1, raw_peer::get("t"));
+    // Ends when the daemon has stopped reading, or has closed.
+    let written = (0..1_000_000).take_while(|_| stream.write_all(&wire).is_ok()).count();
+    assert!(written < 1_000_000, "the daemon takes requests without end from a peer that reads no answer");
+    scene.tokenctl().get("t");
+}
+
+#[test]
+fn requests_in_flight_are_answered_each_under_its_own_id() {
+    let scene = scene();
+    scene.tokenctl().get("t");
+    let mut peer = peer(&scene);
+    for id in 1..=20 {
+        peer.send(id, raw_peer::get("t")).unwrap();
+    }
+    let mut answered: Vec<u32> = (1..=20).map(|_| peer.receive().unwrap().unwrap().unwrap().id).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (1..=20).collect::<Vec<u32>>());
+}
+
+#[test]
+fn a_deadline_of_nothing_is_answered_at_once() {
+    let provider = Provider::start();
+    provider.always(tokend_tests::Answer::token(60).with_fault(tokend_tests::Fault::HangBeforeHead));
+    let scene = Scene::start(provider, &token_table("t", ""));
+    let request = GetRequest { name: "t".parse().unwrap(), terms: Terms { deadline_ms: 0, min_ttl_ms: 0 } };
+    match peer(&scene).ask(1, Request::Get(request)) {
+        Reply::Error(error) => assert_eq!(error.code, ErrorCode::DeadlineExceeded),
+        other => panic!("a refusal was expected, not {other:?}"),
+    }
+}
+
+#[test]
+fn two_thousand_connections_of_one_user_leave_room_for_another() {
+    if !requirement::root() {
+        return;
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(4096).min(hard), hard).unwrap();
+    let daemon = "socket_group = \"61000\"\n";
+    let scene = Scene::start_with(Provider::start(), daemon, &token_table("t", "allow = [\"user:61001\"]"));
+    let flood: Vec<RawPeer> = (0..2000).map_while(|_| RawPeer::connect(scene.socket()).ok()).collect();
+    assert!(!flood.is_empty());
+    let other = scene.tokenctl().as_user(User::new(61_001).with_groups(&[61_000]));
+    other.get("t");
+    drop(flood);
+    scene.tokenctl().get("t");
+}

@@ -1,0 +1,23 @@
+//! The end-to-end suites: the real programs, watched from outside.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test fails"
+)]
+
+mod access;
+mod activation;
+mod configuration;
+mod dialects;
+mod faults;
+mod hardening;
+mod hostile_peers;
+mod notify;
+mod providers;
+mod refresh;
+mod reload;
+mod secrecy;
+mod shutdown;

@@ -1,0 +1,165 @@
+//! An authorization server that we did not write: the npm package `oidc-provider`, which is certified by the
+//! `OpenID` Foundation. `tests/run` installs it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test fails"
+)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use tokend_tests::daemon::Launch;
+use tokend_tests::scene::token_table;
+use tokend_tests::{Home, RealDaemon, program, requirement, secrets};
+
+const RESOURCE: &str = "https://api.example/";
+
+/// The running server. It ends when its standard input does.
+struct Server {
+    issuer: String,
+    secret: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Server {
+    /// Starts it with two clients, `basic client` and `post client`, with one secret; `None` where it is not
+    /// installed and need not be.
+    fn start() -> Option<Self> {
+        let folder = program::workspace().join("tests/oidc-provider");
+        let installed = folder.join("node_modules/oidc-provider").is_dir();
+        if !requirement::program("node") || !requirement::met("oidc-provider (see tests/run)", installed) {
+            return None;
+        }
+        let secret = secrets::invent_awkward("client-secret");
+        let mut child = Command::new("node")
+            .arg("server.mjs")
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("node can be started");
+        let mut stdin = child.stdin.take().unwrap();
+        writeln!(stdin, "{}", settings(&secret)).unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let told: Value = serde_json::from_str(&line).expect("the server tells where it is");
+        let issuer = told["issuer"].as_str().unwrap().to_owned();
+        Some(Self { issuer, secret, child, stdin: Some(stdin) })
+    }
+
+    /// A daemon with the token `t` of one of the clients.
+    fn daemon(&self, provider: &str, token: &str) -> (RealDaemon, Home) {
+        let home = Home::new();
+        let secret = home.secret("oidc.secret", &self.secret);
+        home.configure(
+            "",
+            &format!("[provider.p]\nclient_secret = {secret}\n{provider}\n{}", token_table("t", token)),
+        );
+        (Launch::new(&home).start(), home)
+    }
+
+    fn endpoint(&self) -> String {
+        format!("token_endpoint = \"{}/token\"", self.issuer)
+    }
+
+    fn basic(&self) -> String {
+        format!(
+            "{}\nclient_id = \"basic client\"\ntoken_endpoint_auth_method = \"client_secret_basic\"",
+            self.endpoint()
+        )
+    }
+
+    fn post(&self) -> String {
+        format!(
+            "{}\nclient_id = \"post client\"\ntoken_endpoint_auth_method = \"client_secret_post\"",
+            self.endpoint()
+        )
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn settings(secret: &str) -> Value {
+    let client = |id: &str, method: &str| {
+        json!({
+            "client_id": id, "client_secret": secret, "token_endpoint_auth_method": method, "scope": "read write",
+        })
+    };
+    json!({
+        "clients": [client("basic client", "client_secret_basic"), client("post client", "client_secret_post")],
+        "resources": [RESOURCE],
+        "scopes": ["read", "write"],
+    })
+}
+
+/// The claims of a token that is a JWT.
+fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).expect("the token is a JWT");
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+#[test]
+fn basic_credentials_with_special_characters_are_accepted() {
+    let Some(server) = Server::start() else { return };
+    let (daemon, _home) = server.daemon(&server.basic(), "");
+    assert!(!daemon.tokenctl().get("t").is_empty());
+}
+
+#[test]
+fn credentials_in_the_form_are_accepted() {
+    let Some(server) = Server::start() else { return };
+    let (daemon, _home) = server.daemon(&server.post(), "");
+    assert!(!daemon.tokenctl().get("t").is_empty());
+}
+
+#[test]
+fn scope_and_resource_are_in_the_token_that_we_are_given() {
+    let Some(server) = Server::start() else { return };
+    for provider in [server.basic(), server.post()] {
+        let (daemon, _home) =
+            server.daemon(&provider, &format!("scope = \"read\"\nresource = [\"{RESOURCE}\"]"));
+        let claims = claims(&daemon.tokenctl().get("t"));
+        assert_eq!(claims["scope"], "read");
+        assert_eq!(claims["aud"], RESOURCE);
+    }
+}
+
+#[test]
+fn the_token_endpoint_is_found_by_the_issuer_alone() {
+    let Some(server) = Server::start() else { return };
+    let provider = format!(
+        "issuer = \"{}\"\nclient_id = \"basic client\"\ntoken_endpoint_auth_method = \"client_secret_basic\"",
+        server.issuer
+    );
+    let (daemon, _home) = server.daemon(&provider, &format!("resource = [\"{RESOURCE}\"]"));
+    assert_eq!(claims(&daemon.tokenctl().get("t"))["iss"], server.issuer);
+}
+
+#[test]
+fn credentials_joined_raw_are_refused_by_a_server_that_follows_the_rfc() {
+    let Some(server) = Server::start() else { return };
+    let provider = format!("{}\nclient_secret_basic_encoding = \"raw\"", server.basic());
+    let (daemon, _home) = server.daemon(&provider, "");
+    daemon.tokenctl().run(&["get", "t"]).expect_code(7);
+}
+
+#[test]
+fn a_resource_that_the_server_does_not_know_is_an_operator_s_matter() {
+    let Some(server) = Server::start() else { return };
+    let (daemon, _home) = server.daemon(&server.post(), "resource = [\"https://another.example/\"]");
+    let refused = daemon.tokenctl().run(&["get", "t"]).expect_code(7);
+    assert!(refused.contains("invalid_target"), "{refused}");
+}

@@ -1,0 +1,218 @@
+//! The units as they are installed, run by a real systemd that is booted for it.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokend_tests::{Machine, process, program, requirement, secrets, wait};
+
+const PROVIDER: &str = "127.0.0.1:8089";
+
+/// A machine on which tokend is installed and configured as a packager and an operator would.
+struct Host {
+    machine: Machine,
+    _tree: TempDir,
+}
+
+impl Host {
+    /// `None` where no machine can be booted and need not be.
+    fn boot() -> Option<Self> {
+        if !requirement::root() {
+            return None;
+        }
+        let tree = TempDir::new().unwrap();
+        install(&tree);
+        let usr = tree.path().join("usr");
+        let machine = Machine::boot(&[(usr.as_path(), "/usr")]);
+        let host = Self { machine, _tree: tree };
+        host.prepare();
+        Some(host)
+    }
+
+    fn prepare(&self) {
+        let machine = &self.machine;
+        machine.check(&["systemd-sysusers"]);
+        machine.check(&["systemd-tmpfiles", "--create"]);
+        for (user, groups) in [("alice", "tokend"), ("bob", "tokend"), ("carol", "")] {
+            machine.check(&["useradd", "--no-create-home", "--groups", groups, user]);
+        }
+        let secret = secrets::invent("client-secret");
+        machine.write("/etc/credstore/psb.secret", &secret);
+        machine.write(
+            "/etc/systemd/system/tokend.service.d/secrets.conf",
+            "[Service]\nLoadCredential=psb.secret:/etc/credstore/psb.secret\n",
+        );
+        self.configure("");
+        machine.check(&["systemctl", "daemon-reload"]);
+    }
+
+    /// Writes the configuration, with further lines.
+    fn configure(&self, more: &str) {
+        self.machine.write(
+            "/etc/tokend/tokend.toml",
+            &format!(
+                "[provider.psb]\npreset = \"econnect-psb\"\ntoken_endpoint = \"http://{PROVIDER}/connect/token\"\n\
+                 client_id = \"host\"\nclient_secret = {{ credential = \"psb.secret\" }}\n\
+                 [token.psb]\nprovider = \"psb\"\nallow = [\"user:alice\"]\n{more}"
+            ),
+        );
+        self.machine.check(&["chown", "tokend:", "/etc/tokend/tokend.toml"]);
+    }
+
+    /// Starts a provider in the machine's own network.
+    fn start_provider(&self) {
+        self.machine.check(&[
+            "systemd-run",
+            "--quiet",
+            "--unit=provider",
+            "/usr/bin/provider",
+            PROVIDER,
+            "/etc/credstore/psb.secret",
+            "3600",
+        ]);
+    }
+
+    /// A token, once there is one.
+    fn token_for(&self, user: &str, name: &str) -> String {
+        let token = wait::until(&format!("the token {name} for {user}"), || {
+            let got = self.machine.run_as(user, &["tokenctl", "get", name]);
+            (got.code == 0).then(|| got.stdout.trim_end().to_owned())
+        });
+        secrets::register("access-token", &token);
+        token
+    }
+
+    fn stop_cleanly(&self) {
+        self.machine.check(&["systemctl", "stop", "tokend.socket", "tokend.service"]);
+        assert_eq!(self.machine.property("tokend.service", "Result"), "success");
+        assert_eq!(self.machine.property("tokend.service", "ExecMainStatus"), "0");
+        let failed =
+            self.machine.check(&["systemctl", "list-units", "--failed", "--plain", "--no-legend", "tokend*"]);
+        assert_eq!(failed, "");
+    }
+}
+
+/// Installs into a tree as a packager does.
+fn install(tree: &TempDir) {
+    let built = program::tokend();
+    let mut command = Command::new(program::workspace().join("systemd/install"));
+    command.env("DESTDIR", tree.path()).env("PREFIX", "/usr").env("TARGET_DIR", built.parent().unwrap());
+    process::run(&mut command, Duration::from_secs(60)).expect_success();
+    fs::copy(program::provider(), tree.path().join("usr/bin/provider")).unwrap();
+}
+
+#[test]
+fn the_service_starts_serves_and_stops_on_a_real_machine() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+
+    // No provider is there: the start must not wait for one.
+    machine.check(&["systemctl", "start", "tokend"]);
+    assert_eq!(machine.property("tokend", "ActiveState"), "active");
+    let took = microseconds(machine, "ActiveEnterTimestampMonotonic")
+        - microseconds(machine, "InactiveExitTimestampMonotonic");
+    assert!(took < 1_000_000, "active only after {took} microseconds");
+    assert_eq!(machine.run_as("alice", &["tokenctl", "get", "psb"]).code, 6);
+
+    host.start_provider();
+    let token = host.token_for("alice", "psb");
+    assert_eq!(host.token_for("root", "psb"), token);
+
+    let refused = machine.run_as("bob", &["tokenctl", "get", "psb"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (4, ""), "{}", refused.stderr);
+    let outside = machine.run_as("carol", &["tokenctl", "get", "psb"]);
+    assert_eq!(outside.code, 3, "carol is not in the socket's group: {}", outside.stderr);
+    audited(machine, "bob", "deny");
+    audited(machine, "alice", "allow");
+
+    machine.check(&["systemctl", "restart", "tokend"]);
+    host.token_for("alice", "psb");
+
+    host.stop_cleanly();
+    assert_ne!(machine.run_as("alice", &["tokenctl", "get", "psb"]).code, 0);
+}
+
+/// A line of the audit trail about a user is in the journal, with the fields of its own.
+fn audited(machine: &Machine, user: &str, decision: &str) {
+    let uid = machine.check(&["id", "-u", user]).trim().to_owned();
+    wait::until(&format!("an audit line on {user} in the journal"), || {
+        let journal = machine.journal(&["-u", "tokend", "--output=json"]);
+        let found = journal.lines().any(|line| {
+            line.contains("tokend::audit")
+                && line.contains(&format!("\"{decision}\""))
+                && line.contains(&format!("\"{uid}\""))
+        });
+        found.then_some(())
+    });
+}
+
+fn microseconds(machine: &Machine, property: &str) -> u64 {
+    machine.property("tokend", property).parse().unwrap()
+}
+
+#[test]
+fn a_reload_takes_effect_or_fails_aloud() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    host.start_provider();
+    machine.check(&["systemctl", "start", "tokend"]);
+    let token = host.token_for("alice", "psb");
+
+    host.configure("[token.second]\nprovider = \"psb\"\nallow = [\"group:tokend\"]\n");
+    machine.check(&["systemctl", "reload", "tokend"]);
+    assert_eq!(host.token_for("bob", "second"), token, "the same credential by another name");
+    assert_eq!(host.token_for("alice", "psb"), token);
+
+    host.configure("[token.third]\nprovider = \"psp\"\n");
+    assert_ne!(
+        machine.run(&["systemctl", "reload", "tokend"]).code,
+        0,
+        "a bad configuration fails the reload"
+    );
+    assert_eq!(machine.property("tokend", "ActiveState"), "active");
+    assert_eq!(host.token_for("bob", "second"), token, "what was there is still there");
+    assert!(machine.journal(&["-u", "tokend"]).contains("token.third.provider"));
+    host.stop_cleanly();
+}
+
+#[test]
+fn the_first_caller_starts_the_service() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    host.start_provider();
+    machine.check(&["systemctl", "start", "tokend.socket"]);
+    assert_eq!(machine.property("tokend.service", "ActiveState"), "inactive");
+    let got = machine.run_as("alice", &["tokenctl", "get", "psb"]);
+    assert_eq!(got.code, 0, "{}", got.stderr);
+    secrets::register("access-token", got.stdout.trim_end());
+    assert_eq!(machine.property("tokend.service", "ActiveState"), "active");
+    host.stop_cleanly();
+}
+
+#[test]
+fn a_crash_is_repaired_and_callers_hardly_notice() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    host.start_provider();
+    machine.check(&["systemctl", "start", "tokend"]);
+    host.token_for("alice", "psb");
+    machine.check(&["systemctl", "kill", "--signal=KILL", "tokend.service"]);
+    host.token_for("alice", "psb");
+    assert_eq!(machine.property("tokend.service", "NRestarts"), "1");
+    host.stop_cleanly();
+}
+
+#[test]
+fn the_units_have_no_fault() {
+    let Some(host) = Host::boot() else { return };
+    let verified = host.machine.run(&[
+        "systemd-analyze",
+        "verify",
+        "/usr/lib/systemd/system/tokend.service",
+        "/usr/lib/systemd/system/tokend.socket",
+    ]);
+    assert_eq!((verified.code, verified.stderr.as_str(), verified.stdout.as_str()), (0, "", ""));
+}
