@@ -11,10 +11,12 @@ mod headers;
 mod host;
 mod preset;
 mod provider;
+mod rules;
 mod secret;
 mod section;
 mod syntax;
 mod token;
+mod url;
 mod values;
 
 use std::collections::BTreeMap;
@@ -207,7 +209,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
 
 fn check(sections: &Sections, path: &Path, sink: Sink) -> Result<Loaded, Faults> {
     let presets = Presets::read(&sections.presets, &sink);
-    let read = |(name, raw): (&String, _)| (name.clone(), Provider::read(name, raw, &presets, &sink));
+    let misplaced = token::misplaced(&sections.tokens);
+    let read = |(name, raw): (&String, _)| {
+        (name.clone(), Provider::read(name, raw, misplaced.get(name.as_str()), &presets, &sink))
+    };
     let providers = Providers {
         by_name: sections.providers.sections.iter().map(read).collect(),
         some_lost: sections.providers.some_lost,
@@ -221,6 +226,11 @@ fn check(sections: &Sections, path: &Path, sink: Sink) -> Result<Loaded, Faults>
         sink.warn_of_file(path, "no [token.NAME] section, so there is nothing to hand out");
     }
     sink.finish().map(|warnings| Loaded { config, warnings })
+}
+
+/// Whether secrets may travel to a URL: by TLS, or without leaving this host.
+pub fn is_secure_endpoint(url: &Url) -> bool {
+    url.scheme() == "https" || (url.scheme() == "http" && url::is_loopback(url))
 }
 
 /// Whether some section has a key of this name.
@@ -272,3 +282,6 @@ impl std::hash::Hash for TermSet {
         self.sorted().hash(state);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,4 @@
 //! Decisions without I/O: pure functions of their arguments.
 
 pub mod access;
+pub mod refresh;

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::DaemonSettings;
 use super::fault::Sink;
 use super::files::Raw;
 use super::section::Section;
-use super::values;
+use super::{DaemonSettings, rules, values};
 use crate::policy::access::Rule;
 
 /// The keys of `[daemon]`.
@@ -47,7 +46,7 @@ pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
     }
     DaemonSettings {
         socket: section.read("socket", values::socket_path).into_value().unwrap_or(default.socket),
-        socket_group: section.read("socket_group", values::group).into_value(),
+        socket_group: section.read("socket_group", rules::group).into_value(),
         state_dir: section.read("state_dir", values::path).into_value().unwrap_or(default.state_dir),
         max_connections: all,
         max_connections_per_uid: per_uid.into_value().unwrap_or(default.max_connections_per_uid.min(all)),
@@ -58,5 +57,5 @@ pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
 pub(super) fn admin(raw: Option<&Raw>, sink: &Sink) -> Vec<Rule> {
     let Some(raw) = raw else { return Vec::new() };
     let section = Section::new("admin".to_owned(), raw, ADMIN_KEYS, sink);
-    section.read("allow", values::rules).into_value().unwrap_or_default()
+    section.read("allow", rules::list).into_value().unwrap_or_default()
 }

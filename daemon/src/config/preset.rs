@@ -12,7 +12,7 @@ use super::fault::{Sink, did_you_mean, one_of, quoted, segment};
 use super::files::{Named, Raw, Sections};
 use super::headers::{self, Headers};
 use super::section::{Field, Section, Setting};
-use super::{BasicEncoding, Endpoint, TermSet, values};
+use super::{BasicEncoding, Endpoint, TermSet, url, values};
 
 /// The keys of `[preset.NAME]`.
 pub(super) const KEYS: &[&str] = &[
@@ -193,8 +193,8 @@ fn environment(field: &Field<'_>) -> Option<PresetEndpoint> {
 
 /// `token_endpoint` or `issuer`, of a provider or of a preset's environment.
 pub(super) fn endpoint(section: &Section<'_>) -> Setting<Endpoint> {
-    let token_endpoint = section.read("token_endpoint", values::token_endpoint).map(Endpoint::Token);
-    let issuer = section.read("issuer", values::issuer).map(Endpoint::Issuer);
+    let token_endpoint = section.read("token_endpoint", url::token_endpoint).map(Endpoint::Token);
+    let issuer = section.read("issuer", url::issuer).map(Endpoint::Issuer);
     if let (Setting::Set(_, token_place), Setting::Set(_, place)) = (&token_endpoint, &issuer) {
         let other = format!("{}:{}", token_place.file.display(), token_place.line);
         section.fault_at(place, "issuer", format!("contradicts token_endpoint ({other}); keep one of them"));

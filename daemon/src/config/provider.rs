@@ -1,5 +1,6 @@
 //! `[provider.NAME]`: where tokens are asked for, and as which client.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use super::fault::{Place, Sink, did_you_mean, one_of, quoted, segment};
 use super::files::Raw;
 use super::preset::{self, Method, Preset, PresetEndpoint, Presets};
 use super::section::{Section, Setting};
-use super::{BasicEncoding, ClientAuthentication, Endpoint, secret, values};
+use super::{BasicEncoding, ClientAuthentication, Endpoint, secret, url, values};
+use crate::secret_source::SecretSource;
 
 /// The keys of `[provider.NAME]`.
 pub(super) const KEYS: &[&str] = &[
@@ -49,20 +51,29 @@ pub(super) struct Provider {
 
 impl Provider {
     /// Reads a section, and reports all that is wrong with it.
-    pub(super) fn read(name: &str, raw: &Raw, presets: &Presets, sink: &Sink) -> Self {
+    ///
+    /// `misplaced` are keys that belong here and were found in a token: they are reported there.
+    pub(super) fn read(
+        name: &str,
+        raw: &Raw,
+        misplaced: Option<&BTreeSet<&'static str>>,
+        presets: &Presets,
+        sink: &Sink,
+    ) -> Self {
         let path = format!("provider.{}", segment(name));
         if name.parse::<TokenName>().is_err() {
             let message = format!("{} cannot be the name of a provider: {}", quoted(name), values::NAME_RULE);
             sink.fault(&raw.place, Some(path.clone()), message);
         }
-        let section = Section::new(path, raw, KEYS, sink);
+        let mut section = Section::new(path, raw, KEYS, sink);
+        section.excuse(misplaced.into_iter().flatten().copied());
         let preset = section.read("preset", |field| presets.find(field));
         let endpoint = endpoint(&section, &preset);
         let client_id = section.read("client_id", values::line);
         if client_id.is_absent() {
             section.missing("client_id", "the provider issues it together with the client secret");
         }
-        let proxy = section.read("proxy", values::proxy);
+        let proxy = section.read("proxy", url::proxy);
         refuse_open_proxy(&section, &endpoint, &proxy);
         Self {
             name: Arc::from(name),
@@ -107,82 +118,71 @@ fn endpoint(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<End
 /// an explicit endpoint makes it superfluous.
 fn environment(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<PresetEndpoint> {
     let chosen = section.read("environment", |field| field.text().map(str::to_owned));
-    let preset = match (preset, &chosen) {
-        (Setting::Set(preset, _), _) => preset,
+    match (preset, chosen) {
+        (Setting::Set(preset, _), chosen) => preset_environment(section, preset, chosen),
         (Setting::Absent, Setting::Set(_, place)) => {
-            section.fault_at(place, "environment", "environments are those of a preset, and none is set");
-            return Setting::Faulty;
+            section.fault_at(&place, "environment", "environments are those of a preset, and none is set");
+            Setting::Faulty
         }
-        _ => return chosen.map(|_| PresetEndpoint::Customers),
-    };
-    let Some(known) = preset.environments.clone().or_default(Default::default) else {
-        return Setting::Faulty;
-    };
+        (Setting::Absent, Setting::Absent) => Setting::Absent,
+        _ => Setting::Faulty,
+    }
+}
+
+fn preset_environment(
+    section: &Section<'_>,
+    preset: &Preset,
+    chosen: Setting<String>,
+) -> Setting<PresetEndpoint> {
+    let Some(known) = preset.environments.clone().or_default(BTreeMap::new) else { return Setting::Faulty };
     let names = || known.keys().map(String::as_str);
-    match &chosen {
+    let preset = quoted(&preset.name);
+    match chosen {
         Setting::Faulty => Setting::Faulty,
+        Setting::Set(name, place) => match known.get(&name) {
+            Some(endpoint) => Setting::Set(endpoint.clone(), place),
+            None => {
+                let choice = if known.is_empty() {
+                    "none at all".to_owned()
+                } else {
+                    format!("only {}", one_of(names()))
+                };
+                let hint = did_you_mean(&name, names());
+                let message = format!("the preset {preset} has no {}, {choice}{hint}", quoted(&name));
+                section.fault_at(&place, "environment", message);
+                Setting::Faulty
+            }
+        },
         Setting::Absent => match known.get(DEFAULT_ENVIRONMENT) {
             Some(endpoint) => Setting::Set(endpoint.clone(), section.place.clone()),
             None if known.is_empty() || section.has("token_endpoint") || section.has("issuer") => {
                 Setting::Absent
             }
             None => {
-                let message = format!("the preset {} has {}", quoted(&preset.name), one_of(names()));
-                section.missing("environment", &message);
+                section.missing("environment", &format!("the preset {preset} has {}", one_of(names())));
                 Setting::Faulty
             }
         },
-        Setting::Set(name, place) => {
-            if let Some(endpoint) = known.get(name) {
-                return Setting::Set(endpoint.clone(), place.clone());
-            }
-            let choice = if known.is_empty() { "none".to_owned() } else { one_of(names()) };
-            let hint = did_you_mean(name, names());
-            let message =
-                format!("the preset {} has no {}, only {choice}{hint}", quoted(&preset.name), quoted(name));
-            section.fault_at(place, "environment", message);
-            Setting::Faulty
-        }
     }
 }
 
 fn authentication(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<ClientAuthentication> {
-    let explicit_method = section.read("token_endpoint_auth_method", preset::method);
-    let explicit_encoding = section.read("client_secret_basic_encoding", preset::encoding);
-    let secret = section.read("client_secret", secret::source);
     let (preset_method, preset_encoding) = match preset {
         Setting::Set(preset, _) => (preset.method.clone(), preset.encoding.clone()),
         Setting::Absent => (Setting::Absent, Setting::Absent),
         Setting::Faulty => (Setting::Faulty, Setting::Faulty),
     };
-    let encoding_place = explicit_encoding.place().cloned();
-    let method = explicit_method.or(preset_method);
-    let encoding = explicit_encoding.or(preset_encoding);
-    let method = match (&method, &secret) {
-        (Setting::Set(Method::None, _), Setting::Set(_, place)) => {
-            let message = "contradicts token_endpoint_auth_method = \"none\"; remove the secret, or choose another method";
-            section.fault_at(place, "client_secret", message);
-            return Setting::Faulty;
-        }
-        (Setting::Set(Method::None, _), _) => Method::None,
-        (_, Setting::Absent) if !method.is_faulty() => {
-            let message = "say where it is kept, such as { credential = \"NAME\" }, or set \
-                           token_endpoint_auth_method = \"none\" for a client without one";
-            section.missing("client_secret", message);
-            return Setting::Faulty;
-        }
-        (Setting::Set(method, _), _) => *method,
-        (Setting::Absent, _) => Method::SecretBasic,
-        (Setting::Faulty, _) => return Setting::Faulty,
-    };
-    if let Some(place) = encoding_place.filter(|_| method != Method::SecretBasic) {
+    let method = section.read("token_endpoint_auth_method", preset::method).or(preset_method);
+    let encoding = section.read("client_secret_basic_encoding", preset::encoding);
+    let secret = section.read("client_secret", secret::source);
+    let Some(method) = agreed_method(section, &method, &secret) else { return Setting::Faulty };
+    if let Some(place) = encoding.place().filter(|_| method != Method::SecretBasic) {
         let message = "has a meaning only with token_endpoint_auth_method = \"client_secret_basic\"";
-        section.fault_at(&place, "client_secret_basic_encoding", message);
+        section.fault_at(place, "client_secret_basic_encoding", message);
         return Setting::Faulty;
     }
-    let place = section.place.clone();
-    match (method, secret, encoding.or_default(|| BasicEncoding::Form)) {
-        (Method::None, _, _) => Setting::Set(ClientAuthentication::None, place),
+    match (method, secret, encoding.or(preset_encoding).or_default(|| BasicEncoding::Form)) {
+        (Method::None, _, _) => Setting::Set(ClientAuthentication::None, section.place.clone()),
         (Method::SecretPost, Setting::Set(secret, place), _) => {
             Setting::Set(ClientAuthentication::SecretPost { secret }, place)
         }
@@ -190,6 +190,32 @@ fn authentication(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setti
             Setting::Set(ClientAuthentication::SecretBasic { secret, encoding }, place)
         }
         _ => Setting::Faulty,
+    }
+}
+
+/// The method, where it and the secret go together. A secret that is missing is a fault unless the method is
+/// `none`, because a client without one is rare and a forgotten secret is not.
+fn agreed_method(
+    section: &Section<'_>,
+    method: &Setting<Method>,
+    secret: &Setting<SecretSource>,
+) -> Option<Method> {
+    match (method, secret) {
+        (Setting::Set(Method::None, _), Setting::Set(_, place)) => {
+            let message = "contradicts token_endpoint_auth_method = \"none\"; remove the secret, or choose another method";
+            section.fault_at(place, "client_secret", message);
+            None
+        }
+        (Setting::Set(Method::None, _), _) => Some(Method::None),
+        (Setting::Faulty, _) => None,
+        (_, Setting::Absent) => {
+            let message = "say where it is kept, such as { credential = \"NAME\" }, or set \
+                           token_endpoint_auth_method = \"none\" for a client without one";
+            section.missing("client_secret", message);
+            None
+        }
+        (Setting::Set(method, _), _) => Some(*method),
+        (Setting::Absent, _) => Some(Method::SecretBasic),
     }
 }
 

@@ -77,14 +77,14 @@ pub(super) struct Section<'a> {
     pub(super) place: &'a Place,
     pub(super) sink: &'a Sink,
     raw: &'a Raw,
-    /// Known keys that are probably meant by unknown ones.
-    misspelt: Vec<&'static str>,
+    /// Known keys that are probably meant by unknown ones, or were written elsewhere.
+    excused: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
     /// Looks at the names of the keys, and reports those that are not `known`.
     pub(super) fn new(path: String, raw: &'a Raw, known: &[&'static str], sink: &'a Sink) -> Self {
-        let mut section = Self { path, place: &raw.place, sink, raw, misspelt: Vec::new() };
+        let mut section = Self { path, place: &raw.place, sink, raw, excused: Vec::new() };
         for (name, entry) in &raw.entries {
             if !known.contains(&name.as_str()) {
                 section.refuse_key(name, entry, known);
@@ -95,8 +95,8 @@ impl<'a> Section<'a> {
 
     fn refuse_key(&mut self, name: &str, entry: &Entry, known: &[&'static str]) {
         let free = || known.iter().copied().filter(|key| !self.raw.entries.contains_key(*key));
-        let meant = near_miss(name, free()).or_else(|| free().find(|key| sounds_like(name, key)));
-        self.misspelt.extend(meant);
+        let meant = near_miss(name, free()).or_else(|| sounds_like(name, free()));
+        self.excused.extend(meant);
         if matches!(entry.node.value, Value::Broken) {
             return;
         }
@@ -109,6 +109,11 @@ impl<'a> Section<'a> {
         self.sink.fault(&entry.place, Some(self.key_path(name)), format!("unknown key{hint}"));
     }
 
+    /// Treats these keys as faulty where they are absent, because a fault elsewhere accounts for them.
+    pub(super) fn excuse(&mut self, keys: impl IntoIterator<Item = &'static str>) {
+        self.excused.extend(keys);
+    }
+
     /// Whether a key of this name is there, good or bad.
     pub(super) fn has(&self, name: &str) -> bool {
         self.raw.entries.contains_key(name)
@@ -117,7 +122,7 @@ impl<'a> Section<'a> {
     /// Reads a key by a reader that reports what it refuses.
     pub(super) fn read<T>(&self, name: &str, reader: impl FnOnce(&Field<'_>) -> Option<T>) -> Setting<T> {
         let Some(entry) = self.raw.entries.get(name) else {
-            return if self.misspelt.contains(&name) { Setting::Faulty } else { Setting::Absent };
+            return if self.excused.contains(&name) { Setting::Faulty } else { Setting::Absent };
         };
         let field =
             Field { path: self.key_path(name), place: &entry.place, node: &entry.node, sink: self.sink };
@@ -142,11 +147,18 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Whether someone who writes `name` may have meant `key`, as with `secret` for `client_secret`.
-fn sounds_like(name: &str, key: &str) -> bool {
+/// The key that someone who writes `name` may have in mind, as with `secret` for `client_secret`.
+fn sounds_like<'k>(name: &str, keys: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    const LIKE_ENOUGH: f64 = 0.82;
     let name = name.to_ascii_lowercase().replace('-', "_");
-    let contained = name.len() >= 4 && (key.contains(&name) || name.contains(key));
-    contained || strsim::jaro_winkler(&name, key) >= 0.88
+    let likeness = |key: &str| {
+        let contained = name.len() >= 4 && (key.contains(&name) || name.contains(key));
+        if contained { 1.0 } else { strsim::jaro_winkler(&name, key) }
+    };
+    keys.map(|key| (likeness(key), key))
+        .filter(|(likeness, _)| *likeness >= LIKE_ENOUGH)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, key)| key)
 }
 
 /// A value with what is needed to report a fault in it.

@@ -231,12 +231,20 @@ fn duplicates(text: &str, errors: &[Error]) -> Vec<Duplicate> {
             found.push(Duplicate { line, key: name.to_owned(), message });
         } else if header.is_none_or(|(header_line, _)| !repeated_headers.contains(&header_line)) {
             let name = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-            let key = header.map_or_else(|| name.to_owned(), |(_, section)| format!("{section}.{name}"));
+            let key = duplicate_key(header.map(|(_, section)| section), lines.get(line - 1).copied(), name);
             let message = "set twice in this file; keep one".to_owned();
             found.push(Duplicate { line, key, message });
         }
     }
     found
+}
+
+/// The dotted key of a duplicate `name`, which is that of its line or within an inline table there.
+fn duplicate_key(section: Option<&str>, line: Option<&str>, name: &str) -> String {
+    let outer = line.and_then(|line| line.split('=').next()).map_or("", str::trim);
+    let outer = Some(outer).filter(|outer| *outer != name && !outer.ends_with(&format!(".{name}")));
+    let parts = section.into_iter().chain(outer).chain([name]);
+    parts.collect::<Vec<_>>().join(".")
 }
 
 /// The header that `line` stands below or is, with its line.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokend_protocol::TokenName;
 
+use super::document::Value;
 use super::fault::{Place, Sink, did_you_mean, one_of, quoted, segment};
 use super::files::{Named, Raw};
 use super::headers::{self, Headers};
 use super::preset::{self, GrantType, Preset};
-use super::provider::Provider;
+use super::provider::{self, Provider};
 use super::section::{Field, Section, Setting};
-use super::{CredentialSettings, Grant, HeaderSettings, TokenSettings, secret, values};
+use super::{CredentialSettings, Grant, HeaderSettings, TokenSettings, rules, secret, values};
 use crate::secret_source::SecretSource;
 
 /// The keys of `[token.NAME]`.
@@ -74,6 +75,19 @@ pub(super) fn read_all(
     tokens
 }
 
+/// Keys of providers that were written into a token, by the provider that the token names.
+pub(super) fn misplaced<'a>(tokens: &'a Named) -> BTreeMap<&'a str, BTreeSet<&'static str>> {
+    let mut found: BTreeMap<&'a str, BTreeSet<&'static str>> = BTreeMap::new();
+    for raw in tokens.sections.values() {
+        let Some(Value::Text(provider)) = raw.entries.get("provider").map(|entry| &entry.node.value) else {
+            continue;
+        };
+        let belongs_there = |key: &&&str| !KEYS.contains(*key) && raw.entries.contains_key(**key);
+        found.entry(provider).or_default().extend(provider::KEYS.iter().filter(belongs_there));
+    }
+    found
+}
+
 fn path(name: &str) -> String {
     format!("token.{}", segment(name))
 }
@@ -124,7 +138,7 @@ impl<'a> Reader<'a> {
             self.layered("audience", values::terms, |preset| &preset.audience).or_default(Default::default);
         let params = self.params();
         let (headers, caller_headers) = self.headers();
-        let allow = section.read("allow", values::rules).or_default(Vec::new);
+        let allow = section.read("allow", rules::list).or_default(Vec::new);
         let refresh_before =
             self.layered("refresh_before", values::duration, |preset| &preset.refresh_before);
         let default_lifetime = self.default_lifetime();

@@ -1,24 +1,18 @@
-//! Readers of single values: durations, paths, URLs, terms, rules, names.
+//! Readers of single values: texts, words, durations, numbers, paths, scopes, lists.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::Url;
-
 use super::TermSet;
-use super::fault::{PrincipalKind, did_you_mean, one_of, quoted};
+use super::fault::{did_you_mean, one_of, quoted};
 use super::section::Field;
-use crate::policy::access::{Principal, Rule};
 
 /// Nothing in this configuration lasts longer than a year; a larger number is a slip.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// What token, provider and preset names are made of; [`TokenName`] decides.
+/// What token, provider and preset names are made of, as `TokenName` decides.
 pub(super) const NAME_RULE: &str =
     "1 to 255 letters, digits and . _ - @ : +, beginning with a letter or a digit";
-
-/// Suffixes of the units that processes run in.
-const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
 
 /// Any text of at least one character and without control characters.
 pub(super) fn line(field: &Field<'_>) -> Option<String> {
@@ -120,80 +114,6 @@ pub(super) fn socket_path(field: &Field<'_>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// A token endpoint: a URL that may have a query (RFC 6749 section 3.2).
-pub(super) fn token_endpoint(field: &Field<'_>) -> Option<Url> {
-    secure_url(field)
-}
-
-/// An issuer: a URL without a query (RFC 8414 section 2).
-pub(super) fn issuer(field: &Field<'_>) -> Option<Url> {
-    let url = secure_url(field)?;
-    if url.query().is_some() {
-        field.fault("an issuer has no query (RFC 8414); remove what follows the \"?\"");
-        return None;
-    }
-    Some(url)
-}
-
-/// A proxy: any HTTP URL without a path, because what goes through it is encrypted end to end.
-pub(super) fn proxy(field: &Field<'_>) -> Option<Url> {
-    let url = http_url(field)?;
-    if url.path() != "/" || url.query().is_some() {
-        field.fault(
-            "expected a proxy as scheme, host and port, such as \"http://proxy.example:3128\", and no more",
-        );
-        return None;
-    }
-    Some(url)
-}
-
-/// Secrets travel to this URL, so it is encrypted unless it stays on this host.
-fn secure_url(field: &Field<'_>) -> Option<Url> {
-    let url = http_url(field)?;
-    if url.scheme() == "http" && !is_loopback(&url) {
-        let host = quoted(url.host_str().unwrap_or_default());
-        field.fault(format!(
-            "http:// to {host} would send the client secret unencrypted; expected https:// \
-             (http:// is for loopback hosts alone)"
-        ));
-        return None;
-    }
-    Some(url)
-}
-
-/// The text of a URL may hold a password, so no fault repeats it.
-fn http_url(field: &Field<'_>) -> Option<Url> {
-    const EXPECTED: &str = "expected a URL such as \"https://host.example/path\"";
-    let text = field.text()?;
-    let url = match Url::parse(text) {
-        Ok(url) => url,
-        Err(error) => {
-            field.fault(format!("not a URL ({error}); {EXPECTED}"));
-            return None;
-        }
-    };
-    let problem = if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        "has white space".to_owned()
-    } else if !matches!(url.scheme(), "https" | "http") {
-        format!("a URL of the scheme {}", quoted(url.scheme()))
-    } else if !url.username().is_empty() || url.password().is_some() {
-        "has a user name or password before the host, which would be shown in logs".to_owned()
-    } else if url.fragment().is_some() {
-        "has a fragment, which is never sent".to_owned()
-    } else {
-        return Some(url);
-    };
-    field.fault(format!("{problem}; {EXPECTED}"));
-    None
-}
-
-/// Whether what is sent there stays on this host.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// A scope: terms in one string, or an array of them.
 pub(super) fn scope(field: &Field<'_>) -> Option<TermSet> {
     let fields = field.as_list();
@@ -257,77 +177,4 @@ pub(super) fn list<T>(
 pub(super) fn all<T>(values: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
     let values: Vec<Option<T>> = values.collect();
     values.into_iter().collect()
-}
-
-/// A list of rules.
-pub(super) fn rules(field: &Field<'_>) -> Option<Vec<Rule>> {
-    list(field, "an array such as [\"user:billing\", \"group:payments\"]", rule)
-}
-
-fn rule(field: &Field<'_>) -> Option<Rule> {
-    const EXPECTED: &str = "expected \"user:NAME\", \"group:NAME\" or \"unit:NAME\"";
-    let text = field.text()?;
-    match text.split_once(':') {
-        Some(("user", name)) => parse_principal(field, name, PrincipalKind::User).map(Rule::User),
-        Some(("group", name)) => parse_principal(field, name, PrincipalKind::Group).map(Rule::Group),
-        Some(("unit", name)) => unit(field, name).map(Rule::Unit),
-        Some((kind, _)) => {
-            let hint = did_you_mean(kind, ["user", "group", "unit"]);
-            field.fault(format!("found {}, {EXPECTED}{hint}", quoted(text)));
-            None
-        }
-        None => {
-            field.fault(format!("found {}, {EXPECTED}", quoted(text)));
-            None
-        }
-    }
-}
-
-/// A group by name or number.
-pub(super) fn group(field: &Field<'_>) -> Option<Principal> {
-    parse_principal(field, field.text()?, PrincipalKind::Group)
-}
-
-fn parse_principal(field: &Field<'_>, name: &str, kind: PrincipalKind) -> Option<Principal> {
-    let usable = |c: char| c.is_alphanumeric() || "._-@$\\+".contains(c);
-    let problem = if name.is_empty() {
-        format!("the name of the {kind} is missing after the \":\"")
-    } else if name.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The highest number means "none" to the kernel.
-        match name.parse().ok().filter(|id| *id != u32::MAX) {
-            Some(id) => return Some(Principal::Id(id)),
-            None => {
-                format!("found {}, which is above the highest {kind} number, {}", quoted(name), u32::MAX - 1)
-            }
-        }
-    } else if name.starts_with('-') || !name.chars().all(usable) {
-        format!("found {}, which cannot be the name of a {kind}", quoted(name))
-    } else {
-        field.sink().mention(field.place, &field.path, kind, name);
-        return Some(Principal::Name(name.to_owned()));
-    };
-    field.fault(problem);
-    None
-}
-
-fn unit(field: &Field<'_>, name: &str) -> Option<String> {
-    let stem = UNIT_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
-    let usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-    let shown = quoted(name);
-    let problem = if name.contains(['*', '?', '[']) {
-        format!("found {shown}; a unit is given by its exact name, without patterns")
-    } else if stem.is_none() {
-        format!(
-            "found {shown}, expected a unit that processes run in, which ends in {}",
-            one_of(UNIT_SUFFIXES)
-        )
-    } else if stem.is_some_and(|stem| stem.is_empty() || !stem.chars().all(usable)) || name.len() > 255 {
-        format!("found {shown}, which cannot be the name of a unit")
-    } else if stem.is_some_and(|stem| stem.ends_with('@')) {
-        format!("found {shown}, a template; name an instance of it, such as \"name@instance.service\"")
-    } else {
-        return Some(name.to_owned());
-    };
-    field.fault(problem);
-    None
 }

@@ -1,0 +1,105 @@
+//! The audit trail: one event for each hand-out and each refusal, under the target `tokend::audit`.
+//!
+//! It names the token, its fingerprint, the peer and the grounds, and never a secret.
+
+use tokend_protocol::{Fingerprint, TokenName};
+
+use crate::peer::Peer;
+use crate::policy::access::Grounds;
+
+/// What a peer asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// The token.
+    Get,
+    /// The header set.
+    Headers,
+    /// A new token from the provider.
+    Refresh,
+    /// To report a refused token.
+    Reject,
+    /// To be told of changes.
+    Watch,
+}
+
+impl Verb {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Headers => "headers",
+            Self::Refresh => "refresh",
+            Self::Reject => "reject",
+            Self::Watch => "watch",
+        }
+    }
+}
+
+/// Records that a peer was given a token.
+pub fn handed_out(peer: &Peer, verb: Verb, token: &TokenName, fingerprint: Fingerprint, grounds: &Grounds) {
+    tracing::info!(
+        target: "tokend::audit",
+        decision = "allow",
+        verb = verb.as_str(),
+        token = %token,
+        %fingerprint,
+        reason = %grounds,
+        uid = peer.uid,
+        gid = peer.gid,
+        pid = peer.pid,
+        unit = peer.unit.as_deref(),
+        "handed out"
+    );
+}
+
+/// Records that a peer was allowed something that gives no token away.
+pub fn allowed(peer: &Peer, verb: Verb, token: &TokenName, grounds: &Grounds) {
+    tracing::info!(
+        target: "tokend::audit",
+        decision = "allow",
+        verb = verb.as_str(),
+        token = %token,
+        reason = %grounds,
+        uid = peer.uid,
+        gid = peer.gid,
+        pid = peer.pid,
+        unit = peer.unit.as_deref(),
+        "allowed"
+    );
+}
+
+/// Why a peer was refused, for the journal alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No rule of the token lets it.
+    NoRule,
+    /// No such token is configured.
+    NoSuchToken,
+    /// It is not an operator.
+    NotAnOperator,
+}
+
+impl Refusal {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRule => "no rule of the token's allow list matches",
+            Self::NoSuchToken => "no such token",
+            Self::NotAnOperator => "not an operator",
+        }
+    }
+}
+
+/// Records that a peer was refused.
+pub fn refused(peer: &Peer, verb: Verb, token: &TokenName, refusal: Refusal) {
+    tracing::warn!(
+        target: "tokend::audit",
+        decision = "deny",
+        verb = verb.as_str(),
+        token = %token,
+        reason = refusal.as_str(),
+        uid = peer.uid,
+        gid = peer.gid,
+        pid = peer.pid,
+        unit = peer.unit.as_deref(),
+        "refused"
+    );
+}

@@ -1,0 +1,1156 @@
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails may panic"
+)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const FILE: &str = "/etc/tokend/tokend.toml";
+const EXAMPLE: &str = include_str!("../../../systemd/tokend.toml");
+const REFERENCE: &str = include_str!("../../CONFIGURATION.md");
+
+/// Stands wherever a secret might be written by mistake, and must never be seen in a fault.
+const CANARY: &str = "hunter2-canary";
+
+/// Lines 1 to 4: a good provider. Cases go on at line 5.
+const PROVIDER: &str = "[provider.p]\n\
+    token_endpoint = \"https://id.example/token\"\n\
+    client_id = \"c\"\n\
+    client_secret = { env = \"S\" }\n";
+
+/// Lines 1 to 6: a good provider and the beginning of a token. Cases go on at line 7.
+const TOKEN: &str = "[provider.p]\n\
+    token_endpoint = \"https://id.example/token\"\n\
+    client_id = \"c\"\n\
+    client_secret = { env = \"S\" }\n\
+    [token.t]\n\
+    provider = \"p\"\n";
+
+fn good(text: &str) -> Config {
+    parse(Path::new(FILE), text).unwrap_or_else(|faults| panic!("{faults}\nin\n{text}")).config
+}
+
+fn token(text: &str) -> TokenSettings {
+    good(text).tokens.into_values().next().unwrap()
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    parse(Path::new(FILE), text).unwrap().warnings.iter().map(ToString::to_string).collect()
+}
+
+fn faults(text: &str) -> Vec<Fault> {
+    match parse(Path::new(FILE), text) {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults.as_slice().to_vec(),
+    }
+}
+
+/// Asserts that `text` has exactly these faults: line, key, and a part of the message.
+#[track_caller]
+fn assert_faults(text: &str, expected: &[(usize, &str, &str)]) {
+    let found = faults(text);
+    let listed: String = found.iter().fold(String::new(), |mut listed, fault| {
+        writeln!(listed, "{fault}").unwrap();
+        listed
+    });
+    let agree = found.len() == expected.len()
+        && found.iter().zip(expected).all(|(fault, (line, key, part))| {
+            fault.line == Some(*line)
+                && fault.key.as_deref().unwrap_or("") == *key
+                && fault.message.contains(part)
+        });
+    assert!(agree, "found:\n{listed}expected: {expected:#?}\nin\n{text}");
+    assert!(!listed.contains(CANARY), "a secret is shown:\n{listed}");
+    assert_eq!(listed.lines().count(), expected.len(), "a fault has one line:\n{listed}");
+}
+
+/// Cases of one fault each, in what follows `before`.
+#[track_caller]
+fn assert_each(before: &str, cases: &[(&str, usize, &str, &str)]) {
+    for (case, line, key, part) in cases {
+        assert_faults(&format!("{before}{case}\n"), &[(*line, key, part)]);
+    }
+}
+
+#[test]
+fn what_is_not_set_has_its_default() {
+    let config = good("");
+    assert_eq!(config.daemon, DaemonSettings::default());
+    assert_eq!(config.daemon.socket, Path::new("/run/tokend/tokend.sock"));
+    assert_eq!(config.daemon.max_connections_per_uid, 1024);
+    assert_eq!(
+        warnings(""),
+        ["/etc/tokend/tokend.toml: no [token.NAME] section, so there is nothing to hand out"]
+    );
+
+    let token = token(TOKEN);
+    let credential = &token.credential;
+    assert_eq!(credential.endpoint, Endpoint::Token("https://id.example/token".parse().unwrap()));
+    let secret = SecretSource::Environment("S".into());
+    assert_eq!(
+        credential.authentication,
+        ClientAuthentication::SecretBasic { secret, encoding: BasicEncoding::Form }
+    );
+    assert_eq!(credential.grant, Grant::ClientCredentials);
+    assert_eq!(credential.accept, "application/json");
+    assert_eq!(credential.default_lifetime, Duration::from_secs(300));
+    assert_eq!((token.refresh_before, token.allow.len(), token.headers.len()), (None, 0, 0));
+}
+
+#[test]
+fn every_key_arrives() {
+    let config = good(
+        r#"
+        [daemon]
+        socket = "/run/t.sock"
+        socket_group = "40000"
+        state_dir = "/var/lib/t"
+        max_connections = 10
+        max_connections_per_uid = 9
+        [admin]
+        allow = ["user:0"]
+        [provider.p]
+        issuer = "https://id.example/realm"
+        client_id = "c"
+        client_secret = { command = ["pass", "show", "x"] }
+        token_endpoint_auth_method = "client_secret_basic"
+        client_secret_basic_encoding = "raw"
+        ca_file = "/etc/ca.pem"
+        proxy = "http://proxy.example:3128"
+        accept = "*/*"
+        default_lifetime = "30m"
+        [token.t]
+        provider = "p"
+        grant_type = "password"
+        username = "u"
+        password = { file = "/p" }
+        scope = ["b", "a"]
+        resource = "r"
+        audience = ["x", "y"]
+        params = { acr_values = "tenant:acme" }
+        headers = { Subscription-Key = { credential = "k" }, Accept = "application/json" }
+        caller_headers = ["Requestor-ID"]
+        allow = ["user:1000", "group:4294967294", "unit:billing.service"]
+        refresh_before = "1m 30s"
+        default_lifetime = "20m"
+        "#,
+    );
+    assert_eq!(config.daemon.socket_group, Some(Principal::Id(40000)));
+    assert_eq!((config.daemon.max_connections, config.daemon.max_connections_per_uid), (10, 9));
+    assert_eq!(config.admin, [Rule::User(Principal::Id(0))]);
+    let token = &config.tokens["t"];
+    let terms = |terms: &[&str]| terms.iter().map(|&term| term.to_owned()).collect::<TermSet>();
+    let expected = CredentialSettings {
+        endpoint: Endpoint::Issuer("https://id.example/realm".parse().unwrap()),
+        client_id: "c".into(),
+        authentication: ClientAuthentication::SecretBasic {
+            secret: SecretSource::Command(vec!["pass".into(), "show".into(), "x".into()]),
+            encoding: BasicEncoding::Raw,
+        },
+        grant: Grant::Password { username: "u".into(), password: SecretSource::File("/p".into()) },
+        scope: terms(&["b", "a"]),
+        resource: terms(&["r"]),
+        audience: terms(&["x", "y"]),
+        params: BTreeMap::from([("acr_values".into(), "tenant:acme".into())]),
+        accept: "*/*".into(),
+        ca_file: Some("/etc/ca.pem".into()),
+        proxy: Some("http://proxy.example:3128".parse().unwrap()),
+        default_lifetime: Duration::from_secs(1200),
+    };
+    assert_eq!(*token.credential, expected);
+    assert_eq!(token.credential.scope.as_slice(), ["b", "a"], "the order on the wire is that of the file");
+    assert_eq!(token.refresh_before, Some(Duration::from_secs(90)));
+    let headers = [
+        HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("application/json".into()) },
+        HeaderSettings {
+            name: "Subscription-Key".into(),
+            value: HeaderValue::Secret(SecretSource::Credential("k".into())),
+        },
+    ];
+    assert_eq!(token.headers, headers);
+    assert_eq!(token.caller_headers, ["Requestor-ID"]);
+    let unit = Rule::Unit("billing.service".into());
+    assert_eq!(
+        token.allow,
+        [Rule::User(Principal::Id(1000)), Rule::Group(Principal::Id(u32::MAX - 1)), unit]
+    );
+}
+
+#[test]
+fn the_limit_per_user_follows_a_lower_limit_in_all() {
+    assert_eq!(good("[daemon]\nmax_connections = 50").daemon.max_connections_per_uid, 50);
+}
+
+#[test]
+fn unknown_keys_and_sections_are_one_fault_each() {
+    assert_each(
+        TOKEN,
+        &[
+            ("scpoe = \"hunter2-canary\"", 7, "token.t.scpoe", "unknown key; did you mean \"scope\"?"),
+            ("Allow = []", 7, "token.t.Allow", "did you mean \"allow\"?"),
+            ("refresh-before = \"5m\"", 7, "token.t.refresh-before", "did you mean \"refresh_before\"?"),
+            ("colour = \"red\"", 7, "token.t.colour", "unknown key; the keys here are provider, grant_type"),
+            ("client_id = \"x\"", 7, "token.t.client_id", "\"client_id\" belongs in [provider.NAME]"),
+            ("\"a\\nb\" = 1", 7, "token.t.\"a\\nb\"", "unknown key"),
+            ("[tokn.x]\nprovider = \"p\"", 7, "tokn", "unknown section; did you mean \"token\"?"),
+            ("[logging]\nlevel = 1", 7, "logging", "unknown section; the sections are"),
+            ("[[token]]\nprovider = \"p\"", 7, "token", "given twice"),
+        ],
+    );
+    assert_each("", &[("socket = \"/s\"", 1, "socket", "\"socket\" belongs in [daemon]")]);
+    assert_each("", &[("daemon = 1", 1, "daemon", "expected [daemon], found an integer")]);
+    assert_each("", &[("token = \"x\"", 1, "token", "expected [token.NAME], found a string")]);
+    assert_each("", &[("[daemon]\nallow = []", 2, "daemon.allow", "belongs in [token.NAME]")]);
+    assert_each(
+        PROVIDER,
+        &[("[token]\nprovider = \"p\"\nscope = \"x\"", 6, "token.provider", "as in [token.NAME]")],
+    );
+}
+
+#[test]
+fn a_misspelt_section_or_key_is_not_missed_as_well() {
+    let token = "[token.t]\nprovider = \"p\"\n";
+    assert_faults(
+        &format!("{token}{}", PROVIDER.replace("provider.p", "providr.p")),
+        &[(3, "providr", "did you mean")],
+    );
+    for (right, wrong) in [
+        ("client_id", "clientid"),
+        ("client_secret", "client_secert"),
+        ("client_secret", "secret"),
+        ("token_endpoint", "token_url"),
+        ("token_endpoint", "endpoint"),
+    ] {
+        let provider = PROVIDER.replace(right, wrong);
+        let line = 1 + provider.lines().position(|line| line.starts_with(wrong)).unwrap();
+        assert_faults(&provider, &[(line, &format!("provider.p.{wrong}"), right)]);
+    }
+    let misplaced = TOKEN.replace("client_id = \"c\"", "") + "client_id = \"c\"";
+    assert_faults(&misplaced, &[(7, "token.t.client_id", "belongs in [provider.NAME]")]);
+    assert_faults(
+        &format!("{PROVIDER}[token.t]\nprovidr = \"p\""),
+        &[(6, "token.t.providr", "\"provider\"")],
+    );
+}
+
+#[test]
+fn what_is_missing_is_reported_at_its_section() {
+    let without = |key: &str| {
+        let lines = PROVIDER.lines().filter(|line| !line.starts_with(key));
+        format!("\n{}\n", lines.collect::<Vec<_>>().join("\n"))
+    };
+    assert_faults(
+        &without("token_endpoint"),
+        &[(2, "provider.p.token_endpoint", "set token_endpoint, or issuer")],
+    );
+    assert_faults(&without("client_id"), &[(2, "provider.p.client_id", "missing")]);
+    assert_faults(
+        &without("client_secret"),
+        &[(2, "provider.p.client_secret", "missing; say where it is kept")],
+    );
+    assert_each(PROVIDER, &[("[token.t]", 5, "token.t.provider", "missing")]);
+}
+
+#[test]
+fn wrong_types_name_both_types() {
+    assert_each(
+        TOKEN,
+        &[
+            (
+                "scope = 5",
+                7,
+                "token.t.scope",
+                "expected a string of terms with spaces between, or an array of strings, found an integer",
+            ),
+            ("scope = [1]", 7, "token.t.scope", "expected a string, found an integer"),
+            ("resource = true", 7, "token.t.resource", "found a boolean"),
+            ("params = [\"hunter2-canary\"]", 7, "token.t.params", "found an array"),
+            ("params = { x = 1.5 }", 7, "token.t.params.x", "expected a string, found a float"),
+            ("headers = \"hunter2-canary\"", 7, "token.t.headers", "expected a table such as"),
+            ("headers = { X = 1979-05-27 }", 7, "token.t.headers.X", "found a date or time"),
+            ("caller_headers = \"X\"", 7, "token.t.caller_headers", "expected an array of header names"),
+            ("allow = \"user:a\"", 7, "token.t.allow", "found a string"),
+            ("allow = [\n\"user:0\",\n1\n]", 9, "token.t.allow", "expected a string, found an integer"),
+            ("grant_type = {}", 7, "token.t.grant_type", "expected a string, found a table"),
+            ("refresh_before = []", 7, "token.t.refresh_before", "found an array"),
+        ],
+    );
+    assert_each(
+        "[daemon]\n",
+        &[
+            ("socket = 1", 2, "daemon.socket", "expected a string, found an integer"),
+            (
+                "max_connections = \"many\"",
+                2,
+                "daemon.max_connections",
+                "expected an integer, found a string",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn durations_need_a_unit_and_an_end() {
+    assert_each(
+        TOKEN,
+        &[
+            ("refresh_before = 300", 7, "token.t.refresh_before", "for seconds write \"300s\""),
+            (
+                "refresh_before = \"300\"",
+                7,
+                "token.t.refresh_before",
+                "found \"300\", expected a duration with a unit",
+            ),
+            ("refresh_before = \"soon\"", 7, "token.t.refresh_before", "found \"soon\""),
+            ("refresh_before = \"-5m\"", 7, "token.t.refresh_before", "found \"-5m\""),
+            ("refresh_before = \"367d\"", 7, "token.t.refresh_before", "longer than a year"),
+            ("default_lifetime = \"0s\"", 7, "token.t.default_lifetime", "less than a second"),
+        ],
+    );
+    assert_eq!(token(&format!("{TOKEN}refresh_before = \"0s\"")).refresh_before, Some(Duration::ZERO));
+}
+
+#[test]
+fn endpoints_are_encrypted_unless_they_are_on_this_host() {
+    let at = |key: &str, url: &str| {
+        format!("[provider.p]\n{key} = \"{url}\"\nclient_id = \"c\"\nclient_secret = {{ env = \"S\" }}\n")
+    };
+    for url in [
+        "https://id.example/token",
+        "https://id.example:8443/token?tenant=1",
+        "http://localhost:8080/token",
+        "http://127.0.0.1/token",
+        "http://127.8.9.10:1/token",
+        "http://[::1]:1/token",
+    ] {
+        assert_faults(&at("token_endpoint", url), &[]);
+    }
+    for (url, part) in [
+        ("http://id.example/token", "http:// to \"id.example\" would send the client secret unencrypted"),
+        ("http://localhost.example/token", "unencrypted"),
+        ("http://127.0.0.1.example/token", "unencrypted"),
+        ("http://128.0.0.1/token", "unencrypted"),
+        ("http://[::2]/token", "unencrypted"),
+        ("https://user:hunter2-canary@id.example/token", "user name or password before the host"),
+        ("https://hunter2-canary@id.example/token", "user name or password before the host"),
+        ("https://id.example/token#hunter2-canary", "fragment"),
+        ("ftp://id.example/token", "a URL of the scheme \"ftp\""),
+        ("unix:/run/x", "a URL of the scheme \"unix\""),
+        ("id.example/token", "not a URL"),
+        ("https://", "not a URL"),
+        (" https://id.example/token", "white space"),
+        ("", "not a URL"),
+    ] {
+        assert_faults(&at("token_endpoint", url), &[(2, "provider.p.token_endpoint", part)]);
+    }
+    assert_faults(&at("issuer", "https://id.example/?x=1"), &[(2, "provider.p.issuer", "no query")]);
+    let both = format!("{PROVIDER}issuer = \"https://id.example\"");
+    assert_faults(
+        &both,
+        &[(5, "provider.p.issuer", "contradicts token_endpoint (/etc/tokend/tokend.toml:2)")],
+    );
+}
+
+#[test]
+fn a_proxy_is_scheme_host_and_port_and_never_for_plain_http() {
+    assert_each(
+        PROVIDER,
+        &[
+            ("proxy = \"socks5://proxy.example\"", 5, "provider.p.proxy", "scheme \"socks5\""),
+            (
+                "proxy = \"http://u:hunter2-canary@proxy.example\"",
+                5,
+                "provider.p.proxy",
+                "user name or password",
+            ),
+            ("proxy = \"http://proxy.example/x\"", 5, "provider.p.proxy", "scheme, host and port"),
+        ],
+    );
+    let plain = PROVIDER.replace("https://id.example", "http://localhost");
+    assert_each(
+        &plain,
+        &[("proxy = \"http://proxy.example\"", 5, "provider.p.proxy", "not reached through a proxy")],
+    );
+}
+
+#[test]
+fn client_authentication_agrees_with_the_secret() {
+    assert_each(
+        PROVIDER,
+        &[
+            (
+                "token_endpoint_auth_method = \"client_secret_pots\"",
+                5,
+                "provider.p.token_endpoint_auth_method",
+                "found \"client_secret_pots\", expected \"client_secret_basic\", \"client_secret_post\" or \"none\"; did you mean \"client_secret_post\"?",
+            ),
+            ("token_endpoint_auth_method = \"none\"", 4, "provider.p.client_secret", "contradicts"),
+            (
+                "token_endpoint_auth_method = \"client_secret_post\"\nclient_secret_basic_encoding = \"raw\"",
+                6,
+                "provider.p.client_secret_basic_encoding",
+                "only with token_endpoint_auth_method = \"client_secret_basic\"",
+            ),
+            (
+                "client_secret_basic_encoding = \"base64\"",
+                5,
+                "provider.p.client_secret_basic_encoding",
+                "expected \"form\" or \"raw\"",
+            ),
+        ],
+    );
+    let public = PROVIDER.replace("client_secret = { env = \"S\" }", "token_endpoint_auth_method = \"none\"");
+    let settings = token(&format!("{public}[token.t]\nprovider = \"p\""));
+    assert_eq!(settings.credential.authentication, ClientAuthentication::None);
+}
+
+#[test]
+fn a_secret_in_the_configuration_is_refused_and_not_shown() {
+    let provider = |value: &str| PROVIDER.replace("{ env = \"S\" }", value);
+    for (value, key, part) in [
+        (
+            "\"hunter2-canary\"",
+            "",
+            "a secret is not written here; say where it is kept: { credential = \"NAME\" }",
+        ),
+        ("[\"hunter2-canary\"]", "", "found an array"),
+        ("42", "", "found an integer"),
+        ("{}", "", "an empty table"),
+        ("{ value = \"hunter2-canary\" }", "", "unknown kind of secret source; expected"),
+        ("{ hunter2-canary = 1 }", "", "unknown kind of secret source; expected"),
+        ("{ fiel = \"/hunter2-canary\" }", "", "did you mean \"file\"?"),
+        ("{ env = \"hunter2-canary\", file = \"/x\" }", "", "2 sources for one secret"),
+        ("{ file = \"hunter2-canary\" }", ".file", "expected an absolute path"),
+        ("{ file = 1 }", ".file", "expected a string"),
+        ("{ credential = \"hunter2-canary/x\" }", ".credential", "without \"/\""),
+        ("{ credential = \"..\" }", ".credential", "without \"/\""),
+        ("{ env = \"\" }", ".env", "not empty"),
+        ("{ env = \"hunter2-canary=x\" }", ".env", "no \"=\""),
+        ("{ command = \"pass hunter2-canary\" }", ".command", "there is no shell"),
+        ("{ command = [] }", ".command", "names no program"),
+        ("{ command = [\"\"] }", ".command", "names no program"),
+        ("{ command = [\"pass\", 1] }", ".command", "expected a string"),
+        ("{ command = [\"pass\", \"hunter2-canary\\u0000\"] }", ".command", "NUL"),
+    ] {
+        assert_faults(&provider(value), &[(4, &format!("provider.p.client_secret{key}"), part)]);
+    }
+    assert_each(
+        TOKEN,
+        &[("headers = { X = { hunter2-canary = 1 } }", 7, "token.t.headers.X", "unknown kind")],
+    );
+}
+
+#[test]
+fn grants_have_what_they_need() {
+    assert_each(
+        TOKEN,
+        &[
+            (
+                "grant_type = \"password\"",
+                7,
+                "token.t.grant_type",
+                "\"password\" also needs username and password",
+            ),
+            ("grant_type = \"password\"\nusername = \"u\"", 7, "token.t.grant_type", "also needs password"),
+            (
+                "username = \"u\"\npassword = { env = \"P\" }",
+                7,
+                "token.t.username",
+                "belongs to grant_type = \"password\"",
+            ),
+            ("password = { env = \"P\" }", 7, "token.t.password", "belongs to grant_type = \"password\""),
+            (
+                "grant_type = \"client_credential\"",
+                7,
+                "token.t.grant_type",
+                "did you mean \"client_credentials\"?",
+            ),
+            (
+                "grant_type = \"implicit\"\nusername = \"u\"",
+                7,
+                "token.t.grant_type",
+                "expected \"client_credentials\" or \"password\"",
+            ),
+            (
+                "grant_type = \"password\"\nusername = \"u\"\npassword = \"hunter2-canary\"",
+                9,
+                "token.t.password",
+                "a secret is not written here",
+            ),
+            (
+                "grant_type = \"password\"\nusername = \"\"\npassword = { env = \"P\" }",
+                8,
+                "token.t.username",
+                "empty",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn scopes_fields_and_headers_are_fit_to_be_sent() {
+    assert_each(
+        TOKEN,
+        &[
+            ("scope = \"a\\\"b\"", 7, "token.t.scope", "which a scope cannot have"),
+            ("scope = \"a\\tb\"", 7, "token.t.scope", "which a scope cannot have"),
+            ("scope = [\"a b\"]", 7, "token.t.scope", "one scope term in each string"),
+            ("resource = \"\"", 7, "token.t.resource", "empty"),
+            ("audience = [\"a\\nb\"]", 7, "token.t.audience", "control character"),
+            (
+                "params = { client_secret = \"hunter2-canary\" }",
+                7,
+                "token.t.params.client_secret",
+                "set by the key \"client_secret\" of [provider.NAME]",
+            ),
+            (
+                "params = { client_assertion = \"hunter2-canary\" }",
+                7,
+                "token.t.params.client_assertion",
+                "the daemon writes it itself",
+            ),
+            (
+                "headers = { authorization = \"hunter2-canary\" }",
+                7,
+                "token.t.headers.authorization",
+                "written by the daemon",
+            ),
+            ("headers = { \"a b\" = \"x\" }", 7, "token.t.headers.\"a b\"", "cannot be the name of a header"),
+            (
+                "headers = { X = \"hunter2-canary\\n\" }",
+                7,
+                "token.t.headers.X",
+                "cannot be the value of a header",
+            ),
+            ("headers = { X = \" a\" }", 7, "token.t.headers.X", "cannot be the value of a header"),
+            ("[token.t.headers]\nAccept = \"a\"\naccept = \"b\"", 9, "token.t.headers.accept", "given twice"),
+            ("caller_headers = [\"Authorization\"]", 7, "token.t.caller_headers", "written by the daemon"),
+            ("caller_headers = [\"X\", \"x\"]", 7, "token.t.caller_headers", "names \"x\" twice"),
+            ("headers = { X = \"a\" }\ncaller_headers = [\"x\"]", 8, "token.t.caller_headers", "among both"),
+        ],
+    );
+    assert_eq!(token(&format!("{TOKEN}scope = \"\"")).credential.scope, TermSet::default());
+}
+
+#[test]
+fn rules_name_a_user_a_group_or_a_unit() {
+    for (rule, part) in [
+        ("billing", "found \"billing\", expected \"user:NAME\", \"group:NAME\" or \"unit:NAME\""),
+        ("usr:billing", "did you mean \"user\"?"),
+        ("process:x", "expected \"user:NAME\""),
+        ("user:", "the name of the user is missing"),
+        ("group:a b", "cannot be the name of a group"),
+        ("user:-x", "cannot be the name of a user"),
+        ("user:4294967295", "above the highest user number"),
+        ("group:99999999999", "above the highest group number"),
+        ("unit:billing", "expected a unit that processes run in, which ends in \".service\""),
+        ("unit:billing.timer", "expected a unit that processes run in"),
+        ("unit:billing@*.service", "by its exact name, without patterns"),
+        ("unit:billing@.service", "a template; name an instance"),
+        ("unit:.service", "cannot be the name of a unit"),
+        ("unit:a/b.service", "cannot be the name of a unit"),
+    ] {
+        assert_faults(&format!("{TOKEN}allow = [\"{rule}\"]"), &[(7, "token.t.allow", part)]);
+        assert_faults(&format!("[admin]\nallow = [\"user:0\",\n\"{rule}\"]"), &[(3, "admin.allow", part)]);
+    }
+    let rules =
+        token(&format!("{TOKEN}allow = [\"unit:a@b\\\\x2d1.service\", \"user:DOM\\\\ann\", \"group:0\"]"))
+            .allow;
+    assert_eq!(rules[0], Rule::Unit("a@b\\x2d1.service".into()));
+    assert_eq!(rules[1], Rule::User(Principal::Name("DOM\\ann".into())));
+}
+
+#[test]
+fn names_are_checked_at_their_section() {
+    for name in ["a/b", "-a", "a b", "a\\nb", "a\\u0000b", "", &"x".repeat(300)] {
+        for kind in ["token", "provider", "preset"] {
+            let body = if kind == "token" { "provider = \"p\"" } else { "" };
+            let text = format!("{PROVIDER}\n[{kind}.\"{name}\"]\n{body}");
+            let text = if kind == "provider" {
+                format!("{text}{}", &PROVIDER[PROVIDER.find('\n').unwrap()..])
+            } else {
+                text
+            };
+            let found = faults(&text);
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert_eq!(found[0].line, Some(6));
+            assert!(found[0].message.contains("name"), "{}", found[0]);
+            assert!(found[0].to_string().len() < 300, "{}", found[0]);
+        }
+    }
+}
+
+#[test]
+fn a_token_names_a_provider_that_is_there() {
+    assert_each(
+        &PROVIDER.replace("provider.p", "provider.psb"),
+        &[
+            (
+                "[token.t]\nprovider = \"pbs\"",
+                6,
+                "token.t.provider",
+                "no provider \"pbs\"; add [provider.pbs]; did you mean \"psb\"?",
+            ),
+            ("[token.t]\nprovider = 1", 6, "token.t.provider", "expected a string"),
+        ],
+    );
+    let broken = TOKEN.replace("client_id = \"c\"", "client_id = 5");
+    assert_faults(&broken, &[(3, "provider.p.client_id", "expected a string")]);
+}
+
+#[test]
+fn paths_and_numbers_are_within_bounds() {
+    let long = format!("socket = \"/{}\"", "x".repeat(107));
+    assert_each(
+        "[daemon]\n",
+        &[
+            ("socket = \"tokend.sock\"", 2, "daemon.socket", "an absolute path"),
+            (&long, 2, "daemon.socket", "a path of 108 bytes, but a socket's path has at most 107"),
+            ("state_dir = \"\"", 2, "daemon.state_dir", "an absolute path"),
+            ("state_dir = \"/a\\u0000\"", 2, "daemon.state_dir", "NUL"),
+            ("max_connections = 0", 2, "daemon.max_connections", "found 0, expected 1 to 100000"),
+            ("max_connections = -1", 2, "daemon.max_connections", "found -1"),
+            (
+                "max_connections_per_uid = 99999999999999999999999",
+                2,
+                "daemon.max_connections_per_uid",
+                "expected 1 to",
+            ),
+            (
+                "max_connections = 5\nmax_connections_per_uid = 6",
+                3,
+                "daemon.max_connections_per_uid",
+                "more than max_connections (5)",
+            ),
+            ("socket_group = \"a b\"", 2, "daemon.socket_group", "cannot be the name of a group"),
+        ],
+    );
+}
+
+#[test]
+fn a_syntax_error_is_one_fault_and_hides_no_other() {
+    // Each stands on line 6 of a token, and a fault of another kind on line 9.
+    for (case, key, part) in [
+        ("scope = hunter2-canary", "token.t.scope", "string values must be quoted"),
+        ("scope = \"hunter2-canary", "token.t.scope", "invalid basic string"),
+        ("scope hunter2-canary", "token.t.scope", "key with no value"),
+        ("scope: hunter2-canary", "token.t.scope", "invalid unquoted key"),
+        ("hunter2-canary", "", "key with no value"),
+        ("scope =", "token.t.scope", "syntax error"),
+        ("scope == \"hunter2-canary\"", "token.t.scope", "extra `=`"),
+        ("scope = \"a\\q\"", "token.t.scope", "missing escaped value"),
+        ("resource = [\"a\", \"b\"", "token.t.resource", "nothing closes this value, expected `]`"),
+        ("params = { a = \"b\"", "token.t.params", "nothing closes this value, expected `}`"),
+        ("refresh_before = 5m", "token.t.refresh_before", "string values must be quoted"),
+        ("= \"hunter2-canary\"", "", "unquoted keys cannot be empty"),
+        ("scope = \"\"\"hunter2-canary", "token.t.scope", "nothing closes this value"),
+        ("scope = \"a\" \"hunter2-canary\"", "token.t.scope", "syntax error"),
+    ] {
+        let text = format!(
+            "{PROVIDER}[token.t]\n{case}\nprovider = \"p\"\nallow = []\ncolour = 1\n[daemon]\nsocket = 1\n"
+        );
+        assert_faults(
+            &text,
+            &[
+                (6, key, part),
+                (9, "token.t.colour", "unknown key"),
+                (11, "daemon.socket", "expected a string"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_broken_required_key_is_not_missed_as_well() {
+    assert_faults(
+        &TOKEN.replace("provider = \"p\"", "provider = p"),
+        &[(6, "token.t.provider", "must be quoted")],
+    );
+    assert_faults(
+        &TOKEN.replace("client_id = \"c\"", "client_id = c"),
+        &[(3, "provider.p.client_id", "must be quoted")],
+    );
+    let secret = TOKEN.replace("{ env = \"S\" }", "hunter2-canary");
+    assert_faults(&secret, &[(4, "provider.p.client_secret", "must be quoted")]);
+    let secret = TOKEN.replace("{ env = \"S\" }", "{ env = hunter2-canary }");
+    assert_faults(&secret, &[(4, "provider.p.client_secret", "must be quoted")]);
+}
+
+#[test]
+fn a_broken_header_is_one_fault() {
+    for header in [
+        "[provider.p",
+        "[provider.p]]",
+        "[provider.p] x",
+        "provider.p]",
+        "[provider p]",
+        "[provider.]",
+        "[provider..p]",
+    ] {
+        assert_faults(&TOKEN.replacen("[provider.p]", header, 1), &[(1, "", "syntax error")]);
+    }
+    assert_faults(
+        &format!("{TOKEN}[]\nx = 1\n[token.a/b]\nprovider = \"p\""),
+        &[(7, "", "syntax error"), (9, "", "syntax error")],
+    );
+}
+
+#[test]
+fn a_broken_value_of_several_lines_is_one_fault() {
+    let text = format!("{TOKEN}allow = [\n  \"user:0\"\n  \"user:1\",\n]\nscope = 1\n");
+    assert_faults(&text, &[(9, "token.t.allow", "missing comma"), (11, "token.t.scope", "found an integer")]);
+    let text = format!("{TOKEN}headers = {{\n  A = \"x\",\n  B = hunter2-canary,\n}}\nscope = 1\n");
+    assert_faults(
+        &text,
+        &[(9, "token.t.headers", "must be quoted"), (11, "token.t.scope", "found an integer")],
+    );
+}
+
+#[test]
+fn duplicates_are_one_fault_each() {
+    assert_faults(
+        &format!("{TOKEN}scope = \"a\"\nscope = \"hunter2-canary\""),
+        &[(8, "token.t.scope", "set twice")],
+    );
+    let section = "[token.t]\nprovider = \"p\"\nscope = \"hunter2-canary\"";
+    assert_faults(&format!("{TOKEN}scope = \"a\"\n{section}"), &[(8, "token.t", "given twice in this file")]);
+    assert_faults(
+        &format!("{TOKEN}params = {{ a = \"1\", a = \"2\" }}"),
+        &[(7, "token.t.params.a", "set twice")],
+    );
+    let table = format!("{TOKEN}headers = {{ A = \"x\" }}\n[token.t.headers]\nB = \"x\"");
+    assert_faults(&table, &[(8, "token.t.headers", "given twice")]);
+}
+
+#[test]
+fn a_file_of_syntax_errors_comes_to_an_end() {
+    let text = "x = [\n\"\"\"\n{{{ ]]] = = =\n".repeat(200);
+    let found = faults(&text);
+    assert!((1..=100).contains(&found.len()), "{}", found.len());
+}
+
+#[test]
+fn ten_assorted_faults_are_ten_reports() {
+    let text = r#"[daemon]
+socket = "run/tokend.sock"
+
+
+[provider.psb]
+preset = "econect-psb"
+client_id = "id"
+client_secret = "hunter2-canary"
+
+[provider.web]
+token_endpoint = "http://id.example/token"
+client_id = "id"
+client_secret = { env = "S" }
+
+[provider.two]
+token_endpoint = "https://id.example/token"
+issuer = "https://id.example"
+client_id = "id"
+client_secret = { env = "S" }
+
+[token.psb]
+provider = "psb"
+scpoe = "ap"
+refresh_before = 300
+
+[token.web]
+provider = "wbe"
+allow = ["billing"]
+
+[token."a/b"]
+provider = "two"
+"#;
+    assert_faults(
+        text,
+        &[
+            (2, "daemon.socket", "absolute"),
+            (6, "provider.psb.preset", "did you mean \"econnect-psb\"?"),
+            (8, "provider.psb.client_secret", "not written here"),
+            (11, "provider.web.token_endpoint", "https"),
+            (17, "provider.two.issuer", "contradicts"),
+            (23, "token.psb.scpoe", "did you mean \"scope\"?"),
+            (24, "token.psb.refresh_before", "300s"),
+            (27, "token.web.provider", "did you mean \"web\"?"),
+            (28, "token.web.allow", "expected \"user:NAME\""),
+            (30, "token.\"a/b\"", "without '/'"),
+        ],
+    );
+    let line = faults(text)[6].to_string();
+    assert_eq!(line, "/etc/tokend/tokend.toml:23: token.psb.scpoe: unknown key; did you mean \"scope\"?");
+}
+
+#[test]
+fn warnings_do_not_stop_the_daemon() {
+    assert_eq!(warnings(PROVIDER)[1], "/etc/tokend/tokend.toml:1: provider.p: no token uses this provider");
+    let text = format!(
+        "{TOKEN}allow = [\"user:no-such-user-here\",\n\"group:no-such-group-here\", \"user:root\"]\n[daemon]\nsocket_group = \"no-such-group-here\""
+    );
+    assert_eq!(
+        warnings(&text),
+        [
+            "/etc/tokend/tokend.toml:7: token.t.allow: this host has no user \"no-such-user-here\" at present",
+            "/etc/tokend/tokend.toml:10: daemon.socket_group: this host has no group \"no-such-group-here\" at present",
+        ]
+    );
+}
+
+fn preset_token(provider: &str, token: &str) -> String {
+    format!(
+        "[provider.p]\n{provider}\nclient_id = \"c\"\nclient_secret = {{ env = \"S\" }}\n[token.t]\nprovider = \"p\"\n{token}\n"
+    )
+}
+
+fn shipped(url: &str) -> CredentialSettings {
+    CredentialSettings {
+        endpoint: Endpoint::Token(url.parse().unwrap()),
+        client_id: "c".into(),
+        authentication: ClientAuthentication::SecretPost { secret: SecretSource::Environment("S".into()) },
+        grant: Grant::ClientCredentials,
+        scope: TermSet::default(),
+        resource: TermSet::default(),
+        audience: TermSet::default(),
+        params: BTreeMap::new(),
+        accept: "application/json".into(),
+        ca_file: None,
+        proxy: None,
+        default_lifetime: Duration::from_secs(300),
+    }
+}
+
+fn words(words: &[&str]) -> TermSet {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+#[test]
+fn preset_econnect_psb() {
+    let production = shipped("https://identity.econnect.eu/connect/token");
+    let expected = CredentialSettings { scope: words(&["ap"]), ..production };
+    let settings = token(&preset_token("preset = \"econnect-psb\"", ""));
+    assert_eq!(*settings.credential, expected);
+    assert_eq!((settings.refresh_before, settings.headers, settings.caller_headers), (None, vec![], vec![]));
+
+    let user = "grant_type = \"password\"\nusername = \"u\"\npassword = { env = \"P\" }\nheaders = { Subscription-Key = { env = \"K\" } }";
+    let settings = token(&preset_token("preset = \"econnect-psb\"\nenvironment = \"acceptance\"", user));
+    let acceptance = shipped("https://accp-identity.econnect.eu/connect/token");
+    let grant = Grant::Password { username: "u".into(), password: SecretSource::Environment("P".into()) };
+    assert_eq!(*settings.credential, CredentialSettings { scope: words(&["ap"]), grant, ..acceptance });
+}
+
+#[test]
+fn preset_bnpparibas_cib() {
+    let url = "https://gateway.example/oauth2/v1/token";
+    let provider =
+        format!("preset = \"bnpparibas-cib\"\nenvironment = \"production\"\ntoken_endpoint = \"{url}\"");
+    let settings = token(&preset_token(&provider, "scope = \"aisp pisp\""));
+    let secret = SecretSource::Environment("S".into());
+    let expected = CredentialSettings {
+        authentication: ClientAuthentication::SecretBasic { secret, encoding: BasicEncoding::Raw },
+        accept: "*/*".into(),
+        scope: words(&["aisp", "pisp"]),
+        default_lifetime: Duration::from_secs(3600),
+        ..shipped(url)
+    };
+    assert_eq!(*settings.credential, expected);
+    let accept =
+        HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("application/json".into()) };
+    assert_eq!(settings.headers, [accept]);
+}
+
+#[test]
+fn preset_partner_api() {
+    let url = "https://partner.example/token";
+    let settings = token(&preset_token(&format!("preset = \"partner-api\"\ntoken_endpoint = \"{url}\""), ""));
+    assert_eq!(*settings.credential, shipped(url));
+    assert_eq!(settings.caller_headers, ["Requestor-ID"]);
+}
+
+#[test]
+fn preset_aritma_psd2() {
+    let scope = words(&["banking.channel.psd2", "banking.ais.read"]);
+    let settings = token(&preset_token("preset = \"aritma-psd2\"", ""));
+    assert_eq!(settings.credential.scope.as_slice(), scope.as_slice());
+    let expected = CredentialSettings { scope, ..shipped("https://id.aritma.io/connect/token") };
+    assert_eq!(*settings.credential, expected);
+    let settings = token(&preset_token("preset = \"aritma-psd2\"\nenvironment = \"development\"", ""));
+    let url = "https://id.dev.aritma.io/connect/token".parse().unwrap();
+    assert_eq!(settings.credential.endpoint, Endpoint::Token(url));
+}
+
+#[test]
+fn preset_cube_connect() {
+    let settings =
+        token(&preset_token("preset = \"cube-connect\"", "params = { acr_values = \"tenant:acme\" }"));
+    let expected = CredentialSettings {
+        scope: words(&["profile"]),
+        resource: words(&["connectapi"]),
+        params: BTreeMap::from([("acr_values".into(), "tenant:acme".into())]),
+        ..shipped("https://auth-core-cloud.cube.eu/connect/token")
+    };
+    assert_eq!(*settings.credential, expected);
+    assert_eq!(settings.refresh_before, Some(Duration::ZERO));
+}
+
+#[test]
+fn faults_about_presets() {
+    let case = |provider: &str, token: &str, fault| assert_faults(&preset_token(provider, token), &[fault]);
+    case("preset = \"cube-connect\"", "", (5, "token.t.params", "missing \"acr_values\""));
+    case("preset = \"cube-connect\"", "params = {}", (7, "token.t.params", "missing \"acr_values\""));
+    case(
+        "preset = \"cube\"",
+        "",
+        (2, "provider.p.preset", "no preset \"cube\", only \"aritma-psd2\", \"bnpparibas-cib\""),
+    );
+    case(
+        "preset = \"bnpparibas-cib\"",
+        "",
+        (1, "provider.p.token_endpoint", "does not know the endpoint: set token_endpoint, or issuer"),
+    );
+    case("preset = \"partner-api\"", "", (1, "provider.p.token_endpoint", "does not know the endpoint"));
+    case(
+        "preset = \"aritma-psd2\"\nenvironment = \"developmnt\"",
+        "",
+        (
+            3,
+            "provider.p.environment",
+            "has no \"developmnt\", only \"development\" or \"production\"; did you mean \"development\"?",
+        ),
+    );
+    case(
+        "environment = \"x\"\ntoken_endpoint = \"https://id.example\"",
+        "",
+        (2, "provider.p.environment", "none is set"),
+    );
+    case(
+        "preset = \"aritma-psd2\"",
+        "grant_type = \"password\"\nusername = \"u\"\npassword = { env = \"P\" }",
+        (
+            7,
+            "token.t.grant_type",
+            "\"password\" is not offered by the provider's preset, only \"client_credentials\"",
+        ),
+    );
+    case(
+        "preset = \"partner-api\"\ntoken_endpoint = \"https://id.example\"",
+        "headers = { requestor-id = \"1\" }",
+        (8, "token.t.headers", "among both"),
+    );
+}
+
+#[test]
+fn a_preset_of_ones_own() {
+    let preset = r#"
+        [preset.ours]
+        description = "Our identity provider"
+        token_endpoint_auth_method = "client_secret_post"
+        scope = "base"
+        params = { a = "preset", b = "preset" }
+        headers = { X-A = "preset", X-B = "preset" }
+        caller_headers = ["X-Caller"]
+        refresh_before = "1m"
+        [preset.ours.environment]
+        test.issuer = "https://test.example"
+        live.token_endpoint = "https://live.example/token"
+    "#;
+    let given = "scope = \"more\"\nparams = { b = \"own\" }\nheaders = { x-b = \"own\" }\ncaller_headers = []\nrefresh_before = \"2m\"";
+    let text = preset_token("preset = \"ours\"\nenvironment = \"test\"", given);
+    let settings = token(&format!("{text}{preset}"));
+    assert_eq!(settings.credential.endpoint, Endpoint::Issuer("https://test.example".parse().unwrap()));
+    assert_eq!(settings.credential.scope, words(&["more"]));
+    let params = BTreeMap::from([("a".into(), "preset".into()), ("b".into(), "own".into())]);
+    assert_eq!(settings.credential.params, params);
+    let fixed = |name: &str, value: &str| HeaderSettings {
+        name: name.into(),
+        value: HeaderValue::Fixed(value.into()),
+    };
+    assert_eq!(settings.headers, [fixed("X-A", "preset"), fixed("x-b", "own")]);
+    assert_eq!((settings.caller_headers, settings.refresh_before), (vec![], Some(Duration::from_secs(120))));
+
+    let without = preset_token("preset = \"ours\"", "");
+    assert_faults(
+        &format!("{without}{preset}"),
+        &[(1, "provider.p.environment", "has \"live\" or \"test\"")],
+    );
+    let faulty = preset.replace("\"base\"", "5");
+    assert_faults(&format!("{text}{faulty}"), &[(17, "preset.ours.scope", "found an integer")]);
+    let shipped = "[preset.cube-connect]\nscope = \"x\"";
+    assert_faults(shipped, &[(1, "preset.cube-connect", "is a shipped preset")]);
+}
+
+/// A directory with `tokend.toml` and the drop-ins.
+fn directory(main: &str, drop_ins: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokend.toml");
+    write(&path, main);
+    if !drop_ins.is_empty() {
+        std::fs::create_dir(directory.path().join("tokend.toml.d")).unwrap();
+    }
+    for (name, text) in drop_ins {
+        write(&directory.path().join("tokend.toml.d").join(name), text);
+    }
+    (directory, path)
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+#[test]
+fn drop_ins_replace_single_keys_in_order_of_their_names() {
+    let (_directory, path) = directory(
+        &format!("{TOKEN}scope = \"main\"\nparams = {{ a = \"main\" }}\nresource = \"main\""),
+        &[
+            ("20-late.toml", "[token.t]\nscope = \"late\""),
+            (
+                "10-early.toml",
+                "[token.t]\nscope = \"early\"\nparams = { b = \"early\" }\n[token.u]\nprovider = \"p\"",
+            ),
+            (".hidden.toml", "colour = 1"),
+            ("README", "not TOML"),
+            ("30.toml.bak", "colour = 1"),
+        ],
+    );
+    let loaded = load(&path).unwrap();
+    assert_eq!(loaded.warnings, []);
+    let credential = &loaded.config.tokens["t"].credential;
+    assert_eq!((&credential.scope, &credential.resource), (&words(&["late"]), &words(&["main"])));
+    assert_eq!(
+        credential.params,
+        BTreeMap::from([("b".into(), "early".into())]),
+        "tables are replaced as a whole"
+    );
+    assert!(loaded.config.tokens.contains_key("u"));
+}
+
+#[test]
+fn faults_of_all_files_come_together_each_with_its_file() {
+    let (_directory, path) = directory(
+        &format!("{TOKEN}scope = 1\nresource = 1"),
+        &[
+            ("a.toml", "[token.t]\nscope = \"good\""),
+            ("b.toml", "\n[token.t]\naudience = 1\nallow = [user:x]"),
+        ],
+    );
+    let faults = load(&path).unwrap_err();
+    let shown: Vec<String> = faults
+        .as_slice()
+        .iter()
+        .map(|fault| format!("{}:{}", fault.file.file_name().unwrap().display(), fault.line.unwrap()))
+        .collect();
+    assert_eq!(shown, ["tokend.toml:8", "b.toml:3", "b.toml:4"], "{faults}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_faults() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokend.toml");
+    let missing = load(&path).unwrap_err().to_string();
+    assert!(missing.starts_with(&format!("{}: cannot be read: ", path.display())), "{missing}");
+    assert_eq!(missing.lines().count(), 1);
+
+    std::fs::write(&path, b"[daemon]\n# caf\xe9\n").unwrap();
+    let latin = load(&path).unwrap_err().to_string();
+    assert!(latin.contains("tokend.toml:2: not UTF-8"), "{latin}");
+
+    write(&path, TOKEN);
+    std::fs::create_dir_all(directory.path().join("tokend.toml.d/x.toml")).unwrap();
+    assert!(load(&path).unwrap_err().to_string().contains("x.toml: cannot be read"));
+    std::fs::remove_dir_all(directory.path().join("tokend.toml.d")).unwrap();
+    std::fs::write(directory.path().join("tokend.toml.d"), "").unwrap();
+    assert!(load(&path).unwrap_err().to_string().contains("tokend.toml.d: cannot list the drop-ins"));
+}
+
+#[test]
+fn a_file_that_others_can_write_is_a_warning() {
+    let (_directory, path) = directory(TOKEN, &[]);
+    for (mode, warned) in [(0o644, false), (0o664, true), (0o602, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let warnings = load(&path).unwrap().warnings;
+        assert_eq!(
+            warnings.iter().any(|warning| warning.message.contains("can write this file")),
+            warned,
+            "{mode:o}"
+        );
+    }
+}
+
+#[test]
+fn the_shipped_example_is_good_and_has_the_five_providers() {
+    let config = good(EXAMPLE);
+    let providers: std::collections::BTreeSet<&str> =
+        config.tokens.values().map(|token| &*token.provider).collect();
+    assert_eq!(Vec::from_iter(providers), ["aritma", "bnp", "cube", "partner", "psb"]);
+}
+
+#[test]
+fn the_examples_of_the_reference_are_good() {
+    let examples: Vec<&str> =
+        REFERENCE.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() >= 4, "{}", examples.len());
+    for example in examples {
+        good(example);
+    }
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let keys = [host::DAEMON_KEYS, provider::KEYS, token::KEYS, preset::KEYS];
+    for key in keys.into_iter().flatten() {
+        assert!(REFERENCE.contains(&format!("`{key}`")), "{key}");
+    }
+}
+
+#[test]
+fn twenty_thousand_tokens_are_read_in_one_go() {
+    let mut text = PROVIDER.to_owned();
+    for index in 0..20_000 {
+        writeln!(text, "[token.t{index}]\nprovider = \"p\"\nscope = \"s{index}\"\nallow = [\"user:0\"]")
+            .unwrap();
+    }
+    assert_eq!(good(&text).tokens.len(), 20_000);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+        let _ = faults(&text);
+    }
+
+    #[test]
+    fn nothing_like_toml_makes_it_panic(parts in proptest::collection::vec(prop::sample::select(vec![
+        "[", "]", "[[", "]]", "{", "}", "=", ".", ",", "\n", "\r\n", "\"", "\"\"\"", "'", "'''", "#", " ", "\\", "1", "x",
+        "token", "provider", "preset", "daemon", "environment", "headers", "[token.t]\n", "[provider.p]\n", "a = 1\n",
+        "provider = \"p\"\n", "\u{0}", "é", "client_secret = ", "\"s\"",
+    ]), 0..60)) {
+        let _ = faults(&parts.concat());
+    }
+
+    #[test]
+    fn no_mutation_of_the_example_makes_it_panic(
+        edits in proptest::collection::vec((0..EXAMPLE.len(), 0..12_usize, "[\\[\\]{}=\"'.,#\n a-z0-9]{0,4}"), 1..4),
+    ) {
+        let mut text = EXAMPLE.to_owned();
+        for (start, length, new) in edits {
+            let floor = |index: usize| (0..=index.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            let (start, end) = (floor(start), floor(start + length));
+            text.replace_range(start..end, &new);
+        }
+        for fault in faults(&text) {
+            prop_assert!(fault.to_string().lines().count() == 1, "{fault}");
+            prop_assert!(fault.line.is_none_or(|line| line <= text.matches('\n').count() + 1), "{fault}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! One connection: frames in, frames out, a deadline on everything, a bound on what is in flight.
+//!
+//! Each connection is a task of its own, so a peer that is slow, silent or hostile delays nobody else.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, SinkExt, StreamExt, poll};
+use tokend_protocol::{BadFrame, Codec, ErrorCode, Fault, Frame, Reply, Request, WatchRequest};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::codec::Framed;
+use tokio_util::sync::CancellationToken;
+
+use crate::session::{Session, Watch, refusal};
+
+/// How long a peer may take to say anything at all.
+const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a frame may take from its first byte to its last.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a peer may take to make room for its answers.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Requests of one connection that may wait for their answers. A peer with more has to read first.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// Frames that are taken up before their answers are written out together.
+const BATCH_MAX: usize = 64;
+
+/// The buffers of an idle connection: room for a request each. They grow when they have to.
+const BUFFER: usize = 512;
+
+type Framing<S> = Framed<S, Codec<Request, Reply>>;
+type Answer = Pin<Box<dyn Future<Output = Event> + Send>>;
+
+/// What a pending answer comes to.
+enum Event {
+    /// The only or the last answer to a request.
+    Last(Frame<Reply>),
+    /// One event of a watch, with the watch that goes on.
+    Watched(u32, Box<Watch>, Frame<Reply>),
+}
+
+/// What comes in from the peer.
+enum Incoming {
+    Frame(Result<Frame<Request>, BadFrame>),
+    /// The peer will send nothing more, but may still read.
+    End,
+    /// The peer took too long over a frame.
+    TooSlow,
+    /// The stream is of no more use.
+    Broken(io::Error),
+}
+
+/// Serves a connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
+pub async fn serve<S>(stream: S, session: Arc<Session>, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let framing = Framed::with_capacity(stream, Codec::new(), BUFFER);
+    let connection = Connection {
+        framing,
+        reader: Reader::new(),
+        session,
+        stop,
+        pending: FuturesUnordered::new(),
+        reading: true,
+    };
+    if let Err(error) = connection.run().await {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+struct Connection<S> {
+    framing: Framing<S>,
+    reader: Reader,
+    session: Arc<Session>,
+    stop: CancellationToken,
+    /// Answers that have to be waited for, and watches.
+    pending: FuturesUnordered<Answer>,
+    reading: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    async fn run(mut self) -> io::Result<()> {
+        while self.reading || !self.pending.is_empty() {
+            let can_read = self.can_read();
+            tokio::select! {
+                incoming = self.reader.next(&mut self.framing), if can_read => self.take_up_all(incoming).await?,
+                Some(event) = self.pending.next() => self.send(event).await?,
+                () = self.stop.cancelled(), if self.reading => self.reading = false,
+            }
+            within_write_timeout(self.framing.flush()).await?;
+        }
+        Ok(())
+    }
+
+    fn can_read(&self) -> bool {
+        self.reading && self.pending.len() < IN_FLIGHT_MAX
+    }
+
+    /// Takes up a frame and what came with it, so that the answers leave together.
+    async fn take_up_all(&mut self, first: Incoming) -> io::Result<()> {
+        self.take_up(first).await?;
+        for _ in 1..BATCH_MAX {
+            if !self.can_read() {
+                break;
+            }
+            let Some(next) = self.reader.next(&mut self.framing).now_or_never() else { break };
+            self.take_up(next).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_up(&mut self, incoming: Incoming) -> io::Result<()> {
+        match incoming {
+            Incoming::Frame(Ok(Frame { id, message })) => self.request(id, message).await,
+            Incoming::Frame(Err(bad)) => self.write(bad_frame(bad)).await,
+            Incoming::End => {
+                self.reading = false;
+                Ok(())
+            }
+            Incoming::TooSlow => Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame")),
+            Incoming::Broken(error) if error.kind() == io::ErrorKind::InvalidData => {
+                // What follows cannot be told apart any more, so this answer is the last.
+                self.write(error_frame(0, ErrorCode::InvalidRequest, "the frame is larger than a request may be"))
+                    .await?;
+                within_write_timeout(self.framing.flush()).await?;
+                Err(error)
+            }
+            Incoming::Broken(error) => Err(error),
+        }
+    }
+
+    async fn request(&mut self, id: u32, request: Request) -> io::Result<()> {
+        let session = Arc::clone(&self.session);
+        let mut answer: Answer = match request {
+            Request::Watch(request) => Box::pin(begin_watch(session, id, request, self.stop.clone())),
+            request => Box::pin(async move { Event::Last(Frame { id, message: session.answer(request).await }) }),
+        };
+        // Most answers are at hand and need not be waited for.
+        match poll!(&mut answer) {
+            Poll::Ready(event) => self.send(event).await,
+            Poll::Pending => {
+                self.pending.push(answer);
+                Ok(())
+            }
+        }
+    }
+
+    async fn send(&mut self, event: Event) -> io::Result<()> {
+        match event {
+            Event::Last(frame) => self.write(frame).await,
+            Event::Watched(id, watch, frame) => {
+                self.write(frame).await?;
+                self.pending.push(Box::pin(continue_watch(id, watch, self.stop.clone())));
+                Ok(())
+            }
+        }
+    }
+
+    async fn write(&mut self, frame: Frame<Reply>) -> io::Result<()> {
+        within_write_timeout(self.framing.feed(frame)).await
+    }
+}
+
+async fn within_write_timeout(writing: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let too_slow = || io::Error::new(io::ErrorKind::TimedOut, "the peer does not read its answers");
+    timeout(WRITE_TIMEOUT, writing).await.map_err(|_| too_slow())?
+}
+
+async fn begin_watch(session: Arc<Session>, id: u32, request: WatchRequest, stop: CancellationToken) -> Event {
+    match session.watch(request).await {
+        Ok(watch) => continue_watch(id, Box::new(watch), stop).await,
+        Err(refused) => Event::Last(Frame { id, message: Reply::Error(refused) }),
+    }
+}
+
+async fn continue_watch(id: u32, mut watch: Box<Watch>, stop: CancellationToken) -> Event {
+    let next = tokio::select! {
+        next = watch.next() => next,
+        () = stop.cancelled() => Err(refusal(ErrorCode::ShuttingDown, "the daemon is stopping")),
+    };
+    match next {
+        Ok(event) => Event::Watched(id, watch, Frame { id, message: Reply::Event(event) }),
+        Err(refused) => Event::Last(Frame { id, message: Reply::Error(refused) }),
+    }
+}
+
+fn bad_frame(bad: BadFrame) -> Frame<Reply> {
+    let code = match bad.fault {
+        Fault::Version(_) => ErrorCode::UnsupportedVersion,
+        Fault::Cut(_) | Fault::Malformed | Fault::TrailingBytes(_) => ErrorCode::InvalidRequest,
+    };
+    error_frame(bad.id, code, &bad.fault.to_string())
+}
+
+/// A refusal that answers the request `id`, or no request in particular where it is 0.
+pub fn error_frame(id: u32, code: ErrorCode, message: &str) -> Frame<Reply> {
+    Frame { id, message: Reply::Error(refusal(code, message)) }
+}
+
+/// Reads frames, and notices a peer that does not finish one.
+struct Reader {
+    waits_for: WaitsFor,
+    deadline: Pin<Box<Sleep>>,
+}
+
+/// What the deadline is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WaitsFor {
+    /// The first frame, since the connection was made.
+    FirstFrame,
+    /// The rest of a frame that has begun.
+    RestOfFrame,
+    /// Nothing: an idle connection may stay.
+    Nothing,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self { waits_for: WaitsFor::FirstFrame, deadline: Box::pin(sleep(FIRST_FRAME_TIMEOUT)) }
+    }
+
+    /// The next frame. Nothing is lost when the future is dropped.
+    async fn next<S: AsyncRead + Unpin>(&mut self, framing: &mut Framing<S>) -> Incoming {
+        poll_fn(|cx| self.poll_next(framing, cx)).await
+    }
+
+    fn poll_next<S: AsyncRead + Unpin>(&mut self, framing: &mut Framing<S>, cx: &mut Context<'_>) -> Poll<Incoming> {
+        if let Poll::Ready(next) = framing.poll_next_unpin(cx) {
+            self.waits_for = WaitsFor::Nothing;
+            return Poll::Ready(match next {
+                Some(Ok(frame)) => Incoming::Frame(frame),
+                Some(Err(error)) => Incoming::Broken(error),
+                None => Incoming::End,
+            });
+        }
+        let has_begun = !framing.read_buffer().is_empty();
+        match (self.waits_for, has_begun) {
+            (WaitsFor::Nothing, false) => return Poll::Pending,
+            (WaitsFor::Nothing, true) => {
+                self.waits_for = WaitsFor::RestOfFrame;
+                self.deadline.as_mut().reset(Instant::now() + FRAME_TIMEOUT);
+            }
+            (WaitsFor::FirstFrame | WaitsFor::RestOfFrame, _) => (),
+        }
+        self.deadline.poll_unpin(cx).map(|()| Incoming::TooSlow)
+    }
+}

@@ -1,0 +1,228 @@
+//! One credential: the actor that alone asks its provider, and the handle by which others see what it holds.
+//!
+//! There is one actor for each distinct set of settings, so that a second request in flight for the same
+//! token is impossible by construction. Only the actor writes; readers see snapshots and never wait for it
+//! while a valid token is held.
+
+mod actor;
+mod snapshot;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokend_protocol::{ErrorClass, Fingerprint};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::actor::Actor;
+pub use self::snapshot::{Failed, Snapshot, Token};
+use crate::clock::{Clock, Instant};
+use crate::fingerprint::Fingerprinter;
+use crate::issuer::Issuer;
+use crate::provider::Provider;
+
+/// Orders that may wait for the actor. Those who have to wait for a place wait in their own task.
+const ORDERS_MAX: usize = 64;
+
+/// How long an actor rests that was stopped by a fault of its own.
+const REST_AFTER_PANIC: Duration = Duration::from_secs(1);
+
+/// What an actor needs besides its provider.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Time.
+    pub clock: Clock,
+    /// Names tokens in logs and replies.
+    pub fingerprinter: Arc<Fingerprinter>,
+    /// Rolls a number in `0..1`.
+    pub roll: fn() -> f64,
+    /// Where its task runs.
+    pub tasks: TaskTracker,
+}
+
+/// What may change about a credential without making it another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The names of its tokens, for logs.
+    pub names: Arc<str>,
+    /// How long before its expiry it is renewed, where policy shall not choose.
+    pub refresh_before: Option<Duration>,
+}
+
+/// The way to a credential's actor. The actor ends when the last handle is dropped.
+#[derive(Debug)]
+pub struct Credential {
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    orders: mpsc::Sender<Order>,
+    clock: Clock,
+    stop: CancellationToken,
+}
+
+/// What others want of the actor.
+#[derive(Debug)]
+enum Order {
+    /// A caller waits for a token that lasts so long.
+    Need { min_ttl: Duration, done: oneshot::Sender<()> },
+    /// An operator wants a new token.
+    Refresh { done: oneshot::Sender<Attempted> },
+    /// An API refused the token.
+    Reject { refused: Fingerprint, done: oneshot::Sender<Rejected> },
+    /// The configuration changed.
+    Reschedule(Schedule),
+}
+
+/// What an attempt to get a new token brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempted {
+    /// Another token than before.
+    Changed,
+    /// The same token again, or no answer that changes anything.
+    Unchanged,
+    /// A failure.
+    Failed(Failed),
+}
+
+/// What became of a refused token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// It was not current any more.
+    Superseded,
+    /// It is too new, or the last attempt too recent, to ask again.
+    TooSoon,
+    /// The provider was asked.
+    Attempted(Attempted),
+}
+
+/// Why there is no token for a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unobtainable {
+    /// The last attempt failed, and the next is at this time.
+    Failed(Failed, Instant),
+    /// A valid token is held, but the provider's tokens do not last as long as asked.
+    MinTtl(Duration),
+    /// The caller's deadline passed.
+    Deadline,
+}
+
+impl Credential {
+    /// Starts an actor, whose first request goes out at `first_attempt` or when a caller needs it.
+    pub fn start(
+        provider: impl Provider,
+        issuer: Arc<Issuer>,
+        schedule: Schedule,
+        first_attempt: Instant,
+        surroundings: &Surroundings,
+    ) -> Self {
+        let (publish, snapshot) = watch::channel(Arc::new(Snapshot::pending(first_attempt)));
+        let (orders, received) = mpsc::channel(ORDERS_MAX);
+        let stop = CancellationToken::new();
+        let clock = surroundings.clock.clone();
+        let actor = Actor::new(provider, issuer, schedule, publish, received, stop.clone(), surroundings);
+        surroundings.tasks.spawn(keep_running(actor, clock.clone()));
+        Self { snapshot, orders, clock, stop }
+    }
+
+    /// What the actor holds.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Tells of every change.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.clone()
+    }
+
+    /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.
+    ///
+    /// While the last attempt has failed and the next is not due, the failure is told at once: asking again
+    /// because somebody waits is what keeps a provider down.
+    pub async fn obtain(&self, min_ttl: Duration, deadline: Instant) -> Result<Arc<Token>, Unobtainable> {
+        let snapshot = self.snapshot();
+        let now = self.clock.now();
+        if let Some(token) = snapshot.usable(now, min_ttl) {
+            return Ok(token);
+        }
+        if snapshot.is_held_back(now) || snapshot.falls_short(now, min_ttl) {
+            return Err(self.unobtainable(&snapshot));
+        }
+        if deadline <= now {
+            return Err(Unobtainable::Deadline);
+        }
+        let answered = self.order(deadline, |done| Order::Need { min_ttl, done }).await;
+        let snapshot = self.snapshot();
+        match (snapshot.usable(self.clock.now(), min_ttl), answered) {
+            (Some(token), _) => Ok(token),
+            (None, Some(())) => Err(self.unobtainable(&snapshot)),
+            (None, None) => Err(Unobtainable::Deadline),
+        }
+    }
+
+    /// Asks the provider now, whatever the schedule says. `None` when the deadline passed.
+    pub async fn refresh(&self, deadline: Instant) -> Option<Attempted> {
+        self.order(deadline, |done| Order::Refresh { done }).await
+    }
+
+    /// Reports that an API refused a token: at most one request follows, however many report it. `None`
+    /// when the deadline passed.
+    pub async fn reject(&self, refused: Fingerprint, deadline: Instant) -> Option<Rejected> {
+        self.order(deadline, |done| Order::Reject { refused, done }).await
+    }
+
+    /// Changes what may change.
+    pub async fn reschedule(&self, schedule: Schedule) {
+        // Fails only when the actor has ended, and then there is nothing to change.
+        let _ = self.orders.send(Order::Reschedule(schedule)).await;
+    }
+
+    /// Ends the actor, after the exchange that it may be in.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    async fn order<T>(&self, deadline: Instant, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        let exchange = async {
+            self.orders.send(order(done)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::select! {
+            answer = exchange => answer,
+            () = self.clock.sleep_until(deadline) => None,
+        }
+    }
+
+    fn unobtainable(&self, snapshot: &Snapshot) -> Unobtainable {
+        if let Some(token) = snapshot.usable(self.clock.now(), Duration::ZERO) {
+            return Unobtainable::MinTtl(token.life.remaining(self.clock.now()));
+        }
+        let failed = snapshot.last_error.clone().unwrap_or_else(|| Failed {
+            class: ErrorClass::Internal,
+            message: "no attempt was made".into(),
+            detail: None,
+            at: self.clock.now(),
+        });
+        Unobtainable::Failed(failed, snapshot.next_attempt)
+    }
+}
+
+impl Drop for Credential {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Runs an actor until it is stopped. A panic in it is a fault of this program, and is no reason to let a
+/// token expire: the actor goes on with what it held.
+async fn keep_running<P: Provider>(mut actor: Actor<P>, clock: Clock) {
+    while AssertUnwindSafe(actor.run()).catch_unwind().await.is_err() {
+        tracing::error!(token = actor.names(), "a fault in the daemon stopped the renewal; it goes on");
+        clock.sleep_until(clock.now().after(REST_AFTER_PANIC)).await;
+        actor.recover();
+    }
+}
+
+#[cfg(test)]
+mod tests;

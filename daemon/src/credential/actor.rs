@@ -1,0 +1,287 @@
+//! The one task that asks a provider for a credential's tokens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokend_protocol::ErrorClass;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Attempted, Failed, Order, Rejected, Schedule, Snapshot, Surroundings, Token};
+use crate::clock::{Clock, Instant};
+use crate::fingerprint::Fingerprinter;
+use crate::issuer::Issuer;
+use crate::policy::refresh::{Jitter, Life, back_off, issuer_pause, min_gap, renew_at};
+use crate::provider::{Failure, Granted, Outcome, Provider};
+
+/// The least time between an attempt and the next one on a caller's complaint that an API refused the token.
+const REJECT_GAP_MOST: Duration = Duration::from_secs(30);
+
+/// The least time between a failure and an attempt because a caller needs a token, where any is allowed.
+const NEED_GAP: Duration = Duration::from_secs(1);
+
+/// The actor of one credential.
+pub(super) struct Actor<P> {
+    provider: P,
+    issuer: Arc<Issuer>,
+    schedule: Schedule,
+    publish: watch::Sender<Arc<Snapshot>>,
+    orders: mpsc::Receiver<Order>,
+    stop: CancellationToken,
+    clock: Clock,
+    fingerprinter: Arc<Fingerprinter>,
+    roll: fn() -> f64,
+    /// The jitter of the held token, rolled once.
+    jitter: Jitter,
+    /// The longest lifetime that the provider gave.
+    longest_life: Duration,
+    /// When the last attempt began.
+    last_attempt: Option<Instant>,
+}
+
+impl<P: Provider> Actor<P> {
+    pub(super) fn new(
+        provider: P,
+        issuer: Arc<Issuer>,
+        schedule: Schedule,
+        publish: watch::Sender<Arc<Snapshot>>,
+        orders: mpsc::Receiver<Order>,
+        stop: CancellationToken,
+        surroundings: &Surroundings,
+    ) -> Self {
+        Self {
+            provider,
+            issuer,
+            schedule,
+            publish,
+            orders,
+            stop,
+            clock: surroundings.clock.clone(),
+            fingerprinter: Arc::clone(&surroundings.fingerprinter),
+            roll: surroundings.roll,
+            jitter: Jitter::new((surroundings.roll)()),
+            longest_life: Duration::ZERO,
+            last_attempt: None,
+        }
+    }
+
+    pub(super) fn names(&self) -> &str {
+        &self.schedule.names
+    }
+
+    /// Serves orders and the schedule until it is stopped. An exchange with the provider is always finished:
+    /// what it brings may be the only copy.
+    pub(super) async fn run(&mut self) {
+        loop {
+            let due = self.snapshot().next_attempt;
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.clock.sleep_until(due) => { self.attempt().await; }
+                Some(order) = self.orders.recv() => self.obey(order).await,
+            }
+        }
+    }
+
+    /// Puts an actor that a panic stopped into a state to go on from.
+    pub(super) fn recover(&mut self) {
+        let failure = Failure::new(ErrorClass::Internal, "a fault in the daemon");
+        self.failed(failure);
+    }
+
+    async fn obey(&mut self, order: Order) {
+        let now = self.clock.now();
+        match order {
+            Order::Need { min_ttl, done } => {
+                if self.is_attempt_due_for(min_ttl, now) {
+                    self.attempt().await;
+                }
+                let _ = done.send(());
+            }
+            Order::Refresh { done } => {
+                let attempted = self.attempt().await;
+                let _ = done.send(attempted);
+            }
+            Order::Reject { refused, done } => {
+                let current = self.snapshot().token.as_ref().map(|token| token.fingerprint);
+                let answer = if current != Some(refused) {
+                    Rejected::Superseded
+                } else if self.is_too_soon_to_replace(now) {
+                    Rejected::TooSoon
+                } else {
+                    tracing::warn!(token = self.names(), fingerprint = %refused, "an API refused the token");
+                    Rejected::Attempted(self.attempt().await)
+                };
+                let _ = done.send(answer);
+            }
+            Order::Reschedule(schedule) => self.reschedule(schedule),
+        }
+    }
+
+    /// Whether a caller's need is a reason to ask the provider ahead of the schedule.
+    fn is_attempt_due_for(&self, min_ttl: Duration, now: Instant) -> bool {
+        let snapshot = self.snapshot();
+        if snapshot.usable(now, min_ttl).is_some()
+            || snapshot.is_held_back(now)
+            || snapshot.falls_short(now, min_ttl)
+            || snapshot.last_error.as_ref().is_some_and(|failed| now.since(failed.at) < NEED_GAP)
+        {
+            return false;
+        }
+        // A valid token that only is not long enough for this caller was renewed too lately to do better.
+        let held = snapshot.usable(now, Duration::ZERO);
+        held.is_none_or(|token| now.since(token.life.sent_at) >= min_gap(token.life.lifetime))
+    }
+
+    fn is_too_soon_to_replace(&self, now: Instant) -> bool {
+        let snapshot = self.snapshot();
+        let gap = snapshot.token.as_ref().map_or(REJECT_GAP_MOST, |token| min_gap(token.life.lifetime));
+        let lately = self.last_attempt.is_some_and(|at| now.since(at) < gap.min(REJECT_GAP_MOST));
+        lately || snapshot.is_held_back(now)
+    }
+
+    /// One request to the provider and what follows from it.
+    async fn attempt(&mut self) -> Attempted {
+        if let Some(quiet_until) = self.issuer.quiet_until(self.clock.now()) {
+            return self.hold_back(quiet_until);
+        }
+        self.update(|snapshot| snapshot.in_flight = true);
+        let issuer = Arc::clone(&self.issuer);
+        let _permit = issuer.permit().await;
+        // Others of this issuer may have been told to be quiet while this one waited for its turn.
+        if let Some(quiet_until) = self.issuer.quiet_until(self.clock.now()) {
+            return self.hold_back(quiet_until);
+        }
+        let sent_at = self.clock.now();
+        self.last_attempt = Some(sent_at);
+        self.update(|snapshot| snapshot.requests += 1);
+        let Outcome { result, deviations } = self.provider.request().await;
+        self.update(|snapshot| {
+            for deviation in deviations {
+                *snapshot.deviations.entry(deviation).or_default() += 1;
+            }
+        });
+        let attempted = match result {
+            Ok(granted) => self.granted(granted, sent_at),
+            Err(failure) => Attempted::Failed(self.failed(failure)),
+        };
+        self.answer_those_who_waited(&attempted);
+        attempted
+    }
+
+    fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
+        let life = Life { sent_at, lifetime: granted.lifetime };
+        if life.remaining(self.clock.now()).is_zero() {
+            let failure = Failure::new(ErrorClass::Malformed, "an access token that expired on its way");
+            return Attempted::Failed(self.failed(failure));
+        }
+        let fingerprint = self.fingerprinter.fingerprint(&granted.token);
+        let held = self.snapshot().token.clone();
+        let attempted = match held {
+            Some(held) if held.fingerprint == fingerprint => Attempted::Unchanged,
+            _ => Attempted::Changed,
+        };
+        if attempted == Attempted::Changed {
+            self.jitter = Jitter::new((self.roll)());
+            self.longest_life = granted.lifetime;
+        }
+        self.longest_life = self.longest_life.max(granted.lifetime);
+        let next_attempt = self.renewal(life);
+        let token = Arc::new(Token { secret: granted.token, fingerprint, life });
+        self.update(|snapshot| {
+            snapshot.token = Some(token);
+            snapshot.in_flight = false;
+            snapshot.last_error = None;
+            snapshot.failures = 0;
+            snapshot.next_attempt = next_attempt;
+        });
+        let lifetime = granted.lifetime.as_secs();
+        tracing::info!(token = self.names(), %fingerprint, lifetime, changed = attempted == Attempted::Changed, "renewed");
+        attempted
+    }
+
+    fn failed(&mut self, failure: Failure) -> Failed {
+        let now = self.clock.now();
+        let snapshot = self.snapshot();
+        let remaining = snapshot.usable(now, Duration::ZERO).map(|token| token.life.remaining(now));
+        let failures = snapshot.failures.saturating_add(1);
+        let jitter = Jitter::new((self.roll)());
+        let delay = back_off(failure.cure(), failures, remaining, failure.retry_after, jitter);
+        if let Some(asked) = failure.retry_after {
+            self.issuer.keep_quiet(now.after(issuer_pause(asked)));
+        }
+        let Failure { class, message, detail, .. } = failure;
+        let failed = Failed { class, message: message.into(), detail: detail.map(Arc::from), at: now };
+        self.update(|snapshot| {
+            snapshot.in_flight = false;
+            snapshot.last_error = Some(failed.clone());
+            snapshot.failures = failures;
+            snapshot.next_attempt = now.after(delay);
+        });
+        tracing::warn!(
+            token = self.names(),
+            class = failed.class.as_str(),
+            reason = &*failed.message,
+            detail = failed.detail.as_deref(),
+            failures,
+            retry_in = delay.as_secs(),
+            token_valid_for = remaining.map(|rest| rest.as_secs()),
+            "renewal failed"
+        );
+        failed
+    }
+
+    /// Sends nothing because the issuer asked all its clients for quiet. No failure of this token's own.
+    fn hold_back(&mut self, quiet_until: Instant) -> Attempted {
+        let failed = Failed {
+            class: ErrorClass::Throttled,
+            message: "the issuer asked for fewer requests".into(),
+            detail: None,
+            at: self.clock.now(),
+        };
+        self.update(|snapshot| {
+            snapshot.in_flight = false;
+            snapshot.last_error.get_or_insert_with(|| failed.clone());
+            snapshot.next_attempt = snapshot.next_attempt.max(quiet_until);
+        });
+        let attempted = Attempted::Failed(failed);
+        self.answer_those_who_waited(&attempted);
+        attempted
+    }
+
+    /// Orders that came in during an attempt are answered by it.
+    fn answer_those_who_waited(&mut self, attempted: &Attempted) {
+        let current = self.snapshot().token.as_ref().map(|token| token.fingerprint);
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Need { done, .. } => drop(done.send(())),
+                Order::Refresh { done } => drop(done.send(attempted.clone())),
+                Order::Reject { refused, done } if current == Some(refused) => {
+                    drop(done.send(Rejected::Attempted(attempted.clone())));
+                }
+                Order::Reject { done, .. } => drop(done.send(Rejected::Superseded)),
+                Order::Reschedule(schedule) => self.reschedule(schedule),
+            }
+        }
+    }
+
+    fn reschedule(&mut self, schedule: Schedule) {
+        self.schedule = schedule;
+        let snapshot = self.snapshot();
+        if let (Some(token), None) = (&snapshot.token, &snapshot.last_error) {
+            let next_attempt = self.renewal(token.life);
+            self.update(|snapshot| snapshot.next_attempt = next_attempt);
+        }
+    }
+
+    fn renewal(&self, life: Life) -> Instant {
+        renew_at(life, self.schedule.refresh_before, self.longest_life, self.jitter)
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.publish.borrow().clone()
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.publish.send_modify(|published| change(Arc::make_mut(published)));
+    }
+}

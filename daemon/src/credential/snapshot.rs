@@ -1,0 +1,107 @@
+//! What readers see of a credential. Token and health are separate: a valid token is served whatever the
+//! health says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokend_protocol::{ErrorClass, Fingerprint, Secret, State};
+
+use crate::clock::Instant;
+use crate::policy::refresh::Life;
+use crate::provider::Deviation;
+
+/// A token that is held.
+#[derive(Debug)]
+pub struct Token {
+    /// The access token.
+    pub secret: Secret,
+    /// Its name in logs and replies.
+    pub fingerprint: Fingerprint,
+    /// From when to when it is valid.
+    pub life: Life,
+}
+
+/// A failed attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// What can be done about it.
+    pub class: ErrorClass,
+    /// What happened, in words fit for a caller.
+    pub message: Arc<str>,
+    /// More for an operator alone.
+    pub detail: Option<Arc<str>>,
+    /// When.
+    pub at: Instant,
+}
+
+impl Failed {
+    /// Whether an operator has to do something before it can end.
+    pub fn needs_operator(&self) -> bool {
+        matches!(self.class, ErrorClass::Refused | ErrorClass::Secret)
+    }
+}
+
+/// All there is to know about a credential at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The newest token, valid or expired.
+    pub token: Option<Arc<Token>>,
+    /// Whether a request is under way.
+    pub in_flight: bool,
+    /// The last failure since the last success.
+    pub last_error: Option<Failed>,
+    /// Failures since the last success.
+    pub failures: u32,
+    /// When the provider will be asked next.
+    pub next_attempt: Instant,
+    /// Token requests sent so far.
+    pub requests: u64,
+    /// Tolerated departures from the RFCs so far.
+    pub deviations: BTreeMap<Deviation, u64>,
+}
+
+impl Snapshot {
+    /// Nothing yet.
+    pub(super) fn pending(next_attempt: Instant) -> Self {
+        Self {
+            token: None,
+            in_flight: false,
+            last_error: None,
+            failures: 0,
+            next_attempt,
+            requests: 0,
+            deviations: BTreeMap::new(),
+        }
+    }
+
+    /// The token, if it is valid and lasts so long.
+    pub fn usable(&self, now: Instant, min_ttl: Duration) -> Option<Arc<Token>> {
+        self.token.as_ref().filter(|token| token.life.is_usable(now, min_ttl)).cloned()
+    }
+
+    /// Whether a valid token is held whose whole lifetime is shorter than asked, so that a new one would not
+    /// do either.
+    pub fn falls_short(&self, now: Instant, min_ttl: Duration) -> bool {
+        self.usable(now, Duration::ZERO).is_some_and(|token| token.life.lifetime < min_ttl)
+    }
+
+    /// Whether the last attempt failed and the provider is not to be asked yet. A secret that cannot be read
+    /// is no reason: trying again costs the provider nothing.
+    pub fn is_held_back(&self, now: Instant) -> bool {
+        let failed = self.last_error.as_ref().is_some_and(|failed| failed.class != ErrorClass::Secret);
+        failed && !self.in_flight && now < self.next_attempt
+    }
+
+    /// The condition in one word.
+    pub fn state(&self, now: Instant) -> State {
+        match (self.usable(now, Duration::ZERO), &self.last_error) {
+            (Some(_), Some(_)) => State::Degraded,
+            (Some(_), None) if self.in_flight || now >= self.next_attempt => State::Refreshing,
+            (Some(_), None) => State::Fresh,
+            (None, None) => State::Pending,
+            (None, Some(failed)) if failed.needs_operator() => State::Refused,
+            (None, Some(_)) => State::Unavailable,
+        }
+    }
+}

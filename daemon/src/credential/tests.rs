@@ -1,0 +1,347 @@
+//! The actor against a scripted provider, in simulated time: every request at its exact second.
+
+use std::sync::Mutex;
+
+use tokend_protocol::{Secret, State};
+
+use super::*;
+use crate::provider::{Failure, Granted, Outcome};
+
+/// What the scripted provider does with one request.
+#[derive(Clone)]
+enum Step {
+    /// Gives the named token for so many seconds.
+    Token(&'static str, u64),
+    /// Fails.
+    Fail(ErrorClass),
+    /// Fails and asks for so many seconds of quiet.
+    Throttle(u64),
+    /// Takes so many seconds before it goes on with the next step.
+    Delay(u64),
+    /// Ends in a fault of the daemon's own.
+    Panic,
+}
+
+use Step::{Delay, Fail, Panic, Throttle, Token as Give};
+
+/// Plays its steps, then the last one for ever. Remembers when it was asked.
+#[derive(Clone)]
+struct Script {
+    steps: Arc<Mutex<Vec<Step>>>,
+    asked_at: Arc<Mutex<Vec<u64>>>,
+    clock: Clock,
+    start: Instant,
+}
+
+impl Script {
+    fn new(steps: &[Step]) -> Self {
+        let clock = Clock::simulated();
+        let start = clock.now();
+        let steps = Arc::new(Mutex::new(steps.iter().rev().cloned().collect()));
+        Self { steps, asked_at: Arc::default(), clock, start }
+    }
+
+    /// Another provider in the same time.
+    fn beside(&self, steps: &[Step]) -> Self {
+        let steps = Arc::new(Mutex::new(steps.iter().rev().cloned().collect()));
+        Self { steps, asked_at: Arc::default(), ..self.clone() }
+    }
+
+    fn next(&self) -> Step {
+        let mut steps = self.steps.lock().unwrap();
+        if steps.len() > 1 { steps.pop().unwrap() } else { steps[0].clone() }
+    }
+
+    fn asked_at(&self) -> Vec<u64> {
+        self.asked_at.lock().unwrap().clone()
+    }
+
+    fn seconds(&self) -> u64 {
+        self.clock.now().since(self.start).as_secs()
+    }
+
+    /// Starts a credential without jitter.
+    fn start(&self, refresh_before: Option<Duration>) -> Credential {
+        self.start_with(Arc::default(), refresh_before)
+    }
+
+    fn start_with(&self, issuer: Arc<Issuer>, refresh_before: Option<Duration>) -> Credential {
+        let surroundings = Surroundings {
+            clock: self.clock.clone(),
+            fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
+            roll: || 0.0,
+            tasks: TaskTracker::new(),
+        };
+        let schedule = Schedule { names: "test".into(), refresh_before };
+        Credential::start(self.clone(), issuer, schedule, self.start, &surroundings)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.clock.now().after(Duration::from_secs(30))
+    }
+
+    async fn run_for(&self, seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+}
+
+impl Provider for Script {
+    async fn request(&self) -> Outcome {
+        self.asked_at.lock().unwrap().push(self.seconds());
+        loop {
+            let result = match self.next() {
+                Delay(seconds) => {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    continue;
+                }
+                Give(token, seconds) => Ok(Granted {
+                    token: Secret::from(token.to_owned()),
+                    lifetime: Duration::from_secs(seconds),
+                }),
+                Fail(class) => Err(Failure::new(class, "scripted")),
+                Throttle(seconds) => Err(Failure {
+                    retry_after: Some(Duration::from_secs(seconds)),
+                    ..Failure::new(ErrorClass::Throttled, "scripted")
+                }),
+                Panic => panic!("scripted"),
+            };
+            return Outcome { result, deviations: Vec::new() };
+        }
+    }
+}
+
+fn text(obtained: Result<Arc<Token>, Unobtainable>) -> String {
+    obtained.map_or_else(|reason| format!("{reason:?}"), |token| token.secret.expose().to_owned())
+}
+
+fn class(obtained: Result<Arc<Token>, Unobtainable>) -> ErrorClass {
+    match obtained {
+        Err(Unobtainable::Failed(failed, _)) => failed.class,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renews_ahead_of_expiry_again_and_again() {
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000), Give("c", 100), Give("d", 1000)]);
+    let credential = script.start(None);
+    script.run_for(1800).await;
+    // 70 % of 1000 s and of 100 s: the margin of short lives is 30 %.
+    assert_eq!(script.asked_at(), [0, 700, 1400, 1470]);
+    assert_eq!(credential.snapshot().state(script.clock.now()), State::Fresh);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preset_of_zero_asks_again_only_once_the_token_has_expired() {
+    let script = Script::new(&[Give("a", 86_400), Give("b", 86_400)]);
+    let _credential = script.start(Some(Duration::ZERO));
+    script.run_for(86_401).await;
+    assert_eq!(script.asked_at(), [0, 86_400]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_token_is_served_at_once_while_the_provider_hangs() {
+    let script = Script::new(&[Give("a", 1000), Delay(250), Give("b", 1000)]);
+    let credential = script.start(None);
+    script.run_for(750).await;
+    let before = script.clock.now();
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+    assert_eq!(script.clock.now(), before, "it waited");
+    assert_eq!(credential.snapshot().state(before), State::Refreshing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_failure_of_any_class_takes_a_valid_token_away_or_ends_the_renewal() {
+    use ErrorClass::{Internal, Malformed, Refused, Secret, Server, Throttled, Timeout, Tls, Unreachable};
+    for failing in [Unreachable, Timeout, Tls, Throttled, Server, Malformed, Refused, Secret, Internal] {
+        let script = Script::new(&[Give("a", 10_000), Fail(failing), Fail(failing), Give("b", 10_000)]);
+        let credential = script.start(None);
+        script.run_for(8001).await;
+        assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a", "{failing:?}");
+        assert_eq!(credential.snapshot().state(script.clock.now()), State::Degraded, "{failing:?}");
+        script.run_for(200).await;
+        assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "b", "{failing:?}");
+        assert_eq!(credential.snapshot().state(script.clock.now()), State::Fresh, "{failing:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_is_never_served_and_the_reason_is_told_at_once() {
+    let script = Script::new(&[Give("a", 100), Fail(ErrorClass::Server)]);
+    let credential = script.start(None);
+    script.run_for(101).await;
+    let before = script.clock.now();
+    assert_eq!(class(credential.obtain(Duration::ZERO, script.deadline()).await), ErrorClass::Server);
+    assert_eq!(script.clock.now(), before, "it waited, or asked the provider on a caller's behalf");
+    assert_eq!(credential.snapshot().state(before), State::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_callers_of_a_token_not_yet_fetched_cost_one_request() {
+    let script = Script::new(&[Delay(2), Give("a", 1000)]);
+    let credential = script.start(None);
+    let obtained = (0..1000).map(|_| credential.obtain(Duration::ZERO, script.deadline()));
+    for token in futures_util::future::join_all(obtained).await {
+        assert_eq!(text(token), "a");
+    }
+    assert_eq!(script.asked_at().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_waited_for_an_attempt_that_failed_do_not_each_try_again() {
+    let script = Script::new(&[Delay(2), Fail(ErrorClass::Server)]);
+    let credential = script.start(None);
+    let obtained = (0..1000).map(|_| credential.obtain(Duration::ZERO, script.deadline()));
+    for token in futures_util::future::join_all(obtained).await {
+        assert_eq!(class(token), ErrorClass::Server);
+    }
+    assert_eq!(script.asked_at().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_waits_no_longer_than_its_deadline() {
+    let script = Script::new(&[Delay(20), Give("a", 1000)]);
+    let credential = script.start(None);
+    let deadline = script.clock.now().after(Duration::from_secs(3));
+    assert_eq!(credential.obtain(Duration::ZERO, deadline).await.unwrap_err(), Unobtainable::Deadline);
+    assert_eq!(script.seconds(), 3);
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a", "the request went on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_back_off_and_the_first_success_ends_it() {
+    let script = Script::new(&[Fail(ErrorClass::Server); 1]);
+    let credential = script.start(None);
+    script.run_for(60).await;
+    // 0.8 times 1, 2, 4, 8, 16 and then 30 s, because no token is held.
+    assert_eq!(script.asked_at(), [0, 0, 2, 5, 12, 24, 48]);
+    script.steps.lock().unwrap()[0] = Give("a", 1000);
+    script.run_for(30).await;
+    let snapshot = credential.snapshot();
+    assert_eq!((snapshot.failures, snapshot.last_error.clone()), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_holds_back_every_token_of_the_issuer() {
+    let issuer = Arc::new(Issuer::default());
+    let first = Script::new(&[Throttle(60), Give("a", 1000)]);
+    let throttled = first.start_with(Arc::clone(&issuer), None);
+    first.run_for(1).await;
+    let second = first.beside(&[Give("b", 1000)]);
+    let held_back = second.start_with(issuer, None);
+    assert_eq!(class(held_back.obtain(Duration::ZERO, second.deadline()).await), ErrorClass::Throttled);
+    first.run_for(58).await;
+    assert_eq!((first.asked_at(), second.asked_at()), (vec![0], vec![]));
+    first.run_for(2).await;
+    assert_eq!((first.asked_at(), second.asked_at()), (vec![0, 60], vec![60]));
+    assert_eq!(text(throttled.obtain(Duration::ZERO, first.deadline()).await), "a");
+    assert_eq!(text(held_back.obtain(Duration::ZERO, second.deadline()).await), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_becomes_readable_is_used_at_the_next_call() {
+    let script = Script::new(&[Fail(ErrorClass::Secret); 1]);
+    let credential = script.start(None);
+    script.run_for(600).await;
+    assert_eq!(class(credential.obtain(Duration::ZERO, script.deadline()).await), ErrorClass::Secret);
+    script.steps.lock().unwrap()[0] = Give("a", 1000);
+    script.run_for(2).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_hands_out_its_own_cached_token_is_not_asked_in_a_loop() {
+    let script = Script::new(&[Give("a", 1000), Give("a", 300), Give("a", 90), Give("a", 1), Give("b", 1000)]);
+    let _credential = script.start(None);
+    script.run_for(1100).await;
+    assert_eq!(script.asked_at(), [0, 700, 910, 1010]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_lives_for_seconds_does_not_spin() {
+    let script = Script::new(&[Give("a", 5), Give("b", 5)]);
+    let _credential = script.start(None);
+    script.run_for(60).await;
+    assert!(script.asked_at().len() <= 20, "{:?}", script.asked_at());
+}
+
+#[tokio::test(start_paused = true)]
+async fn min_ttl_brings_a_new_token_where_that_helps_and_says_so_where_it_does_not() {
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
+    let credential = script.start(None);
+    script.run_for(500).await;
+    assert_eq!(text(credential.obtain(Duration::from_secs(400), script.deadline()).await), "a");
+    assert_eq!(text(credential.obtain(Duration::from_secs(600), script.deadline()).await), "b");
+    let best = credential.obtain(Duration::from_secs(2000), script.deadline()).await;
+    assert_eq!(best.unwrap_err(), Unobtainable::MinTtl(Duration::from_secs(1000)));
+    script.run_for(1).await;
+    let best = credential.obtain(Duration::from_secs(1000), script.deadline()).await;
+    assert_eq!(best.unwrap_err(), Unobtainable::MinTtl(Duration::from_secs(999)), "no loop for one second more");
+    assert_eq!(script.asked_at(), [0, 500]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_replaced_once_however_many_complain() {
+    let script = Script::new(&[Give("a", 1000), Delay(1), Give("b", 1000)]);
+    let credential = script.start(None);
+    script.run_for(500).await;
+    let refused = credential.snapshot().token.as_ref().unwrap().fingerprint;
+    let answers = futures_util::future::join_all((0..50).map(|_| credential.reject(refused, script.deadline()))).await;
+    let replaced = |answer: &&Option<Rejected>| **answer == Some(Rejected::Attempted(Attempted::Changed));
+    assert_eq!(answers.iter().filter(replaced).count(), 1);
+    assert_eq!(answers.iter().filter(|answer| **answer == Some(Rejected::Superseded)).count(), 49);
+    assert_eq!(script.asked_at(), [0, 500]);
+    let current = credential.snapshot().token.as_ref().unwrap().fingerprint;
+    assert_eq!(credential.reject(current, script.deadline()).await, Some(Rejected::TooSoon));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_that_the_provider_gives_again_is_told_as_such() {
+    let script = Script::new(&[Give("a", 1000)]);
+    let credential = script.start(None);
+    script.run_for(500).await;
+    let refused = credential.snapshot().token.as_ref().unwrap().fingerprint;
+    let answer = credential.reject(refused, script.deadline()).await;
+    assert_eq!(answer, Some(Rejected::Attempted(Attempted::Unchanged)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_refresh_asks_at_once_even_during_a_back_off() {
+    let script = Script::new(&[Fail(ErrorClass::Refused), Give("a", 1000)]);
+    let credential = script.start(None);
+    script.run_for(5).await;
+    assert_eq!(class(credential.obtain(Duration::ZERO, script.deadline()).await), ErrorClass::Refused);
+    assert_eq!(credential.refresh(script.deadline()).await, Some(Attempted::Changed));
+    assert_eq!(script.asked_at(), [0, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_the_daemons_own_keeps_the_token_and_the_renewal() {
+    let script = Script::new(&[Give("a", 1000), Panic, Give("b", 1000)]);
+    let credential = script.start(None);
+    script.run_for(701).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+    script.run_for(10).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_moves_the_renewal_and_keeps_the_token() {
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
+    let credential = script.start(None);
+    script.run_for(10).await;
+    credential.reschedule(Schedule { names: "test".into(), refresh_before: Some(Duration::from_secs(950)) }).await;
+    script.run_for(100).await;
+    // No earlier than a tenth of the lifetime after the request before.
+    assert_eq!(script.asked_at(), [0, 100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_finishes_the_exchange_under_way() {
+    let script = Script::new(&[Delay(5), Give("a", 1000)]);
+    let credential = script.start(None);
+    script.run_for(1).await;
+    credential.stop();
+    script.run_for(10).await;
+    assert_eq!(credential.snapshot().token.as_ref().map(|token| token.secret.expose().to_owned()), Some("a".into()));
+}

@@ -1,0 +1,127 @@
+//! The whole daemon without a process around it: what `main` runs and what tests start.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokend_protocol::State;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{Clock, watch_steps};
+use crate::config::Config;
+use crate::credential::Surroundings;
+use crate::fingerprint::{Fingerprinter, NoRandomness};
+use crate::registry::{Origins, Registry};
+use crate::server::{self, Limits};
+use crate::shared::Shared;
+
+/// How long requests in flight and exchanges with providers may take to end when the daemon stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running daemon. It runs on the tokio runtime that it was started on.
+#[derive(Debug)]
+pub struct Daemon {
+    shared: Arc<Shared>,
+    /// Held while a registry is built, never across an await.
+    origins: Mutex<Origins>,
+    connections: TaskTracker,
+    actors: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Daemon {
+    /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
+    ///
+    /// `most_connections` is what the process can hold open, whatever the configuration allows.
+    pub fn start(config: &Config, listener: UnixListener, most_connections: usize) -> Result<Self, NoRandomness> {
+        let (steps, stepped) = tokio::sync::watch::channel(0);
+        let clock = Clock::kernel(stepped);
+        let stop = CancellationToken::new();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            if let Err(error) = watch_steps(steps).await {
+                tracing::warn!(%error, "changes of the clock and suspends go unnoticed");
+            }
+        }));
+        let actors = TaskTracker::new();
+        let surroundings = Surroundings {
+            clock: clock.clone(),
+            fingerprinter: Arc::new(Fingerprinter::generate()?),
+            roll: fastrand::f64,
+            tasks: actors.clone(),
+        };
+        let mut origins = Origins::new(surroundings);
+        let registry = Registry::build(config, &mut origins, None);
+        let shared = Arc::new(Shared::new(registry, clock));
+        let limits = Limits {
+            connections: config.daemon.max_connections.min(most_connections),
+            connections_per_uid: config.daemon.max_connections_per_uid,
+        };
+        let connections = TaskTracker::new();
+        let serving = server::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
+        connections.spawn(serving);
+        Ok(Self { shared, origins: Mutex::new(origins), connections, actors, stop })
+    }
+
+    /// Puts another configuration in force. Tokens whose settings are the same are kept with their schedule;
+    /// removed ones are gone at once; connections live on.
+    pub fn reload(&self, config: &Config) {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let previous = self.shared.registry.borrow().clone();
+        let next = Arc::new(Registry::build(config, &mut origins, Some(&previous)));
+        self.shared.registry.send_replace(Arc::clone(&next));
+        previous.stop_all_but(&next);
+        self.shared.set_reload_failed_at(None);
+    }
+
+    /// Notes that a reload failed, so that status can tell.
+    pub fn reload_failed(&self) {
+        let clock = &self.shared.clock;
+        self.shared.set_reload_failed_at(Some(clock.timestamp(clock.now())));
+    }
+
+    /// Whether every actor keeps its schedule.
+    pub fn is_on_schedule(&self) -> bool {
+        self.shared.registry.borrow().is_on_schedule(self.shared.clock.now())
+    }
+
+    /// How the tokens are, in one line.
+    pub fn summary(&self) -> String {
+        let registry = self.shared.registry.borrow().clone();
+        let now = self.shared.clock.now();
+        let mut counts = [0_usize; STATES.len()];
+        for (_, entry) in registry.after(None) {
+            let state = entry.credential.snapshot().state(now);
+            for (known, count) in STATES.iter().zip(&mut counts) {
+                *count += usize::from(*known == state);
+            }
+        }
+        let named = STATES.iter().zip(counts).filter(|(_, count)| *count > 0);
+        let parts: Vec<String> = named.map(|(state, count)| format!("{count} {}", state.as_str())).collect();
+        let tokens = if registry.len() == 1 { "token" } else { "tokens" };
+        match parts.as_slice() {
+            [] => format!("{} {tokens}", registry.len()),
+            parts => format!("{} {tokens}: {}", registry.len(), parts.join(", ")),
+        }
+    }
+
+    /// Stops: nothing new is accepted, requests in flight and exchanges with providers end within a deadline.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.connections.close();
+        self.actors.close();
+        let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
+            self.connections.wait().await;
+            // Callers in flight may have needed the actors until now.
+            self.shared.registry.borrow().stop();
+            self.actors.wait().await;
+        });
+        if drained.await.is_err() {
+            tracing::warn!("some requests did not end in time and are cut off");
+        }
+    }
+}
+
+/// The states in the order of a summary.
+const STATES: [State; 6] =
+    [State::Fresh, State::Refreshing, State::Degraded, State::Pending, State::Unavailable, State::Refused];

@@ -1,0 +1,46 @@
+//! Names tokens without telling them.
+
+use ring::hmac;
+use ring::rand::SystemRandom;
+use tokend_protocol::{Fingerprint, Secret};
+
+/// Makes fingerprints under a key of its own, so that nobody can test a guessed token against a log.
+pub struct Fingerprinter(hmac::Key);
+
+impl std::fmt::Debug for Fingerprinter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fingerprinter")
+    }
+}
+
+/// The kernel gave no random bytes.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the kernel gives no random bytes")]
+pub struct NoRandomness;
+
+impl Fingerprinter {
+    /// A fingerprinter with a new random key.
+    pub fn generate() -> Result<Self, NoRandomness> {
+        hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map(Self).map_err(|_| NoRandomness)
+    }
+
+    /// The fingerprint of a token: the first eight bytes of its HMAC-SHA-256.
+    pub fn fingerprint(&self, token: &Secret) -> Fingerprint {
+        let tag = hmac::sign(&self.0, token.expose().as_bytes());
+        Fingerprint(tag.as_ref().first_chunk().copied().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_token_has_one_fingerprint_under_one_key_and_another_under_another() {
+        let [one, other] = [(); 2].map(|()| Fingerprinter::generate().unwrap());
+        let secret = |text: &str| Secret::from(text.to_owned());
+        assert_eq!(one.fingerprint(&secret("a")), one.fingerprint(&secret("a")));
+        assert_ne!(one.fingerprint(&secret("a")), one.fingerprint(&secret("b")));
+        assert_ne!(one.fingerprint(&secret("a")), other.fingerprint(&secret("a")));
+    }
+}

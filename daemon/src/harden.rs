@@ -1,0 +1,25 @@
+//! What the process gives up before it reads its first secret.
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Descriptors that are not for connections: the log, timers, files and providers.
+const RESERVED_DESCRIPTORS: u64 = 128;
+
+/// Makes the process undumpable, so that neither a core file nor another process of the same user holds
+/// its memory (prctl(2), `PR_SET_DUMPABLE`; `RLIMIT_CORE`).
+pub fn forbid_dumps() -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    prctl::set_dumpable(false)
+}
+
+/// Raises the limit of open descriptors as far as the process may, and tells for how many connections that
+/// is enough.
+pub fn raise_descriptor_limit() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    };
+    usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1)
+}

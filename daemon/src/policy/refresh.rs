@@ -1,0 +1,268 @@
+//! When to renew a token, how long to hold back after a failure, and whether a token may be served.
+//!
+//! Pure functions of what they are given: no clock is read and no jitter rolled here. All spans scale with
+//! the lifetime, so that a ten-second token and a one-year token both behave.
+
+use std::time::Duration;
+
+use crate::clock::Instant;
+
+/// The fraction of a lifetime that is kept as time to renew in. A fifth of an hour survives a provider's
+/// outage of twelve minutes without a caller noticing, and costs one request in four more than renewing at
+/// the last moment.
+const MARGIN: f64 = 0.20;
+
+/// Short-lived tokens get up to this much, because a provider's hiccup does not shrink with the lifetime ...
+const SHORT_LIFE_MARGIN: Duration = Duration::from_secs(5 * 60);
+
+/// ... but never more than this fraction of their life: with the jitter, renewal begins no earlier than at
+/// 60 %, so that short tokens do not cost several times the requests they need.
+const SHORT_LIFE_FRACTION: f64 = 0.30;
+
+/// Renewal is moved earlier by up to this fraction of the lifetime, so that tokens fetched together are not
+/// renewed together.
+const JITTER: f64 = 0.10;
+
+/// Two requests for one token are at least this far apart, whatever lifetimes a provider gives.
+const MIN_GAP: Duration = Duration::from_secs(1);
+
+/// ... or this fraction of the longest lifetime seen, which stops a provider that hands out its own cached
+/// token near its end from being asked at ever shorter intervals.
+const MIN_GAP_FRACTION: f64 = 0.10;
+
+/// The first back-off after a failure that passes by itself.
+const TRANSIENT_FIRST: Duration = Duration::from_secs(1);
+
+/// The longest back-off while a valid token is held: an outage is then noticed to be over soon enough for
+/// every lifetime of half an hour or more ...
+const TRANSIENT_MOST: Duration = Duration::from_secs(5 * 60);
+
+/// ... and while none is held, because callers are failing meanwhile.
+const TRANSIENT_MOST_WITHOUT_TOKEN: Duration = Duration::from_secs(30);
+
+/// The first back-off after a refusal, which ends only when somebody changes something. Long enough not to
+/// trip a lock-out for wrong passwords.
+const REFUSED_FIRST: Duration = Duration::from_secs(30);
+
+/// The longest back-off after a refusal.
+const REFUSED_MOST: Duration = Duration::from_secs(15 * 60);
+
+/// The longest back-off when a local secret cannot be read. Trying costs the provider nothing.
+const LOCAL_MOST: Duration = Duration::from_secs(60);
+
+/// The longest `Retry-After` that is believed. A provider that means hours is asked four times an hour.
+const RETRY_AFTER_MOST: Duration = Duration::from_secs(15 * 60);
+
+/// A back-off is stretched or shrunk by up to this fraction.
+const BACK_OFF_JITTER: f64 = 0.20;
+
+/// A number in `0..1`, rolled once for one token or one failure and used for all that concerns it. Rolling
+/// at every check would favour the early edge.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Jitter(f64);
+
+impl Jitter {
+    /// Takes a number in `0..1`; others are brought into the range.
+    pub fn new(roll: f64) -> Self {
+        Self(if roll.is_finite() { roll.clamp(0.0, 1.0) } else { 0.5 })
+    }
+
+    /// The factor of a back-off: 0.8 to 1.2.
+    fn spread(self) -> f64 {
+        1.0 + BACK_OFF_JITTER * (2.0 * self.0 - 1.0)
+    }
+}
+
+/// From when to when a token is valid. It counts from the moment the request was sent, so that the time on
+/// the way is never taken for lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// When the request for it was sent.
+    pub sent_at: Instant,
+    /// How long it is valid from then on.
+    pub lifetime: Duration,
+}
+
+impl Life {
+    /// The first moment at which the token is not valid.
+    pub fn expires_at(self) -> Instant {
+        self.sent_at.after(self.lifetime)
+    }
+
+    /// How long it remains valid; zero when it has expired.
+    pub fn remaining(self, now: Instant) -> Duration {
+        self.expires_at().since(now)
+    }
+
+    /// Whether it may be served to a caller for whom it must last so long. An expired token never may.
+    pub fn is_usable(self, now: Instant, min_ttl: Duration) -> bool {
+        let remaining = self.remaining(now);
+        !remaining.is_zero() && remaining >= min_ttl
+    }
+}
+
+/// When a token is to be renewed.
+///
+/// `refresh_before` is the operator's or the preset's own choice. `longest_life` is the longest lifetime
+/// that this credential's tokens had.
+pub fn renew_at(life: Life, refresh_before: Option<Duration>, longest_life: Duration, jitter: Jitter) -> Instant {
+    let margin = match refresh_before {
+        Some(chosen) => chosen.mul_f64(1.0 + JITTER * jitter.0),
+        None => margin(life.lifetime) + life.lifetime.mul_f64(JITTER * jitter.0),
+    };
+    life.expires_at().before(margin).max(life.sent_at.after(min_gap(longest_life.max(life.lifetime))))
+}
+
+fn margin(lifetime: Duration) -> Duration {
+    let short_life = SHORT_LIFE_MARGIN.min(lifetime.mul_f64(SHORT_LIFE_FRACTION));
+    lifetime.mul_f64(MARGIN).max(short_life)
+}
+
+/// The least time between two requests that both bring a token of such a lifetime.
+pub fn min_gap(lifetime: Duration) -> Duration {
+    lifetime.mul_f64(MIN_GAP_FRACTION).max(MIN_GAP)
+}
+
+/// How a failure is going to end, which decides how long to hold back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cure {
+    /// It passes by itself: the network, a provider's outage, throttling.
+    Time,
+    /// Somebody has to change something at the provider or in the configuration.
+    Operator,
+    /// A secret on this host has to become readable.
+    Local,
+}
+
+/// How long to hold back after the `failures`-th failure in a row, counted from one.
+///
+/// `remaining` is what is left of the held token, if one is valid. `retry_after` is what the provider asked
+/// for: it can only lengthen the wait.
+pub fn back_off(
+    cure: Cure,
+    failures: u32,
+    remaining: Option<Duration>,
+    retry_after: Option<Duration>,
+    jitter: Jitter,
+) -> Duration {
+    let (first, most) = match (cure, remaining) {
+        (Cure::Operator, _) => (REFUSED_FIRST, REFUSED_MOST),
+        (Cure::Local, _) => (TRANSIENT_FIRST, LOCAL_MOST),
+        (Cure::Time, None) => (TRANSIENT_FIRST, TRANSIENT_MOST_WITHOUT_TOKEN),
+        // A quarter of the rest leaves several attempts before the token expires.
+        (Cure::Time, Some(rest)) => (TRANSIENT_FIRST, TRANSIENT_MOST.min(rest / 4).max(TRANSIENT_FIRST)),
+    };
+    let doublings = failures.saturating_sub(1).min(30);
+    let delay = first.saturating_mul(1 << doublings).min(most).mul_f64(jitter.spread());
+    delay.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
+}
+
+/// How long all tokens of an issuer hold back when it asks for fewer requests.
+pub fn issuer_pause(retry_after: Duration) -> Duration {
+    retry_after.min(RETRY_AFTER_MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SENT: Instant = Instant::at(Duration::from_secs(1000));
+
+    fn life(seconds: u64) -> Life {
+        Life { sent_at: SENT, lifetime: Duration::from_secs(seconds) }
+    }
+
+    fn renewed_after(seconds: u64, roll: f64) -> f64 {
+        renew_at(life(seconds), None, Duration::ZERO, Jitter::new(roll)).since(SENT).as_secs_f64()
+    }
+
+    #[test]
+    fn renewal_scales_with_the_lifetime() {
+        // lifetime, latest and earliest renewal in seconds after the request
+        let cases = [
+            (5, 3.5, 3.0),
+            (10, 7.0, 6.0),
+            (600, 420.0, 360.0),
+            (1_800, 1_440.0, 1_260.0),
+            (3_600, 2_880.0, 2_520.0),
+            (86_400, 69_120.0, 60_480.0),
+            (31_536_000, 25_228_800.0, 22_075_200.0),
+        ];
+        for (seconds, latest, earliest) in cases {
+            assert!((renewed_after(seconds, 0.0) - latest).abs() < 0.001, "{seconds} s, no jitter");
+            assert!((renewed_after(seconds, 1.0) - earliest).abs() < 0.001, "{seconds} s, full jitter");
+        }
+    }
+
+    #[test]
+    fn an_operators_choice_wins_and_zero_means_at_expiry() {
+        let renewed = |before| renew_at(life(86_400), Some(before), Duration::ZERO, Jitter::new(0.0)).since(SENT);
+        assert_eq!(renewed(Duration::from_secs(300)), Duration::from_secs(86_100));
+        assert_eq!(renewed(Duration::ZERO), Duration::from_secs(86_400));
+        assert_eq!(renewed(Duration::from_secs(1_000_000)), Duration::from_secs(8_640), "a margin longer than the life");
+    }
+
+    #[test]
+    fn a_cached_token_near_its_end_is_not_asked_for_at_ever_shorter_intervals() {
+        let hour = Duration::from_secs(3600);
+        let renewed = renew_at(life(20), None, hour, Jitter::new(1.0)).since(SENT);
+        assert_eq!(renewed, Duration::from_secs(360));
+    }
+
+    #[test]
+    fn a_token_is_served_until_the_moment_it_expires_and_never_after() {
+        let token = life(60);
+        assert!(token.is_usable(SENT.after(Duration::from_millis(59_999)), Duration::ZERO));
+        assert!(!token.is_usable(SENT.after(Duration::from_secs(60)), Duration::ZERO));
+        assert!(token.is_usable(SENT, Duration::from_secs(60)));
+        assert!(!token.is_usable(SENT.after(Duration::from_millis(1)), Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn back_off_doubles_up_to_its_cap() {
+        let wait = |cure, failures, rest: Option<u64>| {
+            back_off(cure, failures, rest.map(Duration::from_secs), None, Jitter::new(0.5)).as_secs()
+        };
+        assert_eq!([1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(Cure::Time, n, Some(7_200))), [1, 2, 4, 256, 300, 300]);
+        assert_eq!([1, 5, 6, 20].map(|n| wait(Cure::Time, n, None)), [1, 16, 30, 30]);
+        assert_eq!([1, 2, 3, 5, 6, 9].map(|n| wait(Cure::Operator, n, Some(7_200))), [30, 60, 120, 480, 900, 900]);
+        assert_eq!(wait(Cure::Time, 8, Some(40)), 10, "several attempts before the token expires");
+        assert_eq!(wait(Cure::Local, 30, None), 60);
+    }
+
+    #[test]
+    fn retry_after_lengthens_the_wait_within_reason_and_never_shortens_it() {
+        let wait = |seconds| {
+            let asked = Some(Duration::from_secs(seconds));
+            back_off(Cure::Time, 1, None, asked, Jitter::new(0.5)).as_secs()
+        };
+        assert_eq!([0, 60, 1_000_000_000].map(wait), [1, 60, 900]);
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_falls_within_the_life_and_never_at_once(seconds in 2_u64..40_000_000, roll in 0.0..1.0) {
+            let at = renewed_after(seconds, roll);
+            prop_assert!(at >= 1.0);
+            #[expect(clippy::cast_precision_loss, reason = "seconds of a lifetime are far below 2^52")]
+            let whole = seconds as f64;
+            prop_assert!(at <= whole && at >= 0.5 * whole.min(2.0));
+        }
+
+        #[test]
+        fn a_back_off_is_never_zero_and_never_longer_than_its_cap(
+            failures in 0_u32..,
+            rest in proptest::option::of(0_u64..40_000_000),
+            asked in proptest::option::of(0_u64..),
+            roll in 0.0..1.0,
+        ) {
+            for cure in [Cure::Time, Cure::Operator, Cure::Local] {
+                let rest = rest.map(Duration::from_secs);
+                let wait = back_off(cure, failures, rest, asked.map(Duration::from_secs), Jitter::new(roll));
+                prop_assert!(wait >= Duration::from_millis(800) && wait <= Duration::from_secs(1080));
+            }
+        }
+    }
+}

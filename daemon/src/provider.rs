@@ -1,0 +1,81 @@
+//! One token request and its outcome. Nothing here retries, schedules or remembers.
+
+pub mod discovery;
+pub mod fault;
+pub mod form;
+pub mod http;
+pub mod jwt;
+pub mod reply;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokend_protocol::{ErrorClass, Secret};
+
+use crate::policy::refresh::Cure;
+pub use reply::Deviation;
+
+/// Where a token comes from. There are two: [`http::HttpProvider`] and the scripted one of the tests.
+pub trait Provider: Send + Sync + 'static {
+    /// Sends one token request. It must end by itself, in success or failure, within a bounded time.
+    fn request(&self) -> impl Future<Output = Outcome> + Send;
+}
+
+/// How a token request ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The token, or why there is none.
+    pub result: Result<Granted, Failure>,
+    /// Where the reply departed from the RFCs.
+    pub deviations: Vec<Deviation>,
+}
+
+/// A token as the provider gave it.
+#[derive(Debug)]
+pub struct Granted {
+    /// The access token.
+    pub token: Secret,
+    /// How long it is valid, counted from when the request was sent.
+    pub lifetime: Duration,
+}
+
+/// Why a token request brought no token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What can be done about it.
+    pub class: ErrorClass,
+    /// What happened, in words fit for a caller: a fixed text or an RFC 6749 error code.
+    pub message: String,
+    /// More for an operator alone: the provider's own description, cleaned and capped, or the path of a file.
+    pub detail: Option<String>,
+    /// The wait that the provider asked for (RFC 9110 section 10.2.3).
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure with no `Retry-After`.
+    pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), detail: None, retry_after: None }
+    }
+
+    /// The same with more for an operator.
+    #[must_use]
+    pub fn with_detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// What has to happen for it to end.
+    pub fn cure(&self) -> Cure {
+        match self.class {
+            ErrorClass::Refused => Cure::Operator,
+            ErrorClass::Secret => Cure::Local,
+            ErrorClass::Unreachable
+            | ErrorClass::Timeout
+            | ErrorClass::Tls
+            | ErrorClass::Throttled
+            | ErrorClass::Server
+            | ErrorClass::Malformed
+            | ErrorClass::Internal => Cure::Time,
+        }
+    }
+}

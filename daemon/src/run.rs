@@ -1,0 +1,169 @@
+//! The daemon as a process: sockets, signals and the service manager.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{self, Config, Faults, Loaded};
+use crate::daemon::Daemon;
+use crate::directory;
+use crate::fingerprint::NoRandomness;
+use crate::harden;
+use crate::socket::{OwnSocket, SocketError};
+use crate::systemd::{self, PassedSocketError};
+
+/// How often the line for `systemctl status` is looked at where no watchdog sets the pace.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration has faults.
+    #[error("{0}")]
+    Config(#[from] Faults),
+    /// There is no socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The passed socket cannot be used.
+    #[error(transparent)]
+    PassedSocket(#[from] PassedSocketError),
+    /// The group of the socket is not known.
+    #[error("daemon.socket_group: there is no group {0} on this host")]
+    UnknownGroup(String),
+    /// Fingerprints cannot be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// The operating system refuses something basic.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the daemon on a runtime of its own: one thread, because a second one only adds hand-overs to work
+/// that is mostly waiting.
+pub fn run_blocking(config_path: &Path, socket: Option<PathBuf>) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| StartError::System { what: "starting the runtime", source })?;
+    let result = runtime.block_on(run(config_path, socket));
+    // A name service or a disk that hangs must not hang the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Runs the daemon with the configuration in `config_path` until it is told to stop.
+pub async fn run(config_path: &Path, socket: Option<PathBuf>) -> Result<(), StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    // Signals are caught before anything else, so that none is lost during the start.
+    let mut signals = Signals::new().map_err(system("catching signals"))?;
+    let config = load(config_path)?;
+    let (listener, own_socket) = listen(&config, socket)?;
+    let listener = UnixListener::from_std(listener).map_err(system("registering the socket"))?;
+    let daemon = Daemon::start(&config, listener, harden::raise_descriptor_limit())?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
+    systemd::ready(&daemon.summary());
+    supervise(&daemon, &mut signals, config_path).await;
+    systemd::stopping();
+    tracing::info!("stopping");
+    daemon.stop().await;
+    drop(own_socket);
+    Ok(())
+}
+
+fn load(path: &Path) -> Result<Config, Faults> {
+    let Loaded { config, warnings } = config::load(path)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}
+
+fn listen(
+    config: &Config,
+    socket: Option<PathBuf>,
+) -> Result<(std::os::unix::net::UnixListener, Option<OwnSocket>), StartError> {
+    if let Some(listener) = systemd::passed_socket()? {
+        let nonblocking = listener.set_nonblocking(true);
+        nonblocking.map_err(|source| StartError::System { what: "setting up the socket", source })?;
+        return Ok((listener, None));
+    }
+    let group = match &config.daemon.socket_group {
+        Some(group) => Some(directory::gid(group).ok_or_else(|| StartError::UnknownGroup(group.to_string()))?),
+        None => None,
+    };
+    let path = socket.unwrap_or_else(|| config.daemon.socket.clone());
+    let (listener, own) = OwnSocket::bind(&path, group)?;
+    Ok((listener, Some(own)))
+}
+
+/// Serves signals and the service manager until a signal asks to stop.
+async fn supervise(daemon: &Daemon, signals: &mut Signals, config_path: &Path) {
+    let mut heartbeat = tokio::time::interval(systemd::watchdog_interval().unwrap_or(STATUS_INTERVAL));
+    let mut told = daemon.summary();
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            Some(()) = signals.hangup.recv() => reload(daemon, config_path),
+            _ = heartbeat.tick() => {
+                beat(daemon);
+                let summary = daemon.summary();
+                if summary != told {
+                    systemd::status(&summary);
+                    told = summary;
+                }
+            }
+        }
+    }
+}
+
+/// Feeds the watchdog only while tokens are being renewed on time: a daemon that serves but does not renew
+/// is one to restart.
+fn beat(daemon: &Daemon) {
+    if daemon.is_on_schedule() {
+        systemd::watchdog();
+    } else {
+        tracing::error!("tokens are overdue for renewal and nothing is at work on them");
+    }
+}
+
+/// All or nothing: a configuration with faults changes nothing.
+fn reload(daemon: &Daemon, config_path: &Path) {
+    systemd::reloading();
+    match load(config_path) {
+        Ok(config) => {
+            daemon.reload(&config);
+            tracing::info!(tokens = config.tokens.len(), "reloaded");
+            systemd::ready(&daemon.summary());
+        }
+        Err(faults) => {
+            daemon.reload_failed();
+            for fault in faults.as_slice() {
+                tracing::error!("{fault}");
+            }
+            tracing::error!("not reloaded: the configuration has faults, and the one before stays in force");
+            systemd::ready("the last reload failed; the configuration before it is in force");
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}

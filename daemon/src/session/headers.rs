@@ -1,0 +1,126 @@
+//! The header set of an API call: `Authorization`, the configured headers, and those of the caller.
+
+use reqwest::header::HeaderValue as HttpValue;
+use tokend_protocol::{CallerHeader, Header, Secret};
+
+use crate::config::{HeaderSettings, HeaderValue};
+use crate::secret_source::SecretSourceError;
+
+/// Why a header set cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HeaderError {
+    #[error("{name}: {error}")]
+    Secret { name: String, error: SecretSourceError },
+    #[error("{0}: the secret has characters that no header can carry")]
+    Value(String),
+}
+
+/// Checks what the caller supplied against what the configuration leaves to it, in the configured spelling
+/// and order.
+pub(super) fn supplied(
+    expected: &[String],
+    supplied: &[CallerHeader],
+    omitted: &[String],
+) -> Result<Vec<Header>, String> {
+    let names = |list: &[String], name: &str| list.iter().any(|other| other.eq_ignore_ascii_case(name));
+    for name in supplied.iter().map(|header| &header.name).chain(omitted) {
+        if !names(expected, name) {
+            return Err(format!("the header {name:.64} is not among those that the caller supplies for this token"));
+        }
+    }
+    let mut headers = Vec::with_capacity(expected.len());
+    for name in expected {
+        let mut values = supplied.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+        match (values.next(), values.next(), names(omitted, name)) {
+            (Some(_), Some(_), _) => return Err(format!("the header {name} is supplied more than once")),
+            (Some(_), None, true) => return Err(format!("the header {name} is both supplied and left out")),
+            (None, _, true) => (),
+            (None, _, false) => {
+                return Err(format!("the header {name} is missing: supply it, or say that this call does without it"));
+            }
+            (Some(header), None, false) if is_field_value(&header.value) => {
+                headers.push(Header { name: name.clone(), value: Secret::from(header.value.clone()) });
+            }
+            (Some(_), None, false) => {
+                return Err(format!("the value of the header {name} is empty or has characters that no header can carry"));
+            }
+        }
+    }
+    Ok(headers)
+}
+
+/// A field value of RFC 9110 section 5.5, without the obsolete bytes and without white space at its ends.
+fn is_field_value(value: &str) -> bool {
+    !value.is_empty() && value.trim() == value && value.is_ascii() && HttpValue::from_str(value).is_ok()
+}
+
+/// The whole set, `Authorization` first. Secrets are read now.
+pub(super) async fn compose(
+    token: &Secret,
+    configured: &[HeaderSettings],
+    supplied: Vec<Header>,
+) -> Result<Vec<Header>, HeaderError> {
+    let authorization = Secret::from(format!("Bearer {}", token.expose()));
+    let mut headers = Vec::with_capacity(1 + configured.len() + supplied.len());
+    headers.push(Header { name: "Authorization".to_owned(), value: authorization });
+    for HeaderSettings { name, value } in configured {
+        let value = match value {
+            HeaderValue::Fixed(text) => Secret::from(text.clone()),
+            HeaderValue::Secret(source) => {
+                source.read().await.map_err(|error| HeaderError::Secret { name: name.clone(), error })?
+            }
+        };
+        if !is_field_value(value.expose()) {
+            return Err(HeaderError::Value(name.clone()));
+        }
+        headers.push(Header { name: name.clone(), value });
+    }
+    headers.extend(supplied);
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(name: &str, value: &str) -> CallerHeader {
+        CallerHeader { name: name.to_owned(), value: value.to_owned() }
+    }
+
+    fn check(given: &[CallerHeader], omitted: &[&str]) -> Result<Vec<(String, String)>, String> {
+        let omitted: Vec<String> = omitted.iter().map(|name| (*name).to_owned()).collect();
+        let headers = supplied(&["Requestor-ID".to_owned()], given, &omitted)?;
+        Ok(headers.into_iter().map(|header| (header.name, header.value.expose().to_owned())).collect())
+    }
+
+    #[test]
+    fn the_caller_supplies_exactly_what_is_left_to_it() {
+        assert_eq!(check(&[caller("requestor-id", "42")], &[]), Ok(vec![("Requestor-ID".into(), "42".into())]));
+        assert_eq!(check(&[], &["REQUESTOR-ID"]), Ok(vec![]));
+    }
+
+    #[test]
+    fn each_mistake_names_the_header() {
+        let cases = [
+            (check(&[], &[]), "missing"),
+            (check(&[caller("Requestor-ID", "1"), caller("Requestor-ID", "2")], &[]), "more than once"),
+            (check(&[caller("Requestor-ID", "1")], &["Requestor-ID"]), "both supplied and left out"),
+            (check(&[caller("Requestor-ID", "1\r\nX: y")], &[]), "characters that no header"),
+            (check(&[caller("Requestor-ID", "")], &[]), "is empty"),
+            (check(&[caller("Authorization", "Bearer x")], &["Requestor-ID"]), "header Authorization is not among"),
+            (check(&[], &["Requestor-ID", "Accept"]), "header Accept is not among"),
+        ];
+        for (result, expected) in cases {
+            assert!(result.as_ref().is_err_and(|message| message.contains(expected)), "{expected}: {result:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_set_begins_with_the_token() {
+        let configured = [HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("text/plain".into()) }];
+        let own = vec![Header { name: "X".into(), value: Secret::from("1".to_owned()) }];
+        let set = compose(&Secret::from("tok".to_owned()), &configured, own).await.unwrap();
+        let lines: Vec<_> = set.iter().map(|h| format!("{}: {}", h.name, h.value.expose())).collect();
+        assert_eq!(lines, ["Authorization: Bearer tok", "Accept: text/plain", "X: 1"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! What is told about tokens and the daemon, as the protocol has it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokend_protocol::{
+    DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, TokenInfo, TokenName, TokenStatus,
+};
+
+use super::millis;
+use crate::clock::Clock;
+use crate::credential::{Failed, Snapshot, Token};
+use crate::registry::Entry;
+use crate::shared::Shared;
+
+/// How much is told about failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// What a caller can act on.
+    ForCallers,
+    /// Also a provider's description and the paths of files.
+    Full,
+}
+
+pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> TokenInfo {
+    let held = held_token(token, clock);
+    TokenInfo {
+        age_ms: held.age_ms,
+        expires_in_ms: held.expires_in_ms,
+        expires_at: held.expires_at,
+        state: snapshot.state(clock.now()),
+        last_error: error_class(snapshot),
+        next_attempt: Some(clock.timestamp(snapshot.next_attempt)),
+        fingerprint: held.fingerprint,
+    }
+}
+
+pub(super) fn token_status(name: TokenName, entry: &Entry, clock: &Clock, detail: Detail) -> TokenStatus {
+    let snapshot = entry.credential.snapshot();
+    TokenStatus {
+        name,
+        provider: entry.provider.to_string(),
+        state: snapshot.state(clock.now()),
+        held: held(&snapshot, clock),
+        last_error: snapshot.last_error.as_ref().map(|failed| last_error(failed, clock, detail)),
+        failures: snapshot.failures,
+        next_attempt: Some(clock.timestamp(snapshot.next_attempt)),
+        requests: snapshot.requests,
+        hand_outs: entry.hand_outs(),
+        deviations: snapshot
+            .deviations
+            .iter()
+            .map(|(deviation, count)| Deviation { kind: deviation.as_str().to_owned(), count: *count })
+            .collect(),
+    }
+}
+
+pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> EventReply {
+    EventReply {
+        name,
+        state: snapshot.state(clock.now()),
+        held: held(snapshot, clock),
+        last_error: error_class(snapshot),
+        next_attempt: Some(clock.timestamp(snapshot.next_attempt)),
+    }
+}
+
+pub(super) fn daemon_status(shared: &Shared) -> DaemonStatus {
+    DaemonStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_at: shared.started_at,
+        connections: shared.connections.load(Ordering::Relaxed),
+        reload_failed_at: shared.reload_failed_at(),
+    }
+}
+
+fn held(snapshot: &Snapshot, clock: &Clock) -> Option<HeldToken> {
+    snapshot.usable(clock.now(), Duration::ZERO).map(|token| held_token(&token, clock))
+}
+
+fn held_token(token: &Token, clock: &Clock) -> HeldToken {
+    let now = clock.now();
+    HeldToken {
+        age_ms: millis(now.since(token.life.sent_at)),
+        expires_in_ms: millis(token.life.remaining(now)),
+        expires_at: clock.timestamp(token.life.expires_at()),
+        fingerprint: token.fingerprint,
+    }
+}
+
+fn error_class(snapshot: &Snapshot) -> Option<ErrorClass> {
+    snapshot.last_error.as_ref().map(|failed| failed.class)
+}
+
+fn last_error(failed: &Failed, clock: &Clock, detail: Detail) -> LastError {
+    let message = match (&failed.detail, detail) {
+        (Some(more), Detail::Full) => format!("{}: {more}", failed.message),
+        (Some(_), Detail::ForCallers) | (None, _) => failed.message.to_string(),
+    };
+    LastError { class: failed.class, message, at: clock.timestamp(failed.at) }
+}

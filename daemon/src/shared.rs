@@ -1,0 +1,50 @@
+//! What all connections share.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokend_protocol::Timestamp;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::registry::Registry;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The registry in force.
+    pub registry: watch::Sender<Arc<Registry>>,
+    /// Time.
+    pub clock: Clock,
+    /// The daemon's own user.
+    pub own_uid: u32,
+    /// When the daemon started.
+    pub started_at: Timestamp,
+    /// Open connections.
+    pub connections: AtomicU32,
+    reload_failed_at: Mutex<Option<Timestamp>>,
+}
+
+impl Shared {
+    /// The state of a daemon that starts now.
+    pub fn new(registry: Registry, clock: Clock) -> Self {
+        Self {
+            registry: watch::channel(Arc::new(registry)).0,
+            started_at: clock.timestamp(clock.now()),
+            clock,
+            own_uid: nix::unistd::geteuid().as_raw(),
+            connections: AtomicU32::new(0),
+            reload_failed_at: Mutex::new(None),
+        }
+    }
+
+    /// Notes how the last reload ended.
+    pub fn set_reload_failed_at(&self, at: Option<Timestamp>) {
+        *self.reload_failed_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// When the last reload failed, if it did.
+    pub fn reload_failed_at(&self) -> Option<Timestamp> {
+        *self.reload_failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
