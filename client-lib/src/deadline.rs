@@ -1,10 +1,5 @@
 //! The time that a call has left. The only file of this crate that reads a clock.
 
-#![allow(
-    clippy::disallowed_types,
-    reason = "a client has no time of its own to be tested with; this file hides the type"
-)]
-
 use std::time::{Duration, Instant};
 
 /// How much later than the daemon this side gives up, so that the daemon's own word on the deadline, which

@@ -68,5 +68,5 @@ pub use request::CallerHeaders;
 pub use tokend_protocol::{
     DaemonStatus, Deviation, ErrorClass, EventReply, Fingerprint, FingerprintError, Header, HeadersReply,
     HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Timestamp,
-    TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus, VersionReply,
+    TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus, VERSION as PROTOCOL_VERSION, VersionReply,
 };

@@ -1,2 +1,7 @@
-//! To be written.
-fn main() {}
+//! The program `tokenctl`. All of it is in the library of this package.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tokenctl::main(std::env::args_os().collect())
+}

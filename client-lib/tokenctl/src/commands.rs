@@ -1,0 +1,193 @@
+//! What each command does: ask, and print the answer for a person or a program.
+
+use std::time::{Duration, SystemTime};
+
+use tokend_client::blocking::Client;
+use tokend_client::{
+    CallerHeaders, Error, Fingerprint, HeadersReply, Options, PROTOCOL_VERSION, RejectOutcome, TokenInfo,
+    TokenName,
+};
+
+use crate::args::{Args, Command};
+use crate::failure::Failure;
+use crate::table::{Cell, Colours, Table};
+use crate::{human, json, manual, output, status};
+
+type Done = Result<(), Failure>;
+
+/// Does what the command line says.
+pub(crate) fn run(args: &Args) -> Done {
+    let client = || Client::new(Options::new(args.socket()).deadline(args.deadline));
+    let form = if args.json { Form::Json } else { Form::Text };
+    match &args.command {
+        Command::Get { name, min_ttl } => get(&client().with_min_ttl(*min_ttl), form, name),
+        Command::Headers { name, supplied, without, min_ttl } => {
+            headers(&client().with_min_ttl(*min_ttl), form, name, &caller_headers(supplied, without))
+        }
+        Command::List => list(&client(), form),
+        Command::Status { verbose } => condition(&client(), form, *verbose),
+        Command::Refresh { name } => refresh(&client(), form, name),
+        Command::Reject { name, fingerprint } => reject(&client(), form, name, *fingerprint),
+        Command::Watch { names } => watch(&client(), form, names),
+        Command::Version => version(&client(), form),
+        Command::Completions { shell } => print(manual::completions(*shell)),
+        Command::Man { dir: None } => print(manual::page()),
+        Command::Man { dir: Some(dir) } => {
+            manual::pages(dir).map_err(|(path, error)| Failure::file(&path, &error))
+        }
+    }
+}
+
+/// For whom an answer is printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
+
+/// The failure of a call about one token.
+fn about(name: &TokenName) -> impl Fn(Error) -> Failure {
+    move |error| Failure::of_call(&error, name.as_str())
+}
+
+/// The failure of a call about none in particular.
+fn in_general() -> impl Fn(Error) -> Failure {
+    |error| Failure::of_call(&error, "")
+}
+
+fn get(client: &Client, form: Form, name: &TokenName) -> Done {
+    let reply = client.get(name).map_err(about(name))?;
+    match form {
+        Form::Json => output::write(&json::line(&json::token(name, &reply))),
+        Form::Text => output::write(&format!("{}\n", reply.token.expose())),
+    }
+}
+
+fn caller_headers(supplied: &[(String, String)], without: &[String]) -> CallerHeaders {
+    let headers =
+        supplied.iter().fold(CallerHeaders::new(), |headers, (name, value)| headers.supply(name, value));
+    without.iter().fold(headers, CallerHeaders::omit)
+}
+
+fn headers(client: &Client, form: Form, name: &TokenName, caller: &CallerHeaders) -> Done {
+    let reply = client.headers(name, caller).map_err(about(name))?;
+    match form {
+        Form::Json => output::write(&json::line(&json::headers(name, &reply))),
+        Form::Text => output::write(&header_lines(&reply)?),
+    }
+}
+
+/// One header on each line. What reads them would take a line break within one for the next header.
+fn header_lines(reply: &HeadersReply) -> Result<String, Failure> {
+    let mut lines = String::new();
+    for header in &reply.headers {
+        let value = header.value.expose();
+        if header.name.contains(char::is_control) || value.contains(|c: char| c.is_control() && c != '\t') {
+            return Err(Failure::protocol("the daemon's answer has a header with a control character"));
+        }
+        lines.extend([&header.name, ": ", value, "\n"]);
+    }
+    Ok(lines)
+}
+
+fn list(client: &Client, form: Form) -> Done {
+    let entries = client.list().map_err(in_general())?;
+    if form == Form::Json {
+        return output::write(&json::line(&json::list(&entries)));
+    }
+    if !output::is_terminal() {
+        return output::write(
+            &entries.iter().flat_map(|entry| [entry.name.as_str(), "\n"]).collect::<String>(),
+        );
+    }
+    if entries.is_empty() {
+        return output::write("no token that you may have\n");
+    }
+    let mut table = Table::new(&["NAME", "STATE"]);
+    for entry in &entries {
+        table.row(vec![entry.name.as_str().into(), Cell::state(entry.state)]);
+    }
+    output::write(&table.render(colours()))
+}
+
+fn condition(client: &Client, form: Form, verbose: bool) -> Done {
+    let status = client.status().map_err(in_general())?;
+    let now = SystemTime::now();
+    output::write(&match (form, verbose) {
+        (Form::Json, _) => json::line(&json::status(&status)),
+        (Form::Text, false) => status::short(&status, now, colours()),
+        (Form::Text, true) => status::long(&status, now, colours()),
+    })
+}
+
+fn colours() -> Colours {
+    if output::takes_colour() { Colours::With } else { Colours::Without }
+}
+
+fn refresh(client: &Client, form: Form, name: &TokenName) -> Done {
+    let reply = client.refresh(name).map_err(about(name))?;
+    let what = if reply.changed { "a new token" } else { "the provider gave the same token again" };
+    output::write(&match form {
+        Form::Json => json::line(&json::refreshed(name, &reply)),
+        Form::Text => format!("{name}: {what}, {}\n", expiry(&reply.info)),
+    })
+}
+
+fn reject(client: &Client, form: Form, name: &TokenName, fingerprint: Option<Fingerprint>) -> Done {
+    let refused = match fingerprint {
+        Some(fingerprint) => fingerprint,
+        None => client.get(name).map_err(about(name))?.info.fingerprint,
+    };
+    let reply = client.reject(name, refused).map_err(about(name))?;
+    let what = match reply.outcome {
+        RejectOutcome::Replaced => "replaced by a new token",
+        RejectOutcome::Superseded => "another token is held already, get it and try again",
+        RejectOutcome::Unchanged => {
+            "the provider gave the same token again, so the refusal has another cause"
+        }
+        RejectOutcome::TooSoon => "not replaced, because it is too new or the provider was just asked",
+    };
+    output::write(&match form {
+        Form::Json => json::line(&json::rejected(name, &reply)),
+        Form::Text => format!("{name}: {what}; the token held now {}\n", expiry(&reply.info)),
+    })
+}
+
+fn expiry(info: &TokenInfo) -> String {
+    format!("expires in {}", human::duration(Duration::from_millis(info.expires_in_ms)))
+}
+
+/// Tells events until the reader, the daemon or the user ends it.
+fn watch(client: &Client, form: Form, names: &[TokenName]) -> Done {
+    let subject = names.iter().map(TokenName::as_str).collect::<Vec<_>>().join(", ");
+    let failed = |error: Error| Failure::of_call(&error, &subject);
+    for event in client.watch(names).map_err(failed)? {
+        let event = event.map_err(failed)?;
+        output::write(&match form {
+            Form::Json => json::line(&json::event(&event)),
+            Form::Text => status::event(&event, SystemTime::now()),
+        })?;
+    }
+    Ok(())
+}
+
+fn version(client: &Client, form: Form) -> Done {
+    if form == Form::Json {
+        let reply = client.version().map_err(in_general())?;
+        return output::write(&json::line(&json::versions(&reply)));
+    }
+    // The program's own is told even where there is no daemon.
+    output::write(&format!("tokenctl {}, protocol {PROTOCOL_VERSION}\n", env!("CARGO_PKG_VERSION")))?;
+    let reply = client.version().map_err(in_general())?;
+    let protocols = match (reply.oldest, reply.newest) {
+        (oldest, newest) if oldest == newest => format!("protocol {newest}"),
+        (oldest, newest) => format!("protocols {oldest} to {newest}"),
+    };
+    output::write(&format!("tokend {}, {protocols}\n", human::clean(&reply.daemon)))
+}
+
+/// Prints a generated text.
+fn print(generated: std::io::Result<Vec<u8>>) -> Done {
+    let text = generated.map_err(|error| Failure::output(&error))?;
+    output::write(&String::from_utf8_lossy(&text))
+}

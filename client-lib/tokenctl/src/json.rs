@@ -1,0 +1,294 @@
+//! The shapes of `--json`, as `JSON.md` documents them. They are kept apart from the wire's types, so that
+//! neither changes with the other. Fields are only ever added.
+
+#![expect(clippy::struct_field_names, reason = "the names are those of the documented shapes")]
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokend_client::{
+    DaemonStatus, Deviation, ErrorClass, EventReply, HeadersReply, HeldToken, LastError, ListEntry,
+    PROTOCOL_VERSION, RefreshedReply, RejectOutcome, RejectedReply, State, Status, Timestamp, TokenInfo,
+    TokenName, TokenReply, TokenStatus, VersionReply,
+};
+
+use crate::human::{clean, rfc3339};
+
+#[derive(Serialize)]
+pub(crate) struct Token<'a> {
+    name: &'a str,
+    token: &'a str,
+    token_type: &'static str,
+    #[serde(flatten)]
+    info: Info,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Headers<'a> {
+    name: &'a str,
+    headers: Vec<Header<'a>>,
+    #[serde(flatten)]
+    info: Info,
+}
+
+#[derive(Serialize)]
+struct Header<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+#[derive(Serialize)]
+struct Info {
+    #[serde(flatten)]
+    held: Held,
+    state: &'static str,
+    last_error: Option<&'static str>,
+    next_attempt: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Held {
+    expires_at: String,
+    expires_in: u64,
+    age: u64,
+    fingerprint: String,
+}
+
+#[derive(Serialize)]
+pub(crate) struct List<'a> {
+    tokens: Vec<Listed<'a>>,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    state: &'static str,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Conditions<'a> {
+    daemon: Daemon,
+    tokens: Vec<Condition<'a>>,
+}
+
+#[derive(Serialize)]
+struct Daemon {
+    version: String,
+    pid: u32,
+    started_at: String,
+    connections: u32,
+    reload_failed_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Condition<'a> {
+    name: &'a str,
+    provider: String,
+    state: &'static str,
+    held: Option<Held>,
+    last_error: Option<Failed>,
+    failures: u32,
+    next_attempt: Option<String>,
+    requests: u64,
+    hand_outs: u64,
+    deviations: Vec<Departure>,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    class: &'static str,
+    message: String,
+    at: String,
+}
+
+#[derive(Serialize)]
+struct Departure {
+    kind: String,
+    count: u64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Refreshed<'a> {
+    name: &'a str,
+    changed: bool,
+    #[serde(flatten)]
+    info: Info,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Rejected<'a> {
+    name: &'a str,
+    outcome: &'static str,
+    #[serde(flatten)]
+    info: Info,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Event<'a> {
+    name: &'a str,
+    state: &'static str,
+    held: Option<Held>,
+    last_error: Option<&'static str>,
+    next_attempt: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Versions {
+    tokenctl: &'static str,
+    daemon: String,
+    protocol: Protocol,
+}
+
+#[derive(Serialize)]
+struct Protocol {
+    tokenctl: u8,
+    daemon_oldest: u8,
+    daemon_newest: u8,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Failures<'a> {
+    pub(crate) error: Failure<'a>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Failure<'a> {
+    pub(crate) code: &'static str,
+    pub(crate) message: &'a str,
+    pub(crate) exit_status: u8,
+    pub(crate) class: Option<&'static str>,
+    pub(crate) next_attempt: Option<String>,
+    pub(crate) best_ttl: Option<u64>,
+}
+
+/// One object on one line.
+pub(crate) fn line(shape: &impl Serialize) -> String {
+    // Strings, numbers and structs of them always have a form in JSON.
+    let mut text = serde_json::to_string(shape).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+pub(crate) fn token<'a>(name: &'a TokenName, reply: &'a TokenReply) -> Token<'a> {
+    Token { name: name.as_str(), token: reply.token.expose(), token_type: "Bearer", info: info(&reply.info) }
+}
+
+pub(crate) fn headers<'a>(name: &'a TokenName, reply: &'a HeadersReply) -> Headers<'a> {
+    let header =
+        |header: &'a tokend_client::Header| Header { name: &header.name, value: header.value.expose() };
+    Headers {
+        name: name.as_str(),
+        headers: reply.headers.iter().map(header).collect(),
+        info: info(&reply.info),
+    }
+}
+
+pub(crate) fn list(entries: &[ListEntry]) -> List<'_> {
+    let listed = |entry: &ListEntry| entry.state.as_str();
+    List {
+        tokens: entries
+            .iter()
+            .map(|entry| Listed { name: entry.name.as_str(), state: listed(entry) })
+            .collect(),
+    }
+}
+
+pub(crate) fn status(status: &Status) -> Conditions<'_> {
+    Conditions { daemon: daemon(&status.daemon), tokens: status.tokens.iter().map(condition).collect() }
+}
+
+fn daemon(status: &DaemonStatus) -> Daemon {
+    Daemon {
+        version: clean(&status.version),
+        pid: status.pid,
+        started_at: time(status.started_at),
+        connections: status.connections,
+        reload_failed_at: status.reload_failed_at.map(time),
+    }
+}
+
+fn condition(token: &TokenStatus) -> Condition<'_> {
+    Condition {
+        name: token.name.as_str(),
+        provider: clean(&token.provider),
+        state: token.state.as_str(),
+        held: token.held.map(held),
+        last_error: token.last_error.as_ref().map(failed),
+        failures: token.failures,
+        next_attempt: token.next_attempt.map(time),
+        requests: token.requests,
+        hand_outs: token.hand_outs,
+        deviations: token.deviations.iter().map(departure).collect(),
+    }
+}
+
+fn failed(error: &LastError) -> Failed {
+    Failed { class: error.class.as_str(), message: clean(&error.message), at: time(error.at) }
+}
+
+fn departure(deviation: &Deviation) -> Departure {
+    Departure { kind: clean(&deviation.kind), count: deviation.count }
+}
+
+pub(crate) fn refreshed<'a>(name: &'a TokenName, reply: &RefreshedReply) -> Refreshed<'a> {
+    Refreshed { name: name.as_str(), changed: reply.changed, info: info(&reply.info) }
+}
+
+pub(crate) fn rejected<'a>(name: &'a TokenName, reply: &RejectedReply) -> Rejected<'a> {
+    let outcome = match reply.outcome {
+        RejectOutcome::Replaced => "replaced",
+        RejectOutcome::Superseded => "superseded",
+        RejectOutcome::Unchanged => "unchanged",
+        RejectOutcome::TooSoon => "too-soon",
+    };
+    Rejected { name: name.as_str(), outcome, info: info(&reply.info) }
+}
+
+pub(crate) fn event(event: &EventReply) -> Event<'_> {
+    Event {
+        name: event.name.as_str(),
+        state: event.state.as_str(),
+        held: event.held.map(held),
+        last_error: event.last_error.map(ErrorClass::as_str),
+        next_attempt: event.next_attempt.map(time),
+    }
+}
+
+pub(crate) fn versions(reply: &VersionReply) -> Versions {
+    Versions {
+        tokenctl: env!("CARGO_PKG_VERSION"),
+        daemon: clean(&reply.daemon),
+        protocol: Protocol {
+            tokenctl: PROTOCOL_VERSION,
+            daemon_oldest: reply.oldest,
+            daemon_newest: reply.newest,
+        },
+    }
+}
+
+fn info(info: &TokenInfo) -> Info {
+    let TokenInfo { age_ms, expires_in_ms, expires_at, state, last_error, next_attempt, fingerprint } = *info;
+    Info {
+        held: held(HeldToken { age_ms, expires_in_ms, expires_at, fingerprint }),
+        state: State::as_str(state),
+        last_error: last_error.map(ErrorClass::as_str),
+        next_attempt: next_attempt.map(time),
+    }
+}
+
+fn held(token: HeldToken) -> Held {
+    Held {
+        expires_at: time(token.expires_at),
+        expires_in: seconds(token.expires_in_ms),
+        age: seconds(token.age_ms),
+        fingerprint: token.fingerprint.to_string(),
+    }
+}
+
+fn time(timestamp: Timestamp) -> String {
+    rfc3339(timestamp.to_system_time())
+}
+
+fn seconds(milliseconds: u64) -> u64 {
+    Duration::from_millis(milliseconds).as_secs()
+}

@@ -1,0 +1,111 @@
+//! Completions and manual pages, made of the definition of the command line.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Command, CommandFactory};
+use clap_complete::aot::{Bash, Fish, Generator, Zsh};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
+
+use crate::Args;
+use crate::args::{EXIT_STATUS, Shell};
+
+/// The shapes of `--json`, which the manual repeats.
+const JSON: &str = include_str!("../JSON.md");
+
+const ENVIRONMENT: &str = "\
+TOKEND_SOCKET: the daemon's socket, unless --socket names one.
+
+NO_COLOR: where set to anything, nothing is coloured.";
+
+const SEE_ALSO: &str = "tokend(8), systemctl(1), journalctl(1)";
+
+/// The completions for a shell.
+pub(crate) fn completions(shell: Shell) -> io::Result<Vec<u8>> {
+    let generator: &dyn Generator = match shell {
+        Shell::Bash => &Bash,
+        Shell::Zsh => &Zsh,
+        Shell::Fish => &Fish,
+    };
+    let mut command = Args::command();
+    command.set_bin_name("tokenctl");
+    command.build();
+    let mut script = Vec::new();
+    generator.try_generate(&command, &mut script)?;
+    Ok(script)
+}
+
+/// The page `tokenctl(1)`.
+pub(crate) fn page() -> io::Result<Vec<u8>> {
+    let mut command = Args::command().disable_help_subcommand(true);
+    command.build();
+    let man = titled(command);
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    man.render_subcommands_section(&mut text)?;
+    verbatim("EXIT STATUS", EXIT_STATUS).to_writer(&mut text)?;
+    verbatim("ENVIRONMENT", ENVIRONMENT).to_writer(&mut text)?;
+    json_output().to_writer(&mut text)?;
+    verbatim("SEE ALSO", SEE_ALSO).to_writer(&mut text)?;
+    Ok(text)
+}
+
+/// Writes `tokenctl.1` and a page for each command. Tells the file that could not be written.
+pub(crate) fn pages(dir: &Path) -> Result<(), (PathBuf, io::Error)> {
+    let place = |name: &str| dir.join(format!("{name}.1"));
+    let write = |name: &str, text: io::Result<Vec<u8>>| {
+        text.and_then(|text| fs::write(place(name), text)).map_err(|error| (place(name), error))
+    };
+    write("tokenctl", page())?;
+    let mut command = Args::command().disable_help_subcommand(true);
+    command.build();
+    for subcommand in command.get_subcommands() {
+        let name = format!("tokenctl-{}", subcommand.get_name());
+        write(&name, subpage(subcommand))?;
+    }
+    Ok(())
+}
+
+fn subpage(command: &Command) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    titled(command.clone()).render(&mut text)?;
+    verbatim("EXIT STATUS", EXIT_STATUS).to_writer(&mut text)?;
+    verbatim("SEE ALSO", "tokenctl(1)").to_writer(&mut text)?;
+    Ok(text)
+}
+
+fn titled(command: Command) -> Man {
+    Man::new(command).manual("tokend").section("1")
+}
+
+fn verbatim(heading: &str, body: &str) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", [heading]).control("nf", []);
+    for line in body.lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("fi", []);
+    roff
+}
+
+/// The Markdown of the documentation: its headings become subsections, its examples stay as they are.
+fn json_output() -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["JSON OUTPUT"]);
+    for line in JSON.lines().skip(1) {
+        match (line.strip_prefix("## "), line) {
+            (Some(heading), _) => roff.control("SS", [heading.replace('`', "").as_str()]),
+            (None, "```json") => roff.control("PP", []).control("nf", []),
+            (None, "```") => roff.control("fi", []),
+            (None, "") => roff.control("PP", []),
+            (None, text) => roff.text([roman(text.replace('`', ""))]),
+        };
+    }
+    roff
+}

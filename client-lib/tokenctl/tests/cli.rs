@@ -1,0 +1,583 @@
+//! The real program against a daemon that answers what each test tells it to: what is printed where, to the
+//! letter, and with which exit status.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed step fails the test"
+)]
+
+#[path = "../../tests/fake/mod.rs"]
+mod fake;
+
+use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fake::{
+    Answer, FakeDaemon, TOKEN, daemon_status, error, fingerprint, held, info, name, token, token_status,
+};
+use nix::unistd::{Uid, User};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokend_client::{
+    Deviation, ErrorClass, EventReply, Header, HeadersReply, LastError, ListEntry, RefreshedReply,
+    RejectOutcome, RejectedReply, Secret, State, Timestamp, TokenStatus, VersionReply,
+};
+use tokend_protocol::{ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply};
+
+/// A place for a socket, and the program that is pointed to it.
+struct Bench(TempDir);
+
+impl Bench {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.path().join("tokend.sock")
+    }
+
+    fn daemon(&self, reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> FakeDaemon {
+        FakeDaemon::answering(&self.socket(), reply)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = program();
+        command.arg("--socket").arg(self.socket()).args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(self.command(args).output().unwrap())
+    }
+}
+
+/// The program in an environment that has no say in the outcome.
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tokenctl"));
+    command.env_remove("TOKEND_SOCKET").env_remove("NO_COLOR").env("TERM", "xterm").stdin(Stdio::null());
+    command
+}
+
+/// What a run left.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    exit: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let ran =
+            Self { exit: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) };
+        assert!(!ran.err.contains(TOKEN), "the token is on standard error: {ran:?}");
+        ran
+    }
+
+    fn json(&self) -> Value {
+        assert_eq!(self.out.matches('\n').count(), 1, "one line: {self:?}");
+        serde_json::from_str(&self.out).unwrap()
+    }
+
+    #[track_caller]
+    fn is(&self, exit: i32, out: &str, err: &str) {
+        assert_eq!((self.exit, self.out.as_str(), self.err.as_str()), (exit, out, err));
+    }
+}
+
+fn user() -> String {
+    User::from_uid(Uid::effective()).unwrap().unwrap().name
+}
+
+fn headers(values: &[(&str, &str)]) -> Reply {
+    let header = |(name, value): &(&str, &str)| Header {
+        name: (*name).to_owned(),
+        value: Secret::from((*value).to_owned()),
+    };
+    Reply::Headers(HeadersReply { info: info(), headers: values.iter().map(header).collect() })
+}
+
+/// A token that gives no joy.
+fn ailing(text: &str) -> TokenStatus {
+    let message = "no answer within 10s".to_owned();
+    TokenStatus {
+        state: State::Unavailable,
+        held: None,
+        last_error: Some(LastError { class: ErrorClass::Timeout, message, at: Timestamp(1_700_000_000_000) }),
+        failures: 7,
+        next_attempt: Some(Timestamp(2_000_000_000_000)),
+        deviations: vec![Deviation { kind: "expires_in-string".to_owned(), count: 3 }],
+        ..token_status(text)
+    }
+}
+
+/// The right answer to each request: what `JSON.md` shows.
+fn well(request: &Request) -> Reply {
+    match request {
+        Request::Get(_) => token(),
+        Request::Headers(_) => {
+            headers(&[("Authorization", &format!("Bearer {TOKEN}")), ("Requestor-ID", "4711")])
+        }
+        Request::List(_) => {
+            let listed = |text, state| ListEntry { name: name(text), state };
+            let tokens = vec![listed("bnp", State::Degraded), listed("psb", State::Fresh)];
+            Reply::List(ListReply { tokens, more: false })
+        }
+        Request::Status(_) => {
+            let tokens = vec![ailing("bnp"), token_status("psb")];
+            Reply::Status(StatusReply { daemon: daemon_status(), tokens, more: false })
+        }
+        Request::Refresh(_) => Reply::Refreshed(RefreshedReply { info: info(), changed: true }),
+        Request::Reject(_) => {
+            Reply::Rejected(RejectedReply { outcome: RejectOutcome::Replaced, info: info() })
+        }
+        Request::Watch(_) => Reply::Event(event(State::Fresh)),
+        Request::Version => Reply::Version(VersionReply { daemon: "9.8.7".to_owned(), oldest: 1, newest: 1 }),
+    }
+}
+
+fn event(state: State) -> EventReply {
+    EventReply { name: name("psb"), state, held: Some(held()), last_error: None, next_attempt: None }
+}
+
+#[test]
+fn get_prints_the_token_and_nothing_else() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(well);
+    bench.run(&["get", "psb", "--min-ttl", "1m 30s", "--deadline", "3s"]).is(0, "eyJ-sample-token\n", "");
+    let [Request::Get(asked)] = &daemon.requests()[..] else { panic!("{:?}", daemon.requests()) };
+    assert_eq!((asked.name.as_str(), asked.terms.min_ttl_ms), ("psb", 90_000));
+    assert!((1..=3_000).contains(&asked.terms.deadline_ms), "{asked:?}");
+}
+
+#[test]
+fn headers_prints_what_curl_reads() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(well);
+    let ran = bench.run(&["headers", "psb", "--header", "Requestor-ID=a=b", "--without", "Accept"]);
+    ran.is(0, "Authorization: Bearer eyJ-sample-token\nRequestor-ID: 4711\n", "");
+    let [Request::Headers(asked)] = &daemon.requests()[..] else { panic!("{:?}", daemon.requests()) };
+    assert_eq!((asked.supplied[0].name.as_str(), asked.supplied[0].value.as_str()), ("Requestor-ID", "a=b"));
+    assert_eq!(asked.omitted, ["Accept"]);
+}
+
+#[test]
+fn a_header_cannot_smuggle_another() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(|_| headers(&[("Accept", "x\r\nHost: elsewhere")]));
+    let ran = bench.run(&["headers", "psb"]);
+    ran.is(1, "", "tokenctl: the daemon's answer has a header with a control character\n");
+}
+
+#[test]
+fn a_piped_list_is_of_plain_names() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(well);
+    bench.run(&["list"]).is(0, "bnp\npsb\n", "");
+}
+
+/// The status of a daemon that started 3 h 12 m ago, with times half a minute off the full one.
+fn recent(request: &Request) -> Reply {
+    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let ago = |seconds: u64| Timestamp(now - seconds * 1000);
+    let ahead = |seconds: u64| Timestamp(now + seconds * 1000);
+    let Reply::Status(mut status) = well(request) else { return well(request) };
+    status.daemon.started_at = ago(11_550);
+    let failed = status.tokens[0].last_error.as_mut().unwrap();
+    failed.at = ago(7_230);
+    "no answer\x1b[2J within 10s".clone_into(&mut failed.message);
+    status.tokens[0].next_attempt = Some(ago(5));
+    status.tokens[1].next_attempt = Some(ahead(7_230));
+    Reply::Status(status)
+}
+
+#[test]
+fn status_is_a_table_that_a_person_reads() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(recent);
+    let ran = bench.run(&["status"]);
+    ran.is(
+        0,
+        "tokend 9.8.7, pid 4711, up 3h 12m, 2 connections\n\
+         NAME  STATE        EXPIRES-IN  RENEWS-IN  REQUESTS  LAST-ERROR\n\
+         bnp   unavailable  -           now        3         timeout 2h ago: no answer?[2J within 10s\n\
+         psb   fresh        59m 12s     2h         3         -\n\
+         bnp: the provider departed from the standard 3 times; `tokenctl status --verbose` tells how\n",
+        "",
+    );
+}
+
+#[test]
+fn verbose_status_has_it_all() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(well);
+    let ran = bench.run(&["status", "--verbose"]);
+    assert_eq!(ran.exit, 0, "{ran:?}");
+    let lines: Vec<_> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 5, "{ran:?}");
+    let words = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();
+    assert_eq!(
+        words(1),
+        [
+            "NAME",
+            "STATE",
+            "EXPIRES-IN",
+            "RENEWS-IN",
+            "REQUESTS",
+            "PROVIDER",
+            "HAND-OUTS",
+            "FAILURES",
+            "FINGERPRINT",
+            "EXPIRES-AT",
+            "LAST-ERROR"
+        ]
+    );
+    assert_eq!(words(2)[..3], ["bnp", "unavailable", "-"]);
+    assert_eq!(words(3)[4..], ["-", "3", "bnp", "40", "0", "00f1e2d3c4b5a697", "2033-05-18T03:33:20Z", "-"]);
+    assert_eq!(lines[4], "bnp: expires_in-string 3x");
+}
+
+#[test]
+fn refresh_and_reject_tell_what_was_done() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(well);
+    bench.run(&["refresh", "psb"]).is(0, "psb: a new token, expires in 59m 12s\n", "");
+    let replaced = "psb: replaced by a new token; the token held now expires in 59m 12s\n";
+    bench.run(&["reject", "psb", "--fingerprint", "0123456789abcdef"]).is(0, replaced, "");
+    bench.run(&["reject", "psb"]).is(0, replaced, "");
+    let rejected: Vec<_> = daemon
+        .requests()
+        .iter()
+        .filter_map(|request| match request {
+            Request::Reject(request) => Some(request.fingerprint),
+            _ => None,
+        })
+        .collect();
+    // Without a fingerprint, it is that of the token now held.
+    assert_eq!(rejected, ["0123456789abcdef".parse().unwrap(), fingerprint()]);
+}
+
+#[test]
+fn watch_tells_each_event_until_the_end() {
+    let bench = Bench::new();
+    let daemon = FakeDaemon::start(&bench.socket(), |_| {
+        let refused = ErrorReply { message: "it is gone".to_owned(), ..error(ErrorCode::UnknownToken) };
+        let told = [
+            Reply::Event(event(State::Fresh)),
+            Reply::Event(event(State::Refreshing)),
+            Reply::Error(refused),
+        ];
+        told.into_iter().map(Answer::Reply).collect()
+    });
+    let ran = bench.run(&["watch", "psb"]);
+    let told: Vec<_> = ran.out.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    assert_eq!(told, ["psb: fresh, expires in 59m 12s", "psb: refreshing, expires in 59m 12s"]);
+    assert_eq!((ran.exit, daemon.requests().len()), (5, 1));
+}
+
+#[test]
+fn version_tells_both() {
+    let bench = Bench::new();
+    let own = concat!("tokenctl ", env!("CARGO_PKG_VERSION"), ", protocol 1\n");
+    let alone = bench.run(&["version"]);
+    assert_eq!((alone.exit, alone.out.as_str()), (3, own));
+    let _daemon = bench.daemon(well);
+    bench.run(&["version"]).is(0, &format!("{own}tokend 9.8.7, protocol 1\n"), "");
+}
+
+/// Each exit status of a refusal, with what the person reads.
+#[test]
+fn each_refusal_has_its_exit_status_and_its_advice() {
+    let at = Some(Timestamp(5_000));
+    let refused = format!(
+        "psb: not allowed for user {}, or no such token; an operator can see why in the journal",
+        user()
+    );
+    let cases: [(ErrorCode, i32, &str); 10] = [
+        (ErrorCode::InvalidRequest, 2, "psb: its words; see `tokenctl --help`"),
+        (ErrorCode::NotAllowed, 4, &refused),
+        (ErrorCode::UnknownToken, 5, "psb: no such token; `tokenctl list` names those that there are"),
+        (ErrorCode::Unavailable, 6, "psb: its words; try again in 0s"),
+        (ErrorCode::Overloaded, 6, "its words; try again with fewer requests at once"),
+        (ErrorCode::ShuttingDown, 6, "its words; try again in a moment"),
+        (ErrorCode::MinTtlUnreachable, 6, "psb: its words; ask for less with --min-ttl, 1m at most"),
+        (
+            ErrorCode::Refused,
+            7,
+            "psb: its words; an operator has to act: `tokenctl status --verbose` and the daemon's journal tell more",
+        ),
+        (ErrorCode::DeadlineExceeded, 8, "psb: its words; try again, or wait longer with --deadline"),
+        (ErrorCode::UnsupportedVersion, 1, "its words; upgrade tokenctl or the daemon"),
+    ];
+    for (code, exit, message) in cases {
+        let bench = Bench::new();
+        let words = "its words".to_owned();
+        let reply = ErrorReply { message: words, next_attempt: at, best_ttl_ms: Some(60_000), ..error(code) };
+        let _daemon = bench.daemon(move |_| Reply::Error(reply.clone()));
+        bench.run(&["get", "psb"]).is(exit, "", &format!("tokenctl: {message}\n"));
+    }
+}
+
+#[test]
+fn a_refusal_without_a_token_names_none() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(|_| Reply::Error(error(ErrorCode::NotAllowed)));
+    let message =
+        format!("tokenctl: not allowed for user {}; an operator can see why in the journal\n", user());
+    bench.run(&["status"]).is(4, "", &message);
+}
+
+#[test]
+fn the_daemon_s_words_cannot_take_hold_of_the_terminal() {
+    let bench = Bench::new();
+    let message = "psb: bad\x1b]0;title\x07\nnews".to_owned();
+    let reply = ErrorReply { message, ..error(ErrorCode::Unavailable) };
+    let _daemon = bench.daemon(move |_| Reply::Error(reply.clone()));
+    // Nor is the name repeated that the daemon gave.
+    bench.run(&["get", "psb"]).is(6, "", "tokenctl: psb: bad?]0;title??news; try again in a moment\n");
+}
+
+#[test]
+fn usage_is_exit_status_two() {
+    let bench = Bench::new();
+    let long = "x".repeat(300);
+    for args in [
+        &["get", "a/b"][..],
+        &["get", "a\nb"],
+        &["get", &long],
+        &["get"],
+        &["headers", "psb", "--header", "novalue"],
+        &["get", "psb", "--deadline", "soon"],
+        &["reject", "psb", "--fingerprint", "xyz"],
+        &["watch"],
+        &["nonsense"],
+        &[],
+    ] {
+        let ran = bench.run(args);
+        assert_eq!((ran.exit, ran.out.as_str()), (2, ""), "{args:?}: {ran:?}");
+        assert!(!ran.err.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn without_a_daemon_the_socket_is_named() {
+    let bench = Bench::new();
+    let socket = bench.socket();
+    let advice = "see `systemctl status tokend`, or name another socket with --socket or TOKEND_SOCKET";
+    let missing = format!("tokenctl: no daemon at {}: there is no such socket; {advice}\n", socket.display());
+    bench.run(&["get", "psb"]).is(3, "", &missing);
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let dead = format!("tokenctl: no daemon at {}: nobody listens there; {advice}\n", socket.display());
+    bench.run(&["get", "psb"]).is(3, "", &dead);
+}
+
+#[test]
+fn a_socket_that_may_not_be_used_points_to_its_group() {
+    let bench = Bench::new();
+    let socket = bench.socket();
+    let _daemon = bench.daemon(well);
+    fs::set_permissions(&socket, Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(bench.0.path(), Permissions::from_mode(0o755)).unwrap();
+    // Root may use any socket, and where root builds, others may not reach the program.
+    // Another process copies it, because a program that is open for writing, here or in a child, is not run.
+    let copy = bench.0.path().join("tokenctl");
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_tokenctl")).arg(&copy).status().unwrap().success());
+    let mut command = Command::new(&copy);
+    command.arg("--socket").arg(&socket).args(["get", "psb"]).stdin(Stdio::null());
+    let mut user = user();
+    if Uid::effective().is_root() {
+        command.uid(65_534).gid(65_534);
+        user = User::from_uid(Uid::from_raw(65_534))
+            .unwrap()
+            .map_or_else(|| "65534".to_owned(), |user| user.name);
+    }
+    let socket = socket.display();
+    Ran::of(command.output().unwrap()).is(
+        3,
+        "",
+        &format!(
+            "tokenctl: no permission to connect to {socket}: user {user} may lack the socket's group; \
+             compare `ls -l {socket}` with `id`\n"
+        ),
+    );
+}
+
+#[test]
+fn a_silent_daemon_is_exit_status_eight() {
+    let bench = Bench::new();
+    let _daemon = FakeDaemon::start(&bench.socket(), |_| Vec::new());
+    bench.run(&["get", "psb", "--deadline", "10ms"]).is(
+        8,
+        "",
+        "tokenctl: psb: the daemon did not answer before the deadline; try again, or wait longer with --deadline\n",
+    );
+}
+
+#[test]
+fn an_answer_that_is_none_is_exit_status_one() {
+    let bench = Bench::new();
+    let _daemon =
+        FakeDaemon::start(&bench.socket(), |_| vec![Answer::Raw(b"HTTP/1.1 400 Bad Request\r\n".to_vec())]);
+    let ran = bench.run(&["get", "psb"]);
+    assert_eq!(ran.exit, 1, "{ran:?}");
+    assert!(ran.err.starts_with("tokenctl: the daemon's answer is not understood: "), "{ran:?}");
+}
+
+#[test]
+fn the_socket_comes_from_the_environment_unless_it_is_given() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(well);
+    let run = |variable: &Path, args: &[&str]| {
+        Ran::of(program().env("TOKEND_SOCKET", variable).args(args).output().unwrap())
+    };
+    run(&bench.socket(), &["get", "psb"]).is(0, "eyJ-sample-token\n", "");
+    let given = bench.socket();
+    let args = ["get", "psb", "--socket", given.to_str().unwrap()];
+    run(Path::new("/nonexistent"), &args).is(0, "eyJ-sample-token\n", "");
+    let elsewhere = run(Path::new("/nonexistent"), &["get", "psb"]);
+    assert!(elsewhere.exit == 3 && elsewhere.err.contains("/nonexistent"), "{elsewhere:?}");
+    // Set to nothing is not set; no system that builds this need have a daemon to tell whether it was asked.
+    assert_ne!(run(Path::new(""), &["get", "psb", "--deadline", "0s"]).exit, 2);
+}
+
+/// The examples of `JSON.md`, by heading.
+fn documented() -> Vec<(String, Value)> {
+    let text = include_str!("../JSON.md");
+    let sections = text.split("\n## ").skip(1);
+    sections
+        .map(|section| {
+            let heading = section.lines().next().unwrap().to_owned();
+            let example = section.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+            (heading, serde_json::from_str(example).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn json_is_as_documented() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(well);
+    let mut documented = documented();
+    let (_, error) = documented.pop().unwrap();
+    let headings: Vec<_> = documented.iter().map(|(heading, _)| heading.as_str()).collect();
+    assert_eq!(headings, ["get", "headers", "list", "status", "refresh", "reject", "watch", "version"]);
+    for (command, example) in &documented {
+        let args: &[&str] = match command.as_str() {
+            "list" | "status" | "version" => &["--json", command],
+            "watch" => continue,
+            _ => &[command, "psb", "--json"],
+        };
+        let ran = bench.run(args);
+        assert_eq!((ran.exit, &ran.json()), (0, example), "{command}");
+    }
+    drop(daemon);
+
+    let daemon = FakeDaemon::start(&bench.socket(), |_| {
+        let gone = ErrorReply { next_attempt: Some(Timestamp(5_000)), ..self::error(ErrorCode::Unavailable) };
+        let message = "no answer within 10s".to_owned();
+        let gone = ErrorReply { message, class: Some(ErrorClass::Timeout), ..gone };
+        vec![Answer::Reply(Reply::Event(event(State::Fresh))), Answer::Reply(Reply::Error(gone))]
+    });
+    let ran = bench.run(&["watch", "psb", "--json"]);
+    let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, [documented[6].1.clone(), error]);
+    assert_eq!((ran.exit, daemon.requests().len()), (6, 1));
+}
+
+#[test]
+fn errors_are_json_too() {
+    let bench = Bench::new();
+    for (args, exit, code) in [
+        (&["get", "psb", "--json"][..], 3, "not-reachable"),
+        (&["--json", "get", "a/b"], 2, "usage"),
+        (&["--json", "nonsense"], 2, "usage"),
+    ] {
+        let ran = bench.run(args);
+        let error = &ran.json()["error"];
+        assert_eq!((ran.exit, error["code"].as_str()), (exit, Some(code)), "{ran:?}");
+        assert_eq!(error["exit_status"], exit);
+        assert!(ran.err.contains(error["message"].as_str().unwrap()), "{ran:?}");
+    }
+}
+
+/// Runs on a terminal and returns what appears there.
+fn on_a_terminal(command: &mut Command) -> String {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut child = command.stdout(terminal.slave).stderr(Stdio::piped()).spawn().unwrap();
+    command.stdout(Stdio::null());
+    assert!(child.wait().unwrap().success());
+    let mut shown = Vec::new();
+    // Once the other side is closed, the terminal says so with an error.
+    let _ = File::from(terminal.master).read_to_end(&mut shown);
+    String::from_utf8(shown).unwrap().replace("\r\n", "\n")
+}
+
+#[test]
+fn colours_are_for_terminals_that_take_them() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(well);
+    let list = "NAME  STATE\nbnp   degraded\npsb   fresh\n";
+    let painted = "NAME  STATE\nbnp   \x1b[33mdegraded\x1b[0m\npsb   \x1b[32mfresh\x1b[0m\n";
+    assert_eq!(on_a_terminal(&mut bench.command(&["list"])), painted);
+    assert_eq!(on_a_terminal(bench.command(&["list"]).env("NO_COLOR", "")), painted);
+    assert_eq!(on_a_terminal(bench.command(&["list"]).env("NO_COLOR", "1")), list);
+    assert_eq!(on_a_terminal(bench.command(&["list"]).env("TERM", "dumb")), list);
+    assert!(on_a_terminal(&mut bench.command(&["status"])).contains("\x1b[31munavailable\x1b[0m"));
+    let piped = bench.run(&["status"]);
+    assert!(!piped.out.contains('\x1b'), "{piped:?}");
+}
+
+#[test]
+fn output_that_nobody_takes_is_no_panic() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(well);
+    for args in [&["get", "psb"][..], &["status"], &["list", "--json"], &["completions", "bash"], &["man"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let ran = Ran::of(bench.command(args).stdout(full).output().unwrap());
+        let message = "tokenctl: cannot write to standard output: No space left on device (os error 28)\n";
+        assert_eq!((ran.exit, ran.err.as_str()), (1, message), "{args:?}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = Ran::of(bench.command(args).stdout(writer).output().unwrap());
+        assert_eq!((ran.exit, ran.err.as_str()), (0, ""), "{args:?}");
+    }
+}
+
+#[test]
+fn completions_are_made_for_each_shell() {
+    for (shell, mark) in
+        [("bash", "complete -F"), ("zsh", "#compdef tokenctl"), ("fish", "complete -c tokenctl")]
+    {
+        let ran = Ran::of(program().args(["completions", shell]).output().unwrap());
+        assert_eq!(ran.exit, 0, "{ran:?}");
+        assert!(ran.out.contains(mark) && ran.out.contains("min-ttl"), "{shell}");
+    }
+}
+
+#[test]
+fn manual_pages_are_made() {
+    let page = Ran::of(program().arg("man").output().unwrap());
+    assert_eq!(page.exit, 0, "{page:?}");
+    for part in [".TH tokenctl 1", ".SH \"EXIT STATUS\"", "TOKEND_SOCKET", ".SH \"JSON OUTPUT\"", "best_ttl"]
+    {
+        assert!(page.out.contains(part), "{part} is not in the page");
+    }
+    let dir = TempDir::new().unwrap();
+    let ran = Ran::of(program().arg("man").arg(dir.path()).output().unwrap());
+    ran.is(0, "", "");
+    assert_eq!(fs::read_to_string(dir.path().join("tokenctl.1")).unwrap(), page.out);
+    let get = fs::read_to_string(dir.path().join("tokenctl-get.1")).unwrap();
+    assert!(get.contains(".TH tokenctl-get 1") && get.contains("min\\-ttl"), "{get}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 11);
+    let nowhere = Ran::of(program().args(["man", "/nonexistent"]).output().unwrap());
+    assert_eq!(nowhere.exit, 1);
+    assert!(nowhere.err.starts_with("tokenctl: cannot write /nonexistent/tokenctl.1: "), "{nowhere:?}");
+}
