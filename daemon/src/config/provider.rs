@@ -139,20 +139,17 @@ fn preset_environment(
     let preset = quoted(&preset.name);
     match chosen {
         Setting::Faulty => Setting::Faulty,
-        Setting::Set(name, place) => match known.get(&name) {
-            Some(endpoint) => Setting::Set(endpoint.clone(), place),
-            None => {
-                let choice = if known.is_empty() {
-                    "none at all".to_owned()
-                } else {
-                    format!("only {}", one_of(names()))
-                };
-                let hint = did_you_mean(&name, names());
-                let message = format!("the preset {preset} has no {}, {choice}{hint}", quoted(&name));
-                section.fault_at(&place, "environment", message);
-                Setting::Faulty
+        Setting::Set(name, place) => {
+            if let Some(endpoint) = known.get(&name) {
+                return Setting::Set(endpoint.clone(), place);
             }
-        },
+            let choice =
+                if known.is_empty() { "none at all".to_owned() } else { format!("only {}", one_of(names())) };
+            let hint = did_you_mean(&name, names());
+            let message = format!("the preset {preset} has no {}, {choice}{hint}", quoted(&name));
+            section.fault_at(&place, "environment", message);
+            Setting::Faulty
+        }
         Setting::Absent => match known.get(DEFAULT_ENVIRONMENT) {
             Some(endpoint) => Setting::Set(endpoint.clone(), section.place.clone()),
             None if known.is_empty() || section.has("token_endpoint") || section.has("issuer") => {

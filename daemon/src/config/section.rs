@@ -147,18 +147,22 @@ impl<'a> Section<'a> {
     }
 }
 
+/// What other programs call some of the keys.
+const OTHER_NAMES: [(&str, &str); 6] = [
+    ("token_url", "token_endpoint"),
+    ("token_uri", "token_endpoint"),
+    ("consumer_key", "client_id"),
+    ("consumer_secret", "client_secret"),
+    ("auth_style", "token_endpoint_auth_method"),
+    ("ttl", "default_lifetime"),
+];
+
 /// The key that someone who writes `name` may have in mind, as with `secret` for `client_secret`.
 fn sounds_like<'k>(name: &str, keys: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    const LIKE_ENOUGH: f64 = 0.82;
     let name = name.to_ascii_lowercase().replace('-', "_");
-    let likeness = |key: &str| {
-        let contained = name.len() >= 4 && (key.contains(&name) || name.contains(key));
-        if contained { 1.0 } else { strsim::jaro_winkler(&name, key) }
-    };
-    keys.map(|key| (likeness(key), key))
-        .filter(|(likeness, _)| *likeness >= LIKE_ENOUGH)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, key)| key)
+    let part = |key: &str| name.len() >= 4 && (key.contains(&name) || name.contains(key));
+    keys.filter(|key| part(key) || OTHER_NAMES.contains(&(&name, *key)))
+        .min_by_key(|key| strsim::damerau_levenshtein(&name, key))
 }
 
 /// A value with what is needed to report a fault in it.
