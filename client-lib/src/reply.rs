@@ -99,7 +99,6 @@ impl<T: Listed> Pages<T> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
     use tokend_protocol::State;
 

@@ -1,7 +1,5 @@
 //! What only the async client can do.
 
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
-
 mod fake;
 
 use std::sync::{Arc, Barrier, Mutex};

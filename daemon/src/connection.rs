@@ -127,11 +127,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.reading = false;
                 Ok(())
             }
-            Incoming::TooSlow => Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame")),
+            Incoming::TooSlow => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame"))
+            }
             Incoming::Broken(error) if error.kind() == io::ErrorKind::InvalidData => {
                 // What follows cannot be told apart any more, so this answer is the last.
-                self.write(error_frame(0, ErrorCode::InvalidRequest, "the frame is larger than a request may be"))
-                    .await?;
+                self.write(error_frame(
+                    0,
+                    ErrorCode::InvalidRequest,
+                    "the frame is larger than a request may be",
+                ))
+                .await?;
                 within_write_timeout(self.framing.flush()).await?;
                 Err(error)
             }
@@ -143,7 +149,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let session = Arc::clone(&self.session);
         let mut answer: Answer = match request {
             Request::Watch(request) => Box::pin(begin_watch(session, id, request, self.stop.clone())),
-            request => Box::pin(async move { Event::Last(Frame { id, message: session.answer(request).await }) }),
+            request => {
+                Box::pin(async move { Event::Last(Frame { id, message: session.answer(request).await }) })
+            }
         };
         // Most answers are at hand and need not be waited for.
         match poll!(&mut answer) {
@@ -176,7 +184,12 @@ async fn within_write_timeout(writing: impl Future<Output = io::Result<()>>) -> 
     timeout(WRITE_TIMEOUT, writing).await.map_err(|_| too_slow())?
 }
 
-async fn begin_watch(session: Arc<Session>, id: u32, request: WatchRequest, stop: CancellationToken) -> Event {
+async fn begin_watch(
+    session: Arc<Session>,
+    id: u32,
+    request: WatchRequest,
+    stop: CancellationToken,
+) -> Event {
     match session.watch(request).await {
         Ok(watch) => continue_watch(id, Box::new(watch), stop).await,
         Err(refused) => Event::Last(Frame { id, message: Reply::Error(refused) }),
@@ -234,7 +247,11 @@ impl Reader {
         poll_fn(|cx| self.poll_next(framing, cx)).await
     }
 
-    fn poll_next<S: AsyncRead + Unpin>(&mut self, framing: &mut Framing<S>, cx: &mut Context<'_>) -> Poll<Incoming> {
+    fn poll_next<S: AsyncRead + Unpin>(
+        &mut self,
+        framing: &mut Framing<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Incoming> {
         if let Poll::Ready(next) = framing.poll_next_unpin(cx) {
             self.waits_for = WaitsFor::Nothing;
             return Poll::Ready(match next {

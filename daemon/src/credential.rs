@@ -182,7 +182,11 @@ impl Credential {
         self.stop.cancel();
     }
 
-    async fn order<T>(&self, deadline: Instant, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+    async fn order<T>(
+        &self,
+        deadline: Instant,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+    ) -> Option<T> {
         let (done, answer) = oneshot::channel();
         let exchange = async {
             self.orders.send(order(done)).await.ok()?;

@@ -34,7 +34,11 @@ impl Daemon {
     /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
     ///
     /// `most_connections` is what the process can hold open, whatever the configuration allows.
-    pub fn start(config: &Config, listener: UnixListener, most_connections: usize) -> Result<Self, NoRandomness> {
+    pub fn start(
+        config: &Config,
+        listener: UnixListener,
+        most_connections: usize,
+    ) -> Result<Self, NoRandomness> {
         let (steps, stepped) = tokio::sync::watch::channel(0);
         let clock = Clock::kernel(stepped);
         let stop = CancellationToken::new();

@@ -1,5 +1,7 @@
 //! What the process gives up before it reads its first secret.
 
+use std::panic;
+
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -11,6 +13,16 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 pub fn forbid_dumps() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)
+}
+
+/// Reports panics as events that name only the place and a fixed text. A formatted message could repeat the
+/// value that the fault was about, and values here are secrets.
+pub fn report_panics_without_values() {
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let text = panic.payload().downcast_ref::<&'static str>();
+        tracing::error!(place, text, "a fault in the daemon");
+    }));
 }
 
 /// Raises the limit of open descriptors as far as the process may, and tells for how many connections that

@@ -46,7 +46,8 @@ fn output(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
 }
 
 fn text() -> Box<dyn Layer<Registry> + Send + Sync> {
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     fmt::layer().with_ansi(colours).with_writer(io::stderr).boxed()
 }
 

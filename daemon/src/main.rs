@@ -56,6 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: Serve) -> ExitCode {
+    harden::report_panics_without_values();
     let result = logging::start(options.log_format, &options.log_level)
         .map_err(|error| error.to_string())
         .and_then(|()| harden::forbid_dumps().map_err(|error| format!("forbidding core dumps: {error}")))

@@ -48,7 +48,8 @@ impl Peer {
 fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
-        let mut bytes = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        let mut bytes =
+            libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
         // SAFETY: the descriptor is borrowed and so open; `groups` is valid for `bytes` bytes, and the kernel
         // writes at most that many and tells in `bytes` how many.
         #[expect(unsafe_code, reason = "a socket option of variable length")]
@@ -115,7 +116,8 @@ mod tests {
         assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(peer.gid, nix::unistd::getegid().as_raw());
         assert_eq!(peer.pid, i32::try_from(std::process::id()).ok());
-        let mut expected: Vec<u32> = nix::unistd::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        let mut expected: Vec<u32> =
+            nix::unistd::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
         let mut groups = peer.groups;
         groups.sort_unstable();
         expected.sort_unstable();
@@ -129,7 +131,10 @@ mod tests {
             ("9:name=systemd:/x.service\n0::/system.slice/billing.service\n", Some("billing.service")),
             ("0::/system.slice/system-pay.slice/pay@eu.service\n", Some("pay@eu.service")),
             ("0::/system.slice/billing.service/worker.service\n", Some("billing.service")),
-            ("0::/user.slice/user-1.slice/user@1.service/app.slice/billing.service\n", Some("user@1.service")),
+            (
+                "0::/user.slice/user-1.slice/user@1.service/app.slice/billing.service\n",
+                Some("user@1.service"),
+            ),
             ("0::/user.slice/user-1.slice/session-3.scope\n", Some("session-3.scope")),
             ("0::/\n", None),
             ("0::/init\n", None),

@@ -93,7 +93,9 @@ fn listen(
         return Ok((listener, None));
     }
     let group = match &config.daemon.socket_group {
-        Some(group) => Some(directory::gid(group).ok_or_else(|| StartError::UnknownGroup(group.to_string()))?),
+        Some(group) => {
+            Some(directory::gid(group).ok_or_else(|| StartError::UnknownGroup(group.to_string()))?)
+        }
         None => None,
     };
     let path = socket.unwrap_or_else(|| config.daemon.socket.clone());

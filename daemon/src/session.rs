@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::{
-    ErrorClass, ErrorCode, ErrorReply, GetRequest, HeadersReply, HeadersRequest, ListEntry, ListReply, PageRequest,
-    RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request, StatusReply, Terms,
-    TokenName, TokenReply, VERSION, VersionReply, WatchRequest,
+    ErrorClass, ErrorCode, ErrorReply, GetRequest, HeadersReply, HeadersRequest, ListEntry, ListReply,
+    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
+    StatusReply, Terms, TokenName, TokenReply, VERSION, VersionReply, WatchRequest,
 };
 
 pub use self::watch::Watch;
@@ -113,11 +113,12 @@ impl Session {
         let supplied = headers::supplied(&entitled.entry.caller_headers, &request.supplied, &request.omitted)
             .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
         let token = self.obtain(&entitled.entry, request.terms).await?;
-        let headers = headers::compose(&token.secret, &entitled.entry.headers, supplied).await.map_err(|error| {
-            tracing::warn!(token = %request.name, %error, "a header cannot be made");
-            let message = "a secret of the header set cannot be read on this host";
-            ErrorReply { class: Some(ErrorClass::Secret), ..refusal(ErrorCode::Refused, message) }
-        })?;
+        let headers =
+            headers::compose(&token.secret, &entitled.entry.headers, supplied).await.map_err(|error| {
+                tracing::warn!(token = %request.name, %error, "a header cannot be made");
+                let message = "a secret of the header set cannot be read on this host";
+                ErrorReply { class: Some(ErrorClass::Secret), ..refusal(ErrorCode::Refused, message) }
+            })?;
         let info = self.info(&entitled.entry, &token);
         self.handed_out(&entitled, Verb::Headers, &request.name, &token);
         Ok(Reply::Headers(HeadersReply { info, headers }))
@@ -149,7 +150,10 @@ impl Session {
         let entitled = self.entitled(&request.name, Verb::Refresh).await?;
         if !self.is_operator().await {
             audit::refused(&self.peer, Verb::Refresh, &request.name, Refusal::NotAnOperator);
-            return Err(refusal(ErrorCode::NotAllowed, "only an operator may refresh a token ahead of its schedule"));
+            return Err(refusal(
+                ErrorCode::NotAllowed,
+                "only an operator may refresh a token ahead of its schedule",
+            ));
         }
         audit::allowed(&self.peer, Verb::Refresh, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
@@ -163,7 +167,8 @@ impl Session {
         audit::allowed(&self.peer, Verb::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
         let credential = &entitled.entry.credential;
-        let rejected = credential.reject(request.fingerprint, deadline).await.ok_or_else(deadline_exceeded)?;
+        let rejected =
+            credential.reject(request.fingerprint, deadline).await.ok_or_else(deadline_exceeded)?;
         let (attempted, outcome) = match rejected {
             Rejected::Superseded => (Attempted::Unchanged, RejectOutcome::Superseded),
             Rejected::TooSoon => (Attempted::Unchanged, RejectOutcome::TooSoon),
@@ -285,7 +290,12 @@ impl Session {
     }
 
     /// Up to `size` tokens after the last of the page before, and whether more follow.
-    async fn page(&self, page: PageRequest, size: usize, visible: Visible) -> (Vec<(TokenName, Arc<Entry>)>, bool) {
+    async fn page(
+        &self,
+        page: PageRequest,
+        size: usize,
+        visible: Visible,
+    ) -> (Vec<(TokenName, Arc<Entry>)>, bool) {
         let registry = self.registry();
         let mut entries = Vec::new();
         for (name, entry) in registry.after(page.after.as_ref()) {

@@ -92,7 +92,8 @@ fn lock(path: &Path) -> Result<Flock<File>, SocketError> {
     let failed = |source| SocketError::System { path: path.to_owned(), what: "locking", source };
     let lock_path = with_suffix(path, ".lock");
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(lock_path).map_err(failed)?;
+    let file =
+        options.write(true).create(true).truncate(false).mode(0o600).open(lock_path).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         nix::errno::Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
         error => failed(error.into()),
@@ -103,8 +104,12 @@ fn refuse_if_taken(path: &Path) -> Result<(), SocketError> {
     use std::os::unix::fs::FileTypeExt;
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(SocketError::System { path: path.to_owned(), what: "looking at it", source }),
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+        Err(source) => {
+            return Err(SocketError::System { path: path.to_owned(), what: "looking at it", source });
+        }
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(SocketError::NotASocket(path.to_owned()));
+        }
         Ok(_) => (),
     }
     match UnixStream::connect(path) {

@@ -17,7 +17,9 @@ pub enum PassedSocketError {
     #[error("the service manager passes {0} sockets; one Unix stream socket is expected")]
     Several(usize),
     /// It is of another kind.
-    #[error("the service manager passes a descriptor that is not a listening Unix stream socket (ListenStream= with a path)")]
+    #[error(
+        "the service manager passes a descriptor that is not a listening Unix stream socket (ListenStream= with a path)"
+    )]
     WrongKind,
     /// The environment that describes it makes no sense.
     #[error("what the service manager says about the sockets that it passes cannot be understood")]

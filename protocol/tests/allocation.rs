@@ -2,7 +2,6 @@
 //! direction's limit, whatever a peer promises.
 
 #![expect(unsafe_code, reason = "an allocator that counts can be written in no other way")]
-#![expect(clippy::unwrap_used, reason = "a test that panics is a test that failed")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

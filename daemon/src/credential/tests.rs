@@ -251,7 +251,8 @@ async fn a_secret_that_becomes_readable_is_used_at_the_next_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_hands_out_its_own_cached_token_is_not_asked_in_a_loop() {
-    let script = Script::new(&[Give("a", 1000), Give("a", 300), Give("a", 90), Give("a", 1), Give("b", 1000)]);
+    let script =
+        Script::new(&[Give("a", 1000), Give("a", 300), Give("a", 90), Give("a", 1), Give("b", 1000)]);
     let _credential = script.start(None);
     script.run_for(1100).await;
     assert_eq!(script.asked_at(), [0, 700, 910, 1010]);
@@ -276,7 +277,11 @@ async fn min_ttl_brings_a_new_token_where_that_helps_and_says_so_where_it_does_n
     assert_eq!(best.unwrap_err(), Unobtainable::MinTtl(Duration::from_secs(1000)));
     script.run_for(1).await;
     let best = credential.obtain(Duration::from_secs(1000), script.deadline()).await;
-    assert_eq!(best.unwrap_err(), Unobtainable::MinTtl(Duration::from_secs(999)), "no loop for one second more");
+    assert_eq!(
+        best.unwrap_err(),
+        Unobtainable::MinTtl(Duration::from_secs(999)),
+        "no loop for one second more"
+    );
     assert_eq!(script.asked_at(), [0, 500]);
 }
 
@@ -286,7 +291,8 @@ async fn a_refused_token_is_replaced_once_however_many_complain() {
     let credential = script.start(None);
     script.run_for(500).await;
     let refused = credential.snapshot().token.as_ref().unwrap().fingerprint;
-    let answers = futures_util::future::join_all((0..50).map(|_| credential.reject(refused, script.deadline()))).await;
+    let answers =
+        futures_util::future::join_all((0..50).map(|_| credential.reject(refused, script.deadline()))).await;
     let replaced = |answer: &&Option<Rejected>| **answer == Some(Rejected::Attempted(Attempted::Changed));
     assert_eq!(answers.iter().filter(replaced).count(), 1);
     assert_eq!(answers.iter().filter(|answer| **answer == Some(Rejected::Superseded)).count(), 49);
@@ -330,7 +336,9 @@ async fn a_reload_moves_the_renewal_and_keeps_the_token() {
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
     let credential = script.start(None);
     script.run_for(10).await;
-    credential.reschedule(Schedule { names: "test".into(), refresh_before: Some(Duration::from_secs(950)) }).await;
+    credential
+        .reschedule(Schedule { names: "test".into(), refresh_before: Some(Duration::from_secs(950)) })
+        .await;
     script.run_for(100).await;
     // No earlier than a tenth of the lifetime after the request before.
     assert_eq!(script.asked_at(), [0, 100]);
@@ -343,5 +351,8 @@ async fn stopping_finishes_the_exchange_under_way() {
     script.run_for(1).await;
     credential.stop();
     script.run_for(10).await;
-    assert_eq!(credential.snapshot().token.as_ref().map(|token| token.secret.expose().to_owned()), Some("a".into()));
+    assert_eq!(
+        credential.snapshot().token.as_ref().map(|token| token.secret.expose().to_owned()),
+        Some("a".into())
+    );
 }

@@ -118,7 +118,13 @@ mod tests {
     const OWN_UID: u32 = 900;
 
     fn peer() -> Peer {
-        Peer { uid: 1001, gid: 1001, groups: vec![27, 50], pid: Some(7), unit: Some("billing.service".into()) }
+        Peer {
+            uid: 1001,
+            gid: 1001,
+            groups: vec![27, 50],
+            pid: Some(7),
+            unit: Some("billing.service".into()),
+        }
     }
 
     fn rule(rule: Rule) -> ResolvedRule {
@@ -156,7 +162,8 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_is_the_reason() {
-        let rules = [Rule::User(Principal::Id(1)), Rule::Group(Principal::Id(27)), Rule::User(Principal::Id(1001))];
+        let rules =
+            [Rule::User(Principal::Id(1)), Rule::Group(Principal::Id(27)), Rule::User(Principal::Id(1001))];
         let decision = decide(&peer(), OWN_UID, &rules.clone().map(rule));
         assert_eq!(decision, Decision::Allow(Grounds::Rule(rules[1].clone())));
     }

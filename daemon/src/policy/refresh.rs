@@ -105,7 +105,12 @@ impl Life {
 ///
 /// `refresh_before` is the operator's or the preset's own choice. `longest_life` is the longest lifetime
 /// that this credential's tokens had.
-pub fn renew_at(life: Life, refresh_before: Option<Duration>, longest_life: Duration, jitter: Jitter) -> Instant {
+pub fn renew_at(
+    life: Life,
+    refresh_before: Option<Duration>,
+    longest_life: Duration,
+    jitter: Jitter,
+) -> Instant {
     let margin = match refresh_before {
         Some(chosen) => chosen.mul_f64(1.0 + JITTER * jitter.0),
         None => margin(life.lifetime) + life.lifetime.mul_f64(JITTER * jitter.0),
@@ -198,10 +203,15 @@ mod tests {
 
     #[test]
     fn an_operators_choice_wins_and_zero_means_at_expiry() {
-        let renewed = |before| renew_at(life(86_400), Some(before), Duration::ZERO, Jitter::new(0.0)).since(SENT);
+        let renewed =
+            |before| renew_at(life(86_400), Some(before), Duration::ZERO, Jitter::new(0.0)).since(SENT);
         assert_eq!(renewed(Duration::from_secs(300)), Duration::from_secs(86_100));
         assert_eq!(renewed(Duration::ZERO), Duration::from_secs(86_400));
-        assert_eq!(renewed(Duration::from_secs(1_000_000)), Duration::from_secs(8_640), "a margin longer than the life");
+        assert_eq!(
+            renewed(Duration::from_secs(1_000_000)),
+            Duration::from_secs(8_640),
+            "a margin longer than the life"
+        );
     }
 
     #[test]
@@ -225,9 +235,15 @@ mod tests {
         let wait = |cure, failures, rest: Option<u64>| {
             back_off(cure, failures, rest.map(Duration::from_secs), None, Jitter::new(0.5)).as_secs()
         };
-        assert_eq!([1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(Cure::Time, n, Some(7_200))), [1, 2, 4, 256, 300, 300]);
+        assert_eq!(
+            [1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(Cure::Time, n, Some(7_200))),
+            [1, 2, 4, 256, 300, 300]
+        );
         assert_eq!([1, 5, 6, 20].map(|n| wait(Cure::Time, n, None)), [1, 16, 30, 30]);
-        assert_eq!([1, 2, 3, 5, 6, 9].map(|n| wait(Cure::Operator, n, Some(7_200))), [30, 60, 120, 480, 900, 900]);
+        assert_eq!(
+            [1, 2, 3, 5, 6, 9].map(|n| wait(Cure::Operator, n, Some(7_200))),
+            [30, 60, 120, 480, 900, 900]
+        );
         assert_eq!(wait(Cure::Time, 8, Some(40)), 10, "several attempts before the token expires");
         assert_eq!(wait(Cure::Local, 30, None), 60);
     }

@@ -32,10 +32,13 @@ pub fn metadata_urls(issuer: &Url) -> Vec<Url> {
 /// The token endpoint in a metadata document, which must be the issuer's own (RFC 8414 section 3.3).
 pub fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
     let refused = |message: &str| Failure::new(ErrorClass::Refused, format!("discovery: {message}"));
-    let metadata: Metadata = serde_json::from_slice(document)
-        .map_err(|_| Failure::new(ErrorClass::Malformed, "discovery: a document without issuer and token_endpoint"))?;
+    let metadata: Metadata = serde_json::from_slice(document).map_err(|_| {
+        Failure::new(ErrorClass::Malformed, "discovery: a document without issuer and token_endpoint")
+    })?;
     if metadata.issuer.trim_end_matches('/') != issuer.as_str().trim_end_matches('/') {
-        return Err(refused("the document is that of another issuer; configure the issuer exactly as it names itself"));
+        return Err(refused(
+            "the document is that of another issuer; configure the issuer exactly as it names itself",
+        ));
     }
     let endpoint = Url::parse(&metadata.token_endpoint)
         .map_err(|_| Failure::new(ErrorClass::Malformed, "discovery: a token_endpoint that is no URL"))?;
@@ -75,8 +78,14 @@ mod tests {
         let good = r#"{"issuer":"https://id.example","token_endpoint":"https://id.example/token/","x":1}"#;
         assert_eq!(read(good), Ok(url("https://id.example/token/")));
         let cases = [
-            (r#"{"issuer":"https://evil.example","token_endpoint":"https://id.example/token"}"#, ErrorClass::Refused),
-            (r#"{"issuer":"https://id.example","token_endpoint":"http://id.example/token"}"#, ErrorClass::Refused),
+            (
+                r#"{"issuer":"https://evil.example","token_endpoint":"https://id.example/token"}"#,
+                ErrorClass::Refused,
+            ),
+            (
+                r#"{"issuer":"https://id.example","token_endpoint":"http://id.example/token"}"#,
+                ErrorClass::Refused,
+            ),
             (r#"{"issuer":"https://id.example","token_endpoint":"/token"}"#, ErrorClass::Malformed),
             (r#"{"issuer":"https://id.example"}"#, ErrorClass::Malformed),
             ("<html>", ErrorClass::Malformed),

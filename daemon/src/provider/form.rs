@@ -92,7 +92,8 @@ pub fn without_secrets(text: &str, request: &TokenRequest, secrets: &RequestSecr
     for secret in [&secrets.client_secret, &secrets.password].into_iter().flatten() {
         clean = clean.replace(secret.expose(), "…").replace(form_encoded(secret.expose()).as_str(), "…");
     }
-    if let Some(credentials) = request.authorization.as_deref().and_then(|value| value.strip_prefix("Basic ")) {
+    if let Some(credentials) = request.authorization.as_deref().and_then(|value| value.strip_prefix("Basic "))
+    {
         clean = clean.replace(credentials, "…");
     }
     clean
@@ -181,7 +182,8 @@ pub(crate) mod tests {
 
     #[test]
     fn words_that_repeat_a_secret_are_cleaned_in_every_form_it_was_sent() {
-        let authentication = ClientAuthentication::SecretBasic { secret: source(), encoding: BasicEncoding::Form };
+        let authentication =
+            ClientAuthentication::SecretBasic { secret: source(), encoding: BasicEncoding::Form };
         let secrets = secrets();
         let request = compose(&settings(authentication), &secrets);
         let credentials = request.authorization.clone().unwrap();

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER,
 };
 use reqwest::{Certificate, Client, Proxy, Response, Url, redirect};
 use tokend_protocol::ErrorClass;
@@ -55,6 +56,8 @@ impl HttpClient {
         let roots = tokio::task::spawn_blocking(move || trust_roots(ca_file))
             .await
             .map_err(|_| Failure::new(ErrorClass::Internal, "reading the trust roots broke off"))??;
+        // reqwest looks for the process's provider of cryptography. An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = Client::builder()
             .user_agent(concat!("tokend/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -67,7 +70,8 @@ impl HttpClient {
             .tls_certs_only(roots);
         let builder = match &self.proxy {
             Some(url) => builder.proxy(
-                Proxy::all(url.clone()).map_err(|_| Failure::new(ErrorClass::Internal, "the proxy is not usable"))?,
+                Proxy::all(url.clone())
+                    .map_err(|_| Failure::new(ErrorClass::Internal, "the proxy is not usable"))?,
             ),
             None => builder,
         };
@@ -91,7 +95,8 @@ fn trust_roots(ca_file: Option<PathBuf>) -> Result<Vec<Certificate>, Failure> {
             Failure::new(ErrorClass::Tls, "the ca_file cannot be used").with_detail(detail)
         };
         let pem = std::fs::read(&path).map_err(|error| failed(error.kind().to_string()))?;
-        let private = Certificate::from_pem_bundle(&pem).map_err(|_| failed("not a PEM bundle".to_owned()))?;
+        let private =
+            Certificate::from_pem_bundle(&pem).map_err(|_| failed("not a PEM bundle".to_owned()))?;
         if private.is_empty() {
             return Err(failed("no certificate in it".to_owned()));
         }
@@ -202,9 +207,8 @@ impl HttpProvider {
 
     async fn secrets(&self) -> Result<RequestSecrets, Failure> {
         let client_secret = match &self.settings.authentication {
-            ClientAuthentication::SecretBasic { secret, .. } | ClientAuthentication::SecretPost { secret } => {
-                Some(secret)
-            }
+            ClientAuthentication::SecretBasic { secret, .. }
+            | ClientAuthentication::SecretPost { secret } => Some(secret),
             ClientAuthentication::None => None,
         };
         let password = match &self.settings.grant {

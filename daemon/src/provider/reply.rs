@@ -122,7 +122,9 @@ struct Fields<'a> {
 }
 
 /// Keeps `null` apart from a field that is not there.
-fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -146,7 +148,9 @@ struct Number {
 pub fn read(reply: &HttpReply<'_>, context: Context) -> Outcome {
     let mut deviations = Vec::new();
     let mut result = match values(reply, &mut deviations) {
-        Some(values) if (200..300).contains(&reply.status) => granted(&values, reply, context, &mut deviations),
+        Some(values) if (200..300).contains(&reply.status) => {
+            granted(&values, reply, context, &mut deviations)
+        }
         values => Err(refused(reply.status, values.as_ref())),
     };
     if let Err(failure) = &mut result {
@@ -338,7 +342,9 @@ fn sentence(status: u16, code: Option<&str>) -> String {
         (_, Some(code)) => format!("{code} (status {status})"),
         (200..300, None) => format!("a reply that is not a token response (status {status})"),
         (300..400, None) => {
-            format!("a redirect (status {status}), which is never followed: configure the final token endpoint")
+            format!(
+                "a redirect (status {status}), which is never followed: configure the final token endpoint"
+            )
         }
         (_, None) => format!("status {status} without an OAuth error code"),
     }
@@ -420,7 +426,8 @@ mod tests {
         let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
         let body = format!(r#"{{"access_token":"e30.{claims}.s","token_type":"Bearer","expires_in":3600}}"#);
         let date = Some("Thu, 01 Jan 1970 00:30:00 GMT");
-        let outcome = read(&HttpReply { status: 200, date, body: body.as_bytes(), ..HttpReply::default() }, CONTEXT);
+        let outcome =
+            read(&HttpReply { status: 200, date, body: body.as_bytes(), ..HttpReply::default() }, CONTEXT);
         assert_eq!(outcome.result.unwrap_err().class, ErrorClass::Malformed);
     }
 
@@ -440,14 +447,25 @@ mod tests {
     fn token_types_scopes_and_encodings_of_all_kinds() {
         use Deviation::*;
         let read_as = |content_type, body: &str| {
-            read(&HttpReply { status: 200, content_type, body: body.as_bytes(), ..HttpReply::default() }, CONTEXT)
+            read(
+                &HttpReply { status: 200, content_type, body: body.as_bytes(), ..HttpReply::default() },
+                CONTEXT,
+            )
         };
         let json = Some("application/json");
         let cases: [(Option<&str>, &str, &[Deviation]); 6] = [
             (json, r#"{"access_token":"t","token_type":"bEARER","expires_in":1,"scope":null}"#, &[]),
-            (json, r#"{"access_token":"t","expires_in":1,"scope":["a","b"]}"#, &[ScopeArray, TokenTypeMissing]),
+            (
+                json,
+                r#"{"access_token":"t","expires_in":1,"scope":["a","b"]}"#,
+                &[ScopeArray, TokenTypeMissing],
+            ),
             (json, r#"{"access_token":"t","token_type":7,"expires_in":1}"#, &[TokenTypeMissing]),
-            (Some("text/html"), r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#, &[ContentType]),
+            (
+                Some("text/html"),
+                r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#,
+                &[ContentType],
+            ),
             (None, r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#, &[]),
             (None, "access_token=t&token_type=bearer&expires_in=1", &[FormEncoded]),
         ];
@@ -480,7 +498,8 @@ mod tests {
             let failure = read_json(200, body).result.unwrap_err();
             assert_eq!(failure.class, ErrorClass::Malformed, "{body:.40}");
         }
-        let encoded = HttpReply { status: 200, content_encoding: Some("br"), body: b"{}", ..HttpReply::default() };
+        let encoded =
+            HttpReply { status: 200, content_encoding: Some("br"), body: b"{}", ..HttpReply::default() };
         assert_eq!(read(&encoded, CONTEXT).result.unwrap_err().class, ErrorClass::Malformed);
     }
 
@@ -510,7 +529,10 @@ mod tests {
 
     #[test]
     fn a_providers_words_are_cleaned_and_capped() {
-        let body = format!(r#"{{"error":"invalid_client","error_description":"\u001b[31mno\n{}"}}"#, "x".repeat(5000));
+        let body = format!(
+            r#"{{"error":"invalid_client","error_description":"\u001b[31mno\n{}"}}"#,
+            "x".repeat(5000)
+        );
         let failure = read_json(401, &body).result.unwrap_err();
         assert_eq!(failure.message, "invalid_client (status 401)");
         let detail = failure.detail.unwrap();

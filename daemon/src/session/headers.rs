@@ -25,7 +25,9 @@ pub(super) fn supplied(
     let names = |list: &[String], name: &str| list.iter().any(|other| other.eq_ignore_ascii_case(name));
     for name in supplied.iter().map(|header| &header.name).chain(omitted) {
         if !names(expected, name) {
-            return Err(format!("the header {name:.64} is not among those that the caller supplies for this token"));
+            return Err(format!(
+                "the header {name:.64} is not among those that the caller supplies for this token"
+            ));
         }
     }
     let mut headers = Vec::with_capacity(expected.len());
@@ -36,13 +38,17 @@ pub(super) fn supplied(
             (Some(_), None, true) => return Err(format!("the header {name} is both supplied and left out")),
             (None, _, true) => (),
             (None, _, false) => {
-                return Err(format!("the header {name} is missing: supply it, or say that this call does without it"));
+                return Err(format!(
+                    "the header {name} is missing: supply it, or say that this call does without it"
+                ));
             }
             (Some(header), None, false) if is_field_value(&header.value) => {
                 headers.push(Header { name: name.clone(), value: Secret::from(header.value.clone()) });
             }
             (Some(_), None, false) => {
-                return Err(format!("the value of the header {name} is empty or has characters that no header can carry"));
+                return Err(format!(
+                    "the value of the header {name} is empty or has characters that no header can carry"
+                ));
             }
         }
     }
@@ -95,7 +101,10 @@ mod tests {
 
     #[test]
     fn the_caller_supplies_exactly_what_is_left_to_it() {
-        assert_eq!(check(&[caller("requestor-id", "42")], &[]), Ok(vec![("Requestor-ID".into(), "42".into())]));
+        assert_eq!(
+            check(&[caller("requestor-id", "42")], &[]),
+            Ok(vec![("Requestor-ID".into(), "42".into())])
+        );
         assert_eq!(check(&[], &["REQUESTOR-ID"]), Ok(vec![]));
     }
 
@@ -107,17 +116,24 @@ mod tests {
             (check(&[caller("Requestor-ID", "1")], &["Requestor-ID"]), "both supplied and left out"),
             (check(&[caller("Requestor-ID", "1\r\nX: y")], &[]), "characters that no header"),
             (check(&[caller("Requestor-ID", "")], &[]), "is empty"),
-            (check(&[caller("Authorization", "Bearer x")], &["Requestor-ID"]), "header Authorization is not among"),
+            (
+                check(&[caller("Authorization", "Bearer x")], &["Requestor-ID"]),
+                "header Authorization is not among",
+            ),
             (check(&[], &["Requestor-ID", "Accept"]), "header Accept is not among"),
         ];
         for (result, expected) in cases {
-            assert!(result.as_ref().is_err_and(|message| message.contains(expected)), "{expected}: {result:?}");
+            assert!(
+                result.as_ref().is_err_and(|message| message.contains(expected)),
+                "{expected}: {result:?}"
+            );
         }
     }
 
     #[tokio::test]
     async fn the_set_begins_with_the_token() {
-        let configured = [HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("text/plain".into()) }];
+        let configured =
+            [HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("text/plain".into()) }];
         let own = vec![Header { name: "X".into(), value: Secret::from("1".to_owned()) }];
         let set = compose(&Secret::from("tok".to_owned()), &configured, own).await.unwrap();
         let lines: Vec<_> = set.iter().map(|h| format!("{}: {}", h.name, h.value.expose())).collect();
