@@ -15,7 +15,8 @@
 //! made; so whoever is given an open connection has the rights of the process that opened it.
 //!
 //! A connection is kept open for as long as the caller likes, and carries any number of requests, one after
-//! the other or many in flight. A caller that has shut down its writing side may lose the answers in flight.
+//! the other or many in flight. A caller that has shut down its writing side still gets the answers to what it
+//! sent.
 //!
 //! # Frames
 //!
@@ -185,8 +186,8 @@
 //! One event for each name follows at once, and one for every later change of its condition, all under the
 //! id of this request, until the connection is closed. Events of one name come in order. Each tells the
 //! present condition: where changes follow each other faster than the caller reads, those in between are left
-//! out, never the last. If any of the names is refused, the answer is one `Error` and nothing is watched. An
-//! `Error` under this id later on ends the watch, as after a reload that takes a name away.
+//! out, never the last. If any of the names is refused, or there is none, the answer is one `Error` and nothing
+//! is watched. An `Error` under this id later on ends the watch, as after a reload that takes a name away.
 //!
 //! ```text
 //! request-6-watch.bin
@@ -502,8 +503,9 @@
 //!
 //! Requests of one connection are worked on side by side, and answers come in any order. A caller that needs
 //! one thing done before the next waits for the answer in between. The daemon bounds what one connection may
-//! have in flight, by reading no further or by `Overloaded`; so a caller that writes many requests reads the
-//! answers meanwhile.
+//! have in flight, by reading no further until some are answered or by `Overloaded`; so a caller that writes many
+//! requests reads the answers meanwhile. A watch is in flight until it ends: one for many names, rather than one
+//! for each.
 //!
 //! # Faults
 //!
@@ -516,7 +518,8 @@
 //! | an unknown variant, a field that is cut or invalid, bytes behind the message | `InvalidRequest`, the frame's id | goes on |
 //! | a length above 16,384 | `InvalidRequest`, id 0 | is closed: the next frame cannot be found |
 //! | a connection too many | `Overloaded`, id 0 | is closed |
-//! | part of a frame, and no more of it for some time | nothing | is closed |
+//! | no first frame for some seconds, or part of a frame and not the rest of it | nothing | is closed |
+//! | (answers that the caller does not read for some seconds) | nothing | is closed |
 //!
 //! An `Error` with id 0 is about the connection and not about one request. A caller ignores replies with an
 //! id that it does not wait for (it may have given up on the request), takes a body that it cannot decode as
