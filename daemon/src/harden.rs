@@ -11,7 +11,10 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 /// Makes the process undumpable, so that neither a core file nor another process of the same user holds
 /// its memory (prctl(2), `PR_SET_DUMPABLE`; `RLIMIT_CORE`).
 pub fn forbid_dumps() -> nix::Result<()> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // A service manager may have set the limit already and taken the right to set it away.
+    if getrlimit(Resource::RLIMIT_CORE)? != (0, 0) {
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    }
     prctl::set_dumpable(false)
 }
 
