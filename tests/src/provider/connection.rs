@@ -68,6 +68,7 @@ fn reset(stream: &TcpStream) {
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, shared: &Shared) -> io::Result<End> {
     let mut unread = Vec::new();
     while let Some(request) = read_request(stream, &mut unread).await? {
+        let last = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let answer = shared.take_request(request);
         if let Some(gate) = &answer.gate {
             gate.passed().await;
@@ -75,6 +76,9 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, shared: &Sh
         tokio::time::sleep(answer.delay).await;
         if let Some(end) = write_answer(stream, &answer, shared).await? {
             return Ok(end);
+        }
+        if last {
+            break;
         }
     }
     Ok(End::Close)

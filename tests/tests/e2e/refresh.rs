@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use tokend_protocol::Reply;
+use tokend_protocol::{Reply, Request};
 use tokend_tests::daemon::Launch;
 use tokend_tests::scene::{provider_table, token_of, token_table};
 use tokend_tests::{Answer, Fault, Gate, Home, Provider, RawPeer, Scene, raw_peer, secrets, wait};
@@ -100,6 +100,10 @@ fn a_thousand_callers_at_once_cost_the_provider_one_request() {
     let mut peers: Vec<RawPeer> = (0..1000).map(|_| RawPeer::connect(scene.socket()).unwrap()).collect();
     for peer in &mut peers {
         peer.send(1, raw_peer::get("t")).unwrap();
+    }
+    // Whoever is answered the second request has had the first taken up: all of them wait now.
+    for peer in &mut peers {
+        assert!(matches!(peer.ask(2, Request::Version), Reply::Version(_)));
     }
     scene.provider.wait_for_requests(1);
     gate.open();
