@@ -249,3 +249,6 @@ fn text(bytes: &[u8]) -> Result<Secret, Unreadable> {
 fn system(error: io::Error) -> Unreadable {
     Unreadable::System(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;
