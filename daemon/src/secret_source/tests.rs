@@ -1,0 +1,292 @@
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::stat::Mode;
+
+use super::*;
+
+const SECRET: &str = "correct-horse-battery-staple";
+
+/// A directory with the file `secret` of mode 0600.
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { directory: tempfile::tempdir().unwrap() };
+        place.write(SECRET.as_bytes());
+        place
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("secret")
+    }
+
+    fn write(&self, content: &[u8]) {
+        std::fs::write(self.path(), content).unwrap();
+        self.mode(0o600);
+    }
+
+    fn mode(&self, mode: u32) {
+        std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    async fn read(&self) -> Result<String, String> {
+        read(&SecretSource::File(self.path())).await
+    }
+}
+
+async fn read(source: &SecretSource) -> Result<String, String> {
+    read_with(source, &[]).await
+}
+
+/// Reads with nothing in the environment but `variables` and the search path.
+async fn read_with(source: &SecretSource, variables: &[(&str, &[u8])]) -> Result<String, String> {
+    let environment = |name: &str| {
+        let found = variables.iter().find(|(variable, _)| *variable == name);
+        let found = found.map(|(_, value)| std::ffi::OsStr::from_bytes(value).to_owned());
+        found.or_else(|| std::env::var_os(name).filter(|_| name == "PATH"))
+    };
+    match source.read_with(&environment).await {
+        Ok(secret) => Ok(secret.expose().to_owned()),
+        Err(error) => {
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("horse"), "a secret is shown: {shown}");
+            Err(error.to_string())
+        }
+    }
+}
+
+fn shell(script: &str) -> SecretSource {
+    SecretSource::Command(["/bin/sh", "-c", script].map(str::to_owned).to_vec())
+}
+
+fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+#[track_caller]
+fn assert_refused(read: Result<String, String>, parts: &[&str]) {
+    let error = read.unwrap_err();
+    for part in parts {
+        assert!(error.contains(part), "{error:?} has no {part:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_end_of_line_is_not_a_part_of_the_secret() {
+    let place = Place::new();
+    for (content, secret) in [
+        ("abc", "abc"),
+        ("abc\n", "abc"),
+        ("abc\r\n", "abc"),
+        ("abc\n\n", "abc\n"),
+        ("abc\r", "abc\r"),
+        (" abc ", " abc "),
+        ("a\nb\n", "a\nb"),
+    ] {
+        place.write(content.as_bytes());
+        assert_eq!(place.read().await.as_deref(), Ok(secret), "{content:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_text_is_no_secret() {
+    let place = Place::new();
+    let path = place.path().display().to_string();
+    for (content, part) in [
+        (&b""[..], "empty"),
+        (b"\n", "empty"),
+        (b"\r\n", "empty"),
+        (b"horse\xff", "not UTF-8"),
+        (b"horse\0", "NUL"),
+    ] {
+        place.write(content);
+        assert_refused(place.read().await, &["secret file", &path, part]);
+    }
+}
+
+#[tokio::test]
+async fn a_secret_has_at_most_64_kib() {
+    let place = Place::new();
+    place.write(&vec![b'x'; SECRET_MAX]);
+    assert_eq!(place.read().await.map(|secret| secret.len()), Ok(SECRET_MAX));
+    place.write(&vec![b'x'; SECRET_MAX + 1]);
+    assert_refused(place.read().await, &["more than 65536 bytes"]);
+    let variable = vec![b'x'; SECRET_MAX + 1];
+    let source = SecretSource::Environment("S".into());
+    assert_refused(read_with(&source, &[("S", &variable)]).await, &["more than 65536 bytes"]);
+}
+
+#[tokio::test]
+async fn a_changed_file_is_seen_at_the_next_read() {
+    let place = Place::new();
+    assert_eq!(place.read().await.as_deref(), Ok(SECRET));
+    let next = place.directory.path().join("next");
+    std::fs::write(&next, "rotated").unwrap();
+    std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(next, place.path()).unwrap();
+    assert_eq!(place.read().await.as_deref(), Ok("rotated"));
+}
+
+#[tokio::test]
+async fn a_file_that_others_could_read_is_refused_with_the_remedy() {
+    let place = Place::new();
+    let path = place.path().display().to_string();
+    for mode in [0o604, 0o644, 0o602, 0o601, 0o666, 0o777] {
+        place.mode(mode);
+        let remedy = format!("chmod 0600 {path}");
+        assert_refused(place.read().await, &[&format!("mode {mode:04o}"), &remedy]);
+    }
+    for mode in [0o620, 0o660] {
+        place.mode(mode);
+        assert_refused(place.read().await, &["lets a group write it", "chmod g-w"]);
+    }
+    for mode in [0o400, 0o600, 0o440, 0o640, 0o700] {
+        place.mode(mode);
+        assert_eq!(place.read().await.as_deref(), Ok(SECRET), "{mode:o}, with the daemon's group");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_another_user_or_group_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    chown(place.path(), None, Some(54321)).unwrap();
+    place.mode(0o600);
+    assert_eq!(place.read().await.as_deref(), Ok(SECRET), "the group can do nothing");
+    place.mode(0o640);
+    assert_refused(place.read().await, &["lets group 54321 read it", "chmod 0600"]);
+    chown(place.path(), Some(54321), Some(0)).unwrap();
+    assert_refused(place.read().await, &["owned by user 54321", "chown 0 "]);
+}
+
+#[tokio::test]
+async fn only_a_regular_file_is_read_and_nothing_is_waited_for() {
+    let place = Place::new();
+    let at = |name: &str| place.directory.path().join(name);
+    nix::unistd::mkfifo(&at("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    let cases = [
+        (at("pipe"), "not a regular file"),
+        (at("socket"), "cannot be read"),
+        (place.directory.path().to_owned(), "not a regular file"),
+        (PathBuf::from("/dev/null"), "not a regular file"),
+        (at("missing"), "cannot be read: No such file"),
+    ];
+    for (path, part) in cases {
+        assert_refused(read(&SecretSource::File(path)).await, &[part]);
+    }
+    symlink(place.path(), at("link")).unwrap();
+    assert_eq!(read(&SecretSource::File(at("link"))).await.as_deref(), Ok(SECRET));
+}
+
+#[tokio::test]
+async fn a_credential_is_in_the_directory_that_systemd_made() {
+    let place = Place::new();
+    // systemd gives the files to root, readable by an access list that shows as a group.
+    place.mode(0o444);
+    let source = SecretSource::Credential("secret".into());
+    let directory = place.directory.path().as_os_str().as_bytes();
+    let variables: [(&str, &[u8]); 1] = [(CREDENTIALS_DIRECTORY, directory)];
+    assert_eq!(read_with(&source, &variables).await.as_deref(), Ok(SECRET));
+    assert_refused(read(&source).await, &["systemd credential \"secret\"", "LoadCredential="]);
+    let missing = SecretSource::Credential("missing".into());
+    assert_refused(
+        read_with(&missing, &variables).await,
+        &["systemd credential \"missing\"", "No such file"],
+    );
+}
+
+#[tokio::test]
+async fn a_variable_is_read_from_the_environment() {
+    let source = SecretSource::Environment("PSB_SECRET".into());
+    assert_eq!(read_with(&source, &[("PSB_SECRET", SECRET.as_bytes())]).await.as_deref(), Ok(SECRET));
+    assert_refused(read(&source).await, &["environment variable \"PSB_SECRET\"", "not set"]);
+    assert_refused(read_with(&source, &[("PSB_SECRET", b"horse\xff")]).await, &["not UTF-8"]);
+}
+
+#[tokio::test]
+async fn a_command_is_run_without_a_shell_and_with_little_environment() {
+    let words = ["printf", "%s", "$HOME;`id`"].map(str::to_owned).to_vec();
+    assert_eq!(read(&SecretSource::Command(words)).await.as_deref(), Ok("$HOME;`id`"));
+    let source = shell("printf '%s:%s:' \"$HOME\" \"$OTHER_SECRET\"; cat");
+    let variables: [(&str, &[u8]); 2] = [("HOME", b"/h"), ("OTHER_SECRET", b"horse")];
+    assert_eq!(read_with(&source, &variables).await.as_deref(), Ok("/h::"), "and nothing on standard input");
+}
+
+#[tokio::test]
+async fn a_command_that_fails_gives_no_secret() {
+    let failing = shell("echo horse; echo horse >&2; exit 3");
+    assert_refused(read(&failing).await, &["secret command \"/bin/sh\"", "exit status: 3"]);
+    assert_refused(read(&shell("kill -9 $$")).await, &["signal: 9"]);
+    assert_refused(read(&shell("true")).await, &["empty"]);
+    let missing = SecretSource::Command(vec!["/nonexistent/program".into(), "horse".into()]);
+    assert_refused(read(&missing).await, &["secret command \"/nonexistent/program\"", "cannot be started"]);
+}
+
+#[tokio::test]
+async fn a_command_that_never_stops_writing_is_stopped() {
+    assert_refused(read(&shell("while :; do echo horse; done")).await, &["more than 65536 bytes"]);
+}
+
+/// Waits until `path` has a whole line, and reads it as a process number.
+async fn process_in(path: &Path) -> i32 {
+    for _ in 0..3000 {
+        if let Some(number) =
+            std::fs::read_to_string(path).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok())
+        {
+            return number;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    0
+}
+
+/// Waits until a process is gone, or waits for its parent to notice that it is.
+async fn is_gone(process: i32) -> bool {
+    for _ in 0..3000 {
+        let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let state = status.rsplit(')').next().and_then(|rest| rest.trim().chars().next());
+        if state.is_none_or(|state| "ZX".contains(state)) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+/// A program that starts another, which has its output open, and then both do nothing.
+fn hanging(place: &Place) -> (SecretSource, PathBuf) {
+    let file = place.directory.path().join("process");
+    (shell(&format!("sleep 600 & echo $! > '{}'; wait", file.display())), file)
+}
+
+#[tokio::test]
+async fn a_command_that_hangs_is_killed_with_all_that_it_started() {
+    let place = Place::new();
+    let (source, file) = hanging(&place);
+    let reading = tokio::spawn(async move { read(&source).await });
+    let process = process_in(&file).await;
+    assert_ne!(process, 0, "the command did not start");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    assert_refused(reading.await.unwrap(), &["no answer within 10 seconds and was killed"]);
+    assert!(is_gone(process).await, "what the command started lives on");
+}
+
+#[tokio::test]
+async fn a_command_that_nobody_waits_for_is_killed() {
+    let place = Place::new();
+    let (source, file) = hanging(&place);
+    let reading = tokio::spawn(async move { read(&source).await });
+    let process = process_in(&file).await;
+    assert_ne!(process, 0, "the command did not start");
+    reading.abort();
+    assert!(is_gone(process).await, "what the command started lives on");
+}
