@@ -142,6 +142,11 @@ impl Named {
 }
 
 impl Raw {
+    /// Whether only `[KIND.NAME.TABLE]` is there, not `[KIND.NAME]` itself.
+    pub(super) fn is_headless(&self) -> bool {
+        self.entries.values().all(|entry| matches!(entry.node.value, Value::Table(_)))
+    }
+
     fn at(place: Place) -> Self {
         Self { place, entries: Table::new() }
     }

@@ -113,21 +113,23 @@ impl Presets {
         }
         let mut presets = Self { by_name: BTreeMap::new(), some_lost: configured.some_lost };
         for (name, raw) in &shipped.presets.sections {
-            presets.add(name, raw, sink);
+            presets.add(name, raw, &[], sink);
         }
+        // What a preset lacks may be in the part that was lost.
+        let excused = if configured.some_lost { KEYS } else { &[] };
         for (name, raw) in &configured.sections {
             if presets.by_name.contains_key(name) {
                 let message = format!("{} is a shipped preset; give yours another name", quoted(name));
                 sink.fault(&raw.place, Some(path(name)), message);
             } else {
-                presets.add(name, raw, sink);
+                presets.add(name, raw, excused, sink);
             }
         }
         presets
     }
 
-    fn add(&mut self, name: &str, raw: &Raw, sink: &Sink) {
-        self.by_name.insert(name.to_owned(), Arc::new(Preset::read(name, raw, sink)));
+    fn add(&mut self, name: &str, raw: &Raw, excused: &[&'static str], sink: &Sink) {
+        self.by_name.insert(name.to_owned(), Arc::new(Preset::read(name, raw, excused, sink)));
     }
 
     /// The preset that `field` names.
@@ -148,12 +150,13 @@ fn path(name: &str) -> String {
 }
 
 impl Preset {
-    fn read(name: &str, raw: &Raw, sink: &Sink) -> Self {
+    fn read(name: &str, raw: &Raw, excused: &[&'static str], sink: &Sink) -> Self {
         if name.parse::<TokenName>().is_err() {
             let message = format!("{} cannot be the name of a preset: {}", quoted(name), values::NAME_RULE);
             sink.fault(&raw.place, Some(path(name)), message);
         }
-        let section = Section::new(path(name), raw, KEYS, sink);
+        let mut section = Section::new(path(name), raw, KEYS, sink);
+        section.excuse(excused.iter().copied());
         for text in ["description", "documentation"] {
             let _: Setting<String> = section.read(text, values::line);
         }

@@ -193,12 +193,11 @@ fn substitute(statement: &[String]) -> Substitute {
     if first.starts_with('[') || (first.ends_with(']') && !first.contains('=')) {
         return header_substitute(first);
     }
-    let before = first.split(['=', ':']).next().unwrap_or_default();
-    let key =
-        if before == first { first.split_whitespace().next().unwrap_or_default() } else { before.trim() };
-    let text = format!("{key} = false");
-    let usable = !key.is_empty() && !key.starts_with('#') && errors(&text).is_empty();
-    Substitute { text: if usable { text } else { String::new() }, lost_header: false }
+    let before = |separator| first.split(separator).next().unwrap_or_default().trim();
+    let stand_in = |key| format!("{key} = false");
+    // The equals sign may be there, be another sign, or be missing.
+    let text = ["=", ":", " "].into_iter().map(before).map(stand_in).find(|text| errors(text).is_empty());
+    Substitute { text: text.unwrap_or_default(), lost_header: false }
 }
 
 fn header_substitute(line: &str) -> Substitute {

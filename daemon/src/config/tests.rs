@@ -726,6 +726,23 @@ fn duplicates_are_one_fault_each() {
 }
 
 #[test]
+fn a_slip_of_the_finger_is_one_fault() {
+    let text = format!(
+        "{TOKEN}scope = \"a b\"\nrefresh_before = \"5m\"\nparams = {{ x = \"y\" }}\nallow = [\"user:0\", \"group:0\"]\n\
+         [token.t.headers]\nAccept = \"*/*\"\nX-Key = {{ file = \"/x\" }}\n[daemon]\nsocket = \"/x\"\n"
+    );
+    good(&text);
+    for (index, _) in text.char_indices().filter(|(_, c)| *c != '\n') {
+        let mut slip = text.clone();
+        let lost = slip.remove(index);
+        let found = faults(&slip);
+        // Without a dot or a bracket a line may become something else, which is wrong in more than one way.
+        let most = if "[].".contains(lost) { 3 } else { 1 };
+        assert!(found.len() <= most, "{found:#?}\nin\n{slip}");
+    }
+}
+
+#[test]
 fn a_file_of_syntax_errors_comes_to_an_end() {
     let text = "x = [\n\"\"\"\n{{{ ]]] = = =\n".repeat(200);
     let found = faults(&text);

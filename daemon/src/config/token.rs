@@ -55,7 +55,9 @@ pub(super) fn read_all(
     let mut used = BTreeSet::new();
     let mut tokens = BTreeMap::new();
     for (name, raw) in &named.sections {
-        let reader = Reader::new(name, raw, providers, sink);
+        // The section itself may be among those that were lost.
+        let excused = if named.some_lost && raw.is_headless() { KEYS } else { &[] };
+        let reader = Reader::new(name, raw, excused, providers, sink);
         used.extend(reader.provider.value().map(|provider| Arc::clone(&provider.name)));
         let settings = reader.read();
         match name.parse::<TokenName>() {
@@ -100,8 +102,15 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(name: &str, raw: &'a Raw, providers: &'a Providers, sink: &'a Sink) -> Self {
-        let section = Section::new(path(name), raw, KEYS, sink);
+    fn new(
+        name: &str,
+        raw: &'a Raw,
+        excused: &[&'static str],
+        providers: &'a Providers,
+        sink: &'a Sink,
+    ) -> Self {
+        let mut section = Section::new(path(name), raw, KEYS, sink);
+        section.excuse(excused.iter().copied());
         let provider = section.read("provider", |field| {
             let name = field.text()?;
             let found = providers.by_name.get(name);
