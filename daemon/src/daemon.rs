@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, watch_steps};
-use crate::config::Config;
+use crate::config::{Config, DaemonSettings};
 use crate::credential::Surroundings;
 use crate::fingerprint::{Fingerprinter, NoRandomness};
 use crate::registry::{Origins, Registry};
@@ -25,6 +25,8 @@ pub struct Daemon {
     shared: Arc<Shared>,
     /// Held while a registry is built, never across an await.
     origins: Mutex<Origins>,
+    /// What was in force at the start and stays so.
+    settings: DaemonSettings,
     connections: TaskTracker,
     actors: TaskTracker,
     stop: CancellationToken,
@@ -64,12 +66,22 @@ impl Daemon {
         let connections = TaskTracker::new();
         let serving = server::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
         connections.spawn(serving);
-        Ok(Self { shared, origins: Mutex::new(origins), connections, actors, stop })
+        Ok(Self {
+            shared,
+            origins: Mutex::new(origins),
+            settings: config.daemon.clone(),
+            connections,
+            actors,
+            stop,
+        })
     }
 
     /// Puts another configuration in force. Tokens whose settings are the same are kept with their schedule;
     /// removed ones are gone at once; connections live on.
     pub fn reload(&self, config: &Config) {
+        if config.daemon != self.settings {
+            tracing::warn!("a change in [daemon] takes effect at the next start");
+        }
         let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.shared.registry.borrow().clone();
         let next = Arc::new(Registry::build(config, &mut origins, Some(&previous)));

@@ -1,5 +1,6 @@
 //! One token request and its outcome. Nothing here retries, schedules or remembers.
 
+pub mod deviation;
 pub mod discovery;
 pub mod fault;
 pub mod form;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokend_protocol::{ErrorClass, Secret};
 
 use crate::policy::refresh::Cure;
-pub use reply::Deviation;
+pub use deviation::Deviation;
 
 /// Where a token comes from. There are two: [`http::HttpProvider`] and the scripted one of the tests.
 pub trait Provider: Send + Sync + 'static {

@@ -14,8 +14,8 @@ use crate::harden;
 use crate::socket::{OwnSocket, SocketError};
 use crate::systemd::{self, PassedSocketError};
 
-/// How often the line for `systemctl status` is looked at where no watchdog sets the pace.
-const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the line for `systemctl status` is looked at, unless the watchdog wants to be fed more often.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -105,13 +105,14 @@ fn listen(
 
 /// Serves signals and the service manager until a signal asks to stop.
 async fn supervise(daemon: &Daemon, signals: &mut Signals, config_path: &Path) {
-    let mut heartbeat = tokio::time::interval(systemd::watchdog_interval().unwrap_or(STATUS_INTERVAL));
+    let pace = systemd::watchdog_interval().map_or(STATUS_INTERVAL, |interval| interval.min(STATUS_INTERVAL));
+    let mut heartbeat = tokio::time::interval(pace);
     let mut told = daemon.summary();
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
-            Some(()) = signals.hangup.recv() => reload(daemon, config_path),
+            Some(()) = signals.hangup.recv() => reload(daemon, config_path).await,
             _ = heartbeat.tick() => {
                 beat(daemon);
                 let summary = daemon.summary();
@@ -135,23 +136,23 @@ fn beat(daemon: &Daemon) {
 }
 
 /// All or nothing: a configuration with faults changes nothing.
-fn reload(daemon: &Daemon, config_path: &Path) {
+async fn reload(daemon: &Daemon, config_path: &Path) {
     systemd::reloading();
-    match load(config_path) {
-        Ok(config) => {
+    let path = config_path.to_owned();
+    // Disk and name service may take their time, in which callers are served.
+    match tokio::task::spawn_blocking(move || load(&path)).await {
+        Ok(Ok(config)) => {
             daemon.reload(&config);
             tracing::info!(tokens = config.tokens.len(), "reloaded");
             systemd::ready(&daemon.summary());
+            return;
         }
-        Err(faults) => {
-            daemon.reload_failed();
-            for fault in faults.as_slice() {
-                tracing::error!("{fault}");
-            }
-            tracing::error!("not reloaded: the configuration has faults, and the one before stays in force");
-            systemd::ready("the last reload failed; the configuration before it is in force");
-        }
+        Ok(Err(faults)) => faults.as_slice().iter().for_each(|fault| tracing::error!("{fault}")),
+        Err(_) => tracing::error!("reading the configuration broke off"),
     }
+    daemon.reload_failed();
+    tracing::error!("not reloaded: the configuration before stays in force");
+    systemd::ready("the last reload failed; the configuration before it is in force");
 }
 
 struct Signals {

@@ -1,6 +1,7 @@
 //! One peer's requests: authorise, then answer. Knows messages and not bytes.
 
 mod headers;
+mod listing;
 mod view;
 mod watch;
 
@@ -9,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::{
-    ErrorClass, ErrorCode, ErrorReply, GetRequest, HeadersReply, HeadersRequest, ListEntry, ListReply,
-    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
-    StatusReply, Terms, TokenName, TokenReply, VERSION, VersionReply, WatchRequest,
+    ErrorClass, ErrorCode, ErrorReply, GetRequest, HeadersReply, HeadersRequest, RefreshRequest,
+    RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request, Terms, TokenName,
+    TokenReply, VERSION, VersionReply, WatchRequest,
 };
 
 pub use self::watch::Watch;
@@ -23,12 +24,6 @@ use crate::peer::Peer;
 use crate::policy::access::{Decision, Grounds, Rule, decide};
 use crate::registry::{Entry, Registry};
 use crate::shared::Shared;
-
-/// Names in one page of a list: with the longest names some 130 KiB, half a reply frame.
-const LIST_PAGE: usize = 512;
-
-/// Tokens in one page of a status: with the longest names and messages some 200 KiB.
-const STATUS_PAGE: usize = 96;
 
 /// What a refused caller is told, whether the token exists or not.
 const NOT_ALLOWED: &str = "not allowed, or no such token";
@@ -47,7 +42,7 @@ pub struct Session {
 struct Decisions {
     registry: Arc<Registry>,
     made: HashMap<TokenName, Decision>,
-    operator: Option<bool>,
+    operator: Option<Decision>,
 }
 
 /// What a peer may have, and why.
@@ -124,41 +119,12 @@ impl Session {
         Ok(Reply::Headers(HeadersReply { info, headers }))
     }
 
-    async fn list(&self, page: PageRequest) -> Reply {
-        let (entries, more) = self.page(page, LIST_PAGE, Visible::Allowed).await;
-        let now = self.shared.clock.now();
-        let entry = |(name, entry): (TokenName, Arc<Entry>)| {
-            let state = entry.credential.snapshot().state(now);
-            ListEntry { name, state }
-        };
-        Reply::List(ListReply { tokens: entries.into_iter().map(entry).collect(), more })
-    }
-
-    async fn status(&self, page: PageRequest) -> Reply {
-        let is_operator = self.is_operator().await;
-        let visible = if is_operator { Visible::All } else { Visible::Allowed };
-        let (entries, more) = self.page(page, STATUS_PAGE, visible).await;
-        let detail = if is_operator { view::Detail::Full } else { view::Detail::ForCallers };
-        let tokens = entries
-            .into_iter()
-            .map(|(name, entry)| view::token_status(name, &entry, &self.shared.clock, detail))
-            .collect();
-        Reply::Status(StatusReply { daemon: view::daemon_status(&self.shared), tokens, more })
-    }
-
     async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
-        let entitled = self.entitled(&request.name, Verb::Refresh).await?;
-        if !self.is_operator().await {
-            audit::refused(&self.peer, Verb::Refresh, &request.name, Refusal::NotAnOperator);
-            return Err(refusal(
-                ErrorCode::NotAllowed,
-                "only an operator may refresh a token ahead of its schedule",
-            ));
-        }
-        audit::allowed(&self.peer, Verb::Refresh, &request.name, &entitled.grounds);
+        let Entitled { entry, grounds } = self.operated(&request.name, Verb::Refresh).await?;
+        audit::allowed(&self.peer, Verb::Refresh, &request.name, &grounds);
         let deadline = self.deadline(request.deadline_ms);
-        let attempted = entitled.entry.credential.refresh(deadline).await.ok_or_else(deadline_exceeded)?;
-        let (info, changed) = self.after_attempt(&entitled.entry, attempted)?;
+        let attempted = entry.credential.refresh(deadline).await.ok_or_else(deadline_exceeded)?;
+        let (info, changed) = self.after_attempt(&entry, attempted)?;
         Ok(Reply::Refreshed(RefreshedReply { info, changed }))
     }
 
@@ -215,7 +181,8 @@ impl Session {
         if let Attempted::Failed(failed) = attempted {
             return Err(self.failed(&failed, snapshot.next_attempt));
         }
-        let token = snapshot.usable(self.shared.clock.now(), Duration::ZERO).ok_or_else(deadline_exceeded)?;
+        let held = snapshot.usable(self.shared.clock.now(), Duration::ZERO);
+        let token = held.ok_or_else(|| refusal(ErrorCode::Unavailable, "no valid token is held any more"))?;
         Ok((self.info(entry, &token), attempted == Attempted::Changed))
     }
 
@@ -253,6 +220,18 @@ impl Session {
         }
     }
 
+    /// What a name leads to, if the peer is an operator. Anybody else who may have the token is told what is
+    /// missing, and the rest what they would be told of any name.
+    async fn operated(&self, name: &TokenName, verb: Verb) -> Result<Entitled, ErrorReply> {
+        let registry = self.registry();
+        let (Decision::Allow(grounds), Some(entry)) = (self.operator().await, registry.find(name)) else {
+            self.entitled(name, verb).await?;
+            audit::refused(&self.peer, verb, name, Refusal::NotAnOperator);
+            return Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"));
+        };
+        Ok(Entitled { entry: Arc::clone(entry), grounds })
+    }
+
     async fn decision(&self, registry: &Arc<Registry>, name: &TokenName, entry: &Entry) -> Decision {
         if let Some(made) = self.with_decisions(registry, |decisions| decisions.made.get(name).cloned()) {
             return made;
@@ -263,13 +242,18 @@ impl Session {
     }
 
     async fn is_operator(&self) -> bool {
+        self.operator().await.is_allowed()
+    }
+
+    /// Whether the peer is an operator, and why.
+    async fn operator(&self) -> Decision {
         let registry = self.registry();
-        if let Some(known) = self.with_decisions(&registry, |decisions| decisions.operator) {
-            return known;
+        if let Some(made) = self.with_decisions(&registry, |decisions| decisions.operator.clone()) {
+            return made;
         }
-        let is_operator = self.decide(&registry.admin).await.is_allowed();
-        self.with_decisions(&registry, |decisions| decisions.operator = Some(is_operator));
-        is_operator
+        let decision = self.decide(&registry.admin).await;
+        self.with_decisions(&registry, |decisions| decisions.operator = Some(decision.clone()));
+        decision
     }
 
     async fn decide(&self, rules: &[Rule]) -> Decision {
@@ -288,36 +272,6 @@ impl Session {
         }
         act(&mut decisions)
     }
-
-    /// Up to `size` tokens after the last of the page before, and whether more follow.
-    async fn page(
-        &self,
-        page: PageRequest,
-        size: usize,
-        visible: Visible,
-    ) -> (Vec<(TokenName, Arc<Entry>)>, bool) {
-        let registry = self.registry();
-        let mut entries = Vec::new();
-        for (name, entry) in registry.after(page.after.as_ref()) {
-            if visible == Visible::Allowed && !self.decision(&registry, name, entry).await.is_allowed() {
-                continue;
-            }
-            if entries.len() == size {
-                return (entries, true);
-            }
-            entries.push((name.clone(), Arc::clone(entry)));
-        }
-        (entries, false)
-    }
-}
-
-/// Which tokens a listing shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Visible {
-    /// Those that the peer may have.
-    Allowed,
-    /// All.
-    All,
 }
 
 /// A refusal without particulars.

@@ -1,0 +1,68 @@
+//! Listings, a page at a time, so that any number of tokens fits reply frames.
+
+use std::sync::Arc;
+
+use tokend_protocol::{ListEntry, ListReply, PageRequest, Reply, StatusReply, TokenName};
+
+use super::{Session, view};
+use crate::registry::Entry;
+
+/// Names in one page of a list: with the longest names some 130 KiB, half a reply frame.
+const LIST_PAGE: usize = 512;
+
+/// Tokens in one page of a status: with the longest names and messages some 200 KiB.
+const STATUS_PAGE: usize = 96;
+
+/// Which tokens a listing shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visible {
+    /// Those that the peer may have.
+    Allowed,
+    /// All.
+    All,
+}
+
+impl Session {
+    pub(super) async fn list(&self, page: PageRequest) -> Reply {
+        let (entries, more) = self.page(page, LIST_PAGE, Visible::Allowed).await;
+        let now = self.shared.clock.now();
+        let entry = |(name, entry): (TokenName, Arc<Entry>)| {
+            let state = entry.credential.snapshot().state(now);
+            ListEntry { name, state }
+        };
+        Reply::List(ListReply { tokens: entries.into_iter().map(entry).collect(), more })
+    }
+
+    pub(super) async fn status(&self, page: PageRequest) -> Reply {
+        let is_operator = self.is_operator().await;
+        let visible = if is_operator { Visible::All } else { Visible::Allowed };
+        let (entries, more) = self.page(page, STATUS_PAGE, visible).await;
+        let detail = if is_operator { view::Detail::Full } else { view::Detail::ForCallers };
+        let tokens = entries
+            .into_iter()
+            .map(|(name, entry)| view::token_status(name, &entry, &self.shared.clock, detail))
+            .collect();
+        Reply::Status(StatusReply { daemon: view::daemon_status(&self.shared), tokens, more })
+    }
+
+    /// Up to `size` tokens after the last of the page before, and whether more follow.
+    async fn page(
+        &self,
+        page: PageRequest,
+        size: usize,
+        visible: Visible,
+    ) -> (Vec<(TokenName, Arc<Entry>)>, bool) {
+        let registry = self.registry();
+        let mut entries = Vec::new();
+        for (name, entry) in registry.after(page.after.as_ref()) {
+            if visible == Visible::Allowed && !self.decision(&registry, name, entry).await.is_allowed() {
+                continue;
+            }
+            if entries.len() == size {
+                return (entries, true);
+            }
+            entries.push((name.clone(), Arc::clone(entry)));
+        }
+        (entries, false)
+    }
+}
