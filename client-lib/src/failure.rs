@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokend_protocol::{BadFrame, ErrorCode, Fault, Reply};
+use tokend_protocol::{BadFrame, ErrorCode, ErrorReply, Fault, Reply};
 
 use crate::Error;
 
@@ -50,6 +50,12 @@ impl Failure {
     pub(crate) fn hung_up(socket: &Path) -> Self {
         let error = io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon closed the connection");
         Self::Gone(not_reachable(socket, error))
+    }
+
+    /// The daemon closes the connection and says why, under no request's id. The reason may be of the past, if
+    /// the connection was idle, so a new one is tried; it gives the same reason if it still holds.
+    pub(crate) fn of_all(reply: ErrorReply) -> Self {
+        Self::Gone(reply.into())
     }
 
     /// The error, if the request is not sent again.

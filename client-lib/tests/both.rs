@@ -149,6 +149,7 @@ with_both_clients! {
     a_reply_too_late_does_not_disturb_the_next_call
     a_word_to_nobody_in_particular_is_heard
     a_refusal_at_the_door_is_heard
+    an_idle_connection_closed_with_a_word_is_replaced
     calls_do_not_wait_for_each_other
     a_request_too_large_is_refused_here
     a_watch_tells_events_and_goes_on_over_a_restart
@@ -550,12 +551,31 @@ fn a_refusal_at_the_door_is_heard(open: Open) {
     let place = Place::new();
     let listener = UnixListener::bind(place.socket()).unwrap();
     let door = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let refusal = fake::frame(0, Reply::Error(error(ErrorCode::Overloaded)));
-        io::Write::write_all(&mut stream, &refusal).unwrap();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let refusal = fake::frame(0, Reply::Error(error(ErrorCode::Overloaded)));
+            io::Write::write_all(&mut stream, &refusal).unwrap();
+        }
     });
     assert!(matches!(open(place.options()).get(&name("psb")), Err(Error::Overloaded { .. })));
     door.join().unwrap();
+}
+
+fn an_idle_connection_closed_with_a_word_is_replaced(open: Open) {
+    let place = Place::new();
+    let first = Mutex::new(true);
+    let daemon = FakeDaemon::start(&place.socket(), move |frame| {
+        let mut answers = vec![Answer::Reply(well(&frame.message))];
+        if std::mem::take(&mut *first.lock().unwrap()) {
+            answers.push(Answer::Under(0, Reply::Error(error(ErrorCode::Overloaded))));
+            answers.push(Answer::HangUp);
+        }
+        answers
+    });
+    let client = open(place.options());
+    client.version().unwrap();
+    client.version().unwrap();
+    assert_eq!(daemon.connections(), 2);
 }
 
 fn calls_do_not_wait_for_each_other(open: Open) {

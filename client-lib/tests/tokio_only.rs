@@ -92,7 +92,10 @@ async fn dropping_the_client_closes_its_connection() {
     let mut request = [0; 10];
     tokio::io::AsyncReadExt::read_exact(&mut stream, &mut request).await.unwrap();
     call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
     let mut rest = Vec::new();
     tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest).await.unwrap();
-    drop(call);
+    // Nor does anybody read any more: more than fits into the socket does not go through.
+    let late = fake::frame(999, version()).repeat(200_000);
+    assert!(tokio::io::AsyncWriteExt::write_all(&mut stream, &late).await.is_err());
 }

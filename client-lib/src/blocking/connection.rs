@@ -55,8 +55,7 @@ impl Connection {
             match read_frame(reader) {
                 Ok(Some(Ok(Frame { id, message }))) if id == self.id => return unless_stopping(message),
                 Ok(Some(Ok(Frame { id: 0, message: Reply::Error(error) }))) => {
-                    unless_stopping(Reply::Error(error.clone()))?;
-                    return Err(Failure::Final(error.into()));
+                    return Err(Failure::of_all(error));
                 }
                 Ok(Some(Ok(_))) => (),
                 Ok(Some(Err(bad))) => return Err(bad.into()),

@@ -132,12 +132,7 @@ async fn write(mut half: OwnedWriteHalf, mut queue: mpsc::Receiver<Wire>) {
 async fn read(mut incoming: Incoming, end: End) {
     let failure = loop {
         match incoming.next(&end.socket).await {
-            Ok(Frame { id: 0, message: Reply::Error(error) }) => {
-                break match unless_stopping(Reply::Error(error.clone())) {
-                    Err(failure) => failure,
-                    Ok(_) => Failure::Final(error.into()),
-                };
-            }
+            Ok(Frame { id: 0, message: Reply::Error(error) }) => break Failure::of_all(error),
             Ok(Frame { id, message }) => end.answer(id, message),
             Err(failure) => break failure,
         }

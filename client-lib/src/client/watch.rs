@@ -130,9 +130,12 @@ async fn within<T>(
 impl Subscription {
     async fn event(&mut self, socket: &Path) -> Result<EventReply, Failure> {
         loop {
-            let Frame { id, message } = self.incoming.next(socket).await?;
-            if id == ID || (id == 0 && matches!(message, Reply::Error(_))) {
-                return reply::watch(unless_stopping(message)?).map_err(Failure::Final);
+            match self.incoming.next(socket).await? {
+                Frame { id: ID, message } => {
+                    return reply::watch(unless_stopping(message)?).map_err(Failure::Final);
+                }
+                Frame { id: 0, message: Reply::Error(error) } => return Err(Failure::of_all(error)),
+                Frame { .. } => (),
             }
         }
     }
