@@ -135,8 +135,9 @@ fn advice(error: &Error, subject: &str) -> String {
         Error::NotAllowed { .. } => not_allowed(subject),
         Error::UnknownToken { .. } => "no such token; `tokenctl list` names those that there are".to_owned(),
         Error::Unavailable { message, next_attempt, .. } => {
-            let when = next_attempt.map(|time| until(time, SystemTime::now()));
-            let when = when.map_or_else(|| "in a moment".to_owned(), |wait| format!("in {}", duration(wait)));
+            let wait = next_attempt.map_or(Duration::ZERO, |time| until(time, SystemTime::now()));
+            let when =
+                if wait.as_secs() == 0 { "in a moment".to_owned() } else { format!("in {}", duration(wait)) };
             format!("{message}; try again {when}")
         }
         Error::Refused { message, .. } => {
@@ -147,7 +148,9 @@ fn advice(error: &Error, subject: &str) -> String {
         Error::DeadlineExceeded { message } => {
             format!("{message}; try again, or wait longer with --deadline")
         }
-        Error::InvalidRequest { message } => format!("{message}; see `tokenctl --help`"),
+        Error::InvalidRequest { message } => {
+            format!("{message}; `tokenctl help` tells how to use each command")
+        }
         Error::Overloaded { message } => format!("{message}; try again with fewer requests at once"),
         Error::ShuttingDown { message } => format!("{message}; try again in a moment"),
         Error::MinTtlUnreachable { message, best } => {

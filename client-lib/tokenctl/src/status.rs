@@ -14,6 +14,9 @@ const ERROR_MAX: usize = 60;
 /// What stands in a cell about nothing.
 const NONE: &str = "-";
 
+/// What stands for less than a second.
+const NOW: &str = "now";
+
 const COLUMNS: [&str; 6] = ["NAME", "STATE", "EXPIRES-IN", "RENEWS-IN", "REQUESTS", "LAST-ERROR"];
 
 /// The short form: what is wrong and what happens next.
@@ -109,7 +112,7 @@ fn lifetime(held: HeldToken) -> String {
 
 fn renewal(at: Timestamp, now: SystemTime) -> String {
     match until(at.to_system_time(), now) {
-        Duration::ZERO => "now".to_owned(),
+        wait if wait.as_secs() == 0 => NOW.to_owned(),
         wait => duration(wait),
     }
 }
@@ -128,7 +131,10 @@ pub(crate) fn event(event: &EventReply, now: SystemTime) -> String {
         let _ = write!(text, ", last error: {}", class.as_str());
     }
     if let Some(at) = event.next_attempt {
-        let _ = write!(text, ", renews in {}", renewal(at, now));
+        let _ = match renewal(at, now).as_str() {
+            NOW => write!(text, ", renews now"),
+            wait => write!(text, ", renews in {wait}"),
+        };
     }
     text.push('\n');
     text

@@ -297,10 +297,10 @@ fn each_refusal_has_its_exit_status_and_its_advice() {
         user()
     );
     let cases: [(ErrorCode, i32, &str); 10] = [
-        (ErrorCode::InvalidRequest, 2, "psb: its words; see `tokenctl --help`"),
+        (ErrorCode::InvalidRequest, 2, "psb: its words; `tokenctl help` tells how to use each command"),
         (ErrorCode::NotAllowed, 4, &refused),
         (ErrorCode::UnknownToken, 5, "psb: no such token; `tokenctl list` names those that there are"),
-        (ErrorCode::Unavailable, 6, "psb: its words; try again in 0s"),
+        (ErrorCode::Unavailable, 6, "psb: its words; try again in a moment"),
         (ErrorCode::Overloaded, 6, "its words; try again with fewer requests at once"),
         (ErrorCode::ShuttingDown, 6, "its words; try again in a moment"),
         (ErrorCode::MinTtlUnreachable, 6, "psb: its words; ask for less with --min-ttl, 1m at most"),
