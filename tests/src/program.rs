@@ -51,7 +51,11 @@ fn build(directory: &Path) {
         Some(profile) => profile,
     };
     let target = directory.parent().expect("a profile's directory lies in the target directory");
-    let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_of_this_package)) {
+        cargo.env_remove(name);
+    }
+    let built = cargo
         .current_dir(workspace())
         .args(["build", "--quiet", "--bin", "tokend", "--bin", "tokenctl", "--bin", "provider"])
         .args(["--profile", profile, "--target-dir"])
@@ -59,4 +63,12 @@ fn build(directory: &Path) {
         .status()
         .expect("cargo can be run");
     assert!(built.success(), "cargo could not build tokend and tokenctl: {built}");
+}
+
+/// What cargo tells the program that it runs about that program's own package. Build scripts that look at
+/// these would run again, and all that depends on them be built again, each time.
+fn is_of_this_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"]
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
 }

@@ -15,14 +15,14 @@ static REGISTER: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 /// Makes up a secret of this kind and registers it. The kind is part of it, so that a person who meets it
 /// knows where it came from.
 pub fn invent(kind: &str) -> String {
-    let text = format!("{kind}-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let text = format!("{:016x}{:016x}-{kind}", fastrand::u64(..), fastrand::u64(..));
     register(kind, &text);
     text
 }
 
-/// Makes up a secret with the characters that encodings trip over.
+/// Makes up a secret with the characters that encodings trip over, of those that RFC 6749 appendix A.2 has.
 pub fn invent_awkward(kind: &str) -> String {
-    let text = format!("{kind} {:016x}+/=&%:ü~", fastrand::u64(..));
+    let text = format!("{kind} {:016x}+/=&%:~\"\\", fastrand::u64(..));
     register(kind, &text);
     text
 }

@@ -102,7 +102,8 @@ impl Tokenctl {
             .clone()
     }
 
-    fn command(&self) -> Command {
+    /// The program with its socket, for a test that runs it in a way of its own.
+    pub fn command(&self) -> Command {
         let mut command = match &self.user {
             None => Command::new(&self.program),
             Some(user) => {
