@@ -47,7 +47,7 @@ pub fn handed_out(peer: &Peer, verb: Verb, token: &TokenName, fingerprint: Finge
         gid = peer.gid,
         pid = peer.pid,
         unit = peer.unit.as_deref(),
-        "handed out"
+        "{token} handed out to uid {} ({grounds})", peer.uid
     );
 }
 
@@ -63,7 +63,7 @@ pub fn allowed(peer: &Peer, verb: Verb, token: &TokenName, grounds: &Grounds) {
         gid = peer.gid,
         pid = peer.pid,
         unit = peer.unit.as_deref(),
-        "allowed"
+        "{} of {token} allowed to uid {} ({grounds})", verb.as_str(), peer.uid
     );
 }
 
@@ -100,6 +100,6 @@ pub fn refused(peer: &Peer, verb: Verb, token: &TokenName, refusal: Refusal) {
         gid = peer.gid,
         pid = peer.pid,
         unit = peer.unit.as_deref(),
-        "refused"
+        "{} of {token} refused to uid {}: {}", verb.as_str(), peer.uid, refusal.as_str()
     );
 }

@@ -31,6 +31,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests of one connection that may wait for their answers. A peer with more has to read first.
 const IN_FLIGHT_MAX: usize = 64;
 
+/// Watches of one connection. Each may name many tokens.
+const WATCHES_MAX: usize = 64;
+
 /// Frames that are taken up before their answers are written out together.
 const BATCH_MAX: usize = 64;
 
@@ -71,6 +74,7 @@ where
         session,
         stop,
         pending: FuturesUnordered::new(),
+        watches: FuturesUnordered::new(),
         reading: true,
     };
     if let Err(error) = connection.run().await {
@@ -83,18 +87,21 @@ struct Connection<S> {
     reader: Reader,
     session: Arc<Session>,
     stop: CancellationToken,
-    /// Answers that have to be waited for, and watches.
+    /// Answers that have to be waited for.
     pending: FuturesUnordered<Answer>,
+    /// The next events of watches. They may be long in coming, so they hold up no requests.
+    watches: FuturesUnordered<Answer>,
     reading: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(mut self) -> io::Result<()> {
-        while self.reading || !self.pending.is_empty() {
+        while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
             let can_read = self.can_read();
             tokio::select! {
                 incoming = self.reader.next(&mut self.framing), if can_read => self.take_up_all(incoming).await?,
                 Some(event) = self.pending.next() => self.send(event).await?,
+                Some(event) = self.watches.next() => self.send(event).await?,
                 () = self.stop.cancelled(), if self.reading => self.reading = false,
             }
             within_write_timeout(self.framing.flush()).await?;
@@ -125,6 +132,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Incoming::Frame(Err(bad)) => self.write(bad_frame(bad)).await,
             Incoming::End => {
                 self.reading = false;
+                // Who waits for events keeps its side open. Otherwise a peer that left would be noticed
+                // only at the next event.
+                self.watches.clear();
                 Ok(())
             }
             Incoming::TooSlow => {
@@ -148,6 +158,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn request(&mut self, id: u32, request: Request) -> io::Result<()> {
         let session = Arc::clone(&self.session);
         let mut answer: Answer = match request {
+            Request::Watch(_) if self.watches.len() >= WATCHES_MAX => {
+                let refused = error_frame(id, ErrorCode::Overloaded, "too many watches on one connection");
+                return self.write(refused).await;
+            }
             Request::Watch(request) => Box::pin(begin_watch(session, id, request, self.stop.clone())),
             request => {
                 Box::pin(async move { Event::Last(Frame { id, message: session.answer(request).await }) })
@@ -168,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Event::Last(frame) => self.write(frame).await,
             Event::Watched(id, watch, frame) => {
                 self.write(frame).await?;
-                self.pending.push(Box::pin(continue_watch(id, watch, self.stop.clone())));
+                self.watches.push(Box::pin(continue_watch(id, watch, self.stop.clone())));
                 Ok(())
             }
         }

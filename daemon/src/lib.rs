@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` shows how the parts hang together.
 
 pub mod audit;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use nix::fcntl::OFlag;
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::geteuid;
 use tokend_protocol::Secret;
 use zeroize::Zeroizing;
 
@@ -100,9 +100,7 @@ pub struct Exposure {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ExposureFault {
-    Others,
-    GroupWrites,
-    ForeignGroup(u32),
+    Mode,
     ForeignOwner(u32),
 }
 
@@ -110,16 +108,7 @@ impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, mode) = (self.path.display(), self.mode);
         match self.fault {
-            ExposureFault::Others => write!(f, "mode {mode:04o} is open to every user; chmod 0600 {path}"),
-            ExposureFault::GroupWrites => {
-                write!(f, "mode {mode:04o} lets a group write it; chmod g-w {path}")
-            }
-            ExposureFault::ForeignGroup(gid) => {
-                write!(
-                    f,
-                    "mode {mode:04o} lets group {gid} read it, which is not the daemon's; chmod 0600 {path}"
-                )
-            }
+            ExposureFault::Mode => write!(f, "mode {mode:04o} is open to other users; chmod 0600 {path}"),
             ExposureFault::ForeignOwner(uid) => {
                 write!(f, "owned by user {uid}, neither root nor the daemon's; chown {} {path}", geteuid())
             }
@@ -186,18 +175,15 @@ fn open(path: &Path) -> Result<File, Unreadable> {
     if file.metadata().map_err(system)?.is_file() { Ok(file) } else { Err(Unreadable::NotAFile) }
 }
 
-/// Opens a regular file that nobody but root, the daemon's user and the daemon's group can read. The open file
-/// is looked at, not the path, so that no other file can take its place in between.
+/// Opens a regular file that nobody but root and the daemon's user can read. The daemon's own group is no
+/// exception: whoever may connect to the socket may be in it. The open file is looked at, not the path, so that
+/// no other file can take its place in between.
 fn open_guarded(path: &Path) -> Result<File, Unreadable> {
     let file = open(path)?;
     let metadata = file.metadata().map_err(system)?;
     let mode = metadata.mode() & 0o7777;
-    let fault = if mode & 0o007 != 0 {
-        ExposureFault::Others
-    } else if mode & 0o020 != 0 {
-        ExposureFault::GroupWrites
-    } else if mode & 0o040 != 0 && metadata.gid() != getegid().as_raw() {
-        ExposureFault::ForeignGroup(metadata.gid())
+    let fault = if mode & 0o077 != 0 {
+        ExposureFault::Mode
     } else if metadata.uid() != 0 && metadata.uid() != geteuid().as_raw() {
         ExposureFault::ForeignOwner(metadata.uid())
     } else {

@@ -195,7 +195,7 @@ impl<P: Provider> Actor<P> {
             snapshot.next_attempt = next_attempt;
         });
         let lifetime = granted.lifetime.as_secs();
-        tracing::info!(token = self.names(), %fingerprint, lifetime, changed = attempted == Attempted::Changed, "renewed");
+        tracing::info!(token = self.names(), %fingerprint, lifetime, changed = attempted == Attempted::Changed, "{} renewed", self.names());
         attempted
     }
 
@@ -225,7 +225,9 @@ impl<P: Provider> Actor<P> {
             failures,
             retry_in = delay.as_secs(),
             token_valid_for = remaining.map(|rest| rest.as_secs()),
-            "renewal failed"
+            "{} not renewed: {}",
+            self.names(),
+            failed.message
         );
         failed
     }

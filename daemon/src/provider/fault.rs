@@ -16,6 +16,9 @@ pub fn classify(error: &reqwest::Error) -> Failure {
         let stage = if error.is_connect() { "no connection" } else { "no complete reply" };
         return Failure::new(ErrorClass::Timeout, format!("{stage} in time"));
     }
+    if chain(error).any(|cause| cause.to_string() == "dns error") {
+        return Failure::new(ErrorClass::Unreachable, "network: the provider's name cannot be resolved");
+    }
     if let Some(fault) = cause::<io::Error>(error) {
         return Failure::new(ErrorClass::Unreachable, format!("network: {}", fault.kind()));
     }
@@ -30,15 +33,16 @@ pub fn classify(error: &reqwest::Error) -> Failure {
 
 /// The innermost error of a type among an error and its causes.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut found = None;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        found = error.downcast_ref::<E>().or(found);
+    chain(error).filter_map(|error| error.downcast_ref::<E>()).last()
+}
+
+/// An error and its causes, outermost first.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
         // An io::Error that wraps another error does not name it as its source.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = wrapped.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source());
-    }
-    found
+        wrapped.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source())
+    })
 }
 
 #[cfg(test)]

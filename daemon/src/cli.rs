@@ -1,0 +1,50 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::logging::LogFormat;
+
+/// Where the configuration is unless a command line says otherwise.
+const CONFIG: &str = "/etc/tokend/tokend.toml";
+
+/// Owns the OAuth 2.0 credentials of this host and hands access tokens to local processes.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Another thing to do than to serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// Another thing to do than to serve.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Checks a configuration and lists every fault in it, each with its file, line and key.
+    Check {
+        /// The configuration; drop-ins are read from FILE.d/*.toml.
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+    },
+}
+
+/// How to serve.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration; drop-ins are read from FILE.d/*.toml.
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    pub config: PathBuf,
+    /// Where to listen, instead of what the configuration says. Ignored when systemd passes a socket.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The form of the log on standard error.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+    /// What to log: a level, or a list of target=level.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log_level: String,
+}
