@@ -38,10 +38,9 @@ impl Watcher {
                 RecvTimeoutError::Disconnected => "tokenctl watch ended".to_owned(),
             })?;
             let event: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
-            let held = &event["held"];
-            if let (Some(fingerprint), Some(left)) =
-                (held["fingerprint"].as_str(), held["expires_in"].as_u64())
-            {
+            let held = |key: &str| event.pointer(&format!("/held/{key}"));
+            let fingerprint = held("fingerprint").and_then(Value::as_str);
+            if let Some((fingerprint, left)) = fingerprint.zip(held("expires_in").and_then(Value::as_u64)) {
                 return Ok((fingerprint.to_owned(), left));
             }
         }
