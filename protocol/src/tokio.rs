@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
+use zeroize::Zeroize;
 
 use crate::codec::{BadFrame, Buffer, Frame, LENGTH_BYTES, Message, decode, encode_into};
 
@@ -41,7 +42,10 @@ impl<In: Message, Out: Message> Decoder for Codec<In, Out> {
     type Error = io::Error;
 
     fn decode(&mut self, wire: &mut BytesMut) -> io::Result<Option<Self::Item>> {
-        Ok(self.lengths.decode(wire)?.map(|body| decode(&body)))
+        let Some(mut body) = self.lengths.decode(wire)? else { return Ok(None) };
+        let message = decode(&body);
+        body.zeroize();
+        Ok(Some(message))
     }
 }
 
