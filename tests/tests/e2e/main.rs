@@ -9,6 +9,7 @@
 
 mod access;
 mod activation;
+mod clients;
 mod configuration;
 mod dialects;
 mod faults;
