@@ -1046,6 +1046,34 @@ fn drop_ins_replace_single_keys_in_order_of_their_names() {
 }
 
 #[test]
+fn of_any_two_drop_ins_the_later_name_wins() {
+    let section =
+        |token: usize, scope: usize| format!("[token.t{token}]\nprovider = \"p\"\nscope = \"from{scope}\"\n");
+    let files: Vec<(String, String)> = [5, 2, 8, 1, 7, 4, 3, 6]
+        .map(|index| (format!("{index}.toml"), section(index, index) + &section(index + 1, index)))
+        .to_vec();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let (_directory, path) = directory(PROVIDER, &files);
+    let config = load(&path).unwrap().config;
+    for index in 1..=8_usize {
+        let scope = &config.tokens[format!("t{index}").as_str()].credential.scope;
+        assert_eq!(scope.as_slice(), [format!("from{index}")]);
+    }
+}
+
+#[test]
+fn a_lifetime_is_the_tokens_or_the_providers_or_the_presets() {
+    let lifetime = |provider: &str, own: &str| {
+        let provider =
+            format!("preset = \"bnpparibas-cib\"\ntoken_endpoint = \"https://id.example\"\n{provider}");
+        token(&preset_token(&provider, own)).credential.default_lifetime.as_secs()
+    };
+    assert_eq!(lifetime("", ""), 3600);
+    assert_eq!(lifetime("default_lifetime = \"20m\"", ""), 1200);
+    assert_eq!(lifetime("default_lifetime = \"20m\"", "default_lifetime = \"10m\""), 600);
+}
+
+#[test]
 fn faults_of_all_files_come_together_each_with_its_file() {
     let (_directory, path) = directory(
         &format!("{TOKEN}scope = 1\nresource = 1"),

@@ -211,6 +211,11 @@ async fn a_command_is_run_without_a_shell_and_with_little_environment() {
     let source = shell("printf '%s:%s:' \"$HOME\" \"$OTHER_SECRET\"; cat");
     let variables: [(&str, &[u8]); 2] = [("HOME", b"/h"), ("OTHER_SECRET", b"horse")];
     assert_eq!(read_with(&source, &variables).await.as_deref(), Ok("/h::"), "and nothing on standard input");
+    assert!(std::env::vars().count() > 2, "there is something to be held back");
+    let inherited = read(&shell("env")).await.unwrap();
+    let names = inherited.lines().filter_map(|line| Some(line.split_once('=')?.0));
+    let names: Vec<&str> = names.filter(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name)).collect();
+    assert_eq!(names, ["PATH"], "the rest of the daemon's environment stays there");
 }
 
 #[tokio::test]
