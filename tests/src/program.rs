@@ -20,6 +20,18 @@ pub fn provider() -> PathBuf {
     directory().join("provider")
 }
 
+/// Copies a program to where every user can run it: the source tree may be closed to others.
+///
+/// Another process does the writing. Were it this one, a child that some other thread starts at the same
+/// moment would inherit the open file, and the kernel runs no program that is open for writing.
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy(program: &Path, to: &Path) {
+    let copied = Command::new("install").args(["-m", "0755"]).arg(program).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied", program.display());
+}
+
 /// The root of the source tree.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").to_owned()

@@ -57,13 +57,12 @@ impl Tokenctl {
         Self { socket: socket.to_owned(), program: program::tokenctl(), user: None }
     }
 
-    /// As another user, which root can become. The program is copied beside the socket: the source tree may
-    /// be closed to others.
+    /// As another user, which root can become. The program is copied beside the socket.
     #[must_use]
     pub fn as_user(&self, user: User) -> Self {
         let copy = self.socket.with_file_name("tokenctl");
         if !copy.exists() {
-            std::fs::copy(program::tokenctl(), &copy).expect("tokenctl can be copied");
+            program::copy(&program::tokenctl(), &copy);
         }
         Self { socket: self.socket.clone(), program: copy, user: Some(user) }
     }

@@ -1,15 +1,19 @@
 //! The units as they are installed, run by a real systemd that is booted for it.
 
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
-use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use tokend_tests::{Machine, process, program, requirement, secrets, wait};
 
 const PROVIDER: &str = "127.0.0.1:8089";
+
+/// The exposure level that `systemd-analyze security` may find, in tenths. What is left of it is told in the
+/// unit, beside what is left out on purpose.
+const EXPOSURE_MOST: &str = "--threshold=20";
 
 /// A machine on which tokend is installed and configured as a packager and an operator would.
 struct Host {
@@ -101,7 +105,7 @@ fn install(tree: &TempDir) {
     let mut command = Command::new(program::workspace().join("systemd/install"));
     command.env("DESTDIR", tree.path()).env("PREFIX", "/usr").env("TARGET_DIR", built.parent().unwrap());
     process::run(&mut command, Duration::from_secs(60)).expect_success();
-    fs::copy(program::provider(), tree.path().join("usr/bin/provider")).unwrap();
+    program::copy(&program::provider(), &tree.path().join("usr/bin/provider"));
 }
 
 #[test]
@@ -125,8 +129,8 @@ fn the_service_starts_serves_and_stops_on_a_real_machine() {
     assert_eq!((refused.code, refused.stdout.as_str()), (4, ""), "{}", refused.stderr);
     let outside = machine.run_as("carol", &["tokenctl", "get", "psb"]);
     assert_eq!(outside.code, 3, "carol is not in the socket's group: {}", outside.stderr);
-    audited(machine, "bob", "deny");
-    audited(machine, "alice", "allow");
+    audited(machine, "bob", "deny", "4");
+    audited(machine, "alice", "allow", "5");
 
     machine.check(&["systemctl", "restart", "tokend"]);
     host.token_for("alice", "psb");
@@ -135,17 +139,20 @@ fn the_service_starts_serves_and_stops_on_a_real_machine() {
     assert_ne!(machine.run_as("alice", &["tokenctl", "get", "psb"]).code, 0);
 }
 
-/// A line of the audit trail about a user is in the journal, with the fields of its own.
-fn audited(machine: &Machine, user: &str, decision: &str) {
+/// A line of the audit trail about a user is in the journal, with fields of its own and a priority.
+fn audited(machine: &Machine, user: &str, decision: &str, priority: &str) {
     let uid = machine.check(&["id", "-u", user]).trim().to_owned();
+    let expected = [
+        ("TARGET", "tokend::audit"),
+        ("TOKEND_DECISION", decision),
+        ("TOKEND_TOKEN", "psb"),
+        ("TOKEND_UID", &uid),
+        ("PRIORITY", priority),
+    ];
     wait::until(&format!("an audit line on {user} in the journal"), || {
         let journal = machine.journal(&["-u", "tokend", "--output=json"]);
-        let found = journal.lines().any(|line| {
-            line.contains("tokend::audit")
-                && line.contains(&format!("\"{decision}\""))
-                && line.contains(&format!("\"{uid}\""))
-        });
-        found.then_some(())
+        let mut entries = journal.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        entries.any(|entry| expected.iter().all(|(field, value)| entry[field] == **value)).then_some(())
     });
 }
 
@@ -193,6 +200,35 @@ fn the_first_caller_starts_the_service() {
 }
 
 #[test]
+fn a_service_is_let_in_by_the_name_of_its_unit() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    host.configure("[token.billing]\nprovider = \"psb\"\nallow = [\"unit:billing.service\"]\n");
+    host.start_provider();
+    machine.check(&["systemctl", "start", "tokend"]);
+    let token = host.token_for("root", "billing");
+    let in_unit = |unit: &str| {
+        let unit = format!("--unit={unit}");
+        machine.run(&[
+            "systemd-run",
+            "--quiet",
+            "--wait",
+            "--pipe",
+            "--uid=bob",
+            &unit,
+            "tokenctl",
+            "get",
+            "billing",
+        ])
+    };
+    let got = in_unit("billing.service");
+    assert_eq!((got.code, got.stdout.trim_end()), (0, token.as_str()), "{}", got.stderr);
+    assert_eq!(in_unit("other.service").code, 4);
+    assert_eq!(machine.run_as("bob", &["tokenctl", "get", "billing"]).code, 4);
+    host.stop_cleanly();
+}
+
+#[test]
 fn a_crash_is_repaired_and_callers_hardly_notice() {
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
@@ -215,4 +251,7 @@ fn the_units_have_no_fault() {
         "/usr/lib/systemd/system/tokend.socket",
     ]);
     assert_eq!((verified.code, verified.stderr.as_str(), verified.stdout.as_str()), (0, "", ""));
+    let exposure =
+        host.machine.run(&["systemd-analyze", "security", "--no-pager", EXPOSURE_MOST, "tokend.service"]);
+    assert_eq!(exposure.code, 0, "{}", exposure.stdout);
 }

@@ -83,6 +83,30 @@ fn a_good_configuration_is_told_to_be_good() {
 }
 
 #[test]
+fn what_is_malformed_double_or_contradictory_is_told_with_its_line() {
+    let provider = "[provider.p]\ntoken_endpoint = \"https://p.example/t\"\nclient_id = \"c\"\nclient_secret = { env = \"S\" }\n";
+    let cases = [
+        ("[provider.p\n", "", 1, ""),
+        (provider, "[provider.p]\n", 5, ""),
+        (provider, "client_id = \"d\"\n", 5, "client_id"),
+        (provider, "issuer = \"https://p.example\"\n", 5, "issuer"),
+        (provider, "[token.t]\nprovider = \"p\"\nusername = \"u\"\n", 7, "username"),
+        (provider, "[token.t]\nprovider = \"p\"\ngrant_type = \"password\"\n", 7, "username"),
+        (provider, "[token.t]\nprovider = \"p\"\nparams = { scope = \"s\" }\n", 7, "scope"),
+        (provider, "[token.t]\nprovider = \"p\"\nheaders = { Authorization = \"x\" }\n", 7, "Authorization"),
+    ];
+    for (text, more, line, word) in cases {
+        let home = Home::new();
+        fs::write(home.config(), format!("{text}{more}")).unwrap();
+        let finished = check(&home);
+        assert_ne!(finished.code, 0, "{more}");
+        let place = format!("tokend.toml:{line}:");
+        let told = finished.stderr.lines().any(|fault| fault.contains(&place) && fault.contains(word));
+        assert!(told, "{place} {word}: {}", finished.stderr);
+    }
+}
+
+#[test]
 fn a_file_that_is_absent_is_a_fault_and_not_a_default() {
     let home = Home::new();
     let finished = check(&home);
