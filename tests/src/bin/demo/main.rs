@@ -18,7 +18,7 @@ const SHORT_LIVED: Kind = Kind::PartnerApi;
 const SHORT_LIFE: Duration = Duration::from_secs(3);
 
 const NEXT: [(&str, &str); 4] = [
-    ("target/debug/tokend check --config FILE", "every fault of a configuration, each with its line"),
+    ("cargo run --bin tokend -- check --config FILE", "every fault of a configuration, each with its line"),
     ("systemd/tokend.toml", "a configuration to begin with"),
     ("systemd/install", "programs, units and user; then `systemctl start tokend`"),
     ("tests/run", "all suites, on a real systemd and against a certified server too"),
@@ -62,7 +62,7 @@ fn perform(screen: &Screen) -> Result<(), String> {
         .map_err(|reason| format!("{reason}\n\nthe daemon's log:\n{log}"))?;
     screen.heading("Next");
     for (what, why) in NEXT {
-        screen.item(Ink::Plain, &format!("{what:<42}{}", screen.paint(Ink::Faint, why)));
+        screen.item(Ink::Plain, &format!("{what:<46}{}", screen.paint(Ink::Faint, why)));
     }
     Ok(())
 }
