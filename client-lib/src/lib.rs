@@ -66,7 +66,8 @@ pub use options::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Options, SOCKET_VARIABLE};
 pub use reply::Status;
 pub use request::CallerHeaders;
 pub use tokend_protocol::{
-    DaemonStatus, Deviation, ErrorClass, EventReply, Fingerprint, FingerprintError, Header, HeadersReply,
-    HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Timestamp,
-    TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus, VERSION as PROTOCOL_VERSION, VersionReply,
+    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, Fingerprint, FingerprintError, Header,
+    HeadersReply, HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret,
+    State, Timestamp, TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus,
+    VERSION as PROTOCOL_VERSION, VersionReply,
 };

@@ -65,6 +65,7 @@
 //! | `class` ([`ErrorClass`]) | enum | numbers below |
 //! | `outcome` ([`RejectOutcome`]) | enum | numbers below |
 //! | `code` ([`ErrorCode`]) | enum | numbers below |
+//! | `attribute` ([`Attribute`]) | `name` `string`, `value` `string` | the name is a word in lower case, with hyphens, such as `clock-skew` |
 //! | `info` ([`TokenInfo`]) | `age_ms` `u64`, `expires_in_ms` `u64`, `expires_at` `time`, `state` `state`, `last_error` optional `class`, `next_attempt` optional `time`, `fingerprint` `fingerprint` | a token's condition at the moment of the reply |
 //! | `held` ([`HeldToken`]) | `age_ms` `u64`, `expires_in_ms` `u64`, `expires_at` `time`, `fingerprint` `fingerprint` | the same of a token that is not handed out |
 //!
@@ -301,14 +302,18 @@
 //! ## Reply 3: Status
 //!
 //! `daemon` (`version` `string`, `pid` `u32`, `started_at` `time`, `connections` `u32`, `reload_failed_at`
-//! optional `time`), `tokens` list of (`name` `name`, `provider` `string`, `state` `state`, `held` optional
+//! optional `time`, `attributes` list of `attribute`), `tokens` list of (`name` `name`, `provider` `string`, `state` `state`, `held` optional
 //! `held`, `last_error` optional (`class` `class`, `message` `string`, `at` `time`), `failures` `u32`,
 //! `next_attempt` optional `time`, `requests` `u64`, `hand_outs` `u64`, `deviations` list of (`kind` `string`,
-//! `count` `u64`)), `more` `bool`. Pages are those of [List](#reply-2-list).
+//! `count` `u64`), `attributes` list of `attribute`), `more` `bool`. Pages are those of [List](#reply-2-list).
+//!
+//! The attributes are further facts for people, in order of their names, each name once. A program may show
+//! them and must not rely on them: a daemon tells those that it knows and finds worth telling, and a value is
+//! worded for a reader. So they grow without a new version.
 //!
 //! ```text
 //! reply-3-status.bin
-//! 00 00 00 8c                          length of the body: 140
+//! 00 00 00 cf                          length of the body: 207
 //! 01                                   version
 //! 00 00 00 01                          request id 1
 //! 03                                   reply 3, Status
@@ -317,6 +322,9 @@
 //! fd 00 e8 97 b6 9a 01 00 00           started_at 2025-11-24T16:00:00Z
 //! 02                                   connections 2
 //! 00                                   reload_failed_at: none
+//! 01                                   attributes: 1 element
+//! 09 63 6c 6f 63 6b 2d 73 65 74        name "clock-set"
+//! 07 32 20 74 69 6d 65 73              value "2 times"
 //! 01                                   tokens: 1 element
 //! 08 62 6e 70 2d 61 69 73 70           name "bnp-aisp"
 //! 03 62 6e 70                          provider "bnp"
@@ -341,6 +349,13 @@
 //! 11 65 78 70 69 72 65 73 5f 69 6e 2d  kind "expires_in-string"
 //! 73 74 72 69 6e 67
 //! 01                                   count 1
+//! 02                                   attributes: 2 elements
+//! 0d 63 6c 69 65 6e 74 2d 73 65 63 72  name "client-secret"
+//! 65 74
+//! 11 65 78 70 69 72 65 73 20 69 6e 20  value "expires in 6 days"
+//! 36 20 64 61 79 73
+//! 0a 63 6c 6f 63 6b 2d 73 6b 65 77     name "clock-skew"
+//! 03 2d 33 73                          value "-3s"
 //! 00                                   more false
 //! ```
 //!
@@ -457,7 +472,7 @@
 //! | 0 | `Fresh` | valid, and no new one is due |
 //! | 1 | `Refreshing` | valid, and a new one is being asked for |
 //! | 2 | `Degraded` | valid, and the last attempt to get a new one failed |
-//! | 3 | `Pending` | none yet, and no attempt has ended |
+//! | 3 | `Pending` | none, and no attempt has failed: the first has not ended, or the token expired unreplaced |
 //! | 4 | `Unavailable` | none; the last attempt failed in a way that passes |
 //! | 5 | `Refused` | none; an operator is needed |
 //!
@@ -555,11 +570,11 @@ pub use codec::{
     decode, encode,
 };
 pub use message::{
-    CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint,
-    FingerprintError, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
-    ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
-    Reply, Request, State, StatusReply, Terms, Timestamp, TokenInfo, TokenReply, TokenStatus, VersionReply,
-    WatchRequest,
+    Attribute, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply,
+    Fingerprint, FingerprintError, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError,
+    ListEntry, ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
+    RejectedReply, Reply, Request, State, StatusReply, Terms, Timestamp, TokenInfo, TokenReply, TokenStatus,
+    VersionReply, WatchRequest,
 };
 pub use name::{TOKEN_NAME_MAX, TokenName, TokenNameError};
 pub use secret::Secret;

@@ -185,7 +185,7 @@ pub enum State {
     Refreshing,
     /// 2: valid, and the last attempt to get a new one failed.
     Degraded,
-    /// 3: none yet, and no attempt has ended.
+    /// 3: none, and no attempt has failed: either the first has not ended, or the token expired unreplaced.
     Pending,
     /// 4: none; the last attempt failed in a way that passes.
     Unavailable,
@@ -335,6 +335,8 @@ pub struct DaemonStatus {
     pub connections: u32,
     /// When a reload last failed; `None` once one has succeeded.
     pub reload_failed_at: Option<Timestamp>,
+    /// Further facts about the daemon.
+    pub attributes: Vec<Attribute>,
 }
 
 /// The condition of one token.
@@ -360,6 +362,8 @@ pub struct TokenStatus {
     pub hand_outs: u64,
     /// How the provider's replies departed from the RFCs, and how often.
     pub deviations: Vec<Deviation>,
+    /// Further facts about the token.
+    pub attributes: Vec<Attribute>,
 }
 
 /// A token that is held, without the token.
@@ -393,6 +397,17 @@ pub struct Deviation {
     pub kind: String,
     /// How often.
     pub count: u64,
+}
+
+/// A further fact, for people. Facts stand in order of their names, each name once.
+///
+/// A program may show it and must not rely on it: any may be missing, and the value is worded for a reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attribute {
+    /// What it is about: a word in lower case, with hyphens, such as `clock-skew` or `client-secret`.
+    pub name: String,
+    /// What there is to say.
+    pub value: String,
 }
 
 /// The provider was asked.

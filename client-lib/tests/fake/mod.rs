@@ -176,6 +176,7 @@ pub fn daemon_status() -> DaemonStatus {
         started_at: Timestamp(1_700_000_000_000),
         connections: 2,
         reload_failed_at: None,
+        attributes: Vec::new(),
     }
 }
 
@@ -196,5 +197,6 @@ pub fn token_status(text: &str) -> TokenStatus {
         requests: 3,
         hand_outs: 40,
         deviations: Vec::new(),
+        attributes: Vec::new(),
     }
 }

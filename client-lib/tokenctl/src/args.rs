@@ -88,7 +88,7 @@ pub(crate) enum Command {
 
     /// Show the condition of the daemon and of every token that you may see.
     Status {
-        /// Show also providers, failures in full, and how providers depart from the standard.
+        /// Show also providers, failures in full, how providers depart from the standard, and further facts.
         #[arg(long, short)]
         verbose: bool,
     },

@@ -3,13 +3,14 @@
 
 #![expect(clippy::struct_field_names, reason = "the names are those of the documented shapes")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokend_client::{
-    DaemonStatus, Deviation, ErrorClass, EventReply, HeadersReply, HeldToken, LastError, ListEntry,
-    PROTOCOL_VERSION, RefreshedReply, RejectOutcome, RejectedReply, State, Status, Timestamp, TokenInfo,
-    TokenName, TokenReply, TokenStatus, VersionReply,
+    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, HeadersReply, HeldToken, LastError,
+    ListEntry, PROTOCOL_VERSION, RefreshedReply, RejectOutcome, RejectedReply, State, Status, Timestamp,
+    TokenInfo, TokenName, TokenReply, TokenStatus, VersionReply,
 };
 
 use crate::human::{clean, rfc3339};
@@ -78,6 +79,7 @@ struct Daemon {
     started_at: String,
     connections: u32,
     reload_failed_at: Option<String>,
+    attributes: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -92,6 +94,7 @@ struct Condition<'a> {
     requests: u64,
     hand_outs: u64,
     deviations: Vec<Departure>,
+    attributes: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -204,6 +207,7 @@ fn daemon(status: &DaemonStatus) -> Daemon {
         started_at: time(status.started_at),
         connections: status.connections,
         reload_failed_at: status.reload_failed_at.map(time),
+        attributes: attributes(&status.attributes),
     }
 }
 
@@ -219,6 +223,7 @@ fn condition(token: &TokenStatus) -> Condition<'_> {
         requests: token.requests,
         hand_outs: token.hand_outs,
         deviations: token.deviations.iter().map(departure).collect(),
+        attributes: attributes(&token.attributes),
     }
 }
 
@@ -228,6 +233,10 @@ fn failed(error: &LastError) -> Failed {
 
 fn departure(deviation: &Deviation) -> Departure {
     Departure { kind: clean(&deviation.kind), count: deviation.count }
+}
+
+fn attributes(attributes: &[Attribute]) -> BTreeMap<String, String> {
+    attributes.iter().map(|attribute| (clean(&attribute.name), clean(&attribute.value))).collect()
 }
 
 pub(crate) fn refreshed<'a>(name: &'a TokenName, reply: &RefreshedReply) -> Refreshed<'a> {

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use tokend_client::{DaemonStatus, EventReply, HeldToken, LastError, Status, Timestamp, TokenStatus};
+use tokend_client::{
+    Attribute, DaemonStatus, EventReply, HeldToken, LastError, Status, Timestamp, TokenStatus,
+};
 
 use crate::human::{clean, cut, duration, rfc3339, until};
 use crate::table::{Cell, Colours, Table};
@@ -43,6 +45,7 @@ pub(crate) fn short(status: &Status, now: SystemTime, colours: Colours) -> Strin
 /// The long form: all there is.
 pub(crate) fn long(status: &Status, now: SystemTime, colours: Colours) -> String {
     let mut text = daemon(&status.daemon, now);
+    text.extend(status.daemon.attributes.iter().map(attribute));
     let mut table = Table::new(
         &[&COLUMNS[..5], &["PROVIDER", "HAND-OUTS", "FAILURES", "FINGERPRINT", "EXPIRES-AT"], &COLUMNS[5..]]
             .concat(),
@@ -66,12 +69,17 @@ pub(crate) fn long(status: &Status, now: SystemTime, colours: Colours) -> String
         for deviation in &token.deviations {
             let _ = writeln!(text, "{}: {} {}x", token.name, clean(&deviation.kind), deviation.count);
         }
+        text.extend(token.attributes.iter().map(|fact| format!("{}: {}", token.name, attribute(fact))));
     }
     text
 }
 
+fn attribute(attribute: &Attribute) -> String {
+    format!("{}: {}\n", clean(&attribute.name), clean(&attribute.value))
+}
+
 fn daemon(daemon: &DaemonStatus, now: SystemTime) -> String {
-    let DaemonStatus { version, pid, started_at, connections, reload_failed_at } = daemon;
+    let DaemonStatus { version, pid, started_at, connections, reload_failed_at, attributes: _ } = daemon;
     let plural = if *connections == 1 { "" } else { "s" };
     let up = duration(since(*started_at, now));
     let mut text =

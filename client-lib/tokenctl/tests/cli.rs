@@ -21,8 +21,8 @@ use nix::unistd::{Uid, User};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokend_client::{
-    Deviation, ErrorClass, EventReply, Header, HeadersReply, LastError, ListEntry, RefreshedReply,
-    RejectOutcome, RejectedReply, Secret, State, Timestamp, TokenStatus, VersionReply,
+    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, Header, HeadersReply, LastError, ListEntry,
+    RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Timestamp, TokenStatus, VersionReply,
 };
 use tokend_protocol::{ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply};
 
@@ -110,8 +110,13 @@ fn ailing(text: &str) -> TokenStatus {
         failures: 7,
         next_attempt: Some(Timestamp(2_000_000_000_000)),
         deviations: vec![Deviation { kind: "expires_in-string".to_owned(), count: 3 }],
+        attributes: vec![attribute("client-secret", "expires in 6 days"), attribute("clock-skew", "-3s")],
         ..token_status(text)
     }
+}
+
+fn attribute(name: &str, value: &str) -> Attribute {
+    Attribute { name: name.to_owned(), value: value.to_owned() }
 }
 
 /// The right answer to each request: what `JSON.md` shows.
@@ -128,7 +133,9 @@ fn well(request: &Request) -> Reply {
         }
         Request::Status(_) => {
             let tokens = vec![ailing("bnp"), token_status("psb")];
-            Reply::Status(StatusReply { daemon: daemon_status(), tokens, more: false })
+            let daemon =
+                DaemonStatus { attributes: vec![attribute("clock-set", "2 times")], ..daemon_status() };
+            Reply::Status(StatusReply { daemon, tokens, more: false })
         }
         Request::Refresh(_) => Reply::Refreshed(RefreshedReply { info: info(), changed: true }),
         Request::Reject(_) => {
@@ -217,10 +224,11 @@ fn verbose_status_has_it_all() {
     let ran = bench.run(&["status", "--verbose"]);
     assert_eq!(ran.exit, 0, "{ran:?}");
     let lines: Vec<_> = ran.out.lines().collect();
-    assert_eq!(lines.len(), 5, "{ran:?}");
+    assert_eq!(lines.len(), 8, "{ran:?}");
+    assert_eq!(lines[1], "clock-set: 2 times");
     let words = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();
     assert_eq!(
-        words(1),
+        words(2),
         [
             "NAME",
             "STATE",
@@ -235,9 +243,12 @@ fn verbose_status_has_it_all() {
             "LAST-ERROR"
         ]
     );
-    assert_eq!(words(2)[..3], ["bnp", "unavailable", "-"]);
-    assert_eq!(words(3)[4..], ["-", "3", "bnp", "40", "0", "00f1e2d3c4b5a697", "2033-05-18T03:33:20Z", "-"]);
-    assert_eq!(lines[4], "bnp: expires_in-string 3x");
+    assert_eq!(words(3)[..3], ["bnp", "unavailable", "-"]);
+    assert_eq!(words(4)[4..], ["-", "3", "bnp", "40", "0", "00f1e2d3c4b5a697", "2033-05-18T03:33:20Z", "-"]);
+    assert_eq!(
+        lines[5..],
+        ["bnp: expires_in-string 3x", "bnp: client-secret: expires in 6 days", "bnp: clock-skew: -3s"]
+    );
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub(super) fn token_status(name: TokenName, entry: &Entry, clock: &Clock, detail
             .iter()
             .map(|(deviation, count)| Deviation { kind: deviation.as_str().to_owned(), count: *count })
             .collect(),
+        attributes: Vec::new(),
     }
 }
 
@@ -72,6 +73,7 @@ pub(super) fn daemon_status(shared: &Shared) -> DaemonStatus {
         started_at: shared.started_at,
         connections: shared.connections.load(Ordering::Relaxed),
         reload_failed_at: shared.reload_failed_at(),
+        attributes: Vec::new(),
     }
 }
 

@@ -4,11 +4,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use tokend_protocol::{
-    CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, Frame,
-    GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply, Message,
-    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
-    Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus,
-    VersionReply, WatchRequest, decode, encode,
+    Attribute, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply,
+    Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
+    ListReply, Message, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
+    RejectedReply, Reply, Request, Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName,
+    TokenReply, TokenStatus, VersionReply, WatchRequest, decode, encode,
 };
 
 use crate::samples::{self, CLASSES, CODES, OUTCOMES, STATES};
@@ -174,15 +174,20 @@ fn list_entry() -> impl Strategy<Value = ListEntry> {
 }
 
 fn daemon_status() -> impl Strategy<Value = DaemonStatus> {
-    (text(), any::<u32>(), time(), any::<u32>(), option::of(time())).prop_map(
-        |(version, pid, started_at, connections, reload_failed_at)| DaemonStatus {
+    (text(), any::<u32>(), time(), any::<u32>(), option::of(time()), attributes()).prop_map(
+        |(version, pid, started_at, connections, reload_failed_at, attributes)| DaemonStatus {
             version,
             pid,
             started_at,
             connections,
             reload_failed_at,
+            attributes,
         },
     )
+}
+
+fn attributes() -> impl Strategy<Value = Vec<Attribute>> {
+    vec((text(), text()).prop_map(|(name, value)| Attribute { name, value }), 0..5)
 }
 
 fn token_status() -> impl Strategy<Value = TokenStatus> {
@@ -190,11 +195,13 @@ fn token_status() -> impl Strategy<Value = TokenStatus> {
         (class(), text(), time()).prop_map(|(class, message, at)| LastError { class, message, at });
     let deviation = (text(), any::<u64>()).prop_map(|(kind, count)| Deviation { kind, count });
     let parts = (name(), text(), state(), option::of(held()), option::of(last_error));
-    let counts = (any::<u32>(), option::of(time()), any::<u64>(), any::<u64>(), vec(deviation, 0..5));
-    (parts, counts).prop_map(
+    let counts = (any::<u32>(), option::of(time()), any::<u64>(), any::<u64>());
+    let lists = (vec(deviation, 0..5), attributes());
+    (parts, counts, lists).prop_map(
         |(
             (name, provider, state, held, last_error),
-            (failures, next_attempt, requests, hand_outs, deviations),
+            (failures, next_attempt, requests, hand_outs),
+            (deviations, attributes),
         )| {
             TokenStatus {
                 name,
@@ -207,6 +214,7 @@ fn token_status() -> impl Strategy<Value = TokenStatus> {
                 requests,
                 hand_outs,
                 deviations,
+                attributes,
             }
         },
     )

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use tokend_protocol::{
-    CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, Frame,
-    GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply,
-    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
-    Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus,
-    VersionReply, WatchRequest,
+    Attribute, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply,
+    Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
+    ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
+    Reply, Request, Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName, TokenReply,
+    TokenStatus, VersionReply, WatchRequest,
 };
 
 /// A frame of either direction.
@@ -173,6 +173,7 @@ fn status(tokens: Vec<TokenStatus>) -> StatusReply {
         started_at: at(0),
         connections: 2,
         reload_failed_at: None,
+        attributes: vec![attribute("clock-set", "2 times")],
     };
     StatusReply { daemon, tokens, more: false }
 }
@@ -190,7 +191,12 @@ fn token_status() -> TokenStatus {
         requests: 2,
         hand_outs: 70_000,
         deviations: vec![Deviation { kind: "expires_in-string".to_owned(), count: 1 }],
+        attributes: vec![attribute("client-secret", "expires in 6 days"), attribute("clock-skew", "-3s")],
     }
+}
+
+fn attribute(name: &str, value: &str) -> Attribute {
+    Attribute { name: name.to_owned(), value: value.to_owned() }
 }
 
 /// One token per class, each else as bare as can be.
@@ -206,6 +212,7 @@ fn every_class() -> Vec<TokenStatus> {
         requests: 1,
         hand_outs: 0,
         deviations: Vec::new(),
+        attributes: Vec::new(),
     };
     CLASSES.map(bare).to_vec()
 }
