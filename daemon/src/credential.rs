@@ -105,6 +105,8 @@ pub enum Unobtainable {
     MinTtl(Duration),
     /// The caller's deadline passed.
     Deadline,
+    /// A reload ended the credential meanwhile. Another may have taken its place.
+    Ended,
 }
 
 impl Credential {
@@ -155,19 +157,18 @@ impl Credential {
         let snapshot = self.snapshot();
         match (snapshot.usable(self.clock.now(), min_ttl), answered) {
             (Some(token), _) => Ok(token),
-            (None, Some(())) => Err(self.unobtainable(&snapshot)),
-            (None, None) => Err(Unobtainable::Deadline),
+            (None, Ok(())) => Err(self.unobtainable(&snapshot)),
+            (None, Err(reason)) => Err(reason),
         }
     }
 
-    /// Asks the provider now, whatever the schedule says. `None` when the deadline passed.
-    pub async fn refresh(&self, deadline: Instant) -> Option<Attempted> {
+    /// Asks the provider now, whatever the schedule says.
+    pub async fn refresh(&self, deadline: Instant) -> Result<Attempted, Unobtainable> {
         self.order(deadline, |done| Order::Refresh { done }).await
     }
 
-    /// Reports that an API refused a token: at most one request follows, however many report it. `None`
-    /// when the deadline passed.
-    pub async fn reject(&self, refused: Fingerprint, deadline: Instant) -> Option<Rejected> {
+    /// Reports that an API refused a token: at most one request follows, however many report it.
+    pub async fn reject(&self, refused: Fingerprint, deadline: Instant) -> Result<Rejected, Unobtainable> {
         self.order(deadline, |done| Order::Reject { refused, done }).await
     }
 
@@ -186,15 +187,15 @@ impl Credential {
         &self,
         deadline: Instant,
         order: impl FnOnce(oneshot::Sender<T>) -> Order,
-    ) -> Option<T> {
+    ) -> Result<T, Unobtainable> {
         let (done, answer) = oneshot::channel();
         let exchange = async {
-            self.orders.send(order(done)).await.ok()?;
-            answer.await.ok()
+            self.orders.send(order(done)).await.map_err(|_| Unobtainable::Ended)?;
+            answer.await.map_err(|_| Unobtainable::Ended)
         };
         tokio::select! {
             answer = exchange => answer,
-            () = self.clock.sleep_until(deadline) => None,
+            () = self.clock.sleep_until(deadline) => Err(Unobtainable::Deadline),
         }
     }
 

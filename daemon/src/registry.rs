@@ -169,8 +169,8 @@ impl Scheduled {
     }
 }
 
-/// The distinct settings, each with the schedule that suits all of its names: renewed as early as the most
-/// cautious of them wants.
+/// The distinct settings, each with the schedule of all of its names: renewed as early as the most cautious of
+/// those wants that say anything about it.
 fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<CredentialSettings>, Schedule)> {
     let mut shared: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     let mut by_settings: HashMap<&CredentialSettings, &str> = HashMap::new();
@@ -181,9 +181,7 @@ fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<Credential
     let schedule = |sharing: Vec<(&TokenName, &TokenSettings)>| {
         let (_, token) = sharing.first()?;
         let names: Vec<&str> = sharing.iter().map(|(name, _)| name.as_str()).collect();
-        // Where one of them leaves the choice to policy, policy chooses.
-        let chosen: Option<Vec<Duration>> = sharing.iter().map(|(_, token)| token.refresh_before).collect();
-        let refresh_before = chosen.and_then(|chosen| chosen.into_iter().max());
+        let refresh_before = sharing.iter().filter_map(|(_, token)| token.refresh_before).max();
         Some((Arc::clone(&token.credential), Schedule { names: names.join(" ").into(), refresh_before }))
     };
     shared.into_values().filter_map(schedule).collect()

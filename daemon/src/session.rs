@@ -123,7 +123,8 @@ impl Session {
         let Entitled { entry, grounds } = self.operated(&request.name, Verb::Refresh).await?;
         audit::allowed(&self.peer, Verb::Refresh, &request.name, &grounds);
         let deadline = self.deadline(request.deadline_ms);
-        let attempted = entry.credential.refresh(deadline).await.ok_or_else(deadline_exceeded)?;
+        let attempted =
+            entry.credential.refresh(deadline).await.map_err(|reason| self.unobtainable(reason))?;
         let (info, changed) = self.after_attempt(&entry, attempted)?;
         Ok(Reply::Refreshed(RefreshedReply { info, changed }))
     }
@@ -133,8 +134,10 @@ impl Session {
         audit::allowed(&self.peer, Verb::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
         let credential = &entitled.entry.credential;
-        let rejected =
-            credential.reject(request.fingerprint, deadline).await.ok_or_else(deadline_exceeded)?;
+        let rejected = credential
+            .reject(request.fingerprint, deadline)
+            .await
+            .map_err(|reason| self.unobtainable(reason))?;
         let (attempted, outcome) = match rejected {
             Rejected::Superseded => (Attempted::Unchanged, RejectOutcome::Superseded),
             Rejected::TooSoon => (Attempted::Unchanged, RejectOutcome::TooSoon),
@@ -153,7 +156,10 @@ impl Session {
 
     fn unobtainable(&self, reason: Unobtainable) -> ErrorReply {
         match reason {
-            Unobtainable::Deadline => deadline_exceeded(),
+            Unobtainable::Deadline => {
+                refusal(ErrorCode::DeadlineExceeded, "the deadline passed before the provider answered")
+            }
+            Unobtainable::Ended => refusal(ErrorCode::Unavailable, "the configuration of the token changed"),
             Unobtainable::Failed(failed, next) => self.failed(&failed, next),
             Unobtainable::MinTtl(best) => ErrorReply {
                 best_ttl_ms: Some(millis(best)),
@@ -277,10 +283,6 @@ impl Session {
 /// A refusal without particulars.
 pub fn refusal(code: ErrorCode, message: impl Into<String>) -> ErrorReply {
     ErrorReply { code, message: message.into(), class: None, next_attempt: None, best_ttl_ms: None }
-}
-
-fn deadline_exceeded() -> ErrorReply {
-    refusal(ErrorCode::DeadlineExceeded, "the deadline passed before the provider answered")
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -10,15 +10,22 @@ use tokio_util::sync::CancellationToken;
 use super::{Attempted, Failed, Order, Rejected, Schedule, Snapshot, Surroundings, Token};
 use crate::clock::{Clock, Instant};
 use crate::fingerprint::Fingerprinter;
-use crate::issuer::Issuer;
+use crate::issuer::{Held, Issuer, Urgency};
 use crate::policy::refresh::{Jitter, Life, back_off, issuer_pause, min_gap, renew_at};
 use crate::provider::{Failure, Granted, Outcome, Provider};
 
-/// The least time between an attempt and the next one on a caller's complaint that an API refused the token.
+/// How much of a token's own [`min_gap`] has to pass after an attempt before a caller's complaint that an API
+/// refused the token leads to the next one, at the most.
 const REJECT_GAP_MOST: Duration = Duration::from_secs(30);
 
-/// The least time between a failure and an attempt because a caller needs a token, where any is allowed.
+/// The least time between an attempt that failed and one because a caller needs a token, where any is allowed.
 const NEED_GAP: Duration = Duration::from_secs(1);
+
+/// Tokens that were held back by their issuer's condition come back spread over so long.
+const HELD_SPREAD: Duration = Duration::from_secs(5);
+
+/// The longest message or detail that is kept of a failure, in bytes.
+const WORDS_MAX: usize = 500;
 
 /// The actor of one credential.
 pub(super) struct Actor<P> {
@@ -33,7 +40,7 @@ pub(super) struct Actor<P> {
     roll: fn() -> f64,
     /// The jitter of the held token, rolled once.
     jitter: Jitter,
-    /// The longest lifetime that the provider gave.
+    /// The longest lifetime with which the provider gave the held token.
     longest_life: Duration,
     /// When the last attempt began.
     last_attempt: Option<Instant>,
@@ -76,7 +83,7 @@ impl<P: Provider> Actor<P> {
             let due = self.snapshot().next_attempt;
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.clock.sleep_until(due) => { self.attempt().await; }
+                () = self.clock.sleep_until(due) => { self.attempt(Urgency::Scheduled).await; }
                 Some(order) = self.orders.recv() => self.obey(order).await,
             }
         }
@@ -93,12 +100,12 @@ impl<P: Provider> Actor<P> {
         match order {
             Order::Need { min_ttl, done } => {
                 if self.is_attempt_due_for(min_ttl, now) {
-                    self.attempt().await;
+                    self.attempt(Urgency::Needed).await;
                 }
                 let _ = done.send(());
             }
             Order::Refresh { done } => {
-                let attempted = self.attempt().await;
+                let attempted = self.attempt(Urgency::Needed).await;
                 let _ = done.send(attempted);
             }
             Order::Reject { refused, done } => {
@@ -109,7 +116,7 @@ impl<P: Provider> Actor<P> {
                     Rejected::TooSoon
                 } else {
                     tracing::warn!(token = self.names(), fingerprint = %refused, "an API refused the token");
-                    Rejected::Attempted(self.attempt().await)
+                    Rejected::Attempted(self.attempt(Urgency::Needed).await)
                 };
                 let _ = done.send(answer);
             }
@@ -123,11 +130,12 @@ impl<P: Provider> Actor<P> {
         if snapshot.usable(now, min_ttl).is_some()
             || snapshot.is_held_back(now)
             || snapshot.falls_short(now, min_ttl)
-            || snapshot.last_error.as_ref().is_some_and(|failed| now.since(failed.at) < NEED_GAP)
+            || snapshot.failures > 0 && self.last_attempt.is_some_and(|at| now.since(at) < NEED_GAP)
         {
             return false;
         }
-        // A valid token that only is not long enough for this caller was renewed too lately to do better.
+        // A valid token may just not last long enough for this caller. If it is almost new, another one would
+        // hardly last longer.
         let held = snapshot.usable(now, Duration::ZERO);
         held.is_none_or(|token| now.since(token.life.sent_at) >= min_gap(token.life.lifetime))
     }
@@ -140,35 +148,38 @@ impl<P: Provider> Actor<P> {
     }
 
     /// One request to the provider and what follows from it.
-    async fn attempt(&mut self) -> Attempted {
-        if let Some(quiet_until) = self.issuer.quiet_until(self.clock.now()) {
-            return self.hold_back(quiet_until);
-        }
+    async fn attempt(&mut self, urgency: Urgency) -> Attempted {
         self.update(|snapshot| snapshot.in_flight = true);
-        let issuer = Arc::clone(&self.issuer);
-        let _permit = issuer.permit().await;
-        // Others of this issuer may have been told to be quiet while this one waited for its turn.
-        if let Some(quiet_until) = self.issuer.quiet_until(self.clock.now()) {
-            return self.hold_back(quiet_until);
-        }
-        let sent_at = self.clock.now();
-        self.last_attempt = Some(sent_at);
-        self.update(|snapshot| snapshot.requests += 1);
-        let Outcome { result, deviations } = self.provider.request().await;
-        self.update(|snapshot| {
-            for deviation in deviations {
-                *snapshot.deviations.entry(deviation).or_default() += 1;
-            }
-        });
-        let attempted = match result {
-            Ok(granted) => self.granted(granted, sent_at),
-            Err(failure) => Attempted::Failed(self.failed(failure)),
+        let (issuer, clock) = (Arc::clone(&self.issuer), self.clock.clone());
+        let admitted = issuer.admit(urgency, || clock.now()).await;
+        let attempted = match admitted {
+            Ok(_) if self.stop.is_cancelled() => self.give_up(),
+            Ok(_admission) => self.exchange().await,
+            Err(held) => self.hold_back(held),
         };
         self.answer_those_who_waited(&attempted);
         attempted
     }
 
+    async fn exchange(&mut self) -> Attempted {
+        let sent_at = self.clock.now();
+        self.last_attempt = Some(sent_at);
+        let Outcome { result, deviations } = self.provider.request().await;
+        let was_sent = !matches!(&result, Err(failure) if failure.class == ErrorClass::Secret);
+        self.update(|snapshot| {
+            snapshot.requests += u64::from(was_sent);
+            for deviation in deviations {
+                *snapshot.deviations.entry(deviation).or_default() += 1;
+            }
+        });
+        match result {
+            Ok(granted) => self.granted(granted, sent_at),
+            Err(failure) => Attempted::Failed(self.failed(failure)),
+        }
+    }
+
     fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
+        self.issuer.answered();
         let life = Life { sent_at, lifetime: granted.lifetime };
         if life.remaining(self.clock.now()).is_zero() {
             let failure = Failure::new(ErrorClass::Malformed, "an access token that expired on its way");
@@ -206,11 +217,10 @@ impl<P: Provider> Actor<P> {
         let failures = snapshot.failures.saturating_add(1);
         let jitter = Jitter::new((self.roll)());
         let delay = back_off(failure.cure(), failures, remaining, failure.retry_after, jitter);
-        if let Some(asked) = failure.retry_after {
-            self.issuer.keep_quiet(now.after(issuer_pause(asked)));
-        }
+        self.tell_issuer(&failure, now, jitter);
         let Failure { class, message, detail, .. } = failure;
-        let failed = Failed { class, message: message.into(), detail: detail.map(Arc::from), at: now };
+        let detail = detail.map(|text| capped(&text));
+        let failed = Failed { class, message: capped(&message), detail, at: now };
         self.update(|snapshot| {
             snapshot.in_flight = false;
             snapshot.last_error = Some(failed.clone());
@@ -232,22 +242,51 @@ impl<P: Provider> Actor<P> {
         failed
     }
 
-    /// Sends nothing because the issuer asked all its clients for quiet. No failure of this token's own.
-    fn hold_back(&mut self, quiet_until: Instant) -> Attempted {
-        let failed = Failed {
-            class: ErrorClass::Throttled,
-            message: "the issuer asked for fewer requests".into(),
-            detail: None,
-            at: self.clock.now(),
+    /// What a failure says about the issuer, and so about its other tokens.
+    fn tell_issuer(&self, failure: &Failure, now: Instant, jitter: Jitter) {
+        if let Some(asked) = failure.retry_after {
+            self.issuer.keep_quiet(now.after(issuer_pause(asked)));
+        }
+        match failure.class {
+            ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
+                self.issuer.failed(failure.class, now, jitter);
+            }
+            // It answered, whatever it said to this one.
+            ErrorClass::Refused => self.issuer.answered(),
+            ErrorClass::Throttled | ErrorClass::Malformed | ErrorClass::Secret | ErrorClass::Internal => (),
+        }
+    }
+
+    /// Sends nothing for now, because of the issuer's condition. No failure of this token's own.
+    fn hold_back(&mut self, held: Held) -> Attempted {
+        let message = match held.class {
+            ErrorClass::Throttled => "the issuer asked for fewer requests",
+            _ => "the issuer is down",
         };
+        let now = self.clock.now();
+        let failed = Failed { class: held.class, message: message.into(), detail: None, at: now };
+        let until = held.until.after(HELD_SPREAD.mul_f64((self.roll)()));
         self.update(|snapshot| {
             snapshot.in_flight = false;
-            snapshot.last_error.get_or_insert_with(|| failed.clone());
-            snapshot.next_attempt = snapshot.next_attempt.max(quiet_until);
+            // An order that came long before the renewal is due changes nothing about the renewal.
+            if snapshot.next_attempt <= until {
+                snapshot.last_error.get_or_insert_with(|| failed.clone());
+                snapshot.next_attempt = until;
+            }
         });
-        let attempted = Attempted::Failed(failed);
-        self.answer_those_who_waited(&attempted);
-        attempted
+        Attempted::Failed(failed)
+    }
+
+    /// Ends an attempt that nobody has a use for any more.
+    fn give_up(&mut self) -> Attempted {
+        self.update(|snapshot| snapshot.in_flight = false);
+        let message = "the configuration of the token changed";
+        Attempted::Failed(Failed {
+            class: ErrorClass::Internal,
+            message: message.into(),
+            detail: None,
+            at: self.clock.now(),
+        })
     }
 
     /// Orders that came in during an attempt are answered by it.
@@ -286,4 +325,9 @@ impl<P: Provider> Actor<P> {
     fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         self.publish.send_modify(|published| change(Arc::make_mut(published)));
     }
+}
+
+fn capped(text: &str) -> Arc<str> {
+    let end = text.floor_char_boundary(WORDS_MAX);
+    text.get(..end).unwrap_or_default().into()
 }

@@ -86,11 +86,16 @@ impl Snapshot {
         self.usable(now, Duration::ZERO).is_some_and(|token| token.life.lifetime < min_ttl)
     }
 
-    /// Whether the last attempt failed and the provider is not to be asked yet. A secret that cannot be read
-    /// is no reason: trying again costs the provider nothing.
+    /// Whether the provider is not to be asked yet, not even because a caller waits: the last attempt for this
+    /// very token failed, or the issuer asked for quiet. A secret that cannot be read is no reason: trying again
+    /// costs the provider nothing.
     pub fn is_held_back(&self, now: Instant) -> bool {
-        let failed = self.last_error.as_ref().is_some_and(|failed| failed.class != ErrorClass::Secret);
-        failed && !self.in_flight && now < self.next_attempt
+        let held = match self.last_error.as_ref().map(|failed| failed.class) {
+            None | Some(ErrorClass::Secret) => false,
+            Some(ErrorClass::Throttled) => true,
+            Some(_) => self.failures > 0,
+        };
+        held && !self.in_flight && now < self.next_attempt
     }
 
     /// The condition in one word.

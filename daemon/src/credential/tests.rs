@@ -255,7 +255,7 @@ async fn a_provider_that_hands_out_its_own_cached_token_is_not_asked_in_a_loop()
         Script::new(&[Give("a", 1000), Give("a", 300), Give("a", 90), Give("a", 1), Give("b", 1000)]);
     let _credential = script.start(None);
     script.run_for(1100).await;
-    assert_eq!(script.asked_at(), [0, 700, 910, 1010]);
+    assert_eq!(script.asked_at(), [0, 700, 910, 1000, 1001]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,12 +293,12 @@ async fn a_refused_token_is_replaced_once_however_many_complain() {
     let refused = credential.snapshot().token.as_ref().unwrap().fingerprint;
     let answers =
         futures_util::future::join_all((0..50).map(|_| credential.reject(refused, script.deadline()))).await;
-    let replaced = |answer: &&Option<Rejected>| **answer == Some(Rejected::Attempted(Attempted::Changed));
+    let replaced = |answer: &&Result<Rejected, _>| **answer == Ok(Rejected::Attempted(Attempted::Changed));
     assert_eq!(answers.iter().filter(replaced).count(), 1);
-    assert_eq!(answers.iter().filter(|answer| **answer == Some(Rejected::Superseded)).count(), 49);
+    assert_eq!(answers.iter().filter(|answer| **answer == Ok(Rejected::Superseded)).count(), 49);
     assert_eq!(script.asked_at(), [0, 500]);
     let current = credential.snapshot().token.as_ref().unwrap().fingerprint;
-    assert_eq!(credential.reject(current, script.deadline()).await, Some(Rejected::TooSoon));
+    assert_eq!(credential.reject(current, script.deadline()).await, Ok(Rejected::TooSoon));
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,7 +308,7 @@ async fn a_refused_token_that_the_provider_gives_again_is_told_as_such() {
     script.run_for(500).await;
     let refused = credential.snapshot().token.as_ref().unwrap().fingerprint;
     let answer = credential.reject(refused, script.deadline()).await;
-    assert_eq!(answer, Some(Rejected::Attempted(Attempted::Unchanged)));
+    assert_eq!(answer, Ok(Rejected::Attempted(Attempted::Unchanged)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,7 +317,7 @@ async fn an_operators_refresh_asks_at_once_even_during_a_back_off() {
     let credential = script.start(None);
     script.run_for(5).await;
     assert_eq!(class(credential.obtain(Duration::ZERO, script.deadline()).await), ErrorClass::Refused);
-    assert_eq!(credential.refresh(script.deadline()).await, Some(Attempted::Changed));
+    assert_eq!(credential.refresh(script.deadline()).await, Ok(Attempted::Changed));
     assert_eq!(script.asked_at(), [0, 5]);
 }
 
@@ -355,4 +355,81 @@ async fn stopping_finishes_the_exchange_under_way() {
         credential.snapshot().token.as_ref().map(|token| token.secret.expose().to_owned()),
         Some("a".into())
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_refresh_while_the_issuer_wants_quiet_leaves_the_schedule_alone() {
+    let issuer = Arc::new(Issuer::default());
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
+    let credential = script.start_with(Arc::clone(&issuer), None);
+    script.run_for(100).await;
+    issuer.keep_quiet(script.clock.now().after(Duration::from_secs(60)));
+    let refused = credential.refresh(script.deadline()).await.unwrap();
+    assert!(matches!(refused, Attempted::Failed(failed) if failed.class == ErrorClass::Throttled));
+    assert_eq!(credential.snapshot().state(script.clock.now()), State::Fresh);
+    script.run_for(601).await;
+    assert_eq!(script.asked_at(), [0, 700]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hours_outage_costs_few_requests_for_one_token_and_hardly_more_for_a_thousand() {
+    for (tokens, most) in [(1, 20), (1000, 60)] {
+        let issuer = Arc::new(Issuer::default());
+        let first = Script::new(&[Give("a", 7200), Fail(ErrorClass::Unreachable)]);
+        let scripts: Vec<_> =
+            (0..tokens).map(|_| first.beside(&[Give("a", 7200), Fail(ErrorClass::Unreachable)])).collect();
+        let credentials: Vec<_> =
+            scripts.iter().map(|script| script.start_with(Arc::clone(&issuer), None)).collect();
+        // All are due at once, 80 % into their life, when the provider has gone.
+        first.run_for(5760 + 1400).await;
+        for credential in &credentials {
+            assert_eq!(text(credential.obtain(Duration::ZERO, first.deadline()).await), "a");
+        }
+        let asked: usize = scripts.iter().map(|script| script.asked_at().len() - 1).sum();
+        assert!((1..=most).contains(&asked), "{tokens} tokens: {asked} requests");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_all_tokens_are_renewed_within_one_back_off() {
+    let issuer = Arc::new(Issuer::default());
+    let steps = [Give("a", 100_000), Fail(ErrorClass::Unreachable)];
+    let first = Script::new(&steps);
+    let scripts: Vec<_> = (0..50).map(|_| first.beside(&steps)).collect();
+    let credentials: Vec<_> =
+        scripts.iter().map(|script| script.start_with(Arc::clone(&issuer), None)).collect();
+    first.run_for(80_000 + 3600).await;
+    for script in &scripts {
+        *script.steps.lock().unwrap() = vec![Give("b", 100_000)];
+    }
+    first.run_for(360 + 5).await;
+    for credential in &credentials {
+        assert_eq!(text(credential.obtain(Duration::ZERO, first.deadline()).await), "b");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_tokens_failures_do_not_keep_a_caller_from_another_token_of_the_issuer() {
+    let issuer = Arc::new(Issuer::default());
+    let failing = Script::new(&[Fail(ErrorClass::Server)]);
+    let _failing = failing.start_with(Arc::clone(&issuer), None);
+    failing.run_for(100).await;
+    let healthy = failing.beside(&[Give("a", 1000)]);
+    let credential = healthy.start_with(issuer, None);
+    assert_eq!(text(credential.obtain(Duration::ZERO, healthy.deadline()).await), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_token_that_waits_for_its_turn_sends_nothing() {
+    let issuer = Arc::new(Issuer::default());
+    let slow = Script::new(&[Delay(20), Give("a", 1000)]);
+    let busy: Vec<_> = (0..4).map(|_| slow.beside(&[Delay(20), Give("a", 1000)])).collect();
+    let _busy: Vec<_> = busy.iter().map(|script| script.start_with(Arc::clone(&issuer), None)).collect();
+    slow.run_for(1).await;
+    let removed = slow.beside(&[Give("b", 1000)]);
+    let credential = removed.start_with(issuer, None);
+    slow.run_for(1).await;
+    credential.stop();
+    slow.run_for(60).await;
+    assert_eq!(removed.asked_at(), Vec::<u64>::new());
 }
