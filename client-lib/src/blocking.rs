@@ -114,7 +114,8 @@ impl Client {
 
     /// The conditions of these tokens, now and at every change, over a connection of their own.
     ///
-    /// The deadline is that of subscribing; after it, the iterator waits for changes as long as it takes.
+    /// The deadline is that of subscribing; after it, the iterator waits for changes as long as it takes, and
+    /// [`Watch::next_within`] as long as it is told.
     pub fn watch(&self, names: &[TokenName]) -> Result<Watch, Error> {
         Watch::subscribe(Arc::clone(&self.shared), names, self.terms.deadline)
     }

@@ -624,6 +624,24 @@ fn a_watch_tells_events_and_goes_on_over_a_restart(open: Open) {
     assert!(watch.next().is_none());
 }
 
+/// The async client has `tokio::time::timeout` for it.
+#[test]
+fn a_blocking_watch_waits_no_longer_than_it_is_told() {
+    let place = Place::new();
+    let answer = || vec![Answer::Reply(Reply::Event(event("psb", State::Pending)))];
+    let daemon = FakeDaemon::start(&place.socket(), move |_| answer());
+    let mut watch = blocking::Client::new(place.options()).watch(&[name("psb")]).unwrap();
+    // Held already, so no time is needed.
+    assert_eq!(watch.next_within(Duration::ZERO).unwrap().unwrap().state, State::Pending);
+    drop(daemon);
+    let daemon = FakeDaemon::start(&place.socket(), move |_| answer());
+    assert_eq!(watch.next_within(Duration::from_secs(60)).unwrap().unwrap().state, State::Pending);
+    let error = watch.next_within(Duration::from_millis(10)).unwrap().unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error:?}");
+    assert!(watch.next_within(Duration::from_secs(60)).is_none() && watch.next().is_none());
+    drop(daemon);
+}
+
 fn a_watch_that_is_refused_says_so(open: Open) {
     let place = Place::new();
     let _daemon = FakeDaemon::answering(&place.socket(), |_| Reply::Error(error(ErrorCode::NotAllowed)));

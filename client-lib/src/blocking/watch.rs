@@ -61,9 +61,46 @@ impl Watch {
         Ok(())
     }
 
-    fn receive(&mut self) -> Option<Result<EventReply, Failure>> {
-        let received = self.connection.as_mut()?.receive_any_time();
+    /// The next event, as the iterator gives it, but waited for no longer than this. Where none comes in time,
+    /// that is [`Error::DeadlineExceeded`], and the watch ends as after every error.
+    pub fn next_within(&mut self, wait: Duration) -> Option<Result<EventReply, Error>> {
+        let event = self.next_before(Some(Deadline::after(wait)));
+        event.map(|event| event.map_err(in_vain))
+    }
+
+    fn next_before(&mut self, deadline: Option<Deadline>) -> Option<Result<EventReply, Error>> {
+        if let Some(event) = self.first.take() {
+            return Some(Ok(event));
+        }
+        let failure = match self.receive(deadline)? {
+            Ok(event) => return Some(Ok(event)),
+            Err(failure) => failure,
+        };
+        self.connection = None;
+        let subscribed = match failure {
+            Failure::Gone(_) => self.resubscribe(deadline.unwrap_or_else(|| Deadline::after(self.patience))),
+            Failure::Final(error) => Err(error),
+        };
+        subscribed.map(|()| self.first.take()).transpose()
+    }
+
+    fn receive(&mut self, deadline: Option<Deadline>) -> Option<Result<EventReply, Failure>> {
+        let connection = self.connection.as_mut()?;
+        let received = match deadline {
+            Some(deadline) => connection.receive(deadline),
+            None => connection.receive_any_time(),
+        };
         Some(received.and_then(|reply| reply::watch(reply).map_err(Failure::Final)))
+    }
+}
+
+/// A daemon that tells nothing because nothing happens is not one that does not answer.
+fn in_vain(error: Error) -> Error {
+    match error {
+        Error::DeadlineExceeded { .. } => {
+            Error::DeadlineExceeded { message: "no event came before the deadline".to_owned() }
+        }
+        error => error,
     }
 }
 
@@ -71,19 +108,7 @@ impl Iterator for Watch {
     type Item = Result<EventReply, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(event) = self.first.take() {
-            return Some(Ok(event));
-        }
-        let failure = match self.receive()? {
-            Ok(event) => return Some(Ok(event)),
-            Err(failure) => failure,
-        };
-        self.connection = None;
-        let subscribed = match failure {
-            Failure::Gone(_) => self.resubscribe(Deadline::after(self.patience)),
-            Failure::Final(error) => Err(error),
-        };
-        subscribed.map(|()| self.first.take()).transpose()
+        self.next_before(None)
     }
 }
 

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
-use tokend_client::{DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, TokenName};
+use tokend_client::{DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, TokenName};
 
 macro_rules! exit_status {
     () => {
         "  0  done
   1  an answer that is not understood, or output that cannot be written
-  2  usage, such as a token name that cannot be one or a missing header
+  2  usage, such as a token name that cannot be one, a missing header, or a --min-ttl that no token reaches
   3  the daemon is not reachable
   4  not allowed, or (to anyone but an operator) no such token
   5  no such token (operators: root, the daemon's user, those that its configuration names)
@@ -116,6 +116,16 @@ pub(crate) enum Command {
         names: Vec<TokenName>,
     },
 
+    /// Wait until a token is in a condition, and print nothing; status 8 if it is not so before the deadline.
+    Wait {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        /// What to wait for.
+        #[arg(long = "for", value_name = "CONDITION")]
+        condition: Condition,
+    },
+
     /// Show the versions of this program and of the daemon.
     Version,
 
@@ -131,6 +141,33 @@ pub(crate) enum Command {
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
+}
+
+/// What can be waited for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Condition {
+    /// Valid, and no new one is due.
+    Fresh,
+    /// Valid, whether or not it could be renewed.
+    Valid,
+}
+
+impl Condition {
+    /// Whether a token in this state is so.
+    pub(crate) fn is_met_by(self, state: State) -> bool {
+        match self {
+            Self::Fresh => state == State::Fresh,
+            Self::Valid => matches!(state, State::Fresh | State::Refreshing | State::Degraded),
+        }
+    }
+
+    /// The condition as the command line has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Valid => "valid",
+        }
+    }
 }
 
 /// The shells with completions.

@@ -1,14 +1,14 @@
 //! What each command does: ask, and print the answer for a person or a program.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokend_client::blocking::Client;
 use tokend_client::{
-    CallerHeaders, Error, Fingerprint, HeadersReply, Options, PROTOCOL_VERSION, RejectOutcome, TokenInfo,
-    TokenName,
+    CallerHeaders, Error, ErrorClass, EventReply, Fingerprint, HeadersReply, Options, PROTOCOL_VERSION,
+    RejectOutcome, TokenInfo, TokenName,
 };
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, Condition};
 use crate::failure::Failure;
 use crate::table::{Cell, Colours, Table};
 use crate::{human, json, manual, output, status};
@@ -29,6 +29,7 @@ pub(crate) fn run(args: &Args) -> Done {
         Command::Refresh { name } => refresh(&client(), form, name),
         Command::Reject { name, fingerprint } => reject(&client(), form, name, *fingerprint),
         Command::Watch { names } => watch(&client(), form, names),
+        Command::Wait { name, condition } => wait(&client(), form, name, *condition, args.deadline),
         Command::Version => version(&client(), form),
         Command::Completions { shell } => print(manual::completions(*shell)),
         Command::Man { dir: None } => print(manual::page()),
@@ -169,6 +170,37 @@ fn watch(client: &Client, form: Form, names: &[TokenName]) -> Done {
         })?;
     }
     Ok(())
+}
+
+/// Waits for the daemon to tell that the token is as wished.
+fn wait(client: &Client, form: Form, name: &TokenName, condition: Condition, deadline: Duration) -> Done {
+    let started = Instant::now();
+    let left = || deadline.saturating_sub(started.elapsed());
+    let mut watch = client.watch(std::slice::from_ref(name)).map_err(about(name))?;
+    let mut last = None;
+    // What is so now is looked at whatever the deadline.
+    while last.is_none() || !left().is_zero() {
+        let event = match watch.next_within(left()) {
+            None | Some(Err(Error::DeadlineExceeded { .. })) => break,
+            Some(event) => event.map_err(about(name))?,
+        };
+        if condition.is_met_by(event.state) {
+            return reached(form, &event);
+        }
+        last = Some(event);
+    }
+    let state = last.as_ref().map_or("unknown", |event| event.state.as_str());
+    let error = last.and_then(|event| event.last_error).map(ErrorClass::as_str);
+    let why = error.map(|class| format!(" (last error: {class})")).unwrap_or_default();
+    let message = format!("still {state}{why}, not {}", condition.as_str());
+    Err(about(name)(Error::DeadlineExceeded { message }))
+}
+
+fn reached(form: Form, event: &EventReply) -> Done {
+    match form {
+        Form::Json => output::write(&json::line(&json::event(event))),
+        Form::Text => Ok(()),
+    }
 }
 
 fn version(client: &Client, form: Form) -> Done {

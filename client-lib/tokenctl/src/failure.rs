@@ -106,10 +106,11 @@ fn kind(error: &Error) -> (u8, &'static str) {
         Error::Unavailable { .. } => (6, "unavailable"),
         Error::Overloaded { .. } => (6, "overloaded"),
         Error::ShuttingDown { .. } => (6, "shutting-down"),
-        Error::MinTtlUnreachable { .. } => (6, "min-ttl-unreachable"),
         Error::Refused { .. } => (7, "refused"),
         Error::DeadlineExceeded { .. } => (8, "deadline-exceeded"),
         Error::InvalidRequest { .. } => (2, "invalid-request"),
+        // The same again would not help, however often.
+        Error::MinTtlUnreachable { .. } => (2, "min-ttl-unreachable"),
         Error::UnsupportedVersion { .. } => (1, "unsupported-version"),
         _ => (1, "protocol"),
     }
@@ -133,7 +134,10 @@ fn advice(error: &Error, subject: &str) -> String {
     match error {
         Error::NotReachable { socket, source } => not_reachable(socket, source),
         Error::NotAllowed { .. } => not_allowed(subject),
-        Error::UnknownToken { .. } => "no such token; `tokenctl list` names those that there are".to_owned(),
+        // Only operators are told this, and `list` names only what they may have themselves.
+        Error::UnknownToken { .. } => {
+            "no such token; `tokenctl status` names those that there are".to_owned()
+        }
         Error::Unavailable { message, next_attempt, .. } => {
             let wait = next_attempt.map_or(Duration::ZERO, |time| until(time, SystemTime::now()));
             let when =

@@ -289,6 +289,55 @@ fn watch_tells_each_event_until_the_end() {
     assert_eq!((ran.exit, daemon.requests().len()), (5, 1));
 }
 
+/// A daemon that tells these states of a watched token, and then nothing more.
+fn telling(bench: &Bench, states: &'static [State]) -> FakeDaemon {
+    let told = |state: &State| {
+        let last_error = (*state == State::Unavailable).then_some(ErrorClass::Timeout);
+        Answer::Reply(Reply::Event(EventReply { last_error, ..event(*state) }))
+    };
+    FakeDaemon::start(&bench.socket(), move |_| states.iter().map(told).collect())
+}
+
+#[test]
+fn wait_ends_without_a_word_once_the_token_is_so() {
+    let bench = Bench::new();
+    let daemon = telling(&bench, &[State::Pending, State::Unavailable, State::Degraded]);
+    bench.run(&["wait", "psb", "--for", "valid"]).is(0, "", "");
+    assert!(matches!(&daemon.requests()[..], [Request::Watch(_)]), "{:?}", daemon.requests());
+    drop(daemon);
+    for state in ["fresh", "valid"] {
+        let _daemon = telling(&bench, &[State::Fresh]);
+        bench.run(&["wait", "psb", "--for", state]).is(0, "", "");
+    }
+    let _daemon = telling(&bench, &[State::Degraded, State::Refreshing, State::Fresh]);
+    let ran = bench.run(&["wait", "psb", "--for", "fresh", "--json"]);
+    assert_eq!((ran.exit, ran.json()["state"].as_str()), (0, Some("fresh")), "{ran:?}");
+}
+
+#[test]
+fn wait_ends_at_the_deadline_and_tells_how_the_token_is() {
+    let bench = Bench::new();
+    let daemon = telling(&bench, &[State::Degraded, State::Unavailable]);
+    let advice = "try again, or wait longer with --deadline\n";
+    let run = |condition, deadline| bench.run(&["wait", "psb", "--for", condition, "--deadline", deadline]);
+    let unavailable = "still unavailable (last error: timeout), not fresh";
+    run("fresh", "1s").is(8, "", &format!("tokenctl: psb: {unavailable}; {advice}"));
+    drop(daemon);
+    let _daemon = telling(&bench, &[State::Refused]);
+    run("valid", "1s").is(8, "", &format!("tokenctl: psb: still refused, not valid; {advice}"));
+    let ran = bench.run(&["wait", "psb", "--for", "fresh", "--deadline", "10ms", "--json"]);
+    assert_eq!(ran.json()["error"]["code"], "deadline-exceeded", "{ran:?}");
+}
+
+#[test]
+fn wait_for_what_one_may_not_have_ends_at_once() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(|_| Reply::Error(error(ErrorCode::NotAllowed)));
+    assert_eq!(bench.run(&["wait", "psb", "--for", "valid"]).exit, 4);
+    drop(daemon);
+    assert_eq!(bench.run(&["wait", "psb", "--for", "valid"]).exit, 3);
+}
+
 #[test]
 fn version_tells_both() {
     let bench = Bench::new();
@@ -310,11 +359,11 @@ fn each_refusal_has_its_exit_status_and_its_advice() {
     let cases: [(ErrorCode, i32, &str); 10] = [
         (ErrorCode::InvalidRequest, 2, "psb: its words; `tokenctl help` tells how to use each command"),
         (ErrorCode::NotAllowed, 4, &refused),
-        (ErrorCode::UnknownToken, 5, "psb: no such token; `tokenctl list` names those that there are"),
+        (ErrorCode::UnknownToken, 5, "psb: no such token; `tokenctl status` names those that there are"),
         (ErrorCode::Unavailable, 6, "psb: its words; try again in a moment"),
         (ErrorCode::Overloaded, 6, "its words; try again with fewer requests at once"),
         (ErrorCode::ShuttingDown, 6, "its words; try again in a moment"),
-        (ErrorCode::MinTtlUnreachable, 6, "psb: its words; ask for less with --min-ttl, 1m at most"),
+        (ErrorCode::MinTtlUnreachable, 2, "psb: its words; ask for less with --min-ttl, 1m at most"),
         (
             ErrorCode::Refused,
             7,
@@ -364,6 +413,8 @@ fn usage_is_exit_status_two() {
         &["get", "psb", "--deadline", "soon"],
         &["reject", "psb", "--fingerprint", "xyz"],
         &["watch"],
+        &["wait", "psb"],
+        &["wait", "psb", "--for", "long"],
         &["nonsense"],
         &[],
     ] {
@@ -474,11 +525,15 @@ fn json_is_as_documented() {
     let mut documented = documented();
     let (_, error) = documented.pop().unwrap();
     let headings: Vec<_> = documented.iter().map(|(heading, _)| heading.as_str()).collect();
-    assert_eq!(headings, ["get", "headers", "list", "status", "refresh", "reject", "watch", "version"]);
+    assert_eq!(
+        headings,
+        ["get", "headers", "list", "status", "refresh", "reject", "watch", "wait", "version"]
+    );
     for (command, example) in &documented {
         let args: &[&str] = match command.as_str() {
             "list" | "status" | "version" => &["--json", command],
             "watch" => continue,
+            "wait" => &["wait", "psb", "--for", "fresh", "--json"],
             _ => &[command, "psb", "--json"],
         };
         let ran = bench.run(args);
@@ -582,7 +637,7 @@ fn manual_pages_are_made() {
     assert_eq!(fs::read_to_string(dir.path().join("tokenctl.1")).unwrap(), page.out);
     let get = fs::read_to_string(dir.path().join("tokenctl-get.1")).unwrap();
     assert!(get.contains(".TH tokenctl-get 1") && get.contains("min\\-ttl"), "{get}");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 11);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 12);
     let nowhere = Ran::of(program().args(["man", "/nonexistent"]).output().unwrap());
     assert_eq!(nowhere.exit, 1);
     assert!(nowhere.err.starts_with("tokenctl: cannot write /nonexistent/tokenctl.1: "), "{nowhere:?}");
