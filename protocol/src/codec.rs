@@ -181,8 +181,9 @@ pub fn decode<M: Message>(body: &[u8]) -> Result<Frame<M>, BadFrame> {
     }
 }
 
-/// The limit makes bincode refuse a length that promises more than a body can hold before it allocates
-/// for it.
+/// A length that lies costs little memory. The limit makes bincode refuse a string that promises more than a
+/// body can hold before it allocates for it. The length of a list it hands on as a mere hint, upon which serde
+/// reserves 1 MiB at most, whatever is promised; and the first element that is missing ends the decoding.
 fn decode_message<M: Message>(encoded: &[u8]) -> Result<(M, usize), DecodeError> {
     const REQUEST_LIMIT: usize = COUNTED_PER_BYTE * REQUEST_MAX;
     const REPLY_LIMIT: usize = COUNTED_PER_BYTE * REPLY_MAX;
