@@ -7,6 +7,7 @@ pub mod form;
 pub mod http;
 pub mod jwt;
 pub mod reply;
+pub mod words;
 
 use std::future::Future;
 use std::time::Duration;
@@ -47,7 +48,8 @@ pub struct Failure {
     pub class: ErrorClass,
     /// What happened, in words fit for a caller: a fixed text or an RFC 6749 error code.
     pub message: String,
-    /// More for an operator alone: the provider's own description, cleaned and capped, or the path of a file.
+    /// More for an operator alone: the provider's own description or the TLS library's words, cleaned and
+    /// capped, or the path of a file.
     pub detail: Option<String>,
     /// The wait that the provider asked for (RFC 9110 section 10.2.3).
     pub retry_after: Option<Duration>,

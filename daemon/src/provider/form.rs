@@ -8,9 +8,14 @@ use tokend_protocol::Secret;
 use zeroize::Zeroizing;
 
 use crate::config::{BasicEncoding, ClientAuthentication, CredentialSettings, Grant};
+use crate::provider::words::SentSecrets;
 
-/// Room for every usual request, so that the body is not copied about while it grows.
+/// Room for every usual request but for its secrets. A body that grew would leave copies behind that are not
+/// wiped.
 const BODY_CAPACITY: usize = 4096;
+
+/// How many characters form encoding makes of a byte, at most.
+const FORM_ENCODED_MAX: usize = 3;
 
 /// The secrets that a request needs, read for this one request.
 #[derive(Debug, Default)]
@@ -19,6 +24,12 @@ pub struct RequestSecrets {
     pub client_secret: Option<Secret>,
     /// The resource owner's password, for the password grant.
     pub password: Option<Secret>,
+}
+
+impl RequestSecrets {
+    fn iter(&self) -> impl Iterator<Item = &Secret> {
+        self.client_secret.iter().chain(&self.password)
+    }
 }
 
 /// A token request, ready to be sent.
@@ -37,7 +48,8 @@ impl std::fmt::Debug for TokenRequest {
 
 /// Composes the request.
 pub fn compose(settings: &CredentialSettings, secrets: &RequestSecrets) -> TokenRequest {
-    let mut form = Serializer::new(String::with_capacity(BODY_CAPACITY));
+    let secrets_len: usize = secrets.iter().map(|secret| secret.expose().len()).sum();
+    let mut form = Serializer::new(String::with_capacity(BODY_CAPACITY + FORM_ENCODED_MAX * secrets_len));
     match &settings.grant {
         Grant::ClientCredentials => form.append_pair("grant_type", "client_credentials"),
         Grant::Password { username, .. } => form
@@ -83,20 +95,18 @@ fn basic(client_id: &str, client_secret: &str, encoding: BasicEncoding) -> Zeroi
 }
 
 fn form_encoded(text: &str) -> Zeroizing<String> {
-    Zeroizing::new(form_urlencoded::byte_serialize(text.as_bytes()).collect())
+    let mut encoded = Zeroizing::new(String::with_capacity(FORM_ENCODED_MAX * text.len()));
+    encoded.extend(form_urlencoded::byte_serialize(text.as_bytes()));
+    encoded
 }
 
-/// Removes from a provider's words whatever of the request's secrets they repeat, in any form it was sent.
-pub fn without_secrets(text: &str, request: &TokenRequest, secrets: &RequestSecrets) -> String {
-    let mut clean = text.to_owned();
-    for secret in [&secrets.client_secret, &secrets.password].into_iter().flatten() {
-        clean = clean.replace(secret.expose(), "…").replace(form_encoded(secret.expose()).as_str(), "…");
-    }
-    if let Some(credentials) = request.authorization.as_deref().and_then(|value| value.strip_prefix("Basic "))
-    {
-        clean = clean.replace(credentials, "…");
-    }
-    clean
+/// The request's secrets in every form in which it sends them, so that they can be told from a provider's own
+/// words.
+pub fn sent_secrets(request: &TokenRequest, secrets: &RequestSecrets) -> SentSecrets {
+    let credentials = request.authorization.as_deref().and_then(|value| value.strip_prefix("Basic "));
+    let as_they_are = secrets.iter().map(Secret::expose).chain(credentials);
+    let encoded = secrets.iter().map(|secret| form_encoded(secret.expose()));
+    as_they_are.map(|text| Zeroizing::new(text.to_owned())).chain(encoded).collect()
 }
 
 #[cfg(test)]
@@ -105,6 +115,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::config::{Endpoint, TermSet};
+    use crate::provider::words::description;
     use crate::secret_source::SecretSource;
 
     pub(crate) fn settings(authentication: ClientAuthentication) -> CredentialSettings {
@@ -188,6 +199,7 @@ pub(crate) mod tests {
         let request = compose(&settings(authentication), &secrets);
         let credentials = request.authorization.clone().unwrap();
         let echo = format!("bad secret s/3+c ü or s%2F3%2Bc+%C3%BC in {}", &*credentials);
-        assert_eq!(without_secrets(&echo, &request, &secrets), "bad secret … or … in Basic …");
+        let sent = sent_secrets(&request, &secrets);
+        assert_eq!(description(&echo, &sent), "bad secret *** or *** in Basic ***");
     }
 }

@@ -5,18 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER,
 };
 use reqwest::{Certificate, Client, Proxy, Response, Url, redirect};
 use tokend_protocol::ErrorClass;
-use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::{ClientAuthentication, CredentialSettings, Endpoint, Grant};
-use crate::provider::form::{RequestSecrets, TokenRequest, compose, without_secrets};
+use crate::provider::form::{RequestSecrets, TokenRequest, compose, sent_secrets};
 use crate::provider::reply::{Context, HttpReply, read};
 use crate::provider::{Failure, Outcome, Provider, discovery, fault};
 use crate::secret_source::SecretSource;
@@ -36,18 +36,34 @@ const BODY_MAX: usize = 1024 * 1024;
 pub struct HttpClient {
     ca_file: Option<PathBuf>,
     proxy: Option<Url>,
-    built: OnceCell<Client>,
+    /// Locked while it is built, so that those who wait for it build no second one.
+    built: tokio::sync::Mutex<Option<Arc<Client>>>,
 }
 
 impl HttpClient {
     /// A client that is built at its first use, so that a missing `ca_file` keeps one token back and not
     /// the daemon.
     pub fn new(ca_file: Option<PathBuf>, proxy: Option<Url>) -> Self {
-        Self { ca_file, proxy, built: OnceCell::new() }
+        Self { ca_file, proxy, built: tokio::sync::Mutex::default() }
     }
 
-    async fn client(&self) -> Result<&Client, Failure> {
-        self.built.get_or_try_init(|| self.build()).await
+    async fn client(&self) -> Result<Arc<Client>, Failure> {
+        let mut built = self.built.lock().await;
+        if let Some(client) = &*built {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(self.build().await?);
+        *built = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Has the trust roots read again for the next request, because a certificate that this client does not
+    /// trust may be of an authority that the host has come to trust since. A newer client is kept.
+    async fn forget(&self, client: &Arc<Client>) {
+        let mut built = self.built.lock().await;
+        if built.as_ref().is_some_and(|built| Arc::ptr_eq(built, client)) {
+            *built = None;
+        }
     }
 
     async fn build(&self) -> Result<Client, Failure> {
@@ -141,31 +157,29 @@ impl HttpProvider {
     }
 
     async fn exchange(&self) -> Result<Outcome, Failure> {
-        let endpoint = self.token_endpoint().await?;
-        let secrets = self.secrets().await?;
-        let request = compose(&self.settings, &secrets);
-        let response = self.send(endpoint, &request).await?;
-        let status = response.status().as_u16();
-        let headers = response.headers().clone();
-        let body = bounded_body(response).await?;
-        let reply = HttpReply {
-            status,
-            content_type: text(&headers, &CONTENT_TYPE),
-            content_encoding: text(&headers, &CONTENT_ENCODING),
-            date: text(&headers, &DATE),
-            retry_after: text(&headers, &RETRY_AFTER),
-            body: &body,
-        };
-        let context = Context { default_lifetime: self.settings.default_lifetime, wall: self.clock.wall() };
-        let mut outcome = read(&reply, context);
-        if let Err(failure) = &mut outcome.result {
-            failure.message = without_secrets(&failure.message, &request, &secrets);
-            failure.detail = failure.detail.as_deref().map(|text| without_secrets(text, &request, &secrets));
+        let client = self.http.client().await?;
+        let ended = self.exchange_by(&client).await;
+        if ended.as_ref().is_err_and(|failure| failure.class == ErrorClass::Tls) {
+            self.http.forget(&client).await;
         }
-        Ok(outcome)
+        ended
     }
 
-    async fn token_endpoint(&self) -> Result<Url, Failure> {
+    async fn exchange_by(&self, client: &Client) -> Result<Outcome, Failure> {
+        let endpoint = self.token_endpoint(client).await?;
+        let secrets = self.secrets().await?;
+        let request = compose(&self.settings, &secrets);
+        let sent = sent_secrets(&request, &secrets);
+        let received = Received::whole(self.send(client, endpoint, request).await?).await?;
+        let context = Context {
+            default_lifetime: self.settings.default_lifetime,
+            wall: self.clock.wall(),
+            sent: &sent,
+        };
+        Ok(read(&received.reply(), context))
+    }
+
+    async fn token_endpoint(&self, client: &Client) -> Result<Url, Failure> {
         let issuer = match &self.settings.endpoint {
             Endpoint::Token(url) => return Ok(url.clone()),
             Endpoint::Issuer(issuer) => issuer,
@@ -174,7 +188,7 @@ impl HttpProvider {
         if let Some(url) = known {
             return Ok(url);
         }
-        let url = self.discover(issuer).await?;
+        let url = self.discover(client, issuer).await?;
         *self.discovered() = Some(url.clone());
         Ok(url)
     }
@@ -183,26 +197,26 @@ impl HttpProvider {
         self.discovered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn discover(&self, issuer: &Url) -> Result<Url, Failure> {
-        let mut failure = Failure::new(ErrorClass::Malformed, "discovery: nothing found");
+    /// Looks in each place. Of several failures the first counts, because the usual place comes first; but one
+    /// that ends the search counts most, because what would have been found is not known then.
+    async fn discover(&self, client: &Client, issuer: &Url) -> Result<Url, Failure> {
+        let mut first = None;
         for url in discovery::metadata_urls(issuer) {
-            match self.fetch_metadata(issuer, url).await {
-                Ok(endpoint) => return Ok(endpoint),
-                Err(next) => failure = next,
+            match self.fetch_metadata(client, issuer, url).await {
+                Ok(Some(endpoint)) => return Ok(endpoint),
+                Ok(None) => (),
+                Err(failure) if discovery::ends_search(&failure) => return Err(failure),
+                Err(failure) => first = first.or(Some(failure)),
             }
         }
-        Err(failure)
+        Err(first.unwrap_or_else(discovery::nothing_found))
     }
 
-    async fn fetch_metadata(&self, issuer: &Url, url: Url) -> Result<Url, Failure> {
-        let request = self.http.client().await?.get(url).header(ACCEPT, "application/json");
+    async fn fetch_metadata(&self, client: &Client, issuer: &Url, url: Url) -> Result<Option<Url>, Failure> {
+        let request = client.get(url).header(ACCEPT, "application/json");
         let response = request.send().await.map_err(|error| fault::classify(&error))?;
-        let status = response.status();
-        if !status.is_success() {
-            let class = if status.is_server_error() { ErrorClass::Server } else { ErrorClass::Refused };
-            return Err(Failure::new(class, format!("discovery: status {}", status.as_u16())));
-        }
-        discovery::token_endpoint(issuer, &bounded_body(response).await?)
+        let received = Received::whole(response).await?;
+        discovery::read(issuer, &received.reply(), self.clock.wall())
     }
 
     async fn secrets(&self) -> Result<RequestSecrets, Failure> {
@@ -221,23 +235,71 @@ impl HttpProvider {
         })
     }
 
-    async fn send(&self, endpoint: Url, request: &TokenRequest) -> Result<Response, Failure> {
-        let mut builder = self
-            .http
-            .client()
-            .await?
+    async fn send(&self, client: &Client, endpoint: Url, request: TokenRequest) -> Result<Response, Failure> {
+        // Body and header take over the wiped memory that the request is in, where they would copy a text.
+        let mut builder = client
             .post(endpoint)
             .header(ACCEPT, &self.settings.accept)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(request.body.as_bytes().to_vec());
-        if let Some(credentials) = &request.authorization {
-            let mut value = HeaderValue::from_str(credentials)
+            .body(Bytes::from_owner(request.body));
+        if let Some(credentials) = request.authorization {
+            let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(credentials))
                 .map_err(|_| Failure::new(ErrorClass::Secret, "credentials that no header can carry"))?;
             value.set_sensitive(true);
             builder = builder.header(AUTHORIZATION, value);
         }
         builder.send().await.map_err(|error| fault::classify(&error))
     }
+}
+
+/// A whole reply.
+struct Received {
+    status: u16,
+    headers: HeaderMap,
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Received {
+    async fn whole(response: Response) -> Result<Self, Failure> {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Ok(Self { status, headers, body: bounded_body(response).await? })
+    }
+
+    fn reply(&self) -> HttpReply<'_> {
+        HttpReply {
+            status: self.status,
+            content_type: self.text(&CONTENT_TYPE),
+            content_encoding: self.text(&CONTENT_ENCODING),
+            date: self.text(&DATE),
+            retry_after: self.text(&RETRY_AFTER),
+            body: &self.body,
+        }
+    }
+
+    fn text(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+async fn bounded_body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut body = Zeroizing::new(Vec::with_capacity(4096));
+    while let Some(chunk) = response.chunk().await.map_err(|error| fault::classify(&error))? {
+        if body.len() + chunk.len() > BODY_MAX {
+            return Err(Failure::new(ErrorClass::Malformed, "a reply of more than 1 MiB"));
+        }
+        append(&mut body, &chunk);
+    }
+    Ok(body)
+}
+
+/// Appends to a body. Growing it in place would leave a copy behind that is not wiped.
+fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
+    if body.capacity() - body.len() < chunk.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(2 * (body.len() + chunk.len())));
+        larger.extend_from_slice(body);
+        *body = larger;
+    }
+    body.extend_from_slice(chunk);
 }
 
 async fn read_secret(
@@ -252,19 +314,4 @@ async fn read_secret(
             Err(Failure::new(ErrorClass::Secret, message).with_detail(error.to_string()))
         }
     }
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-async fn bounded_body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut body = Zeroizing::new(Vec::with_capacity(4096));
-    while let Some(chunk) = response.chunk().await.map_err(|error| fault::classify(&error))? {
-        if body.len() + chunk.len() > BODY_MAX {
-            return Err(Failure::new(ErrorClass::Malformed, "a reply of more than 1 MiB"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }

@@ -46,7 +46,12 @@ impl Times {
     /// token is assumed to have been issued just now, and without `iat` the host's clock `wall` is believed.
     pub fn remaining(self, date: Option<Duration>, wall: Duration) -> Duration {
         let now = date.map(|date| date.as_secs_f64()).or(self.issued_at).unwrap_or(wall.as_secs_f64());
-        Duration::try_from_secs_f64(self.expires_at - now).unwrap_or_default()
+        let seconds = self.expires_at - now;
+        if seconds <= 0.0 {
+            return Duration::ZERO;
+        }
+        // An expiry that is too far away for a Duration never comes.
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
 
@@ -83,5 +88,20 @@ mod tests {
         assert_eq!(remaining(Some(1400.0), None), 3600);
         assert_eq!(remaining(None, None), 0);
         assert_eq!(remaining(None, Some(6000)), 0);
+    }
+
+    #[test]
+    fn an_expiry_beyond_all_bounds_is_far_away() {
+        for exp in [1e20, 1e300, f64::MAX] {
+            let times = times(&token(&format!(r#"{{"iat":-1e308,"exp":{exp:e}}}"#))).unwrap();
+            assert_eq!(times.remaining(None, Duration::ZERO), Duration::MAX, "{exp}");
+            assert_eq!(
+                times.remaining(Some(Duration::from_secs(2000)), Duration::ZERO),
+                Duration::MAX,
+                "{exp}"
+            );
+        }
+        let long_ago = Times { expires_at: -1e300, issued_at: None };
+        assert_eq!(long_ago.remaining(None, Duration::ZERO), Duration::ZERO);
     }
 }

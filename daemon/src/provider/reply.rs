@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use tokend_protocol::{ErrorClass, Secret};
 use zeroize::Zeroizing;
 
+use crate::provider::words::{self, SentSecrets};
 use crate::provider::{Deviation, Failure, Granted, Outcome, jwt};
 
 /// The longest access token that is accepted, in bytes. It must fit a reply frame, and no HTTP server takes
@@ -16,9 +17,6 @@ const TOKEN_MAX: usize = 64 * 1024;
 
 /// The longest lifetime that is believed. Beyond it the figure is an error or means "for ever".
 const LIFETIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
-
-/// The longest error code or description that is repeated, in characters.
-const WORDS_MAX: usize = 200;
 
 /// An HTTP reply, as far as it matters.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,11 +37,13 @@ pub struct HttpReply<'a> {
 
 /// What the reading depends on besides the reply.
 #[derive(Clone, Copy, Debug)]
-pub struct Context {
+pub struct Context<'a> {
     /// The lifetime where the reply tells none.
     pub default_lifetime: Duration,
     /// Wall time now.
     pub wall: Duration,
+    /// The secrets of the request, which the reply may repeat.
+    pub sent: &'a SentSecrets,
 }
 
 /// The fields of a token response. Others are ignored, whatever they are.
@@ -87,16 +87,16 @@ struct Number {
 }
 
 /// Reads a reply.
-pub fn read(reply: &HttpReply<'_>, context: Context) -> Outcome {
+pub fn read(reply: &HttpReply<'_>, context: Context<'_>) -> Outcome {
     let mut deviations = Vec::new();
     let mut result = match values(reply, &mut deviations) {
         Some(values) if (200..300).contains(&reply.status) => {
             granted(&values, reply, context, &mut deviations)
         }
-        values => Err(refused(reply.status, values.as_ref())),
+        values => Err(refused(reply.status, values.as_ref(), context.sent)),
     };
     if let Err(failure) = &mut result {
-        failure.retry_after = reply.retry_after.and_then(|text| retry_after(text, reply.date, context.wall));
+        failure.retry_after = retry_after(reply, context.wall);
     }
     Outcome { result, deviations }
 }
@@ -111,7 +111,7 @@ fn values(reply: &HttpReply<'_>, deviations: &mut Vec<Deviation>) -> Option<Valu
         }
         return Some(json_values(&fields, deviations));
     }
-    let values = form_values(reply.body)?;
+    let values = form_values(reply)?;
     deviations.push(Deviation::FormEncoded);
     Some(values)
 }
@@ -124,7 +124,7 @@ fn json_values(fields: &Fields<'_>, deviations: &mut Vec<Deviation>) -> Values {
         access_token: fields.access_token.and_then(text).map(Zeroizing::new),
         token_type: fields.token_type.and_then(text),
         expires_in: fields.expires_in.map(number),
-        error: fields.error.and_then(text),
+        error: fields.error.and_then(text).filter(|error| !error.is_empty()),
         error_description: fields.error_description.and_then(text),
     }
 }
@@ -142,15 +142,23 @@ fn number(value: &RawValue) -> Number {
 }
 
 /// A form-encoded body, as some old providers send. Only one that has a field of a token response counts.
-fn form_values(body: &[u8]) -> Option<Values> {
+///
+/// Every text parses as a form, so whatever names itself otherwise or has the look of markup is none: an access
+/// token in a link of a page is not meant for this client.
+fn form_values(reply: &HttpReply<'_>) -> Option<Values> {
+    let content_type = reply.content_type.unwrap_or_default().to_ascii_lowercase();
+    if ["html", "json", "xml"].iter().any(|other| content_type.contains(other)) || reply.body.contains(&b'<')
+    {
+        return None;
+    }
     let mut values = Values::default();
-    for (name, value) in form_urlencoded::parse(body) {
+    for (name, value) in form_urlencoded::parse(reply.body) {
         let value = value.into_owned();
         match &*name {
             "access_token" => values.access_token = Some(Zeroizing::new(value)),
             "token_type" => values.token_type = Some(value),
             "expires_in" | "expires" => values.expires_in = Some(Number { text: value, deviation: None }),
-            "error" => values.error = Some(value),
+            "error" if !value.is_empty() => values.error = Some(value),
             "error_description" => values.error_description = Some(value),
             _ => (),
         }
@@ -161,14 +169,14 @@ fn form_values(body: &[u8]) -> Option<Values> {
 fn granted(
     values: &Values,
     reply: &HttpReply<'_>,
-    context: Context,
+    context: Context<'_>,
     deviations: &mut Vec<Deviation>,
 ) -> Result<Granted, Failure> {
     let malformed = |message: &str| Failure::new(ErrorClass::Malformed, message);
     let Some(token) = &values.access_token else {
         if values.error.is_some() {
             deviations.push(Deviation::ErrorWith200);
-            return Err(refused(400, Some(values)));
+            return Err(refused(reply.status, Some(values), context.sent));
         }
         return Err(malformed("a reply without an access token"));
     };
@@ -203,7 +211,7 @@ fn lifetime(
     values: &Values,
     token: &str,
     date: Option<&str>,
-    context: Context,
+    context: Context<'_>,
     deviations: &mut Vec<Deviation>,
 ) -> Duration {
     let stated = stated_lifetime(values.expires_in.as_ref(), deviations);
@@ -257,26 +265,33 @@ fn http_date(text: &str) -> Option<Duration> {
 
 /// `Retry-After` in both its forms: seconds, or a date, which is compared with the provider's own clock
 /// where it tells it. What is neither, or lies in the past, says nothing.
-fn retry_after(text: &str, date: Option<&str>, wall: Duration) -> Option<Duration> {
-    let text = text.trim();
+pub fn retry_after(reply: &HttpReply<'_>, wall: Duration) -> Option<Duration> {
+    let text = reply.retry_after?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
     }
-    let now = date.and_then(http_date).unwrap_or(wall);
+    let now = reply.date.and_then(http_date).unwrap_or(wall);
     http_date(text)?.checked_sub(now)
 }
 
+fn refused(status: u16, values: Option<&Values>, sent: &SentSecrets) -> Failure {
+    let error = values.and_then(|values| values.error.as_deref());
+    let code = error.and_then(|error| words::error_code(error, sent));
+    let description = values.and_then(|values| values.error_description.as_deref());
+    Failure {
+        detail: description.map(|text| words::description(text, sent)),
+        ..Failure::new(class(status, error), sentence(status, code.as_deref()))
+    }
+}
+
 /// Sorts a refusal: by its RFC 6749 code where it has one, by its status where it has none.
-fn refused(status: u16, values: Option<&Values>) -> Failure {
-    let code = values.and_then(|values| values.error.as_deref()).map(error_code);
-    let class = match (code.as_deref(), status) {
+pub fn class(status: u16, code: Option<&str>) -> ErrorClass {
+    match (code, status) {
         (_, 429) | (Some("slow_down"), _) => ErrorClass::Throttled,
         (Some("temporarily_unavailable" | "server_error"), _) | (_, 408 | 425 | 500..) => ErrorClass::Server,
         (None, 200..300) => ErrorClass::Malformed,
         _ => ErrorClass::Refused,
-    };
-    let description = values.and_then(|values| values.error_description.as_deref()).map(words);
-    Failure { detail: description, ..Failure::new(class, sentence(status, code.as_deref())) }
+    }
 }
 
 fn sentence(status: u16, code: Option<&str>) -> String {
@@ -292,24 +307,19 @@ fn sentence(status: u16, code: Option<&str>) -> String {
     }
 }
 
-/// An error code in the characters of RFC 6749 section 5.2, with a bound.
-fn error_code(text: &str) -> String {
-    words(text).replace(' ', "_")
-}
-
-/// A provider's words, made fit for a log line: printable characters only, and not too many.
-fn words(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    const CONTEXT: Context =
-        Context { default_lifetime: Duration::from_secs(300), wall: Duration::from_secs(1_700_000_000) };
+    static NONE: SentSecrets = SentSecrets::NONE;
+
+    const CONTEXT: Context<'_> = Context {
+        default_lifetime: Duration::from_secs(300),
+        wall: Duration::from_secs(1_700_000_000),
+        sent: &NONE,
+    };
 
     fn read_json(status: u16, body: &str) -> Outcome {
         let content_type = Some("application/json;charset=UTF-8");
@@ -433,6 +443,7 @@ mod tests {
             r#"{"access_token":"a\nb"}"#,
             r#"{"access_token":"ü"}"#,
             "<html><body>Sign in to the network</body></html>",
+            r#"<a href="/sign-in?x=1&access_token=abc&token_type=bearer&expires_in=60">Sign in</a>"#,
             "\u{0}\u{1}",
             &long,
         ];
@@ -446,12 +457,30 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_said_to_be_something_else_is_no_form() {
+        let class = |content_type| {
+            let body = b"x=1&access_token=abc&token_type=bearer&expires_in=60";
+            let reply =
+                HttpReply { status: 200, content_type: Some(content_type), body, ..HttpReply::default() };
+            read(&reply, CONTEXT).result.map(|_| ()).map_err(|failure| failure.class)
+        };
+        for other in ["text/html", "Text/HTML; charset=utf-8", "application/json", "application/xhtml+xml"] {
+            assert_eq!(class(other), Err(ErrorClass::Malformed), "{other}");
+        }
+        for form in ["application/x-www-form-urlencoded;charset=UTF-8", "text/plain"] {
+            assert_eq!(class(form), Ok(()), "{form}");
+        }
+    }
+
+    #[test]
     fn refusals_are_sorted_by_code_before_status() {
         use ErrorClass::{Malformed, Refused, Server, Throttled};
         let cases = [
             (400, r#"{"error":"invalid_client"}"#, Refused),
             (401, r#"{"error":"invalid_client","error_description":"no"}"#, Refused),
             (200, r#"{"error":"invalid_scope"}"#, Refused),
+            (200, r#"{"error":""}"#, Malformed),
+            (200, r#"{"error":"temporarily_unavailable"}"#, Server),
             (400, r#"{"error":"scope_invalid"}"#, Refused),
             (403, "", Refused),
             (404, "<html>", Refused),
@@ -479,7 +508,39 @@ mod tests {
         assert_eq!(failure.message, "invalid_client (status 401)");
         let detail = failure.detail.unwrap();
         assert!(detail.starts_with("[31mnoxxx"), "{detail}");
-        assert!(detail.chars().count() <= WORDS_MAX && !detail.contains(char::is_control));
+        assert!(detail.len() <= 200 && !detail.contains(char::is_control));
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_the_status_that_it_came_with() {
+        let told = |status, body: &str| read_json(status, body).result.unwrap_err().message;
+        assert_eq!(told(200, r#"{"error":"invalid_scope"}"#), "invalid_scope (status 200)");
+        assert_eq!(told(400, r#"{"error":"\u202e"}"#), "status 400 without an OAuth error code");
+    }
+
+    #[test]
+    fn a_refusal_repeats_no_secret_of_the_request() {
+        let sent =
+            ["pass phrase", "s3cr3t"].map(|form| Zeroizing::new(form.to_owned())).into_iter().collect();
+        let body = format!(
+            r#"{{"error":"not pass phrase","error_description":"{}s3cr3t is wrong"}}"#,
+            "x".repeat(195)
+        );
+        let reply = HttpReply { status: 401, body: body.as_bytes(), ..HttpReply::default() };
+        let failure = read(&reply, Context { sent: &sent, ..CONTEXT }).result.unwrap_err();
+        assert_eq!(failure.message, "not_*** (status 401)");
+        assert!(!failure.detail.unwrap().contains("s3c"));
+    }
+
+    #[test]
+    fn a_code_is_understood_even_if_a_secret_is_a_part_of_it() {
+        let sent = [Zeroizing::new("slow".to_owned())].into_iter().collect();
+        let reply = HttpReply { status: 400, body: br#"{"error":"slow_down"}"#, ..HttpReply::default() };
+        let failure = read(&reply, Context { sent: &sent, ..CONTEXT }).result.unwrap_err();
+        assert_eq!(
+            (failure.class, failure.message.as_str()),
+            (ErrorClass::Throttled, "***_down (status 400)")
+        );
     }
 
     #[test]
