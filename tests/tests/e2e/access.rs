@@ -22,6 +22,22 @@ fn bob() -> User {
     User::new(BOB).with_groups(&[SOCKET])
 }
 
+/// Every way to ask for one token.
+const WAYS_TO_ASK: [&[&str]; 12] = [
+    &["get"],
+    &["get", "--min-ttl", "365days"],
+    &["get", "--deadline", "0s"],
+    &["headers"],
+    &["headers", "--header", "Requestor-ID=4711"],
+    &["headers", "--header", "X-Unknown=4711"],
+    &["headers", "--without", "Requestor-ID"],
+    &["refresh"],
+    &["reject"],
+    &["reject", "--fingerprint", "0123456789abcdef"],
+    &["watch"],
+    &["wait", "--for", "valid"],
+];
+
 /// The numbers of a user and a group that every machine has by name.
 fn nobody() -> (User, String, String) {
     let user = nix::unistd::User::from_name("nobody").unwrap().expect("every machine has a user nobody");
@@ -80,19 +96,30 @@ fn a_caller_cannot_tell_a_token_it_may_not_have_from_one_that_does_not_exist() {
     if !requirement::root() {
         return;
     }
-    let scene = scene(&token_table("hidden", &format!("allow = [\"user:{BOB}\"]")));
+    let rules = format!("allow = [\"user:{BOB}\"]\ncaller_headers = [\"Requestor-ID\"]");
+    let scene = scene(&token_table("hidden", &rules));
+    // So that the hidden one is held, with all that could be told of it.
+    scene.tokenctl().as_user(bob()).get("hidden");
     let alice = scene.tokenctl().as_user(alice());
-    for verb in ["get", "headers", "refresh", "reject"] {
-        let forbidden = alice.run(&[verb, "hidden"]);
-        let unknown = alice.run(&[verb, "absent"]);
-        assert_eq!(forbidden.code, 4, "{verb}: {}", forbidden.stderr);
-        assert_eq!(unknown.code, 4, "{verb}: {}", unknown.stderr);
-        assert_eq!(forbidden.stderr.replace("hidden", "absent"), unknown.stderr, "{verb}");
-        assert!(!forbidden.stderr.contains("allow = "), "{verb}: the policy is not told");
+    for way in WAYS_TO_ASK {
+        for form in [&[][..], &["--json"]] {
+            let ask = |name| alice.run(&[way, form, &[name]].concat());
+            let (forbidden, unknown) = (ask("hidden"), ask("absent"));
+            let what = format!("{way:?} {form:?}");
+            assert_eq!(forbidden.code, 4, "{what}: {}", forbidden.stderr);
+            assert_eq!(unknown.code, 4, "{what}: {}", unknown.stderr);
+            assert_eq!(forbidden.stderr.replace("hidden", "absent"), unknown.stderr, "{what}");
+            assert_eq!(forbidden.stdout.replace("hidden", "absent"), unknown.stdout, "{what}");
+            assert_eq!(forbidden.stdout.contains("\"not-allowed\""), !form.is_empty(), "{what}");
+            let told = forbidden.stdout + &forbidden.stderr;
+            assert!(!told.contains("user:") && !told.contains("Requestor-ID"), "the policy is told: {told}");
+        }
     }
-    assert!(!alice.run(&["list"]).stdout.contains("hidden"));
-    assert!(!alice.run(&["status"]).stdout.contains("hidden"));
-    assert!(scene.tokenctl().as_user(bob()).run(&["list"]).stdout.contains("hidden"));
+    for listing in [&["list"][..], &["list", "--json"], &["status"], &["status", "-v"], &["status", "--json"]]
+    {
+        assert!(!alice.run(listing).expect_success().contains("hidden"), "{listing:?}");
+        assert!(scene.tokenctl().as_user(bob()).run(listing).stdout.contains("hidden"), "{listing:?}");
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use nix::sys::signal::Signal;
 use tokend_tests::daemon::Launch;
 use tokend_tests::notify::Manager;
 use tokend_tests::provider::Door;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Home, Provider, RealDaemon};
+use tokend_tests::scene::{provider_table, token_of, token_table};
+use tokend_tests::{Answer, Home, Provider, RealDaemon};
 
 struct Managed {
     daemon: RealDaemon,
@@ -30,15 +30,29 @@ fn it_is_ready_while_its_provider_hangs() {
     managed.manager.wait_for("READY=1");
     managed.provider.wait_for_connections(1);
     managed.daemon.tokenctl().json(&["status"]);
+    managed.manager.wait_for("STATUS=1 token: 1 pending");
 }
 
 #[test]
-fn a_status_with_counts_follows() {
+fn the_status_counts_the_tokens_as_they_are() {
     let managed = start(Door::Open);
-    managed.daemon.tokenctl().get("t");
-    let heard = managed.manager.wait_for("STATUS=");
-    let status = heard.iter().find(|line| line.starts_with("STATUS=")).unwrap();
-    assert!(status.contains('1'), "a count of the one token: {status}");
+    managed.manager.wait_for("STATUS=1 token: 1 fresh");
+    let (good, bad) = (&managed.provider, Provider::start());
+    bad.always(Answer::refusal(401, "invalid_client"));
+    let home = &managed.home;
+    home.configure(
+        "",
+        &[
+            provider_table(home, "p", &good.token_endpoint(), ""),
+            provider_table(home, "bad", &bad.token_endpoint(), ""),
+            token_table("t", ""),
+            token_table("u", ""),
+            token_of("bad", "v", ""),
+        ]
+        .concat(),
+    );
+    managed.daemon.signal(Signal::SIGHUP);
+    managed.manager.wait_for("STATUS=3 tokens: 2 fresh, 1 refused");
 }
 
 #[test]

@@ -120,6 +120,22 @@ fn a_thousand_callers_at_once_cost_the_provider_one_request() {
 }
 
 #[test]
+fn a_script_can_wait_for_the_first_token() {
+    let gate = Gate::new();
+    let provider = Provider::start();
+    provider.always(Answer::token(3600).behind(&gate));
+    let scene = Scene::start(provider, &token_table("t", ""));
+    scene.tokenctl().run(&["wait", "t", "--for", "valid", "--deadline", "100ms"]).expect_code(8);
+    let tokenctl = scene.tokenctl();
+    let waiting =
+        std::thread::spawn(move || tokenctl.run(&["wait", "t", "--for", "fresh", "--deadline", "50s"]));
+    gate.open();
+    assert_eq!(waiting.join().unwrap().expect_success(), "");
+    scene.tokenctl().get("t");
+    assert_eq!(scene.provider.count(), 1);
+}
+
+#[test]
 fn two_names_for_one_credential_share_its_token() {
     let tokens = token_table("a", "scope = \"x y\"") + &token_table("b", "scope = \"y x\"");
     let scene = Scene::start(Provider::start(), &tokens);
