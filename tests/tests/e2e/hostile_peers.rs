@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokend_protocol::{ErrorCode, GetRequest, LENGTH_BYTES, Reply, Request, Terms};
+use tokend_protocol::{ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Terms};
 use tokend_tests::scene::token_table;
 use tokend_tests::tokenctl::User;
 use tokend_tests::{Provider, RawPeer, Scene, raw_peer, requirement, wait};
@@ -229,10 +229,11 @@ fn knock(scene: &Scene) -> (RawPeer, Welcome) {
     // One that is turned away may be so before it has asked.
     let _ = peer.send(1, Request::Version);
     let frame = peer.receive().unwrap().expect("a word comes before the end").unwrap();
-    let welcome = match (frame.id, frame.message) {
-        (1, Reply::Version(_)) => Welcome::Served,
-        (0, Reply::Error(error)) if error.code == ErrorCode::Overloaded => Welcome::TurnedAway,
-        other => panic!("neither served nor turned away: {other:?}"),
-    };
-    (peer, welcome)
+    if matches!((frame.id, &frame.message), (1, Reply::Version(_))) {
+        return (peer, Welcome::Served);
+    }
+    let turned_away =
+        |message| matches!(message, &Reply::Error(ErrorReply { code: ErrorCode::Overloaded, .. }));
+    assert!(frame.id == 0 && turned_away(&frame.message), "neither served nor turned away: {frame:?}");
+    (peer, Welcome::TurnedAway)
 }
