@@ -4,6 +4,7 @@
 //! only for people and for dates that providers send. Nothing else in the daemon reads a clock.
 
 use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -52,11 +53,23 @@ pub struct Clock {
 #[derive(Clone, Debug)]
 enum Source {
     Kernel,
-    /// Follows tokio's clock, which a test can pause and advance.
-    Simulated {
-        origin: tokio::time::Instant,
-        wall_origin: Duration,
-    },
+    Simulated(Simulation),
+}
+
+/// The host of a simulated clock. It follows tokio's own clock, which a test can pause and advance, and does
+/// besides what happens to hosts.
+#[derive(Clone, Debug)]
+pub struct Simulation {
+    origin: tokio::time::Instant,
+    shifts: Arc<Mutex<Shifts>>,
+    steps: watch::Sender<u64>,
+}
+
+/// How far a simulated host's clocks are ahead of the time that tokio has counted.
+#[derive(Clone, Copy, Debug)]
+struct Shifts {
+    boot: Duration,
+    wall: Duration,
 }
 
 impl Clock {
@@ -67,24 +80,22 @@ impl Clock {
 
     /// A clock that follows tokio's own, for tests under `start_paused`. It begins an hour after boot.
     pub fn simulated() -> Self {
-        let origin = tokio::time::Instant::now();
-        let source = Source::Simulated { origin, wall_origin: Duration::from_secs(1_700_000_000) };
-        Self { source, steps: watch::channel(0).1 }
+        Simulation::begin().clock()
     }
 
     /// Now, on the clock that lifetimes count on.
     pub fn now(&self) -> Instant {
-        match self.source {
+        match &self.source {
             Source::Kernel => Instant(kernel_time(ClockId::CLOCK_BOOTTIME)),
-            Source::Simulated { origin, .. } => Instant(origin.elapsed() + Duration::from_secs(3600)),
+            Source::Simulated(host) => Instant(host.origin.elapsed() + host.shifts().boot),
         }
     }
 
     /// Wall time now, since the Unix epoch.
     pub fn wall(&self) -> Duration {
-        match self.source {
+        match &self.source {
             Source::Kernel => kernel_time(ClockId::CLOCK_REALTIME),
-            Source::Simulated { origin, wall_origin } => wall_origin + origin.elapsed(),
+            Source::Simulated(host) => host.origin.elapsed() + host.shifts().wall,
         }
     }
 
@@ -115,6 +126,50 @@ impl Clock {
                 Ok(()) = steps.changed() => (),
             }
         }
+    }
+}
+
+impl Simulation {
+    /// A host that was started an hour ago.
+    pub fn begin() -> Self {
+        let shifts = Shifts { boot: Duration::from_secs(3600), wall: Duration::from_secs(1_700_000_000) };
+        Self {
+            origin: tokio::time::Instant::now(),
+            shifts: Arc::new(Mutex::new(shifts)),
+            steps: watch::Sender::new(0),
+        }
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> Clock {
+        Clock { source: Source::Simulated(self.clone()), steps: self.steps.subscribe() }
+    }
+
+    /// Sleeps for so long: boot and wall time go on, tokio's timers do not.
+    pub fn suspend(&self, asleep: Duration) {
+        self.step(|shifts| {
+            shifts.boot = shifts.boot.saturating_add(asleep);
+            shifts.wall = shifts.wall.saturating_add(asleep);
+        });
+    }
+
+    /// Sets the wall clock ahead.
+    pub fn set_ahead(&self, by: Duration) {
+        self.step(|shifts| shifts.wall = shifts.wall.saturating_add(by));
+    }
+
+    /// Sets the wall clock back.
+    pub fn set_back(&self, by: Duration) {
+        self.step(|shifts| shifts.wall = shifts.wall.saturating_sub(by));
+    }
+
+    fn step(&self, change: impl FnOnce(&mut Shifts)) {
+        change(&mut self.shifts.lock().unwrap_or_else(PoisonError::into_inner));
+        self.steps.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn shifts(&self) -> Shifts {
+        *self.shifts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,6 +232,35 @@ mod tests {
         let Timestamp(wall) = clock.timestamp(now);
         assert_eq!(clock.timestamp(now.after(Duration::from_secs(5))), Timestamp(wall + 5_000));
         assert_eq!(clock.timestamp(now.before(Duration::from_secs(5))), Timestamp(wall - 5_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleeper_whose_instant_passed_while_the_host_slept_wakes_at_once() {
+        let host = Simulation::begin();
+        let clock = host.clock();
+        let (due, wall) = (clock.now().after(Duration::from_secs(700)), clock.wall());
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep_until(due).await }
+        });
+        tokio::task::yield_now().await;
+        host.suspend(Duration::from_secs(800));
+        let resumed = clock.now();
+        sleeper.await.unwrap();
+        assert_eq!(clock.now(), resumed);
+        assert_eq!(clock.wall() - wall, Duration::from_secs(800));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleeper_does_not_notice_the_wall_clock_being_set() {
+        let host = Simulation::begin();
+        let clock = host.clock();
+        let due = clock.now().after(Duration::from_secs(700));
+        host.set_ahead(Duration::from_secs(86_400));
+        host.set_back(Duration::from_secs(3_600));
+        clock.sleep_until(due).await;
+        assert_eq!(clock.now(), due);
+        assert_eq!(clock.wall(), Duration::from_secs(1_700_000_000 + 700 + 82_800));
     }
 
     #[test]

@@ -193,7 +193,9 @@ impl Credential {
             self.orders.send(order(done)).await.map_err(|_| Unobtainable::Ended)?;
             answer.await.map_err(|_| Unobtainable::Ended)
         };
+        // An answer that comes with the deadline counts.
         tokio::select! {
+            biased;
             answer = exchange => answer,
             () = self.clock.sleep_until(deadline) => Err(Unobtainable::Deadline),
         }

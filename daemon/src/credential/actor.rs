@@ -24,6 +24,12 @@ const NEED_GAP: Duration = Duration::from_secs(1);
 /// Tokens that were held back by their issuer's condition come back spread over so long.
 const HELD_SPREAD: Duration = Duration::from_secs(5);
 
+/// An attempt that comes so late was due while the host slept. No host that is only busy is so late.
+const OVERSLEPT: Duration = Duration::from_secs(10);
+
+/// What was due while the host slept is spread over so long after it resumed.
+const RESUME_SPREAD: Duration = Duration::from_secs(5);
+
 /// The longest message or detail that is kept of a failure, in bytes.
 const WORDS_MAX: usize = 500;
 
@@ -81,12 +87,26 @@ impl<P: Provider> Actor<P> {
     pub(super) async fn run(&mut self) {
         loop {
             let due = self.snapshot().next_attempt;
+            // In this order, so that nothing is left to chance where several come at once.
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
-                () = self.clock.sleep_until(due) => { self.attempt(Urgency::Scheduled).await; }
+                () = self.clock.sleep_until(due) => self.come_due(due).await,
                 Some(order) = self.orders.recv() => self.obey(order).await,
             }
         }
+    }
+
+    /// What was due while the host slept was due for many tokens, and the network may not be up again. So it is
+    /// put off a little, for each token by another span, and callers who cannot wait need not.
+    async fn come_due(&mut self, due: Instant) {
+        let now = self.clock.now();
+        if now.since(due) < OVERSLEPT {
+            self.attempt(Urgency::Scheduled).await;
+            return;
+        }
+        let next_attempt = now.after(RESUME_SPREAD.mul_f64((self.roll)()));
+        self.update(|snapshot| snapshot.next_attempt = next_attempt);
     }
 
     /// Puts an actor that a panic stopped into a state to go on from.
@@ -155,6 +175,8 @@ impl<P: Provider> Actor<P> {
         let attempted = match admitted {
             Ok(_) if self.stop.is_cancelled() => self.give_up(),
             Ok(_admission) => self.exchange().await,
+            // Nothing was asked on behalf of those who wait, and what holds the schedule back need not hold them.
+            Err(held) if urgency == Urgency::Scheduled => return self.hold_back(held),
             Err(held) => self.hold_back(held),
         };
         self.answer_those_who_waited(&attempted);
