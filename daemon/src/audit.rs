@@ -72,6 +72,8 @@ pub fn allowed(peer: &Peer, verb: Verb, token: &TokenName, grounds: &Grounds) {
 pub enum Refusal {
     /// No rule of the token lets it.
     NoRule,
+    /// No rule of the token is known to let it, and the name service was of no help with some of them.
+    NamesUnanswered,
     /// No such token is configured.
     NoSuchToken,
     /// It is not an operator.
@@ -82,6 +84,9 @@ impl Refusal {
     fn as_str(self) -> &'static str {
         match self {
             Self::NoRule => "no rule of the token's allow list matches",
+            Self::NamesUnanswered => {
+                "no rule of the token's allow list is known to match, and the host's name service gives no answer"
+            }
             Self::NoSuchToken => "no such token",
             Self::NotAnOperator => "not an operator",
         }

@@ -12,16 +12,21 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitStatus;
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use tokend_protocol::Secret;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 /// The largest secret, in bytes. A private key or an assertion has a tenth of it.
 pub const SECRET_MAX: usize = 64 * 1024;
+
+/// Files that are read at once. On a file system that hangs each holds a thread of those that read files and
+/// look up hosts, of which there are hundreds.
+static FILES: Semaphore = Semaphore::const_new(64);
 
 /// Where systemd puts the credentials of a service.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
@@ -125,6 +130,16 @@ impl SecretSource {
         self.read_with(&|name| std::env::var_os(name)).await
     }
 
+    /// Reads the secret because a caller asked for something. Callers may ask as often as they like, so of the
+    /// programs that may run at once they have only a share, and the renewal of tokens has the rest.
+    pub async fn read_for_caller(&self) -> Result<Secret, SecretSourceError> {
+        let _share = match self {
+            Self::Command(_) => command::callers_share().await,
+            Self::Credential(_) | Self::File(_) | Self::Environment(_) => None,
+        };
+        self.read().await
+    }
+
     async fn read_with(
         &self,
         environment: &(dyn Fn(&str) -> Option<OsString> + Sync),
@@ -134,6 +149,9 @@ impl SecretSource {
                 Some(directory) => on_another_thread(Path::new(&directory).join(name), open).await,
                 None => Err(Unreadable::NoCredentials),
             },
+            Self::File(path) if is_credential(path, environment(CREDENTIALS_DIRECTORY)) => {
+                on_another_thread(path.clone(), open).await
+            }
             Self::File(path) => on_another_thread(path.clone(), open_guarded).await,
             Self::Environment(name) => match environment(name) {
                 Some(value) => Ok(Zeroizing::new(value.as_bytes().to_vec())),
@@ -160,11 +178,24 @@ impl fmt::Display for SecretSource {
     }
 }
 
+/// Whether a file is in the directory that systemd made for credentials of this service. It lets nobody else in,
+/// by means that a file's mode does not show.
+fn is_credential(path: &Path, directory: Option<OsString>) -> bool {
+    let directory = directory.map(PathBuf::from).filter(|directory| directory.is_absolute());
+    let leads_out = path.components().any(|component| component == Component::ParentDir);
+    directory.is_some_and(|directory| path.starts_with(directory)) && !leads_out
+}
+
 async fn on_another_thread(
     path: PathBuf,
     open: fn(&Path) -> Result<File, Unreadable>,
 ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
-    let reading = tokio::task::spawn_blocking(move || content(open(&path)?));
+    let place = FILES.acquire().await.map_err(|error| Unreadable::System(error.to_string()))?;
+    let reading = tokio::task::spawn_blocking(move || {
+        // Given back when the reading ends, not when nobody waits for it any more.
+        let _place = place;
+        content(open(&path)?)
+    });
     reading.await.unwrap_or_else(|error| Err(Unreadable::System(error.to_string())))
 }
 

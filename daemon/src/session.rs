@@ -1,62 +1,51 @@
 //! One peer's requests: authorise, then answer. Knows messages and not bytes.
 
+mod entitlement;
 mod headers;
 mod listing;
 mod view;
 mod watch;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend_protocol::{
-    ErrorClass, ErrorCode, ErrorReply, GetRequest, HeadersReply, HeadersRequest, RefreshRequest,
+    ErrorClass, ErrorCode, ErrorReply, GetRequest, Header, HeadersReply, HeadersRequest, RefreshRequest,
     RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request, Terms, TokenName,
     TokenReply, VERSION, VersionReply, WatchRequest,
 };
 
+use self::entitlement::{Allowed, Entitled};
 pub use self::watch::Watch;
-use crate::audit::{self, Refusal, Verb};
+use crate::audit::{self, Verb};
 use crate::clock::Instant;
 use crate::credential::{Attempted, Failed, Rejected, Token, Unobtainable};
-use crate::directory;
+use crate::directory::Patience;
 use crate::peer::Peer;
-use crate::policy::access::{Decision, Grounds, Rule, decide};
-use crate::registry::{Entry, Registry};
+use crate::registry::Entry;
 use crate::shared::Shared;
 
-/// What a refused caller is told, whether the token exists or not.
-const NOT_ALLOWED: &str = "not allowed, or no such token";
+/// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
+const WATCHED_MAX: usize = 256;
+
+/// How long the secrets of a header set may take for a caller who wants only what is held: they are on this
+/// host, and no provider has to be waited for.
+const HELD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One connected peer and what it was found to be allowed.
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<Shared>,
     peer: Peer,
-    /// Decisions made for this connection under the registry that they were made under. Held for a read or
-    /// a write, never across an await.
-    decisions: Mutex<Decisions>,
-}
-
-#[derive(Debug)]
-struct Decisions {
-    registry: Arc<Registry>,
-    made: HashMap<TokenName, Decision>,
-    operator: Option<Decision>,
-}
-
-/// What a peer may have, and why.
-struct Entitled {
-    entry: Arc<Entry>,
-    grounds: Grounds,
+    /// What the peer was found to be allowed. Held for a read or a write, never across an await.
+    allowed: Mutex<Allowed>,
 }
 
 impl Session {
     /// A session of `peer`.
     pub fn new(shared: Arc<Shared>, peer: Peer) -> Self {
-        let registry = shared.registry.borrow().clone();
-        let decisions = Mutex::new(Decisions { registry, made: HashMap::new(), operator: None });
-        Self { shared, peer, decisions }
+        let allowed = Mutex::new(Allowed::nothing(shared.registry.borrow().clone()));
+        Self { shared, peer, allowed }
     }
 
     /// Who it is.
@@ -85,38 +74,76 @@ impl Session {
 
     /// The events of a watch.
     pub async fn watch(self: Arc<Self>, request: WatchRequest) -> Result<Watch, ErrorReply> {
-        if request.names.is_empty() {
+        let mut names = request.names;
+        names.sort_unstable();
+        names.dedup();
+        if names.is_empty() {
             return Err(refusal(ErrorCode::InvalidRequest, "a watch names at least one token"));
         }
-        for name in &request.names {
-            let entitled = self.entitled(name, Verb::Watch).await?;
+        if names.len() > WATCHED_MAX {
+            let message = format!(
+                "a watch of {} tokens, expected {WATCHED_MAX} at most: watch the others on a connection of \
+                 their own",
+                names.len()
+            );
+            return Err(refusal(ErrorCode::InvalidRequest, message));
+        }
+        let patience = Patience::of_a_request();
+        for name in &names {
+            let entitled = self.entitled(name, Verb::Watch, patience).await?;
             audit::allowed(&self.peer, Verb::Watch, name, &entitled.grounds);
         }
-        Ok(Watch::new(self, request.names))
+        Ok(Watch::new(self, names))
     }
 
     async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
-        let entitled = self.entitled(&request.name, Verb::Get).await?;
-        let token = self.obtain(&entitled.entry, request.terms).await?;
+        let deadline = self.deadline(request.terms.deadline_ms);
+        let entitled = self.entitled(&request.name, Verb::Get, Patience::of_a_request()).await?;
+        let token = self.obtain(&entitled.entry, request.terms, deadline).await?;
         let info = self.info(&entitled.entry, &token);
         self.handed_out(&entitled, Verb::Get, &request.name, &token);
         Ok(Reply::Token(TokenReply { info, token: token.secret.clone() }))
     }
 
     async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
-        let entitled = self.entitled(&request.name, Verb::Headers).await?;
+        let deadline = self.deadline(request.terms.deadline_ms);
+        let entitled = self.entitled(&request.name, Verb::Headers, Patience::of_a_request()).await?;
         let supplied = headers::supplied(&entitled.entry.caller_headers, &request.supplied, &request.omitted)
             .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
-        let token = self.obtain(&entitled.entry, request.terms).await?;
-        let headers =
-            headers::compose(&token.secret, &entitled.entry.headers, supplied).await.map_err(|error| {
-                tracing::warn!(token = %request.name, %error, "a header cannot be made");
-                let message = "a secret of the header set cannot be read on this host";
-                ErrorReply { class: Some(ErrorClass::Secret), ..refusal(ErrorCode::Refused, message) }
-            })?;
+        // Before the token, which must not grow old meanwhile.
+        let configured = self.configured_headers(&request, &entitled.entry, deadline).await?;
+        let token = self.obtain(&entitled.entry, request.terms, deadline).await?;
+        let headers = headers::compose(&token.secret, configured, supplied);
         let info = self.info(&entitled.entry, &token);
         self.handed_out(&entitled, Verb::Headers, &request.name, &token);
         Ok(Reply::Headers(HeadersReply { info, headers }))
+    }
+
+    /// The configured headers, their secrets read now.
+    async fn configured_headers(
+        &self,
+        request: &HeadersRequest,
+        entry: &Entry,
+        deadline: Instant,
+    ) -> Result<Vec<Header>, ErrorReply> {
+        let deadline = match request.terms.deadline_ms {
+            0 => self.shared.clock.now().after(HELD_TIMEOUT),
+            _ => deadline,
+        };
+        let read = tokio::select! {
+            // What can be had at once is had, however short the deadline.
+            biased;
+            read = headers::configured(&entry.headers) => read,
+            () = self.shared.clock.sleep_until(deadline) => {
+                let message = "the deadline passed before the secrets of the header set were read";
+                return Err(refusal(ErrorCode::DeadlineExceeded, message));
+            }
+        };
+        read.map_err(|error| {
+            tracing::warn!(token = %request.name, %error, "a header cannot be made");
+            let message = "a secret of the header set cannot be read on this host";
+            ErrorReply { class: Some(ErrorClass::Secret), ..refusal(ErrorCode::Refused, message) }
+        })
     }
 
     async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
@@ -130,7 +157,7 @@ impl Session {
     }
 
     async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
-        let entitled = self.entitled(&request.name, Verb::Reject).await?;
+        let entitled = self.entitled(&request.name, Verb::Reject, Patience::of_a_request()).await?;
         audit::allowed(&self.peer, Verb::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
         let credential = &entitled.entry.credential;
@@ -148,9 +175,9 @@ impl Session {
         Ok(Reply::Rejected(RejectedReply { outcome, info }))
     }
 
-    async fn obtain(&self, entry: &Entry, terms: Terms) -> Result<Arc<Token>, ErrorReply> {
+    async fn obtain(&self, entry: &Entry, terms: Terms, deadline: Instant) -> Result<Arc<Token>, ErrorReply> {
         let min_ttl = Duration::from_millis(terms.min_ttl_ms.into());
-        let obtained = entry.credential.obtain(min_ttl, self.deadline(terms.deadline_ms)).await;
+        let obtained = entry.credential.obtain(min_ttl, deadline).await;
         obtained.map_err(|reason| self.unobtainable(reason))
     }
 
@@ -204,80 +231,6 @@ impl Session {
     fn deadline(&self, deadline_ms: u32) -> Instant {
         self.shared.clock.now().after(Duration::from_millis(deadline_ms.into()))
     }
-
-    /// What a name leads to, if the peer may have it. A name that it may not have and a name that does not
-    /// exist look the same to anyone but an operator.
-    async fn entitled(&self, name: &TokenName, verb: Verb) -> Result<Entitled, ErrorReply> {
-        let registry = self.registry();
-        let Some(entry) = registry.find(name) else {
-            audit::refused(&self.peer, verb, name, Refusal::NoSuchToken);
-            return Err(if self.is_operator().await {
-                refusal(ErrorCode::UnknownToken, "no such token")
-            } else {
-                refusal(ErrorCode::NotAllowed, NOT_ALLOWED)
-            });
-        };
-        match self.decision(&registry, name, entry).await {
-            Decision::Allow(grounds) => Ok(Entitled { entry: Arc::clone(entry), grounds }),
-            Decision::Deny => {
-                audit::refused(&self.peer, verb, name, Refusal::NoRule);
-                Err(refusal(ErrorCode::NotAllowed, NOT_ALLOWED))
-            }
-        }
-    }
-
-    /// What a name leads to, if the peer is an operator. Anybody else who may have the token is told what is
-    /// missing, and the rest what they would be told of any name.
-    async fn operated(&self, name: &TokenName, verb: Verb) -> Result<Entitled, ErrorReply> {
-        let registry = self.registry();
-        let (Decision::Allow(grounds), Some(entry)) = (self.operator().await, registry.find(name)) else {
-            self.entitled(name, verb).await?;
-            audit::refused(&self.peer, verb, name, Refusal::NotAnOperator);
-            return Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"));
-        };
-        Ok(Entitled { entry: Arc::clone(entry), grounds })
-    }
-
-    async fn decision(&self, registry: &Arc<Registry>, name: &TokenName, entry: &Entry) -> Decision {
-        if let Some(made) = self.with_decisions(registry, |decisions| decisions.made.get(name).cloned()) {
-            return made;
-        }
-        let decision = self.decide(&entry.allow).await;
-        self.with_decisions(registry, |decisions| decisions.made.insert(name.clone(), decision.clone()));
-        decision
-    }
-
-    async fn is_operator(&self) -> bool {
-        self.operator().await.is_allowed()
-    }
-
-    /// Whether the peer is an operator, and why.
-    async fn operator(&self) -> Decision {
-        let registry = self.registry();
-        if let Some(made) = self.with_decisions(&registry, |decisions| decisions.operator.clone()) {
-            return made;
-        }
-        let decision = self.decide(&registry.admin).await;
-        self.with_decisions(&registry, |decisions| decisions.operator = Some(decision.clone()));
-        decision
-    }
-
-    async fn decide(&self, rules: &[Rule]) -> Decision {
-        decide(&self.peer, self.shared.own_uid, &directory::resolve(rules).await)
-    }
-
-    fn registry(&self) -> Arc<Registry> {
-        self.shared.registry.borrow().clone()
-    }
-
-    /// The decisions under `registry`; those under another one are forgotten.
-    fn with_decisions<T>(&self, registry: &Arc<Registry>, act: impl FnOnce(&mut Decisions) -> T) -> T {
-        let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&decisions.registry, registry) {
-            *decisions = Decisions { registry: Arc::clone(registry), made: HashMap::new(), operator: None };
-        }
-        act(&mut decisions)
-    }
 }
 
 /// A refusal without particulars.
@@ -288,3 +241,6 @@ pub fn refusal(code: ErrorCode, message: impl Into<String>) -> ErrorReply {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

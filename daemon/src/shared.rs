@@ -7,6 +7,7 @@ use tokend_protocol::Timestamp;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::directory::Directory;
 use crate::registry::Registry;
 
 /// What all connections share.
@@ -16,6 +17,8 @@ pub struct Shared {
     pub registry: watch::Sender<Arc<Registry>>,
     /// Time.
     pub clock: Clock,
+    /// The host's users and groups.
+    pub directory: Directory,
     /// The daemon's own user.
     pub own_uid: u32,
     /// When the daemon started.
@@ -32,6 +35,7 @@ impl Shared {
             registry: watch::channel(Arc::new(registry)).0,
             started_at: clock.timestamp(clock.now()),
             clock,
+            directory: Directory::of_the_host(),
             own_uid: nix::unistd::geteuid().as_raw(),
             connections: AtomicU32::new(0),
             reload_failed_at: Mutex::new(None),

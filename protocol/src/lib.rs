@@ -187,8 +187,9 @@
 //! One event for each name follows at once, and one for every later change of its condition, all under the
 //! id of this request, until the connection is closed. Events of one name come in order. Each tells the
 //! present condition: where changes follow each other faster than the caller reads, those in between are left
-//! out, never the last. If any of the names is refused, or there is none, the answer is one `Error` and nothing
-//! is watched. An `Error` under this id later on ends the watch, as after a reload that takes a name away.
+//! out, never the last. A name given twice counts once, and there may be 256. If any of the names is refused, or
+//! there are none or too many, the answer is one `Error` and nothing is watched. An `Error` under this id later
+//! on ends the watch, as after a reload that takes a name away.
 //!
 //! ```text
 //! request-6-watch.bin
@@ -306,6 +307,8 @@
 //! `held`, `last_error` optional (`class` `class`, `message` `string`, `at` `time`), `failures` `u32`,
 //! `next_attempt` optional `time`, `requests` `u64`, `hand_outs` `u64`, `deviations` list of (`kind` `string`,
 //! `count` `u64`), `attributes` list of `attribute`), `more` `bool`. Pages are those of [List](#reply-2-list).
+//!
+//! To anybody but an operator `pid` and `connections` are 0 and `reload_failed_at` is absent.
 //!
 //! The attributes are further facts for people, in order of their names, each name once. A program may show
 //! them and must not rely on them: a daemon tells those that it knows and finds worth telling, and a value is

@@ -327,13 +327,13 @@ pub struct StatusReply {
 pub struct DaemonStatus {
     /// Its release, as in `1.2.3`.
     pub version: String,
-    /// Its process id.
+    /// Its process id. 0 to anybody but an operator.
     pub pid: u32,
     /// When it started.
     pub started_at: Timestamp,
-    /// Open connections, this one among them.
+    /// Open connections, this one among them. 0 to anybody but an operator.
     pub connections: u32,
-    /// When a reload last failed; `None` once one has succeeded.
+    /// When a reload last failed; `None` once one has succeeded, and to anybody but an operator.
     pub reload_failed_at: Option<Timestamp>,
     /// Further facts about the daemon.
     pub attributes: Vec<Attribute>,

@@ -9,12 +9,22 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use zeroize::Zeroizing;
 
 use super::{SECRET_MAX, Unreadable, checked_size};
 
 /// Longer than a password manager takes that asks its server; shorter than anyone waits for a token.
 const TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Programs that run at once. A host with many tokens starts them one after the other.
+const RUNNING_MAX: usize = 4;
+
+/// How many of them callers may cause.
+const CALLERS_MAX: usize = 2;
+
+static RUNNING: Semaphore = Semaphore::const_new(RUNNING_MAX);
+static CALLERS: Semaphore = Semaphore::const_new(CALLERS_MAX);
 
 /// What a password manager needs to find its data, and nothing that may be a secret of another token.
 const PASSED_ON: [&str; 13] = [
@@ -33,11 +43,18 @@ const PASSED_ON: [&str; 13] = [
     "CREDENTIALS_DIRECTORY",
 ];
 
+/// Waits for one of the callers' places.
+pub(super) async fn callers_share() -> Option<SemaphorePermit<'static>> {
+    // An error would mean that the places were closed, which nothing does.
+    CALLERS.acquire().await.ok()
+}
+
 /// The standard output of `words`, a program and its arguments, if it succeeds.
 pub(super) async fn output(
     words: &[String],
     environment: &(dyn Fn(&str) -> Option<OsString> + Sync),
 ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+    let _place = RUNNING.acquire().await.map_err(|error| Unreadable::NotStarted(error.to_string()))?;
     let mut running = Running::start(words, environment)?;
     // Where this ends early, by time or because nobody waits any more, dropping `running` kills the program.
     match tokio::time::timeout(TIME_MAX, running.finish()).await {

@@ -197,6 +197,27 @@ async fn a_credential_is_in_the_directory_that_systemd_made() {
 }
 
 #[tokio::test]
+async fn a_file_in_the_directory_of_credentials_is_as_private_as_the_directory() {
+    let place = Place::new();
+    place.mode(0o440);
+    let source = SecretSource::File(place.path());
+    let directory = place.directory.path().as_os_str().as_bytes();
+    assert_eq!(read_with(&source, &[(CREDENTIALS_DIRECTORY, directory)]).await.as_deref(), Ok(SECRET));
+    let leading_out = SecretSource::File(place.directory.path().join("sub/../secret"));
+    std::fs::create_dir(place.directory.path().join("sub")).unwrap();
+    let beside = place.directory.path().join("sub");
+    let cases: [(&SecretSource, &[u8]); 4] = [
+        (&source, beside.as_os_str().as_bytes()),
+        (&leading_out, beside.as_os_str().as_bytes()),
+        (&leading_out, directory),
+        (&source, b""),
+    ];
+    for (source, directory) in cases {
+        assert_refused(read_with(source, &[(CREDENTIALS_DIRECTORY, directory)]).await, &["mode 0440"]);
+    }
+}
+
+#[tokio::test]
 async fn a_variable_is_read_from_the_environment() {
     let source = SecretSource::Environment("PSB_SECRET".into());
     assert_eq!(read_with(&source, &[("PSB_SECRET", SECRET.as_bytes())]).await.as_deref(), Ok(SECRET));
@@ -231,6 +252,43 @@ async fn a_command_that_fails_gives_no_secret() {
 #[tokio::test]
 async fn a_command_that_never_stops_writing_is_stopped() {
     assert_refused(read(&shell("while :; do echo horse; done")).await, &["more than 65536 bytes"]);
+}
+
+/// Runs `reads` at once, each of a program that says how many of them run when it starts, and goes on when
+/// `limit` of them do. Returns what they say.
+async fn crowd<R>(limit: usize, reads: impl Fn(SecretSource) -> R) -> Vec<usize>
+where
+    R: Future<Output = Result<Secret, SecretSourceError>> + Send + 'static,
+{
+    let place = Place::new();
+    let (running, go) = (place.directory.path().join("running"), place.directory.path().join("go"));
+    std::fs::create_dir(&running).unwrap();
+    let script = format!(
+        "cd '{}' && : > $$ && set -- * && echo $# && while ! [ -e '{}' ]; do sleep 0.02; done; rm $$",
+        running.display(),
+        go.display()
+    );
+    let reading: Vec<_> = (0..2 * limit).map(|_| tokio::spawn(reads(shell(&script)))).collect();
+    for _ in 0..3000 {
+        if std::fs::read_dir(&running).unwrap().count() >= limit {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    std::fs::write(go, "").unwrap();
+    let mut counts = Vec::new();
+    for read in reading {
+        counts.push(read.await.unwrap().unwrap().expose().parse().unwrap());
+    }
+    counts
+}
+
+#[tokio::test]
+async fn few_commands_run_at_once_and_those_of_callers_leave_room_for_others() {
+    let all = crowd(4, |source| async move { source.read().await }).await;
+    assert!(all.len() == 8 && all.iter().all(|count| *count <= 4), "{all:?}");
+    let callers = crowd(2, |source| async move { source.read_for_caller().await }).await;
+    assert!(callers.len() == 4 && callers.iter().all(|count| *count <= 2), "{callers:?}");
 }
 
 /// Waits until `path` has a whole line, and reads it as a process number.

@@ -60,20 +60,15 @@ fn is_field_value(value: &str) -> bool {
     !value.is_empty() && value.trim() == value && value.is_ascii() && HttpValue::from_str(value).is_ok()
 }
 
-/// The whole set, `Authorization` first. Secrets are read now.
-pub(super) async fn compose(
-    token: &Secret,
-    configured: &[HeaderSettings],
-    supplied: Vec<Header>,
-) -> Result<Vec<Header>, HeaderError> {
-    let authorization = Secret::from(format!("Bearer {}", token.expose()));
-    let mut headers = Vec::with_capacity(1 + configured.len() + supplied.len());
-    headers.push(Header { name: "Authorization".to_owned(), value: authorization });
-    for HeaderSettings { name, value } in configured {
+/// The configured headers. Secrets are read now.
+pub(super) async fn configured(settings: &[HeaderSettings]) -> Result<Vec<Header>, HeaderError> {
+    let mut headers = Vec::with_capacity(settings.len());
+    for HeaderSettings { name, value } in settings {
         let value = match value {
             HeaderValue::Fixed(text) => Secret::from(text.clone()),
             HeaderValue::Secret(source) => {
-                source.read().await.map_err(|error| HeaderError::Secret { name: name.clone(), error })?
+                let read = source.read_for_caller().await;
+                read.map_err(|error| HeaderError::Secret { name: name.clone(), error })?
             }
         };
         if !is_field_value(value.expose()) {
@@ -81,8 +76,16 @@ pub(super) async fn compose(
         }
         headers.push(Header { name: name.clone(), value });
     }
-    headers.extend(supplied);
     Ok(headers)
+}
+
+/// The whole set, `Authorization` first.
+pub(super) fn compose(token: &Secret, configured: Vec<Header>, supplied: Vec<Header>) -> Vec<Header> {
+    let authorization = Secret::from(format!("Bearer {}", token.expose()));
+    let mut headers = vec![Header { name: "Authorization".to_owned(), value: authorization }];
+    headers.extend(configured);
+    headers.extend(supplied);
+    headers
 }
 
 #[cfg(test)]
@@ -132,10 +135,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_set_begins_with_the_token() {
-        let configured =
+        let settings =
             [HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("text/plain".into()) }];
         let own = vec![Header { name: "X".into(), value: Secret::from("1".to_owned()) }];
-        let set = compose(&Secret::from("tok".to_owned()), &configured, own).await.unwrap();
+        let set = compose(&Secret::from("tok".to_owned()), configured(&settings).await.unwrap(), own);
         let lines: Vec<_> = set.iter().map(|h| format!("{}: {}", h.name, h.value.expose())).collect();
         assert_eq!(lines, ["Authorization: Bearer tok", "Accept: text/plain", "X: 1"]);
     }

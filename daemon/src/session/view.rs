@@ -13,12 +13,12 @@ use crate::credential::{Failed, Snapshot, Token};
 use crate::registry::Entry;
 use crate::shared::Shared;
 
-/// How much is told about failures.
+/// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
     /// What a caller can act on.
     ForCallers,
-    /// Also a provider's description and the paths of files.
+    /// Also what is for operators alone: a provider's description, the paths of files, the process.
     Full,
 }
 
@@ -66,13 +66,20 @@ pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> Even
     }
 }
 
-pub(super) fn daemon_status(shared: &Shared) -> DaemonStatus {
+/// The daemon as it is. How busy it is, which process, and whether a reload failed are an operator's business.
+pub(super) fn daemon_status(shared: &Shared, detail: Detail) -> DaemonStatus {
+    let (pid, connections, reload_failed_at) = match detail {
+        Detail::ForCallers => (0, 0, None),
+        Detail::Full => {
+            (std::process::id(), shared.connections.load(Ordering::Relaxed), shared.reload_failed_at())
+        }
+    };
     DaemonStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
+        pid,
         started_at: shared.started_at,
-        connections: shared.connections.load(Ordering::Relaxed),
-        reload_failed_at: shared.reload_failed_at(),
+        connections,
+        reload_failed_at,
         attributes: Vec::new(),
     }
 }

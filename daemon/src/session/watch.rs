@@ -1,17 +1,20 @@
 //! A subscription to tokens. It remembers only what it told last, so a slow subscriber gets the latest
 //! condition and never a backlog.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::select_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokend_protocol::{ErrorClass, ErrorReply, EventReply, Fingerprint, State, TokenName};
 use tokio::sync::watch::Receiver;
 
 use super::{Session, view};
 use crate::audit::Verb;
-use crate::clock::Instant;
+use crate::clock::{Clock, Instant};
 use crate::credential::Snapshot;
+use crate::directory::Patience;
 use crate::registry::Registry;
 
 /// A subscription.
@@ -20,6 +23,8 @@ pub struct Watch {
     session: Arc<Session>,
     registry: Receiver<Arc<Registry>>,
     watched: Vec<Watched>,
+    /// The next change of each token under this registry, so that a change of one costs no look at the others.
+    changes: FuturesUnordered<Change>,
 }
 
 #[derive(Debug)]
@@ -36,61 +41,94 @@ struct Told {
     last_error: Option<ErrorClass>,
 }
 
+/// Ends when there may be news of a token.
+type Change = Pin<Box<dyn Future<Output = Changed> + Send>>;
+
+struct Changed {
+    /// Which of the watched tokens.
+    index: usize,
+    snapshots: Receiver<Arc<Snapshot>>,
+}
+
 impl Watch {
-    pub(super) fn new(session: Arc<Session>, mut names: Vec<TokenName>) -> Self {
-        names.sort_unstable();
-        names.dedup();
-        let registry = session.shared.registry.subscribe();
+    /// A subscription of `names`, each given once.
+    pub(super) fn new(session: Arc<Session>, names: Vec<TokenName>) -> Self {
+        let mut registry = session.shared.registry.subscribe();
+        // What is in force now has not been looked at yet.
+        registry.mark_changed();
         let watched = names.into_iter().map(|name| Watched { name, told: None }).collect();
-        Self { session, registry, watched }
+        Self { session, registry, watched, changes: FuturesUnordered::new() }
     }
 
-    /// Waits for the next event. The first of each token is its condition at once.
+    /// Waits for the next event. The first of each token is its condition at once. Whoever drops the future
+    /// before it is ready drops the watch too.
     ///
     /// # Errors
     /// A reload took a token away from the peer. The watch is over.
     pub async fn next(&mut self) -> Result<EventReply, ErrorReply> {
         loop {
-            self.registry.mark_unchanged();
-            let mut snapshots = Vec::with_capacity(self.watched.len());
-            for watched in &mut self.watched {
-                let entry = self.session.entitled(&watched.name, Verb::Watch).await?.entry;
-                let mut receiver = entry.credential.subscribe();
-                let snapshot = receiver.borrow_and_update().clone();
-                if let Some(event) = watched.news(&snapshot, &self.session) {
-                    return Ok(event);
+            tokio::select! {
+                // First, because a reload may end the watch.
+                biased;
+                Ok(()) = self.registry.changed() => self.subscribe().await?,
+                Some(changed) = self.changes.next() => {
+                    if let Some(event) = self.news(changed) {
+                        return Ok(event);
+                    }
                 }
-                snapshots.push((receiver, snapshot));
             }
-            self.wait_for_change(snapshots).await;
         }
     }
 
-    /// Waits until one of the snapshots, the registry or, by the mere passing of time, a state changes.
-    async fn wait_for_change(&mut self, snapshots: Vec<(Receiver<Arc<Snapshot>>, Arc<Snapshot>)>) {
+    /// Finds out anew what the names lead to, and whether the peer may still have it.
+    async fn subscribe(&mut self) -> Result<(), ErrorReply> {
+        self.changes.clear();
+        let patience = Patience::of_a_request();
+        for (index, watched) in self.watched.iter().enumerate() {
+            let entry = self.session.entitled(&watched.name, Verb::Watch, patience).await?.entry;
+            let mut snapshots = entry.credential.subscribe();
+            snapshots.mark_changed();
+            self.changes.push(change(index, snapshots, None, self.session.shared.clock.clone()));
+        }
+        Ok(())
+    }
+
+    /// The event, if there is anything to tell. In any case the token is watched further.
+    fn news(&mut self, Changed { index, mut snapshots }: Changed) -> Option<EventReply> {
         let clock = &self.session.shared.clock;
-        let now = clock.now();
-        let turning = snapshots.iter().filter_map(|(_, snapshot)| next_turn(snapshot, now)).min();
+        let snapshot = snapshots.borrow_and_update().clone();
+        let event = self.watched.get_mut(index)?.news(&snapshot, clock);
+        self.changes.push(change(index, snapshots, next_turn(&snapshot, clock.now()), clock.clone()));
+        event
+    }
+}
+
+/// Waits until a snapshot is published that has not been looked at, or for `turn`.
+fn change(
+    index: usize,
+    mut snapshots: Receiver<Arc<Snapshot>>,
+    turn: Option<Instant>,
+    clock: Clock,
+) -> Change {
+    Box::pin(async move {
         let passing = async {
-            match turning {
+            match turn {
                 Some(at) => clock.sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
-        let changes = snapshots.into_iter().map(|(mut receiver, _)| {
-            Box::pin(async move {
-                if receiver.changed().await.is_err() {
-                    // The credential has ended; only a reload brings news.
-                    std::future::pending::<()>().await;
-                }
-            })
-        });
+        let published = async {
+            if snapshots.changed().await.is_err() {
+                // The credential has ended; only a reload brings news.
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
-            _ = select_all(changes) => (),
+            () = published => (),
             () = passing => (),
-            _ = self.registry.changed() => (),
         }
-    }
+        Changed { index, snapshots }
+    })
 }
 
 /// When the passing of time alone changes the state: the token becomes due, or expires.
@@ -101,9 +139,8 @@ fn next_turn(snapshot: &Snapshot, now: Instant) -> Option<Instant> {
 }
 
 impl Watched {
-    /// The event, if there is anything to tell.
-    fn news(&mut self, snapshot: &Snapshot, session: &Session) -> Option<EventReply> {
-        let event = view::event(self.name.clone(), snapshot, &session.shared.clock);
+    fn news(&mut self, snapshot: &Snapshot, clock: &Clock) -> Option<EventReply> {
+        let event = view::event(self.name.clone(), snapshot, clock);
         let held = event.held.map(|held| held.fingerprint);
         let told = Told { state: event.state, held, last_error: event.last_error };
         (self.told.replace(told) != Some(told)).then_some(event)
