@@ -192,11 +192,23 @@ pub enum HeaderValue {
     Secret(SecretSource),
 }
 
-/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them.
+/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them. Reads files and
+/// nothing else, so that the daemon starts and reloads whatever the host's name service does.
 pub fn load(path: &Path) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let sections = Sections::read(path, &sink);
-    check(&sections, path, sink)
+    let config = read(path, &sink);
+    sink.finish().map(|warnings| Loaded { config, warnings })
+}
+
+/// As [`load`], with a warning for each user and group that the host does not know. It may hang as long as the
+/// host's name service does, so it is for `tokend check`.
+pub fn load_and_look_up(path: &Path) -> Result<Loaded, Faults> {
+    let sink = Sink::default();
+    let config = read(path, &sink);
+    if !sink.has_faults() {
+        sink.warn_of_unknown_principals();
+    }
+    sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
 /// Reads the configuration in `text`, as if it were in the file `path`.
@@ -204,28 +216,34 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
     let sink = Sink::default();
     let mut sections = Sections::default();
     sections.add_text(&Arc::from(path), text, &sink);
+    let config = check(&sections, path, &sink);
+    sink.finish().map(|warnings| Loaded { config, warnings })
+}
+
+fn read(path: &Path, sink: &Sink) -> Config {
+    let sections = Sections::read(path, sink);
     check(&sections, path, sink)
 }
 
-fn check(sections: &Sections, path: &Path, sink: Sink) -> Result<Loaded, Faults> {
-    let presets = Presets::read(&sections.presets, &sink);
+fn check(sections: &Sections, path: &Path, sink: &Sink) -> Config {
+    let presets = Presets::read(&sections.presets, sink);
     let misplaced = token::misplaced(&sections.tokens);
     let read = |(name, raw): (&String, _)| {
-        (name.clone(), Provider::read(name, raw, misplaced.get(name.as_str()), &presets, &sink))
+        (name.clone(), Provider::read(name, raw, misplaced.get(name.as_str()), &presets, sink))
     };
     let providers = Providers {
         by_name: sections.providers.sections.iter().map(read).collect(),
         some_lost: sections.providers.some_lost,
     };
     let config = Config {
-        daemon: host::daemon(sections.daemon.as_ref(), &sink),
-        admin: host::admin(sections.admin.as_ref(), &sink),
-        tokens: token::read_all(&sections.tokens, &providers, &sink),
+        daemon: host::daemon(sections.daemon.as_ref(), sink),
+        admin: host::admin(sections.admin.as_ref(), sink),
+        tokens: token::read_all(&sections.tokens, &providers, sink),
     };
     if config.tokens.is_empty() {
         sink.warn_of_file(path, "no [token.NAME] section, so there is nothing to hand out");
     }
-    sink.finish().map(|warnings| Loaded { config, warnings })
+    config
 }
 
 /// Whether secrets may travel to a URL: by TLS, or without leaving this host.

@@ -107,14 +107,15 @@ impl Sink {
         self.warn(&Place { file: Arc::from(file), line: 0 }, None, message);
     }
 
-    /// Remembers where a user or group is first named, so that it is looked up once at the end.
+    /// Remembers where a user or group is first named, so that it need be looked up only once.
     pub(super) fn mention(&self, place: &Place, key: &str, kind: PrincipalKind, name: &str) {
         let mut principals = self.principals.borrow_mut();
         principals.entry((kind, name.to_owned())).or_insert_with(|| (place.clone(), key.to_owned()));
     }
 
     /// Warns of users and groups that this host does not know. It may get to know them yet, so this is no fault.
-    fn warn_of_unknown_principals(&self) {
+    /// Asks the name service about each, which may take long.
+    pub(super) fn warn_of_unknown_principals(&self) {
         for ((kind, name), (place, key)) in self.principals.take() {
             let known = match kind {
                 PrincipalKind::User => User::from_name(&name).map(|user| user.is_some()),
@@ -127,11 +128,12 @@ impl Sink {
         }
     }
 
+    pub(super) fn has_faults(&self) -> bool {
+        !self.faults.borrow().is_empty()
+    }
+
     /// The warnings, where there are no faults; otherwise the faults.
     pub(super) fn finish(self) -> Result<Vec<Fault>, Faults> {
-        if self.faults.borrow().is_empty() {
-            self.warn_of_unknown_principals();
-        }
         let faults = in_order(self.faults.into_inner());
         if faults.is_empty() { Ok(in_order(self.warnings.into_inner())) } else { Err(Faults(faults)) }
     }

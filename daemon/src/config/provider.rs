@@ -92,6 +92,7 @@ impl Provider {
 
 /// What the operator set, or what the preset knows for the environment.
 fn endpoint(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<Endpoint> {
+    const SET_IT: &str = "set token_endpoint, or issuer for its discovery";
     let explicit = preset::endpoint(section);
     let environment = environment(section, preset);
     if let Setting::Set(endpoint, place) = explicit {
@@ -100,17 +101,17 @@ fn endpoint(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setting<End
     if explicit.is_faulty() || environment.is_faulty() {
         return Setting::Faulty;
     }
-    let why = match (preset, environment) {
+    let message = match (preset, environment) {
         (Setting::Faulty, _) => return Setting::Faulty,
         (Setting::Set(..), Setting::Set(PresetEndpoint::Known(endpoint), place)) => {
             return Setting::Set(endpoint, place);
         }
         (Setting::Set(preset, _), _) => {
-            format!("the preset {} does not know the endpoint: s", quoted(&preset.name))
+            format!("the preset {} does not know the endpoint: {SET_IT}", quoted(&preset.name))
         }
-        (Setting::Absent, _) => "s".to_owned(),
+        (Setting::Absent, _) => SET_IT.to_owned(),
     };
-    section.missing("token_endpoint", &format!("{why}et token_endpoint, or issuer for its discovery"));
+    section.missing("token_endpoint", &message);
     Setting::Faulty
 }
 

@@ -803,16 +803,27 @@ provider = "two"
 }
 
 #[test]
-fn warnings_do_not_stop_the_daemon() {
+fn a_provider_without_a_token_is_a_warning() {
     assert_eq!(warnings(PROVIDER)[1], "/etc/tokend/tokend.toml:1: provider.p: no token uses this provider");
+}
+
+#[test]
+fn unknown_users_and_groups_are_looked_up_and_warned_of_only_by_a_check() {
     let text = format!(
         "{TOKEN}allow = [\"user:no-such-user-here\",\n\"group:no-such-group-here\", \"user:root\"]\n[daemon]\nsocket_group = \"no-such-group-here\""
     );
+    let (_directory, path) = directory(&text, &[]);
+    assert_eq!(load(&path).unwrap().warnings, []);
+    let shown = path.display();
+    let warnings: Vec<String> =
+        load_and_look_up(&path).unwrap().warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
-        warnings(&text),
+        warnings,
         [
-            "/etc/tokend/tokend.toml:7: token.t.allow: this host has no user \"no-such-user-here\" at present",
-            "/etc/tokend/tokend.toml:10: daemon.socket_group: this host has no group \"no-such-group-here\" at present",
+            format!("{shown}:7: token.t.allow: this host has no user \"no-such-user-here\" at present"),
+            format!(
+                "{shown}:10: daemon.socket_group: this host has no group \"no-such-group-here\" at present"
+            ),
         ]
     );
 }
