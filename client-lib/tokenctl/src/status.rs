@@ -80,10 +80,13 @@ fn attribute(attribute: &Attribute) -> String {
 
 fn daemon(daemon: &DaemonStatus, now: SystemTime) -> String {
     let DaemonStatus { version, pid, started_at, connections, reload_failed_at, attributes: _ } = daemon;
-    let plural = if *connections == 1 { "" } else { "s" };
-    let up = duration(since(*started_at, now));
-    let mut text =
-        format!("tokend {}, pid {pid}, up {up}, {connections} connection{plural}\n", clean(version));
+    let (version, up) = (clean(version), duration(since(*started_at, now)));
+    let mut text = match (*pid, *connections) {
+        // The daemon tells its process to operators alone.
+        (0, _) => format!("tokend {version}, up {up}\n"),
+        (_, 1) => format!("tokend {version}, pid {pid}, up {up}, 1 connection\n"),
+        _ => format!("tokend {version}, pid {pid}, up {up}, {connections} connections\n"),
+    };
     if let Some(at) = reload_failed_at {
         let ago = duration(since(*at, now));
         let _ = writeln!(text, "the reload {ago} ago failed and changed nothing; `tokend check` tells why");

@@ -218,6 +218,18 @@ fn status_is_a_table_that_a_person_reads() {
 }
 
 #[test]
+fn status_says_nothing_of_the_process_where_the_daemon_does_not() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(|request| {
+        let Reply::Status(mut status) = recent(request) else { panic!("not a status") };
+        (status.daemon.pid, status.daemon.connections) = (0, 0);
+        Reply::Status(status)
+    });
+    let ran = bench.run(&["status"]);
+    assert!(ran.out.starts_with("tokend 9.8.7, up 3h 12m\nNAME "), "{ran:?}");
+}
+
+#[test]
 fn verbose_status_has_it_all() {
     let bench = Bench::new();
     let _daemon = bench.daemon(well);
