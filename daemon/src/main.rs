@@ -37,7 +37,7 @@ fn serve(options: Serve) -> ExitCode {
 
 /// Checks a configuration as a compiler would: a line for each finding, beginning with its place.
 fn check(path: &Path) -> ExitCode {
-    match config::load(path) {
+    match config::load_and_look_up(path) {
         Ok(loaded) => {
             print(std::io::stderr(), loaded.warnings.iter().map(|warning| format!("warning: {warning}")));
             let tokens = loaded.config.tokens.len();
