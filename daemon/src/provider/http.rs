@@ -1,7 +1,8 @@
 //! Token requests over HTTP: TLS or loopback only, no redirect, no proxy that is not configured, a deadline
 //! on everything, a bound on the body.
 
-use std::path::PathBuf;
+mod client;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER,
 };
-use reqwest::{Certificate, Client, Proxy, Response, Url, redirect};
+use reqwest::{Client, Response, Url};
 use tokend_protocol::ErrorClass;
 use zeroize::Zeroizing;
 
@@ -20,106 +21,13 @@ use crate::provider::form::{RequestSecrets, TokenRequest, compose, sent_secrets}
 use crate::provider::reply::{Context, HttpReply, read};
 use crate::provider::{Failure, Outcome, Provider, discovery, fault};
 use crate::secret_source::SecretSource;
-
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub use client::HttpClient;
 
 /// How long an exchange may take in all, body included.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest body that is read, after decompression.
 const BODY_MAX: usize = 1024 * 1024;
-
-/// Connections to providers that are reached in the same way share one of these, so that kept-alive
-/// connections and the parsed trust roots are shared too.
-#[derive(Debug)]
-pub struct HttpClient {
-    ca_file: Option<PathBuf>,
-    proxy: Option<Url>,
-    /// Locked while it is built, so that those who wait for it build no second one.
-    built: tokio::sync::Mutex<Option<Arc<Client>>>,
-}
-
-impl HttpClient {
-    /// A client that is built at its first use, so that a missing `ca_file` keeps one token back and not
-    /// the daemon.
-    pub fn new(ca_file: Option<PathBuf>, proxy: Option<Url>) -> Self {
-        Self { ca_file, proxy, built: tokio::sync::Mutex::default() }
-    }
-
-    async fn client(&self) -> Result<Arc<Client>, Failure> {
-        let mut built = self.built.lock().await;
-        if let Some(client) = &*built {
-            return Ok(Arc::clone(client));
-        }
-        let client = Arc::new(self.build().await?);
-        *built = Some(Arc::clone(&client));
-        Ok(client)
-    }
-
-    /// Has the trust roots read again for the next request, because a certificate that this client does not
-    /// trust may be of an authority that the host has come to trust since. A newer client is kept.
-    async fn forget(&self, client: &Arc<Client>) {
-        let mut built = self.built.lock().await;
-        if built.as_ref().is_some_and(|built| Arc::ptr_eq(built, client)) {
-            *built = None;
-        }
-    }
-
-    async fn build(&self) -> Result<Client, Failure> {
-        let ca_file = self.ca_file.clone();
-        // Reading some hundred files takes a while, in which others must be served.
-        let roots = tokio::task::spawn_blocking(move || trust_roots(ca_file))
-            .await
-            .map_err(|_| Failure::new(ErrorClass::Internal, "reading the trust roots broke off"))??;
-        // reqwest looks for the process's provider of cryptography. An error means that there is one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = Client::builder()
-            .user_agent(concat!("tokend/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .http1_only()
-            .no_proxy()
-            .tls_certs_only(roots);
-        let builder = match &self.proxy {
-            Some(url) => builder.proxy(
-                Proxy::all(url.clone())
-                    .map_err(|_| Failure::new(ErrorClass::Internal, "the proxy is not usable"))?,
-            ),
-            None => builder,
-        };
-        builder.build().map_err(|_| Failure::new(ErrorClass::Internal, "the HTTP client could not be set up"))
-    }
-}
-
-/// The system's trust roots and those in `ca_file`.
-fn trust_roots(ca_file: Option<PathBuf>) -> Result<Vec<Certificate>, Failure> {
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::warn!(%error, "some of the system's trust roots cannot be read");
-    }
-    let mut store = rustls::RootCertStore::empty();
-    // A root that the verifier cannot parse would make it refuse the whole list.
-    let usable = system.certs.into_iter().filter(|certificate| store.add(certificate.clone()).is_ok());
-    let mut roots: Vec<Certificate> = usable.filter_map(|der| Certificate::from_der(&der).ok()).collect();
-    if let Some(path) = ca_file {
-        let failed = |reason: String| {
-            let detail = format!("{}: {reason}", path.display());
-            Failure::new(ErrorClass::Tls, "the ca_file cannot be used").with_detail(detail)
-        };
-        let pem = std::fs::read(&path).map_err(|error| failed(error.kind().to_string()))?;
-        let private =
-            Certificate::from_pem_bundle(&pem).map_err(|_| failed("not a PEM bundle".to_owned()))?;
-        if private.is_empty() {
-            return Err(failed("no certificate in it".to_owned()));
-        }
-        roots.extend(private);
-    }
-    Ok(roots)
-}
 
 /// Asks one provider for one kind of token.
 #[derive(Debug)]
@@ -313,5 +221,21 @@ async fn read_secret(
             let message = format!("the {what} cannot be read on this host");
             Err(Failure::new(ErrorClass::Secret, message).with_detail(error.to_string()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_comes_in_pieces_is_whole_however_large_it_grows() {
+        let (mut body, mut expected) = (Zeroizing::new(Vec::with_capacity(4)), Vec::new());
+        for length in [0, 3, 1, 1, 100, 4000, 0, 7] {
+            let piece = vec![u8::try_from(length % 251).unwrap(); length];
+            append(&mut body, &piece);
+            expected.extend(piece);
+        }
+        assert_eq!(*body, expected);
     }
 }
