@@ -94,6 +94,7 @@ fn other_fields() -> Vec<(&'static str, Answer, Expected)> {
 }
 
 fn refused() -> Vec<(&'static str, Answer, Expected)> {
+    let link = |before: &str| format!("{before}access_token=t&token_type=bearer&expires_in=900");
     let error = json!({ "error": "invalid_client", "error_description": "no such client" });
     vec![
         ("error-200", Answer::json(200, &error), Nothing(OPERATOR, "refused", &["error-with-200"])),
@@ -106,6 +107,10 @@ fn refused() -> Vec<(&'static str, Answer, Expected)> {
             body("text/html", "<html><body>Please sign in</body></html>"),
             Nothing(RETRY, "malformed", &[]),
         ),
+        ("html-link", body("text/html", link("<a href=\"/sign-in?x=1&")), Nothing(RETRY, "malformed", &[])),
+        ("bare-link", Answer::status(200).with_bare_body(link("<p>&")), Nothing(RETRY, "malformed", &[])),
+        ("form-as-json", body("application/json", link("")), Nothing(RETRY, "malformed", &[])),
+        ("error-empty", Answer::json(200, &json!({ "error": "" })), Nothing(RETRY, "malformed", &[])),
         ("empty", body("application/json", ""), Nothing(RETRY, "malformed", &[])),
         ("cut", body("application/json", r#"{"access_token":"abc"#), Nothing(RETRY, "malformed", &[])),
         ("array", body("application/json", "[1]"), Nothing(RETRY, "malformed", &[])),

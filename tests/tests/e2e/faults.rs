@@ -196,15 +196,91 @@ fn a_private_authority_is_trusted_by_its_ca_file() {
 }
 
 #[test]
+fn an_authority_that_is_replaced_is_trusted_without_a_restart() {
+    let (former, current) = (Authority::new(), Authority::new());
+    let more = format!("ca_file = \"{}\"", former.ca_file().display());
+    let provider = Provider::start_tls(current.server(Flaw::None));
+    let pair = Pair::start_with(provider, Provider::token_endpoint, &more);
+    assert_eq!(pair.served_meanwhile()["last_error"]["class"], "tls");
+    std::fs::copy(current.ca_file(), former.ca_file()).unwrap();
+    wait::until("a token from the provider with the new authority", || {
+        let got = pair.daemon.tokenctl().run(&["get", "bad"]);
+        (got.code == 0).then_some(())
+    });
+}
+
+/// The two places of an issuer's metadata, in the order in which they are looked at.
+const PLACES: [&str; 2] = ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"];
+
+/// A daemon whose token `t` is of an issuer that answers so at the two places.
+fn discovering(answers: impl Fn(&Provider) -> [Answer; 2]) -> (RealDaemon, Provider, Home) {
+    let (home, issuer) = (Home::new(), Provider::start());
+    let answers = answers(&issuer);
+    issuer.answer_with(move |request| {
+        let place = PLACES.iter().position(|place| *place == request.path);
+        place.map_or_else(|| Answer::token(3600), |place| answers[place].clone())
+    });
+    let table = provider_table(&home, "p", "ISSUER", "");
+    let table = table.replace("token_endpoint = \"ISSUER\"", &format!("issuer = {:?}", issuer.url("")));
+    home.configure("", &format!("{table}{}", token_table("t", "")));
+    (Launch::new(&home).start(), issuer, home)
+}
+
+fn metadata(issuer: &Provider) -> Answer {
+    let document = serde_json::json!({ "issuer": issuer.url(""), "token_endpoint": issuer.token_endpoint() });
+    Answer::json(200, &document)
+}
+
+#[test]
+fn metadata_is_found_in_the_second_place_whatever_is_in_the_first() {
+    for first in
+        [Answer::status(404), Answer::status(503), Answer::status(403), Answer::json(200, &[1].into())]
+    {
+        let what = format!("{first:?}");
+        let (daemon, issuer, _home) = discovering(|issuer| [first.clone(), metadata(issuer)]);
+        daemon.tokenctl().get("t");
+        assert_eq!(PLACES.map(|place| issuer.count_at(place)), [1, 1], "{what}");
+    }
+}
+
+#[test]
+fn what_an_issuer_says_of_itself_is_not_hidden_by_a_place_that_is_empty() {
+    let cases = [
+        ([503, 404], "server", [true, true]),
+        ([404, 503], "server", [true, true]),
+        ([403, 404], "refused", [true, true]),
+        ([404, 404], "refused", [true, true]),
+        ([429, 404], "throttled", [true, false]),
+    ];
+    for (statuses, class, asked) in cases {
+        let (daemon, issuer, _home) = discovering(|_| statuses.map(Answer::status));
+        let status = failure_of(&daemon.tokenctl(), "t");
+        assert_eq!(status["last_error"]["class"], class, "{statuses:?}: {status:#}");
+        assert_eq!(PLACES.map(|place| issuer.count_at(place) > 0), asked, "{statuses:?}");
+    }
+}
+
+#[test]
+fn an_issuer_that_asks_for_a_rest_gets_it() {
+    let rest = Answer::status(503).with_header("Retry-After", "3");
+    let (_daemon, issuer, _home) = discovering(|issuer| [rest.clone(), metadata(issuer)]);
+    let requests = issuer.wait_for_requests(2);
+    assert_eq!(requests[1].path, PLACES[0], "the issuer is not asked in another place meanwhile");
+    let waited = requests[1].at.duration_since(requests[0].at);
+    assert!(waited >= Duration::from_secs(3), "{waited:?}");
+}
+
+#[test]
 fn a_provider_that_repeats_the_secret_does_not_get_it_into_a_log() {
     let provider = Provider::start_answering(|request| {
         let secret = request.field("client_secret").unwrap_or_default();
-        let body = serde_json::json!({ "error": "invalid_client", "error_description": format!("bad secret {secret}") });
+        let (code, description) = (format!("invalid_client {secret}"), format!("bad secret {secret}"));
+        let body = serde_json::json!({ "error": code, "error_description": description });
         Answer::json(401, &body)
     });
     let scene = Scene::start(provider, &token_table("t", ""));
     // What is printed and logged is searched for it by the harness.
     scene.tokenctl().run(&["get", "t"]).expect_code(7);
     scene.tokenctl().json(&["status"]);
-    scene.daemon.wait_for_log(&["invalid_client"]);
+    scene.daemon.wait_for_log(&["invalid_client_***"]);
 }
