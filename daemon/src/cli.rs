@@ -44,7 +44,8 @@ pub struct Serve {
     /// The form of the log on standard error.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
-    /// What to log: a level, or a list of target=level.
+    /// What to log: a level, or a list of target=level. The audit trail is logged whatever the level; only
+    /// its own target, `tokend::audit=LEVEL`, silences it.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log_level: String,
 }

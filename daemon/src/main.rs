@@ -22,13 +22,16 @@ fn main() -> ExitCode {
 
 fn serve(options: Serve) -> ExitCode {
     harden::report_panics_without_values();
-    let prepared = logging::start(options.log_format, &options.log_level)
-        .map_err(|error| error.to_string())
-        .and_then(|()| harden::forbid_dumps().map_err(|error| format!("forbidding core dumps: {error}")));
-    if let Err(error) = prepared {
-        return fail(&error, ExitCode::FAILURE);
+    let log = match logging::start(options.log_format, &options.log_level) {
+        Ok(log) => log,
+        Err(error) => return fail(&error.to_string(), ExitCode::FAILURE),
+    };
+    if let Err(error) = harden::forbid_dumps() {
+        return fail(&format!("forbidding core dumps: {error}"), ExitCode::FAILURE);
     }
-    match run::run_blocking(&options.config, options.socket) {
+    let ended = run::run_blocking(&options.config, options.socket);
+    drop(log);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError::Config(faults)) => fail(&faults.to_string(), ExitCode::from(EX_CONFIG)),
         Err(error) => fail(&error.to_string(), ExitCode::FAILURE),

@@ -15,6 +15,7 @@ mod dialects;
 mod faults;
 mod hardening;
 mod hostile_peers;
+mod log;
 mod notify;
 mod providers;
 mod refresh;
