@@ -6,17 +6,23 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, chown};
 
 /// The mode of the socket: its user and group may connect.
 const MODE: u32 = 0o660;
+
+/// What makes the name of a draft: the socket's own name and so under the socket's own lock, and only a byte
+/// longer, because a socket's path can have no more than 107.
+const DRAFT_SUFFIX: &str = "~";
 
 /// Connections that the kernel keeps until they are accepted. It is capped by net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -59,7 +65,8 @@ impl OwnSocket {
         refuse_if_taken(path)?;
         // Made under a name of its own and given its mode and group there, the socket appears under its
         // real name complete, in the one step in which it replaces a dead one.
-        let draft = draft_path(path);
+        let draft = with_suffix(path, DRAFT_SUFFIX);
+        refuse_if_taken(&draft)?;
         remove_if_there(&draft).map_err(failed("removing a leftover"))?;
         let listener = listen_at(&draft, group).map_err(failed("binding"))?;
         fs::rename(&draft, path).map_err(failed("renaming it into place"))?;
@@ -83,11 +90,6 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// A name beside the socket that is no longer than its own, because the length is limited.
-fn draft_path(path: &Path) -> PathBuf {
-    path.with_file_name(".new")
-}
-
 fn lock(path: &Path) -> Result<Flock<File>, SocketError> {
     let failed = |source| SocketError::System { path: path.to_owned(), what: "locking", source };
     let lock_path = with_suffix(path, ".lock");
@@ -95,7 +97,7 @@ fn lock(path: &Path) -> Result<Flock<File>, SocketError> {
     let file =
         options.write(true).create(true).truncate(false).mode(0o600).open(lock_path).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
+        Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
         error => failed(error.into()),
     })
 }
@@ -112,11 +114,24 @@ fn refuse_if_taken(path: &Path) -> Result<(), SocketError> {
         }
         Ok(_) => (),
     }
-    match UnixStream::connect(path) {
+    match knock(path) {
+        // Also where it is full of those who wait to be accepted, or is of another kind: somebody has it.
+        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Err(SocketError::InUse(path.to_owned())),
         // Nobody listens: a daemon that was killed left it.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        _ => Err(SocketError::InUse(path.to_owned())),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(SocketError::System {
+            path: path.to_owned(),
+            what: "finding out whether the one that is there is served",
+            source: error.into(),
+        }),
     }
+}
+
+/// Connects without waiting for whoever listens, who may hang.
+fn knock(path: &Path) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -131,7 +146,7 @@ fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     // The file takes its mode from the socket, so it is private from its first moment.
     fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &UnixAddr::new(path)?)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     if let Some(gid) = group {
         chown(path, None, Some(Gid::from_raw(gid)))?;
     }
@@ -142,6 +157,9 @@ fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -188,5 +206,48 @@ mod tests {
         let _foreign = UnixListener::bind(&path).unwrap();
         drop(socket);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn sockets_of_one_directory_have_nothing_in_common() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<PathBuf> = (0..8).map(|n| dir.path().join(format!("{n}.sock"))).collect();
+        // As many daemons, all in the moment in which they make their sockets.
+        let start = |path: &Path| {
+            (0..50).for_each(|_| drop(OwnSocket::bind(path, None).unwrap()));
+            OwnSocket::bind(path, None).unwrap()
+        };
+        let bound: Vec<_> = thread::scope(|scope| {
+            let starting: Vec<_> = names.iter().map(|path| scope.spawn(move || start(path))).collect();
+            starting.into_iter().map(|started| started.join().unwrap()).collect()
+        });
+        for ((listener, _), path) in bound.iter().zip(&names) {
+            let caller = UnixStream::connect(path).unwrap();
+            let (accepted, _) = listener.accept().expect("whoever calls this socket reaches this daemon");
+            drop((caller, accepted));
+        }
+    }
+
+    #[test]
+    fn a_served_socket_under_the_name_of_the_draft_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, neighbour) = (dir.path().join("s.sock"), dir.path().join("s.sock~"));
+        let _foreign = UnixListener::bind(&neighbour).unwrap();
+        let taken = OwnSocket::bind(&path, None).unwrap_err();
+        assert!(matches!(taken, SocketError::InUse(found) if found == neighbour));
+        UnixStream::connect(&neighbour).unwrap();
+    }
+
+    #[test]
+    fn a_socket_whose_daemon_accepts_nobody_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let busy = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        bind(busy.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&busy, Backlog::new(0).unwrap()).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        assert_eq!(knock(&path), Err(Errno::EAGAIN), "there is no room for another");
+        assert!(matches!(OwnSocket::bind(&path, None), Err(SocketError::InUse(_))));
     }
 }
