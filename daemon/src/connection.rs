@@ -89,7 +89,8 @@ struct Connection<S> {
     stop: CancellationToken,
     /// Answers that have to be waited for.
     pending: FuturesUnordered<Answer>,
-    /// The next events of watches. They may be long in coming, so they hold up no requests.
+    /// The next events of watches, of those that have only been asked for as well. They may be long in
+    /// coming, so they hold up no requests.
     watches: FuturesUnordered<Answer>,
     reading: bool,
 }
@@ -157,20 +158,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn request(&mut self, id: u32, request: Request) -> io::Result<()> {
         let session = Arc::clone(&self.session);
-        let mut answer: Answer = match request {
+        match request {
             Request::Watch(_) if self.watches.len() >= WATCHES_MAX => {
                 let refused = error_frame(id, ErrorCode::Overloaded, "too many watches on one connection");
-                return self.write(refused).await;
+                self.write(refused).await
             }
-            Request::Watch(request) => Box::pin(begin_watch(session, id, request, self.stop.clone())),
+            Request::Watch(request) => {
+                let mut begun: Answer = Box::pin(begin_watch(session, id, request, self.stop.clone()));
+                if let Poll::Ready(event) = poll!(&mut begun) {
+                    return self.send(event).await;
+                }
+                self.watches.push(begun);
+                Ok(())
+            }
             request => {
-                Box::pin(async move { Event::Last(Frame { id, message: session.answer(request).await }) })
-            }
-        };
-        // Most answers are at hand and need not be waited for.
-        match poll!(&mut answer) {
-            Poll::Ready(event) => self.send(event).await,
-            Poll::Pending => {
+                let last = async move { Event::Last(Frame { id, message: session.answer(request).await }) };
+                let mut answer: Answer = Box::pin(last);
+                // Most answers are at hand and need not be waited for.
+                if let Poll::Ready(event) = poll!(&mut answer) {
+                    return self.send(event).await;
+                }
                 self.pending.push(answer);
                 Ok(())
             }
@@ -189,7 +196,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn write(&mut self, frame: Frame<Reply>) -> io::Result<()> {
-        within_write_timeout(self.framing.feed(frame)).await
+        within_write_timeout(feed(&mut self.framing, frame)).await
+    }
+}
+
+/// Writes an answer, or a refusal in place of one that is larger than an answer may be: the others on the
+/// connection are none the worse for it.
+async fn feed<S: AsyncWrite + Unpin>(framing: &mut Framing<S>, frame: Frame<Reply>) -> io::Result<()> {
+    let id = frame.id;
+    match framing.feed(frame).await {
+        // The codec says so before it has written any of it.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            tracing::error!(%error, "an answer was larger than a caller may be sent");
+            let refused = error_frame(id, ErrorCode::Refused, "the answer is larger than a reply may be");
+            framing.feed(refused).await
+        }
+        fed => fed,
     }
 }
 
@@ -284,5 +306,109 @@ impl Reader {
             (WaitsFor::FirstFrame | WaitsFor::RestOfFrame, _) => (),
         }
         self.deadline.poll_unpin(cx).map(|()| Incoming::TooSlow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokend_protocol::{VersionReply, decode, encode};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config;
+    use crate::credential::Surroundings;
+    use crate::fingerprint::Fingerprinter;
+    use crate::peer::Peer;
+    use crate::registry::{Origins, Registry};
+    use crate::shared::Shared;
+
+    /// More than any of it takes.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    const CONFIG: &str = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:1/\"\nclient_id = \"c\"\n\
+        client_secret = { file = \"/nonexistent\" }\n[token.t]\nprovider = \"p\"\nallow = [\"user:nobody\"]\n";
+
+    /// A connection of a peer whose right to the token `t` can only be told by a look-up of a name.
+    fn connect() -> DuplexStream {
+        let (ours, theirs) = duplex(1024 * 1024);
+        let uid = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
+        let peer = Peer { uid, gid: uid, groups: Vec::new(), pid: None, unit: None };
+        let clock = Clock::kernel(tokio::sync::watch::channel(0).1);
+        let surroundings = Surroundings {
+            clock: clock.clone(),
+            fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
+            roll: || 0.5,
+            tasks: tokio_util::task::TaskTracker::new(),
+        };
+        let config = config::parse(Path::new("tokend.toml"), CONFIG).unwrap().config;
+        let registry = Registry::build(&config, &mut Origins::new(surroundings), None);
+        let session = Arc::new(Session::new(Arc::new(Shared::new(registry, clock)), peer));
+        tokio::spawn(serve(theirs, session, CancellationToken::new()));
+        ours
+    }
+
+    /// Asks for so many watches in one piece.
+    async fn watch(peer: &mut DuplexStream, times: usize) {
+        let mut wire = Vec::new();
+        for id in 0..u32::try_from(times).unwrap() {
+            let message = Request::Watch(WatchRequest { names: vec!["t".parse().unwrap()] });
+            encode(&Frame { id, message }, &mut wire).unwrap();
+        }
+        peer.write_all(&wire).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn watches_that_have_not_begun_end_with_the_connection() {
+        let mut peer = connect();
+        watch(&mut peer, 8).await;
+        peer.shutdown().await.unwrap();
+        let closed = timeout(PATIENCE, peer.read_to_end(&mut Vec::new())).await;
+        closed.expect("nothing keeps the connection open").unwrap();
+    }
+
+    #[tokio::test]
+    async fn watches_that_have_not_begun_count() {
+        let mut peer = connect();
+        watch(&mut peer, WATCHES_MAX + 2).await;
+        let mut replies = Framed::new(peer, Codec::<Reply, Request>::new());
+        let mut refused = Vec::new();
+        for _ in 0..WATCHES_MAX + 2 {
+            let frame = timeout(PATIENCE, replies.next()).await.unwrap().unwrap().unwrap().unwrap();
+            match frame.message {
+                Reply::Event(_) => (),
+                Reply::Error(error) => refused.push((frame.id, error.code)),
+                other => panic!("{other:?}"),
+            }
+        }
+        let beyond = [64, 65].map(|id| (id, ErrorCode::Overloaded));
+        assert_eq!(refused, beyond);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_costs_the_others_nothing() {
+        let version = |id, daemon: String| {
+            let message = Reply::Version(VersionReply { daemon, oldest: 1, newest: 1 });
+            Frame { id, message }
+        };
+        let mut framing = Framing::with_capacity(std::io::Cursor::new(Vec::new()), Codec::new(), BUFFER);
+        feed(&mut framing, version(1, "1".into())).await.unwrap();
+        feed(&mut framing, version(2, "2".repeat(tokend_protocol::REPLY_MAX))).await.unwrap();
+        feed(&mut framing, version(3, "3".into())).await.unwrap();
+        SinkExt::<Frame<Reply>>::flush(&mut framing).await.unwrap();
+        let mut wire = framing.into_inner().into_inner();
+        let mut answers = Vec::new();
+        while !wire.is_empty() {
+            let (length, rest) = wire.split_first_chunk().unwrap();
+            let (body, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+            answers.push(decode::<Reply>(body).unwrap());
+            wire = rest.to_vec();
+        }
+        assert_eq!(answers[0], version(1, "1".into()));
+        assert_eq!(answers[1].id, 2);
+        assert!(matches!(&answers[1].message, Reply::Error(error) if error.code == ErrorCode::Refused));
+        assert_eq!(answers[2], version(3, "3".into()));
     }
 }
