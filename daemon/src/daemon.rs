@@ -16,8 +16,12 @@ use crate::registry::{Origins, Registry};
 use crate::server::{self, Limits};
 use crate::shared::Shared;
 
-/// How long requests in flight and exchanges with providers may take to end when the daemon stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long requests in flight and exchanges with providers may take to end when the daemon stops. A token
+/// request takes ten seconds at most, so that one which has been sent is answered or has failed by then. What
+/// precedes it, reading secrets and looking up the endpoint, may be cut off and has brought nothing.
+///
+/// The service manager must allow for more: `TimeoutStopSec=` in `tokend.service`.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A running daemon. It runs on the tokio runtime that it was started on.
 #[derive(Debug)]
@@ -133,7 +137,7 @@ impl Daemon {
             self.actors.wait().await;
         });
         if drained.await.is_err() {
-            tracing::warn!("some requests did not end in time and are cut off");
+            tracing::warn!("some requests or exchanges with providers did not end in time and are cut off");
         }
     }
 }

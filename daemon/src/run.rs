@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::{self, Config, Faults, Loaded};
 use crate::daemon::Daemon;
@@ -108,11 +110,17 @@ async fn supervise(daemon: &Daemon, signals: &mut Signals, config_path: &Path) {
     let pace = systemd::watchdog_interval().map_or(STATUS_INTERVAL, |interval| interval.min(STATUS_INTERVAL));
     let mut heartbeat = tokio::time::interval(pace);
     let mut told = daemon.summary();
+    let mut reload = None;
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
-            Some(()) = signals.hangup.recv() => reload(daemon, config_path).await,
+            // A signal that comes during a reload is kept, and begins another after it.
+            Some(()) = signals.hangup.recv(), if reload.is_none() => reload = Some(begin_reload(config_path)),
+            Some(loaded) = OptionFuture::from(reload.as_mut()) => {
+                reload = None;
+                end_reload(daemon, loaded);
+            }
             _ = heartbeat.tick() => {
                 beat(daemon);
                 let summary = daemon.summary();
@@ -135,12 +143,17 @@ fn beat(daemon: &Daemon) {
     }
 }
 
-/// All or nothing: a configuration with faults changes nothing.
-async fn reload(daemon: &Daemon, config_path: &Path) {
+/// Reads the configuration on a thread of its own: a disk that takes its time delays no caller, no signal and
+/// no sign of life.
+fn begin_reload(config_path: &Path) -> JoinHandle<Result<Config, Faults>> {
     systemd::reloading();
     let path = config_path.to_owned();
-    // Disk and name service may take their time, in which callers are served.
-    match tokio::task::spawn_blocking(move || load(&path)).await {
+    tokio::task::spawn_blocking(move || load(&path))
+}
+
+/// All or nothing: a configuration with faults changes nothing.
+fn end_reload(daemon: &Daemon, loaded: Result<Result<Config, Faults>, JoinError>) {
+    match loaded {
         Ok(Ok(config)) => {
             daemon.reload(&config);
             tracing::info!(tokens = config.tokens.len(), "reloaded");

@@ -1,9 +1,15 @@
 //! A reload takes over the whole new configuration or nothing of it, and costs what did not change nothing.
 
+use std::path::Path;
+
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
-use tokend_tests::scene::token_table;
-use tokend_tests::{Provider, Scene, wait};
+use tokend_tests::daemon::Launch;
+use tokend_tests::notify::Manager;
+use tokend_tests::scene::{provider_table, token_table};
+use tokend_tests::{Home, Provider, Scene, wait};
 
 /// Waits until a token can be had: the reload that brings it is over.
 fn wait_for_token(scene: &Scene, name: &str) -> String {
@@ -92,4 +98,26 @@ fn many_reloads_in_a_row_lose_nothing() {
     }
     assert_eq!(wait_for_token(&scene, "round-19"), before, "the same credential by another name");
     assert_eq!(scene.provider.count(), 1);
+}
+
+#[test]
+fn a_configuration_that_hangs_holds_up_nothing_else() {
+    let (home, provider) = (Home::new(), Provider::start());
+    home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + &token_table("t", "")));
+    let manager = Manager::listen(&home.path().join("notify"));
+    let mut daemon =
+        Launch::new(&home).env("NOTIFY_SOCKET", manager.path()).env("WATCHDOG_USEC", "1000000").start();
+    let mut drop_ins = home.config().into_os_string();
+    drop_ins.push(".d");
+    std::fs::create_dir_all(&drop_ins).unwrap();
+    // Whoever opens it to read waits for somebody who writes.
+    mkfifo(&Path::new(&drop_ins).join("never.toml"), Mode::S_IRUSR).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    let beats = || manager.heard().iter().filter(|line| *line == "WATCHDOG=1").count();
+    manager.wait_for("RELOADING=1");
+    let before = beats();
+    wait::until("three beats during the reload", || (beats() >= before + 3).then_some(()));
+    daemon.tokenctl().get("t");
+    assert_eq!(manager.heard().iter().filter(|line| *line == "READY=1").count(), 1, "it hangs still");
+    assert_eq!(daemon.stop(), 0);
 }
