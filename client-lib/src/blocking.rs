@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokend_protocol::{
     Fingerprint, HeadersReply, ListEntry, RefreshedReply, RejectedReply, Reply, Request, TokenName,
-    TokenReply, VersionReply,
+    TokenReply, Variant, VersionReply,
 };
 
 use crate::Error;
@@ -54,13 +54,19 @@ impl Client {
     /// The same client with another deadline (see [`Options::deadline`]).
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), terms: Terms { deadline, ..self.terms } }
+        Self { shared: Arc::clone(&self.shared), terms: Terms { deadline, ..self.terms.clone() } }
     }
 
     /// The same client with another minimal lifetime (see [`Options::min_ttl`]).
     #[must_use]
     pub fn with_min_ttl(&self, min_ttl: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), terms: Terms { min_ttl, ..self.terms } }
+        Self { shared: Arc::clone(&self.shared), terms: Terms { min_ttl, ..self.terms.clone() } }
+    }
+
+    /// The same client for tokens in another form (see [`Options::variant`]).
+    #[must_use]
+    pub fn with_variant(&self, variant: Variant) -> Self {
+        Self { shared: Arc::clone(&self.shared), terms: Terms { variant, ..self.terms.clone() } }
     }
 
     /// The socket at which the daemon is looked for.
@@ -70,12 +76,12 @@ impl Client {
 
     /// A valid access token.
     pub fn get(&self, name: &TokenName) -> Result<TokenReply, Error> {
-        self.call(request::token(name, self.terms.min_ttl)).and_then(reply::token)
+        self.call(request::token(name, &self.terms)).and_then(reply::token)
     }
 
     /// All headers of an API call, `Authorization` first.
     pub fn headers(&self, name: &TokenName, caller: &CallerHeaders) -> Result<HeadersReply, Error> {
-        self.call(request::headers(name, self.terms.min_ttl, caller)).and_then(reply::headers)
+        self.call(request::headers(name, &self.terms, caller)).and_then(reply::headers)
     }
 
     /// The tokens that the caller may have.
@@ -109,7 +115,7 @@ impl Client {
 
     /// Reports that an API refused the token with this fingerprint.
     pub fn reject(&self, name: &TokenName, fingerprint: Fingerprint) -> Result<RejectedReply, Error> {
-        self.call(request::reject(name, fingerprint)).and_then(reply::reject)
+        self.call(request::reject(name, &self.terms, fingerprint)).and_then(reply::reject)
     }
 
     /// The conditions of these tokens, now and at every change, over a connection of their own.

@@ -69,5 +69,5 @@ pub use tokend_protocol::{
     Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, Fingerprint, FingerprintError, Header,
     HeadersReply, HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret,
     State, Timestamp, TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus,
-    VERSION as PROTOCOL_VERSION, VersionReply,
+    VERSION as PROTOCOL_VERSION, Variant, VersionReply,
 };

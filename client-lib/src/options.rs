@@ -4,6 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokend_protocol::Variant;
+
 /// The daemon's socket, unless it is configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tokend/tokend.sock";
 
@@ -29,16 +31,18 @@ pub struct Options {
 }
 
 /// The part of the options that may differ from call to call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) deadline: Duration,
     pub(crate) min_ttl: Duration,
+    pub(crate) variant: Variant,
 }
 
 impl Options {
     /// The daemon at this socket, a deadline of [`DEFAULT_DEADLINE`], any valid token.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        let terms = Terms { deadline: DEFAULT_DEADLINE, min_ttl: Duration::ZERO };
+        let terms =
+            Terms { deadline: DEFAULT_DEADLINE, min_ttl: Duration::ZERO, variant: Variant::default() };
         Self { socket: socket.into(), terms }
     }
 
@@ -62,6 +66,14 @@ impl Options {
     #[must_use]
     pub fn min_ttl(mut self, min_ttl: Duration) -> Self {
         self.terms.min_ttl = min_ttl;
+        self
+    }
+
+    /// The form in which tokens are wanted: fewer scopes, certain resources or audiences, out of what the
+    /// daemon's configuration lets callers choose.
+    #[must_use]
+    pub fn variant(mut self, variant: Variant) -> Self {
+        self.terms.variant = variant;
         self
     }
 

@@ -8,6 +8,8 @@ use tokend_protocol::{
     Request, Terms, TokenName,
 };
 
+use crate::options;
+
 /// The caller's part of a header set: values for headers that the configuration leaves to the caller, and
 /// headers that this call does without.
 ///
@@ -52,24 +54,26 @@ impl fmt::Debug for CallerHeaders {
     }
 }
 
-pub(crate) fn token(name: &TokenName, min_ttl: Duration) -> impl Fn(u32) -> Request {
+pub(crate) fn token(name: &TokenName, terms: &options::Terms) -> impl Fn(u32) -> Request {
     move |deadline_ms| {
-        let terms = Terms { deadline_ms, min_ttl_ms: round_up(min_ttl) };
-        Request::Get(GetRequest { name: name.clone(), terms })
+        let variant = terms.variant.clone();
+        let terms = Terms { deadline_ms, min_ttl_ms: round_up(terms.min_ttl) };
+        Request::Get(GetRequest { name: name.clone(), terms, variant })
     }
 }
 
 pub(crate) fn headers(
     name: &TokenName,
-    min_ttl: Duration,
+    terms: &options::Terms,
     caller: &CallerHeaders,
 ) -> impl Fn(u32) -> Request {
     move |deadline_ms| {
         Request::Headers(HeadersRequest {
             name: name.clone(),
-            terms: Terms { deadline_ms, min_ttl_ms: round_up(min_ttl) },
+            terms: Terms { deadline_ms, min_ttl_ms: round_up(terms.min_ttl) },
             supplied: caller.supplied.clone(),
             omitted: caller.omitted.clone(),
+            variant: terms.variant.clone(),
         })
     }
 }
@@ -86,8 +90,15 @@ pub(crate) fn refresh(name: &TokenName) -> impl Fn(u32) -> Request {
     move |deadline_ms| Request::Refresh(RefreshRequest { name: name.clone(), deadline_ms })
 }
 
-pub(crate) fn reject(name: &TokenName, fingerprint: Fingerprint) -> impl Fn(u32) -> Request {
-    move |deadline_ms| Request::Reject(RejectRequest { name: name.clone(), fingerprint, deadline_ms })
+pub(crate) fn reject(
+    name: &TokenName,
+    terms: &options::Terms,
+    fingerprint: Fingerprint,
+) -> impl Fn(u32) -> Request {
+    move |deadline_ms| {
+        let variant = terms.variant.clone();
+        Request::Reject(RejectRequest { name: name.clone(), fingerprint, deadline_ms, variant })
+    }
 }
 
 pub(crate) fn version(_deadline_ms: u32) -> Request {

@@ -2,7 +2,7 @@
 //!
 //! It names the token, its fingerprint, the peer and the grounds, and never a secret.
 
-use tokend_protocol::{Fingerprint, TokenName};
+use tokend_protocol::{Fingerprint, TokenName, Variant};
 
 use crate::peer::Peer;
 use crate::policy::access::Grounds;
@@ -35,12 +35,20 @@ impl Verb {
 }
 
 /// Records that a peer was given a token.
-pub fn handed_out(peer: &Peer, verb: Verb, token: &TokenName, fingerprint: Fingerprint, grounds: &Grounds) {
+pub fn handed_out(
+    peer: &Peer,
+    verb: Verb,
+    (token, variant): (&TokenName, &Variant),
+    fingerprint: Fingerprint,
+    grounds: &Grounds,
+) {
+    let variant = (!variant.is_empty()).then(|| in_words(variant));
     tracing::info!(
         target: "tokend::audit",
         decision = "allow",
         verb = verb.as_str(),
         token = %token,
+        variant,
         %fingerprint,
         reason = %grounds,
         uid = peer.uid,
@@ -49,6 +57,13 @@ pub fn handed_out(peer: &Peer, verb: Verb, token: &TokenName, fingerprint: Finge
         unit = peer.unit.as_deref(),
         "{token} handed out to uid {} ({grounds})", peer.uid
     );
+}
+
+/// A variant as a line. Only what is configured gets this far, so it holds nothing but scopes and names.
+fn in_words(variant: &Variant) -> String {
+    let kinds = [("scope", &variant.scope), ("resource", &variant.resource), ("audience", &variant.audience)];
+    let asked = kinds.into_iter().filter(|(_, terms)| !terms.is_empty());
+    asked.map(|(kind, terms)| format!("{kind}={}", terms.join(","))).collect::<Vec<_>>().join(" ")
 }
 
 /// Records that a peer was allowed something that gives no token away.

@@ -18,6 +18,7 @@ mod syntax;
 mod token;
 mod url;
 mod values;
+mod variants;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use std::time::Duration;
 use reqwest::Url;
 use tokend_protocol::TokenName;
 
+use crate::credential::Warmth;
 use crate::policy::access::{Principal, Rule};
 use crate::secret_source::SecretSource;
 
@@ -81,12 +83,27 @@ pub struct TokenSettings {
     pub credential: Arc<CredentialSettings>,
     /// `refresh_before`: how long before its expiry the token is renewed, where policy shall not choose.
     pub refresh_before: Option<Duration>,
+    /// `warm` and `idle_timeout`: whether it is renewed while nobody uses it.
+    pub warmth: Warmth,
+    /// `variants`: what callers may ask for besides.
+    pub variants: VariantSettings,
     /// `headers`: the headers of an API call besides `Authorization`, in order of their names.
     pub headers: Vec<HeaderSettings>,
     /// `caller_headers`: the headers that the caller supplies per call.
     pub caller_headers: Vec<String>,
     /// `allow`: who may have it besides root and the daemon's own user.
     pub allow: Vec<Rule>,
+}
+
+/// `variants`: the terms out of which a caller may choose its own form of a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VariantSettings {
+    /// `variants.scope`.
+    pub scope: TermSet,
+    /// `variants.resource`.
+    pub resource: TermSet,
+    /// `variants.audience`.
+    pub audience: TermSet,
 }
 
 /// Everything that makes a token request what it is. Two equal ones bring the same token, so they are the

@@ -344,8 +344,9 @@ mod tests {
             tasks: tokio_util::task::TaskTracker::new(),
         };
         let config = config::parse(Path::new("tokend.toml"), CONFIG).unwrap().config;
-        let registry = Registry::build(&config, &mut Origins::new(surroundings), None);
-        let session = Arc::new(Session::new(Arc::new(Shared::new(registry, clock)), peer));
+        let mut origins = Origins::new(surroundings);
+        let registry = Registry::build(&config, &mut origins, None);
+        let session = Arc::new(Session::new(Arc::new(Shared::new(registry, origins, clock)), peer));
         tokio::spawn(serve(theirs, session, CancellationToken::new()));
         ours
     }

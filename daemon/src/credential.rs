@@ -6,6 +6,7 @@
 
 mod actor;
 mod snapshot;
+mod usage;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use self::actor::Actor;
 pub use self::snapshot::{Failed, Snapshot, Token};
+use self::usage::Usage;
+pub use self::usage::Warmth;
 use crate::clock::{Clock, Instant};
 use crate::fingerprint::Fingerprinter;
 use crate::issuer::Issuer;
@@ -50,6 +53,8 @@ pub struct Schedule {
     pub names: Arc<str>,
     /// How long before its expiry it is renewed, where policy shall not choose.
     pub refresh_before: Option<Duration>,
+    /// Whether it is renewed while nobody uses it.
+    pub warmth: Warmth,
 }
 
 /// The way to a credential's actor. The actor ends when the last handle is dropped.
@@ -57,7 +62,15 @@ pub struct Schedule {
 pub struct Credential {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     orders: mpsc::Sender<Order>,
+    usage: Arc<Usage>,
     clock: Clock,
+    stop: CancellationToken,
+}
+
+/// What reaches an actor from outside.
+struct Inbox {
+    orders: mpsc::Receiver<Order>,
+    usage: Arc<Usage>,
     stop: CancellationToken,
 }
 
@@ -70,6 +83,8 @@ enum Order {
     Refresh { done: oneshot::Sender<Attempted> },
     /// An API refused the token.
     Reject { refused: Fingerprint, done: oneshot::Sender<Rejected> },
+    /// A caller used a token that rests.
+    Wake,
     /// The configuration changed.
     Reschedule(Schedule),
 }
@@ -81,8 +96,8 @@ pub enum Attempted {
     Changed,
     /// The same token again, or no answer that changes anything.
     Unchanged,
-    /// A failure.
-    Failed(Failed),
+    /// A failure, and when the next attempt is.
+    Failed(Failed, Option<Instant>),
 }
 
 /// What became of a refused token.
@@ -100,7 +115,7 @@ pub enum Rejected {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unobtainable {
     /// The last attempt failed, and the next is at this time.
-    Failed(Failed, Instant),
+    Failed(Failed, Option<Instant>),
     /// A valid token is held, but the provider's tokens do not last as long as asked.
     MinTtl(Duration),
     /// The caller's deadline passed.
@@ -110,21 +125,24 @@ pub enum Unobtainable {
 }
 
 impl Credential {
-    /// Starts an actor, whose first request goes out at `first_attempt` or when a caller needs it.
+    /// Starts an actor, whose first request goes out at `first_attempt` or when a caller needs it. Without a
+    /// time, only a caller starts it.
     pub fn start(
         provider: impl Provider,
         issuer: Arc<Issuer>,
         schedule: Schedule,
-        first_attempt: Instant,
+        first_attempt: Option<Instant>,
         surroundings: &Surroundings,
     ) -> Self {
         let (publish, snapshot) = watch::channel(Arc::new(Snapshot::pending(first_attempt)));
         let (orders, received) = mpsc::channel(ORDERS_MAX);
         let stop = CancellationToken::new();
         let clock = surroundings.clock.clone();
-        let actor = Actor::new(provider, issuer, schedule, publish, received, stop.clone(), surroundings);
+        let usage = Arc::new(Usage::default());
+        let inbox = Inbox { orders: received, usage: Arc::clone(&usage), stop: stop.clone() };
+        let actor = Actor::new(provider, issuer, schedule, publish, inbox, surroundings);
         surroundings.tasks.spawn(keep_running(actor, clock.clone()));
-        Self { snapshot, orders, clock, stop }
+        Self { snapshot, orders, usage, clock, stop }
     }
 
     /// What the actor holds.
@@ -144,7 +162,9 @@ impl Credential {
     pub async fn obtain(&self, min_ttl: Duration, deadline: Instant) -> Result<Arc<Token>, Unobtainable> {
         let snapshot = self.snapshot();
         let now = self.clock.now();
+        self.usage.note(now);
         if let Some(token) = snapshot.usable(now, min_ttl) {
+            self.wake_if_resting(&snapshot);
             return Ok(token);
         }
         if snapshot.is_held_back(now) || snapshot.falls_short(now, min_ttl) {
@@ -178,9 +198,31 @@ impl Credential {
         let _ = self.orders.send(Order::Reschedule(schedule)).await;
     }
 
+    /// Whether the token rests because nobody uses it, and has expired meanwhile.
+    pub fn is_dormant(&self) -> bool {
+        let snapshot = self.snapshot();
+        let rests = snapshot.next_attempt.is_none() && !snapshot.in_flight;
+        // One that has just been started has neither, and its first caller is on the way.
+        let was_used = snapshot.token.is_some() || snapshot.last_error.is_some();
+        rests && was_used && snapshot.usable(self.clock.now(), Duration::ZERO).is_none()
+    }
+
+    /// When the token was last asked for.
+    pub fn last_used(&self) -> Instant {
+        self.usage.last()
+    }
+
     /// Ends the actor, after the exchange that it may be in.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Somebody uses the token again, so it is to be renewed again.
+    fn wake_if_resting(&self, snapshot: &Snapshot) {
+        if snapshot.next_attempt.is_none() && !snapshot.in_flight {
+            // Where there is no place for one more order, another one will do.
+            let _ = self.orders.try_send(Order::Wake);
+        }
     }
 
     async fn order<T>(

@@ -1,6 +1,6 @@
 //! The whole daemon without a process around it: what `main` runs and what tests start.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::State;
@@ -27,8 +27,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub struct Daemon {
     shared: Arc<Shared>,
-    /// Held while a registry is built, never across an await.
-    origins: Mutex<Origins>,
     /// What was in force at the start and stays so.
     settings: DaemonSettings,
     connections: TaskTracker,
@@ -62,7 +60,7 @@ impl Daemon {
         };
         let mut origins = Origins::new(surroundings);
         let registry = Registry::build(config, &mut origins, None);
-        let shared = Arc::new(Shared::new(registry, clock));
+        let shared = Arc::new(Shared::new(registry, origins, clock));
         let limits = Limits {
             connections: config.daemon.max_connections.min(most_connections),
             connections_per_uid: config.daemon.max_connections_per_uid,
@@ -70,14 +68,7 @@ impl Daemon {
         let connections = TaskTracker::new();
         let serving = server::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
         connections.spawn(serving);
-        Ok(Self {
-            shared,
-            origins: Mutex::new(origins),
-            settings: config.daemon.clone(),
-            connections,
-            actors,
-            stop,
-        })
+        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, stop })
     }
 
     /// Puts another configuration in force. Tokens whose settings are the same are kept with their schedule;
@@ -86,7 +77,7 @@ impl Daemon {
         if config.daemon != self.settings {
             tracing::warn!("a change in [daemon] takes effect at the next start");
         }
-        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.shared.registry.borrow().clone();
         let next = Arc::new(Registry::build(config, &mut origins, Some(&previous)));
         self.shared.registry.send_replace(Arc::clone(&next));

@@ -135,14 +135,11 @@ impl Condition {
             return Err(Held { until, class: ErrorClass::Throttled });
         }
         let class = self.class.unwrap_or(ErrorClass::Unreachable);
-        match (urgency, self.try_at) {
-            (Urgency::Needed, _) | (_, None) => Ok(()),
-            (Urgency::Scheduled, Some(until)) if until > now => Err(Held { until, class }),
-            (Urgency::Scheduled, Some(_)) if self.probing => {
-                Err(Held { until: now.after(PROBE_WAIT), class })
-            }
-            (Urgency::Scheduled, Some(_)) => Ok(()),
+        let (Urgency::Scheduled, Some(try_at)) = (urgency, self.try_at) else { return Ok(()) };
+        if try_at > now {
+            return Err(Held { until: try_at, class });
         }
+        if self.probing { Err(Held { until: now.after(PROBE_WAIT), class }) } else { Ok(()) }
     }
 }
 

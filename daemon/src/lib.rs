@@ -25,5 +25,6 @@ pub mod session;
 pub mod shared;
 pub mod socket;
 pub mod systemd;
+pub mod variants;
 
 pub use daemon::Daemon;

@@ -4,21 +4,25 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::Url;
-use tokend_protocol::TokenName;
+use tokend_protocol::{TokenName, Variant};
 
 use crate::clock::Instant;
-use crate::config::{Config, CredentialSettings, HeaderSettings, TokenSettings};
-use crate::credential::{Credential, Schedule, Surroundings};
+use crate::config::{Config, CredentialSettings, HeaderSettings, TokenSettings, VariantSettings};
+use crate::credential::{Credential, Schedule, Surroundings, Warmth};
 use crate::issuer::{Issuers, origin, start_delay};
 use crate::policy::access::Rule;
 use crate::provider::http::{HttpClient, HttpProvider};
+use crate::variants::{self, Variants};
 
 /// How late an actor may be before it is taken for dead.
 const OVERDUE: Duration = Duration::from_secs(60);
+
+/// Renewals of a variant between which nobody used it, after which it is let go.
+const UNUSED_RENEWALS_MAX: u32 = 2;
 
 /// All tokens of a configuration.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ struct Scheduled {
 pub struct Entry {
     /// The provider's name, for people.
     pub provider: Arc<str>,
+    names: Arc<str>,
     /// Where its token comes from. Names with equal settings share one.
     pub credential: Arc<Credential>,
     /// The headers of an API call besides `Authorization`.
@@ -49,6 +54,11 @@ pub struct Entry {
     pub caller_headers: Vec<String>,
     /// Who may have it besides root and the daemon's own user.
     pub allow: Vec<Rule>,
+    /// What callers may ask for besides.
+    pub permitted: VariantSettings,
+    /// The variants that callers asked for.
+    pub variants: Arc<Variants>,
+    settings: Arc<CredentialSettings>,
     hand_outs: Arc<AtomicU64>,
 }
 
@@ -65,6 +75,25 @@ impl Entry {
     /// Counts a hand-out.
     pub fn count_hand_out(&self) {
         self.hand_outs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The credential of a variant.
+    ///
+    /// # Errors
+    /// The configuration does not permit it; in words for the caller.
+    pub fn variant(&self, variant: &Variant, origins: &Mutex<Origins>) -> Result<Arc<Credential>, String> {
+        if variant.is_empty() {
+            return Ok(Arc::clone(&self.credential));
+        }
+        let settings = variants::settings(&self.settings, &self.permitted, variant)?;
+        if settings == *self.settings {
+            return Ok(Arc::clone(&self.credential));
+        }
+        let start = |settings: &CredentialSettings| {
+            let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
+            origins.start_variant(settings, &self.names)
+        };
+        Ok(self.variants.find_or_start(settings, start))
     }
 
     /// How often the token was handed out under this name.
@@ -93,9 +122,14 @@ impl Registry {
         let entry = |(name, token): (&TokenName, &TokenSettings)| {
             let known = previous.and_then(|previous| previous.tokens.get(name));
             let hand_outs = known.map(|entry| Arc::clone(&entry.hand_outs)).unwrap_or_default();
+            let same = known.filter(|entry| entry.settings == token.credential);
             let credential = &credentials.get(&token.credential)?.credential;
             let entry = Entry {
                 provider: Arc::clone(&token.provider),
+                names: name.as_str().into(),
+                settings: Arc::clone(&token.credential),
+                permitted: token.variants.clone(),
+                variants: same.map(|entry| Arc::clone(&entry.variants)).unwrap_or_default(),
                 credential: Arc::clone(credential),
                 headers: token.headers.clone(),
                 caller_headers: token.caller_headers.clone(),
@@ -122,6 +156,7 @@ impl Registry {
         for scheduled in self.credentials.values() {
             scheduled.credential.stop();
         }
+        self.tokens.values().for_each(|entry| entry.variants.stop());
     }
 
     /// What a name leads to.
@@ -153,7 +188,7 @@ impl Registry {
     pub fn is_on_schedule(&self, now: Instant) -> bool {
         self.credentials.values().all(|scheduled| {
             let snapshot = scheduled.credential.snapshot();
-            snapshot.in_flight || now.since(snapshot.next_attempt) < OVERDUE
+            snapshot.in_flight || snapshot.next_attempt.is_none_or(|at| now.since(at) < OVERDUE)
         })
     }
 }
@@ -182,7 +217,14 @@ fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<Credential
         let (_, token) = sharing.first()?;
         let names: Vec<&str> = sharing.iter().map(|(name, _)| name.as_str()).collect();
         let refresh_before = sharing.iter().filter_map(|(_, token)| token.refresh_before).max();
-        Some((Arc::clone(&token.credential), Schedule { names: names.join(" ").into(), refresh_before }))
+        // One that is always to be warm warms all that share it; otherwise the longest idle time counts.
+        let warmth = sharing.iter().map(|(_, token)| token.warmth).max_by_key(|warmth| match warmth {
+            Warmth::Always => Duration::MAX,
+            Warmth::OnDemand(idle_timeout) => *idle_timeout,
+            Warmth::UnusedRenewals(_) => Duration::ZERO,
+        })?;
+        let names = names.join(" ").into();
+        Some((Arc::clone(&token.credential), Schedule { names, refresh_before, warmth }))
     };
     shared.into_values().filter_map(schedule).collect()
 }
@@ -206,15 +248,31 @@ impl Origins {
         let mut started = HashMap::with_capacity(fresh.len());
         for (settings, schedule) in fresh {
             let crowd = crowds.get(&origin(&settings)).copied().unwrap_or_default();
-            let first_attempt = now.after(start_delay(crowd, (self.surroundings.roll)()));
-            let http = self.client(&settings);
-            let provider = HttpProvider::new(Arc::clone(&settings), http, self.surroundings.clock.clone());
-            let issuer = self.issuers.of(&settings);
-            let credential =
-                Credential::start(provider, issuer, schedule.clone(), first_attempt, &self.surroundings);
-            started.insert(settings, Scheduled { credential: Arc::new(credential), schedule });
+            let first_attempt = (schedule.warmth == Warmth::Always)
+                .then(|| now.after(start_delay(crowd, (self.surroundings.roll)())));
+            let credential = Arc::new(self.start_one(&settings, schedule.clone(), first_attempt));
+            started.insert(settings, Scheduled { credential, schedule });
         }
         started
+    }
+
+    /// Starts the credential of a variant. A caller is about to need it.
+    fn start_variant(&mut self, settings: &CredentialSettings, names: &Arc<str>) -> Credential {
+        let warmth = Warmth::UnusedRenewals(UNUSED_RENEWALS_MAX);
+        let schedule = Schedule { names: Arc::clone(names), refresh_before: None, warmth };
+        self.start_one(&Arc::new(settings.clone()), schedule, None)
+    }
+
+    fn start_one(
+        &mut self,
+        settings: &Arc<CredentialSettings>,
+        schedule: Schedule,
+        first_attempt: Option<Instant>,
+    ) -> Credential {
+        let http = self.client(settings);
+        let provider = HttpProvider::new(Arc::clone(settings), http, self.surroundings.clock.clone());
+        let issuer = self.issuers.of(settings);
+        Credential::start(provider, issuer, schedule, first_attempt, &self.surroundings)
     }
 
     fn client(&mut self, settings: &CredentialSettings) -> Arc<HttpClient> {

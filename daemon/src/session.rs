@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokend_protocol::{
     ErrorClass, ErrorCode, ErrorReply, GetRequest, Header, HeadersReply, HeadersRequest, RefreshRequest,
     RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request, Terms, TokenName,
-    TokenReply, VERSION, VersionReply, WatchRequest,
+    TokenReply, VERSION, Variant, VersionReply, WatchRequest,
 };
 
 use self::entitlement::{Allowed, Entitled};
 pub use self::watch::Watch;
 use crate::audit::{self, Verb};
 use crate::clock::Instant;
-use crate::credential::{Attempted, Failed, Rejected, Token, Unobtainable};
+use crate::credential::{Attempted, Credential, Failed, Rejected, Token, Unobtainable};
 use crate::directory::Patience;
 use crate::peer::Peer;
 use crate::registry::Entry;
@@ -99,9 +99,10 @@ impl Session {
     async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
         let deadline = self.deadline(request.terms.deadline_ms);
         let entitled = self.entitled(&request.name, Verb::Get, Patience::of_a_request()).await?;
-        let token = self.obtain(&entitled.entry, request.terms, deadline).await?;
-        let info = self.info(&entitled.entry, &token);
-        self.handed_out(&entitled, Verb::Get, &request.name, &token);
+        let credential = self.credential(&entitled.entry, &request.variant)?;
+        let token = self.obtain(&credential, request.terms, deadline).await?;
+        let info = self.info(&credential, &token);
+        self.handed_out(&entitled, Verb::Get, (&request.name, &request.variant), &token);
         Ok(Reply::Token(TokenReply { info, token: token.secret.clone() }))
     }
 
@@ -110,12 +111,13 @@ impl Session {
         let entitled = self.entitled(&request.name, Verb::Headers, Patience::of_a_request()).await?;
         let supplied = headers::supplied(&entitled.entry.caller_headers, &request.supplied, &request.omitted)
             .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
+        let credential = self.credential(&entitled.entry, &request.variant)?;
         // Before the token, which must not grow old meanwhile.
         let configured = self.configured_headers(&request, &entitled.entry, deadline).await?;
-        let token = self.obtain(&entitled.entry, request.terms, deadline).await?;
+        let token = self.obtain(&credential, request.terms, deadline).await?;
         let headers = headers::compose(&token.secret, configured, supplied);
-        let info = self.info(&entitled.entry, &token);
-        self.handed_out(&entitled, Verb::Headers, &request.name, &token);
+        let info = self.info(&credential, &token);
+        self.handed_out(&entitled, Verb::Headers, (&request.name, &request.variant), &token);
         Ok(Reply::Headers(HeadersReply { info, headers }))
     }
 
@@ -152,15 +154,15 @@ impl Session {
         let deadline = self.deadline(request.deadline_ms);
         let attempted =
             entry.credential.refresh(deadline).await.map_err(|reason| self.unobtainable(reason))?;
-        let (info, changed) = self.after_attempt(&entry, attempted)?;
+        let (info, changed) = self.after_attempt(&entry.credential, attempted)?;
         Ok(Reply::Refreshed(RefreshedReply { info, changed }))
     }
 
     async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
         let entitled = self.entitled(&request.name, Verb::Reject, Patience::of_a_request()).await?;
+        let credential = self.credential(&entitled.entry, &request.variant)?;
         audit::allowed(&self.peer, Verb::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
-        let credential = &entitled.entry.credential;
         let rejected = credential
             .reject(request.fingerprint, deadline)
             .await
@@ -171,14 +173,24 @@ impl Session {
             Rejected::Attempted(Attempted::Changed) => (Attempted::Changed, RejectOutcome::Replaced),
             Rejected::Attempted(attempted) => (attempted, RejectOutcome::Unchanged),
         };
-        let (info, _) = self.after_attempt(&entitled.entry, attempted)?;
+        let (info, _) = self.after_attempt(&credential, attempted)?;
         Ok(Reply::Rejected(RejectedReply { outcome, info }))
     }
 
-    async fn obtain(&self, entry: &Entry, terms: Terms, deadline: Instant) -> Result<Arc<Token>, ErrorReply> {
+    /// Where a name's token comes from in the form that was asked for.
+    fn credential(&self, entry: &Entry, variant: &Variant) -> Result<Arc<Credential>, ErrorReply> {
+        let found = entry.variant(variant, &self.shared.origins);
+        found.map_err(|message| refusal(ErrorCode::InvalidRequest, message))
+    }
+
+    async fn obtain(
+        &self,
+        credential: &Credential,
+        terms: Terms,
+        deadline: Instant,
+    ) -> Result<Arc<Token>, ErrorReply> {
         let min_ttl = Duration::from_millis(terms.min_ttl_ms.into());
-        let obtained = entry.credential.obtain(min_ttl, deadline).await;
-        obtained.map_err(|reason| self.unobtainable(reason))
+        credential.obtain(min_ttl, deadline).await.map_err(|reason| self.unobtainable(reason))
     }
 
     fn unobtainable(&self, reason: Unobtainable) -> ErrorReply {
@@ -195,11 +207,11 @@ impl Session {
         }
     }
 
-    fn failed(&self, failed: &Failed, next_attempt: Instant) -> ErrorReply {
+    fn failed(&self, failed: &Failed, next_attempt: Option<Instant>) -> ErrorReply {
         let code = if failed.needs_operator() { ErrorCode::Refused } else { ErrorCode::Unavailable };
         ErrorReply {
             class: Some(failed.class),
-            next_attempt: Some(self.shared.clock.timestamp(next_attempt)),
+            next_attempt: next_attempt.map(|at| self.shared.clock.timestamp(at)),
             ..refusal(code, &*failed.message)
         }
     }
@@ -207,25 +219,25 @@ impl Session {
     /// The held token after an attempt, and whether it is another one.
     fn after_attempt(
         &self,
-        entry: &Entry,
+        credential: &Credential,
         attempted: Attempted,
     ) -> Result<(tokend_protocol::TokenInfo, bool), ErrorReply> {
-        let snapshot = entry.credential.snapshot();
-        if let Attempted::Failed(failed) = attempted {
-            return Err(self.failed(&failed, snapshot.next_attempt));
+        let snapshot = credential.snapshot();
+        if let Attempted::Failed(failed, next_attempt) = attempted {
+            return Err(self.failed(&failed, next_attempt));
         }
         let held = snapshot.usable(self.shared.clock.now(), Duration::ZERO);
         let token = held.ok_or_else(|| refusal(ErrorCode::Unavailable, "no valid token is held any more"))?;
-        Ok((self.info(entry, &token), attempted == Attempted::Changed))
+        Ok((self.info(credential, &token), attempted == Attempted::Changed))
     }
 
-    fn info(&self, entry: &Entry, token: &Token) -> tokend_protocol::TokenInfo {
-        view::token_info(token, &entry.credential.snapshot(), &self.shared.clock)
+    fn info(&self, credential: &Credential, token: &Token) -> tokend_protocol::TokenInfo {
+        view::token_info(token, &credential.snapshot(), &self.shared.clock)
     }
 
-    fn handed_out(&self, entitled: &Entitled, verb: Verb, name: &TokenName, token: &Token) {
+    fn handed_out(&self, entitled: &Entitled, verb: Verb, asked: (&TokenName, &Variant), token: &Token) {
         entitled.entry.count_hand_out();
-        audit::handed_out(&self.peer, verb, name, token.fingerprint, &entitled.grounds);
+        audit::handed_out(&self.peer, verb, asked, token.fingerprint, &entitled.grounds);
     }
 
     fn deadline(&self, deadline_ms: u32) -> Instant {

@@ -8,13 +8,15 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::directory::Directory;
-use crate::registry::Registry;
+use crate::registry::{Origins, Registry};
 
 /// What all connections share.
 #[derive(Debug)]
 pub struct Shared {
     /// The registry in force.
     pub registry: watch::Sender<Arc<Registry>>,
+    /// What credentials are made of. Held while a registry is built or a variant started, never across an await.
+    pub origins: Mutex<Origins>,
     /// Time.
     pub clock: Clock,
     /// The host's users and groups.
@@ -30,9 +32,10 @@ pub struct Shared {
 
 impl Shared {
     /// The state of a daemon that starts now.
-    pub fn new(registry: Registry, clock: Clock) -> Self {
+    pub fn new(registry: Registry, origins: Origins, clock: Clock) -> Self {
         Self {
             registry: watch::channel(Arc::new(registry)).0,
+            origins: Mutex::new(origins),
             started_at: clock.timestamp(clock.now()),
             clock,
             directory: Directory::of_the_host(),

@@ -37,14 +37,17 @@ pub fn passed_socket() -> Result<Option<UnixListener>, PassedSocketError> {
 }
 
 fn adopt(fd: RawFd) -> Result<UnixListener, PassedSocketError> {
+    // Looked at before it is taken over: the number may be that of nothing at all.
+    if getsockname::<UnixAddr>(fd).ok().and_then(|name| name.family()) != Some(AddressFamily::Unix) {
+        return Err(PassedSocketError::WrongKind);
+    }
     // SAFETY: the service manager passes this descriptor to this process (LISTEN_PID was checked), and
     // nothing else in the process knows its number.
     #[expect(unsafe_code, reason = "taking over an inherited descriptor")]
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let is_stream = getsockopt(&socket, sockopt::SockType) == Ok(SockType::Stream);
-    let is_unix = getsockname::<UnixAddr>(fd).is_ok_and(|name| name.family() == Some(AddressFamily::Unix));
     let is_listening = getsockopt(&socket, sockopt::AcceptConn) == Ok(true);
-    if !(is_stream && is_unix && is_listening) {
+    if !(is_stream && is_listening) {
         return Err(PassedSocketError::WrongKind);
     }
     Ok(UnixListener::from(socket))
@@ -80,7 +83,7 @@ pub fn watchdog() {
 
 /// How often the service manager wants to hear [`watchdog`]: half of the time after which it would step in.
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|timeout| timeout / 2)
+    sd_notify::watchdog_enabled().map(|timeout| timeout / 2).filter(|pause| !pause.is_zero())
 }
 
 /// Whether standard error is connected to the journal (systemd.exec(5), `JOURNAL_STREAM`).

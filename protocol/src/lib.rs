@@ -61,6 +61,7 @@
 //! | `time` ([`Timestamp`]) | `u64` | milliseconds since 1970-01-01T00:00:00Z |
 //! | `fingerprint` ([`Fingerprint`]) | 8 × `u8` | no length before it; tells one token from another without telling the token |
 //! | `terms` ([`Terms`]) | `deadline_ms` `u32`, `min_ttl_ms` `u32` | see [Get](#request-0-get) |
+//! | `variant` ([`Variant`]) | `scope` list of `string`, `resource` list of `string`, `audience` list of `string` | see [Get](#request-0-get) |
 //! | `state` ([`State`]) | enum | numbers [below](#numbers) |
 //! | `class` ([`ErrorClass`]) | enum | numbers below |
 //! | `outcome` ([`RejectOutcome`]) | enum | numbers below |
@@ -77,28 +78,37 @@
 //!
 //! ## Request 0: Get
 //!
-//! `name` `name`, `terms` `terms`. Answered by [Token](#reply-0-token).
+//! `name` `name`, `terms` `terms`, `variant` `variant`. Answered by [Token](#reply-0-token).
 //!
 //! Where a valid token with at least `min_ttl_ms` left is held, it is the answer, at once, whatever the
 //! provider's condition is. Otherwise the answer waits for the provider until `deadline_ms` after the request
 //! arrived, and is `DeadlineExceeded` then. With a `deadline_ms` of 0 nothing is waited for. A caller does not
 //! rely on the daemon alone for its deadline: it sets one of its own on the socket, a little later.
 //!
+//! `variant` asks for the token in a form that the configuration lets callers choose: with these scopes alone, for
+//! these resources, for these audiences. An empty list leaves what is configured. A term that may not be asked
+//! for is an `InvalidRequest`.
+//!
 //! ```text
 //! request-0-get.bin
-//! 00 00 00 10                          length of the body: 16
+//! 00 00 00 23                          length of the body: 35
 //! 01                                   version
 //! 00 00 00 01                          request id 1
 //! 00                                   request 0, Get
 //! 03 70 73 62                          name "psb"
 //! fb 88 13                             deadline_ms 5000
 //! fb 30 75                             min_ttl_ms 30000
+//! 01                                   scope: 1 element
+//! 04 61 69 73 70                       "aisp"
+//! 01                                   resource: 1 element
+//! 0a 63 6f 6e 6e 65 63 74 61 70 69     "connectapi"
+//! 00                                   audience: 0 elements
 //! ```
 //!
 //! ## Request 1: Headers
 //!
 //! `name` `name`, `terms` `terms`, `supplied` list of (`name` `string`, `value` `string`), `omitted` list of
-//! `string`. Answered by [Headers](#reply-1-headers).
+//! `string`, `variant` `variant`. Answered by [Headers](#reply-1-headers).
 //!
 //! `supplied` holds the headers that the token's configuration leaves to the caller (`caller_headers`), and
 //! `omitted` the names of those that this call goes without. One of `caller_headers` that is in neither, and
@@ -106,7 +116,7 @@
 //!
 //! ```text
 //! request-1-headers.bin
-//! 00 00 00 30                          length of the body: 48
+//! 00 00 00 33                          length of the body: 51
 //! 01                                   version
 //! 00 00 00 01                          request id 1
 //! 01                                   request 1, Headers
@@ -119,6 +129,9 @@
 //! 05 6e 70 2d 34 32                    value "np-42"
 //! 01                                   omitted: 1 element
 //! 07 58 2d 54 72 61 63 65              name "X-Trace"
+//! 00                                   scope: 0 elements
+//! 00                                   resource: 0 elements
+//! 00                                   audience: 0 elements
 //! ```
 //!
 //! ## Request 2: List
@@ -164,20 +177,24 @@
 //!
 //! ## Request 5: Reject
 //!
-//! `name` `name`, `fingerprint` `fingerprint`, `deadline_ms` `u32`. Answered by [Rejected](#reply-5-rejected).
+//! `name` `name`, `fingerprint` `fingerprint`, `deadline_ms` `u32`, `variant` `variant`. Answered by
+//! [Rejected](#reply-5-rejected). The variant is the one that the token was asked for with.
 //!
 //! To be sent when an API refused a token that should be valid (401). The fingerprint is that of the refused
 //! token, as it came in its `info`. If another token is current by now, the provider is not asked again.
 //!
 //! ```text
 //! request-5-reject.bin
-//! 00 00 00 13                          length of the body: 19
+//! 00 00 00 16                          length of the body: 22
 //! 01                                   version
 //! 00 00 00 01                          request id 1
 //! 05                                   request 5, Reject
 //! 03 70 73 62                          name "psb"
 //! 01 23 45 67 89 ab cd ef              fingerprint 0123456789abcdef
 //! fa                                   deadline_ms 250
+//! 00                                   scope: 0 elements
+//! 00                                   resource: 0 elements
+//! 00                                   audience: 0 elements
 //! ```
 //!
 //! ## Request 6: Watch
@@ -577,7 +594,7 @@ pub use message::{
     Fingerprint, FingerprintError, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError,
     ListEntry, ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
     RejectedReply, Reply, Request, State, StatusReply, Terms, Timestamp, TokenInfo, TokenReply, TokenStatus,
-    VersionReply, WatchRequest,
+    Variant, VersionReply, WatchRequest,
 };
 pub use name::{TOKEN_NAME_MAX, TokenName, TokenNameError};
 pub use secret::Secret;

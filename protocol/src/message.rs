@@ -88,6 +88,25 @@ pub struct Terms {
     pub min_ttl_ms: u32,
 }
 
+/// The form in which a caller wants a token, out of what the configuration lets it choose. An empty list
+/// leaves the configured terms as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Variant {
+    /// These scopes alone (RFC 6749 section 3.3).
+    pub scope: Vec<String>,
+    /// For these resources (RFC 8707).
+    pub resource: Vec<String>,
+    /// For these audiences.
+    pub audience: Vec<String>,
+}
+
+impl Variant {
+    /// Whether it is the token as configured.
+    pub fn is_empty(&self) -> bool {
+        self.scope.is_empty() && self.resource.is_empty() && self.audience.is_empty()
+    }
+}
+
 /// Asks for an access token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetRequest {
@@ -95,6 +114,8 @@ pub struct GetRequest {
     pub name: TokenName,
     /// How long to wait and how long it must last.
     pub terms: Terms,
+    /// In which form.
+    pub variant: Variant,
 }
 
 /// Asks for a header set.
@@ -108,6 +129,8 @@ pub struct HeadersRequest {
     pub supplied: Vec<CallerHeader>,
     /// Headers of `caller_headers` that this call does without, because its command is exempt from them.
     pub omitted: Vec<String>,
+    /// In which form.
+    pub variant: Variant,
 }
 
 /// A header that the caller supplies for one call.
@@ -144,6 +167,8 @@ pub struct RejectRequest {
     pub fingerprint: Fingerprint,
     /// As in [`Terms::deadline_ms`].
     pub deadline_ms: u32,
+    /// In which form.
+    pub variant: Variant,
 }
 
 /// Subscribes to tokens.

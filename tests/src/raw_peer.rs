@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokend_protocol::{
-    BadFrame, ErrorCode, Frame, GetRequest, Reply, Request, Terms, TokenName, VersionReply, encode,
+    BadFrame, ErrorCode, Frame, GetRequest, Reply, Request, Terms, TokenName, Variant, VersionReply, encode,
     read_frame, write_frame,
 };
 
@@ -21,7 +21,11 @@ pub struct RawPeer {
 /// A request for a token, waiting as long as a person might.
 pub fn get(name: &str) -> Request {
     let name: TokenName = name.parse().expect("a test asks by a name that can exist");
-    Request::Get(GetRequest { name, terms: Terms { deadline_ms: 15_000, min_ttl_ms: 0 } })
+    Request::Get(GetRequest {
+        name,
+        terms: Terms { deadline_ms: 15_000, min_ttl_ms: 0 },
+        variant: Variant::default(),
+    })
 }
 
 /// A frame as it goes over the wire.

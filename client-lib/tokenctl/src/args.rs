@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
-use tokend_client::{DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, TokenName};
+use tokend_client::{DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, TokenName, Variant};
 
 macro_rules! exit_status {
     () => {
@@ -63,6 +63,9 @@ pub(crate) enum Command {
         /// The least remaining lifetime with which the token is of use.
         #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
         min_ttl: Duration,
+
+        #[command(flatten)]
+        variant: VariantArgs,
     },
 
     /// Print all headers of an API call, one per line, as `curl -H @-` reads them.
@@ -81,6 +84,9 @@ pub(crate) enum Command {
         /// The least remaining lifetime with which the token is of use.
         #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
         min_ttl: Duration,
+
+        #[command(flatten)]
+        variant: VariantArgs,
     },
 
     /// List the tokens that you may have; where not on a terminal, the names alone.
@@ -107,6 +113,9 @@ pub(crate) enum Command {
         /// Which token it was, as `get --json` tells; the one now held, if left out.
         #[arg(long)]
         fingerprint: Option<Fingerprint>,
+
+        #[command(flatten)]
+        variant: VariantArgs,
     },
 
     /// Tell the condition of tokens now and at every change, until interrupted.
@@ -190,5 +199,28 @@ fn header(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE, as in --header Requestor-ID=4711".to_owned()),
+    }
+}
+
+/// The form in which a token is wanted, out of what the configuration lets callers choose.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VariantArgs {
+    /// Only these scopes, separated by spaces.
+    #[arg(long, value_name = "SCOPES")]
+    scope: Option<String>,
+
+    /// For this resource; may be given several times.
+    #[arg(long, value_name = "RESOURCE")]
+    resource: Vec<String>,
+
+    /// For this audience; may be given several times.
+    #[arg(long, value_name = "AUDIENCE")]
+    audience: Vec<String>,
+}
+
+impl From<&VariantArgs> for Variant {
+    fn from(args: &VariantArgs) -> Self {
+        let scope = args.scope.iter().flat_map(|scopes| scopes.split_whitespace().map(str::to_owned));
+        Self { scope: scope.collect(), resource: args.resource.clone(), audience: args.audience.clone() }
     }
 }

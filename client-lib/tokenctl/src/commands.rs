@@ -20,14 +20,19 @@ pub(crate) fn run(args: &Args) -> Done {
     let client = || Client::new(Options::new(args.socket()).deadline(args.deadline));
     let form = if args.json { Form::Json } else { Form::Text };
     match &args.command {
-        Command::Get { name, min_ttl } => get(&client().with_min_ttl(*min_ttl), form, name),
-        Command::Headers { name, supplied, without, min_ttl } => {
-            headers(&client().with_min_ttl(*min_ttl), form, name, &caller_headers(supplied, without))
+        Command::Get { name, min_ttl, variant } => {
+            get(&client().with_min_ttl(*min_ttl).with_variant(variant.into()), form, name)
+        }
+        Command::Headers { name, supplied, without, min_ttl, variant } => {
+            let client = client().with_min_ttl(*min_ttl).with_variant(variant.into());
+            headers(&client, form, name, &caller_headers(supplied, without))
         }
         Command::List => list(&client(), form),
         Command::Status { verbose } => condition(&client(), form, *verbose),
         Command::Refresh { name } => refresh(&client(), form, name),
-        Command::Reject { name, fingerprint } => reject(&client(), form, name, *fingerprint),
+        Command::Reject { name, fingerprint, variant } => {
+            reject(&client().with_variant(variant.into()), form, name, *fingerprint)
+        }
         Command::Watch { names } => watch(&client(), form, names),
         Command::Wait { name, condition } => wait(&client(), form, name, *condition, args.deadline),
         Command::Version => version(&client(), form),

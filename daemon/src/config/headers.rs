@@ -95,8 +95,9 @@ pub(super) fn fixed_value(field: &Field<'_>, expected: &str) -> Option<String> {
         field.wrong_type(expected);
         return None;
     };
-    if text.trim() != text || header::HeaderValue::from_str(text).is_err() {
-        field.fault("cannot be the value of a header; expected visible ASCII without spaces at either end");
+    let is_value = !text.is_empty() && text.is_ascii() && header::HeaderValue::from_str(text).is_ok();
+    if text.trim() != text || !is_value {
+        field.fault("cannot be the value of a header; expected visible ASCII, not empty and without spaces at either end");
         return None;
     }
     Some(text.to_owned())

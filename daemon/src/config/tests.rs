@@ -307,6 +307,15 @@ fn durations_need_a_unit_and_an_end() {
             ("refresh_before = \"soon\"", 7, "token.t.refresh_before", "found \"soon\""),
             ("refresh_before = \"-5m\"", 7, "token.t.refresh_before", "found \"-5m\""),
             ("refresh_before = \"367d\"", 7, "token.t.refresh_before", "longer than a year"),
+            ("refresh_before = \"5M\"", 7, "token.t.refresh_before", "write \"m\" for minutes"),
+            ("warm = \"on demand\"", 7, "token.t.warm", "did you mean \"on-demand\"?"),
+            ("warm = true", 7, "token.t.warm", "found a boolean"),
+            ("idle_timeout = \"1h\"", 7, "token.t.idle_timeout", "belongs to warm = \"on-demand\""),
+            ("variants = [\"a\"]", 7, "token.t.variants", "found an array"),
+            ("variants = { scopes = [\"a\"] }", 7, "token.t.variants.scopes", "did you mean \"scope\"?"),
+            ("variants = { scope = [\"a\\\"\"] }", 7, "token.t.variants.scope", "scope"),
+            ("headers = { A = \"\" }", 7, "token.t.headers.A", "not empty"),
+            ("headers = { A = \"hü\" }", 7, "token.t.headers.A", "visible ASCII"),
             ("default_lifetime = \"0s\"", 7, "token.t.default_lifetime", "less than a second"),
         ],
     );
@@ -1134,6 +1143,26 @@ fn a_file_that_others_can_write_is_a_warning() {
             "{mode:o}"
         );
     }
+}
+
+#[test]
+fn warmth_and_variants() {
+    let of = |keys: &str| {
+        let mut config = good(&format!("{PROVIDER}[token.t]\nprovider = \"p\"\n{keys}"));
+        config.tokens.pop_first().unwrap().1
+    };
+    let hour = Duration::from_secs(3600);
+    assert_eq!(of("").warmth, crate::credential::Warmth::Always);
+    assert_eq!(of("warm = \"on-demand\"").warmth, crate::credential::Warmth::OnDemand(hour));
+    let short = of("warm = \"on-demand\"\nidle_timeout = \"5m\"").warmth;
+    assert_eq!(short, crate::credential::Warmth::OnDemand(hour / 12));
+    assert_eq!(of("").variants, VariantSettings::default());
+    let variants = of("variants = { scope = \"a b\", resource = [\"r\"], audience = \"x\" }").variants;
+    assert_eq!(variants.scope.as_slice(), ["a", "b"]);
+    assert_eq!(
+        (variants.resource.as_slice(), variants.audience.as_slice()),
+        (&["r".to_owned()][..], &["x".to_owned()][..])
+    );
 }
 
 #[test]

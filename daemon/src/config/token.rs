@@ -13,7 +13,7 @@ use super::headers::{self, Headers};
 use super::preset::{self, GrantType, Preset};
 use super::provider::{self, Provider};
 use super::section::{Field, Section, Setting};
-use super::{CredentialSettings, Grant, HeaderSettings, TokenSettings, rules, secret, values};
+use super::{CredentialSettings, Grant, HeaderSettings, TokenSettings, rules, secret, values, variants};
 use crate::secret_source::SecretSource;
 
 /// The keys of `[token.NAME]`.
@@ -31,6 +31,9 @@ pub(super) const KEYS: &[&str] = &[
     "allow",
     "refresh_before",
     "default_lifetime",
+    "warm",
+    "idle_timeout",
+    "variants",
 ];
 
 const DEFAULT_ACCEPT: &str = "application/json";
@@ -151,6 +154,8 @@ impl<'a> Reader<'a> {
         let refresh_before =
             self.layered("refresh_before", values::duration, |preset| &preset.refresh_before);
         let default_lifetime = self.default_lifetime();
+        let warmth = variants::warmth(section);
+        let variants = section.read("variants", variants::settings).or_default(Default::default);
         let provider = *self.provider.value()?;
         let credential = CredentialSettings {
             endpoint: provider.endpoint.value()?.clone(),
@@ -170,6 +175,8 @@ impl<'a> Reader<'a> {
             provider: Arc::clone(&provider.name),
             credential: Arc::new(credential),
             refresh_before: refresh_before.map(Some).or_default(|| None)?,
+            warmth: warmth?,
+            variants: variants?,
             headers: headers?,
             caller_headers: caller_headers?,
             allow: allow?,

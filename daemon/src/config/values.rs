@@ -52,6 +52,10 @@ pub(super) fn duration(field: &Field<'_>) -> Option<Duration> {
         field.wrong_type(EXPECTED);
         return None;
     };
+    if text.contains('M') {
+        field.fault(format!("found {}, where \"M\" means months; write \"m\" for minutes", quoted(text)));
+        return None;
+    }
     let Ok(duration) = humantime::parse_duration(text) else {
         field.fault(format!("found {}, expected {EXPECTED}", quoted(text)));
         return None;

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
-use super::{Attempted, Failed, Order, Rejected, Schedule, Snapshot, Surroundings, Token};
+use super::{Attempted, Failed, Inbox, Order, Rejected, Schedule, Snapshot, Surroundings, Token, Warmth};
 use crate::clock::{Clock, Instant};
 use crate::fingerprint::Fingerprinter;
 use crate::issuer::{Held, Issuer, Urgency};
@@ -30,7 +29,7 @@ const OVERSLEPT: Duration = Duration::from_secs(10);
 /// What was due while the host slept is spread over so long after it resumed.
 const RESUME_SPREAD: Duration = Duration::from_secs(5);
 
-/// The longest message or detail that is kept of a failure, in bytes.
+/// The longest message or detail that is kept of a failure, in characters.
 const WORDS_MAX: usize = 500;
 
 /// The actor of one credential.
@@ -39,8 +38,7 @@ pub(super) struct Actor<P> {
     issuer: Arc<Issuer>,
     schedule: Schedule,
     publish: watch::Sender<Arc<Snapshot>>,
-    orders: mpsc::Receiver<Order>,
-    stop: CancellationToken,
+    inbox: Inbox,
     clock: Clock,
     fingerprinter: Arc<Fingerprinter>,
     roll: fn() -> f64,
@@ -50,6 +48,8 @@ pub(super) struct Actor<P> {
     longest_life: Duration,
     /// When the last attempt began.
     last_attempt: Option<Instant>,
+    /// Renewals in a row between which nobody used the token.
+    unused_renewals: u32,
 }
 
 impl<P: Provider> Actor<P> {
@@ -58,8 +58,7 @@ impl<P: Provider> Actor<P> {
         issuer: Arc<Issuer>,
         schedule: Schedule,
         publish: watch::Sender<Arc<Snapshot>>,
-        orders: mpsc::Receiver<Order>,
-        stop: CancellationToken,
+        inbox: Inbox,
         surroundings: &Surroundings,
     ) -> Self {
         Self {
@@ -67,14 +66,14 @@ impl<P: Provider> Actor<P> {
             issuer,
             schedule,
             publish,
-            orders,
-            stop,
+            inbox,
             clock: surroundings.clock.clone(),
             fingerprinter: Arc::clone(&surroundings.fingerprinter),
             roll: surroundings.roll,
             jitter: Jitter::new((surroundings.roll)()),
             longest_life: Duration::ZERO,
             last_attempt: None,
+            unused_renewals: 0,
         }
     }
 
@@ -82,31 +81,53 @@ impl<P: Provider> Actor<P> {
         &self.schedule.names
     }
 
-    /// Serves orders and the schedule until it is stopped. An exchange with the provider is always finished:
-    /// what it brings may be the only copy.
+    /// Serves orders and the schedule until it is stopped. An exchange with the provider is finished before a stop
+    /// is looked at: what it brings may be the only copy.
     pub(super) async fn run(&mut self) {
         loop {
             let due = self.snapshot().next_attempt;
             // In this order, so that nothing is left to chance where several come at once.
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return,
-                () = self.clock.sleep_until(due) => self.come_due(due).await,
-                Some(order) = self.orders.recv() => self.obey(order).await,
+                () = self.inbox.stop.cancelled() => return,
+                () = sleep_until(&self.clock, due) => self.come_due(due).await,
+                Some(order) = self.inbox.orders.recv() => self.obey(order).await,
             }
         }
     }
 
     /// What was due while the host slept was due for many tokens, and the network may not be up again. So it is
     /// put off a little, for each token by another span, and callers who cannot wait need not.
-    async fn come_due(&mut self, due: Instant) {
+    async fn come_due(&mut self, due: Option<Instant>) {
         let now = self.clock.now();
-        if now.since(due) < OVERSLEPT {
-            self.attempt(Urgency::Scheduled).await;
+        if due.is_none_or(|due| now.since(due) < OVERSLEPT) {
+            self.renew().await;
             return;
         }
-        let next_attempt = now.after(RESUME_SPREAD.mul_f64((self.roll)()));
+        let next_attempt = Some(now.after(RESUME_SPREAD.mul_f64((self.roll)())));
         self.update(|snapshot| snapshot.next_attempt = next_attempt);
+    }
+
+    /// What the schedule asks for: a new token, or rest for one that nobody uses.
+    async fn renew(&mut self) {
+        let last_used = self.inbox.usage.last();
+        let is_unused = self.last_attempt.is_some_and(|at| last_used < at);
+        self.unused_renewals = if is_unused { self.unused_renewals + 1 } else { 0 };
+        if self.schedule.warmth.rests(self.clock.now(), last_used, self.unused_renewals) {
+            tracing::debug!(token = self.names(), "{} rests until somebody uses it", self.names());
+            self.update(|snapshot| snapshot.next_attempt = None);
+        } else {
+            self.attempt(Urgency::Scheduled).await;
+        }
+    }
+
+    /// Back to the schedule, after a rest.
+    fn wake(&mut self) {
+        let snapshot = self.snapshot();
+        if let (None, Some(token)) = (snapshot.next_attempt, &snapshot.token) {
+            let next_attempt = Some(self.renewal(token.life));
+            self.update(|snapshot| snapshot.next_attempt = next_attempt);
+        }
     }
 
     /// Puts an actor that a panic stopped into a state to go on from.
@@ -140,6 +161,7 @@ impl<P: Provider> Actor<P> {
                 };
                 let _ = done.send(answer);
             }
+            Order::Wake => self.wake(),
             Order::Reschedule(schedule) => self.reschedule(schedule),
         }
     }
@@ -172,15 +194,12 @@ impl<P: Provider> Actor<P> {
         self.update(|snapshot| snapshot.in_flight = true);
         let (issuer, clock) = (Arc::clone(&self.issuer), self.clock.clone());
         let admitted = issuer.admit(urgency, || clock.now()).await;
-        let attempted = match admitted {
-            Ok(_) if self.stop.is_cancelled() => self.give_up(),
+        match admitted {
+            Ok(_) if self.inbox.stop.is_cancelled() => self.give_up(),
             Ok(_admission) => self.exchange().await,
-            // Nothing was asked on behalf of those who wait, and what holds the schedule back need not hold them.
-            Err(held) if urgency == Urgency::Scheduled => return self.hold_back(held),
+            // Those who wait are answered only by an exchange: what holds the schedule back need not hold them.
             Err(held) => self.hold_back(held),
-        };
-        self.answer_those_who_waited(&attempted);
-        attempted
+        }
     }
 
     async fn exchange(&mut self) -> Attempted {
@@ -194,10 +213,12 @@ impl<P: Provider> Actor<P> {
                 *snapshot.deviations.entry(deviation).or_default() += 1;
             }
         });
-        match result {
+        let attempted = match result {
             Ok(granted) => self.granted(granted, sent_at),
-            Err(failure) => Attempted::Failed(self.failed(failure)),
-        }
+            Err(failure) => self.failed(failure),
+        };
+        self.answer_those_who_waited(&attempted);
+        attempted
     }
 
     fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
@@ -205,7 +226,7 @@ impl<P: Provider> Actor<P> {
         let life = Life { sent_at, lifetime: granted.lifetime };
         if life.remaining(self.clock.now()).is_zero() {
             let failure = Failure::new(ErrorClass::Malformed, "an access token that expired on its way");
-            return Attempted::Failed(self.failed(failure));
+            return self.failed(failure);
         }
         let fingerprint = self.fingerprinter.fingerprint(&granted.token);
         let held = self.snapshot().token.clone();
@@ -218,7 +239,7 @@ impl<P: Provider> Actor<P> {
             self.longest_life = granted.lifetime;
         }
         self.longest_life = self.longest_life.max(granted.lifetime);
-        let next_attempt = self.renewal(life);
+        let next_attempt = Some(self.renewal(life));
         let token = Arc::new(Token { secret: granted.token, fingerprint, life });
         self.update(|snapshot| {
             snapshot.token = Some(token);
@@ -232,7 +253,7 @@ impl<P: Provider> Actor<P> {
         attempted
     }
 
-    fn failed(&mut self, failure: Failure) -> Failed {
+    fn failed(&mut self, failure: Failure) -> Attempted {
         let now = self.clock.now();
         let snapshot = self.snapshot();
         let remaining = snapshot.usable(now, Duration::ZERO).map(|token| token.life.remaining(now));
@@ -243,11 +264,12 @@ impl<P: Provider> Actor<P> {
         let Failure { class, message, detail, .. } = failure;
         let detail = detail.map(|text| capped(&text));
         let failed = Failed { class, message: capped(&message), detail, at: now };
+        let next_attempt = Some(now.after(delay));
         self.update(|snapshot| {
             snapshot.in_flight = false;
             snapshot.last_error = Some(failed.clone());
             snapshot.failures = failures;
-            snapshot.next_attempt = now.after(delay);
+            snapshot.next_attempt = next_attempt;
         });
         tracing::warn!(
             token = self.names(),
@@ -261,13 +283,21 @@ impl<P: Provider> Actor<P> {
             self.names(),
             failed.message
         );
-        failed
+        Attempted::Failed(failed, next_attempt)
     }
 
     /// What a failure says about the issuer, and so about its other tokens.
     fn tell_issuer(&self, failure: &Failure, now: Instant, jitter: Jitter) {
-        if let Some(asked) = failure.retry_after {
-            self.issuer.keep_quiet(now.after(issuer_pause(asked)));
+        // With any other failure it speaks to this token alone, whose own back-off heeds it.
+        let speaks_to_all = matches!(failure.class, ErrorClass::Throttled | ErrorClass::Server);
+        if let Some(asked) = failure.retry_after.filter(|_| speaks_to_all) {
+            let pause = issuer_pause(asked);
+            tracing::warn!(
+                token = self.names(),
+                pause = pause.as_secs(),
+                "the issuer asks all its clients for quiet"
+            );
+            self.issuer.keep_quiet(now.after(pause));
         }
         match failure.class {
             ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
@@ -288,33 +318,39 @@ impl<P: Provider> Actor<P> {
         let now = self.clock.now();
         let failed = Failed { class: held.class, message: message.into(), detail: None, at: now };
         let until = held.until.after(HELD_SPREAD.mul_f64((self.roll)()));
+        let snapshot = self.snapshot();
+        if snapshot.last_error.is_none() {
+            tracing::warn!(
+                token = self.names(),
+                class = held.class.as_str(),
+                "{} held back: {message}",
+                self.names()
+            );
+        }
+        // An order that came long before the renewal is due changes nothing about the renewal.
+        let is_due = snapshot.next_attempt.is_none_or(|at| at <= until);
         self.update(|snapshot| {
             snapshot.in_flight = false;
-            // An order that came long before the renewal is due changes nothing about the renewal.
-            if snapshot.next_attempt <= until {
+            if is_due {
                 snapshot.last_error.get_or_insert_with(|| failed.clone());
-                snapshot.next_attempt = until;
+                snapshot.next_attempt = Some(until);
             }
         });
-        Attempted::Failed(failed)
+        Attempted::Failed(failed, Some(until))
     }
 
     /// Ends an attempt that nobody has a use for any more.
     fn give_up(&mut self) -> Attempted {
         self.update(|snapshot| snapshot.in_flight = false);
-        let message = "the configuration of the token changed";
-        Attempted::Failed(Failed {
-            class: ErrorClass::Internal,
-            message: message.into(),
-            detail: None,
-            at: self.clock.now(),
-        })
+        let message = "the configuration of the token changed".into();
+        let at = self.clock.now();
+        Attempted::Failed(Failed { class: ErrorClass::Internal, message, detail: None, at }, None)
     }
 
     /// Orders that came in during an attempt are answered by it.
     fn answer_those_who_waited(&mut self, attempted: &Attempted) {
         let current = self.snapshot().token.as_ref().map(|token| token.fingerprint);
-        while let Ok(order) = self.orders.try_recv() {
+        while let Ok(order) = self.inbox.orders.try_recv() {
             match order {
                 Order::Need { done, .. } => drop(done.send(())),
                 Order::Refresh { done } => drop(done.send(attempted.clone())),
@@ -322,6 +358,7 @@ impl<P: Provider> Actor<P> {
                     drop(done.send(Rejected::Attempted(attempted.clone())));
                 }
                 Order::Reject { done, .. } => drop(done.send(Rejected::Superseded)),
+                Order::Wake => (),
                 Order::Reschedule(schedule) => self.reschedule(schedule),
             }
         }
@@ -330,10 +367,12 @@ impl<P: Provider> Actor<P> {
     fn reschedule(&mut self, schedule: Schedule) {
         self.schedule = schedule;
         let snapshot = self.snapshot();
-        if let (Some(token), None) = (&snapshot.token, &snapshot.last_error) {
-            let next_attempt = self.renewal(token.life);
-            self.update(|snapshot| snapshot.next_attempt = next_attempt);
-        }
+        let next_attempt = match (&snapshot.token, &snapshot.last_error) {
+            (Some(token), None) => Some(self.renewal(token.life)),
+            (None, None) if self.schedule.warmth == Warmth::Always => Some(self.clock.now()),
+            (None, None) | (_, Some(_)) => snapshot.next_attempt,
+        };
+        self.update(|snapshot| snapshot.next_attempt = next_attempt);
     }
 
     fn renewal(&self, life: Life) -> Instant {
@@ -350,6 +389,13 @@ impl<P: Provider> Actor<P> {
 }
 
 fn capped(text: &str) -> Arc<str> {
-    let end = text.floor_char_boundary(WORDS_MAX);
-    text.get(..end).unwrap_or_default().into()
+    text.chars().take(WORDS_MAX).collect::<String>().into()
+}
+
+/// Waits for ever where there is no time.
+async fn sleep_until(clock: &Clock, at: Option<Instant>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

@@ -53,8 +53,8 @@ pub struct Snapshot {
     pub last_error: Option<Failed>,
     /// Failures since the last success.
     pub failures: u32,
-    /// When the provider will be asked next.
-    pub next_attempt: Instant,
+    /// When the provider will be asked next; `None` while nobody uses the token and it may rest.
+    pub next_attempt: Option<Instant>,
     /// Token requests sent so far.
     pub requests: u64,
     /// Tolerated departures from the RFCs so far.
@@ -63,7 +63,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Nothing yet.
-    pub(super) fn pending(next_attempt: Instant) -> Self {
+    pub(super) fn pending(next_attempt: Option<Instant>) -> Self {
         Self {
             token: None,
             in_flight: false,
@@ -95,14 +95,16 @@ impl Snapshot {
             Some(ErrorClass::Throttled) => true,
             Some(_) => self.failures > 0,
         };
-        held && !self.in_flight && now < self.next_attempt
+        held && !self.in_flight && self.next_attempt.is_some_and(|at| now < at)
     }
 
     /// The condition in one word.
     pub fn state(&self, now: Instant) -> State {
         match (self.usable(now, Duration::ZERO), &self.last_error) {
             (Some(_), Some(_)) => State::Degraded,
-            (Some(_), None) if self.in_flight || now >= self.next_attempt => State::Refreshing,
+            (Some(_), None) if self.in_flight || self.next_attempt.is_some_and(|at| at <= now) => {
+                State::Refreshing
+            }
             (Some(_), None) => State::Fresh,
             (None, None) => State::Pending,
             (None, Some(failed)) if failed.needs_operator() => State::Refused,

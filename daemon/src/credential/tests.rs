@@ -16,6 +16,8 @@ enum Step {
     Fail(ErrorClass),
     /// Fails and asks for so many seconds of quiet.
     Throttle(u64),
+    /// Refuses this token and says when to come again.
+    RefusedFor(u64),
     /// Takes so many seconds before it goes on with the next step.
     Delay(u64),
     /// Ends in a fault of the daemon's own.
@@ -65,15 +67,24 @@ impl Script {
         self.start_with(Arc::default(), refresh_before)
     }
 
+    /// Starts a credential that nobody has used yet.
+    fn start_resting(&self, warmth: Warmth) -> Credential {
+        let schedule = Schedule { names: "test".into(), refresh_before: None, warmth };
+        Credential::start(self.clone(), Arc::default(), schedule, None, &self.surroundings())
+    }
+
     fn start_with(&self, issuer: Arc<Issuer>, refresh_before: Option<Duration>) -> Credential {
-        let surroundings = Surroundings {
+        let schedule = Schedule { names: "test".into(), refresh_before, warmth: Warmth::Always };
+        Credential::start(self.clone(), issuer, schedule, Some(self.start), &self.surroundings())
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
             clock: self.clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
             roll: || 0.0,
             tasks: TaskTracker::new(),
-        };
-        let schedule = Schedule { names: "test".into(), refresh_before };
-        Credential::start(self.clone(), issuer, schedule, self.start, &surroundings)
+        }
     }
 
     fn deadline(&self) -> Instant {
@@ -102,6 +113,10 @@ impl Provider for Script {
                 Throttle(seconds) => Err(Failure {
                     retry_after: Some(Duration::from_secs(seconds)),
                     ..Failure::new(ErrorClass::Throttled, "scripted")
+                }),
+                Step::RefusedFor(seconds) => Err(Failure {
+                    retry_after: Some(Duration::from_secs(seconds)),
+                    ..Failure::new(ErrorClass::Refused, "scripted")
                 }),
                 Panic => panic!("scripted"),
             };
@@ -337,7 +352,11 @@ async fn a_reload_moves_the_renewal_and_keeps_the_token() {
     let credential = script.start(None);
     script.run_for(10).await;
     credential
-        .reschedule(Schedule { names: "test".into(), refresh_before: Some(Duration::from_secs(950)) })
+        .reschedule(Schedule {
+            names: "test".into(),
+            refresh_before: Some(Duration::from_secs(950)),
+            warmth: Warmth::Always,
+        })
         .await;
     script.run_for(100).await;
     // No earlier than a tenth of the lifetime after the request before.
@@ -365,7 +384,7 @@ async fn an_operators_refresh_while_the_issuer_wants_quiet_leaves_the_schedule_a
     script.run_for(100).await;
     issuer.keep_quiet(script.clock.now().after(Duration::from_secs(60)));
     let refused = credential.refresh(script.deadline()).await.unwrap();
-    assert!(matches!(refused, Attempted::Failed(failed) if failed.class == ErrorClass::Throttled));
+    assert!(matches!(refused, Attempted::Failed(failed, Some(_)) if failed.class == ErrorClass::Throttled));
     assert_eq!(credential.snapshot().state(script.clock.now()), State::Fresh);
     script.run_for(601).await;
     assert_eq!(script.asked_at(), [0, 700]);
@@ -432,4 +451,55 @@ async fn a_removed_token_that_waits_for_its_turn_sends_nothing() {
     credential.stop();
     slow.run_for(60).await;
     assert_eq!(removed.asked_at(), Vec::<u64>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_on_demand_is_fetched_at_its_first_use_and_rests_when_nobody_uses_it() {
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000), Give("c", 1000), Give("d", 1000)]);
+    let credential = script.start_resting(Warmth::OnDemand(Duration::from_secs(1200)));
+    script.run_for(5000).await;
+    assert_eq!(script.asked_at(), Vec::<u64>::new());
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+    script.run_for(4000).await;
+    // Renewed once 700 s after its last use, and not 1400 s after it.
+    assert_eq!(script.asked_at(), [5000, 5700]);
+    assert!(credential.is_dormant());
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "c");
+    assert_eq!(script.asked_at(), [5000, 5700, 9000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resting_token_that_is_still_valid_is_served_at_once_and_renewed_again() {
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
+    let credential = script.start_resting(Warmth::OnDemand(Duration::from_secs(600)));
+    credential.obtain(Duration::ZERO, script.deadline()).await.unwrap();
+    script.run_for(800).await;
+    assert_eq!(script.asked_at(), [0], "at rest since 700 s");
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+    script.run_for(1).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_variant_is_let_go_after_two_renewals_that_nobody_used() {
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000), Give("c", 1000), Give("d", 1000)]);
+    let credential = script.start_resting(Warmth::UnusedRenewals(2));
+    credential.obtain(Duration::ZERO, script.deadline()).await.unwrap();
+    script.run_for(10_000).await;
+    // The first renewal comes after a use.
+    assert_eq!(script.asked_at(), [0, 700, 1400]);
+    assert!(credential.is_dormant());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_that_is_meant_for_one_token_does_not_silence_the_others() {
+    let issuer = Arc::new(Issuer::default());
+    let refused = Script::new(&[Step::RefusedFor(600), Give("a", 1000)]);
+    let _refused = refused.start_with(Arc::clone(&issuer), None);
+    refused.run_for(1).await;
+    let other = refused.beside(&[Give("b", 1000)]);
+    let credential = other.start_with(issuer, None);
+    assert_eq!(text(credential.obtain(Duration::ZERO, other.deadline()).await), "b");
+    refused.run_for(590).await;
+    assert_eq!(refused.asked_at(), [0]);
 }

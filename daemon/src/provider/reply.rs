@@ -186,8 +186,9 @@ fn granted(
     if token.len() > TOKEN_MAX {
         return Err(malformed("an access token of more than 64 KiB"));
     }
-    // RFC 6749 appendix A.12. Anything else could break the header that the token is put into.
-    if !token.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+    // RFC 6749 appendix A.12, without the space, which the credentials of RFC 6750 section 2.1 have no place for.
+    // Anything else could break the header that the token is put into.
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(malformed("an access token with characters that no header can carry"));
     }
     deviations.extend(token_type_deviation(values.token_type.as_deref()));
@@ -442,6 +443,8 @@ mod tests {
             r#"{"access_token":""}"#,
             r#"{"access_token":"a\nb"}"#,
             r#"{"access_token":"ü"}"#,
+            r#"{"access_token":" "}"#,
+            r#"{"access_token":"Bearer abc"}"#,
             "<html><body>Sign in to the network</body></html>",
             "\u{0}\u{1}",
             &long,

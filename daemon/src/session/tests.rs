@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use nix::errno::Errno;
-use tokend_protocol::{HeadersRequest, PageRequest, RejectRequest, WatchRequest};
+use tokend_protocol::{HeadersRequest, PageRequest, RejectRequest, Variant, WatchRequest};
 use tokio_util::task::TaskTracker;
 
 use super::*;
@@ -20,7 +20,6 @@ const ALICE: u32 = 1001;
 /// A session of a user whom nothing but a rule lets in. No provider is ever reached.
 struct Scene {
     session: Arc<Session>,
-    origins: Origins,
 }
 
 impl Scene {
@@ -34,22 +33,23 @@ impl Scene {
         };
         let mut origins = Origins::new(surroundings);
         let registry = Registry::build(&config(tokens), &mut origins, None);
-        let mut shared = Shared::new(registry, clock);
+        let mut shared = Shared::new(registry, origins, clock);
         shared.directory = directory;
         shared.own_uid = OWN_UID;
         let peer = Peer { uid, gid: uid, groups: vec![], pid: None, unit: None };
-        Self { session: Arc::new(Session::new(Arc::new(shared), peer)), origins }
+        Self { session: Arc::new(Session::new(Arc::new(shared), peer)) }
     }
 
-    fn reload(&mut self, tokens: &str) {
+    fn reload(&self, tokens: &str) {
         let previous = self.session.shared.registry.borrow().clone();
-        let next = Registry::build(&config(tokens), &mut self.origins, Some(&previous));
+        let mut origins = self.session.shared.origins.lock().unwrap();
+        let next = Registry::build(&config(tokens), &mut origins, Some(&previous));
         self.session.shared.registry.send_replace(Arc::new(next));
     }
 
     /// What a `get` of what is held comes to, of which there is nothing.
     async fn get(&self, name: &str) -> ErrorCode {
-        let request = GetRequest { name: name.parse().unwrap(), terms: HELD };
+        let request = GetRequest { name: name.parse().unwrap(), terms: HELD, variant: Variant::default() };
         code(self.session.answer(Request::Get(request)).await)
     }
 
@@ -221,7 +221,7 @@ async fn a_watch_takes_each_name_once_and_not_too_many() {
 #[tokio::test]
 async fn a_watch_tells_each_token_once_and_ends_when_a_reload_takes_one_away() {
     let both = token("a", ALLOWED) + &token("b", ALLOWED);
-    let mut scene = Scene::new(ALICE, directory(), &both);
+    let scene = Scene::new(ALICE, directory(), &both);
     let mut watch = scene.watch(&["b", "a", "b"]).await.unwrap();
     let mut told = [watch.next().await.unwrap().name, watch.next().await.unwrap().name];
     told.sort_unstable();
@@ -243,7 +243,13 @@ async fn secrets_of_headers_that_hang_end_with_the_deadline() {
     let request = |deadline_ms| {
         let terms = Terms { deadline_ms, min_ttl_ms: 0 };
         let name = "t".parse().unwrap();
-        Request::Headers(HeadersRequest { name, terms, supplied: vec![], omitted: vec![] })
+        Request::Headers(HeadersRequest {
+            name,
+            terms,
+            supplied: vec![],
+            omitted: vec![],
+            variant: Variant::default(),
+        })
     };
     tokio::time::pause();
     for (deadline_ms, lasts) in [(250, 250), (0, 1000)] {
@@ -264,12 +270,23 @@ async fn no_verb_tells_what_is_forbidden_from_what_does_not_exist() {
     for name in ["hidden", "absent"] {
         let name: TokenName = name.parse().unwrap();
         let fingerprint = tokend_protocol::Fingerprint([0; 8]);
-        let headers = HeadersRequest { name: name.clone(), supplied: vec![], omitted: vec![], terms: HELD };
+        let headers = HeadersRequest {
+            name: name.clone(),
+            supplied: vec![],
+            omitted: vec![],
+            terms: HELD,
+            variant: Variant::default(),
+        };
         let requests = [
-            Request::Get(GetRequest { name: name.clone(), terms: HELD }),
+            Request::Get(GetRequest { name: name.clone(), terms: HELD, variant: Variant::default() }),
             Request::Headers(headers),
             Request::Refresh(RefreshRequest { name: name.clone(), deadline_ms: 0 }),
-            Request::Reject(RejectRequest { name: name.clone(), fingerprint, deadline_ms: 0 }),
+            Request::Reject(RejectRequest {
+                name: name.clone(),
+                fingerprint,
+                deadline_ms: 0,
+                variant: Variant::default(),
+            }),
         ];
         let mut replies = Vec::new();
         for request in requests {

@@ -30,7 +30,7 @@ pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> T
         expires_at: held.expires_at,
         state: snapshot.state(clock.now()),
         last_error: error_class(snapshot),
-        next_attempt: Some(clock.timestamp(snapshot.next_attempt)),
+        next_attempt: snapshot.next_attempt.map(|at| clock.timestamp(at)),
         fingerprint: held.fingerprint,
     }
 }
@@ -44,7 +44,7 @@ pub(super) fn token_status(name: TokenName, entry: &Entry, clock: &Clock, detail
         held: held(&snapshot, clock),
         last_error: snapshot.last_error.as_ref().map(|failed| last_error(failed, clock, detail)),
         failures: snapshot.failures,
-        next_attempt: Some(clock.timestamp(snapshot.next_attempt)),
+        next_attempt: snapshot.next_attempt.map(|at| clock.timestamp(at)),
         requests: snapshot.requests,
         hand_outs: entry.hand_outs(),
         deviations: snapshot
@@ -62,7 +62,7 @@ pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> Even
         state: snapshot.state(clock.now()),
         held: held(snapshot, clock),
         last_error: error_class(snapshot),
-        next_attempt: Some(clock.timestamp(snapshot.next_attempt)),
+        next_attempt: snapshot.next_attempt.map(|at| clock.timestamp(at)),
     }
 }
 

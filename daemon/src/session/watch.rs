@@ -134,7 +134,7 @@ fn change(
 /// When the passing of time alone changes the state: the token becomes due, or expires.
 fn next_turn(snapshot: &Snapshot, now: Instant) -> Option<Instant> {
     let token = snapshot.usable(now, Duration::ZERO)?;
-    let due = Some(snapshot.next_attempt).filter(|at| *at > now && snapshot.last_error.is_none());
+    let due = snapshot.next_attempt.filter(|at| *at > now && snapshot.last_error.is_none());
     Some(due.map_or(token.life.expires_at(), |due| due.min(token.life.expires_at())))
 }
 

@@ -4,8 +4,8 @@ use std::io::{self, Read};
 
 use tokend_protocol::{
     BadFrame, ErrorCode, ErrorReply, Fault, Frame, GetRequest, HEADER_BYTES, ListEntry, ListReply, Message,
-    REPLY_MAX, REQUEST_MAX, Reply, Request, Secret, State, Terms, TokenReply, TooLarge, decode, encode,
-    read_frame, write_frame,
+    REPLY_MAX, REQUEST_MAX, Reply, Request, Secret, State, Terms, TokenReply, TooLarge, Variant, decode,
+    encode, read_frame, write_frame,
 };
 
 use crate::samples::{self, Sample};
@@ -94,7 +94,7 @@ fn unknown_variants_are_refused() {
 
 #[test]
 fn only_what_the_specification_allows_is_a_number_a_bool_or_an_option() {
-    let get = |deadline: &[u8]| request(&[&[0, 1, b'a'], deadline, &[0]].concat());
+    let get = |deadline: &[u8]| request(&[&[0, 1, b'a'], deadline, &[0, 0, 0, 0]].concat());
     assert!(get(&[0xfc, 0xff, 0xff, 0xff, 0xff]).is_ok(), "the greatest u32");
     assert!(get(&[0xfb, 0x01, 0x00]).is_ok(), "a longer form than needed");
     assert_eq!(get(&[0xfd, 1, 0, 0, 0, 0, 0, 0, 0]), Err(malformed()), "a u64 where a u32 stands");
@@ -111,7 +111,7 @@ fn a_name_inside_a_message_is_checked_as_any_other() {
             || [&[0xfb][..], &u16::try_from(name.len()).unwrap().to_le_bytes()].concat(),
             |length| vec![length],
         );
-        request(&[&[0][..], &length, name, &[0, 0]].concat())
+        request(&[&[0][..], &length, name, &[0, 0, 0, 0, 0]].concat())
     };
     let longest = [b'x'; 255];
     for good in [&b"psb"[..], b"a.b_c-d@e:f+g", &longest] {
@@ -276,8 +276,9 @@ fn an_error_text_does_not_repeat_what_was_received() {
 fn the_limits_are_those_of_the_specification() {
     assert_eq!((Request::BODY_MAX, Reply::BODY_MAX), (16_384, 262_144));
     let terms = Terms { deadline_ms: 0, min_ttl_ms: 0 };
-    let get = Frame { id: ID, message: Request::Get(GetRequest { name: samples::name("a"), terms }) };
+    let request = GetRequest { name: samples::name("a"), terms, variant: Variant::default() };
+    let get = Frame { id: ID, message: Request::Get(request) };
     let mut wire = Vec::new();
     encode(&get, &mut wire).unwrap();
-    assert_eq!(wire, [0, 0, 0, 10, 1, 1, 2, 3, 4, 0, 1, b'a', 0, 0]);
+    assert_eq!(wire, [0, 0, 0, 13, 1, 1, 2, 3, 4, 0, 1, b'a', 0, 0, 0, 0, 0]);
 }

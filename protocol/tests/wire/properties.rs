@@ -8,7 +8,7 @@ use tokend_protocol::{
     Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
     ListReply, Message, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
     RejectedReply, Reply, Request, Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName,
-    TokenReply, TokenStatus, VersionReply, WatchRequest, decode, encode,
+    TokenReply, TokenStatus, Variant, VersionReply, WatchRequest, decode, encode,
 };
 
 use crate::samples::{self, CLASSES, CODES, OUTCOMES, STATES};
@@ -69,21 +69,39 @@ fn is_consistent<M: Message + PartialEq + std::fmt::Debug>(body: &[u8]) {
 fn request() -> impl Strategy<Value = Request> {
     let page = || option::of(name()).prop_map(|after| PageRequest { after });
     let header = (text(), text()).prop_map(|(name, value)| CallerHeader { name, value });
-    let headers = (name(), terms(), vec(header, 0..5), vec(text(), 0..5))
-        .prop_map(|(name, terms, supplied, omitted)| HeadersRequest { name, terms, supplied, omitted });
+    let headers = (name(), terms(), vec(header, 0..5), vec(text(), 0..5), variant()).prop_map(
+        |(name, terms, supplied, omitted, variant)| HeadersRequest {
+            name,
+            terms,
+            supplied,
+            omitted,
+            variant,
+        },
+    );
     prop_oneof![
-        (name(), terms()).prop_map(|(name, terms)| Request::Get(GetRequest { name, terms })),
+        (name(), terms(), variant()).prop_map(|(name, terms, variant)| Request::Get(GetRequest {
+            name,
+            terms,
+            variant
+        })),
         headers.prop_map(Request::Headers),
         page().prop_map(Request::List),
         page().prop_map(Request::Status),
         (name(), any::<u32>())
             .prop_map(|(name, deadline_ms)| Request::Refresh(RefreshRequest { name, deadline_ms })),
-        (name(), fingerprint(), any::<u32>()).prop_map(|(name, fingerprint, deadline_ms)| {
-            Request::Reject(RejectRequest { name, fingerprint, deadline_ms })
-        }),
+        (name(), fingerprint(), any::<u32>(), variant()).prop_map(
+            |(name, fingerprint, deadline_ms, variant)| {
+                Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant })
+            }
+        ),
         vec(name(), 0..20).prop_map(|names| Request::Watch(WatchRequest { names })),
         Just(Request::Version),
     ]
+}
+
+fn variant() -> impl Strategy<Value = Variant> {
+    (vec(text(), 0..3), vec(text(), 0..3), vec(text(), 0..3))
+        .prop_map(|(scope, resource, audience)| Variant { scope, resource, audience })
 }
 
 fn reply() -> impl Strategy<Value = Reply> {

@@ -7,7 +7,7 @@ use tokend_protocol::{
     Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
     ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
     Reply, Request, Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName, TokenReply,
-    TokenStatus, VersionReply, WatchRequest,
+    TokenStatus, Variant, VersionReply, WatchRequest,
 };
 
 /// A frame of either direction.
@@ -91,16 +91,23 @@ pub(crate) fn name(text: &str) -> TokenName {
 fn requests() -> Vec<(String, Request)> {
     let terms = Terms { deadline_ms: 5000, min_ttl_ms: 30_000 };
     let supplied = vec![CallerHeader { name: "Requestor-ID".to_owned(), value: "np-42".to_owned() }];
-    let headers =
-        HeadersRequest { name: name("wealth"), terms, supplied, omitted: vec!["X-Trace".to_owned()] };
+    let variant = Variant {
+        scope: vec!["aisp".to_owned()],
+        resource: vec!["connectapi".to_owned()],
+        audience: Vec::new(),
+    };
+    let as_configured = Variant::default;
+    let omitted = vec!["X-Trace".to_owned()];
+    let headers = HeadersRequest { name: name("wealth"), terms, supplied, omitted, variant: as_configured() };
     let fingerprint = Fingerprint([0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]);
+    let reject = RejectRequest { name: name("psb"), fingerprint, deadline_ms: 250, variant: as_configured() };
     let samples = [
-        ("0-get", Request::Get(GetRequest { name: name("psb"), terms })),
+        ("0-get", Request::Get(GetRequest { name: name("psb"), terms, variant })),
         ("1-headers", Request::Headers(headers)),
         ("2-list", Request::List(PageRequest { after: None })),
         ("3-status", Request::Status(PageRequest { after: Some(name("psb")) })),
         ("4-refresh", Request::Refresh(RefreshRequest { name: name("psb"), deadline_ms: 100_000 })),
-        ("5-reject", Request::Reject(RejectRequest { name: name("psb"), fingerprint, deadline_ms: 250 })),
+        ("5-reject", Request::Reject(reject)),
         ("6-watch", Request::Watch(WatchRequest { names: vec![name("psb"), name("bnp-aisp")] })),
         ("7-version", Request::Version),
     ];

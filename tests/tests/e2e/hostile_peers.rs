@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokend_protocol::{ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Terms};
+use tokend_protocol::{ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Terms, Variant};
 use tokend_tests::scene::token_table;
 use tokend_tests::tokenctl::User;
 use tokend_tests::{Provider, RawPeer, Scene, raw_peer, requirement, wait};
@@ -179,7 +179,8 @@ fn a_deadline_of_nothing_is_answered_at_once() {
     let provider = Provider::start();
     provider.always(tokend_tests::Answer::token(60).with_fault(tokend_tests::Fault::HangBeforeHead));
     let scene = Scene::start(provider, &token_table("t", ""));
-    let request = GetRequest { name: "t".parse().unwrap(), terms: Terms { deadline_ms: 0, min_ttl_ms: 0 } };
+    let terms = Terms { deadline_ms: 0, min_ttl_ms: 0 };
+    let request = GetRequest { name: "t".parse().unwrap(), terms, variant: Variant::default() };
     match peer(&scene).ask(1, Request::Get(request)) {
         Reply::Error(error) => assert_eq!(error.code, ErrorCode::DeadlineExceeded),
         other => panic!("a refusal was expected, not {other:?}"),

@@ -22,3 +22,4 @@ mod refresh;
 mod reload;
 mod secrecy;
 mod shutdown;
+mod variants;

@@ -1,0 +1,138 @@
+//! Tokens that callers asked for in a narrower form than the configuration names: fewer scopes, one of
+//! several resources or audiences. Each form is a credential of its own, shared by all who ask for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokend_protocol::Variant;
+
+use crate::config::{CredentialSettings, TermSet, VariantSettings};
+use crate::credential::Credential;
+
+/// Variants of one token that are held. Beyond it the one that was not used for longest goes.
+const HELD_MAX: usize = 32;
+
+/// The settings of a variant, or why there is none such.
+///
+/// # Errors
+/// A term that the configuration does not let callers ask for, in words for the caller.
+pub fn settings(
+    base: &CredentialSettings,
+    permitted: &VariantSettings,
+    variant: &Variant,
+) -> Result<CredentialSettings, String> {
+    Ok(CredentialSettings {
+        scope: chosen("scope", &base.scope, &permitted.scope, &variant.scope)?,
+        resource: chosen("resource", &base.resource, &permitted.resource, &variant.resource)?,
+        audience: chosen("audience", &base.audience, &permitted.audience, &variant.audience)?,
+        ..base.clone()
+    })
+}
+
+/// What was asked for, each term once, if all of it is permitted; the configured terms where nothing was asked.
+fn chosen(what: &str, base: &TermSet, permitted: &TermSet, asked: &[String]) -> Result<TermSet, String> {
+    if asked.is_empty() {
+        return Ok(base.clone());
+    }
+    for term in asked {
+        if !permitted.as_slice().contains(term) {
+            let term: String = term.chars().filter(|c| !c.is_control()).take(64).collect();
+            return Err(format!("the {what} {term} is not among those that may be asked for"));
+        }
+    }
+    // In the configured order, so that the same set is always the same request.
+    Ok(permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect())
+}
+
+/// The variants of one token that are held.
+#[derive(Debug, Default)]
+pub struct Variants {
+    /// Held for a look-up or an insertion, never across an await.
+    held: Mutex<HashMap<CredentialSettings, Arc<Credential>>>,
+}
+
+impl Variants {
+    /// The credential with these settings, started by `start` if it is not held. Those that rest because
+    /// nobody uses them are dropped on the way.
+    pub fn find_or_start(
+        &self,
+        settings: CredentialSettings,
+        start: impl FnOnce(&CredentialSettings) -> Credential,
+    ) -> Arc<Credential> {
+        let mut held = self.lock();
+        if let Some(credential) = held.get(&settings) {
+            return Arc::clone(credential);
+        }
+        held.retain(|_, credential| !credential.is_dormant());
+        if held.len() >= HELD_MAX {
+            let oldest = held.iter().min_by_key(|(_, credential)| credential.last_used());
+            let oldest = oldest.map(|(settings, _)| settings.clone());
+            oldest.map(|settings| held.remove(&settings));
+        }
+        let credential = Arc::new(start(&settings));
+        held.insert(settings, Arc::clone(&credential));
+        credential
+    }
+
+    /// How many are held.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Ends all of them, each after the exchange that it may be in.
+    pub fn stop(&self) {
+        self.lock().values().for_each(|credential| credential.stop());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, Arc<Credential>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ClientAuthentication;
+    use crate::provider::form::tests::settings as base;
+
+    fn terms(words: &[&str]) -> TermSet {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn ask(scope: &[&str], resource: &[&str]) -> Result<CredentialSettings, String> {
+        let base = CredentialSettings { scope: terms(&["a", "b", "c"]), ..base(ClientAuthentication::None) };
+        let permitted = VariantSettings {
+            scope: terms(&["a", "b"]),
+            resource: terms(&["r"]),
+            audience: TermSet::default(),
+        };
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let variant = Variant { scope: owned(scope), resource: owned(resource), audience: Vec::new() };
+        settings(&base, &permitted, &variant)
+    }
+
+    #[test]
+    fn what_is_permitted_replaces_what_is_configured_and_the_rest_stays() {
+        let narrower = ask(&["b"], &[]).unwrap();
+        assert_eq!((narrower.scope, narrower.resource), (terms(&["b"]), TermSet::default()));
+        let aimed = ask(&[], &["r"]).unwrap();
+        assert_eq!((aimed.scope, aimed.resource), (terms(&["a", "b", "c"]), terms(&["r"])));
+    }
+
+    #[test]
+    fn the_order_and_repetition_of_terms_make_no_other_variant() {
+        assert_eq!(ask(&["b", "a", "b"], &[]).unwrap().scope.as_slice(), ["a", "b"]);
+        assert_eq!(ask(&["b", "a"], &[]), ask(&["a", "b"], &[]));
+    }
+
+    #[test]
+    fn a_term_that_is_not_permitted_is_named() {
+        assert!(ask(&["a", "c"], &[]).is_err_and(|message| message.contains("the scope c is not among")));
+        assert!(ask(&[], &["other\n"]).is_err_and(|message| message.contains("the resource other is not")));
+    }
+}
