@@ -13,7 +13,7 @@ use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, 
 use nix::time::{ClockId, clock_gettime};
 use tokend_protocol::Timestamp;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// A point in time, as the time since the host booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,11 +43,16 @@ impl Instant {
     }
 }
 
+/// Tells sleepers that the clocks were set or that the host has resumed from sleep, all of them in the order in
+/// which they went to sleep.
+#[derive(Clone, Debug, Default)]
+pub struct Steps(Arc<Notify>);
+
 /// Tells the time and waits for it.
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
-    steps: watch::Receiver<u64>,
+    steps: Steps,
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +67,7 @@ enum Source {
 pub struct Simulation {
     origin: tokio::time::Instant,
     shifts: Arc<Mutex<Shifts>>,
-    steps: watch::Sender<u64>,
+    steps: Steps,
 }
 
 /// How far a simulated host's clocks are ahead of the time that tokio has counted.
@@ -73,8 +78,8 @@ struct Shifts {
 }
 
 impl Clock {
-    /// The host's clocks. `steps` changes whenever they are set or the host resumes from sleep.
-    pub fn kernel(steps: watch::Receiver<u64>) -> Self {
+    /// The host's clocks. `steps` tells whenever they are set or the host resumes from sleep.
+    pub fn kernel(steps: Steps) -> Self {
         Self { source: Source::Kernel, steps }
     }
 
@@ -108,8 +113,9 @@ impl Clock {
 
     /// Waits until `instant`, also across suspend and clock changes.
     pub async fn sleep_until(&self, instant: Instant) {
-        let mut steps = self.steps.clone();
         loop {
+            // Counts from here, so that no step is missed between the look and the wait.
+            let stepped = self.steps.0.notified();
             let left = instant.since(self.now());
             if left.is_zero() {
                 return;
@@ -118,7 +124,7 @@ impl Clock {
             // to look again.
             tokio::select! {
                 () = tokio::time::sleep(left) => (),
-                Ok(()) = steps.changed() => (),
+                () = stepped => (),
             }
         }
     }
@@ -131,13 +137,13 @@ impl Simulation {
         Self {
             origin: tokio::time::Instant::now(),
             shifts: Arc::new(Mutex::new(shifts)),
-            steps: watch::Sender::new(0),
+            steps: Steps::default(),
         }
     }
 
     /// Its clock.
     pub fn clock(&self) -> Clock {
-        Clock { source: Source::Simulated(self.clone()), steps: self.steps.subscribe() }
+        Clock { source: Source::Simulated(self.clone()), steps: self.steps.clone() }
     }
 
     /// Sleeps for so long: boot and wall time go on, tokio's timers do not.
@@ -160,7 +166,7 @@ impl Simulation {
 
     fn step(&self, change: impl FnOnce(&mut Shifts)) {
         change(&mut self.shifts.lock().unwrap_or_else(PoisonError::into_inner));
-        self.steps.send_modify(|count| *count = count.wrapping_add(1));
+        self.steps.0.notify_waiters();
     }
 
     fn shifts(&self) -> Shifts {
@@ -174,19 +180,19 @@ fn kernel_time(clock: ClockId) -> Duration {
 }
 
 /// Notices when the wall clock is set and when the host resumes from sleep (`timerfd_create(2)`,
-/// `TFD_TIMER_CANCEL_ON_SET`), and counts it in `steps`. Runs until it is dropped.
+/// `TFD_TIMER_CANCEL_ON_SET`), and tells it by `steps`. Runs until it is dropped.
 ///
 /// # Errors
 /// What the kernel says when it gives no such timer. The daemon can run on without it: sleepers then
 /// wake late after a suspend, by as long as the suspend was.
-pub async fn watch_steps(steps: watch::Sender<u64>) -> std::io::Result<()> {
+pub async fn watch_steps(steps: Steps) -> std::io::Result<()> {
     let timer = TimerFd::new(TimerClock::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
     // SAFETY: the descriptor stays the same and open as long as `registered` lives, which borrows it.
     #[expect(unsafe_code, reason = "the safe constructor cannot promise that the descriptor stays open")]
     let registered = unsafe { AsyncFd::register(timer.as_fd()) }?;
     let note = |said| -> nix::Result<()> {
         if is_step(said)? {
-            steps.send_modify(|count| *count = count.wrapping_add(1));
+            steps.0.notify_waiters();
         }
         Ok(())
     };
@@ -267,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_kernel_clocks_tell_a_time() {
-        let clock = Clock::kernel(watch::channel(0).1);
+        let clock = Clock::kernel(Steps::default());
         assert!(clock.now() > Instant::at(Duration::ZERO));
         assert!(clock.wall() > Duration::from_secs(1_700_000_000));
     }

@@ -336,7 +336,7 @@ mod tests {
         let (ours, theirs) = duplex(1024 * 1024);
         let uid = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
         let peer = Peer { uid, gid: uid, groups: Vec::new(), pid: None, unit: None };
-        let clock = Clock::kernel(tokio::sync::watch::channel(0).1);
+        let clock = Clock::kernel(crate::clock::Steps::default());
         let surroundings = Surroundings {
             clock: clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),

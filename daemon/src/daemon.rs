@@ -8,7 +8,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{Clock, watch_steps};
+use crate::clock::{Clock, Steps, watch_steps};
 use crate::config::{Config, DaemonSettings};
 use crate::credential::Surroundings;
 use crate::fingerprint::{Fingerprinter, NoRandomness};
@@ -43,8 +43,8 @@ impl Daemon {
         listener: UnixListener,
         most_connections: usize,
     ) -> Result<Self, NoRandomness> {
-        let (steps, stepped) = tokio::sync::watch::channel(0);
-        let clock = Clock::kernel(stepped);
+        let steps = Steps::default();
+        let clock = Clock::kernel(steps.clone());
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             if let Err(error) = watch_steps(steps).await {
