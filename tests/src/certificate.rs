@@ -1,11 +1,14 @@
 //! Certificates for a provider that speaks TLS: good ones and ones with a flaw.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use tempfile::TempDir;
 
 /// A certificate authority of the test's own, which no system trusts.
@@ -47,6 +50,10 @@ impl Authority {
 
     /// What a server on a loopback address needs to speak TLS with a certificate of this authority.
     pub fn server(&self, flaw: Flaw) -> Arc<ServerConfig> {
+        Shown::new(self, flaw).server()
+    }
+
+    fn certified(&self, flaw: Flaw) -> CertifiedKey {
         let names = match flaw {
             Flaw::WrongHost => vec!["elsewhere.example".to_owned()],
             Flaw::None | Flaw::Expired => vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
@@ -60,19 +67,48 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let chain = vec![certificate.der().clone(), self.certificate.der().clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        Arc::new(config)
+        CertifiedKey::from_der(chain, key, &cryptography()).unwrap()
     }
 
     fn path(&self) -> &Path {
         self.directory.path()
     }
+}
+
+/// The certificate that a server shows, which can be replaced while it runs.
+#[derive(Clone, Debug)]
+pub struct Shown(Arc<Mutex<Arc<CertifiedKey>>>);
+
+impl Shown {
+    /// A new certificate of an authority.
+    pub fn new(authority: &Authority, flaw: Flaw) -> Self {
+        Self(Arc::new(Mutex::new(Arc::new(authority.certified(flaw)))))
+    }
+
+    /// Shows another one from the next connection on.
+    pub fn replace(&self, authority: &Authority, flaw: Flaw) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(authority.certified(flaw));
+    }
+
+    /// What a server needs to show it. No session is ever resumed, so every connection looks at it anew.
+    pub fn server(&self) -> Arc<ServerConfig> {
+        let builder = ServerConfig::builder_with_provider(cryptography());
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config = builder.with_cert_resolver(Arc::new(self.clone()));
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Arc::new(config)
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+fn cryptography() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 impl Default for Authority {

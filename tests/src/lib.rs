@@ -34,7 +34,7 @@ pub mod standin;
 pub mod tokenctl;
 pub mod wait;
 
-pub use certificate::{Authority, Flaw};
+pub use certificate::{Authority, Flaw, Shown};
 pub use daemon::RealDaemon;
 pub use home::Home;
 pub use in_process::InProcess;

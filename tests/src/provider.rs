@@ -103,7 +103,7 @@ impl Provider {
     /// # Panics
     /// When it cannot be started.
     pub fn start() -> Self {
-        Self::start_with(ANY_PORT, None).expect("a loopback port is free")
+        Self::start_with(any_port(), None)
     }
 
     /// Starts one that speaks TLS.
@@ -111,7 +111,15 @@ impl Provider {
     /// # Panics
     /// When it cannot be started.
     pub fn start_tls(config: Arc<ServerConfig>) -> Self {
-        Self::start_with(ANY_PORT, Some(config)).expect("a loopback port is free")
+        Self::start_with(any_port(), Some(config))
+    }
+
+    /// Starts one on a socket of the caller's own, which listens already.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_on(listener: std::net::TcpListener) -> Self {
+        Self::start_with(listener, None)
     }
 
     /// Starts one at an address of the caller's choice.
@@ -119,7 +127,7 @@ impl Provider {
         address: SocketAddr,
         usual: impl FnMut(&Recorded) -> Answer + Send + 'static,
     ) -> io::Result<Self> {
-        let provider = Self::start_with(address, None)?;
+        let provider = Self::start_with(std::net::TcpListener::bind(address)?, None);
         provider.answer_with(usual);
         Ok(provider)
     }
@@ -131,12 +139,11 @@ impl Provider {
         provider
     }
 
-    fn start_with(address: SocketAddr, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+    fn start_with(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig>>) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = Arc::new(Shared::new());
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+        listener.set_nonblocking(true).expect("a socket can be told not to block");
+        let address = listener.local_addr().expect("a socket that listens has an address");
         let (stop, stopped) = oneshot::channel();
         let inner = Arc::clone(&shared);
         let thread = thread::spawn(move || {
@@ -149,7 +156,7 @@ impl Provider {
                 }
             });
         });
-        Ok(Self { address, scheme, shared, stop: Some(stop), thread: Some(thread) })
+        Self { address, scheme, shared, stop: Some(stop), thread: Some(thread) }
     }
 
     /// A URL of this server, by address. The path begins with `/`.
@@ -233,6 +240,10 @@ impl Provider {
             (self.connections() >= count).then_some(())
         });
     }
+}
+
+fn any_port() -> std::net::TcpListener {
+    std::net::TcpListener::bind(ANY_PORT).expect("a loopback port is free")
 }
 
 impl Drop for Provider {

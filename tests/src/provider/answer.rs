@@ -31,6 +31,10 @@ pub enum Fault {
     HangInHead,
     /// The head and half of the body come.
     HangInBody,
+    /// The connection is closed in good order after half of the head.
+    CutInHead,
+    /// A line of some other protocol comes instead, and the connection is closed.
+    NotHttp,
     /// The connection is reset.
     ResetBeforeHead,
     /// The connection is reset after half of the body.

@@ -45,6 +45,8 @@ async fn meet(stream: TcpStream, door: Door, tls: Option<Arc<ServerConfig>>, sha
 }
 
 async fn serve(mut stream: TcpStream, tls: Option<Arc<ServerConfig>>, shared: &Shared) {
+    // An answer in two parts would otherwise wait for the acknowledgement of the first, some 40 ms.
+    let _ = stream.set_nodelay(true);
     let Some(config) = tls else {
         if converse(&mut stream, shared).await.is_ok_and(|end| end == End::Reset) {
             reset(&stream);
@@ -149,6 +151,8 @@ async fn write_answer<S: AsyncWrite + Unpin>(
             send(stream, &[&head, half_body], shared).await?;
             return Ok(Some(End::Reset));
         }
+        Some(Fault::CutInHead) => send(stream, &[half_head], shared).await?,
+        Some(Fault::NotHttp) => send(stream, &[b"220 mail ready\r\n"], shared).await?,
         Some(Fault::CutInBody) => send(stream, &[&head, half_body], shared).await?,
         Some(Fault::Drip(pause)) => {
             for byte in head.iter().chain(&answer.body) {
