@@ -81,6 +81,8 @@ pub struct TokenSettings {
     pub provider: Arc<str>,
     /// What is asked for, and how. Tokens that agree in it share one credential.
     pub credential: Arc<CredentialSettings>,
+    /// `max_requests_per_minute` of the provider: the most that its host is sent.
+    pub max_requests_per_minute: Option<u32>,
     /// `refresh_before`: how long before its expiry the token is renewed, where policy shall not choose.
     pub refresh_before: Option<Duration>,
     /// `warm` and `idle_timeout`: whether it is renewed while nobody uses it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokend_protocol::ErrorClass;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::clock::Instant;
+use crate::clock::{Clock, Instant};
 use crate::config::{CredentialSettings, Endpoint};
 use crate::policy::refresh::{Jitter, issuer_back_off};
 
@@ -19,6 +19,10 @@ const IN_FLIGHT_MAX: usize = 4;
 /// At start, an issuer's requests are spread over this long for each of its tokens beyond those that may be
 /// in flight at once.
 const SPREAD_PER_TOKEN: Duration = Duration::from_millis(50);
+
+/// The least time between two requests to one issuer, unless it is configured: twenty in a second are no
+/// attack on anybody, and a thousand tokens are through in a minute.
+const SPACING: Duration = Duration::from_millis(50);
 
 /// Failures in a row, over all its tokens, after which an issuer is taken to be down. A server that fails now
 /// and then, or for one client alone, is not.
@@ -47,6 +51,10 @@ struct Condition {
     try_at: Option<Instant>,
     /// Whether a request is under way that will show whether it is up again.
     probing: bool,
+    /// The least time between two requests, where it is configured.
+    spacing: Option<Duration>,
+    /// When the next request may be sent, as far as the spacing goes.
+    next_slot: Option<Instant>,
 }
 
 /// Who wants a request.
@@ -82,18 +90,26 @@ impl Default for Issuer {
 }
 
 impl Issuer {
-    /// Waits for a place among the requests in flight, and tells whether a request may be sent then.
-    pub async fn admit(&self, urgency: Urgency, now: impl Fn() -> Instant) -> Result<Admission<'_>, Held> {
+    /// Waits for a place among the requests in flight and for its turn, and tells whether a request may be sent
+    /// then.
+    pub async fn admit(&self, urgency: Urgency, clock: &Clock) -> Result<Admission<'_>, Held> {
         // Looked at before the wait too, so that nobody queues for a place that is of no use.
-        self.lock().check(urgency, now())?;
+        self.lock().check(urgency, clock.now())?;
         // Fails only for a closed semaphore, and nothing closes it.
         let in_flight = self.in_flight.acquire().await.ok();
+        let slot = self.lock().take_slot(clock.now());
+        clock.sleep_until(slot).await;
         let mut condition = self.lock();
-        condition.check(urgency, now())?;
+        condition.check(urgency, clock.now())?;
         let is_probe = condition.try_at.is_some() && !condition.probing;
         condition.probing |= is_probe;
         drop(condition);
         Ok(Admission { issuer: self, is_probe, _in_flight: in_flight })
+    }
+
+    /// Sends no more requests in a minute than this; `None` for the usual number.
+    pub fn limit(&self, per_minute: Option<u32>) {
+        self.lock().spacing = per_minute.map(|number| Duration::from_secs(60) / number.max(1));
     }
 
     /// Sends nothing before `until`, because the issuer asked for it.
@@ -130,6 +146,12 @@ impl Issuer {
 }
 
 impl Condition {
+    fn take_slot(&mut self, now: Instant) -> Instant {
+        let slot = self.next_slot.map_or(now, |slot| slot.max(now));
+        self.next_slot = Some(slot.after(self.spacing.unwrap_or(SPACING)));
+        slot
+    }
+
     fn check(&self, urgency: Urgency, now: Instant) -> Result<(), Held> {
         if let Some(until) = self.quiet_until.filter(|until| *until > now) {
             return Err(Held { until, class: ErrorClass::Throttled });
@@ -184,82 +206,139 @@ pub fn start_delay(tokens: usize, roll: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
-    fn at(seconds: u64) -> Instant {
-        Instant::at(Duration::from_secs(seconds))
+    struct Scene {
+        issuer: Issuer,
+        clock: Clock,
+        start: Instant,
     }
 
-    fn admit(issuer: &Issuer, urgency: Urgency, seconds: u64) -> Option<Result<Admission<'_>, Held>> {
-        issuer.admit(urgency, || at(seconds)).now_or_never()
-    }
+    impl Scene {
+        fn new() -> Self {
+            let clock = Clock::simulated();
+            Self { issuer: Issuer::default(), start: clock.now(), clock }
+        }
 
-    fn held_until(issuer: &Issuer, urgency: Urgency, seconds: u64) -> Option<Instant> {
-        admit(issuer, urgency, seconds).unwrap().err().map(|held| held.until)
-    }
+        fn at(&self, seconds: u64) -> Instant {
+            self.start.after(Duration::from_secs(seconds))
+        }
 
-    fn fail(issuer: &Issuer, times: u32, seconds: u64) {
-        for _ in 0..times {
-            issuer.failed(ErrorClass::Server, at(seconds), Jitter::new(0.5));
+        /// Goes on to so many seconds after the start.
+        async fn reach(&self, seconds: u64) {
+            self.clock.sleep_until(self.at(seconds)).await;
+        }
+
+        async fn admit(&self, urgency: Urgency) -> Result<Admission<'_>, Held> {
+            self.issuer.admit(urgency, &self.clock).await
+        }
+
+        async fn held_until(&self, urgency: Urgency) -> Option<Instant> {
+            self.admit(urgency).await.err().map(|held| held.until)
+        }
+
+        fn fail(&self, times: u32) {
+            for _ in 0..times {
+                self.issuer.failed(ErrorClass::Server, self.clock.now(), Jitter::new(0.5));
+            }
         }
     }
 
-    #[test]
-    fn quiet_holds_back_everybody_ends_by_itself_and_is_never_shortened() {
-        let issuer = Issuer::default();
-        issuer.keep_quiet(at(100));
-        issuer.keep_quiet(at(50));
+    #[tokio::test(start_paused = true)]
+    async fn quiet_holds_back_everybody_ends_by_itself_and_is_never_shortened() {
+        let scene = Scene::new();
+        scene.issuer.keep_quiet(scene.at(100));
+        scene.issuer.keep_quiet(scene.at(50));
+        scene.reach(99).await;
         for urgency in [Urgency::Scheduled, Urgency::Needed] {
-            assert_eq!(held_until(&issuer, urgency, 99), Some(at(100)));
-            assert_eq!(held_until(&issuer, urgency, 100), None);
+            assert_eq!(scene.held_until(urgency).await, Some(scene.at(100)));
+        }
+        scene.reach(100).await;
+        assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_four_requests_are_in_flight() {
+        let scene = Scene::new();
+        let mut admitted = Vec::new();
+        for _ in 0..4 {
+            admitted.push(scene.admit(Urgency::Needed).await.unwrap());
+        }
+        let fifth = tokio::time::timeout(Duration::from_secs(60), scene.admit(Urgency::Needed)).await;
+        assert!(fifth.is_err(), "it waits for a place");
+        admitted.pop();
+        assert!(scene.admit(Urgency::Needed).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_keep_the_configured_distance() {
+        let scene = Scene::new();
+        scene.issuer.limit(Some(6));
+        for turn in 0..5 {
+            drop(scene.admit(Urgency::Needed).await.unwrap());
+            assert_eq!(scene.clock.now(), scene.at(turn * 10));
         }
     }
 
-    #[test]
-    fn no_more_than_four_requests_are_in_flight() {
-        let issuer = Issuer::default();
-        let admitted: Vec<_> = (0..4).map(|_| admit(&issuer, Urgency::Needed, 0).unwrap().unwrap()).collect();
-        assert!(admit(&issuer, Urgency::Needed, 0).is_none(), "it waits for a place");
-        drop(admitted);
-        assert!(admit(&issuer, Urgency::Needed, 0).is_some());
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_waits_for_its_turn_is_not_sent_into_a_quiet_that_began_meanwhile() {
+        let scene = Scene::new();
+        scene.issuer.limit(Some(6));
+        drop(scene.admit(Urgency::Needed).await.unwrap());
+        let quiet = async {
+            scene.reach(5).await;
+            scene.issuer.keep_quiet(scene.at(60));
+        };
+        let (held, ()) = tokio::join!(scene.held_until(Urgency::Needed), quiet);
+        assert_eq!(held, Some(scene.at(60)));
     }
 
-    #[test]
-    fn an_issuer_is_down_after_failures_in_a_row_and_up_with_its_first_answer() {
-        let issuer = Issuer::default();
-        fail(&issuer, 2, 0);
-        assert_eq!(held_until(&issuer, Urgency::Scheduled, 0), None, "now and then is not down");
-        fail(&issuer, 1, 0);
-        assert_eq!(held_until(&issuer, Urgency::Scheduled, 0), Some(at(1)));
+    #[tokio::test(start_paused = true)]
+    async fn an_issuer_is_down_after_failures_in_a_row_and_up_with_its_first_answer() {
+        let scene = Scene::new();
+        scene.fail(2);
+        assert_eq!(scene.held_until(Urgency::Scheduled).await, None, "now and then is not down");
+        scene.reach(1).await;
+        scene.fail(1);
+        assert_eq!(scene.held_until(Urgency::Scheduled).await, Some(scene.at(2)));
         assert_eq!(
-            held_until(&issuer, Urgency::Needed, 0),
+            scene.held_until(Urgency::Needed).await,
             None,
             "a caller does not suffer for other tokens"
         );
-        issuer.answered();
-        assert_eq!(held_until(&issuer, Urgency::Scheduled, 0), None);
+        scene.issuer.answered();
+        assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
     }
 
-    #[test]
-    fn while_down_one_request_at_a_time_finds_out_ever_more_seldom() {
-        let issuer = Issuer::default();
-        fail(&issuer, 3, 0);
-        let probe = admit(&issuer, Urgency::Scheduled, 1).unwrap().unwrap();
-        assert_eq!(held_until(&issuer, Urgency::Scheduled, 1), Some(at(2)), "another one is finding out");
-        fail(&issuer, 5, 1);
+    #[tokio::test(start_paused = true)]
+    async fn while_down_one_request_at_a_time_finds_out_ever_more_seldom() {
+        let scene = Scene::new();
+        scene.fail(3);
+        scene.reach(1).await;
+        let probe = scene.admit(Urgency::Scheduled).await.unwrap();
+        assert_eq!(
+            scene.held_until(Urgency::Scheduled).await,
+            Some(scene.at(2)),
+            "another one is finding out"
+        );
+        scene.fail(5);
         drop(probe);
-        assert_eq!(held_until(&issuer, Urgency::Scheduled, 1), Some(at(3)), "five at once are one failure");
-        assert_eq!(held_until(&issuer, Urgency::Scheduled, 3), None);
+        assert_eq!(
+            scene.held_until(Urgency::Scheduled).await,
+            Some(scene.at(3)),
+            "five at once are one failure"
+        );
+        scene.reach(3).await;
+        assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
     }
 
-    #[test]
-    fn a_probe_that_is_given_up_leaves_the_way_to_the_next() {
-        let issuer = Issuer::default();
-        fail(&issuer, 3, 0);
-        drop(admit(&issuer, Urgency::Scheduled, 1));
-        assert_eq!(held_until(&issuer, Urgency::Scheduled, 1), None);
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_given_up_leaves_the_way_to_the_next() {
+        let scene = Scene::new();
+        scene.fail(3);
+        scene.reach(1).await;
+        drop(scene.admit(Urgency::Scheduled).await);
+        assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokend_protocol::{TokenName, Variant};
 use crate::clock::Instant;
 use crate::config::{Config, CredentialSettings, HeaderSettings, TokenSettings, VariantSettings};
 use crate::credential::{Credential, Schedule, Surroundings, Warmth};
-use crate::issuer::{Issuers, origin, start_delay};
+use crate::issuer::{Issuer, Issuers, origin, start_delay};
 use crate::policy::access::Rule;
 use crate::provider::http::{HttpClient, HttpProvider};
 use crate::variants::{self, Variants};
@@ -68,6 +68,8 @@ pub struct Entry {
 pub struct Origins {
     surroundings: Surroundings,
     issuers: Issuers,
+    /// The issuers of the configuration in force, kept so that none forgets its limit.
+    limited: Vec<Arc<Issuer>>,
     clients: HashMap<(Option<PathBuf>, Option<Url>), Weak<HttpClient>>,
 }
 
@@ -106,6 +108,7 @@ impl Registry {
     /// A registry of `config`. Credentials of `previous` whose settings are the same go on with their
     /// tokens; new ones are started; the others are for [`Registry::stop_all_but`].
     pub fn build(config: &Config, origins: &mut Origins, previous: Option<&Self>) -> Self {
+        origins.limit_issuers(config.tokens.values());
         let schedules = schedules(&config.tokens);
         let mut credentials = HashMap::with_capacity(schedules.len());
         let mut fresh = Vec::new();
@@ -232,7 +235,21 @@ fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<Credential
 impl Origins {
     /// Nothing yet.
     pub fn new(surroundings: Surroundings) -> Self {
-        Self { surroundings, issuers: Issuers::default(), clients: HashMap::new() }
+        Self { surroundings, issuers: Issuers::default(), limited: Vec::new(), clients: HashMap::new() }
+    }
+
+    /// Sets how many requests each issuer is sent: where its providers differ, the least counts.
+    fn limit_issuers<'a>(&mut self, tokens: impl Iterator<Item = &'a TokenSettings>) {
+        let mut limits: HashMap<String, (Arc<Issuer>, Option<u32>)> = HashMap::new();
+        for token in tokens {
+            let issuer = || (self.issuers.of(&token.credential), None);
+            let (_, limit) = limits.entry(origin(&token.credential)).or_insert_with(issuer);
+            *limit = [*limit, token.max_requests_per_minute].into_iter().flatten().min();
+        }
+        for (issuer, limit) in limits.values() {
+            issuer.limit(*limit);
+        }
+        self.limited = limits.into_values().map(|(issuer, _)| issuer).collect();
     }
 
     /// Starts credentials, those of one issuer spread over a while if there are many.

@@ -29,6 +29,7 @@ pub(super) const KEYS: &[&str] = &[
     "proxy",
     "accept",
     "default_lifetime",
+    "max_requests_per_minute",
 ];
 
 /// The environment of a preset that is meant where none is said.
@@ -47,6 +48,7 @@ pub(super) struct Provider {
     pub(super) ca_file: Setting<PathBuf>,
     pub(super) proxy: Setting<Url>,
     pub(super) default_lifetime: Setting<Duration>,
+    pub(super) max_requests_per_minute: Setting<u32>,
 }
 
 impl Provider {
@@ -85,6 +87,9 @@ impl Provider {
             ca_file: section.read("ca_file", values::path),
             proxy,
             default_lifetime: section.read("default_lifetime", values::lifetime),
+            max_requests_per_minute: section
+                .read("max_requests_per_minute", |field| values::count(field, 1..=60_000))
+                .map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
             preset,
         }
     }

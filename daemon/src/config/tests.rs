@@ -309,6 +309,7 @@ fn durations_need_a_unit_and_an_end() {
             ("refresh_before = \"367d\"", 7, "token.t.refresh_before", "longer than a year"),
             ("refresh_before = \"5M\"", 7, "token.t.refresh_before", "write \"m\" for minutes"),
             ("warm = \"on demand\"", 7, "token.t.warm", "did you mean \"on-demand\"?"),
+            ("max_requests_per_minute = 5", 7, "token.t.max_requests_per_minute", "[provider.NAME]"),
             ("warm = true", 7, "token.t.warm", "found a boolean"),
             ("idle_timeout = \"1h\"", 7, "token.t.idle_timeout", "belongs to warm = \"on-demand\""),
             ("variants = [\"a\"]", 7, "token.t.variants", "found an array"),

@@ -174,6 +174,11 @@ impl<'a> Reader<'a> {
         Some(TokenSettings {
             provider: Arc::clone(&provider.name),
             credential: Arc::new(credential),
+            max_requests_per_minute: provider
+                .max_requests_per_minute
+                .clone()
+                .map(Some)
+                .or_default(|| None)?,
             refresh_before: refresh_before.map(Some).or_default(|| None)?,
             warmth: warmth?,
             variants: variants?,

@@ -193,7 +193,7 @@ impl<P: Provider> Actor<P> {
     async fn attempt(&mut self, urgency: Urgency) -> Attempted {
         self.update(|snapshot| snapshot.in_flight = true);
         let (issuer, clock) = (Arc::clone(&self.issuer), self.clock.clone());
-        let admitted = issuer.admit(urgency, || clock.now()).await;
+        let admitted = issuer.admit(urgency, &clock).await;
         match admitted {
             Ok(_) if self.inbox.stop.is_cancelled() => self.give_up(),
             Ok(_admission) => self.exchange().await,

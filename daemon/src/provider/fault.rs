@@ -21,7 +21,11 @@ pub fn classify(error: &reqwest::Error) -> Failure {
     if chain(error).any(|cause| cause.to_string() == "dns error") {
         return Failure::new(ErrorClass::Unreachable, "network: the provider's name cannot be resolved");
     }
-    if let Some(fault) = cause::<io::Error>(error) {
+    // A decoder's complaint is an I/O error too, but it is about what the provider sent.
+    let is_decoders = |fault: &&io::Error| {
+        error.is_decode() && matches!(fault.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+    };
+    if let Some(fault) = cause::<io::Error>(error).filter(|fault| !is_decoders(fault)) {
         return Failure::new(ErrorClass::Unreachable, format!("network: {}", fault.kind()));
     }
     if error.is_decode() {
@@ -85,6 +89,7 @@ mod tests {
         let outer = io::Error::other(io::Error::other(inner.clone()));
         assert_eq!(cause::<rustls::Error>(&outer), Some(&inner));
     }
+
     #[test]
     fn a_certificate_can_put_nothing_into_what_callers_see_and_little_into_what_operators_see() {
         let presented = (0..10_000).map(|n| format!("\u{202e}{n}.internal.example")).collect();
