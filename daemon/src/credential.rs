@@ -173,7 +173,15 @@ impl Credential {
         if deadline <= now {
             return Err(Unobtainable::Deadline);
         }
-        let answered = self.order(deadline, |done| Order::Need { min_ttl, done }).await;
+        let mut seen = self.snapshot.clone();
+        // Orders may be many, and a token may come for the sake of another one.
+        let answered = tokio::select! {
+            biased;
+            answered = self.order(deadline, |done| Order::Need { min_ttl, done }) => answered,
+            Ok(()) = async {
+                seen.wait_for(|snapshot| snapshot.usable(self.clock.now(), min_ttl).is_some()).await.map(drop)
+            } => Ok(()),
+        };
         let snapshot = self.snapshot();
         match (snapshot.usable(self.clock.now(), min_ttl), answered) {
             (Some(token), _) => Ok(token),
