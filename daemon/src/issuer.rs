@@ -97,14 +97,25 @@ impl Issuer {
         self.lock().check(urgency, clock.now())?;
         // Fails only for a closed semaphore, and nothing closes it.
         let in_flight = self.in_flight.acquire().await.ok();
-        let slot = self.lock().take_slot(clock.now());
-        clock.sleep_until(slot).await;
+        self.take_turn(clock).await;
         let mut condition = self.lock();
         condition.check(urgency, clock.now())?;
         let is_probe = condition.try_at.is_some() && !condition.probing;
         condition.probing |= is_probe;
         drop(condition);
         Ok(Admission { issuer: self, is_probe, _in_flight: in_flight })
+    }
+
+    /// Waits for a turn. Turns are not given in advance: those that passed while the host slept would be taken all
+    /// at once. No more than the requests in flight compete for one.
+    async fn take_turn(&self, clock: &Clock) {
+        loop {
+            let taken = self.lock().take_slot(clock.now());
+            match taken {
+                Ok(()) => return,
+                Err(slot) => clock.sleep_until(slot).await,
+            }
+        }
     }
 
     /// Sends no more requests in a minute than this; `None` for the usual number.
@@ -146,10 +157,13 @@ impl Issuer {
 }
 
 impl Condition {
-    fn take_slot(&mut self, now: Instant) -> Instant {
-        let slot = self.next_slot.map_or(now, |slot| slot.max(now));
-        self.next_slot = Some(slot.after(self.spacing.unwrap_or(SPACING)));
-        slot
+    /// Takes the turn that there is, or tells when the next is.
+    fn take_slot(&mut self, now: Instant) -> Result<(), Instant> {
+        if let Some(slot) = self.next_slot.filter(|slot| *slot > now) {
+            return Err(slot);
+        }
+        self.next_slot = Some(now.after(self.spacing.unwrap_or(SPACING)));
+        Ok(())
     }
 
     fn check(&self, urgency: Urgency, now: Instant) -> Result<(), Held> {
