@@ -95,7 +95,8 @@ fn a_watch_prints_a_rotation_as_it_happens_and_a_get_waits_for_nothing() {
 #[test]
 fn a_watch_tells_of_a_failure_and_of_its_end() {
     let provider = Provider::start();
-    provider.then(Answer::token(3600)).then(Answer::status(503));
+    provider.then(Answer::token(3600));
+    provider.always(Answer::status(503));
     let scene = Scene::start(provider, &token_table("t", ""));
     let tokenctl = scene.tokenctl();
     let before = tokenctl.get("t");
@@ -105,6 +106,7 @@ fn a_watch_tells_of_a_failure_and_of_its_end() {
     let (_, failed) = watch.wait_for("the failure", |event| event["state"] == "degraded");
     assert_eq!(failed["last_error"], "server", "{failed}");
     assert_eq!(tokenctl.get("t"), before);
+    scene.provider.always(Answer::token(3600));
     let (_, over) = watch.wait_for("the recovery", |event| event["state"] == "fresh");
     assert!(over["last_error"].is_null(), "{over}");
     assert_ne!(tokenctl.get("t"), before);

@@ -115,6 +115,7 @@ fn bodies() -> Answers {
         ("long-token", json(&good.replace("\"access_token\":\"", &format!("\"access_token\":\"{long}")))),
         ("oversize", json(&good).with_fault(Fault::Padded(2 * 1024 * 1024))),
         ("oversize-unpacked", json(&" ".repeat(8 * 1024 * 1024)).gzipped()),
+        ("not-gzip", json(&good).with_header("Content-Encoding", "gzip")),
         ("unknown-coding", json(&good).with_header("Content-Encoding", "zstd")),
     ];
     cases.into_iter().map(|(name, answer)| (name.to_owned(), answer, Passes(Malformed))).collect()
