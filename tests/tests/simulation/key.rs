@@ -1,0 +1,100 @@
+//! What the judge knows of one token.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokend::clock::Instant;
+use tokend::credential::Snapshot;
+use tokio::sync::watch;
+
+use crate::plan::TokenPlan;
+
+/// A token, as the judge sees it.
+#[derive(Debug)]
+pub struct Key {
+    pub site: usize,
+    /// What readers see of it, while it is configured.
+    pub seen: Option<watch::Receiver<Arc<Snapshot>>>,
+    pub plan: TokenPlan,
+    pub in_flight: bool,
+    /// The latest grants, the newest last.
+    pub grants: VecDeque<Grant>,
+    /// When the schedule, and when a caller's need, may lead to the next request.
+    pub next: Option<(Instant, Instant)>,
+    pub last_sent: Option<Instant>,
+    /// Callers that wait for a token.
+    pub needs: u32,
+    /// Operators that ordered a new one, and callers that complained.
+    pub orders: u32,
+    /// Whether one of them left before the request that it caused went out.
+    pub is_abandoned: bool,
+}
+
+/// A token that was given.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    pub number: u64,
+    pub sent_at: Instant,
+    pub lifetime: Duration,
+    /// Until when it is valid for its issuer.
+    pub valid_until: Instant,
+    pub granted_at: Instant,
+    /// The longest lifetime with which it was given.
+    pub longest: Duration,
+}
+
+impl Key {
+    pub fn new(site: usize, plan: &TokenPlan) -> Self {
+        Self {
+            site,
+            seen: None,
+            plan: plan.clone(),
+            in_flight: false,
+            grants: VecDeque::new(),
+            next: None,
+            last_sent: None,
+            needs: 0,
+            orders: 0,
+            is_abandoned: false,
+        }
+    }
+
+    /// Whether it is renewed as the policy chooses, by an issuer that gives a new token each time.
+    pub fn is_plain(&self) -> bool {
+        self.plan.refresh_before.is_none() && !self.plan.is_cached
+    }
+
+    /// How much of a token's life has to pass before it is renewed without anybody's wish.
+    pub fn patience(&self, grant: &Grant) -> Duration {
+        let chosen = match self.plan.refresh_before {
+            Some(before) => grant.lifetime.saturating_sub(before.mul_f64(1.1)),
+            None => grant.lifetime.mul_f64(0.6),
+        };
+        chosen.max(gap(grant.longest)).min(grant.lifetime)
+    }
+
+    /// The token is this key's, the newest that was given, and valid for its issuer.
+    pub fn check(&self, number: usize, text: &str, now: Instant) -> Result<(), String> {
+        let Some(grant) = self.grants.back() else {
+            return Err(format!("token {number}: {text} was never given"));
+        };
+        if text != token_text(number, grant.number) {
+            return Err(format!("token {number}: {text} is shown instead of {grant:?}"));
+        }
+        if grant.valid_until <= now {
+            return Err(format!("token {number}: {text} had expired"));
+        }
+        Ok(())
+    }
+}
+
+/// The least time between two requests that both bring a token.
+pub fn gap(lifetime: Duration) -> Duration {
+    Duration::from_secs(1).max(lifetime.mul_f64(0.1)).min(lifetime)
+}
+
+/// What a token looks like.
+pub fn token_text(key: usize, number: u64) -> String {
+    format!("token-{key}-{number}")
+}
