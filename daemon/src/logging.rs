@@ -1,6 +1,6 @@
 //! Where events go: the journal with fields and priorities, text for a person, or JSON for a collector.
 //!
-//! Whoever reports an event never waits for any of them: see [`outbox`].
+//! Whoever reports an event never waits for any of them: see `logging/outbox.rs`.
 
 mod journal;
 mod outbox;
