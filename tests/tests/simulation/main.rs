@@ -13,6 +13,7 @@
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
     reason = "a test: a panic is how it fails, its figures are printed, and nothing is outside of it"
 )]
 
@@ -21,6 +22,8 @@ mod judge;
 mod key;
 mod plan;
 mod provider;
+mod regressions;
+mod scene;
 mod tally;
 mod trouble;
 mod world;

@@ -1,0 +1,118 @@
+//! A credential whose provider answers as a test says, in simulated time.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokend::clock::{Clock, Instant, Simulation};
+use tokend::credential::{Credential, Schedule, Surroundings, Token, Unobtainable, Warmth};
+use tokend::fingerprint::Fingerprinter;
+use tokend::issuer::Issuer;
+use tokend::provider::{Failure, Granted, Outcome, Provider};
+use tokend_protocol::{ErrorClass, Secret};
+use tokio_util::task::TaskTracker;
+
+/// A host at its beginning.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    pub host: Simulation,
+    pub clock: Clock,
+    start: Instant,
+}
+
+/// A provider's answer: a token that lives for so many seconds, or a failure.
+pub type Answer = Result<u64, Failure>;
+
+/// What a provider answers so many seconds after the beginning.
+pub type Script = fn(f64) -> Answer;
+
+/// A provider with a script, and all that it was asked.
+#[derive(Clone)]
+pub struct Subject {
+    scene: Scene,
+    name: Arc<str>,
+    answer: Script,
+    latency: Duration,
+    asked_at: Arc<Mutex<Vec<f64>>>,
+}
+
+/// A failure of a class.
+pub fn fail(class: ErrorClass) -> Answer {
+    Err(Failure::new(class, "scripted"))
+}
+
+impl Scene {
+    /// A host whose rolls follow from `seed`.
+    pub fn begin(seed: u64) -> Self {
+        fastrand::seed(seed);
+        let host = Simulation::begin();
+        let clock = host.clock();
+        Self { start: clock.now(), host, clock }
+    }
+
+    pub fn subject(&self, name: &str, answer: Script) -> Subject {
+        let latency = Duration::from_millis(100);
+        Subject { scene: self.clone(), name: name.into(), answer, latency, asked_at: Arc::default() }
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.clock.now().since(self.start).as_secs_f64()
+    }
+
+    pub async fn reach(&self, seconds: u64) {
+        self.clock.sleep_until(self.start.after(Duration::from_secs(seconds))).await;
+    }
+
+    pub fn deadline(&self) -> Instant {
+        self.clock.now().after(Duration::from_secs(20))
+    }
+}
+
+impl Subject {
+    /// When it was asked, in seconds.
+    pub fn asked_at(&self) -> Vec<f64> {
+        self.asked_at.lock().unwrap().clone()
+    }
+
+    /// The seconds between two requests, each time.
+    pub fn gaps(&self) -> Vec<f64> {
+        self.asked_at().windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    pub fn start(&self) -> Credential {
+        self.start_at(&Arc::default(), None)
+    }
+
+    pub fn start_at(&self, issuer: &Arc<Issuer>, refresh_before: Option<Duration>) -> Credential {
+        let surroundings = Surroundings {
+            clock: self.scene.clock.clone(),
+            fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
+            roll: fastrand::f64,
+            tasks: TaskTracker::new(),
+        };
+        let schedule = Schedule { names: Arc::clone(&self.name), refresh_before, warmth: Warmth::Always };
+        let first = Some(self.scene.clock.now());
+        Credential::start(self.clone(), Arc::clone(issuer), schedule, first, &surroundings)
+    }
+
+    /// Asks for a token as a caller does.
+    pub async fn get(&self, credential: &Credential) -> Result<Arc<Token>, Unobtainable> {
+        credential.obtain(Duration::ZERO, self.scene.deadline()).await
+    }
+}
+
+impl Provider for Subject {
+    async fn request(&self) -> Outcome {
+        let number = {
+            let mut asked_at = self.asked_at.lock().unwrap();
+            asked_at.push(self.scene.seconds());
+            asked_at.len()
+        };
+        let answer = (self.answer)(self.scene.seconds());
+        tokio::time::sleep(self.latency).await;
+        let result = answer.map(|lifetime| Granted {
+            token: Secret::from(format!("{}-{number}", self.name)),
+            lifetime: Duration::from_secs(lifetime),
+        });
+        Outcome { result, deviations: Vec::new() }
+    }
+}
