@@ -94,13 +94,10 @@ async fn n_callers_make_n_requests() {
 #[tokio::test(start_paused = true)]
 async fn concurrent_requests_get_each_others_token() {
     let scene = Scene::begin(6);
-    let issuer = Arc::default();
-    let subjects: Vec<Subject> = ["accounts", "payments", "funds", "cards"]
-        .into_iter()
-        .map(|scope| scene.subject(scope, |_| Ok(1_000)))
-        .collect();
-    let credentials: Vec<Credential> =
-        subjects.iter().map(|subject| subject.start_at(&issuer, None)).collect();
+    let scopes = ["accounts", "payments", "funds", "cards"];
+    let subjects = scopes.map(|scope| scene.subject(scope, |_| Ok(1_000)));
+    // Each with an issuer of its own, so that all replies come at the same moment.
+    let credentials: Vec<Credential> = subjects.iter().map(Subject::start).collect();
     let callers = (0..200).map(|caller| {
         let scope = caller % 4;
         let token = subjects[scope].get(&credentials[scope]);
