@@ -152,15 +152,15 @@ pub enum Endpoint {
 pub enum ClientAuthentication {
     /// `client_secret_basic`.
     SecretBasic {
-        /// The client secret.
-        secret: SecretSource,
+        /// The client secrets, in order of preference. There is one at least.
+        secrets: Vec<SecretSource>,
         /// How id and secret are joined.
         encoding: BasicEncoding,
     },
     /// `client_secret_post`.
     SecretPost {
-        /// The client secret.
-        secret: SecretSource,
+        /// The client secrets, in order of preference. There is one at least.
+        secrets: Vec<SecretSource>,
     },
     /// `none`: a public client.
     None,
@@ -284,6 +284,16 @@ fn home_of(name: &str) -> Option<&'static str> {
         (preset::KEYS, "[preset.NAME]"),
     ];
     homes.into_iter().find(|(keys, _)| keys.contains(&name)).map(|(_, home)| home)
+}
+
+impl ClientAuthentication {
+    /// The client secrets, in order of preference; none for a public client.
+    pub fn secrets(&self) -> &[SecretSource] {
+        match self {
+            Self::SecretBasic { secrets, .. } | Self::SecretPost { secrets } => secrets,
+            Self::None => &[],
+        }
+    }
 }
 
 impl TermSet {

@@ -123,6 +123,16 @@ impl Issuer {
         self.lock().spacing = per_minute.map(|number| Duration::from_secs(60) / number.max(1));
     }
 
+    /// Counts requests that went out under an admission besides the one that it was for: the next ones wait the
+    /// longer.
+    pub fn also_sent(&self, requests: u32, now: Instant) {
+        if requests > 0 {
+            let mut condition = self.lock();
+            let from = condition.next_slot.map_or(now, |slot| slot.max(now));
+            condition.next_slot = Some(from.after(condition.spacing.unwrap_or(SPACING) * requests));
+        }
+    }
+
     /// Sends nothing before `until`, because the issuer asked for it.
     pub fn keep_quiet(&self, until: Instant) {
         let mut condition = self.lock();
@@ -359,5 +369,15 @@ mod tests {
     fn a_start_with_few_tokens_is_immediate_and_one_with_many_is_spread() {
         assert_eq!(start_delay(4, 0.9), Duration::ZERO);
         assert_eq!(start_delay(10_004, 0.5), Duration::from_secs(250));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_beyond_the_admitted_one_count_towards_the_rate() {
+        let scene = Scene::new();
+        scene.issuer.limit(Some(60));
+        drop(scene.issuer.admit(Urgency::Scheduled, &scene.clock).await.unwrap());
+        scene.issuer.also_sent(2, scene.clock.now());
+        drop(scene.issuer.admit(Urgency::Scheduled, &scene.clock).await.unwrap());
+        assert_eq!(scene.clock.now(), scene.at(3));
     }
 }

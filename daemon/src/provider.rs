@@ -1,4 +1,5 @@
-//! One token request and its outcome. Nothing here retries, schedules or remembers.
+//! One token request and its outcome. Nothing here schedules, and nothing is asked twice in the same words: where
+//! several client secrets are configured, one that the provider refuses is followed by the next.
 
 pub mod deviation;
 pub mod discovery;
@@ -7,6 +8,7 @@ pub mod form;
 pub mod http;
 pub mod jwt;
 pub mod reply;
+pub mod secret_choice;
 pub mod words;
 
 use std::future::Future;
@@ -16,11 +18,16 @@ use tokend_protocol::{ErrorClass, Secret};
 
 use crate::policy::refresh::Cure;
 pub use deviation::Deviation;
+pub use secret_choice::SecretInUse;
 
 /// Where a token comes from. There are two: [`http::HttpProvider`] and the scripted one of the tests.
 pub trait Provider: Send + Sync + 'static {
     /// Sends one token request. It must end by itself, in success or failure, within a bounded time.
     fn request(&self) -> impl Future<Output = Outcome> + Send;
+
+    /// Ends when something on this host that the last request depended on has changed, so that the next one may
+    /// end otherwise. It may cost something while it is waited for, and nothing else.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// How a token request ended.
@@ -30,6 +37,10 @@ pub struct Outcome {
     pub result: Result<Granted, Failure>,
     /// Where the reply departed from the RFCs.
     pub deviations: Vec<Deviation>,
+    /// How many token requests were sent.
+    pub requests: u32,
+    /// The client secret that brought the token, where several are configured.
+    pub client_secret: Option<SecretInUse>,
 }
 
 /// A token as the provider gave it.
@@ -53,12 +64,21 @@ pub struct Failure {
     pub detail: Option<String>,
     /// The wait that the provider asked for (RFC 9110 section 10.2.3).
     pub retry_after: Option<Duration>,
+    /// Whether the provider does not take the client for who it says it is, so that another secret may help.
+    pub refuses_client: bool,
+}
+
+impl Outcome {
+    /// A failure that no reply told of.
+    pub fn without_reply(failure: Failure) -> Self {
+        Self { result: Err(failure), deviations: Vec::new(), requests: 0, client_secret: None }
+    }
 }
 
 impl Failure {
     /// A failure with no `Retry-After`.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), detail: None, retry_after: None }
+        Self { class, message: message.into(), detail: None, retry_after: None, refuses_client: false }
     }
 
     /// The same with more for an operator.

@@ -5,6 +5,7 @@
 //! source and what to do about it.
 
 mod command;
+mod stamp;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,6 +21,8 @@ use nix::unistd::geteuid;
 use tokend_protocol::Secret;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
+
+pub use self::stamp::{Stamp, stamps};
 
 /// The largest secret, in bytes. A private key or an assertion has a tenth of it.
 pub const SECRET_MAX: usize = 64 * 1024;

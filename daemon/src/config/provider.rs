@@ -177,20 +177,20 @@ fn authentication(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setti
     };
     let method = section.read("token_endpoint_auth_method", preset::method).or(preset_method);
     let encoding = section.read("client_secret_basic_encoding", preset::encoding);
-    let secret = section.read("client_secret", secret::source);
-    let Some(method) = agreed_method(section, &method, &secret) else { return Setting::Faulty };
+    let secrets = section.read("client_secret", secret::sources);
+    let Some(method) = agreed_method(section, &method, &secrets) else { return Setting::Faulty };
     if let Some(place) = encoding.place().filter(|_| method != Method::SecretBasic) {
         let message = "has a meaning only with token_endpoint_auth_method = \"client_secret_basic\"";
         section.fault_at(place, "client_secret_basic_encoding", message);
         return Setting::Faulty;
     }
-    match (method, secret, encoding.or(preset_encoding).or_default(|| BasicEncoding::Form)) {
+    match (method, secrets, encoding.or(preset_encoding).or_default(|| BasicEncoding::Form)) {
         (Method::None, _, _) => Setting::Set(ClientAuthentication::None, section.place.clone()),
-        (Method::SecretPost, Setting::Set(secret, place), _) => {
-            Setting::Set(ClientAuthentication::SecretPost { secret }, place)
+        (Method::SecretPost, Setting::Set(secrets, place), _) => {
+            Setting::Set(ClientAuthentication::SecretPost { secrets }, place)
         }
-        (Method::SecretBasic, Setting::Set(secret, place), Some(encoding)) => {
-            Setting::Set(ClientAuthentication::SecretBasic { secret, encoding }, place)
+        (Method::SecretBasic, Setting::Set(secrets, place), Some(encoding)) => {
+            Setting::Set(ClientAuthentication::SecretBasic { secrets, encoding }, place)
         }
         _ => Setting::Faulty,
     }
@@ -201,9 +201,9 @@ fn authentication(section: &Section<'_>, preset: &Setting<Arc<Preset>>) -> Setti
 fn agreed_method(
     section: &Section<'_>,
     method: &Setting<Method>,
-    secret: &Setting<SecretSource>,
+    secrets: &Setting<Vec<SecretSource>>,
 ) -> Option<Method> {
-    match (method, secret) {
+    match (method, secrets) {
         (Setting::Set(Method::None, _), Setting::Set(_, place)) => {
             let message = "contradicts token_endpoint_auth_method = \"none\"; remove the secret, or choose another method";
             section.fault_at(place, "client_secret", message);

@@ -10,6 +10,30 @@ const KINDS: [&str; 4] = ["credential", "file", "env", "command"];
 
 const EXPECTED: &str = "{ credential = \"NAME\" }, { file = \"/PATH\" }, { env = \"NAME\" } or { command = [\"PROGRAM\", \"ARGUMENT\"] }";
 
+/// Sources that may overlap. During a rotation there are two, and each is tried in one go.
+const SOURCES_MAX: usize = 4;
+
+/// One source, or an array of sources for one secret that is being replaced, in order of preference.
+pub(super) fn sources(field: &Field<'_>) -> Option<Vec<SecretSource>> {
+    let Some(items) = field.as_list() else { return Some(vec![source(field)?]) };
+    if items.is_empty() || items.len() > SOURCES_MAX {
+        let found = items.len();
+        field.fault(format!(
+            "an array of {found} sources, expected 1 to {SOURCES_MAX}, the preferred one first: [{EXPECTED}]"
+        ));
+        return None;
+    }
+    let mut sources = Vec::new();
+    for (item, source) in items.iter().zip(values::all(items.iter().map(source))?) {
+        if sources.contains(&source) {
+            item.fault("the same source is listed twice; remove one of the two");
+            return None;
+        }
+        sources.push(source);
+    }
+    Some(sources)
+}
+
 /// `{ credential = ".." }` and its like.
 pub(super) fn source(field: &Field<'_>) -> Option<SecretSource> {
     if field.as_text().is_some() {

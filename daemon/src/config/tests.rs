@@ -89,10 +89,10 @@ fn what_is_not_set_has_its_default() {
     let token = token(TOKEN);
     let credential = &token.credential;
     assert_eq!(credential.endpoint, Endpoint::Token("https://id.example/token".parse().unwrap()));
-    let secret = SecretSource::Environment("S".into());
+    let secrets = vec![SecretSource::Environment("S".into())];
     assert_eq!(
         credential.authentication,
-        ClientAuthentication::SecretBasic { secret, encoding: BasicEncoding::Form }
+        ClientAuthentication::SecretBasic { secrets, encoding: BasicEncoding::Form }
     );
     assert_eq!(credential.grant, Grant::ClientCredentials);
     assert_eq!(credential.accept, "application/json");
@@ -147,7 +147,7 @@ fn every_key_arrives() {
         endpoint: Endpoint::Issuer("https://id.example/realm".parse().unwrap()),
         client_id: "c".into(),
         authentication: ClientAuthentication::SecretBasic {
-            secret: SecretSource::Command(vec!["pass".into(), "show".into(), "x".into()]),
+            secrets: vec![SecretSource::Command(vec!["pass".into(), "show".into(), "x".into()])],
             encoding: BasicEncoding::Raw,
         },
         grant: Grant::Password { username: "u".into(), password: SecretSource::File("/p".into()) },
@@ -418,6 +418,18 @@ fn client_authentication_agrees_with_the_secret() {
 }
 
 #[test]
+fn secrets_that_overlap_are_read_in_their_order_and_the_order_matters() {
+    let authentication = |value: &str| {
+        let provider = PROVIDER.replace("{ env = \"S\" }", value);
+        token(&format!("{provider}[token.t]\nprovider = \"p\"")).credential.authentication.clone()
+    };
+    let both = authentication("[{ env = \"NEW\" }, { file = \"/old\" }]");
+    assert_eq!(both.secrets(), [SecretSource::Environment("NEW".into()), SecretSource::File("/old".into())]);
+    assert_ne!(both, authentication("[{ file = \"/old\" }, { env = \"NEW\" }]"));
+    assert_eq!(authentication("[{ env = \"NEW\" }]"), authentication("{ env = \"NEW\" }"));
+}
+
+#[test]
 fn a_secret_in_the_configuration_is_refused_and_not_shown() {
     let provider = |value: &str| PROVIDER.replace("{ env = \"S\" }", value);
     for (value, key, part) in [
@@ -426,7 +438,17 @@ fn a_secret_in_the_configuration_is_refused_and_not_shown() {
             "",
             "a secret is not written here; say where it is kept: { credential = \"NAME\" }",
         ),
-        ("[\"hunter2-canary\"]", "", "found an array"),
+        ("[\"hunter2-canary\"]", "", "a secret is not written here; say where it is kept"),
+        ("[{ env = \"S\" }, \"hunter2-canary\"]", "", "a secret is not written here"),
+        ("[{ env = \"S\" }, { file = \"hunter2-canary\" }]", ".file", "expected an absolute path"),
+        ("[{ env = \"S\" }, [{ env = \"T\" }]]", "", "found an array"),
+        ("[]", "", "an array of 0 sources, expected 1 to 4, the preferred one first: [{ credential"),
+        (
+            "[{ env = \"A\" }, { env = \"B\" }, { env = \"C\" }, { env = \"D\" }, { env = \"E\" }]",
+            "",
+            "an array of 5 sources, expected 1 to 4",
+        ),
+        ("[{ env = \"S\" }, { env = \"S\" }]", "", "the same source is listed twice"),
         ("42", "", "found an integer"),
         ("{}", "", "an empty table"),
         ("{ value = \"hunter2-canary\" }", "", "unknown kind of secret source; expected"),
@@ -848,7 +870,9 @@ fn shipped(url: &str) -> CredentialSettings {
     CredentialSettings {
         endpoint: Endpoint::Token(url.parse().unwrap()),
         client_id: "c".into(),
-        authentication: ClientAuthentication::SecretPost { secret: SecretSource::Environment("S".into()) },
+        authentication: ClientAuthentication::SecretPost {
+            secrets: vec![SecretSource::Environment("S".into())],
+        },
         grant: Grant::ClientCredentials,
         scope: TermSet::default(),
         resource: TermSet::default(),
@@ -886,9 +910,9 @@ fn preset_bnpparibas_cib() {
     let provider =
         format!("preset = \"bnpparibas-cib\"\nenvironment = \"production\"\ntoken_endpoint = \"{url}\"");
     let settings = token(&preset_token(&provider, "scope = \"aisp pisp\""));
-    let secret = SecretSource::Environment("S".into());
+    let secrets = vec![SecretSource::Environment("S".into())];
     let expected = CredentialSettings {
-        authentication: ClientAuthentication::SecretBasic { secret, encoding: BasicEncoding::Raw },
+        authentication: ClientAuthentication::SecretBasic { secrets, encoding: BasicEncoding::Raw },
         accept: "*/*".into(),
         scope: words(&["aisp", "pisp"]),
         default_lifetime: Duration::from_secs(3600),

@@ -11,7 +11,7 @@ use crate::clock::{Clock, Instant};
 use crate::fingerprint::Fingerprinter;
 use crate::issuer::{Held, Issuer, Urgency};
 use crate::policy::refresh::{Jitter, Life, back_off, issuer_pause, min_gap, renew_at};
-use crate::provider::{Failure, Granted, Outcome, Provider};
+use crate::provider::{Failure, Granted, Outcome, Provider, SecretInUse};
 
 /// How much of a token's own [`min_gap`] has to pass after an attempt before a caller's complaint that an API
 /// refused the token leads to the next one, at the most.
@@ -28,6 +28,14 @@ const OVERSLEPT: Duration = Duration::from_secs(10);
 
 /// What was due while the host slept is spread over so long after it resumed.
 const RESUME_SPREAD: Duration = Duration::from_secs(5);
+
+/// Between an attempt that failed and one because something on this host has changed since: at least this long,
+/// and twice as long after each such attempt in vain, so that a file that is rewritten for ever is no attack on
+/// the provider.
+const CHANGE_GAP: Duration = Duration::from_secs(1);
+
+/// How often that time doubles, at the most: to about four minutes.
+const CHANGE_GAP_DOUBLINGS: u32 = 8;
 
 /// The longest message or detail that is kept of a failure, in characters.
 const WORDS_MAX: usize = 500;
@@ -50,6 +58,8 @@ pub(super) struct Actor<P> {
     last_attempt: Option<Instant>,
     /// Renewals in a row between which nobody used the token.
     unused_renewals: u32,
+    /// Attempts because something on this host had changed, since the last success.
+    changes_in_vain: u32,
 }
 
 impl<P: Provider> Actor<P> {
@@ -74,6 +84,7 @@ impl<P: Provider> Actor<P> {
             longest_life: Duration::ZERO,
             last_attempt: None,
             unused_renewals: 0,
+            changes_in_vain: 0,
         }
     }
 
@@ -85,15 +96,34 @@ impl<P: Provider> Actor<P> {
     /// is looked at: what it brings may be the only copy.
     pub(super) async fn run(&mut self) {
         loop {
-            let due = self.snapshot().next_attempt;
+            let snapshot = self.snapshot();
+            let due = snapshot.next_attempt;
+            // Nothing is watched while all is well, nor for a token that rests.
+            let hopes_for_change = due.is_some() && snapshot.awaits_change();
+            let watch_from = self.heeds_changes_from();
             // In this order, so that nothing is left to chance where several come at once.
             tokio::select! {
                 biased;
                 () = self.inbox.stop.cancelled() => return,
                 () = sleep_until(&self.clock, due) => self.come_due(due).await,
                 Some(order) = self.inbox.orders.recv() => self.obey(order).await,
+                () = changed(&self.provider, &self.clock, watch_from), if hopes_for_change => {
+                    self.try_after_change().await;
+                }
             }
         }
+    }
+
+    fn heeds_changes_from(&self) -> Option<Instant> {
+        let gap = CHANGE_GAP * 2_u32.pow(self.changes_in_vain.min(CHANGE_GAP_DOUBLINGS));
+        self.last_attempt.map(|at| at.after(gap))
+    }
+
+    /// Somebody has put something right, perhaps.
+    async fn try_after_change(&mut self) {
+        self.changes_in_vain = self.changes_in_vain.saturating_add(1);
+        tracing::info!(token = self.names(), "a secret of {} was replaced; trying again", self.names());
+        self.attempt(Urgency::Needed).await;
     }
 
     /// What was due while the host slept was due for many tokens, and the network may not be up again. So it is
@@ -205,10 +235,11 @@ impl<P: Provider> Actor<P> {
     async fn exchange(&mut self) -> Attempted {
         let sent_at = self.clock.now();
         self.last_attempt = Some(sent_at);
-        let Outcome { result, deviations } = self.provider.request().await;
-        let was_sent = !matches!(&result, Err(failure) if failure.class == ErrorClass::Secret);
+        let Outcome { result, deviations, requests, client_secret } = self.provider.request().await;
+        self.issuer.also_sent(requests.saturating_sub(1), self.clock.now());
+        self.note_client_secret(client_secret);
         self.update(|snapshot| {
-            snapshot.requests += u64::from(was_sent);
+            snapshot.requests += u64::from(requests);
             for deviation in deviations {
                 *snapshot.deviations.entry(deviation).or_default() += 1;
             }
@@ -219,6 +250,15 @@ impl<P: Provider> Actor<P> {
         };
         self.answer_those_who_waited(&attempted);
         attempted
+    }
+
+    fn note_client_secret(&self, used: Option<SecretInUse>) {
+        let Some(used) = used else { return };
+        let before = self.snapshot().client_secret.map_or(0, |secret| secret.index);
+        if before != used.index {
+            tracing::warn!(token = self.names(), "{}: of the client secrets {used}", self.names());
+        }
+        self.update(|snapshot| snapshot.client_secret = Some(used));
     }
 
     fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
@@ -241,6 +281,7 @@ impl<P: Provider> Actor<P> {
         self.longest_life = self.longest_life.max(granted.lifetime);
         let next_attempt = Some(self.renewal(life));
         let token = Arc::new(Token { secret: granted.token, fingerprint, life });
+        self.changes_in_vain = 0;
         self.update(|snapshot| {
             snapshot.token = Some(token);
             snapshot.in_flight = false;
@@ -390,6 +431,14 @@ impl<P: Provider> Actor<P> {
 
 fn capped(text: &str) -> Arc<str> {
     text.chars().take(WORDS_MAX).collect::<String>().into()
+}
+
+/// Ends when something that the provider's answer depends on has changed, but not before a time.
+async fn changed(provider: &impl Provider, clock: &Clock, not_before: Option<Instant>) {
+    if let Some(at) = not_before {
+        clock.sleep_until(at).await;
+    }
+    provider.changed().await;
 }
 
 /// Waits for ever where there is no time.

@@ -9,7 +9,7 @@ use tokend_protocol::{ErrorClass, Fingerprint, Secret, State};
 
 use crate::clock::Instant;
 use crate::policy::refresh::Life;
-use crate::provider::Deviation;
+use crate::provider::{Deviation, SecretInUse};
 
 /// A token that is held.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub requests: u64,
     /// Tolerated departures from the RFCs so far.
     pub deviations: BTreeMap<Deviation, u64>,
+    /// The client secret that brought the newest token, where several are configured.
+    pub client_secret: Option<SecretInUse>,
 }
 
 impl Snapshot {
@@ -72,6 +74,7 @@ impl Snapshot {
             next_attempt,
             requests: 0,
             deviations: BTreeMap::new(),
+            client_secret: None,
         }
     }
 
@@ -96,6 +99,11 @@ impl Snapshot {
             Some(_) => self.failures > 0,
         };
         held && !self.in_flight && self.next_attempt.is_some_and(|at| now < at)
+    }
+
+    /// Whether the last attempt failed in a way that a change on this host may cure.
+    pub(super) fn awaits_change(&self) -> bool {
+        self.last_error.as_ref().is_some_and(Failed::needs_operator)
     }
 
     /// The condition in one word.

@@ -33,6 +33,8 @@ struct Script {
     asked_at: Arc<Mutex<Vec<u64>>>,
     clock: Clock,
     start: Instant,
+    /// Tells that something on the host has changed.
+    change: Arc<tokio::sync::Notify>,
 }
 
 impl Script {
@@ -40,13 +42,13 @@ impl Script {
         let clock = Clock::simulated();
         let start = clock.now();
         let steps = Arc::new(Mutex::new(steps.iter().rev().cloned().collect()));
-        Self { steps, asked_at: Arc::default(), clock, start }
+        Self { steps, asked_at: Arc::default(), clock, start, change: Arc::default() }
     }
 
     /// Another provider in the same time.
     fn beside(&self, steps: &[Step]) -> Self {
         let steps = Arc::new(Mutex::new(steps.iter().rev().cloned().collect()));
-        Self { steps, asked_at: Arc::default(), ..self.clone() }
+        Self { steps, asked_at: Arc::default(), change: Arc::default(), ..self.clone() }
     }
 
     fn next(&self) -> Step {
@@ -120,8 +122,12 @@ impl Provider for Script {
                 }),
                 Panic => panic!("scripted"),
             };
-            return Outcome { result, deviations: Vec::new() };
+            return Outcome { result, deviations: Vec::new(), requests: 1, client_secret: None };
         }
+    }
+
+    async fn changed(&self) {
+        self.change.notified().await;
     }
 }
 
@@ -502,4 +508,63 @@ async fn a_retry_after_that_is_meant_for_one_token_does_not_silence_the_others()
     assert_eq!(text(credential.obtain(Duration::ZERO, other.deadline()).await), "b");
     refused.run_for(590).await;
     assert_eq!(refused.asked_at(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_on_the_host_ends_the_wait_after_a_refusal_or_an_unreadable_secret() {
+    for class in [ErrorClass::Refused, ErrorClass::Secret] {
+        let script = Script::new(&[Fail(class)]);
+        let credential = script.start(None);
+        script.run_for(200).await;
+        let in_time = script.clock.now().after(Duration::from_secs(5));
+        assert!(credential.snapshot().next_attempt.unwrap() > in_time, "the schedule would do, {class:?}");
+        script.steps.lock().unwrap()[0] = Give("a", 1000);
+        script.change.notify_one();
+        script.run_for(2).await;
+        let snapshot = credential.snapshot();
+        assert_eq!(snapshot.token.as_ref().unwrap().secret.expose(), "a", "{class:?}");
+        assert_eq!(snapshot.state(script.clock.now()), State::Fresh, "{class:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_on_the_host_means_nothing_while_no_secret_is_at_fault() {
+    let well = Script::new(&[Give("a", 1000)]);
+    let _well = well.start(None);
+    let down = Script::new(&[Give("a", 10_000), Fail(ErrorClass::Unreachable), Give("b", 10_000)]);
+    let _down = down.start(None);
+    for (script, seconds) in [(&well, 100), (&down, 7950)] {
+        script.run_for(seconds).await;
+        let asked = script.asked_at();
+        script.change.notify_one();
+        script.run_for(1).await;
+        assert_eq!(script.asked_at(), asked);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_changes_for_ever_and_helps_nothing_is_tried_ever_more_seldom() {
+    let script = Script::new(&[Fail(ErrorClass::Refused)]);
+    let credential = script.start(None);
+    for _ in 0..3600 {
+        script.change.notify_one();
+        script.run_for(1).await;
+    }
+    let asked = script.asked_at();
+    assert_eq!(asked[..6], [0, 1, 3, 7, 15, 31]);
+    assert!(asked.len() <= 30, "{asked:?}");
+    assert_eq!(credential.snapshot().requests, asked.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_rests_after_a_refusal_is_not_watched_over() {
+    let script = Script::new(&[Fail(ErrorClass::Refused)]);
+    let credential = script.start_resting(Warmth::OnDemand(Duration::from_secs(60)));
+    let _ = credential.obtain(Duration::ZERO, script.deadline()).await;
+    script.run_for(10_000).await;
+    assert_eq!(credential.snapshot().next_attempt, None);
+    let asked = script.asked_at();
+    script.change.notify_one();
+    script.run_for(100).await;
+    assert_eq!(script.asked_at(), asked);
 }

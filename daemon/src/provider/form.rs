@@ -150,7 +150,8 @@ pub(crate) mod tests {
 
     #[test]
     fn post_puts_the_credentials_into_the_body() {
-        let request = compose(&settings(ClientAuthentication::SecretPost { secret: source() }), &secrets());
+        let request =
+            compose(&settings(ClientAuthentication::SecretPost { secrets: vec![source()] }), &secrets());
         let expected = "grant_type=client_credentials&client_id=my+client%3A1&client_secret=s%2F3%2Bc+%C3%BC";
         assert_eq!(request.body.as_str(), expected);
         assert!(request.authorization.is_none());
@@ -159,7 +160,10 @@ pub(crate) mod tests {
     #[test]
     fn basic_is_form_encoded_or_raw_as_the_provider_wants() {
         let compose_as = |encoding| {
-            compose(&settings(ClientAuthentication::SecretBasic { secret: source(), encoding }), &secrets())
+            compose(
+                &settings(ClientAuthentication::SecretBasic { secrets: vec![source()], encoding }),
+                &secrets(),
+            )
         };
         let form = compose_as(BasicEncoding::Form);
         assert_eq!(decoded(form.authorization.as_ref()), "my+client%3A1:s%2F3%2Bc+%C3%BC");
@@ -194,7 +198,7 @@ pub(crate) mod tests {
     #[test]
     fn words_that_repeat_a_secret_are_cleaned_in_every_form_it_was_sent() {
         let authentication =
-            ClientAuthentication::SecretBasic { secret: source(), encoding: BasicEncoding::Form };
+            ClientAuthentication::SecretBasic { secrets: vec![source()], encoding: BasicEncoding::Form };
         let secrets = secrets();
         let request = compose(&settings(authentication), &secrets);
         let credentials = request.authorization.clone().unwrap();

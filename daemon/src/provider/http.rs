@@ -2,7 +2,9 @@
 //! on everything, a bound on the body.
 
 mod client;
+mod secret_watch;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,16 +14,18 @@ use reqwest::header::{
     RETRY_AFTER,
 };
 use reqwest::{Client, Response, Url};
-use tokend_protocol::ErrorClass;
+use tokend_protocol::{ErrorClass, Secret};
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::config::{ClientAuthentication, CredentialSettings, Endpoint, Grant};
+use crate::config::{CredentialSettings, Endpoint, Grant};
 use crate::provider::form::{RequestSecrets, TokenRequest, compose, sent_secrets};
 use crate::provider::reply::{Context, HttpReply, read};
-use crate::provider::{Failure, Outcome, Provider, discovery, fault};
+use crate::provider::secret_choice::SecretChoice;
+use crate::provider::{Failure, Outcome, Provider, SecretInUse, discovery, fault};
 use crate::secret_source::SecretSource;
 pub use client::HttpClient;
+use secret_watch::SecretWatch;
 
 /// How long an exchange may take in all, body included.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,51 +42,98 @@ pub struct HttpProvider {
     /// The token endpoint that the issuer's metadata named. Forgotten after a failure, because it may have
     /// moved. Held for a read or a write of one value, never across an await.
     discovered: Mutex<Option<Url>>,
+    /// Which client secret is sent first.
+    choice: SecretChoice,
+    /// The files that the secrets are in.
+    watch: SecretWatch,
 }
 
 impl Provider for HttpProvider {
     async fn request(&self) -> Outcome {
-        // reqwest's own deadline covers each exchange; discovery makes up to three of them.
-        let outcome = match tokio::time::timeout(3 * TOTAL_TIMEOUT, self.exchange()).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(failure)) => Outcome { result: Err(failure), deviations: Vec::new() },
-            Err(_) => {
-                let failure = Failure::new(ErrorClass::Timeout, "no complete reply in time");
-                Outcome { result: Err(failure), deviations: Vec::new() }
-            }
-        };
+        let sent = AtomicU32::new(0);
+        // reqwest's own deadline covers each exchange; discovery and secrets that are refused make some more.
+        let ended = tokio::time::timeout(3 * TOTAL_TIMEOUT, self.exchange(&sent)).await;
+        let ended =
+            ended.unwrap_or_else(|_| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")));
+        let outcome = ended.unwrap_or_else(Outcome::without_reply);
         if outcome.result.is_err() {
             *self.discovered() = None;
         }
-        outcome
+        Outcome { requests: sent.into_inner(), ..outcome }
+    }
+
+    async fn changed(&self) {
+        self.watch.changed(&self.clock).await;
     }
 }
 
 impl HttpProvider {
     /// A provider with these settings.
     pub fn new(settings: Arc<CredentialSettings>, http: Arc<HttpClient>, clock: Clock) -> Self {
-        Self { settings, http, clock, discovered: Mutex::new(None) }
+        let watch = SecretWatch::new(&settings);
+        Self { settings, http, clock, discovered: Mutex::new(None), choice: SecretChoice::default(), watch }
     }
 
-    async fn exchange(&self) -> Result<Outcome, Failure> {
+    async fn exchange(&self, sent: &AtomicU32) -> Result<Outcome, Failure> {
+        self.watch.look().await;
         let client = self.http.client().await?;
-        let ended = self.exchange_by(&client).await;
+        let ended = self.exchange_by(&client, sent).await;
         if ended.as_ref().is_err_and(|failure| failure.class == ErrorClass::Tls) {
             self.http.forget(&client).await;
         }
         ended
     }
 
-    async fn exchange_by(&self, client: &Client) -> Result<Outcome, Failure> {
+    /// Goes through the client secrets, once: one that cannot be read here or that the provider refuses gives way
+    /// to the next. Any other answer is final, because it is about something else.
+    async fn exchange_by(&self, client: &Client, sent: &AtomicU32) -> Result<Outcome, Failure> {
         let endpoint = self.token_endpoint(client).await?;
-        let secrets = self.secrets().await?;
-        let request = compose(&self.settings, &secrets);
-        let sent = sent_secrets(&request, &secrets);
+        let sources = self.settings.authentication.secrets();
+        if sources.is_empty() {
+            let secrets = self.with_password(None).await?;
+            return self.ask(client, endpoint, &secrets, sent).await;
+        }
+        let mut passed_over = Vec::new();
+        for index in self.choice.order(sources.len()) {
+            let client_secret = match read_secret("client_secret", sources.get(index)).await {
+                Ok(secret) => secret,
+                Err(failure) => {
+                    passed_over.push(failure);
+                    continue;
+                }
+            };
+            let secrets = self.with_password(client_secret).await?;
+            let outcome = self.ask(client, endpoint.clone(), &secrets, sent).await?;
+            match outcome.result {
+                Err(failure) if failure.refuses_client => passed_over.push(failure),
+                Err(_) => return Ok(outcome),
+                Ok(_) => return Ok(self.remember(index, outcome)),
+            }
+        }
+        Err(verdict(passed_over))
+    }
+
+    fn remember(&self, index: usize, outcome: Outcome) -> Outcome {
+        self.choice.worked(index);
+        let of = self.settings.authentication.secrets().len();
+        Outcome { client_secret: (of > 1).then_some(SecretInUse { index, of }), ..outcome }
+    }
+
+    async fn ask(
+        &self,
+        client: &Client,
+        endpoint: Url,
+        secrets: &RequestSecrets,
+        sent: &AtomicU32,
+    ) -> Result<Outcome, Failure> {
+        let request = compose(&self.settings, secrets);
+        let words = sent_secrets(&request, secrets);
+        sent.fetch_add(1, Ordering::Relaxed);
         let received = Received::whole(self.send(client, endpoint, request).await?).await?;
         let context = Context {
             default_lifetime: self.settings.default_lifetime,
             wall: self.clock.wall(),
-            sent: &sent,
+            sent: &words,
         };
         Ok(read(&received.reply(), context))
     }
@@ -127,20 +178,12 @@ impl HttpProvider {
         discovery::read(issuer, &received.reply(), self.clock.wall())
     }
 
-    async fn secrets(&self) -> Result<RequestSecrets, Failure> {
-        let client_secret = match &self.settings.authentication {
-            ClientAuthentication::SecretBasic { secret, .. }
-            | ClientAuthentication::SecretPost { secret } => Some(secret),
-            ClientAuthentication::None => None,
-        };
+    async fn with_password(&self, client_secret: Option<Secret>) -> Result<RequestSecrets, Failure> {
         let password = match &self.settings.grant {
             Grant::ClientCredentials => None,
             Grant::Password { password, .. } => Some(password),
         };
-        Ok(RequestSecrets {
-            client_secret: read_secret("client_secret", client_secret).await?,
-            password: read_secret("password", password).await?,
-        })
+        Ok(RequestSecrets { client_secret, password: read_secret("password", password).await? })
     }
 
     async fn send(&self, client: &Client, endpoint: Url, request: TokenRequest) -> Result<Response, Failure> {
@@ -210,10 +253,21 @@ fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     body.extend_from_slice(chunk);
 }
 
-async fn read_secret(
-    what: &str,
-    source: Option<&SecretSource>,
-) -> Result<Option<tokend_protocol::Secret>, Failure> {
+/// What to tell where no client secret helped. A refusal weighs more than a secret that cannot be read: the
+/// provider has been asked, and is not to be asked again soon.
+fn verdict(failures: Vec<Failure>) -> Failure {
+    let several = (failures.len() > 1).then(|| {
+        let each = failures.iter().map(|failure| failure.detail.as_deref().unwrap_or(&failure.message));
+        format!("none of {} client secrets helped: {}", failures.len(), each.collect::<Vec<_>>().join("; "))
+    });
+    let heaviest = failures.into_iter().reduce(|heaviest, other| {
+        if other.refuses_client && !heaviest.refuses_client { other } else { heaviest }
+    });
+    let told = heaviest.unwrap_or_else(|| Failure::new(ErrorClass::Secret, "no client secret is configured"));
+    Failure { detail: several.or(told.detail), ..told }
+}
+
+async fn read_secret(what: &str, source: Option<&SecretSource>) -> Result<Option<Secret>, Failure> {
     let Some(source) = source else { return Ok(None) };
     match source.read().await {
         Ok(secret) => Ok(Some(secret)),
@@ -227,6 +281,20 @@ async fn read_secret(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_no_secret_helps_a_refusal_weighs_most_and_each_is_told() {
+        let unreadable =
+            || Failure::new(ErrorClass::Secret, "cannot be read").with_detail("secret file /new");
+        let refused =
+            || Failure { refuses_client: true, ..Failure::new(ErrorClass::Refused, "invalid_client") };
+        assert_eq!(verdict(vec![refused()]), refused());
+        assert_eq!(verdict(vec![unreadable()]), unreadable());
+        let told = verdict(vec![unreadable(), refused()]);
+        assert_eq!((told.class, &*told.message), (ErrorClass::Refused, "invalid_client"));
+        let detail = "none of 2 client secrets helped: secret file /new; invalid_client";
+        assert_eq!(told.detail.as_deref(), Some(detail));
+    }
 
     #[test]
     fn a_body_that_comes_in_pieces_is_whole_however_large_it_grows() {

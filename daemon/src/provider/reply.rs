@@ -98,7 +98,7 @@ pub fn read(reply: &HttpReply<'_>, context: Context<'_>) -> Outcome {
     if let Err(failure) = &mut result {
         failure.retry_after = retry_after(reply, context.wall);
     }
-    Outcome { result, deviations }
+    Outcome { result, deviations, requests: 1, client_secret: None }
 }
 
 fn values(reply: &HttpReply<'_>, deviations: &mut Vec<Deviation>) -> Option<Values> {
@@ -279,9 +279,12 @@ fn refused(status: u16, values: Option<&Values>, sent: &SentSecrets) -> Failure 
     let error = values.and_then(|values| values.error.as_deref());
     let code = error.and_then(|error| words::error_code(error, sent));
     let description = values.and_then(|values| values.error_description.as_deref());
+    let class = class(status, error);
     Failure {
+        refuses_client: class == ErrorClass::Refused
+            && matches!((error, status), (Some("invalid_client"), _) | (None, 401)),
         detail: description.map(|text| words::description(text, sent)),
-        ..Failure::new(class(status, error), sentence(status, code.as_deref()))
+        ..Failure::new(class, sentence(status, code.as_deref()))
     }
 }
 
@@ -329,7 +332,7 @@ mod tests {
 
     fn with_expiry(expires_in: &str) -> (Result<u64, ErrorClass>, Vec<Deviation>) {
         let body = format!(r#"{{"access_token":"t","token_type":"Bearer",{expires_in}"x":1}}"#);
-        let Outcome { result, deviations } = read_json(200, &body);
+        let Outcome { result, deviations, .. } = read_json(200, &body);
         (result.map(|granted| granted.lifetime.as_secs()).map_err(|failure| failure.class), deviations)
     }
 
@@ -365,7 +368,7 @@ mod tests {
         let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
         let reading = |expires_in: &str| {
             let body = format!(r#"{{"access_token":"e30.{claims}.s","token_type":"Bearer"{expires_in}}}"#);
-            let Outcome { result, deviations } = read_json(200, &body);
+            let Outcome { result, deviations, .. } = read_json(200, &body);
             (result.unwrap().lifetime.as_secs(), deviations)
         };
         assert_eq!(reading(""), (600, vec![Deviation::ExpiresInMissing]));
@@ -390,7 +393,7 @@ mod tests {
             "organization_name":"o","developer.email":"d","token_type":"BearerToken","issued_at":"1","":{"x":[]},
             "client_id":"c","access_token":"tok","application_name":"n","scope":"pisp aisp","expires_in":"1799",
             "refresh_count":"0","status":"approved"}"#;
-        let Outcome { result, deviations } = read_json(200, body);
+        let Outcome { result, deviations, .. } = read_json(200, body);
         let granted = result.unwrap();
         assert_eq!((granted.token.expose(), granted.lifetime.as_secs()), ("tok", 1799));
         assert_eq!(deviations, [Deviation::TokenTypeOther, Deviation::ExpiresInString]);
@@ -578,6 +581,35 @@ mod tests {
             if let Ok(seconds) = with_expiry(&format!("\"expires_in\":{expires_in},")).0 {
                 prop_assert!(seconds <= LIFETIME_MAX.as_secs());
             }
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_client_itself_lets_another_secret_be_tried() {
+        let refuses = |status, body| match read_json(status, body).result {
+            Err(failure) => failure.refuses_client,
+            Ok(_) => false,
+        };
+        for (status, body) in [
+            (401, r#"{"error":"invalid_client"}"#),
+            (400, r#"{"error":"invalid_client"}"#),
+            (200, r#"{"error":"invalid_client"}"#),
+            (401, "{}"),
+            (401, "who are you?"),
+        ] {
+            assert!(refuses(status, body), "{status} {body}");
+        }
+        for (status, body) in [
+            (400, r#"{"error":"invalid_grant"}"#),
+            (401, r#"{"error":"invalid_grant"}"#),
+            (400, r#"{"error":"unauthorized_client"}"#),
+            (429, r#"{"error":"invalid_client"}"#),
+            (503, r#"{"error":"invalid_client"}"#),
+            (400, "{}"),
+            (403, "{}"),
+            (500, "{}"),
+        ] {
+            assert!(!refuses(status, body), "{status} {body}");
         }
     }
 }

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokend_protocol::{
-    DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, TokenInfo, TokenName, TokenStatus,
+    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, TokenInfo, TokenName,
+    TokenStatus,
 };
 
 use super::millis;
@@ -52,8 +53,19 @@ pub(super) fn token_status(name: TokenName, entry: &Entry, clock: &Clock, detail
             .iter()
             .map(|(deviation, count)| Deviation { kind: deviation.as_str().to_owned(), count: *count })
             .collect(),
-        attributes: Vec::new(),
+        attributes: match detail {
+            Detail::ForCallers => Vec::new(),
+            Detail::Full => attributes(&snapshot),
+        },
     }
+}
+
+/// What an operator may want to finish or to look into, in order of the names.
+fn attributes(snapshot: &Snapshot) -> Vec<Attribute> {
+    let unfinished = snapshot.client_secret.filter(|secret| secret.is_not_the_first());
+    let client_secret =
+        unfinished.map(|secret| Attribute { name: "client-secret".to_owned(), value: secret.to_string() });
+    client_secret.into_iter().collect()
 }
 
 pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> EventReply {

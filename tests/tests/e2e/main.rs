@@ -21,6 +21,7 @@ mod notify;
 mod providers;
 mod refresh;
 mod reload;
+mod rotation;
 mod secrecy;
 mod shutdown;
 mod traffic;
