@@ -69,9 +69,9 @@ pub struct Failure {
 }
 
 impl Outcome {
-    /// A failure that no reply told of.
-    pub fn without_reply(failure: Failure) -> Self {
-        Self { result: Err(failure), deviations: Vec::new(), requests: 0, client_secret: None }
+    /// The end of so many requests, with nothing more to tell.
+    pub fn of(result: Result<Granted, Failure>, requests: u32) -> Self {
+        Self { result, deviations: Vec::new(), requests, client_secret: None }
     }
 }
 

@@ -55,7 +55,7 @@ impl Provider for HttpProvider {
         let ended = tokio::time::timeout(3 * TOTAL_TIMEOUT, self.exchange(&sent)).await;
         let ended =
             ended.unwrap_or_else(|_| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")));
-        let outcome = ended.unwrap_or_else(Outcome::without_reply);
+        let outcome = ended.unwrap_or_else(|failure| Outcome::of(Err(failure), 0));
         if outcome.result.is_err() {
             *self.discovered() = None;
         }

@@ -98,7 +98,7 @@ pub fn read(reply: &HttpReply<'_>, context: Context<'_>) -> Outcome {
     if let Err(failure) = &mut result {
         failure.retry_after = retry_after(reply, context.wall);
     }
-    Outcome { result, deviations, requests: 1, client_secret: None }
+    Outcome { deviations, ..Outcome::of(result, 1) }
 }
 
 fn values(reply: &HttpReply<'_>, deviations: &mut Vec<Deviation>) -> Option<Values> {

@@ -87,7 +87,7 @@ impl Provider for SimulatedProvider {
         if let Some((trouble, failure)) = trouble.and_then(|trouble| Some((trouble, trouble.failure()?))) {
             tokio::time::sleep(self.world.draw(|rng| trouble.latency(rng))).await;
             self.world.judge(|judge| judge.failed(key, &failure, true));
-            return Outcome { result: Err(failure), deviations: Vec::new() };
+            return Outcome::of(Err(failure), u32::from(!secret_is_missing));
         }
         let (number, lifetime, valid_until) = self.issue(trouble);
         self.travel(healthy).await;
@@ -95,6 +95,11 @@ impl Provider for SimulatedProvider {
         let grant = Grant { number, sent_at, lifetime, valid_until, granted_at, longest: lifetime };
         self.world.judge(|judge| judge.granted(key, grant));
         let token = Secret::from(token_text(key, number));
-        Outcome { result: Ok(Granted { token, lifetime }), deviations: Vec::new() }
+        Outcome::of(Ok(Granted { token, lifetime }), 1)
+    }
+
+    /// Nothing here changes but with time.
+    async fn changed(&self) {
+        std::future::pending::<()>().await;
     }
 }

@@ -113,6 +113,11 @@ impl Provider for Subject {
             token: Secret::from(format!("{}-{number}", self.name)),
             lifetime: Duration::from_secs(lifetime),
         });
-        Outcome { result, deviations: Vec::new() }
+        Outcome::of(result, 1)
+    }
+
+    /// Nothing here changes but with time.
+    async fn changed(&self) {
+        std::future::pending::<()>().await;
     }
 }
