@@ -9,6 +9,7 @@ pub mod http;
 pub mod jwt;
 pub mod reply;
 pub mod secret_choice;
+pub mod skew;
 pub mod words;
 
 use std::future::Future;
@@ -19,6 +20,7 @@ use tokend_protocol::{ErrorClass, Secret};
 use crate::policy::refresh::Cure;
 pub use deviation::Deviation;
 pub use secret_choice::SecretInUse;
+pub use skew::ClockSkew;
 
 /// Where a token comes from. There are two: [`http::HttpProvider`] and the scripted one of the tests.
 pub trait Provider: Send + Sync + 'static {
@@ -41,6 +43,8 @@ pub struct Outcome {
     pub requests: u32,
     /// The client secret that brought the token, where several are configured.
     pub client_secret: Option<SecretInUse>,
+    /// How far the provider's clock is off, where its reply tells the time.
+    pub clock_skew: Option<ClockSkew>,
 }
 
 /// A token as the provider gave it.
@@ -71,7 +75,7 @@ pub struct Failure {
 impl Outcome {
     /// The end of so many requests, with nothing more to tell.
     pub fn of(result: Result<Granted, Failure>, requests: u32) -> Self {
-        Self { result, deviations: Vec::new(), requests, client_secret: None }
+        Self { result, deviations: Vec::new(), requests, client_secret: None, clock_skew: None }
     }
 }
 

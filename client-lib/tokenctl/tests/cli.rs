@@ -110,7 +110,10 @@ fn ailing(text: &str) -> TokenStatus {
         failures: 7,
         next_attempt: Some(Timestamp(2_000_000_000_000)),
         deviations: vec![Deviation { kind: "expires_in-string".to_owned(), count: 3 }],
-        attributes: vec![attribute("client-secret", "expires in 6 days"), attribute("clock-skew", "-3s")],
+        attributes: vec![
+            attribute("client-secret", "the second of 2 is in use"),
+            attribute("clock-skew", "the provider's clock is 90 s behind this host's"),
+        ],
         ..token_status(text)
     }
 }
@@ -259,7 +262,11 @@ fn verbose_status_has_it_all() {
     assert_eq!(words(4)[4..], ["-", "3", "bnp", "40", "0", "00f1e2d3c4b5a697", "2033-05-18T03:33:20Z", "-"]);
     assert_eq!(
         lines[5..],
-        ["bnp: expires_in-string 3x", "bnp: client-secret: expires in 6 days", "bnp: clock-skew: -3s"]
+        [
+            "bnp: expires_in-string 3x",
+            "bnp: client-secret: the second of 2 is in use",
+            "bnp: clock-skew: the provider's clock is 90 s behind this host's"
+        ]
     );
 }
 

@@ -235,11 +235,13 @@ impl<P: Provider> Actor<P> {
     async fn exchange(&mut self) -> Attempted {
         let sent_at = self.clock.now();
         self.last_attempt = Some(sent_at);
-        let Outcome { result, deviations, requests, client_secret } = self.provider.request().await;
+        let Outcome { result, deviations, requests, client_secret, clock_skew } =
+            self.provider.request().await;
         self.issuer.also_sent(requests.saturating_sub(1), self.clock.now());
         self.note_client_secret(client_secret);
         self.update(|snapshot| {
             snapshot.requests += u64::from(requests);
+            snapshot.clock_skew = clock_skew.or(snapshot.clock_skew);
             for deviation in deviations {
                 *snapshot.deviations.entry(deviation).or_default() += 1;
             }

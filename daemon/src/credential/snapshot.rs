@@ -9,7 +9,7 @@ use tokend_protocol::{ErrorClass, Fingerprint, Secret, State};
 
 use crate::clock::Instant;
 use crate::policy::refresh::Life;
-use crate::provider::{Deviation, SecretInUse};
+use crate::provider::{ClockSkew, Deviation, SecretInUse};
 
 /// A token that is held.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub struct Snapshot {
     pub deviations: BTreeMap<Deviation, u64>,
     /// The client secret that brought the newest token, where several are configured.
     pub client_secret: Option<SecretInUse>,
+    /// How far the provider's clock was off at its last reply.
+    pub clock_skew: Option<ClockSkew>,
 }
 
 impl Snapshot {
@@ -75,6 +77,7 @@ impl Snapshot {
             requests: 0,
             deviations: BTreeMap::new(),
             client_secret: None,
+            clock_skew: None,
         }
     }
 

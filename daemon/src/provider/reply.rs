@@ -9,7 +9,7 @@ use tokend_protocol::{ErrorClass, Secret};
 use zeroize::Zeroizing;
 
 use crate::provider::words::{self, SentSecrets};
-use crate::provider::{Deviation, Failure, Granted, Outcome, jwt};
+use crate::provider::{ClockSkew, Deviation, Failure, Granted, Outcome, jwt};
 
 /// The longest access token that is accepted, in bytes. It must fit a reply frame, and no HTTP server takes
 /// a longer header.
@@ -98,7 +98,8 @@ pub fn read(reply: &HttpReply<'_>, context: Context<'_>) -> Outcome {
     if let Err(failure) = &mut result {
         failure.retry_after = retry_after(reply, context.wall);
     }
-    Outcome { deviations, ..Outcome::of(result, 1) }
+    let clock_skew = reply.date.and_then(http_date).map(|date| ClockSkew::between(date, context.wall));
+    Outcome { deviations, clock_skew, ..Outcome::of(result, 1) }
 }
 
 fn values(reply: &HttpReply<'_>, deviations: &mut Vec<Deviation>) -> Option<Values> {
@@ -385,6 +386,18 @@ mod tests {
         let outcome =
             read(&HttpReply { status: 200, date, body: body.as_bytes(), ..HttpReply::default() }, CONTEXT);
         assert_eq!(outcome.result.unwrap_err().class, ErrorClass::Malformed);
+    }
+
+    #[test]
+    fn a_reply_that_tells_the_time_tells_how_far_the_clocks_are_apart() {
+        let skew = |date| {
+            let reply = HttpReply { status: 503, date, ..HttpReply::default() };
+            read(&reply, CONTEXT).clock_skew.filter(|skew| skew.is_remarkable()).map(|skew| skew.to_string())
+        };
+        assert_eq!(skew(Some("Tue, 14 Nov 2023 22:13:20 GMT")), None);
+        let ahead = Some("the provider's clock is 3600 s ahead of this host's".to_owned());
+        assert_eq!(skew(Some("Tue, 14 Nov 2023 23:13:20 GMT")), ahead);
+        assert_eq!((skew(None), skew(Some("yesterday"))), (None, None));
     }
 
     #[test]

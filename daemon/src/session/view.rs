@@ -55,17 +55,24 @@ pub(super) fn token_status(name: TokenName, entry: &Entry, clock: &Clock, detail
             .collect(),
         attributes: match detail {
             Detail::ForCallers => Vec::new(),
-            Detail::Full => attributes(&snapshot),
+            Detail::Full => attributes(entry, &snapshot),
         },
     }
 }
 
 /// What an operator may want to finish or to look into, in order of the names.
-fn attributes(snapshot: &Snapshot) -> Vec<Attribute> {
+fn attributes(entry: &Entry, snapshot: &Snapshot) -> Vec<Attribute> {
     let unfinished = snapshot.client_secret.filter(|secret| secret.is_not_the_first());
-    let client_secret =
-        unfinished.map(|secret| Attribute { name: "client-secret".to_owned(), value: secret.to_string() });
-    client_secret.into_iter().collect()
+    let skew = snapshot.clock_skew.filter(|skew| skew.is_remarkable());
+    let variants = Some(entry.variants.len()).filter(|held| *held > 0);
+    let told = [
+        ("client-secret", unfinished.map(|secret| secret.to_string())),
+        ("clock-skew", skew.map(|skew| skew.to_string())),
+        ("variants", variants.map(|held| format!("{held} held"))),
+    ];
+    let attribute =
+        |(name, value): (&str, Option<String>)| Some(Attribute { name: name.to_owned(), value: value? });
+    told.into_iter().filter_map(attribute).collect()
 }
 
 pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> EventReply {
