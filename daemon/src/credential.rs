@@ -85,6 +85,8 @@ enum Order {
     Reject { refused: Fingerprint, done: oneshot::Sender<Rejected> },
     /// A caller used a token that rests.
     Wake,
+    /// Something happened after which it may go better than the last time.
+    Retry,
     /// The configuration changed.
     Reschedule(Schedule),
 }
@@ -204,6 +206,12 @@ impl Credential {
     pub async fn reschedule(&self, schedule: Schedule) {
         // Fails only when the actor has ended, and then there is nothing to change.
         let _ = self.orders.send(Order::Reschedule(schedule)).await;
+    }
+
+    /// Tries again soon if the last attempt failed, because something happened after which it may go better.
+    pub fn retry(&self) {
+        // Where there is no place for one more order, the actor is about to be busy anyway.
+        let _ = self.orders.try_send(Order::Retry);
     }
 
     /// Whether the token rests because nobody uses it, and has expired meanwhile.

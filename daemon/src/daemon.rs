@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokend_protocol::State;
+use tokend_protocol::{ErrorClass, State};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -12,6 +12,7 @@ use crate::clock::{Clock, Steps, watch_steps};
 use crate::config::{Config, DaemonSettings};
 use crate::credential::Surroundings;
 use crate::fingerprint::{Fingerprinter, NoRandomness};
+use crate::network;
 use crate::registry::{Origins, Registry};
 use crate::server::{self, Limits};
 use crate::shared::Shared;
@@ -61,6 +62,7 @@ impl Daemon {
         let mut origins = Origins::new(surroundings);
         let registry = Registry::build(config, &mut origins, None);
         let shared = Arc::new(Shared::new(registry, origins, clock));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(Arc::clone(&shared))));
         let limits = Limits {
             connections: config.daemon.max_connections.min(most_connections),
             connections_per_uid: config.daemon.max_connections_per_uid,
@@ -82,6 +84,8 @@ impl Daemon {
         let next = Arc::new(Registry::build(config, &mut origins, Some(&previous)));
         self.shared.registry.send_replace(Arc::clone(&next));
         previous.stop_all_but(&next);
+        // Whoever reloads may have put something right that the configuration only names.
+        next.retry_failed(|_| true);
         self.shared.set_reload_failed_at(None);
     }
 
@@ -136,3 +140,14 @@ impl Daemon {
 /// The states in the order of a summary.
 const STATES: [State; 6] =
     [State::Fresh, State::Refreshing, State::Degraded, State::Pending, State::Unavailable, State::Refused];
+
+/// Tries again what failed for want of the network, whenever the network changes.
+async fn heed_network(shared: Arc<Shared>) {
+    let changed = || {
+        let registry = shared.registry.borrow().clone();
+        registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));
+    };
+    if let Err(error) = network::watch(changed).await {
+        tracing::warn!(%error, "changes of the network go unnoticed");
+    }
+}

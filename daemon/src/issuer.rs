@@ -147,6 +147,11 @@ impl Issuer {
         condition.try_at = None;
     }
 
+    /// Takes it for up again, because something happened after which it may be.
+    pub fn forget_failures(&self) {
+        self.answered();
+    }
+
     /// Notes that a request failed in a way that speaks of the issuer and not of one token.
     pub fn failed(&self, class: ErrorClass, now: Instant, jitter: Jitter) {
         let mut condition = self.lock();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::Url;
-use tokend_protocol::{TokenName, Variant};
+use tokend_protocol::{ErrorClass, TokenName, Variant};
 
 use crate::clock::Instant;
 use crate::config::{Config, CredentialSettings, HeaderSettings, TokenSettings, VariantSettings};
@@ -160,6 +160,16 @@ impl Registry {
             scheduled.credential.stop();
         }
         self.tokens.values().for_each(|entry| entry.variants.stop());
+    }
+
+    /// Tries those again soon whose last attempt failed in a way that may have been mended.
+    pub fn retry_failed(&self, may_be_mended: impl Fn(ErrorClass) -> bool) {
+        for scheduled in self.credentials.values() {
+            let failed = scheduled.credential.snapshot().last_error.as_ref().map(|failed| failed.class);
+            if failed.is_some_and(&may_be_mended) {
+                scheduled.credential.retry();
+            }
+        }
     }
 
     /// What a name leads to.

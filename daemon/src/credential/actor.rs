@@ -36,6 +36,9 @@ const CHANGE_GAP: Duration = Duration::from_secs(1);
 /// How often that time doubles, at the most: to about four minutes.
 const CHANGE_GAP_DOUBLINGS: u32 = 8;
 
+/// What may go better than the last time is tried again spread over so long.
+const RETRY_SPREAD: Duration = Duration::from_secs(1);
+
 /// The actor of one credential.
 pub(super) struct Actor<P> {
     provider: P,
@@ -147,6 +150,16 @@ impl<P: Provider> Actor<P> {
         }
     }
 
+    /// Ends the back-off, for each token after another short while.
+    fn retry(&mut self, now: Instant) {
+        let snapshot = self.snapshot();
+        let soon = now.after(RETRY_SPREAD.mul_f64((self.roll)()));
+        if snapshot.last_error.is_some() && snapshot.next_attempt.is_some_and(|at| at > soon) {
+            self.issuer.forget_failures();
+            self.update(|snapshot| snapshot.next_attempt = Some(soon));
+        }
+    }
+
     /// Back to the schedule, after a rest.
     fn wake(&mut self) {
         let snapshot = self.snapshot();
@@ -188,6 +201,7 @@ impl<P: Provider> Actor<P> {
                 let _ = done.send(answer);
             }
             Order::Wake => self.wake(),
+            Order::Retry => self.retry(now),
             Order::Reschedule(schedule) => self.reschedule(schedule),
         }
     }
@@ -226,7 +240,7 @@ impl<P: Provider> Actor<P> {
                     drop(done.send(Rejected::Attempted(attempted.clone())));
                 }
                 Order::Reject { done, .. } => drop(done.send(Rejected::Superseded)),
-                Order::Wake => (),
+                Order::Wake | Order::Retry => (),
                 Order::Reschedule(schedule) => self.reschedule(schedule),
             }
         }

@@ -568,3 +568,16 @@ async fn a_token_that_rests_after_a_refusal_is_not_watched_over() {
     script.run_for(100).await;
     assert_eq!(script.asked_at(), asked);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_mended_a_failure_ends_the_back_off_and_nothing_else() {
+    let script = Script::new(&[Fail(ErrorClass::Refused), Give("a", 1000)]);
+    let credential = script.start(None);
+    script.run_for(5).await;
+    credential.retry();
+    script.run_for(2).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+    credential.retry();
+    script.run_for(100).await;
+    assert_eq!(script.asked_at(), [0, 5]);
+}
