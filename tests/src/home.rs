@@ -43,13 +43,15 @@ impl Home {
         self.path().join("tokend.log")
     }
 
-    /// Writes the configuration. `[daemon]` is the harness's own, so that nothing is written elsewhere:
-    /// `daemon` holds further lines of it.
+    /// Writes the configuration, as a whole, because half of one may be a good one that means something else.
+    /// `[daemon]` is the harness's own, so that nothing is written elsewhere: `daemon` holds further lines of it.
     pub fn configure(&self, daemon: &str, rest: &str) {
         let state = self.path().join("state");
         fs::create_dir_all(&state).unwrap();
         let text = format!("[daemon]\nstate_dir = \"{}\"\n{daemon}\n{rest}", state.display());
-        fs::write(self.config(), text).expect("the configuration can be written");
+        let draft = self.path().join("tokend.toml.draft");
+        fs::write(&draft, text).expect("the configuration can be written");
+        fs::rename(draft, self.config()).expect("the configuration can be put in its place");
     }
 
     /// A secret that is made up where its file is not there yet: the configuration's word for it.

@@ -120,6 +120,7 @@ impl RawPeer {
                 Ok(0) => return,
                 Ok(_) => (),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 Err(error) => panic!("the connection should have been closed: {error}"),
             }
         }

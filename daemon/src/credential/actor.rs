@@ -59,6 +59,8 @@ pub(super) struct Actor<P> {
     unused_renewals: u32,
     /// Attempts because something on this host had changed, since the last success.
     changes_in_vain: u32,
+    /// When the last of them began.
+    last_change: Option<Instant>,
 }
 
 impl<P: Provider> Actor<P> {
@@ -84,6 +86,7 @@ impl<P: Provider> Actor<P> {
             last_attempt: None,
             unused_renewals: 0,
             changes_in_vain: 0,
+            last_change: None,
         }
     }
 
@@ -115,12 +118,14 @@ impl<P: Provider> Actor<P> {
 
     fn heeds_changes_from(&self) -> Option<Instant> {
         let gap = CHANGE_GAP * 2_u32.pow(self.changes_in_vain.min(CHANGE_GAP_DOUBLINGS));
-        self.last_attempt.map(|at| at.after(gap))
+        // An attempt that the issuer's condition does not let happen is none, but the change has been heeded.
+        self.last_attempt.max(self.last_change).map(|at| at.after(gap))
     }
 
     /// Somebody has put something right, perhaps.
     async fn try_after_change(&mut self) {
         self.changes_in_vain = self.changes_in_vain.saturating_add(1);
+        self.last_change = Some(self.clock.now());
         tracing::info!(token = self.names(), "a secret of {} was replaced; trying again", self.names());
         self.attempt(Urgency::Needed).await;
     }

@@ -94,6 +94,7 @@ impl HttpProvider {
             return self.ask(client, endpoint, &secrets, sent).await;
         }
         let mut passed_over = Vec::new();
+        let (mut deviations, mut clock_skew) = (Vec::new(), None);
         for index in self.choice.order(sources.len()) {
             let client_secret = match read_secret("client_secret", sources.get(index)).await {
                 Ok(secret) => secret,
@@ -103,14 +104,20 @@ impl HttpProvider {
                 }
             };
             let secrets = self.with_password(client_secret).await?;
-            let outcome = self.ask(client, endpoint.clone(), &secrets, sent).await?;
-            match outcome.result {
-                Err(failure) if failure.refuses_client => passed_over.push(failure),
-                Err(_) => return Ok(outcome),
-                Ok(_) => return Ok(self.remember(index, outcome)),
-            }
+            let mut outcome = self.ask(client, endpoint.clone(), &secrets, sent).await?;
+            deviations.append(&mut outcome.deviations);
+            clock_skew = outcome.clock_skew.or(clock_skew);
+            let outcome = match outcome.result {
+                Err(failure) if failure.refuses_client => {
+                    passed_over.push(failure);
+                    continue;
+                }
+                Err(_) => outcome,
+                Ok(_) => self.remember(index, outcome),
+            };
+            return Ok(Outcome { deviations, clock_skew, ..outcome });
         }
-        Err(verdict(passed_over))
+        Ok(Outcome { deviations, clock_skew, ..Outcome::of(Err(verdict(passed_over)), 0) })
     }
 
     fn remember(&self, index: usize, outcome: Outcome) -> Outcome {

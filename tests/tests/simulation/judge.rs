@@ -49,6 +49,8 @@ pub struct Site {
     /// Whether nothing else is to go wrong for a while.
     pub is_recovering: bool,
     pub in_flight: u32,
+    /// How often its secret on the host was replaced.
+    pub replacements: u64,
     quiet_until: Option<Instant>,
     last_sent: Option<Instant>,
     /// Requests of the schedule since the trouble began.
@@ -262,6 +264,14 @@ impl Judge {
             ));
         }
         self.look_at_all();
+    }
+
+    /// The secret on the host is replaced, which is worth a request of each token.
+    pub fn replaced(&mut self, site: usize) {
+        self.sites[site].replacements += 1;
+        for key in self.keys.iter_mut().filter(|key| key.site == site) {
+            key.is_abandoned = true;
+        }
     }
 
     /// The time for recovery is over: each token that had failed has been renewed since the trouble ended.

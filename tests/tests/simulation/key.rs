@@ -27,7 +27,7 @@ pub struct Key {
     pub needs: u32,
     /// Operators that ordered a new one, and callers that complained.
     pub orders: u32,
-    /// Whether one of them left before the request that it caused went out.
+    /// Whether one of them left before the request that it caused went out, or a secret was replaced since.
     pub is_abandoned: bool,
 }
 

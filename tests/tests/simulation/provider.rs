@@ -1,5 +1,6 @@
 //! A simulated issuer's token endpoint, for one token.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub struct SimulatedProvider {
     world: Arc<World>,
     place: Place,
     issued: Mutex<Issued>,
+    /// Which secret the last request was sent with.
+    used: AtomicU64,
 }
 
 /// What the issuer gave last.
@@ -29,7 +32,7 @@ struct Issued {
 
 impl SimulatedProvider {
     pub fn new(world: Arc<World>, place: Place) -> Self {
-        Self { world, place, issued: Mutex::default() }
+        Self { world, place, issued: Mutex::default(), used: AtomicU64::new(0) }
     }
 
     fn plan(&self) -> &TokenPlan {
@@ -67,6 +70,10 @@ impl SimulatedProvider {
         (issued.number, lifetime, now.after(lifetime))
     }
 
+    fn replacements(&self) -> u64 {
+        self.world.judge(|judge| judge.sites[self.place.site].replacements)
+    }
+
     async fn travel(&self, whole: Duration) {
         tokio::time::sleep(whole / 2).await;
     }
@@ -76,6 +83,7 @@ impl Provider for SimulatedProvider {
     async fn request(&self) -> Outcome {
         let key = self.place.key;
         let sent_at = self.world.clock.now();
+        self.used.store(self.replacements(), Ordering::Relaxed);
         let secret_is_missing = self.trouble() == Some(Trouble::NoSecret);
         self.world.judge(|judge| judge.sent(key, !secret_is_missing));
         let longest = self.world.plan.issuers[self.place.site].latency;
@@ -98,8 +106,13 @@ impl Provider for SimulatedProvider {
         Outcome::of(Ok(Granted { token, lifetime }), 1)
     }
 
-    /// Nothing here changes but with time.
     async fn changed(&self) {
-        std::future::pending::<()>().await;
+        loop {
+            let replaced = self.world.replaced.notified();
+            if self.used.load(Ordering::Relaxed) != self.replacements() {
+                return;
+            }
+            replaced.await;
+        }
     }
 }

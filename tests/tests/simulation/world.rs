@@ -28,6 +28,8 @@ pub struct World {
     rng: Mutex<Rng>,
     judge: Mutex<Judge>,
     violated: Notify,
+    /// Tells that a secret on the host was replaced.
+    pub replaced: Notify,
 }
 
 /// What a simulation came to.
@@ -68,6 +70,7 @@ impl World {
             rng: Mutex::new(rng),
             judge: Mutex::new(judge),
             violated: Notify::new(),
+            replaced: Notify::new(),
         })
     }
 
@@ -138,6 +141,11 @@ impl World {
             self.judge(|judge| judge.relieved(site));
             let ended = self.clock.now();
             self.judge(|judge| judge.sites[site].is_recovering = true);
+            // Half of the time, because somebody put something right on this host.
+            if self.draw(Rng::bool) {
+                self.judge(|judge| judge.replaced(site));
+                self.replaced.notify_waiters();
+            }
             self.recovery(ended, trouble.recovery(plan.tokens.len(), plan.latency)).await;
             self.judge(|judge| {
                 judge.sites[site].is_recovering = false;
