@@ -268,7 +268,7 @@ mod tests {
 
         fn fail(&self, times: u32) {
             for _ in 0..times {
-                self.issuer.failed(ErrorClass::Server, self.clock.now(), Jitter::new(0.5));
+                self.issuer.failed(ErrorClass::Server, self.clock.now(), Jitter::new(0.0));
             }
         }
     }

@@ -18,7 +18,7 @@ const SHORT_LIVED: Kind = Kind::PartnerApi;
 const SHORT_LIFE: Duration = Duration::from_secs(3);
 
 const NEXT: [(&str, &str); 4] = [
-    ("cargo run --bin tokend -- check --config FILE", "every fault of a configuration, each with its line"),
+    ("tokend check --config FILE", "every fault of a configuration, each with its line"),
     ("systemd/tokend.toml", "a configuration to begin with"),
     ("systemd/install", "programs, units and user; then `systemctl start tokend`"),
     ("tests/run", "all suites, on a real systemd and against a certified server too"),
