@@ -21,7 +21,15 @@ const GROUPS: libc::c_int = libc::RTMGRP_LINK
 /// A network that comes up changes many times in a row: link, address, routes, the other version of IP.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// Calls `changed` after each change of the network, once for those that come together. Runs until it is dropped.
+/// The least time between two changes that are heeded, at first. It doubles as long as changes go on, because on a
+/// host with containers they never end, and each one heeded costs a provider that is down some requests ...
+const GAP_FIRST: Duration = Duration::from_secs(5);
+
+/// ... up to the longest back-off there is, so that heeding them costs no more than the schedule does.
+const GAP_MOST: Duration = Duration::from_secs(5 * 60);
+
+/// Calls `changed` after a change of the network, once for those that come together, and ever more seldom for those
+/// that do not end. Runs until it is dropped.
 ///
 /// # Errors
 /// What the kernel says where it does not tell of changes. The daemon can run on without it: it then tries again
@@ -34,8 +42,12 @@ pub async fn watch(changed: impl Fn()) -> io::Result<()> {
     loop {
         registered.readable().await?.clear_ready();
         tokio::time::sleep(SETTLED).await;
-        drain(&events)?;
-        changed();
+        let mut gap = GAP_FIRST;
+        while drain(&events)? {
+            changed();
+            tokio::time::sleep(gap).await;
+            gap = (gap * 2).min(GAP_MOST);
+        }
     }
 }
 
@@ -47,14 +59,16 @@ fn subscribe() -> io::Result<OwnedFd> {
     Ok(events)
 }
 
-/// Takes what has come. What it says is of no interest, only that it came.
-fn drain(events: &OwnedFd) -> io::Result<()> {
+/// Takes what has come, and tells whether anything has. What it says is of no interest.
+fn drain(events: &OwnedFd) -> io::Result<bool> {
     let mut message = [0; 8192];
+    let mut came = false;
     loop {
         match recv(events.as_raw_fd(), &mut message, MsgFlags::empty()) {
             // More came than the kernel keeps, which is a change all the same.
-            Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => (),
-            Err(Errno::EAGAIN) => return Ok(()),
+            Ok(_) | Err(Errno::ENOBUFS) => came = true,
+            Err(Errno::EINTR) => (),
+            Err(Errno::EAGAIN) => return Ok(came),
             Err(error) => return Err(error.into()),
         }
     }

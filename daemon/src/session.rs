@@ -48,11 +48,6 @@ impl Session {
         Self { shared, peer, allowed }
     }
 
-    /// Who it is.
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
     /// Answers any request but [`Request::Watch`], which has many answers: see [`Session::watch`].
     pub async fn answer(&self, request: Request) -> Reply {
         let answer = match request {
