@@ -4,7 +4,7 @@
 
 use tokend_protocol::{Fingerprint, TokenName, Variant};
 
-use crate::peer::Peer;
+use crate::peer::Facts;
 use crate::policy::access::Grounds;
 
 /// What a peer asked for.
@@ -36,7 +36,7 @@ impl Verb {
 
 /// Records that a peer was given a token.
 pub fn handed_out(
-    peer: &Peer,
+    peer: &Facts,
     verb: Verb,
     (token, variant): (&TokenName, &Variant),
     fingerprint: Fingerprint,
@@ -67,7 +67,7 @@ fn in_words(variant: &Variant) -> String {
 }
 
 /// Records that a peer was allowed something that gives no token away.
-pub fn allowed(peer: &Peer, verb: Verb, token: &TokenName, grounds: &Grounds) {
+pub fn allowed(peer: &Facts, verb: Verb, token: &TokenName, grounds: &Grounds) {
     tracing::info!(
         target: "tokend::audit",
         decision = "allow",
@@ -109,7 +109,7 @@ impl Refusal {
 }
 
 /// Records that a peer was refused.
-pub fn refused(peer: &Peer, verb: Verb, token: &TokenName, refusal: Refusal) {
+pub fn refused(peer: &Facts, verb: Verb, token: &TokenName, refusal: Refusal) {
     tracing::warn!(
         target: "tokend::audit",
         decision = "deny",

@@ -321,7 +321,7 @@ mod tests {
     use crate::config;
     use crate::credential::Surroundings;
     use crate::fingerprint::Fingerprinter;
-    use crate::peer::Peer;
+    use crate::peer::{Facts, Peer};
     use crate::registry::{Origins, Registry};
     use crate::shared::Shared;
 
@@ -335,7 +335,7 @@ mod tests {
     fn connect() -> DuplexStream {
         let (ours, theirs) = duplex(1024 * 1024);
         let uid = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
-        let peer = Peer { uid, gid: uid, groups: Vec::new(), pid: None, unit: None };
+        let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });
         let clock = Clock::kernel(crate::clock::Steps::default());
         let surroundings = Surroundings {
             clock: clock.clone(),

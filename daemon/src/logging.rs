@@ -105,12 +105,12 @@ mod tests {
 
     use super::*;
     use crate::audit::{self, Verb};
-    use crate::peer::Peer;
+    use crate::peer::Facts;
     use crate::policy::access::Grounds;
 
     /// What is left of an audit record and of a message at `info` after a filter.
     fn logged(filter: &str) -> String {
-        let peer = Peer { uid: 7, gid: 7, groups: Vec::new(), pid: None, unit: None };
+        let peer = Facts { uid: 7, gid: 7, ..Facts::default() };
         let written = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&written);
         let (outbox, flush) = Outbox::start(move |event| seen.lock().unwrap().write_all(event)).unwrap();

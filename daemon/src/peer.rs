@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,9 +13,17 @@ use nix::sys::socket::{getsockopt, sockopt};
 /// The most supplementary groups that a process can have (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
 
-/// A process that connected, as it was when it did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A process that connected.
+#[derive(Debug)]
 pub struct Peer {
+    facts: Facts,
+    /// Tells when the process has ended; `None` where the kernel has no such descriptor to give.
+    process: Option<OwnedFd>,
+}
+
+/// What is known about a process that connected, as it was when it did. A fact that cannot be proved is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
     /// Its effective user (`SO_PEERCRED`, unix(7)).
     pub uid: u32,
     /// Its effective group.
@@ -26,6 +35,12 @@ pub struct Peer {
     pub pid: Option<i32>,
     /// The systemd system unit that it runs in.
     pub unit: Option<String>,
+    /// The unit of a user's own service manager that it runs in. Its name is that user's choice.
+    pub user_unit: Option<String>,
+    /// The invocation of `unit` (systemd.exec(5), `INVOCATION_ID`).
+    pub invocation_id: Option<String>,
+    /// Its executable, where this process may see that.
+    pub exe: Option<PathBuf>,
 }
 
 impl Peer {
@@ -38,9 +53,27 @@ impl Peer {
         let groups = supplementary_groups(socket)?;
         // A process of another pid namespace has no number here, and the kernel says 0.
         let pid = Some(credentials.pid()).filter(|pid| *pid > 0);
-        let pidfd = getsockopt(&socket, sockopt::PeerPidfd).ok();
-        let unit = pid.zip(pidfd).and_then(|(pid, pidfd)| unit(pid, &pidfd));
-        Ok(Self { uid: credentials.uid(), gid: credentials.gid(), groups, pid, unit })
+        let process = getsockopt(&socket, sockopt::PeerPidfd).ok();
+        let unit = pid.zip(process.as_ref()).and_then(|(pid, process)| unit(pid, process));
+        let facts =
+            Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, unit, ..Facts::default() };
+        Ok(Self { facts, process })
+    }
+
+    /// A process about which this is known, and of whose end nothing will be.
+    pub fn known(facts: Facts) -> Self {
+        Self { facts, process: None }
+    }
+
+    /// What is known about it.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether the process has ended. Whoever holds its end of the connection now is somebody else, and has none
+    /// of its rights.
+    pub fn is_gone(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !is_alive(process))
     }
 }
 
@@ -113,6 +146,8 @@ mod tests {
     fn the_kernel_tells_who_is_at_the_other_end() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let peer = Peer::of(ours.as_fd()).unwrap();
+        assert!(!peer.is_gone());
+        let peer = peer.facts().clone();
         assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(peer.gid, nix::unistd::getegid().as_raw());
         assert_eq!(peer.pid, i32::try_from(std::process::id()).ok());

@@ -77,8 +77,12 @@ fn welcome(
             return;
         }
     };
-    let Some(place) = Places::take(places, peer.uid) else {
-        tracing::warn!(uid = peer.uid, pid = peer.pid, "a connection beyond the limits was turned away");
+    let Some(place) = Places::take(places, peer.facts().uid) else {
+        tracing::warn!(
+            uid = peer.facts().uid,
+            pid = peer.facts().pid,
+            "a connection beyond the limits was turned away"
+        );
         turn_away(&stream);
         return;
     };

@@ -86,7 +86,7 @@ impl Session {
         let patience = Patience::of_a_request();
         for name in &names {
             let entitled = self.entitled(name, Verb::Watch, patience).await?;
-            audit::allowed(&self.peer, Verb::Watch, name, &entitled.grounds);
+            audit::allowed(self.peer.facts(), Verb::Watch, name, &entitled.grounds);
         }
         Ok(Watch::new(self, names))
     }
@@ -145,7 +145,7 @@ impl Session {
 
     async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
         let Entitled { entry, grounds } = self.operated(&request.name, Verb::Refresh).await?;
-        audit::allowed(&self.peer, Verb::Refresh, &request.name, &grounds);
+        audit::allowed(self.peer.facts(), Verb::Refresh, &request.name, &grounds);
         let deadline = self.deadline(request.deadline_ms);
         let attempted =
             entry.credential.refresh(deadline).await.map_err(|reason| self.unobtainable(reason))?;
@@ -156,7 +156,7 @@ impl Session {
     async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
         let entitled = self.entitled(&request.name, Verb::Reject, Patience::of_a_request()).await?;
         let credential = self.credential(&entitled.entry, &request.variant)?;
-        audit::allowed(&self.peer, Verb::Reject, &request.name, &entitled.grounds);
+        audit::allowed(self.peer.facts(), Verb::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
         let rejected = credential
             .reject(request.fingerprint, deadline)
@@ -232,7 +232,7 @@ impl Session {
 
     fn handed_out(&self, entitled: &Entitled, verb: Verb, asked: (&TokenName, &Variant), token: &Token) {
         entitled.entry.count_hand_out();
-        audit::handed_out(&self.peer, verb, asked, token.fingerprint, &entitled.grounds);
+        audit::handed_out(self.peer.facts(), verb, asked, token.fingerprint, &entitled.grounds);
     }
 
     fn deadline(&self, deadline_ms: u32) -> Instant {

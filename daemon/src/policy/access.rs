@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::peer::Peer;
+use crate::peer::Facts;
 
 /// One entry of an `allow` list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,7 +61,7 @@ impl Decision {
 }
 
 /// Decides. `own_uid` is the daemon's own user.
-pub fn decide(peer: &Peer, own_uid: u32, rules: &[ResolvedRule]) -> Decision {
+pub fn decide(peer: &Facts, own_uid: u32, rules: &[ResolvedRule]) -> Decision {
     if peer.uid == 0 {
         return Decision::Allow(Grounds::Root);
     }
@@ -74,7 +74,7 @@ pub fn decide(peer: &Peer, own_uid: u32, rules: &[ResolvedRule]) -> Decision {
         .map_or(Decision::Deny, |resolved| Decision::Allow(Grounds::Rule(resolved.rule.clone())))
 }
 
-fn matches(peer: &Peer, resolved: &ResolvedRule) -> bool {
+fn matches(peer: &Facts, resolved: &ResolvedRule) -> bool {
     match &resolved.rule {
         Rule::User(_) => resolved.id == Some(peer.uid),
         Rule::Group(_) => resolved.id.is_some_and(|gid| peer.gid == gid || peer.groups.contains(&gid)),
@@ -117,13 +117,14 @@ mod tests {
 
     const OWN_UID: u32 = 900;
 
-    fn peer() -> Peer {
-        Peer {
+    fn peer() -> Facts {
+        Facts {
             uid: 1001,
             gid: 1001,
             groups: vec![27, 50],
             pid: Some(7),
             unit: Some("billing.service".into()),
+            ..Facts::default()
         }
     }
 
@@ -138,8 +139,11 @@ mod tests {
     #[test]
     fn nobody_gets_anything_by_default_but_root_and_the_daemon_itself() {
         assert_eq!(decide(&peer(), OWN_UID, &[]), Decision::Deny);
-        assert_eq!(decide(&Peer { uid: 0, ..peer() }, OWN_UID, &[]), Decision::Allow(Grounds::Root));
-        assert_eq!(decide(&Peer { uid: OWN_UID, ..peer() }, OWN_UID, &[]), Decision::Allow(Grounds::OwnUser));
+        assert_eq!(decide(&Facts { uid: 0, ..peer() }, OWN_UID, &[]), Decision::Allow(Grounds::Root));
+        assert_eq!(
+            decide(&Facts { uid: OWN_UID, ..peer() }, OWN_UID, &[]),
+            Decision::Allow(Grounds::OwnUser)
+        );
     }
 
     #[test]
@@ -172,7 +176,7 @@ mod tests {
     fn a_name_that_the_host_does_not_know_and_an_absent_fact_match_nobody() {
         let unknown = ResolvedRule { rule: Rule::User(Principal::Name("ghost".into())), id: None };
         let unit = rule(Rule::Unit("billing.service".into()));
-        let peer = Peer { unit: None, ..peer() };
+        let peer = Facts { unit: None, ..peer() };
         assert_eq!(decide(&peer, OWN_UID, &[unknown, unit]), Decision::Deny);
     }
 }

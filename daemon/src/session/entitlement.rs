@@ -67,7 +67,7 @@ impl Session {
             (Some(_), Err(reason)) => reason,
             (None, _) => Refusal::NoSuchToken,
         };
-        audit::refused(&self.peer, verb, name, reason);
+        audit::refused(self.peer.facts(), verb, name, reason);
         // Found out in either case, so that the time it takes tells nothing.
         let is_operator = self.is_operator(patience).await;
         Err(if is_operator && reason == Refusal::NoSuchToken {
@@ -84,7 +84,7 @@ impl Session {
         let patience = Patience::of_a_request();
         let (Ok(grounds), Some(entry)) = (self.operator(patience).await, registry.find(name)) else {
             self.entitled(name, verb, patience).await?;
-            audit::refused(&self.peer, verb, name, Refusal::NotAnOperator);
+            audit::refused(self.peer.facts(), verb, name, Refusal::NotAnOperator);
             return Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"));
         };
         Ok(Entitled { entry: Arc::clone(entry), grounds })
@@ -99,11 +99,11 @@ impl Session {
     /// wait for the name service.
     pub(super) async fn decide(&self, rules: &[Rule], patience: Patience) -> Result<Grounds, Refusal> {
         let own_uid = self.shared.own_uid;
-        if let Decision::Allow(grounds) = decide(&self.peer, own_uid, &[]) {
+        if let Decision::Allow(grounds) = decide(self.peer.facts(), own_uid, &[]) {
             return Ok(grounds);
         }
         let resolved = self.shared.directory.resolve(rules, patience).await;
-        match decide(&self.peer, own_uid, &resolved.rules) {
+        match decide(self.peer.facts(), own_uid, &resolved.rules) {
             Decision::Allow(grounds) => Ok(grounds),
             Decision::Deny if resolved.is_complete => Err(Refusal::NoRule),
             Decision::Deny => Err(Refusal::NamesUnanswered),

@@ -11,6 +11,7 @@ use crate::config::{self, Config};
 use crate::credential::Surroundings;
 use crate::directory::Directory;
 use crate::fingerprint::Fingerprinter;
+use crate::peer::Facts;
 use crate::policy::access::{Principal, Rule};
 use crate::registry::{Origins, Registry};
 
@@ -36,7 +37,7 @@ impl Scene {
         let mut shared = Shared::new(registry, origins, clock);
         shared.directory = directory;
         shared.own_uid = OWN_UID;
-        let peer = Peer { uid, gid: uid, groups: vec![], pid: None, unit: None };
+        let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });
         Self { session: Arc::new(Session::new(Arc::new(shared), peer)) }
     }
 
