@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
+use crate::departure::Departure;
 use crate::session::{Session, Watch, refusal};
 
 /// How long a peer may take to say anything at all.
@@ -62,6 +63,18 @@ enum Incoming {
     Broken(io::Error),
 }
 
+/// What a connection has to do next.
+enum Next {
+    /// To take up what came in.
+    Incoming(Incoming),
+    /// To send an answer that had to be waited for.
+    Answer(Event),
+    /// To take up nothing more.
+    Stop,
+    /// Nothing: the peer's process has ended.
+    Departed,
+}
+
 /// Serves a connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
 pub async fn serve<S>(stream: S, session: Arc<Session>, stop: CancellationToken)
 where
@@ -71,6 +84,7 @@ where
     let connection = Connection {
         framing,
         reader: Reader::new(),
+        departure: session.departure(),
         session,
         stop,
         pending: FuturesUnordered::new(),
@@ -85,6 +99,7 @@ where
 struct Connection<S> {
     framing: Framing<S>,
     reader: Reader,
+    departure: Departure,
     session: Arc<Session>,
     stop: CancellationToken,
     /// Answers that have to be waited for.
@@ -99,11 +114,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(mut self) -> io::Result<()> {
         while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
             let can_read = self.can_read();
-            tokio::select! {
-                incoming = self.reader.next(&mut self.framing), if can_read => self.take_up_all(incoming).await?,
-                Some(event) = self.pending.next() => self.send(event).await?,
-                Some(event) = self.watches.next() => self.send(event).await?,
-                () = self.stop.cancelled(), if self.reading => self.reading = false,
+            let next = tokio::select! {
+                incoming = self.reader.next(&mut self.framing), if can_read => Next::Incoming(incoming),
+                Some(event) = self.pending.next() => Next::Answer(event),
+                Some(event) = self.watches.next() => Next::Answer(event),
+                () = self.stop.cancelled(), if self.reading => Next::Stop,
+                () = self.departure.come() => Next::Departed,
+            };
+            // Asked of the kernel here too, because an answer must not be faster than the news.
+            if self.session.is_over() {
+                return Err(departed());
+            }
+            match next {
+                Next::Incoming(incoming) => self.take_up_all(incoming).await?,
+                Next::Answer(event) => self.send(event).await?,
+                Next::Stop => self.reading = false,
+                Next::Departed => return Err(departed()),
             }
             within_write_timeout(self.framing.flush()).await?;
         }
@@ -249,6 +275,10 @@ fn bad_frame(bad: BadFrame) -> Frame<Reply> {
         Fault::Cut(_) | Fault::Malformed | Fault::TrailingBytes(_) => ErrorCode::InvalidRequest,
     };
     error_frame(bad.id, code, &bad.fault.to_string())
+}
+
+fn departed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the peer's process has ended")
 }
 
 /// A refusal that answers the request `id`, or no request in particular where it is 0.

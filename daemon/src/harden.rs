@@ -8,6 +8,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Descriptors that are not for connections: the log, timers, files and providers.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
+/// Descriptors of a connection: its socket, and the handle that tells when the process behind it has ended.
+const DESCRIPTORS_EACH: u64 = 2;
+
 /// Makes the process undumpable, so that neither a core file nor another process of the same user holds
 /// its memory (prctl(2), `PR_SET_DUMPABLE`; `RLIMIT_CORE`).
 pub fn forbid_dumps() -> nix::Result<()> {
@@ -36,5 +39,6 @@ pub fn raise_descriptor_limit() -> usize {
         Ok(()) => hard,
         Err(_) => soft,
     };
-    usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1)
+    let connections = limit.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_EACH;
+    usize::try_from(connections).unwrap_or(usize::MAX).max(1)
 }

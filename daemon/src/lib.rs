@@ -9,6 +9,7 @@ pub mod config;
 pub mod connection;
 pub mod credential;
 pub mod daemon;
+pub mod departure;
 pub mod directory;
 pub mod fingerprint;
 pub mod harden;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,7 +19,7 @@ const GROUPS_MAX: usize = 65_536;
 pub struct Peer {
     facts: Facts,
     /// Tells when the process has ended; `None` where the kernel has no such descriptor to give.
-    process: Option<OwnedFd>,
+    process: Option<Arc<OwnedFd>>,
 }
 
 /// What is known about a process that connected, as it was when it did. A fact that cannot be proved is absent.
@@ -57,7 +58,7 @@ impl Peer {
         let unit = pid.zip(process.as_ref()).and_then(|(pid, process)| unit(pid, process));
         let facts =
             Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, unit, ..Facts::default() };
-        Ok(Self { facts, process })
+        Ok(Self { facts, process: process.map(Arc::new) })
     }
 
     /// A process about which this is known, and of whose end nothing will be.
@@ -68,6 +69,11 @@ impl Peer {
     /// What is known about it.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// The handle that tells when the process has ended.
+    pub fn process(&self) -> Option<Arc<OwnedFd>> {
+        self.process.clone()
     }
 
     /// Whether the process has ended. Whoever holds its end of the connection now is somebody else, and has none

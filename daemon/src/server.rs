@@ -77,6 +77,11 @@ fn welcome(
             return;
         }
     };
+    if peer.is_gone() {
+        // Whoever holds its end of the connection now is somebody else, of whom nothing is known.
+        tracing::debug!(pid = peer.facts().pid, "a connection whose process has ended was closed");
+        return;
+    }
     let Some(place) = Places::take(places, peer.facts().uid) else {
         tracing::warn!(
             uid = peer.facts().uid,

@@ -20,6 +20,7 @@ pub use self::watch::Watch;
 use crate::audit::{self, Verb};
 use crate::clock::Instant;
 use crate::credential::{Attempted, Credential, Failed, Rejected, Token, Unobtainable};
+use crate::departure::Departure;
 use crate::directory::Patience;
 use crate::peer::Peer;
 use crate::registry::Entry;
@@ -46,6 +47,16 @@ impl Session {
     pub fn new(shared: Arc<Shared>, peer: Peer) -> Self {
         let allowed = Mutex::new(Allowed::nothing(shared.registry.borrow().clone()));
         Self { shared, peer, allowed }
+    }
+
+    /// The end of the peer's process.
+    pub fn departure(&self) -> Departure {
+        Departure::of(&self.peer)
+    }
+
+    /// Whether the peer's process has ended: whoever is at the other end now has none of its rights.
+    pub fn is_over(&self) -> bool {
+        self.peer.is_gone()
     }
 
     /// Answers any request but [`Request::Watch`], which has many answers: see [`Session::watch`].

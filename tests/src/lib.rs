@@ -17,6 +17,7 @@
 )]
 
 pub mod certificate;
+pub mod courier;
 pub mod daemon;
 pub mod home;
 pub mod http;
@@ -35,6 +36,7 @@ pub mod tokenctl;
 pub mod wait;
 
 pub use certificate::{Authority, Flaw, Shown};
+pub use courier::Courier;
 pub use daemon::RealDaemon;
 pub use home::Home;
 pub use in_process::InProcess;

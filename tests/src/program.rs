@@ -20,6 +20,11 @@ pub fn provider() -> PathBuf {
     directory().join("provider")
 }
 
+/// The path of the built `courier`, which gives its connection away.
+pub fn courier() -> PathBuf {
+    directory().join("courier")
+}
+
 /// Copies a program to where every user can run it: the source tree may be closed to others.
 ///
 /// Another process does the writing. Were it this one, a child that some other thread starts at the same
@@ -69,7 +74,10 @@ fn build(directory: &Path) {
     }
     let built = cargo
         .current_dir(workspace())
-        .args(["build", "--quiet", "--bin", "tokend", "--bin", "tokenctl", "--bin", "provider"])
+        .args([
+            "build", "--quiet", "--bin", "tokend", "--bin", "tokenctl", "--bin", "provider", "--bin",
+            "courier",
+        ])
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
         .status()

@@ -38,7 +38,11 @@ pub fn wire(id: u32, request: Request) -> Vec<u8> {
 impl RawPeer {
     /// Connects, or says why not.
     pub fn connect(socket: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket)?;
+        Self::over(UnixStream::connect(socket)?)
+    }
+
+    /// Over a connection that somebody else made.
+    pub fn over(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
         Ok(Self { stream })
@@ -105,6 +109,19 @@ impl RawPeer {
         match self.ask(4_000_000_000, Request::Version) {
             Reply::Version(version) => version,
             other => panic!("a version was expected, not {other:?}"),
+        }
+    }
+
+    /// Waits for the daemon to close the connection without a word.
+    ///
+    /// # Panics
+    /// When it says something, or keeps the connection open for longer than `limit`.
+    pub fn expect_close_with_nothing(&mut self, limit: Duration) {
+        self.stream.set_read_timeout(Some(limit)).unwrap();
+        match self.receive() {
+            Ok(None) => (),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => (),
+            other => panic!("the connection should have been closed without a word: {other:?}"),
         }
     }
 

@@ -49,6 +49,15 @@ impl User {
         self.groups = groups.to_vec();
         self
     }
+
+    /// The supplementary groups, as `setpriv` wants to be told.
+    pub(crate) fn groups_argument(&self) -> String {
+        if self.groups.is_empty() {
+            return "--clear-groups".to_owned();
+        }
+        let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
+        format!("--groups={}", groups.join(","))
+    }
 }
 
 impl Tokenctl {
@@ -108,19 +117,11 @@ impl Tokenctl {
             Some(user) => {
                 let mut command = Command::new("setpriv");
                 command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
-                command.arg(supplementary(&user.groups)).arg("--").arg(&self.program);
+                command.arg(user.groups_argument()).arg("--").arg(&self.program);
                 command
             }
         };
         command.env_remove("TOKEND_SOCKET").env_remove("RUST_LOG").arg("--socket").arg(&self.socket);
         command
     }
-}
-
-fn supplementary(groups: &[u32]) -> String {
-    if groups.is_empty() {
-        return "--clear-groups".to_owned();
-    }
-    let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
-    format!("--groups={}", groups.join(","))
 }

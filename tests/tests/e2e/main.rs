@@ -11,6 +11,7 @@ mod access;
 mod activation;
 mod clients;
 mod configuration;
+mod departure;
 mod dialects;
 mod fault_table;
 mod faults;

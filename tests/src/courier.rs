@@ -1,0 +1,76 @@
+//! A process that connects to the daemon as some user and hands its connection over to the test.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use crate::tokenctl::User;
+use crate::{RawPeer, program};
+
+/// The process, which lives until it is told to end, or is dropped.
+#[derive(Debug)]
+pub struct Courier {
+    child: Child,
+    way: Option<UnixStream>,
+}
+
+impl Courier {
+    /// Starts one as `user`, which root can become, and takes its connection over.
+    ///
+    /// # Panics
+    /// When it brings none.
+    pub fn send(socket: &Path, user: &User) -> (Self, RawPeer) {
+        let copy = socket.with_file_name("courier");
+        if !copy.exists() {
+            program::copy(&program::courier(), &copy);
+        }
+        let (way, theirs) = UnixStream::pair().expect("a pair of sockets can be made");
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
+        command.arg(user.groups_argument()).arg("--").arg(&copy).arg(socket);
+        let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn().expect("a courier can be sent");
+        // Ours alone keeps the way open, once the command is gone with its copy of the other end.
+        drop(command);
+        let connection = receive(&way).expect("the courier brings its connection");
+        let peer = RawPeer::over(connection).expect("the connection can be used");
+        (Self { child, way: Some(way) }, peer)
+    }
+
+    /// Lets it end, and waits until it has.
+    pub fn end(&mut self) {
+        self.way = None;
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Courier {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn receive(way: &UnixStream) -> io::Result<UnixStream> {
+    let mut byte = [0];
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(way.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control
+            && let [descriptor] = descriptors.as_slice()
+        {
+            return Ok(adopt(*descriptor));
+        }
+    }
+    Err(io::Error::other("a message without a descriptor"))
+}
+
+fn adopt(descriptor: i32) -> UnixStream {
+    // SAFETY: the kernel has just installed this descriptor for this process, and nothing else knows of it.
+    #[expect(unsafe_code, reason = "descriptors come from the kernel as numbers")]
+    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    UnixStream::from(owned)
+}
