@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, SinkExt, StreamExt, poll};
 use tokend_protocol::{BadFrame, Codec, ErrorCode, Fault, Frame, Reply, Request, WatchRequest};
@@ -132,8 +133,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Next::Departed => return Err(departed()),
             }
             within_write_timeout(self.framing.flush()).await?;
+            self.forget_answers();
         }
         Ok(())
+    }
+
+    /// Frees the memory of answers that have been written, which is wiped thereby. An idle connection would keep
+    /// the token that went over it last.
+    fn forget_answers(&mut self) {
+        *self.framing.write_buffer_mut() = BytesMut::new();
     }
 
     fn can_read(&self) -> bool {

@@ -263,6 +263,9 @@ impl Credential {
         if let Some(token) = snapshot.usable(self.clock.now(), Duration::ZERO) {
             return Unobtainable::MinTtl(token.life.remaining(self.clock.now()));
         }
+        if self.stop.is_cancelled() {
+            return Unobtainable::Ended;
+        }
         let failed = snapshot.last_error.clone().unwrap_or_else(|| Failed {
             class: ErrorClass::Internal,
             message: "no attempt was made".into(),

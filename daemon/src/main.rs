@@ -1,5 +1,6 @@
 //! tokend: the daemon that owns a host's OAuth 2.0 credentials.
 
+use std::alloc::System;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,6 +9,12 @@ use clap::Parser;
 use tokend::cli::{Cli, Command, Serve};
 use tokend::run::{self, StartError};
 use tokend::{config, harden, logging};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes every block of memory that is freed. Libraries below copy secrets into buffers of their own, for HTTP, TLS
+/// and JSON, and wipe none of them.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Says that a configuration has faults (`sysexits.h`), which starting again does not mend.
 const EX_CONFIG: u8 = 78;

@@ -23,6 +23,7 @@ pub mod home;
 pub mod http;
 pub mod in_process;
 pub mod machine;
+pub mod memory;
 pub mod notify;
 pub mod process;
 pub mod program;

@@ -106,7 +106,7 @@ impl<P: Provider> Actor<P> {
             // In this order, so that nothing is left to chance where several come at once.
             tokio::select! {
                 biased;
-                () = self.inbox.stop.cancelled() => return,
+                () = self.inbox.stop.cancelled() => break,
                 () = sleep_until(&self.clock, due) => self.come_due(due).await,
                 Some(order) = self.inbox.orders.recv() => self.obey(order).await,
                 () = changed(&self.provider, &self.clock, watch_from), if hopes_for_change => {
@@ -114,6 +114,9 @@ impl<P: Provider> Actor<P> {
                 }
             }
         }
+        // Who waited for the last exchange has been woken, and comes first.
+        tokio::task::yield_now().await;
+        self.forget();
     }
 
     fn heeds_changes_from(&self) -> Option<Instant> {
@@ -268,6 +271,12 @@ impl<P: Provider> Actor<P> {
 
     fn snapshot(&self) -> Arc<Snapshot> {
         self.publish.borrow().clone()
+    }
+
+    /// Lets go of the token. Others may keep their handle of an ended credential, as a connection does that has not
+    /// asked for anything since a reload, and what nobody can be given any more is not to stay in memory for that.
+    fn forget(&self) {
+        self.update(|snapshot| snapshot.token = None);
     }
 
     fn update(&self, change: impl FnOnce(&mut Snapshot)) {

@@ -373,13 +373,16 @@ async fn a_reload_moves_the_renewal_and_keeps_the_token() {
 async fn stopping_finishes_the_exchange_under_way() {
     let script = Script::new(&[Delay(5), Give("a", 1000)]);
     let credential = script.start(None);
-    script.run_for(1).await;
-    credential.stop();
-    script.run_for(10).await;
-    assert_eq!(
-        credential.snapshot().token.as_ref().map(|token| token.secret.expose().to_owned()),
-        Some("a".into())
-    );
+    let deadline = script.deadline();
+    let waiting = async { text(credential.obtain(Duration::ZERO, deadline).await) };
+    let stopping = async {
+        script.run_for(1).await;
+        credential.stop();
+        script.run_for(10).await;
+    };
+    assert_eq!(tokio::join!(waiting, stopping).0, "a", "who waited for it gets it");
+    assert!(credential.snapshot().token.is_none(), "and nobody holds it any longer");
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "Ended");
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ mod faults;
 mod hardening;
 mod hostile_peers;
 mod log;
+mod memory;
 mod notify;
 mod providers;
 mod refresh;

@@ -14,6 +14,11 @@ use crate::provider::Failure;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a connection is kept that nothing is asked on. Its buffers hold what went over it last, which is a
+/// secret and a token. This is long enough for what is asked at once (metadata and then a token, or many tokens at the
+/// start), and tokens are minutes apart.
+const KEPT_ALIVE: Duration = Duration::from_secs(1);
+
 /// Connections to providers that are reached in the same way share one of these, so that kept-alive
 /// connections and the parsed trust roots are shared too.
 #[derive(Debug)]
@@ -62,6 +67,7 @@ impl HttpClient {
         let builder = Client::builder()
             .user_agent(concat!("tokend/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(KEPT_ALIVE)
             .timeout(TOTAL_TIMEOUT)
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())

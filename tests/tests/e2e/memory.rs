@@ -1,0 +1,160 @@
+//! What a reader of the daemon's memory finds at rest: no client secret, password or header secret, and of tokens
+//! those alone that are held, once each.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tokend_tests::daemon::Launch;
+use tokend_tests::memory::{self, Findings, Needles};
+use tokend_tests::raw_peer::get;
+use tokend_tests::scene::token_of;
+use tokend_tests::{
+    Answer, Authority, Flaw, Home, Provider, RawPeer, RealDaemon, Recorded, requirement, secrets, wait,
+};
+
+/// A daemon with tokens of a provider with TLS, and every secret that it has to do with.
+struct Scene {
+    daemon: RealDaemon,
+    provider: Provider,
+    authority: Authority,
+    home: Home,
+    needles: Needles,
+    /// The tokens that the daemon holds, by name.
+    held: Vec<(&'static str, String)>,
+}
+
+/// Answers with a token, or, to one client, with a refusal that repeats what was sent.
+fn answer(request: &Recorded) -> Answer {
+    if request.field("client_id").as_deref() != Some("refused") {
+        return Answer::token(3600);
+    }
+    let body = json!({ "error": "invalid_client", "error_description": request.field("client_secret") });
+    Answer::json(401, &body)
+}
+
+impl Scene {
+    fn start(tokens: &[&'static str]) -> Self {
+        let (home, authority) = (Home::new(), Authority::new());
+        let provider = Provider::start_tls(authority.server(Flaw::None));
+        provider.answer_with(answer);
+        let mut needles = Needles::default();
+        for name in ["api", "basic", "gone", "post", "refused", "password", "header"] {
+            let secret = secrets::invent(name);
+            needles.add(&format!("secret {name}"), &secret);
+            let _ = home.secret(name, &secret);
+        }
+        let credentials = home.path().join("credentials");
+        fs::create_dir(&credentials).unwrap();
+        fs::copy(home.path().join("password"), credentials.join("password")).unwrap();
+        home.configure("", &configuration(&home, &authority, &provider, tokens));
+        let daemon = Launch::new(&home).env("CREDENTIALS_DIRECTORY", &credentials).start();
+        let mut scene = Self { daemon, provider, authority, home, needles, held: Vec::new() };
+        for name in tokens {
+            scene.hold(name);
+        }
+        scene
+    }
+
+    /// Notes the token that the daemon holds under a name. A former one must not be found any more.
+    fn hold(&mut self, name: &'static str) {
+        let token = self.daemon.tokenctl().get(name);
+        self.needles.add(&format!("token {}", &token[..32]), &token);
+        self.held.retain(|(other, _)| *other != name);
+        self.held.push((name, token));
+    }
+
+    /// Puts a configuration with these tokens in force.
+    fn reload(&mut self, tokens: &[&str]) {
+        let before = self.daemon.log().matches(" reloaded ").count();
+        self.home.configure("", &configuration(&self.home, &self.authority, &self.provider, tokens));
+        self.daemon.signal(Signal::SIGHUP);
+        wait::until("the reload", || {
+            (self.daemon.log().matches(" reloaded ").count() > before).then_some(())
+        });
+        self.held.retain(|(name, _)| tokens.contains(name));
+    }
+
+    /// Waits until the daemon is at rest: of all secrets nothing is found but each held token, once.
+    fn assert_clean(&self, when: &str) {
+        let mut last = None;
+        let clean = wait::within(wait::PATIENCE, || {
+            let findings = memory::search(self.daemon.pid(), &self.needles);
+            let clean = self.is_clean(&findings);
+            last = Some(findings);
+            clean.then_some(())
+        });
+        let findings = last.map(|findings| findings.to_string()).unwrap_or_default();
+        assert!(clean.is_some(), "{when}, {} tokens held: {findings}", self.held.len());
+    }
+
+    fn is_clean(&self, findings: &Findings) -> bool {
+        let once = |(_, token): &(_, String)| findings.count(&format!("token {}, ", &token[..32])) == HALVES;
+        self.held.iter().all(once) && findings.total() == HALVES * self.held.len()
+    }
+}
+
+/// A secret that is found once is found by each of its halves.
+const HALVES: usize = 2;
+
+/// The configuration with these tokens. Each has its secret kept and sent in another way.
+fn configuration(home: &Home, authority: &Authority, provider: &Provider, tokens: &[&str]) -> String {
+    let file = |name: &str| format!("{{ file = \"{}\" }}", home.path().join(name).display());
+    let post = |name: &str| {
+        format!("client_secret = {}\ntoken_endpoint_auth_method = \"client_secret_post\"", file(name))
+    };
+    let table = |name: &&str| {
+        let (provider_lines, token_lines) = match *name {
+            "api" => (post("api"), format!("headers = {{ X-Key = {} }}", file("header"))),
+            "basic" => {
+                let path = home.path().join("basic");
+                let command = format!("client_secret = {{ command = [\"cat\", \"{}\"] }}", path.display());
+                (command, String::new())
+            }
+            "pass" => ("token_endpoint_auth_method = \"none\"".to_owned(), PASSWORD.to_owned()),
+            other => (post(other), String::new()),
+        };
+        format!(
+            "[provider.{name}]\ntoken_endpoint = {:?}\nclient_id = {name:?}\nca_file = \"{}\"\n\
+             {provider_lines}\n{}",
+            provider.token_endpoint(),
+            authority.ca_file().display(),
+            token_of(name, name, &token_lines)
+        )
+    };
+    tokens.iter().map(table).collect()
+}
+
+const PASSWORD: &str =
+    "grant_type = \"password\"\nusername = \"u\"\npassword = { credential = \"password\" }";
+
+#[test]
+fn secrets_are_nowhere_in_memory_and_tokens_only_while_they_are_held() {
+    if !requirement::root() {
+        return;
+    }
+    let mut scene = Scene::start(&["api", "basic", "gone", "pass", "post"]);
+    scene.assert_clean("at rest");
+
+    let tokenctl = scene.daemon.tokenctl();
+    for name in ["basic", "pass", "post"] {
+        tokenctl.run(&["refresh", name]).expect_success();
+        scene.hold(name);
+    }
+    scene.assert_clean("after tokens were renewed");
+
+    tokenctl.run(&["headers", "api"]).expect_success();
+    let mut idle = RawPeer::connect(scene.daemon.socket()).unwrap();
+    let _ = idle.ask(1, get("api"));
+    let mut deaf = RawPeer::connect(scene.daemon.socket()).unwrap();
+    deaf.stream().set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    (0..5000).take_while(|id| deaf.send(*id, get("post")).is_ok()).count();
+    drop(deaf);
+    scene.assert_clean("after hand-outs, one to a caller that stays and one to a caller that read nothing");
+
+    scene.reload(&["api", "basic", "pass", "post", "refused"]);
+    scene.daemon.tokenctl().run(&["get", "refused"]).expect_code(7);
+    scene.assert_clean("after a token was removed and another was refused");
+    drop(idle);
+}
