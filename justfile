@@ -2,7 +2,7 @@
 check:
     .ci/run fmt clippy doc deny test
 
-# Everything the forge runs: the gate, the oldest supported compiler, and the fuzz target for a minute.
+# Everything the forge runs: the gate, the oldest supported compiler, and a minute of fuzzing.
 ci:
     .ci/run
 
@@ -10,7 +10,7 @@ ci:
 fmt:
     cargo fmt --all
 
-# The decoder against arbitrary bytes, for so many seconds.
+# All that reads foreign bytes against arbitrary ones, for so many seconds in all.
 fuzz seconds="60":
     FUZZ_SECONDS={{ seconds }} .ci/run fuzz
 

@@ -5,15 +5,14 @@ use std::path::PathBuf;
 use super::fault::Sink;
 use super::files::Raw;
 use super::section::Section;
-use super::{AdminSettings, DaemonSettings, rules, values};
-use crate::policy::access::RootAccess;
+use super::{DaemonSettings, rules, values};
+use crate::policy::access::Rule;
 
 /// The keys of `[daemon]`.
 pub(super) const DAEMON_KEYS: &[&str] =
     &["socket", "socket_group", "state_dir", "max_connections", "max_connections_per_uid"];
 
-/// The keys of `[admin]`.
-pub(super) const ADMIN_KEYS: &[&str] = &["allow", "root"];
+const ADMIN_KEYS: &[&str] = &["allow"];
 
 /// More need more file descriptors than a service usually has.
 const CONNECTIONS_MAX: usize = 100_000;
@@ -55,12 +54,8 @@ pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
 }
 
 /// `[admin]`.
-pub(super) fn admin(raw: Option<&Raw>, sink: &Sink) -> AdminSettings {
-    let Some(raw) = raw else { return AdminSettings::default() };
+pub(super) fn admin(raw: Option<&Raw>, sink: &Sink) -> Vec<Rule> {
+    let Some(raw) = raw else { return Vec::new() };
     let section = Section::new("admin".to_owned(), raw, ADMIN_KEYS, sink);
-    let words = [("allow", RootAccess::Allow), ("deny", RootAccess::Deny)];
-    AdminSettings {
-        allow: section.read("allow", rules::list).into_value().unwrap_or_default(),
-        root: section.read("root", |field| values::word(field, &words)).into_value().unwrap_or_default(),
-    }
+    section.read("allow", rules::list).into_value().unwrap_or_default()
 }

@@ -1,0 +1,20 @@
+//! Whatever an operator writes: it is accepted, or every fault is one line that names a place in the file.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use tokend::config::parse;
+
+fuzz_target!(|text: &str| {
+    let lines = text.lines().count().max(1);
+    let faults = match parse(Path::new("/etc/tokend/tokend.toml"), text) {
+        Ok(loaded) => loaded.warnings,
+        Err(faults) => faults.as_slice().to_vec(),
+    };
+    for fault in faults {
+        assert!(fault.line.is_none_or(|line| (1..=lines).contains(&line)), "{fault}");
+        let shown = fault.to_string();
+        assert!(!shown.contains('\n'), "{shown:?}");
+    }
+});

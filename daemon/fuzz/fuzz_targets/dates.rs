@@ -1,0 +1,25 @@
+//! `Retry-After` in both its forms beside any `Date`: seconds are taken as they are, and a date never makes the
+//! wait longer than there are seconds until it.
+#![no_main]
+
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use tokend::provider::reply::{HttpReply, retry_after};
+
+// Two lines: the values of Retry-After and Date.
+fuzz_target!(|input: &str| {
+    let (retry, date) = input.split_once('\n').unwrap_or((input, ""));
+    for wall in [0, 1_700_000_000, u64::MAX] {
+        let wall = Duration::from_secs(wall);
+        let reply = HttpReply { retry_after: Some(retry), date: Some(date), ..HttpReply::default() };
+        let waits = retry_after(&reply, wall);
+        if let Ok(seconds) = retry.parse::<u64>() {
+            let signed = retry.starts_with('+');
+            assert_eq!(waits, (!signed).then_some(Duration::from_secs(seconds)));
+        } else if !retry.trim().bytes().all(|byte| byte.is_ascii_digit()) {
+            // A date of four digits of a year lies before this.
+            assert!(waits.is_none_or(|waits| waits.as_secs() < 8000 * 366 * 24 * 60 * 60));
+        }
+    }
+});

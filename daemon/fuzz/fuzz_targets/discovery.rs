@@ -1,0 +1,44 @@
+//! Whatever an issuer publishes: a token endpoint that is accepted has TLS, unless the issuer itself is on this host
+//! without, and nothing before its host's name.
+#![no_main]
+
+use std::net::Ipv4Addr;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use reqwest::Url;
+use tokend::provider::discovery::{metadata_urls, read};
+use tokend::provider::reply::HttpReply;
+
+static ISSUERS: LazyLock<[Url; 2]> =
+    LazyLock::new(|| ["https://id.example/", "http://127.0.0.1:7000/t"].map(|url| url.parse().expect("a URL")));
+
+// A line with the status, then the document.
+fuzz_target!(|input: &[u8]| {
+    let (status, body) = match input.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (&input[..end], &input[end + 1..]),
+        None => (&b"200"[..], input),
+    };
+    let status = str::from_utf8(status).ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let reply = HttpReply { status, body, ..HttpReply::default() };
+    for issuer in &*ISSUERS {
+        if let Ok(Some(endpoint)) = read(issuer, &reply, Duration::ZERO) {
+            assert!(endpoint.scheme() == "https" || (issuer.scheme() == "http" && is_loopback(&endpoint)));
+            assert!(endpoint.username().is_empty() && endpoint.password().is_none());
+        }
+    }
+    // The issuer is an operator's own words, and as any URL it may have any path.
+    if let Ok(issuer) = str::from_utf8(body).unwrap_or_default().parse::<Url>()
+        && issuer.scheme() == "https"
+    {
+        for url in metadata_urls(&issuer) {
+            assert_eq!((url.host_str(), url.port(), url.scheme()), (issuer.host_str(), issuer.port(), "https"));
+        }
+    }
+});
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    host == "localhost" || host == "[::1]" || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+}

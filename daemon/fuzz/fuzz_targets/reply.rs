@@ -1,0 +1,46 @@
+//! Whatever a token endpoint answers: what is taken for a token is one that a header can carry, its lifetime has
+//! bounds, and no sent secret comes back in what operators and callers are told.
+#![no_main]
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use tokend::provider::reply::{Context, HttpReply, read};
+use tokend::provider::words::SentSecrets;
+use zeroize::Zeroizing;
+
+/// What the request has sent. Seeds and dictionary repeat it.
+const SECRET: &str = "s3cr3t value";
+
+static SENT: LazyLock<SentSecrets> =
+    LazyLock::new(|| [SECRET, "s3cr3t+value"].map(|form| Zeroizing::new(form.to_owned())).into_iter().collect());
+
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+// Four lines: the status, and the values of Content-Type, Date and Retry-After. Then the body.
+fuzz_target!(|input: &[u8]| {
+    let mut parts = input.splitn(5, |byte| *byte == b'\n');
+    let mut line = || parts.next().map(|line| str::from_utf8(line).unwrap_or_default()).unwrap_or_default();
+    let status = line().parse().unwrap_or(200);
+    let mut field = || Some(line()).filter(|text| !text.is_empty());
+    let (content_type, date, retry_after) = (field(), field(), field());
+    let body = parts.next().unwrap_or_default();
+    let reply = HttpReply { status, content_type, content_encoding: None, date, retry_after, body };
+    let wall = Duration::from_secs(1_700_000_000);
+    let context = Context { default_lifetime: Duration::from_secs(300), wall, sent: &SENT };
+    match read(&reply, context).result {
+        Ok(granted) => {
+            let token = granted.token.expose();
+            assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+            assert!(granted.lifetime > Duration::ZERO && granted.lifetime <= LONGEST);
+        }
+        Err(failure) => {
+            let detail = failure.detail.unwrap_or_default();
+            for told in [&failure.message, &detail] {
+                assert!(!told.contains(SECRET) && !told.contains("s3cr3t+value"));
+                assert!(told.chars().count() <= 400 && !told.chars().any(char::is_control));
+            }
+        }
+    }
+});
