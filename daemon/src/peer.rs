@@ -1,25 +1,50 @@
 //! What the kernel says about the process at the other end of a connection. Facts only: it decides nothing,
 //! and what cannot be proved is absent.
+//!
+//! User and groups are those with which the process connected. All else is asked a moment later, of the process
+//! itself: a handle on it tells that it lived on meanwhile, so that no other one can have answered in its place.
+//! Before Linux 6.5 that handle is had by the process's number, and only its owner is compared with the peer's.
 
-use std::fs;
+mod abilities;
+mod cgroup;
+mod executable;
+mod ids;
+mod invocation;
+mod placement;
+mod process;
+mod tree;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+pub use self::abilities::Abilities;
+use self::placement::Placement;
+use self::process::{Found, Process};
 
 /// The most supplementary groups that a process can have (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
+
+/// How long a search for the unit of a hidden process may keep its caller waiting.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Searches at a time, each on a thread of its own.
+static SEARCHES: Semaphore = Semaphore::const_new(2);
 
 /// A process that connected.
 #[derive(Debug)]
 pub struct Peer {
     facts: Facts,
-    /// Tells when the process has ended; `None` where the kernel has no such descriptor to give.
-    process: Option<Arc<OwnedFd>>,
+    process: Found,
 }
 
 /// What is known about a process that connected, as it was when it did. A fact that cannot be proved is absent.
@@ -36,16 +61,18 @@ pub struct Facts {
     pub pid: Option<i32>,
     /// The systemd system unit that it runs in.
     pub unit: Option<String>,
-    /// The unit of a user's own service manager that it runs in. Its name is that user's choice.
+    /// The unit of its own user's service manager that it runs in. Its name is that user's choice.
     pub user_unit: Option<String>,
     /// The invocation of `unit` (systemd.exec(5), `INVOCATION_ID`).
     pub invocation_id: Option<String>,
-    /// Its executable, where this process may see that.
+    /// Its executable, where this process may see that. It says which program runs and not who runs it: whoever
+    /// may run a program can also be its debugger.
     pub exe: Option<PathBuf>,
 }
 
 impl Peer {
-    /// Asks the kernel about a connected socket.
+    /// Asks the kernel about a connected socket: who connected, and for a handle on that process. What else there
+    /// is to know is asked by [`Peer::identified`].
     ///
     /// # Errors
     /// What the kernel says where it does not tell user and groups. Such a peer gets nothing.
@@ -54,16 +81,54 @@ impl Peer {
         let groups = supplementary_groups(socket)?;
         // A process of another pid namespace has no number here, and the kernel says 0.
         let pid = Some(credentials.pid()).filter(|pid| *pid > 0);
-        let process = getsockopt(&socket, sockopt::PeerPidfd).ok();
-        let unit = pid.zip(process.as_ref()).and_then(|(pid, process)| unit(pid, process));
-        let facts =
-            Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, unit, ..Facts::default() };
-        Ok(Self { facts, process: process.map(Arc::new) })
+        let facts = Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, ..Facts::default() };
+        let facts = facts.without_stand_ins()?;
+        let process = Found::at(socket, credentials.pid(), facts.uid, facts.gid);
+        Ok(Self { facts, process })
+    }
+
+    /// The facts about a process that has connected nowhere, by its number, as if it did now.
+    ///
+    /// May search the tree of control groups: call it where that may take a while.
+    ///
+    /// # Errors
+    /// That there is no such process, that it ended meanwhile, or that this process may not look at it.
+    pub fn of_pid(pid: i32) -> io::Result<Facts> {
+        let process = Process::open(pid)?;
+        let owner = process.owner()?;
+        let facts = Facts {
+            uid: owner.uid,
+            gid: owner.gid,
+            groups: owner.groups,
+            pid: Some(pid),
+            ..Facts::default()
+        };
+        let facts = facts.without_stand_ins()?;
+        let group = cgroup::path(&process).or_else(|| cgroup::search(&process));
+        let facts = facts.completed(&process, group.as_deref());
+        if process.is_alive() { Ok(facts) } else { Err(Errno::ESRCH.into()) }
     }
 
     /// A process about which this is known, and of whose end nothing will be.
     pub fn known(facts: Facts) -> Self {
-        Self { facts, process: None }
+        Self { facts, process: Found::Unknown }
+    }
+
+    /// With its unit and its executable, as far as they can be proved. Waits only where `/proc` hides the process
+    /// and its group has not been seen before.
+    #[must_use]
+    pub async fn identified(mut self) -> Self {
+        let Found::Process(process) = &self.process else { return self };
+        let group = match cgroup::path(process) {
+            Some(path) => Some(path),
+            None => search(process.clone()).await,
+        };
+        let facts = self.facts.clone().completed(process, group.as_deref());
+        // Last: that the process is still there proves that all of it was its own.
+        if process.is_alive() {
+            self.facts = facts;
+        }
+        self
     }
 
     /// What is known about it.
@@ -71,16 +136,56 @@ impl Peer {
         &self.facts
     }
 
-    /// The handle that tells when the process has ended.
+    /// The handle that tells when the process has ended, where there is one.
     pub fn process(&self) -> Option<Arc<OwnedFd>> {
-        self.process.clone()
+        match &self.process {
+            Found::Process(process) => Some(process.handle()),
+            Found::Ended | Found::Unknown => None,
+        }
     }
 
     /// Whether the process has ended. Whoever holds its end of the connection now is somebody else, and has none
     /// of its rights.
     pub fn is_gone(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| !is_alive(process))
+        match &self.process {
+            Found::Process(process) => !process.is_alive(),
+            Found::Ended => true,
+            Found::Unknown => false,
+        }
     }
+}
+
+impl Facts {
+    /// Without groups that are stand-ins for others in this process's user namespace.
+    fn without_stand_ins(mut self) -> io::Result<Self> {
+        if !ids::is_user(self.uid) || !ids::is_group(self.gid) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the kernel tells no user, because this process is in a user namespace; run it without PrivateUsers=",
+            ));
+        }
+        self.groups.retain(|gid| ids::is_group(*gid));
+        Ok(self)
+    }
+
+    /// With what can be read about `process`, which is in the control group `group`.
+    fn completed(mut self, process: &Process, group: Option<&str>) -> Self {
+        let placement = group.map(|path| Placement::of(path, self.uid)).unwrap_or_default();
+        self.invocation_id = placement.unit.as_deref().and_then(invocation::of);
+        self.unit = placement.unit;
+        self.user_unit = placement.user_unit;
+        self.exe = executable::name(process.pid()).filter(|name| executable::is_proved(process.pid(), name));
+        self
+    }
+}
+
+/// Finds the group of a hidden process on another thread, in bounded time.
+async fn search(process: Process) -> Option<String> {
+    let search = async {
+        let _permit = SEARCHES.acquire().await.ok()?;
+        spawn_blocking(move || cgroup::search(&process)).await.ok()?
+    };
+    timeout(SEARCH_TIMEOUT, search).await.ok()?
 }
 
 /// `SO_PEERGROUPS`, which no library wraps.
@@ -114,44 +219,21 @@ fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// The unit of the process, if it is certain: the pidfd shows that the process was still there after its
-/// cgroup was read, so the number meant it all the while.
-fn unit(pid: i32, pidfd: &OwnedFd) -> Option<String> {
-    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    is_alive(pidfd).then(|| system_unit(&cgroup)).flatten()
-}
-
-fn is_alive(pidfd: &OwnedFd) -> bool {
-    // A pidfd becomes readable when its process ends (pidfd_open(2)).
-    poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
-}
-
-/// The system unit in the text of `/proc/PID/cgroup`: the first part of the path that is not a slice.
-///
-/// What lies below that is not the system's: a user's own manager may call its units what it likes, and all
-/// of them are in the system's `user@UID.service`.
-fn system_unit(cgroup: &str) -> Option<String> {
-    // Only the line of the unified hierarchy is systemd's word on every host (cgroups(7)).
-    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let unit = path.split('/').find(|part| !part.is_empty() && suffix(part) != Some("slice"))?;
-    matches!(suffix(unit), Some("service" | "scope" | "socket" | "mount" | "swap")).then(|| unit.to_owned())
-}
-
-/// What follows the last dot. Unit names are case-sensitive.
-fn suffix(unit: &str) -> Option<&str> {
-    unit.rsplit_once('.').map(|(_, suffix)| suffix)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;
 
+    fn of_this_process() -> Peer {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        Peer::of(ours.as_fd()).unwrap()
+    }
+
     #[test]
     fn the_kernel_tells_who_is_at_the_other_end() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let peer = Peer::of(ours.as_fd()).unwrap();
+        let peer = of_this_process();
         assert!(!peer.is_gone());
         let peer = peer.facts().clone();
         assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
@@ -165,26 +247,36 @@ mod tests {
         assert_eq!(groups, expected);
     }
 
+    #[tokio::test]
+    async fn a_process_is_identified_by_what_it_runs_and_the_same_by_its_number() {
+        let peer = of_this_process().identified().await;
+        assert_eq!(peer.facts().exe, std::env::current_exe().ok());
+        let mut by_number = Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap();
+        let mut facts = peer.facts().clone();
+        facts.groups.sort_unstable();
+        by_number.groups.sort_unstable();
+        assert_eq!(by_number, facts);
+    }
+
+    #[tokio::test]
+    async fn of_a_process_that_has_ended_nothing_more_is_told() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+        child.wait().unwrap();
+        let facts = Facts { uid: 7, pid: Some(process.pid()), ..Facts::default() };
+        // Its number is another process's now: the search below would find this one.
+        let peer =
+            Peer { facts: facts.clone(), process: Found::Process(process.renumbered(std::process::id())) };
+        let peer = peer.identified().await;
+        assert_eq!(*peer.facts(), facts);
+        assert!(peer.is_gone());
+        let ended = Peer::of_pid(i32::try_from(child.id()).unwrap()).unwrap_err();
+        assert_eq!(ended.raw_os_error(), Some(libc::ESRCH));
+    }
+
     #[test]
-    fn the_unit_is_the_systems_and_never_one_that_a_user_made() {
-        let cases = [
-            ("0::/system.slice/billing.service\n", Some("billing.service")),
-            ("9:name=systemd:/x.service\n0::/system.slice/billing.service\n", Some("billing.service")),
-            ("0::/system.slice/system-pay.slice/pay@eu.service\n", Some("pay@eu.service")),
-            ("0::/system.slice/billing.service/worker.service\n", Some("billing.service")),
-            (
-                "0::/user.slice/user-1.slice/user@1.service/app.slice/billing.service\n",
-                Some("user@1.service"),
-            ),
-            ("0::/user.slice/user-1.slice/session-3.scope\n", Some("session-3.scope")),
-            ("0::/\n", None),
-            ("0::/init\n", None),
-            ("0::/init/billing.service\n", None),
-            ("1:name=systemd:/system.slice/billing.service\n", None),
-            ("", None),
-        ];
-        for (text, unit) in cases {
-            assert_eq!(system_unit(text).as_deref(), unit, "{text:?}");
-        }
+    fn a_process_that_had_ended_when_it_was_looked_for_is_gone() {
+        assert!(Peer { facts: Facts::default(), process: Found::Ended }.is_gone());
+        assert!(!Peer::known(Facts::default()).is_gone());
     }
 }

@@ -91,10 +91,11 @@ fn welcome(
         turn_away(&stream);
         return;
     };
-    let session = Arc::new(Session::new(Arc::clone(shared), peer));
+    let shared = Arc::clone(shared);
     let stop = stop.clone();
     tasks.spawn(async move {
         let _place = place;
+        let session = Arc::new(Session::new(shared, peer.identified().await));
         connection::serve(stream, session, stop).await;
     });
 }
