@@ -89,6 +89,8 @@ pub enum Refusal {
     NoRule,
     /// No rule of the token is known to let it, and the name service was of no help with some of them.
     NamesUnanswered,
+    /// It may have the token, but not with these scopes, resources or audiences.
+    NoRuleOfForm,
     /// No such token is configured.
     NoSuchToken,
     /// It is not an operator.
@@ -102,6 +104,7 @@ impl Refusal {
             Self::NamesUnanswered => {
                 "no rule of the token's allow list is known to match, and the host's name service gives no answer"
             }
+            Self::NoRuleOfForm => "no rule of a scope, resource or audience of this form matches",
             Self::NoSuchToken => "no such token",
             Self::NotAnOperator => "not an operator",
         }

@@ -29,7 +29,7 @@ use reqwest::Url;
 use tokend_protocol::TokenName;
 
 use crate::credential::Warmth;
-use crate::policy::access::{Principal, Rule};
+use crate::policy::access::{Principal, RootAccess, Rule};
 use crate::secret_source::SecretSource;
 
 use fault::Sink;
@@ -53,8 +53,8 @@ pub struct Loaded {
 pub struct Config {
     /// `[daemon]`.
     pub daemon: DaemonSettings,
-    /// `[admin] allow`: who is an operator besides root and the daemon's own user.
-    pub admin: Vec<Rule>,
+    /// `[admin]`.
+    pub admin: AdminSettings,
     /// `[token.NAME]`, each with what its provider and preset contribute.
     pub tokens: BTreeMap<TokenName, TokenSettings>,
 }
@@ -72,6 +72,15 @@ pub struct DaemonSettings {
     pub max_connections: usize,
     /// `max_connections_per_uid`: open at once from one user.
     pub max_connections_per_uid: usize,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// `allow`: who is an operator besides root and the daemon's own user.
+    pub allow: Vec<Rule>,
+    /// `root`: whether root needs no rule, be it for a token or as an operator.
+    pub root: RootAccess,
 }
 
 /// `[token.NAME]`.
@@ -106,6 +115,30 @@ pub struct VariantSettings {
     pub resource: TermSet,
     /// `variants.audience`.
     pub audience: TermSet,
+    /// Who may have those terms that not everybody may have who may have the token.
+    pub rules: Vec<TermRules>,
+}
+
+/// Who may have a term, out of those who may have the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TermRules {
+    /// Of which kind the term is.
+    pub kind: TermKind,
+    /// The term.
+    pub term: String,
+    /// The rules.
+    pub allow: Vec<Rule>,
+}
+
+/// What a caller may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TermKind {
+    /// A scope (RFC 6749 section 3.3).
+    Scope,
+    /// A resource (RFC 8707).
+    Resource,
+    /// An audience.
+    Audience,
 }
 
 /// Everything that makes a token request what it is. Two equal ones bring the same token, so they are the
@@ -219,13 +252,14 @@ pub fn load(path: &Path) -> Result<Loaded, Faults> {
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
-/// As [`load`], with a warning for each user and group that the host does not know. It may hang as long as the
+/// As [`load`], with a warning for each rule that can match nobody on this host as it is. It may hang as long as the
 /// host's name service does, so it is for `tokend check`.
 pub fn load_and_look_up(path: &Path) -> Result<Loaded, Faults> {
     let sink = Sink::default();
     let config = read(path, &sink);
     if !sink.has_faults() {
         sink.warn_of_unknown_principals();
+        sink.warn_of_links();
     }
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
@@ -281,9 +315,54 @@ fn home_of(name: &str) -> Option<&'static str> {
         (token::KEYS, "[token.NAME]"),
         (provider::KEYS, "[provider.NAME]"),
         (host::DAEMON_KEYS, "[daemon]"),
+        (host::ADMIN_KEYS, "[admin]"),
         (preset::KEYS, "[preset.NAME]"),
     ];
     homes.into_iter().find(|(keys, _)| keys.contains(&name)).map(|(_, home)| home)
+}
+
+impl TermKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Scope, Self::Resource, Self::Audience];
+
+    /// The kind as a configuration has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scope => "scope",
+            Self::Resource => "resource",
+            Self::Audience => "audience",
+        }
+    }
+}
+
+impl VariantSettings {
+    /// The terms of a kind that callers may ask for.
+    pub fn terms(&self, kind: TermKind) -> &TermSet {
+        match kind {
+            TermKind::Scope => &self.scope,
+            TermKind::Resource => &self.resource,
+            TermKind::Audience => &self.audience,
+        }
+    }
+
+    fn terms_mut(&mut self, kind: TermKind) -> &mut TermSet {
+        match kind {
+            TermKind::Scope => &mut self.scope,
+            TermKind::Resource => &mut self.resource,
+            TermKind::Audience => &mut self.audience,
+        }
+    }
+}
+
+impl CredentialSettings {
+    /// The terms of a kind that are asked for.
+    pub fn terms(&self, kind: TermKind) -> &TermSet {
+        match kind {
+            TermKind::Scope => &self.scope,
+            TermKind::Resource => &self.resource,
+            TermKind::Audience => &self.audience,
+        }
+    }
 }
 
 impl ClientAuthentication {

@@ -16,7 +16,7 @@ use nix::unistd::{Group, User};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::policy::access::{Principal, ResolvedRule, Rule};
+use crate::policy::access::{Named, Numbers, Principal};
 
 /// How long one request waits for the name service in all, and how long a name may be in question before
 /// nobody waits for it any more.
@@ -38,8 +38,8 @@ const NAMES_MIN: usize = 1024;
 /// The log hears of a service that gives no answer so often at most.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Asks the name service about the user or group of a rule. May block.
-type Ask = dyn Fn(&Rule) -> nix::Result<Option<u32>> + Send + Sync;
+/// Asks the name service for a number. May block.
+type Ask = dyn Fn(&Named) -> nix::Result<Option<u32>> + Send + Sync;
 
 /// The host's users and groups, for the whole process.
 #[derive(Debug)]
@@ -51,12 +51,12 @@ pub struct Directory {
 #[derive(Clone, Copy, Debug)]
 pub struct Patience(Instant);
 
-/// Rules with the numbers of what they name.
+/// What the name service said.
 #[derive(Debug)]
 pub struct Resolved {
-    /// In the order of the rules. A name that is unknown or unanswered matches nobody.
-    pub rules: Vec<ResolvedRule>,
-    /// Whether the name service gave an answer to every name.
+    /// The numbers.
+    pub numbers: Numbers,
+    /// Whether there is an answer to every name.
     pub is_complete: bool,
 }
 
@@ -66,12 +66,12 @@ struct Inner {
     names: Mutex<Names>,
 }
 
-/// What is known of the names, by the rules with names that they occur in.
+/// What is known of the names.
 #[derive(Debug)]
 struct Names {
-    known: HashMap<Rule, Known>,
+    known: HashMap<Named, Known>,
     /// Names that wait for a thread. Where there are any, there are threads.
-    queue: VecDeque<Rule>,
+    queue: VecDeque<Named>,
     threads: usize,
     /// With so many names, those of no more use are forgotten.
     forget_at: usize,
@@ -118,7 +118,7 @@ impl Directory {
     }
 
     /// One whose answers are those of `ask`, which may block.
-    pub fn asking(ask: impl Fn(&Rule) -> nix::Result<Option<u32>> + Send + Sync + 'static) -> Self {
+    pub fn asking(ask: impl Fn(&Named) -> nix::Result<Option<u32>> + Send + Sync + 'static) -> Self {
         let names = Names {
             known: HashMap::new(),
             queue: VecDeque::new(),
@@ -129,43 +129,43 @@ impl Directory {
         Self { inner: Arc::new(Inner { ask: Box::new(ask), names: Mutex::new(names) }) }
     }
 
-    /// Looks up all names in `rules`.
-    pub async fn resolve(&self, rules: &[Rule], patience: Patience) -> Resolved {
+    /// Looks up all of `wanted`.
+    pub async fn resolve(&self, wanted: &[Named], patience: Patience) -> Resolved {
+        let mut resolved = Resolved { numbers: Numbers::default(), is_complete: true };
+        if wanted.is_empty() {
+            return resolved;
+        }
         // All are asked about before the first is waited for.
-        for mut wait in self.inquire(rules, patience) {
+        for mut wait in self.inquire(wanted, patience) {
             // Dropped or in time: what there is to know now is looked at below.
             let _ = timeout_at(wait.until, wait.end.changed()).await;
         }
         let mut names = self.inner.names();
         let now = Instant::now();
-        let mut resolved = Resolved { rules: Vec::with_capacity(rules.len()), is_complete: true };
-        for rule in rules {
-            let answer = names.answer(rule, now);
-            resolved.is_complete &= answer.is_some() || !is_name(rule);
-            let id = answer.map_or_else(|| number(rule), |answer| answer.id);
-            resolved.rules.push(ResolvedRule { rule: rule.clone(), id });
+        for name in wanted {
+            match names.answer(name, now) {
+                Some(answer) => resolved.numbers.note(name.clone(), answer.id),
+                None => resolved.is_complete = false,
+            }
         }
         resolved
     }
 
-    /// Asks about the names in `rules` that there is no good answer to, and tells what to wait for.
-    fn inquire(&self, rules: &[Rule], patience: Patience) -> Vec<Wait> {
-        if !rules.iter().any(is_name) {
-            return Vec::new();
-        }
+    /// Asks about the names that there is no good answer to, and tells what to wait for.
+    fn inquire(&self, wanted: &[Named], patience: Patience) -> Vec<Wait> {
         let now = Instant::now();
         let mut names = self.inner.names();
         let mut waits = Vec::new();
-        for rule in rules.iter().filter(|rule| is_name(rule)) {
-            if names.has_good_answer(rule, now) {
+        for name in wanted {
+            if names.has_good_answer(name, now) {
                 continue;
             }
             // Whose patience is at its end asks no more questions, but still learns what others asked.
-            if !names.is_in_question(rule) && now < patience.0 {
-                names.put(rule, now);
+            if !names.is_in_question(name) && now < patience.0 {
+                names.put(name, now);
                 self.employ(&mut names);
             }
-            waits.extend(names.wait(rule, patience));
+            waits.extend(names.wait(name, patience));
         }
         waits
     }
@@ -191,13 +191,13 @@ impl Directory {
 impl Inner {
     /// Answers questions until there are none.
     fn work(&self) {
-        while let Some(rule) = self.take() {
-            let answer = (self.ask)(&rule);
-            self.names().note(&rule, answer);
+        while let Some(name) = self.take() {
+            let answer = (self.ask)(&name);
+            self.names().note(&name, answer);
         }
     }
 
-    fn take(&self) -> Option<Rule> {
+    fn take(&self) -> Option<Named> {
         self.names().take()
     }
 
@@ -207,21 +207,18 @@ impl Inner {
 }
 
 impl Names {
-    fn has_good_answer(&self, rule: &Rule, now: Instant) -> bool {
-        let answer = self.known.get(rule).and_then(|known| known.answer);
+    fn has_good_answer(&self, name: &Named, now: Instant) -> bool {
+        let answer = self.known.get(name).and_then(|known| known.answer);
         answer.is_some_and(|answer| now.duration_since(answer.at) < GOOD_FOR)
     }
 
-    fn is_in_question(&self, rule: &Rule) -> bool {
-        self.known.get(rule).is_some_and(|known| known.question.is_some())
+    fn is_in_question(&self, name: &Named) -> bool {
+        self.known.get(name).is_some_and(|known| known.question.is_some())
     }
 
     /// The answer, be it a good one or one that stands in.
-    fn answer(&mut self, rule: &Rule, now: Instant) -> Option<Answer> {
-        if !is_name(rule) {
-            return None;
-        }
-        let answer = self.known.get(rule).and_then(|known| known.answer);
+    fn answer(&mut self, name: &Named, now: Instant) -> Option<Answer> {
+        let answer = self.known.get(name).and_then(|known| known.answer);
         let age = answer.map_or(Duration::MAX, |answer| now.duration_since(answer.at));
         // Younger ones may have been good when they were looked at first.
         if age >= GOOD_FOR + LOOKUP_TIMEOUT {
@@ -230,24 +227,24 @@ impl Names {
         answer.filter(|_| age < STANDS_IN_FOR)
     }
 
-    fn wait(&self, rule: &Rule, patience: Patience) -> Option<Wait> {
-        let question = self.known.get(rule)?.question.as_ref()?;
+    fn wait(&self, name: &Named, patience: Patience) -> Option<Wait> {
+        let question = self.known.get(name)?.question.as_ref()?;
         let until = patience.0.min(question.since + LOOKUP_TIMEOUT);
         Some(Wait { until, end: question.end.subscribe() })
     }
 
     /// Puts a question.
-    fn put(&mut self, rule: &Rule, now: Instant) {
+    fn put(&mut self, name: &Named, now: Instant) {
         if self.known.len() >= self.forget_at {
             self.forget(now);
         }
-        let known = self.known.entry(rule.clone()).or_insert(Known { answer: None, question: None });
+        let known = self.known.entry(name.clone()).or_insert(Known { answer: None, question: None });
         known.question = Some(Question { since: now, end: watch::Sender::new(()) });
-        self.queue.push_back(rule.clone());
+        self.queue.push_back(name.clone());
     }
 
     /// The next question for a thread. Without one the thread ends.
-    fn take(&mut self) -> Option<Rule> {
+    fn take(&mut self) -> Option<Named> {
         let next = self.queue.pop_front();
         if next.is_none() {
             self.threads -= 1;
@@ -256,8 +253,8 @@ impl Names {
     }
 
     /// Notes what the service said. A failure says nothing, so that the answer before it stands.
-    fn note(&mut self, rule: &Rule, answer: nix::Result<Option<u32>>) {
-        let Some(known) = self.known.get_mut(rule) else { return };
+    fn note(&mut self, name: &Named, answer: nix::Result<Option<u32>>) {
+        let Some(known) = self.known.get_mut(name) else { return };
         let question = known.question.take();
         if let (Ok(id), Some(question)) = (answer, question) {
             known.answer = Some(Answer { id, at: question.since });
@@ -266,8 +263,8 @@ impl Names {
 
     /// Leaves all questions that wait for a thread without an answer.
     fn give_up(&mut self) {
-        for rule in std::mem::take(&mut self.queue) {
-            self.note(&rule, Err(Errno::EAGAIN));
+        for name in std::mem::take(&mut self.queue) {
+            self.note(&name, Err(Errno::EAGAIN));
         }
     }
 
@@ -296,22 +293,10 @@ impl fmt::Debug for Inner {
     }
 }
 
-fn is_name(rule: &Rule) -> bool {
-    matches!(rule, Rule::User(Principal::Name(_)) | Rule::Group(Principal::Name(_)))
-}
-
-fn number(rule: &Rule) -> Option<u32> {
-    match rule {
-        Rule::User(Principal::Id(id)) | Rule::Group(Principal::Id(id)) => Some(*id),
-        Rule::User(Principal::Name(_)) | Rule::Group(Principal::Name(_)) | Rule::Unit(_) => None,
-    }
-}
-
-fn ask_the_host(rule: &Rule) -> nix::Result<Option<u32>> {
-    let found = match rule {
-        Rule::User(Principal::Name(name)) => User::from_name(name).map(|user| Some(user?.uid.as_raw())),
-        Rule::Group(Principal::Name(name)) => Group::from_name(name).map(|group| Some(group?.gid.as_raw())),
-        other => Ok(number(other)),
+fn ask_the_host(name: &Named) -> nix::Result<Option<u32>> {
+    let found = match name {
+        Named::User(name) => User::from_name(name).map(|user| Some(user?.uid.as_raw())),
+        Named::Group(name) => Group::from_name(name).map(|group| Some(group?.gid.as_raw())),
     };
     match found {
         // Some sources report in this way that they do not know a name (getpwnam(3)).
@@ -322,7 +307,10 @@ fn ask_the_host(rule: &Rule) -> nix::Result<Option<u32>> {
 
 /// The number of a group, if the host knows it. May block on the name service, so it is for the start alone.
 pub fn gid(group: &Principal) -> Option<u32> {
-    ask_the_host(&Rule::Group(group.clone())).ok().flatten()
+    match group {
+        Principal::Id(gid) => Some(*gid),
+        Principal::Name(name) => ask_the_host(&Named::Group(name.clone())).ok().flatten(),
+    }
 }
 
 #[cfg(test)]
@@ -334,14 +322,15 @@ mod tests {
 
     use super::*;
 
-    fn user(name: &str) -> Rule {
-        Rule::User(Principal::Name(name.to_owned()))
+    fn user(name: &str) -> Named {
+        Named::User(name.to_owned())
     }
 
     /// The numbers, and whether they are all that there is to know.
-    async fn ids(directory: &Directory, rules: &[Rule]) -> (Vec<Option<u32>>, bool) {
-        let resolved = directory.resolve(rules, Patience::of_a_request()).await;
-        (resolved.rules.into_iter().map(|resolved| resolved.id).collect(), resolved.is_complete)
+    async fn ids(directory: &Directory, names: &[Named]) -> (Vec<Option<u32>>, bool) {
+        let resolved = directory.resolve(names, Patience::of_a_request()).await;
+        let number = |name| resolved.numbers.answer(name).flatten();
+        (names.iter().map(number).collect(), resolved.is_complete)
     }
 
     async fn pass(time: Duration) {
@@ -374,17 +363,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_numbers_and_unknown_names() {
-        let group = |name: &str| Rule::Group(Principal::Name(name.to_owned()));
-        let rules = [
-            user("root"),
-            Rule::User(Principal::Id(4711)),
-            group("root"),
-            group("no-such-group-here"),
-            Rule::Unit("a.service".into()),
-        ];
+    async fn names_and_unknown_names() {
+        let group = |name: &str| Named::Group(name.to_owned());
+        let names = [user("root"), group("root"), group("no-such-group-here")];
         let directory = Directory::of_the_host();
-        assert_eq!(ids(&directory, &rules).await, (vec![Some(0), Some(4711), Some(0), None, None], true));
+        assert_eq!(ids(&directory, &names).await, (vec![Some(0), Some(0), None], true));
     }
 
     #[tokio::test]
@@ -395,61 +378,62 @@ mod tests {
             1 => Ok(None),
             _ => Ok(Some(7)),
         });
-        let rules = [user("a"), Rule::User(Principal::Id(9))];
-        assert_eq!(ids(&directory, &rules).await, (vec![None, Some(9)], false));
-        assert_eq!(ids(&directory, &rules).await, (vec![None, Some(9)], true));
+        let names = [user("a")];
+        assert_eq!(ids(&directory, &names).await, (vec![None], false));
+        let resolved = directory.resolve(&names, Patience::of_a_request()).await;
+        assert_eq!((resolved.numbers.answer(&names[0]), resolved.is_complete), (Some(None), true));
     }
 
     #[tokio::test]
     async fn a_name_is_asked_about_once_at_a_time_and_again_after_some_seconds() {
         let (directory, open, asked) = gated();
-        let rules = [user("a")];
-        let all = join_all((0..50).map(|_| ids(&directory, &rules)));
+        let names = [user("a")];
+        let all = join_all((0..50).map(|_| ids(&directory, &names)));
         let let_through = async { open.send(()).unwrap() };
         let (answers, ()) = tokio::join!(all, let_through);
         assert!(answers.iter().all(|answer| *answer == (vec![Some(7)], true)), "{answers:?}");
-        assert_eq!(ids(&directory, &rules).await.0, [Some(7)]);
+        assert_eq!(ids(&directory, &names).await.0, [Some(7)]);
         assert_eq!(asked.load(Ordering::SeqCst), 1);
         pass(GOOD_FOR).await;
         open.send(()).unwrap();
-        assert_eq!(ids(&directory, &rules).await.0, [Some(7)]);
+        assert_eq!(ids(&directory, &names).await.0, [Some(7)]);
         assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
     async fn a_service_that_hangs_is_waited_for_once_and_by_few_threads() {
         let (directory, open, asked) = gated();
-        let rules: Vec<Rule> = (0..20).map(|n| user(&format!("u{n}"))).collect();
-        let wait = ids(&directory, &rules);
+        let names: Vec<Named> = (0..20).map(|n| user(&format!("u{n}"))).collect();
+        let wait = ids(&directory, &names);
         tokio::time::pause();
         let before = Instant::now();
         assert_eq!(wait.await, (vec![None; 20], false));
         assert_eq!(before.elapsed().as_secs(), LOOKUP_TIMEOUT.as_secs());
         let before = Instant::now();
-        assert_eq!(ids(&directory, &rules).await, (vec![None; 20], false));
+        assert_eq!(ids(&directory, &names).await, (vec![None; 20], false));
         assert_eq!(before.elapsed(), Duration::ZERO, "nobody waits again for what hangs");
         tokio::time::resume();
         eventually(async || asked.load(Ordering::SeqCst) == THREADS_MAX).await;
-        assert_eq!(directory.inner.names().queue.len(), rules.len() - THREADS_MAX);
-        for _ in &rules {
+        assert_eq!(directory.inner.names().queue.len(), names.len() - THREADS_MAX);
+        for _ in &names {
             open.send(()).unwrap();
         }
-        eventually(async || ids(&directory, &rules).await == (vec![Some(7); 20], true)).await;
+        eventually(async || ids(&directory, &names).await == (vec![Some(7); 20], true)).await;
         eventually(async || directory.inner.names().threads == 0).await;
-        assert_eq!(asked.load(Ordering::SeqCst), rules.len());
+        assert_eq!(asked.load(Ordering::SeqCst), names.len());
     }
 
     #[tokio::test]
     async fn the_last_answer_stands_in_for_one_that_cannot_be_had_but_not_for_ever() {
         let (directory, open, _) = gated();
-        let rules = [user("a")];
+        let names = [user("a")];
         open.send(()).unwrap();
-        assert_eq!(ids(&directory, &rules).await, (vec![Some(7)], true));
+        assert_eq!(ids(&directory, &names).await, (vec![Some(7)], true));
         drop(open);
         pass(STANDS_IN_FOR / 2).await;
-        assert_eq!(ids(&directory, &rules).await, (vec![Some(7)], true));
+        assert_eq!(ids(&directory, &names).await, (vec![Some(7)], true));
         pass(STANDS_IN_FOR / 2).await;
-        assert_eq!(ids(&directory, &rules).await, (vec![None], false));
+        assert_eq!(ids(&directory, &names).await, (vec![None], false));
     }
 
     #[tokio::test]

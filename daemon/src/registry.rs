@@ -2,6 +2,7 @@
 //! swapped whole on reload; it is never changed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,7 +12,9 @@ use reqwest::Url;
 use tokend_protocol::{ErrorClass, TokenName, Variant};
 
 use crate::clock::Instant;
-use crate::config::{Config, CredentialSettings, HeaderSettings, TokenSettings, VariantSettings};
+use crate::config::{
+    AdminSettings, Config, CredentialSettings, HeaderSettings, TokenSettings, VariantSettings,
+};
 use crate::credential::{Credential, Schedule, Surroundings, Warmth};
 use crate::issuer::{Issuer, Issuers, origin, start_delay};
 use crate::policy::access::Rule;
@@ -29,8 +32,12 @@ const UNUSED_RENEWALS_MAX: u32 = 2;
 pub struct Registry {
     tokens: BTreeMap<TokenName, Arc<Entry>>,
     credentials: HashMap<Arc<CredentialSettings>, Scheduled>,
-    /// Who is an operator besides root and the daemon's own user.
-    pub admin: Vec<Rule>,
+    /// Who is an operator, and whether root needs a rule.
+    pub admin: AdminSettings,
+    /// What a name that does not exist is decided about by: see [`Registry::decoy`].
+    decoys: Vec<Arc<Entry>>,
+    /// Keys the choice of a decoy, so that nobody can tell which it is.
+    chooser: RandomState,
 }
 
 /// A credential and the schedule that it was last given.
@@ -98,6 +105,11 @@ impl Entry {
         Ok(self.variants.find_or_start(settings, start))
     }
 
+    /// What is asked for where a caller asks for nothing else.
+    pub fn settings(&self) -> &CredentialSettings {
+        &self.settings
+    }
+
     /// How often the token was handed out under this name.
     pub fn hand_outs(&self) -> u64 {
         self.hand_outs.load(Ordering::Relaxed)
@@ -141,8 +153,10 @@ impl Registry {
             };
             Some((name.clone(), Arc::new(entry)))
         };
-        let tokens = config.tokens.iter().filter_map(entry).collect();
-        Self { tokens, credentials, admin: config.admin.clone() }
+        let tokens: BTreeMap<_, _> = config.tokens.iter().filter_map(entry).collect();
+        let decoys = tokens.values().cloned().collect();
+        let chooser = RandomState::new();
+        Self { tokens, credentials, admin: config.admin.clone(), decoys, chooser }
     }
 
     /// Ends the credentials that `next` has no use for.
@@ -175,6 +189,15 @@ impl Registry {
     /// What a name leads to.
     pub fn find(&self, name: &TokenName) -> Option<&Arc<Entry>> {
         self.tokens.get(name)
+    }
+
+    /// A token that stands in for a name that does not exist, so that a refusal takes as long as for one that does.
+    ///
+    /// It is the same one for a name each time, and a different one for each name without any order in it. So the
+    /// time tells neither from one name nor by a comparison with others which names exist.
+    pub fn decoy(&self, name: &TokenName) -> Option<&Arc<Entry>> {
+        let chosen = self.chooser.hash_one(name).checked_rem(u64::try_from(self.decoys.len()).ok()?)?;
+        self.decoys.get(usize::try_from(chosen).ok()?)
     }
 
     /// The names after `after`, in order.

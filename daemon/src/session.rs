@@ -3,6 +3,7 @@
 mod entitlement;
 mod headers;
 mod listing;
+mod right;
 mod view;
 mod watch;
 
@@ -96,7 +97,7 @@ impl Session {
         }
         let patience = Patience::of_a_request();
         for name in &names {
-            let entitled = self.entitled(name, Verb::Watch, patience).await?;
+            let entitled = self.entitled(name, &Variant::default(), Verb::Watch, patience).await?;
             audit::allowed(self.peer.facts(), Verb::Watch, name, &entitled.grounds);
         }
         Ok(Watch::new(self, names))
@@ -104,7 +105,8 @@ impl Session {
 
     async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
         let deadline = self.deadline(request.terms.deadline_ms);
-        let entitled = self.entitled(&request.name, Verb::Get, Patience::of_a_request()).await?;
+        let entitled =
+            self.entitled(&request.name, &request.variant, Verb::Get, Patience::of_a_request()).await?;
         let credential = self.credential(&entitled.entry, &request.variant)?;
         let token = self.obtain(&credential, request.terms, deadline).await?;
         let info = self.info(&credential, &token);
@@ -114,7 +116,8 @@ impl Session {
 
     async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
         let deadline = self.deadline(request.terms.deadline_ms);
-        let entitled = self.entitled(&request.name, Verb::Headers, Patience::of_a_request()).await?;
+        let entitled =
+            self.entitled(&request.name, &request.variant, Verb::Headers, Patience::of_a_request()).await?;
         let supplied = headers::supplied(&entitled.entry.caller_headers, &request.supplied, &request.omitted)
             .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
         let credential = self.credential(&entitled.entry, &request.variant)?;
@@ -165,7 +168,8 @@ impl Session {
     }
 
     async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
-        let entitled = self.entitled(&request.name, Verb::Reject, Patience::of_a_request()).await?;
+        let entitled =
+            self.entitled(&request.name, &request.variant, Verb::Reject, Patience::of_a_request()).await?;
         let credential = self.credential(&entitled.entry, &request.variant)?;
         audit::allowed(self.peer.facts(), Verb::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);

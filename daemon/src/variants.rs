@@ -110,6 +110,7 @@ mod tests {
             scope: terms(&["a", "b"]),
             resource: terms(&["r"]),
             audience: TermSet::default(),
+            rules: Vec::new(),
         };
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let variant = Variant { scope: owned(scope), resource: owned(resource), audience: Vec::new() };

@@ -76,6 +76,7 @@ pub(super) struct Sink {
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
     principals: RefCell<BTreeMap<(PrincipalKind, String), (Place, String)>>,
+    executables: RefCell<BTreeMap<PathBuf, (Place, String)>>,
 }
 
 /// Which of the host's data bases a name is looked up in.
@@ -111,6 +112,24 @@ impl Sink {
     pub(super) fn mention(&self, place: &Place, key: &str, kind: PrincipalKind, name: &str) {
         let mut principals = self.principals.borrow_mut();
         principals.entry((kind, name.to_owned())).or_insert_with(|| (place.clone(), key.to_owned()));
+    }
+
+    /// Remembers where an executable is first named.
+    pub(super) fn mention_exe(&self, place: &Place, key: &str, path: &Path) {
+        let mut executables = self.executables.borrow_mut();
+        executables.entry(path.to_owned()).or_insert_with(|| (place.clone(), key.to_owned()));
+    }
+
+    /// Warns of executables that are called otherwise on this host: the kernel follows links before it names one.
+    pub(super) fn warn_of_links(&self) {
+        for (path, (place, key)) in self.executables.take() {
+            let Some(target) = path.canonicalize().ok().filter(|target| *target != path) else { continue };
+            let (path, target) = (quoted(&path.to_string_lossy()), quoted(&target.to_string_lossy()));
+            let message = format!(
+                "{path} leads over a symbolic link to {target}, and by that name alone it is known; write that"
+            );
+            self.warn(&place, Some(key), message);
+        }
     }
 
     /// Warns of users and groups that this host does not know. It may get to know them yet, so this is no fault.

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use super::fault::Sink;
 use super::files::Raw;
 use super::section::Section;
-use super::{DaemonSettings, rules, values};
-use crate::policy::access::Rule;
+use super::{AdminSettings, DaemonSettings, rules, values};
+use crate::policy::access::RootAccess;
 
 /// The keys of `[daemon]`.
 pub(super) const DAEMON_KEYS: &[&str] =
     &["socket", "socket_group", "state_dir", "max_connections", "max_connections_per_uid"];
 
-const ADMIN_KEYS: &[&str] = &["allow"];
+/// The keys of `[admin]`.
+pub(super) const ADMIN_KEYS: &[&str] = &["allow", "root"];
 
 /// More need more file descriptors than a service usually has.
 const CONNECTIONS_MAX: usize = 100_000;
@@ -54,8 +55,12 @@ pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
 }
 
 /// `[admin]`.
-pub(super) fn admin(raw: Option<&Raw>, sink: &Sink) -> Vec<Rule> {
-    let Some(raw) = raw else { return Vec::new() };
+pub(super) fn admin(raw: Option<&Raw>, sink: &Sink) -> AdminSettings {
+    let Some(raw) = raw else { return AdminSettings::default() };
     let section = Section::new("admin".to_owned(), raw, ADMIN_KEYS, sink);
-    section.read("allow", rules::list).into_value().unwrap_or_default()
+    let words = [("allow", RootAccess::Allow), ("deny", RootAccess::Deny)];
+    AdminSettings {
+        allow: section.read("allow", rules::list).into_value().unwrap_or_default(),
+        root: section.read("root", |field| values::word(field, &words)).into_value().unwrap_or_default(),
+    }
 }

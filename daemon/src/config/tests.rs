@@ -7,6 +7,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::access::{Condition, Conditions, UnitPattern};
+
+mod rules;
 
 const FILE: &str = "/etc/tokend/tokend.toml";
 const EXAMPLE: &str = include_str!("../../../systemd/tokend.toml");
@@ -140,7 +143,8 @@ fn every_key_arrives() {
     );
     assert_eq!(config.daemon.socket_group, Some(Principal::Id(40000)));
     assert_eq!((config.daemon.max_connections, config.daemon.max_connections_per_uid), (10, 9));
-    assert_eq!(config.admin, [Rule::User(Principal::Id(0))]);
+    assert_eq!(config.admin.allow, [Rule::of(Condition::User(Principal::Id(0)))]);
+    assert_eq!(config.admin.root, RootAccess::Allow);
     let token = &config.tokens["t"];
     let terms = |terms: &[&str]| terms.iter().map(|&term| term.to_owned()).collect::<TermSet>();
     let expected = CredentialSettings {
@@ -172,10 +176,11 @@ fn every_key_arrives() {
     ];
     assert_eq!(token.headers, headers);
     assert_eq!(token.caller_headers, ["Requestor-ID"]);
-    let unit = Rule::Unit("billing.service".into());
+    let unit = Condition::Unit(UnitPattern::Exact("billing.service".into()));
     assert_eq!(
         token.allow,
-        [Rule::User(Principal::Id(1000)), Rule::Group(Principal::Id(u32::MAX - 1)), unit]
+        [Condition::User(Principal::Id(1000)), Condition::Group(Principal::Id(u32::MAX - 1)), unit]
+            .map(Rule::of)
     );
 }
 
@@ -273,7 +278,7 @@ fn wrong_types_name_both_types() {
             ("headers = { X = 1979-05-27 }", 7, "token.t.headers.X", "found a date or time"),
             ("caller_headers = \"X\"", 7, "token.t.caller_headers", "expected an array of header names"),
             ("allow = \"user:a\"", 7, "token.t.allow", "found a string"),
-            ("allow = [\n\"user:0\",\n1\n]", 9, "token.t.allow", "expected a string, found an integer"),
+            ("allow = [\n\"user:0\",\n1\n]", 9, "token.t.allow", "a string or a table, found an integer"),
             ("grant_type = {}", 7, "token.t.grant_type", "expected a string, found a table"),
             ("refresh_before = []", 7, "token.t.refresh_before", "found an array"),
         ],
@@ -565,34 +570,6 @@ fn scopes_fields_and_headers_are_fit_to_be_sent() {
         ],
     );
     assert_eq!(token(&format!("{TOKEN}scope = \"\"")).credential.scope, TermSet::default());
-}
-
-#[test]
-fn rules_name_a_user_a_group_or_a_unit() {
-    for (rule, part) in [
-        ("billing", "found \"billing\", expected \"user:NAME\", \"group:NAME\" or \"unit:NAME\""),
-        ("usr:billing", "did you mean \"user\"?"),
-        ("process:x", "expected \"user:NAME\""),
-        ("user:", "the name of the user is missing"),
-        ("group:a b", "cannot be the name of a group"),
-        ("user:-x", "cannot be the name of a user"),
-        ("user:4294967295", "above the highest user number"),
-        ("group:99999999999", "above the highest group number"),
-        ("unit:billing", "expected a unit that processes run in, which ends in \".service\""),
-        ("unit:billing.timer", "expected a unit that processes run in"),
-        ("unit:billing@*.service", "by its exact name, without patterns"),
-        ("unit:billing@.service", "a template; name an instance"),
-        ("unit:.service", "cannot be the name of a unit"),
-        ("unit:a/b.service", "cannot be the name of a unit"),
-    ] {
-        assert_faults(&format!("{TOKEN}allow = [\"{rule}\"]"), &[(7, "token.t.allow", part)]);
-        assert_faults(&format!("[admin]\nallow = [\"user:0\",\n\"{rule}\"]"), &[(3, "admin.allow", part)]);
-    }
-    let rules =
-        token(&format!("{TOKEN}allow = [\"unit:a@b\\\\x2d1.service\", \"user:DOM\\\\ann\", \"group:0\"]"))
-            .allow;
-    assert_eq!(rules[0], Rule::Unit("a@b\\x2d1.service".into()));
-    assert_eq!(rules[1], Rule::User(Principal::Name("DOM\\ann".into())));
 }
 
 #[test]

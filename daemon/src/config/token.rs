@@ -155,7 +155,9 @@ impl<'a> Reader<'a> {
             self.layered("refresh_before", values::duration, |preset| &preset.refresh_before);
         let default_lifetime = self.default_lifetime();
         let warmth = variants::warmth(section);
-        let variants = section.read("variants", variants::settings).or_default(Default::default);
+        let variants = section.read("variants", variants::settings);
+        let variants_place = variants.place().cloned();
+        let variants = variants.or_default(Default::default);
         let provider = *self.provider.value()?;
         let credential = CredentialSettings {
             endpoint: provider.endpoint.value()?.clone(),
@@ -171,6 +173,9 @@ impl<'a> Reader<'a> {
             proxy: provider.proxy.clone().map(Some).or_default(|| None)?,
             default_lifetime: default_lifetime?,
         };
+        if let Some((place, variants)) = variants_place.as_ref().zip(variants.as_ref()) {
+            variants::warn_of_unruled_form(section, place, variants, &credential);
+        }
         Some(TokenSettings {
             provider: Arc::clone(&provider.name),
             credential: Arc::new(credential),

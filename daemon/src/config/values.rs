@@ -133,12 +133,17 @@ pub(super) fn scope(field: &Field<'_>) -> Option<TermSet> {
 }
 
 fn scope_item(field: &Field<'_>) -> Option<Vec<String>> {
+    scope_term(field).map(|term| vec![term])
+}
+
+/// A single term of a scope.
+pub(super) fn scope_term(field: &Field<'_>) -> Option<String> {
     let text = field.text()?;
     if text.is_empty() || text.contains(' ') {
         field.fault(format!("found {}, expected one scope term in each string of an array", quoted(text)));
         return None;
     }
-    scope_terms(field)
+    scope_terms(field)?.pop()
 }
 
 fn scope_terms(field: &Field<'_>) -> Option<Vec<String>> {

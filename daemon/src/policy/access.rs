@@ -1,37 +1,37 @@
 //! Who may have what. Pure: facts and rules in, a decision with its reason out. Default deny.
 
+mod finding;
+mod rule;
+
+use std::collections::HashMap;
 use std::fmt;
 
+pub use self::finding::{Finding, Holding, findings};
+pub use self::rule::{Condition, Conditions, Named, Principal, Rule, UnitPattern};
 use crate::peer::Facts;
 
-/// One entry of an `allow` list.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Rule {
-    /// `user:NAME` or `user:UID`: the peer's effective user.
-    User(Principal),
-    /// `group:NAME` or `group:GID`: the peer's effective group or one of its supplementary groups.
-    Group(Principal),
-    /// `unit:NAME`: the systemd system unit that the peer runs in.
-    Unit(String),
+/// Who needs no rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exemptions {
+    /// The daemon's own user, which could read what the daemon reads.
+    pub own_uid: u32,
+    /// Whether root is among them.
+    pub root: RootAccess,
 }
 
-/// A user or a group, by name or by number.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Principal {
-    /// Looked up in the host's name service when it is needed.
-    Name(String),
-    /// Taken as it is.
-    Id(u32),
+/// `[admin] root`: whether root needs no rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RootAccess {
+    /// `"allow"`: it needs none.
+    #[default]
+    Allow,
+    /// `"deny"`: it is let in by rules alone, as everybody else.
+    Deny,
 }
 
-/// A rule whose names have been looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedRule {
-    /// The rule as configured, for the reason.
-    pub rule: Rule,
-    /// The number of its user or group; `None` for one that this host does not know, which matches nobody.
-    pub id: Option<u32>,
-}
+/// What the host's name service said about the names in rules. One that is not in here was not answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers(HashMap<Named, Option<u32>>);
 
 /// Whether a peer may, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,15 +42,49 @@ pub enum Decision {
     Deny,
 }
 
-/// Why a peer may.
+/// Why a peer may. As text it is stable: audit records are searched by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grounds {
     /// It is root.
     Root,
     /// It is the daemon's own user.
     OwnUser,
-    /// This rule matches.
-    Rule(Rule),
+    /// These rules match: one of the token's, and one for each of the terms asked for that has rules of its own.
+    Rules(Vec<Rule>),
+}
+
+impl Exemptions {
+    /// The grounds on which a peer needs no rule.
+    pub fn grounds(&self, peer: &Facts) -> Option<Grounds> {
+        match (peer.uid, self.root) {
+            (0, RootAccess::Allow) => Some(Grounds::Root),
+            // Also where the daemon itself is root's: otherwise the switch would do nothing there.
+            (0, RootAccess::Deny) => None,
+            (uid, _) => (uid == self.own_uid).then_some(Grounds::OwnUser),
+        }
+    }
+}
+
+impl Grounds {
+    /// The rules that matched; none for those who need none.
+    pub fn rules(&self) -> &[Rule] {
+        match self {
+            Self::Rules(rules) => rules,
+            Self::Root | Self::OwnUser => &[],
+        }
+    }
+}
+
+impl Numbers {
+    /// Notes what was said about a name: its number, or that there is no such user or group.
+    pub fn note(&mut self, name: Named, number: Option<u32>) {
+        self.0.insert(name, number);
+    }
+
+    /// What was said about a name; the outer `None` where nothing was.
+    pub fn answer(&self, name: &Named) -> Option<Option<u32>> {
+        self.0.get(name).copied()
+    }
 }
 
 impl Decision {
@@ -60,44 +94,33 @@ impl Decision {
     }
 }
 
-/// Decides. `own_uid` is the daemon's own user.
-pub fn decide(peer: &Facts, own_uid: u32, rules: &[ResolvedRule]) -> Decision {
-    if peer.uid == 0 {
-        return Decision::Allow(Grounds::Root);
-    }
-    if peer.uid == own_uid {
-        return Decision::Allow(Grounds::OwnUser);
-    }
-    rules
-        .iter()
-        .find(|resolved| matches(peer, resolved))
-        .map_or(Decision::Deny, |resolved| Decision::Allow(Grounds::Rule(resolved.rule.clone())))
+/// Decides. The first rule that matches is the reason.
+pub fn decide(peer: &Facts, exemptions: Exemptions, rules: &[Rule], numbers: &Numbers) -> Decision {
+    let by_rule = || {
+        let rule = rules.iter().find(|rule| rule_matches(peer, rule, numbers))?;
+        Some(Grounds::Rules(vec![rule.clone()]))
+    };
+    exemptions.grounds(peer).or_else(by_rule).map_or(Decision::Deny, Decision::Allow)
 }
 
-fn matches(peer: &Facts, resolved: &ResolvedRule) -> bool {
-    match &resolved.rule {
-        Rule::User(_) => resolved.id == Some(peer.uid),
-        Rule::Group(_) => resolved.id.is_some_and(|gid| peer.gid == gid || peer.groups.contains(&gid)),
-        Rule::Unit(unit) => peer.unit.as_ref() == Some(unit),
-    }
+fn rule_matches(peer: &Facts, rule: &Rule, numbers: &Numbers) -> bool {
+    rule.conditions().iter().all(|condition| holds(peer, condition, numbers))
 }
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::User(user) => write!(f, "user:{user}"),
-            Self::Group(group) => write!(f, "group:{group}"),
-            Self::Unit(unit) => write!(f, "unit:{unit}"),
+/// Whether a condition holds. A fact that is absent fulfils none.
+fn holds(peer: &Facts, condition: &Condition, numbers: &Numbers) -> bool {
+    let number = |principal: &Principal| match principal {
+        Principal::Id(id) => Some(*id),
+        Principal::Name(_) => numbers.answer(&condition.name()?).flatten(),
+    };
+    match condition {
+        Condition::User(user) => number(user) == Some(peer.uid),
+        Condition::Group(group) => {
+            number(group).is_some_and(|gid| peer.gid == gid || peer.groups.contains(&gid))
         }
-    }
-}
-
-impl fmt::Display for Principal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Id(id) => id.fmt(f),
-        }
+        Condition::Unit(pattern) => peer.unit.as_ref().is_some_and(|unit| pattern.matches(unit)),
+        Condition::UserUnit(pattern) => peer.user_unit.as_ref().is_some_and(|unit| pattern.matches(unit)),
+        Condition::Exe(path) => peer.exe.as_ref() == Some(path),
     }
 }
 
@@ -106,77 +129,13 @@ impl fmt::Display for Grounds {
         match self {
             Self::Root => f.write_str("root"),
             Self::OwnUser => f.write_str("the daemon's own user"),
-            Self::Rule(rule) => rule.fmt(f),
+            Self::Rules(rules) => {
+                let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+                f.write_str(&rules.join("; "))
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OWN_UID: u32 = 900;
-
-    fn peer() -> Facts {
-        Facts {
-            uid: 1001,
-            gid: 1001,
-            groups: vec![27, 50],
-            pid: Some(7),
-            unit: Some("billing.service".into()),
-            ..Facts::default()
-        }
-    }
-
-    fn rule(rule: Rule) -> ResolvedRule {
-        let id = match &rule {
-            Rule::User(Principal::Id(id)) | Rule::Group(Principal::Id(id)) => Some(*id),
-            _ => None,
-        };
-        ResolvedRule { rule, id }
-    }
-
-    #[test]
-    fn nobody_gets_anything_by_default_but_root_and_the_daemon_itself() {
-        assert_eq!(decide(&peer(), OWN_UID, &[]), Decision::Deny);
-        assert_eq!(decide(&Facts { uid: 0, ..peer() }, OWN_UID, &[]), Decision::Allow(Grounds::Root));
-        assert_eq!(
-            decide(&Facts { uid: OWN_UID, ..peer() }, OWN_UID, &[]),
-            Decision::Allow(Grounds::OwnUser)
-        );
-    }
-
-    #[test]
-    fn each_kind_of_rule_matches_what_it_names_and_nothing_else() {
-        let cases = [
-            (Rule::User(Principal::Id(1001)), true),
-            (Rule::User(Principal::Id(27)), false),
-            (Rule::Group(Principal::Id(1001)), true),
-            (Rule::Group(Principal::Id(50)), true),
-            (Rule::Group(Principal::Id(0)), false),
-            (Rule::Unit("billing.service".into()), true),
-            (Rule::Unit("billing".into()), false),
-            (Rule::Unit("other.service".into()), false),
-        ];
-        for (case, expected) in cases {
-            let decision = decide(&peer(), OWN_UID, &[rule(case.clone())]);
-            assert_eq!(decision.is_allowed(), expected, "{case}");
-        }
-    }
-
-    #[test]
-    fn the_first_rule_that_matches_is_the_reason() {
-        let rules =
-            [Rule::User(Principal::Id(1)), Rule::Group(Principal::Id(27)), Rule::User(Principal::Id(1001))];
-        let decision = decide(&peer(), OWN_UID, &rules.clone().map(rule));
-        assert_eq!(decision, Decision::Allow(Grounds::Rule(rules[1].clone())));
-    }
-
-    #[test]
-    fn a_name_that_the_host_does_not_know_and_an_absent_fact_match_nobody() {
-        let unknown = ResolvedRule { rule: Rule::User(Principal::Name("ghost".into())), id: None };
-        let unit = rule(Rule::Unit("billing.service".into()));
-        let peer = Facts { unit: None, ..peer() };
-        assert_eq!(decide(&peer, OWN_UID, &[unknown, unit]), Decision::Deny);
-    }
-}
+mod tests;

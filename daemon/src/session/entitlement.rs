@@ -6,16 +6,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
-use tokend_protocol::{ErrorCode, ErrorReply, TokenName};
+use tokend_protocol::{ErrorCode, ErrorReply, TokenName, Variant};
 
+use super::right::{self, Right};
 use super::{Session, refusal};
 use crate::audit::{self, Refusal, Verb};
 use crate::directory::Patience;
-use crate::policy::access::{Decision, Grounds, Rule, decide};
+use crate::policy::access::{Decision, Exemptions, Grounds, Rule, decide};
 use crate::registry::{Entry, Registry};
 
 /// What a refused caller is told, whether the token exists or not.
 const NOT_ALLOWED: &str = "not allowed, or no such token";
+
+/// What one is told who may have the token in another form.
+const FORM_NOT_ALLOWED: &str =
+    "the token is not allowed in this form, only with other scopes, resources or audiences";
 
 /// Tokens whose grounds a connection remembers. A peer that asks for more of them is decided about anew.
 const GROUNDS_MAX: usize = 256;
@@ -23,7 +28,7 @@ const GROUNDS_MAX: usize = 256;
 /// What a peer may have, and why.
 pub(super) struct Entitled {
     pub(super) entry: Arc<Entry>,
-    pub(super) grounds: Grounds,
+    pub(super) grounds: Arc<Grounds>,
 }
 
 /// What a connection was found to be allowed under a registry. What it was refused is never remembered: it may
@@ -31,8 +36,8 @@ pub(super) struct Entitled {
 #[derive(Debug)]
 pub(super) struct Allowed {
     registry: Arc<Registry>,
-    tokens: HashMap<TokenName, Grounds>,
-    operator: Option<Grounds>,
+    tokens: HashMap<TokenName, Right>,
+    operator: Option<Arc<Grounds>>,
 }
 
 impl Allowed {
@@ -47,33 +52,44 @@ impl Allowed {
 }
 
 impl Session {
-    /// What a name leads to, if the peer may have it. A name that it may not have and a name that does not
-    /// exist look the same to anyone but an operator.
+    /// What a name leads to, if the peer may have it in this form. A name that it may not have and a name that does
+    /// not exist look the same to anyone but an operator.
     pub(super) async fn entitled(
         &self,
         name: &TokenName,
+        variant: &Variant,
         verb: Verb,
         patience: Patience,
     ) -> Result<Entitled, ErrorReply> {
         let registry = self.registry();
         let found = registry.find(name);
-        let decided = match found {
-            Some(entry) => self.grounds(&registry, name, entry, patience).await,
-            // What is not there takes as long as what is there next to it.
-            None => self.decide(rules_near(&registry, name), patience).await,
+        let decided = match found.or_else(|| registry.decoy(name)) {
+            Some(entry) if found.is_some() => {
+                let right = self.right(&registry, name, entry, patience).await;
+                right.map(|right| (entry, right.to(entry, variant)))
+            }
+            // What is not there takes as long as something that is there.
+            Some(entry) => {
+                let right = self.decide_right(&registry, entry, patience).await;
+                right.map(|right| (entry, right.to(entry, variant)))
+            }
+            None => Err(Refusal::NoSuchToken),
         };
         let reason = match (found, decided) {
-            (Some(entry), Ok(grounds)) => return Ok(Entitled { entry: Arc::clone(entry), grounds }),
-            (Some(_), Err(reason)) => reason,
             (None, _) => Refusal::NoSuchToken,
+            (Some(_), Ok((entry, Some(grounds)))) => {
+                return Ok(Entitled { entry: Arc::clone(entry), grounds });
+            }
+            (Some(_), Ok((_, None))) => Refusal::NoRuleOfForm,
+            (Some(_), Err(reason)) => reason,
         };
         audit::refused(self.peer.facts(), verb, name, reason);
         // Found out in either case, so that the time it takes tells nothing.
         let is_operator = self.is_operator(patience).await;
-        Err(if is_operator && reason == Refusal::NoSuchToken {
-            refusal(ErrorCode::UnknownToken, "no such token")
-        } else {
-            refusal(ErrorCode::NotAllowed, NOT_ALLOWED)
+        Err(match reason {
+            Refusal::NoSuchToken if is_operator => refusal(ErrorCode::UnknownToken, "no such token"),
+            Refusal::NoRuleOfForm => refusal(ErrorCode::NotAllowed, FORM_NOT_ALLOWED),
+            _ => refusal(ErrorCode::NotAllowed, NOT_ALLOWED),
         })
     }
 
@@ -83,7 +99,7 @@ impl Session {
         let registry = self.registry();
         let patience = Patience::of_a_request();
         let (Ok(grounds), Some(entry)) = (self.operator(patience).await, registry.find(name)) else {
-            self.entitled(name, verb, patience).await?;
+            self.entitled(name, &Variant::default(), verb, patience).await?;
             audit::refused(self.peer.facts(), verb, name, Refusal::NotAnOperator);
             return Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"));
         };
@@ -95,52 +111,72 @@ impl Session {
         self.operator(patience).await.is_ok()
     }
 
-    /// Whether these rules let the peer, and why. Root and the daemon's own user need no rule, so they do not
-    /// wait for the name service.
-    pub(super) async fn decide(&self, rules: &[Rule], patience: Patience) -> Result<Grounds, Refusal> {
-        let own_uid = self.shared.own_uid;
-        if let Decision::Allow(grounds) = decide(self.peer.facts(), own_uid, &[]) {
-            return Ok(grounds);
-        }
-        let resolved = self.shared.directory.resolve(rules, patience).await;
-        match decide(self.peer.facts(), own_uid, &resolved.rules) {
-            Decision::Allow(grounds) => Ok(grounds),
-            Decision::Deny if resolved.is_complete => Err(Refusal::NoRule),
-            Decision::Deny => Err(Refusal::NamesUnanswered),
-        }
+    /// What the peer may have of a token, decided anew.
+    pub(super) async fn decide_right(
+        &self,
+        registry: &Registry,
+        entry: &Entry,
+        patience: Patience,
+    ) -> Result<Right, Refusal> {
+        let exemptions = self.exemptions(registry);
+        // Who needs no rule does not wait for the name service.
+        let names = match exemptions.grounds(self.peer.facts()) {
+            Some(_) => Vec::new(),
+            None => right::names(entry),
+        };
+        let resolved = self.shared.directory.resolve(&names, patience).await;
+        let decided = Right::decide(self.peer.facts(), exemptions, entry, &resolved.numbers);
+        decided.ok_or_else(|| refused(resolved.is_complete))
+    }
+
+    /// Who needs no rule under this registry.
+    pub(super) fn exemptions(&self, registry: &Registry) -> Exemptions {
+        Exemptions { own_uid: self.shared.own_uid, root: registry.admin.root }
     }
 
     pub(super) fn registry(&self) -> Arc<Registry> {
         self.shared.registry.borrow().clone()
     }
 
-    async fn grounds(
+    async fn right(
         &self,
         registry: &Arc<Registry>,
         name: &TokenName,
         entry: &Entry,
         patience: Patience,
-    ) -> Result<Grounds, Refusal> {
-        if let Some(grounds) = self.with_allowed(registry, |allowed| allowed.tokens.get(name).cloned()) {
-            return Ok(grounds);
+    ) -> Result<Right, Refusal> {
+        if let Some(right) = self.with_allowed(registry, |allowed| allowed.tokens.get(name).cloned()) {
+            return Ok(right);
         }
-        let grounds = self.decide(&entry.allow, patience).await?;
-        self.with_allowed(registry, |allowed| {
-            if allowed.tokens.len() >= GROUNDS_MAX {
-                allowed.tokens.clear();
-            }
-            allowed.tokens.insert(name.clone(), grounds.clone());
-        });
-        Ok(grounds)
+        let right = self.decide_right(registry, entry, patience).await?;
+        if right.is_whole() {
+            self.with_allowed(registry, |allowed| {
+                if allowed.tokens.len() >= GROUNDS_MAX {
+                    allowed.tokens.clear();
+                }
+                allowed.tokens.insert(name.clone(), right.clone());
+            });
+        }
+        Ok(right)
     }
 
-    async fn operator(&self, patience: Patience) -> Result<Grounds, Refusal> {
+    async fn operator(&self, patience: Patience) -> Result<Arc<Grounds>, Refusal> {
         let registry = self.registry();
         if let Some(grounds) = self.with_allowed(&registry, |allowed| allowed.operator.clone()) {
             return Ok(grounds);
         }
-        let grounds = self.decide(&registry.admin, patience).await?;
-        self.with_allowed(&registry, |allowed| allowed.operator = Some(grounds.clone()));
+        let (facts, exemptions) = (self.peer.facts(), self.exemptions(&registry));
+        let rules = &registry.admin.allow;
+        let names: Vec<_> = match exemptions.grounds(facts) {
+            Some(_) => Vec::new(),
+            None => rules.iter().flat_map(Rule::names).collect(),
+        };
+        let resolved = self.shared.directory.resolve(&names, patience).await;
+        let Decision::Allow(grounds) = decide(facts, exemptions, rules, &resolved.numbers) else {
+            return Err(refused(resolved.is_complete));
+        };
+        let grounds = Arc::new(grounds);
+        self.with_allowed(&registry, |allowed| allowed.operator = Some(Arc::clone(&grounds)));
         Ok(grounds)
     }
 
@@ -154,8 +190,7 @@ impl Session {
     }
 }
 
-/// The rules of the token that comes after where `name` would be, or of the first.
-fn rules_near<'a>(registry: &'a Registry, name: &TokenName) -> &'a [Rule] {
-    let near = registry.after(Some(name)).next().or_else(|| registry.after(None).next());
-    near.map_or(&[], |(_, entry)| &entry.allow)
+/// Why nothing lets the peer in, by whether every name in the rules was answered.
+fn refused(is_complete: bool) -> Refusal {
+    if is_complete { Refusal::NoRule } else { Refusal::NamesUnanswered }
 }

@@ -61,7 +61,7 @@ impl Session {
         for (name, entry) in registry.after(page.after.as_ref()) {
             // Thousands of tokens are no reason for others to wait.
             tokio::task::coop::consume_budget().await;
-            if visible == Visible::Allowed && self.decide(&entry.allow, patience).await.is_err() {
+            if visible == Visible::Allowed && self.decide_right(&registry, entry, patience).await.is_err() {
                 continue;
             }
             if entries.len() == size {

@@ -12,8 +12,10 @@ use crate::credential::Surroundings;
 use crate::directory::Directory;
 use crate::fingerprint::Fingerprinter;
 use crate::peer::Facts;
-use crate::policy::access::{Principal, Rule};
+use crate::policy::access::Named;
 use crate::registry::{Origins, Registry};
+
+mod entitlement;
 
 const OWN_UID: u32 = 900;
 const ALICE: u32 = 1001;
@@ -87,9 +89,7 @@ fn token(name: &str, more: &str) -> String {
 
 /// A directory in which alice is known.
 fn directory() -> Directory {
-    Directory::asking(|rule| {
-        Ok(matches!(rule, Rule::User(Principal::Name(name)) if name == "alice").then_some(ALICE))
-    })
+    Directory::asking(|asked| Ok((*asked == Named::User("alice".into())).then_some(ALICE)))
 }
 
 fn code(reply: Reply) -> ErrorCode {
@@ -129,7 +129,7 @@ async fn an_operator_becomes_one_as_soon_as_its_name_is_known() {
 #[tokio::test]
 async fn root_and_the_daemon_s_own_user_do_not_wait_for_names() {
     for uid in [0, OWN_UID] {
-        let unasked = Directory::asking(|rule| panic!("asked about {rule}"));
+        let unasked = Directory::asking(|name| panic!("asked about {name}"));
         let scene = Scene::new(uid, unasked, &(token("t", ALLOWED) + "[admin]\nallow = [\"user:alice\"]"));
         assert_eq!(scene.get("t").await, ErrorCode::DeadlineExceeded);
         assert_eq!(scene.get("absent").await, ErrorCode::UnknownToken);

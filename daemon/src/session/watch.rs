@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokend_protocol::{ErrorClass, ErrorReply, EventReply, Fingerprint, State, TokenName};
+use tokend_protocol::{ErrorClass, ErrorReply, EventReply, Fingerprint, State, TokenName, Variant};
 use tokio::sync::watch::Receiver;
 
 use super::{Session, view};
@@ -85,7 +85,8 @@ impl Watch {
         self.changes.clear();
         let patience = Patience::of_a_request();
         for (index, watched) in self.watched.iter().enumerate() {
-            let entry = self.session.entitled(&watched.name, Verb::Watch, patience).await?.entry;
+            let entry =
+                self.session.entitled(&watched.name, &Variant::default(), Verb::Watch, patience).await?.entry;
             let mut snapshots = entry.credential.subscribe();
             snapshots.mark_changed();
             self.changes.push(change(index, snapshots, None, self.session.shared.clock.clone()));

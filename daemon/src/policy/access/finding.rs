@@ -1,0 +1,79 @@
+//! Why a rule matches or does not, condition by condition, for whoever wants a decision explained.
+
+use super::{Condition, Numbers, Principal, Rule, holds};
+use crate::peer::Facts;
+
+/// A rule, and how it fares with the facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The rule.
+    pub rule: Rule,
+    /// Whether it matches: all of its conditions hold.
+    pub matches: bool,
+    /// Its conditions.
+    pub conditions: Vec<Holding>,
+}
+
+/// A condition, and how it fares with the facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The condition.
+    pub condition: Condition,
+    /// Whether it holds.
+    pub holds: bool,
+    /// The fact that makes it hold or not, in words.
+    pub fact: String,
+}
+
+/// How each of the rules fares. What matches here is what [`super::decide`] lets in, exemptions apart.
+pub fn findings(peer: &Facts, rules: &[Rule], numbers: &Numbers) -> Vec<Finding> {
+    let finding = |rule: &Rule| {
+        let conditions: Vec<Holding> =
+            rule.conditions().iter().map(|condition| holding(peer, condition, numbers)).collect();
+        Finding { rule: rule.clone(), matches: conditions.iter().all(|told| told.holds), conditions }
+    };
+    rules.iter().map(finding).collect()
+}
+
+fn holding(peer: &Facts, condition: &Condition, numbers: &Numbers) -> Holding {
+    let known = |what: &str, fact: Option<String>| match fact {
+        Some(fact) => format!("the {what} is {fact}"),
+        None => format!("the {what} is not known"),
+    };
+    let holds = holds(peer, condition, numbers);
+    let fact = match condition {
+        Condition::User(user) => unanswered(condition, numbers).unwrap_or_else(|| match user {
+            Principal::Name(name) if !holds => {
+                format!("the user is {}, and {name} is {}", peer.uid, number(condition, numbers))
+            }
+            Principal::Name(_) | Principal::Id(_) => format!("the user is {}", peer.uid),
+        }),
+        Condition::Group(group) => unanswered(condition, numbers).unwrap_or_else(|| {
+            let among = if holds { "is" } else { "is not" };
+            let group = match group {
+                Principal::Name(name) => format!("{} ({name})", number(condition, numbers)),
+                Principal::Id(id) => id.to_string(),
+            };
+            format!("group {group} {among} among its groups")
+        }),
+        Condition::Unit(_) => known("unit", peer.unit.clone()),
+        Condition::UserUnit(_) => known("user unit", peer.user_unit.clone()),
+        Condition::Exe(_) => known("executable", peer.exe.as_ref().map(|path| path.display().to_string())),
+    };
+    Holding { condition: condition.clone(), holds, fact }
+}
+
+/// What there is to say of a name without a number.
+fn unanswered(condition: &Condition, numbers: &Numbers) -> Option<String> {
+    let name = condition.name()?;
+    match numbers.answer(&name) {
+        Some(Some(_)) => None,
+        Some(None) => Some(format!("this host has no {name}")),
+        None => Some(format!("the host's name service gives no answer about {name}")),
+    }
+}
+
+fn number(condition: &Condition, numbers: &Numbers) -> String {
+    let number = condition.name().and_then(|name| numbers.answer(&name).flatten());
+    number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
+}

@@ -1,0 +1,231 @@
+//! What an `allow` list says: rules, and the conditions that they are made of.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// One entry of an `allow` list.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// `any`: every process that reaches the socket.
+    Any,
+    /// A process of which all of these hold.
+    All(Conditions),
+}
+
+/// Conditions of which all must hold. There is one at least: a rule without any would let everybody in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Conditions(Vec<Condition>);
+
+/// One thing that must be true of a process. The order is that in which a rule is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Condition {
+    /// Its effective user.
+    User(Principal),
+    /// Its effective group or one of its supplementary groups.
+    Group(Principal),
+    /// The systemd system unit that it runs in.
+    Unit(UnitPattern),
+    /// The unit of its user's own service manager. That user chooses the name, so it says nothing without the user.
+    UserUnit(UnitPattern),
+    /// Its executable, by the path that the kernel gives.
+    Exe(PathBuf),
+}
+
+/// A user or a group, by name or by number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Principal {
+    /// Looked up in the host's name service when it is needed.
+    Name(String),
+    /// Taken as it is.
+    Id(u32),
+}
+
+/// A unit, or all instances of a template.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UnitPattern {
+    /// `billing.service`, `pay@eu.service`.
+    Exact(String),
+    /// `pay@*.service`.
+    Instances {
+        /// Up to and with the `@`.
+        template: String,
+        /// From the dot on.
+        suffix: String,
+    },
+}
+
+/// A name that the host's name service turns into a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Named {
+    /// A user's.
+    User(String),
+    /// A group's.
+    Group(String),
+}
+
+impl Rule {
+    /// The rule of a single condition.
+    pub fn of(condition: Condition) -> Self {
+        Self::All(Conditions(vec![condition]))
+    }
+
+    /// Its conditions; [`Rule::Any`] has none.
+    pub fn conditions(&self) -> &[Condition] {
+        match self {
+            Self::Any => &[],
+            Self::All(conditions) => &conditions.0,
+        }
+    }
+
+    /// The names that have to be looked up for it.
+    pub fn names(&self) -> impl Iterator<Item = Named> + use<'_> {
+        self.conditions().iter().filter_map(Condition::name)
+    }
+
+    /// Whether whoever matches `narrower` matches this one too.
+    pub fn covers(&self, narrower: &Self) -> bool {
+        self.conditions().iter().all(|condition| narrower.conditions().contains(condition))
+    }
+}
+
+impl Conditions {
+    /// These conditions, in the order in which they are shown; none for no conditions.
+    pub fn new(mut conditions: Vec<Condition>) -> Option<Self> {
+        conditions.sort_unstable();
+        conditions.dedup();
+        (!conditions.is_empty()).then_some(Self(conditions))
+    }
+}
+
+impl Condition {
+    /// The name that has to be looked up for it.
+    pub fn name(&self) -> Option<Named> {
+        match self {
+            Self::User(Principal::Name(name)) => Some(Named::User(name.clone())),
+            Self::Group(Principal::Name(name)) => Some(Named::Group(name.clone())),
+            Self::User(_) | Self::Group(_) | Self::Unit(_) | Self::UserUnit(_) | Self::Exe(_) => None,
+        }
+    }
+}
+
+impl UnitPattern {
+    /// Whether it means this unit.
+    pub fn matches(&self, unit: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == unit,
+            Self::Instances { template, suffix } => unit
+                .strip_prefix(template)
+                .and_then(|rest| rest.strip_suffix(suffix))
+                .is_some_and(|instance| !instance.is_empty()),
+        }
+    }
+}
+
+/// As it is written in a configuration; the conditions of one with several are joined by "and".
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, condition) in self.conditions().iter().enumerate() {
+            if index > 0 {
+                f.write_str(" and ")?;
+            }
+            condition.fmt(f)?;
+        }
+        if *self == Self::Any { f.write_str("any") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => write!(f, "user:{user}"),
+            Self::Group(group) => write!(f, "group:{group}"),
+            Self::Unit(unit) => write!(f, "unit:{unit}"),
+            Self::UserUnit(unit) => write!(f, "user_unit:{unit}"),
+            Self::Exe(path) => write!(f, "exe:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for UnitPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Instances { template, suffix } => write!(f, "{template}*{suffix}"),
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "user {name}"),
+            Self::Group(name) => write!(f, "group {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(id: u32) -> Condition {
+        Condition::User(Principal::Id(id))
+    }
+
+    fn unit(name: &str) -> Condition {
+        Condition::Unit(UnitPattern::Exact(name.into()))
+    }
+
+    fn all(conditions: &[Condition]) -> Rule {
+        Rule::All(Conditions::new(conditions.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn there_is_no_rule_of_no_conditions() {
+        assert_eq!(Conditions::new(Vec::new()), None);
+    }
+
+    #[test]
+    fn the_order_of_conditions_makes_no_other_rule() {
+        let (one, other) = (all(&[unit("a.service"), user(1)]), all(&[user(1), unit("a.service"), user(1)]));
+        assert_eq!(one, other);
+        assert_eq!(one.to_string(), "user:1 and unit:a.service");
+        assert_eq!(Rule::Any.to_string(), "any");
+    }
+
+    #[test]
+    fn an_instance_is_of_its_template_and_has_a_name() {
+        let pattern = UnitPattern::Instances { template: "pay@".into(), suffix: ".service".into() };
+        for unit in ["pay@eu.service", "pay@a-b\\x2dc.service", "pay@x.service.service"] {
+            assert!(pattern.matches(unit), "{unit}");
+        }
+        for unit in [
+            "pay@.service",
+            "pay.service",
+            "pay@eu.scope",
+            "xpay@eu.service",
+            "pay@eu.service.d",
+            "pay@service",
+        ] {
+            assert!(!pattern.matches(unit), "{unit}");
+        }
+        assert_eq!(pattern.to_string(), "pay@*.service");
+    }
+
+    #[test]
+    fn a_wider_rule_covers_a_narrower_one_and_not_the_other_way_round() {
+        let (wide, narrow) = (all(&[user(1)]), all(&[user(1), unit("a.service")]));
+        assert!(wide.covers(&narrow) && !narrow.covers(&wide));
+        assert!(Rule::Any.covers(&wide) && !wide.covers(&Rule::Any));
+        assert!(wide.covers(&wide) && !wide.covers(&all(&[user(2)])));
+    }
+}

@@ -1,0 +1,190 @@
+use super::*;
+
+const OWN_UID: u32 = 900;
+const EXEMPTIONS: Exemptions = Exemptions { own_uid: OWN_UID, root: RootAccess::Allow };
+
+fn peer() -> Facts {
+    Facts {
+        uid: 1001,
+        gid: 1001,
+        groups: vec![27, 50],
+        pid: Some(7),
+        unit: Some("billing.service".into()),
+        user_unit: Some("app.service".into()),
+        exe: Some("/usr/bin/billing".into()),
+        ..Facts::default()
+    }
+}
+
+/// About these names the host's name service was of help.
+fn numbers() -> Numbers {
+    let mut numbers = Numbers::default();
+    numbers.note(Named::User("billing".into()), Some(1001));
+    numbers.note(Named::User("ghost".into()), None);
+    numbers.note(Named::Group("staff".into()), Some(50));
+    numbers
+}
+
+fn user(name: &str) -> Condition {
+    Condition::User(name.parse().map_or_else(|_| Principal::Name(name.into()), Principal::Id))
+}
+
+fn group(name: &str) -> Condition {
+    Condition::Group(name.parse().map_or_else(|_| Principal::Name(name.into()), Principal::Id))
+}
+
+fn unit(name: &str) -> Condition {
+    Condition::Unit(UnitPattern::Exact(name.into()))
+}
+
+fn user_unit(name: &str) -> Condition {
+    Condition::UserUnit(UnitPattern::Exact(name.into()))
+}
+
+fn exe(path: &str) -> Condition {
+    Condition::Exe(path.into())
+}
+
+fn all(conditions: &[Condition]) -> Rule {
+    Rule::All(Conditions::new(conditions.to_vec()).unwrap())
+}
+
+fn decision(peer: &Facts, rules: &[Rule]) -> Decision {
+    decide(peer, EXEMPTIONS, rules, &numbers())
+}
+
+fn is_allowed(peer: &Facts, rule: Rule) -> bool {
+    decision(peer, &[rule]).is_allowed()
+}
+
+#[test]
+fn nobody_gets_anything_by_default_but_root_and_the_daemon_itself() {
+    assert_eq!(decision(&peer(), &[]), Decision::Deny);
+    assert_eq!(decision(&Facts { uid: 0, ..peer() }, &[]), Decision::Allow(Grounds::Root));
+    assert_eq!(decision(&Facts { uid: OWN_UID, ..peer() }, &[]), Decision::Allow(Grounds::OwnUser));
+}
+
+#[test]
+fn root_that_is_switched_off_is_let_in_by_rules_alone() {
+    let root = Facts { uid: 0, gid: 0, groups: vec![], ..peer() };
+    let by_rule = |rule: Rule| Decision::Allow(Grounds::Rules(vec![rule]));
+    for own_uid in [OWN_UID, 0] {
+        let exemptions = Exemptions { own_uid, root: RootAccess::Deny };
+        let decision = |rule: Rule| decide(&root, exemptions, &[rule], &numbers());
+        assert_eq!(decide(&root, exemptions, &[], &numbers()), Decision::Deny);
+        assert_eq!(decision(Rule::of(user("1001"))), Decision::Deny);
+        for rule in [Rule::of(user("0")), Rule::of(group("0")), Rule::of(unit("billing.service")), Rule::Any]
+        {
+            assert_eq!(decision(rule.clone()), by_rule(rule));
+        }
+    }
+    let own = Facts { uid: OWN_UID, ..peer() };
+    let exemptions = Exemptions { own_uid: OWN_UID, root: RootAccess::Deny };
+    assert_eq!(decide(&own, exemptions, &[], &numbers()), Decision::Allow(Grounds::OwnUser));
+}
+
+#[test]
+fn each_kind_of_condition_matches_what_it_names_and_nothing_else() {
+    let cases = [
+        (user("1001"), true),
+        (user("27"), false),
+        (user("billing"), true),
+        (user("staff"), false),
+        (group("1001"), true),
+        (group("50"), true),
+        (group("0"), false),
+        (group("staff"), true),
+        (group("billing"), false),
+        (unit("billing.service"), true),
+        (unit("billing"), false),
+        (unit("app.service"), false),
+        (user_unit("app.service"), true),
+        (user_unit("billing.service"), false),
+        (exe("/usr/bin/billing"), true),
+        (exe("/usr/bin/billing2"), false),
+        (exe("/usr/bin"), false),
+    ];
+    for (condition, expected) in cases {
+        assert_eq!(is_allowed(&peer(), Rule::of(condition.clone())), expected, "{condition}");
+    }
+    assert!(is_allowed(&Facts { uid: 4711, ..Facts::default() }, Rule::Any));
+}
+
+#[test]
+fn of_a_conjunction_every_condition_must_hold() {
+    let whole = [user("billing"), group("staff"), unit("billing.service"), exe("/usr/bin/billing")];
+    assert!(is_allowed(&peer(), all(&whole)));
+    let wrong =
+        [user("ghost"), group("0"), unit("other.service"), exe("/usr/bin/other"), user_unit("x.service")];
+    for wrong in wrong {
+        let conditions = [&whole[..], std::slice::from_ref(&wrong)].concat();
+        assert!(!is_allowed(&peer(), all(&conditions)), "{wrong}");
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_is_the_reason() {
+    let rules = [user("1"), group("27"), user("1001")].map(Rule::of);
+    assert_eq!(decision(&peer(), &rules), Decision::Allow(Grounds::Rules(vec![rules[1].clone()])));
+}
+
+#[test]
+fn a_name_that_is_unknown_or_unanswered_and_an_absent_fact_match_nobody() {
+    let bare = Facts { uid: 1001, gid: 1001, ..Facts::default() };
+    for condition in [
+        user("ghost"),
+        user("unanswered"),
+        group("unanswered"),
+        unit("billing.service"),
+        user_unit("app.service"),
+        exe("/usr/bin/billing"),
+    ] {
+        assert!(!is_allowed(&bare, Rule::of(condition.clone())), "{condition}");
+        assert!(!is_allowed(&bare, all(&[user("1001"), condition.clone()])), "{condition}");
+    }
+}
+
+#[test]
+fn findings_agree_with_the_decision_and_tell_why() {
+    let rules = [
+        all(&[user("billing"), unit("other.service")]),
+        Rule::of(user("ghost")),
+        Rule::of(user("unanswered")),
+        Rule::of(group("0")),
+        Rule::of(exe("/usr/bin/billing")),
+        Rule::Any,
+    ];
+    let found = findings(&peer(), &rules, &numbers());
+    for (rule, finding) in rules.iter().zip(&found) {
+        assert_eq!(finding.matches, is_allowed(&peer(), rule.clone()), "{rule}");
+    }
+    let told: Vec<Vec<(bool, &str)>> = found
+        .iter()
+        .map(|finding| finding.conditions.iter().map(|told| (told.holds, told.fact.as_str())).collect())
+        .collect();
+    assert_eq!(
+        told,
+        [
+            vec![(true, "the user is 1001"), (false, "the unit is billing.service")],
+            vec![(false, "this host has no user ghost")],
+            vec![(false, "the host's name service gives no answer about user unanswered")],
+            vec![(false, "group 0 is not among its groups")],
+            vec![(true, "the executable is /usr/bin/billing")],
+            vec![],
+        ]
+    );
+}
+
+#[test]
+fn a_finding_tells_which_fact_is_missing_and_what_a_name_stands_for() {
+    let bare = Facts { uid: 7, gid: 7, ..Facts::default() };
+    let told = |condition: Condition| {
+        let finding = findings(&bare, &[Rule::of(condition)], &numbers()).remove(0);
+        finding.conditions[0].fact.clone()
+    };
+    assert_eq!(told(user("billing")), "the user is 7, and billing is 1001");
+    assert_eq!(told(group("staff")), "group 50 (staff) is not among its groups");
+    assert_eq!(told(unit("a.service")), "the unit is not known");
+    assert_eq!(told(user_unit("a.service")), "the user unit is not known");
+    assert_eq!(told(exe("/a")), "the executable is not known");
+}
