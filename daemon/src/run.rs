@@ -14,6 +14,7 @@ use crate::directory;
 use crate::fingerprint::NoRandomness;
 use crate::harden;
 use crate::socket::{OwnSocket, SocketError};
+use crate::swap;
 use crate::systemd::{self, PassedSocketError};
 
 /// How often the line for `systemctl status` is looked at, unless the watchdog wants to be fed more often.
@@ -50,6 +51,7 @@ pub enum StartError {
 /// Runs the daemon on a runtime of its own: one thread, because a second one only adds hand-overs to work
 /// that is mostly waiting.
 pub fn run_blocking(config_path: &Path, socket: Option<PathBuf>) -> Result<(), StartError> {
+    swap::lock_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| StartError::System { what: "starting the runtime", source })?;
     let result = runtime.block_on(run(config_path, socket));

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::credential::{Failed, Snapshot, Token};
 use crate::registry::Entry;
 use crate::shared::Shared;
+use crate::swap;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +100,10 @@ pub(super) fn daemon_status(shared: &Shared, detail: Detail) -> DaemonStatus {
         started_at: shared.started_at,
         connections,
         reload_failed_at,
-        attributes: Vec::new(),
+        attributes: match detail {
+            Detail::ForCallers => Vec::new(),
+            Detail::Full => vec![Attribute { name: "memory".to_owned(), value: swap::condition() }],
+        },
     }
 }
 

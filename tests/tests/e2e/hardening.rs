@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::Command;
 
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::token_table;
+use tokend_tests::scene::{provider_table, token_table};
 use tokend_tests::{Home, Provider, Scene, program, requirement};
 
 #[test]
@@ -42,6 +42,35 @@ fn its_own_user_cannot_look_into_its_memory() {
     control.wait().unwrap();
     assert_eq!(control_owner, Some(USER));
     assert_eq!(owner(daemon.pid()), Some(0));
+}
+
+#[test]
+fn as_much_memory_is_kept_out_of_swap_as_may_be() {
+    if !requirement::root() {
+        return;
+    }
+    // Root's capability reaches beyond every limit, so it is given up where a limit is to hold.
+    let cases = [
+        (vec!["env"], "locked", 4096..u64::MAX),
+        (vec!["prlimit", "--memlock=65536", "setpriv"], "partly locked: the held tokens", 4..65),
+        (vec!["prlimit", "--memlock=0", "setpriv"], "not locked (EPERM: Operation not permitted)", 0..1),
+    ];
+    for (mut wrapper, told, kilobytes) in cases {
+        if wrapper.ends_with(&["setpriv"]) {
+            wrapper.extend(["--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
+        }
+        let (home, provider) = (Home::new(), Provider::start());
+        let table = provider_table(&home, "p", &provider.token_endpoint(), "");
+        home.configure("", &(table + &token_table("t", "")));
+        let daemon = Launch::new(&home).through(&wrapper).start();
+        daemon.tokenctl().get("t");
+        assert_eq!(daemon.tokenctl().json(&["status"])["daemon"]["attributes"]["memory"], told);
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+        let locked: u64 = locked.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(kilobytes.contains(&locked), "{told}: {locked} KiB");
+        daemon.wait_for_log(&["memory is", told]);
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::credential::{Attempted, Failed, Token};
 use crate::issuer::{Held, Urgency};
 use crate::policy::refresh::{Jitter, Life, back_off, issuer_pause};
 use crate::provider::{Failure, Granted, Outcome, Provider, SecretInUse};
+use crate::swap;
 
 /// Tokens that were held back by their issuer's condition come back spread over so long.
 const HELD_SPREAD: Duration = Duration::from_secs(5);
@@ -82,6 +83,7 @@ impl<P: Provider> Actor<P> {
         }
         self.longest_life = self.longest_life.max(granted.lifetime);
         let next_attempt = Some(self.renewal(life));
+        swap::keep_out(&granted.token);
         let token = Arc::new(Token { secret: granted.token, fingerprint, life });
         self.changes_in_vain = 0;
         self.update(|snapshot| {
