@@ -2,7 +2,8 @@
 //! in characters that a terminal shows as they are, and not too many. Pure functions.
 //!
 //! Secrets are removed from the raw words, before anything else. Removed later, one that a cap has cut in two or
-//! that has lost a character would not be recognised any more, and what is left of it would show.
+//! that has lost a character would not be recognised any more, and what is left of it would show. They are removed
+//! once more from what is repeated of the words: a line break within a secret is not, and so it would be whole again.
 
 use zeroize::Zeroizing;
 
@@ -32,9 +33,12 @@ impl SentSecrets {
     /// None.
     pub const NONE: Self = Self { forms: Vec::new() };
 
-    /// The text without them.
-    fn removed_from(&self, text: &str) -> String {
-        self.forms.iter().fold(text.to_owned(), |clean, form| clean.replace(form.as_str(), REMOVED))
+    /// What `repeated` leaves of a text, without them.
+    fn removed_from(&self, text: &str, repeated: impl Fn(&str) -> String) -> String {
+        let raw = self.forms.iter().fold(text.to_owned(), |text, form| text.replace(form.as_str(), REMOVED));
+        let forms = self.forms.iter().map(|form| Zeroizing::new(repeated(form)));
+        let of_some_length = forms.filter(|form| !form.is_empty());
+        of_some_length.fold(repeated(&raw), |text, form| text.replace(form.as_str(), REMOVED))
     }
 }
 
@@ -48,15 +52,18 @@ impl FromIterator<Zeroizing<String>> for SentSecrets {
 
 /// An `error` as one word in the characters of RFC 6749 section 5.2, or `None` where nothing is left.
 pub fn error_code(text: &str, sent: &SentSecrets) -> Option<String> {
-    let clean = sent.removed_from(text);
-    let letters = clean.chars().map(|c| if c == ' ' { '_' } else { c });
-    let code: String = letters.filter(|&c| is_code_character(c)).take(CODE_MAX).collect();
+    let in_code = |text: &str| {
+        let letters = text.chars().map(|c| if c == ' ' { '_' } else { c });
+        letters.filter(|&c| is_code_character(c)).collect()
+    };
+    let code: String = sent.removed_from(text, in_code).chars().take(CODE_MAX).collect();
     (!code.is_empty()).then_some(code)
 }
 
 /// An `error_description`, for an operator.
 pub fn description(text: &str, sent: &SentSecrets) -> String {
-    printable(&sent.removed_from(text))
+    let in_print = |text: &str| text.chars().filter(|&c| is_printable(c)).collect();
+    printable(&sent.removed_from(text, in_print))
 }
 
 /// Words that can have no secret in them, for an operator.
@@ -104,6 +111,15 @@ mod tests {
         for text in ["bad my secret!", "bad tab\tbed!", "bad quo\"ted!", "bad ü-secret!"] {
             assert_eq!(error_code(text, &sent).unwrap(), "bad_***!", "{text}");
             assert_eq!(description(text, &sent), "bad ***!", "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_with_something_in_it_that_is_not_repeated_leaves_nothing() {
+        let sent = sent(&["my secret"]);
+        for text in ["bad my\n secret!", "bad m\u{7f}y secret!", "bad \u{200b}my secre\r\nt!"] {
+            assert_eq!(error_code(text, &sent).unwrap(), "bad_***!", "{text:?}");
+            assert_eq!(description(text, &sent), "bad ***!", "{text:?}");
         }
     }
 
