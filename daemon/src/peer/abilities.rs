@@ -15,8 +15,8 @@ pub struct Abilities {
     /// Their users and groups. Not so in a user namespace of its own (`PrivateUsers=`), where the kernel tells
     /// most of them as one.
     pub users: bool,
-    /// Their units. Not so where `/proc` hides them (`ProtectProc=`) and the kernel has no other way
-    /// (`PIDFD_GET_INFO`, Linux 6.13), nor where systemd does not use the unified hierarchy of control groups.
+    /// Their units. Not so where systemd does not use the unified hierarchy of control groups, nor where neither
+    /// `/proc` nor `/sys/fs/cgroup` shows them.
     pub units: bool,
     /// Their executables. Takes `CAP_SYS_PTRACE`.
     pub executables: bool,

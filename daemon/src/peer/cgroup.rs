@@ -18,8 +18,28 @@ pub(super) fn path(process: &Process) -> Option<String> {
     placement::unified(&text).map(ToOwned::to_owned)
 }
 
-/// The same from a kernel that tells the group's id, with or without `/proc`. Searches the tree, which may take a
-/// while.
+/// The same without `/proc`. Searches the tree, which may take a while.
 pub(super) fn search(process: &Process) -> Option<String> {
-    TREE.as_ref()?.path(process.cgroup_id()?)
+    let tree = TREE.as_ref()?;
+    match process.cgroup_id() {
+        Some(id) => tree.path(id),
+        // A process of another pid namespace has no number here, and is listed with 0.
+        None if process.pid() > 0 => tree.path_of_process(process.pid()),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_finds_the_same_group() {
+        let process = Process::open(nix::unistd::getpid().as_raw()).unwrap();
+        let told = path(&process).unwrap();
+        // Without a hierarchy to search in there is one way.
+        let Some(tree) = TREE.as_ref() else { return };
+        assert_eq!(search(&process).as_deref(), Some(told.as_str()));
+        assert_eq!(tree.path_of_process(process.pid()).as_deref(), Some(told.as_str()));
+    }
 }

@@ -128,10 +128,17 @@ impl Process {
 
     /// Its effective user and group and its supplementary groups, as they are now.
     pub(super) fn owner(&self) -> io::Result<Owner> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
         if !self.is_alive() {
             return Err(io::Error::from(Errno::ESRCH));
         }
+        let status = status.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::new(
+                io::ErrorKind::NotFound,
+                "it is another user's, and /proc hides those from the daemon; run it with ProtectProc=default to ask",
+            ),
+            _ => error,
+        })?;
         Owner::read(&status).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, "the kernel's account of the process makes no sense")
         })

@@ -1,8 +1,12 @@
-//! Finds a control group by its id: where `/proc` hides other users' processes, the kernel still tells that id,
-//! and it is the inode number of the group's folder (cgroups(7)).
+//! Finds the control group of a process where `/proc` hides it.
+//!
+//! Since Linux 6.13 the kernel tells the group's id by the process's handle, and that is the inode number of the
+//! group's folder (cgroups(7)). Before, the group is the one whose `cgroup.procs` has the process's number: those
+//! lists are open to everybody.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
+use std::iter;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -12,11 +16,14 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 /// Where the unified hierarchy is: alone, or beside those of the first version.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// Folders that one search looks into. A host with more groups than that has units that are not found.
+/// Groups that one search looks at. A host with more groups than that has units that are not found.
 const SEARCHED_MAX: usize = 20_000;
 
 /// Ids that are remembered. Each costs about as much as its path is long.
 const REMEMBERED_MAX: usize = 4096;
+
+/// Groups with callers that are looked into before all others. Most callers are of a few services.
+const FREQUENTED_MAX: usize = 32;
 
 /// The tree of control groups, as far as it has been seen.
 #[derive(Debug)]
@@ -24,6 +31,8 @@ pub(super) struct Tree {
     root: PathBuf,
     /// Where ids were found. Held for a look, never while the tree is searched.
     seen: Mutex<HashMap<u64, String>>,
+    /// Where processes were found by number, the latest first. Held for a look, as `seen`.
+    frequented: Mutex<VecDeque<String>>,
 }
 
 impl Tree {
@@ -34,7 +43,7 @@ impl Tree {
     }
 
     fn at(root: &str) -> Self {
-        Self { root: root.into(), seen: Mutex::default() }
+        Self { root: root.into(), seen: Mutex::default(), frequented: Mutex::default() }
     }
 
     /// The path of the group with this id, beginning with `/`. What is remembered is looked at once more: a group
@@ -48,31 +57,59 @@ impl Tree {
     }
 
     fn is_at(&self, id: u64, path: &str) -> bool {
-        let folder = self.root.join(path.trim_start_matches('/'));
-        fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.ino() == id)
+        fs::symlink_metadata(self.folder(path)).is_ok_and(|found| found.is_dir() && found.ino() == id)
     }
 
-    /// Searches level by level: units are near the root.
+    /// The path of the group that has this process in its list.
+    pub(super) fn path_of_process(&self, pid: i32) -> Option<String> {
+        let frequented = self.frequented.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut groups = frequented.into_iter().chain(self.groups().map(|(_, path)| path));
+        let path = groups.find(|path| self.lists(path, pid))?;
+        let mut frequented = self.frequented.lock().unwrap_or_else(PoisonError::into_inner);
+        frequented.retain(|known| *known != path);
+        frequented.push_front(path.clone());
+        frequented.truncate(FREQUENTED_MAX);
+        Some(path)
+    }
+
+    fn lists(&self, path: &str, pid: i32) -> bool {
+        let list = fs::read_to_string(self.folder(path).join("cgroup.procs")).unwrap_or_default();
+        list.lines().any(|line| line.parse() == Ok(pid))
+    }
+
+    fn folder(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// All groups, level by level, because units are near the root: the inode number and the path of each.
+    fn groups(&self) -> impl Iterator<Item = (u64, String)> {
+        let root = fs::metadata(&self.root).map(|root| (root.ino(), "/".to_owned()));
+        let mut level = VecDeque::from_iter(root);
+        let mut searched = 0;
+        iter::from_fn(move || {
+            let (inode, path) = level.pop_front().filter(|_| searched < SEARCHED_MAX)?;
+            searched += 1;
+            let parent = path.trim_end_matches('/');
+            let below = folders(&self.folder(&path));
+            level.extend(below.map(|(inode, name)| (inode, format!("{parent}/{name}"))));
+            Some((inode, path))
+        })
+    }
+
     fn search(&self, id: u64) -> Option<String> {
-        if fs::metadata(&self.root).is_ok_and(|root| root.ino() == id) {
-            return Some("/".to_owned());
-        }
         let mut found = HashMap::new();
-        let mut next = VecDeque::from([String::new()]);
-        for _ in 0..SEARCHED_MAX {
-            let Some(parent) = next.pop_front() else { break };
-            for (inode, name) in folders(&self.root.join(parent.trim_start_matches('/'))) {
-                let path = format!("{parent}/{name}");
-                if found.len() < REMEMBERED_MAX || inode == id {
-                    found.insert(inode, path.clone());
-                }
-                next.push_back(path);
+        let mut path = None;
+        for (inode, group) in self.groups() {
+            if inode == id {
+                path = Some(group.clone());
             }
-            if found.contains_key(&id) {
+            if found.len() < REMEMBERED_MAX || inode == id {
+                found.insert(inode, group);
+            }
+            if path.is_some() {
                 break;
             }
         }
-        let path = found.get(&id).cloned();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() + found.len() > REMEMBERED_MAX {
             seen.clear();
@@ -83,7 +120,7 @@ impl Tree {
 }
 
 /// The folders in a folder, with their inode numbers. One that goes away meanwhile has none.
-fn folders(at: &Path) -> impl Iterator<Item = (u64, String)> {
+fn folders(at: &Path) -> impl Iterator<Item = (u64, String)> + use<> {
     let entries = fs::read_dir(at).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
@@ -124,6 +161,26 @@ mod tests {
             }
         }
         assert_eq!(tree.path(inode(&root, "system.slice/cgroup.procs")), None, "a file is no group");
+    }
+
+    #[test]
+    fn a_process_is_found_in_the_list_of_its_group() {
+        let (root, tree) = tree();
+        let list = |path: &str, text: &str| {
+            fs::write(root.path().join(path).join("cgroup.procs"), text).unwrap();
+        };
+        list("init.scope", "1\n");
+        list("system.slice/billing.service/worker", "12\n123\n");
+        list("system.slice/a.slice/b.service", "23\n0\n");
+        for _ in 0..2 {
+            assert_eq!(tree.path_of_process(123).as_deref(), Some("/system.slice/billing.service/worker"));
+            assert_eq!(tree.path_of_process(23).as_deref(), Some("/system.slice/a.slice/b.service"));
+            assert_eq!(tree.path_of_process(3), None);
+        }
+        // It moved: where it was found before says nothing.
+        list("system.slice/billing.service/worker", "12\n");
+        list("init.scope", "1\n123\n");
+        assert_eq!(tree.path_of_process(123).as_deref(), Some("/init.scope"));
     }
 
     #[test]
