@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::{
-    Fingerprint, HeadersReply, ListEntry, RefreshedReply, RejectedReply, Reply, Request, TokenName,
-    TokenReply, Variant, VersionReply,
+    ExplainedReply, Fingerprint, HeadersReply, ListEntry, RefreshedReply, RejectedReply, Reply, Request,
+    Subject, TokenName, TokenReply, Variant, VersionReply,
 };
 
 use crate::Error;
@@ -124,6 +124,12 @@ impl Client {
     /// [`Watch::next_within`] as long as it is told.
     pub fn watch(&self, names: &[TokenName]) -> Result<Watch, Error> {
         Watch::subscribe(Arc::clone(&self.shared), names, self.terms.deadline)
+    }
+
+    /// Why somebody may have the token, or may not, in the form that the client asks for. A caller that may have it
+    /// can ask about itself, an operator about everybody.
+    pub fn explain(&self, name: &TokenName, subject: &Subject) -> Result<ExplainedReply, Error> {
+        self.call(request::explain(name, &self.terms, subject)).and_then(reply::explain)
     }
 
     /// Which daemon this is.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::{
-    Fingerprint, HeadersReply, ListEntry, RefreshedReply, RejectedReply, Reply, Request, TokenName,
-    TokenReply, Variant, VersionReply,
+    ExplainedReply, Fingerprint, HeadersReply, ListEntry, RefreshedReply, RejectedReply, Reply, Request,
+    Subject, TokenName, TokenReply, Variant, VersionReply,
 };
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -151,6 +151,12 @@ impl Client {
     /// The deadline is that of subscribing; after it, [`Watch::next`] waits for changes as long as it takes.
     pub async fn watch(&self, names: &[TokenName]) -> Result<Watch, Error> {
         Watch::subscribe(self.shared.socket.clone(), names, self.terms.deadline).await
+    }
+
+    /// Why somebody may have the token, or may not, in the form that the client asks for. A caller that may have it
+    /// can ask about itself, an operator about everybody.
+    pub async fn explain(&self, name: &TokenName, subject: &Subject) -> Result<ExplainedReply, Error> {
+        self.call(request::explain(name, &self.terms, subject)).await.and_then(reply::explain)
     }
 
     /// Which daemon this is.

@@ -66,8 +66,9 @@ pub use options::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Options, SOCKET_VARIABLE};
 pub use reply::Status;
 pub use request::CallerHeaders;
 pub use tokend_protocol::{
-    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, Fingerprint, FingerprintError, Header,
-    HeadersReply, HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret,
-    State, Timestamp, TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus,
-    VERSION as PROTOCOL_VERSION, Variant, VersionReply,
+    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition, ExplainedList,
+    ExplainedReply, ExplainedRule, Fingerprint, FingerprintError, Header, HeadersReply, HeldToken, LastError,
+    ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Subject, SubjectFacts, Timestamp,
+    TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus, VERSION as PROTOCOL_VERSION, Variant,
+    VersionReply,
 };

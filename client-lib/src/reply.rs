@@ -1,8 +1,8 @@
 //! What is answered: each call's result from a reply, and listings from their pages.
 
 use tokend_protocol::{
-    DaemonStatus, EventReply, HeadersReply, ListEntry, ListReply, RefreshedReply, RejectedReply, Reply,
-    StatusReply, TokenName, TokenReply, TokenStatus, VersionReply,
+    DaemonStatus, EventReply, ExplainedReply, HeadersReply, ListEntry, ListReply, RefreshedReply,
+    RejectedReply, Reply, StatusReply, TokenName, TokenReply, TokenStatus, VersionReply,
 };
 
 use crate::Error;
@@ -39,6 +39,7 @@ expect_reply!(refresh, Refreshed, RefreshedReply);
 expect_reply!(reject, Rejected, RejectedReply);
 expect_reply!(watch, Event, EventReply);
 expect_reply!(version, Version, VersionReply);
+expect_reply!(explain, Explained, ExplainedReply);
 
 /// The pages of a listing so far.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use tokend_protocol::{
-    CallerHeader, Fingerprint, GetRequest, HeadersRequest, PageRequest, RefreshRequest, RejectRequest,
-    Request, Terms, TokenName,
+    CallerHeader, ExplainRequest, Fingerprint, GetRequest, HeadersRequest, PageRequest, RefreshRequest,
+    RejectRequest, Request, Subject, Terms, TokenName,
 };
 
 use crate::options;
@@ -98,6 +98,17 @@ pub(crate) fn reject(
     move |deadline_ms| {
         let variant = terms.variant.clone();
         Request::Reject(RejectRequest { name: name.clone(), fingerprint, deadline_ms, variant })
+    }
+}
+
+pub(crate) fn explain(
+    name: &TokenName,
+    terms: &options::Terms,
+    subject: &Subject,
+) -> impl Fn(u32) -> Request {
+    move |_| {
+        let (variant, subject) = (terms.variant.clone(), subject.clone());
+        Request::Explain(ExplainRequest { name: name.clone(), variant, subject })
     }
 }
 

@@ -17,13 +17,14 @@ use std::thread;
 use std::time::Duration;
 
 use fake::{
-    Answer, FakeDaemon, TOKEN, daemon_status, error, fingerprint, held, info, name, token, token_status,
+    Answer, FakeDaemon, TOKEN, daemon_status, error, explained, fingerprint, held, info, name, token,
+    token_status,
 };
 use tempfile::TempDir;
 use tokend_client::{
-    CallerHeaders, Client, Error, ErrorClass, EventReply, Fingerprint, Header, HeadersReply, ListEntry,
-    Options, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Status, TokenName, TokenReply,
-    VersionReply, Watch, blocking,
+    CallerHeaders, Client, Error, ErrorClass, EventReply, ExplainedReply, Fingerprint, Header, HeadersReply,
+    ListEntry, Options, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Status, Subject,
+    TokenName, TokenReply, VersionReply, Watch, blocking,
 };
 use tokend_protocol::{ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply, Terms, Timestamp};
 use tokio::runtime::Runtime;
@@ -36,6 +37,7 @@ trait Calls: Send + Sync {
     fn status(&self) -> Result<Status, Error>;
     fn refresh(&self, name: &TokenName) -> Result<RefreshedReply, Error>;
     fn reject(&self, name: &TokenName, fingerprint: Fingerprint) -> Result<RejectedReply, Error>;
+    fn explain(&self, name: &TokenName, subject: &Subject) -> Result<ExplainedReply, Error>;
     fn version(&self) -> Result<VersionReply, Error>;
     fn watch(&self, names: &[TokenName]) -> Result<Events, Error>;
 }
@@ -60,6 +62,9 @@ impl Calls for blocking::Client {
     }
     fn reject(&self, name: &TokenName, fingerprint: Fingerprint) -> Result<RejectedReply, Error> {
         self.reject(name, fingerprint)
+    }
+    fn explain(&self, name: &TokenName, subject: &Subject) -> Result<ExplainedReply, Error> {
+        self.explain(name, subject)
     }
     fn version(&self) -> Result<VersionReply, Error> {
         self.version()
@@ -90,6 +95,9 @@ impl Calls for OnTokio {
     }
     fn reject(&self, name: &TokenName, fingerprint: Fingerprint) -> Result<RejectedReply, Error> {
         self.1.block_on(self.0.reject(name, fingerprint))
+    }
+    fn explain(&self, name: &TokenName, subject: &Subject) -> Result<ExplainedReply, Error> {
+        self.1.block_on(self.0.explain(name, subject))
     }
     fn version(&self) -> Result<VersionReply, Error> {
         self.1.block_on(self.0.version())
@@ -209,6 +217,7 @@ fn well(request: &Request) -> Reply {
         }
         Request::Watch(_) => Reply::Event(event("psb", State::Fresh)),
         Request::Version => Reply::Version(version()),
+        Request::Explain(_) => Reply::Explained(explained()),
     }
 }
 
@@ -227,6 +236,7 @@ fn every_call_gives_its_answer(open: Open) {
     );
     assert_eq!(client.refresh(&psb).unwrap(), RefreshedReply { info: info(), changed: true });
     assert_eq!(client.reject(&psb, fingerprint()).unwrap().outcome, RejectOutcome::TooSoon);
+    assert_eq!(client.explain(&psb, &Subject::Process(4711)).unwrap(), explained());
     assert_eq!(client.version().unwrap(), version());
     assert_eq!(client.watch(&[psb]).unwrap().next().unwrap().unwrap(), event("psb", State::Fresh));
 }

@@ -20,6 +20,8 @@ pub enum Verb {
     Reject,
     /// To be told of changes.
     Watch,
+    /// To be told why somebody may have the token or may not.
+    Explain,
 }
 
 impl Verb {
@@ -30,6 +32,7 @@ impl Verb {
             Self::Refresh => "refresh",
             Self::Reject => "reject",
             Self::Watch => "watch",
+            Self::Explain => "explain",
         }
     }
 }

@@ -6,6 +6,8 @@
 //! mistaken for its former owner. While the service gives no answer, its last one stands in for some minutes.
 //! That it gave none is told apart from its answer that there is no such user, and is never remembered.
 
+mod account;
+
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +18,7 @@ use nix::unistd::{Group, User};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::account::{Account, NoAccount};
 use crate::policy::access::{Named, Numbers, Principal};
 
 /// How long one request waits for the name service in all, and how long a name may be in question before
@@ -298,6 +301,11 @@ fn ask_the_host(name: &Named) -> nix::Result<Option<u32>> {
         Named::User(name) => User::from_name(name).map(|user| Some(user?.uid.as_raw())),
         Named::Group(name) => Group::from_name(name).map(|group| Some(group?.gid.as_raw())),
     };
+    said(found)
+}
+
+/// What the name service said, in one form for all its sources.
+fn said<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
     match found {
         // Some sources report in this way that they do not know a name (getpwnam(3)).
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),

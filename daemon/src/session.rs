@@ -1,6 +1,7 @@
 //! One peer's requests: authorise, then answer. Knows messages and not bytes.
 
 mod entitlement;
+mod explain;
 mod headers;
 mod listing;
 mod right;
@@ -70,6 +71,7 @@ impl Session {
             Request::Refresh(request) => self.refresh(request).await,
             Request::Reject(request) => self.reject(request).await,
             Request::Watch(_) => Err(refusal(ErrorCode::InvalidRequest, "a watch has no single answer")),
+            Request::Explain(request) => self.explain(request).await,
             Request::Version => Ok(Reply::Version(VersionReply {
                 daemon: env!("CARGO_PKG_VERSION").to_owned(),
                 oldest: VERSION,

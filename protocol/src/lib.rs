@@ -68,6 +68,9 @@
 //! | `code` ([`ErrorCode`]) | enum | numbers below |
 //! | `attribute` ([`Attribute`]) | `name` `string`, `value` `string` | the name is a word in lower case, with hyphens, such as `clock-skew` |
 //! | `info` ([`TokenInfo`]) | `age_ms` `u64`, `expires_in_ms` `u64`, `expires_at` `time`, `state` `state`, `last_error` optional `class`, `next_attempt` optional `time`, `fingerprint` `fingerprint` | a token's condition at the moment of the reply |
+//! | `subject` ([`Subject`]) | enum | numbers below; 1 has a `string` and 2 a `u32` behind it |
+//! | `facts` ([`SubjectFacts`]) | `uid` `u32`, `gid` optional `u32`, `groups` list of `u32`, `pid` optional `u32`, `unit` optional `string`, `user_unit` optional `string`, `invocation_id` optional `string`, `exe` optional `string` | what cannot be proved is absent |
+//! | `rules` ([`ExplainedList`]) | `of` `string`, `rules` list of (`rule` `string`, `matches` `bool`, `conditions` list of (`condition` `string`, `holds` `bool`, `fact` `string`)) | see [Explained](#reply-9-explained) |
 //! | `held` ([`HeldToken`]) | `age_ms` `u64`, `expires_in_ms` `u64`, `expires_at` `time`, `fingerprint` `fingerprint` | the same of a token that is not handed out |
 //!
 //! Ages and lifetimes were measured by the daemon on a clock that runs on while the machine is suspended and
@@ -229,6 +232,28 @@
 //! 01                                   version
 //! 00 00 00 01                          request id 1
 //! 07                                   request 7, Version
+//! ```
+//!
+//! ## Request 8: Explain
+//!
+//! `name` `name`, `variant` `variant`, `subject` `subject`. Answered by [Explained](#reply-9-explained).
+//!
+//! Why somebody may have the token in this form or may not. Anybody may ask about itself, and is refused as by
+//! Get where it may not have the token. Operators may ask about all subjects of [the table](#numbers), and are
+//! answered whatever the decision is. A user or process that does not exist is an `InvalidRequest`.
+//!
+//! ```text
+//! request-8-explain-user.bin
+//! 00 00 00 16                          length of the body: 22
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 08                                   request 8, Explain
+//! 03 70 73 62                          name "psb"
+//! 00                                   scope: 0 elements
+//! 00                                   resource: 0 elements
+//! 00                                   audience: 0 elements
+//! 01                                   subject 1, User
+//! 07 62 69 6c 6c 69 6e 67              user "billing"
 //! ```
 //!
 //! # Replies
@@ -483,7 +508,66 @@
 //! fb 60 ea                             best_ttl_ms 60000
 //! ```
 //!
+//! ## Reply 9: Explained
+//!
+//! `allowed` `bool`, `reason` `string`, `facts` `facts`, `operator` optional `string`, `lists` list of `rules`,
+//! `omitted` `u32`.
+//!
+//! The reason names what lets the subject have the token, in the words of the audit trail: `root`, `the daemon's
+//! own user`, or a rule; or says why nothing does. `operator` is what makes it an operator. `lists` are the rules
+//! of the token (`of` is `token`) and of those of its scopes, resources and audiences that have rules of their own
+//! (`of` is such as `scope transfer`): in each of them one must match. Only operators get them. Of very many
+//! groups and rules, `omitted` are left out.
+//!
+//! ```text
+//! reply-9-explained.bin
+//! 00 00 00 6a                          length of the body: 106
+//! 01                                   version
+//! 00 00 00 01                          request id 1
+//! 09                                   reply 9, Explained
+//! 01                                   allowed: true
+//! 03 61 6e 79                          reason "any"
+//! fb e9 03                             uid 1001
+//! 01                                   gid: there is one
+//! fb e9 03                             gid 1001
+//! 01                                   groups: 1 element
+//! 1b                                   group 27
+//! 01                                   pid: there is one
+//! fb 67 12                             pid 4711
+//! 01                                   unit: there is one
+//! 0e 70 61 79 40 65 75 2e 73 65 72 76  unit "pay@eu.service"
+//! 69 63 65
+//! 00                                   user_unit: none
+//! 00                                   invocation_id: none
+//! 01                                   exe: there is one
+//! 0c 2f 75 73 72 2f 62 69 6e 2f 70 61  exe "/usr/bin/pay"
+//! 79
+//! 00                                   operator: none
+//! 01                                   lists: 1 element
+//! 05 74 6f 6b 65 6e                    of "token"
+//! 02                                   rules: 2 elements
+//! 06 75 73 65 72 3a 30                 rule "user:0"
+//! 00                                   matches: false
+//! 01                                   conditions: 1 element
+//! 06 75 73 65 72 3a 30                 condition "user:0"
+//! 00                                   holds: false
+//! 10 74 68 65 20 75 73 65 72 20 69 73  fact "the user is 1001"
+//! 20 31 30 30 31
+//! 03 61 6e 79                          rule "any"
+//! 01                                   matches: true
+//! 00                                   conditions: 0 elements
+//! 00                                   omitted 0
+//! ```
+//!
 //! # Numbers
+//!
+//! [`Subject`]: whom a decision is about.
+//!
+//! | number | subject | meaning |
+//! | --- | --- | --- |
+//! | 0 | `Caller` | who asks, as its connection shows it |
+//! | 1 | `User` | the user of this name or number, with its groups and nothing else |
+//! | 2 | `Process` | the process of this id, as it is now |
 //!
 //! [`State`]: a valid token is held in the first three.
 //!
@@ -576,6 +660,7 @@
 
 mod blocking;
 mod codec;
+mod explain;
 mod message;
 mod name;
 mod secret;
@@ -588,6 +673,9 @@ pub use blocking::{read_frame, write_frame};
 pub use codec::{
     BadFrame, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, REPLY_MAX, REQUEST_MAX, TooLarge, VERSION,
     decode, encode,
+};
+pub use explain::{
+    ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, Subject, SubjectFacts,
 };
 pub use message::{
     Attribute, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply,

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Secret, TokenName};
+use crate::{ExplainRequest, ExplainedReply, Secret, TokenName};
 
 /// A point in wall time: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,6 +76,8 @@ pub enum Request {
     Watch(WatchRequest),
     /// 7: which daemon is this? Answered by [`Reply::Version`].
     Version,
+    /// 8: why may somebody have a token or not? Answered by [`Reply::Explained`].
+    Explain(ExplainRequest),
 }
 
 /// How long a caller will wait, and how long the token must last.
@@ -199,6 +201,8 @@ pub enum Reply {
     Version(VersionReply),
     /// 8: the request was not granted.
     Error(ErrorReply),
+    /// 9: why somebody may have a token or not.
+    Explained(ExplainedReply),
 }
 
 /// The condition of a token. A valid token is handed out in the first three.

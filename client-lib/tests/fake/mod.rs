@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use tokend_protocol::{
-    DaemonStatus, ErrorCode, ErrorReply, Fingerprint, Frame, HeldToken, Reply, Request, Secret, State,
-    Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, encode, read_frame, write_frame,
+    DaemonStatus, ErrorCode, ErrorReply, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
+    Fingerprint, Frame, HeldToken, Reply, Request, Secret, State, SubjectFacts, Timestamp, TokenInfo,
+    TokenName, TokenReply, TokenStatus, encode, read_frame, write_frame,
 };
 
 /// The access token that the samples hold.
@@ -198,5 +199,43 @@ pub fn token_status(text: &str) -> TokenStatus {
         hand_outs: 40,
         deviations: Vec::new(),
         attributes: Vec::new(),
+    }
+}
+
+/// What an operator is told about a process that may have the token.
+pub fn explained() -> ExplainedReply {
+    let condition = |condition: &str, holds, fact: &str| ExplainedCondition {
+        condition: condition.to_owned(),
+        holds,
+        fact: fact.to_owned(),
+    };
+    let both = vec![
+        condition("user:billing", true, "the user is 1001"),
+        condition("unit:billing.service", false, "the unit is pay@eu.service"),
+    ];
+    let one = vec![condition("unit:pay@*.service", true, "the unit is pay@eu.service")];
+    let rule = |rule: &str, matches, conditions| ExplainedRule { rule: rule.to_owned(), matches, conditions };
+    ExplainedReply {
+        allowed: true,
+        reason: "unit:pay@*.service".to_owned(),
+        facts: SubjectFacts {
+            uid: 1001,
+            gid: Some(1001),
+            groups: vec![27, 1001],
+            pid: Some(4711),
+            unit: Some("pay@eu.service".to_owned()),
+            user_unit: None,
+            invocation_id: Some("0123456789abcdef0123456789abcdef".to_owned()),
+            exe: None,
+        },
+        operator: None,
+        lists: vec![ExplainedList {
+            of: "token".to_owned(),
+            rules: vec![
+                rule("user:billing and unit:billing.service", false, both),
+                rule("unit:pay@*.service", true, one),
+            ],
+        }],
+        omitted: 0,
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
-use tokend_client::{DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, TokenName, Variant};
+use tokend_client::{DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, Subject, TokenName, Variant};
 
 macro_rules! exit_status {
     () => {
@@ -135,6 +135,18 @@ pub(crate) enum Command {
         condition: Condition,
     },
 
+    /// Tell why you may have a token, or (to operators) why a user or a process may have it or not.
+    Explain {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        #[command(flatten)]
+        subject: SubjectArgs,
+
+        #[command(flatten)]
+        variant: VariantArgs,
+    },
+
     /// Show the versions of this program and of the daemon.
     Version,
 
@@ -199,6 +211,26 @@ fn header(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE, as in --header Requestor-ID=4711".to_owned()),
+    }
+}
+
+/// Whom a decision is about.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(crate) struct SubjectArgs {
+    /// A user by name or number, with its groups and without any unit or program; for operators.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+
+    /// A process that runs now; for operators.
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+}
+
+impl From<&SubjectArgs> for Subject {
+    fn from(args: &SubjectArgs) -> Self {
+        let user = args.user.clone().map(Self::User);
+        user.or(args.pid.map(Self::Process)).unwrap_or(Self::Caller)
     }
 }
 

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant, SystemTime};
 use tokend_client::blocking::Client;
 use tokend_client::{
     CallerHeaders, Error, ErrorClass, EventReply, Fingerprint, HeadersReply, Options, PROTOCOL_VERSION,
-    RejectOutcome, TokenInfo, TokenName,
+    RejectOutcome, Subject, TokenInfo, TokenName,
 };
 
 use crate::args::{Args, Command, Condition};
 use crate::failure::Failure;
 use crate::table::{Cell, Colours, Table};
-use crate::{human, json, manual, output, status};
+use crate::{explanation, human, json, manual, output, status};
 
 type Done = Result<(), Failure>;
 
@@ -35,6 +35,9 @@ pub(crate) fn run(args: &Args) -> Done {
         }
         Command::Watch { names } => watch(&client(), form, names),
         Command::Wait { name, condition } => wait(&client(), form, name, *condition, args.deadline),
+        Command::Explain { name, subject, variant } => {
+            explain(&client().with_variant(variant.into()), form, name, &subject.into())
+        }
         Command::Version => version(&client(), form),
         Command::Completions { shell } => print(manual::completions(*shell)),
         Command::Man { dir: None } => print(manual::page()),
@@ -206,6 +209,15 @@ fn reached(form: Form, event: &EventReply) -> Done {
         Form::Json => output::write(&json::line(&json::event(event))),
         Form::Text => Ok(()),
     }
+}
+
+/// An explanation is given whatever was decided, so it is no failure that somebody may not have the token.
+fn explain(client: &Client, form: Form, name: &TokenName, subject: &Subject) -> Done {
+    let reply = client.explain(name, subject).map_err(about(name))?;
+    output::write(&match form {
+        Form::Json => json::line(&json::explanation(name, &reply)),
+        Form::Text => explanation::text(name, subject, &reply),
+    })
 }
 
 fn version(client: &Client, form: Form) -> Done {

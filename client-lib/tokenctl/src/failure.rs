@@ -172,7 +172,10 @@ fn advice(error: &Error, subject: &str) -> String {
 /// The same for a refusal and for a token that does not exist: the caller learns nothing about the policy.
 fn not_allowed(subject: &str) -> String {
     let or_missing = if subject.is_empty() { "" } else { ", or no such token" };
-    format!("not allowed for user {}{or_missing}; an operator can see why in the journal", user())
+    format!(
+        "not allowed for user {}{or_missing}; an operator can find out why with `tokenctl explain`",
+        user()
+    )
 }
 
 fn not_reachable(socket: &Path, source: &io::Error) -> String {

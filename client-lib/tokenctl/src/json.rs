@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokend_client::{
-    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, HeadersReply, HeldToken, LastError,
-    ListEntry, PROTOCOL_VERSION, RefreshedReply, RejectOutcome, RejectedReply, State, Status, Timestamp,
-    TokenInfo, TokenName, TokenReply, TokenStatus, VersionReply,
+    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition, ExplainedReply,
+    ExplainedRule, HeadersReply, HeldToken, LastError, ListEntry, PROTOCOL_VERSION, RefreshedReply,
+    RejectOutcome, RejectedReply, State, Status, SubjectFacts, Timestamp, TokenInfo, TokenName, TokenReply,
+    TokenStatus, VersionReply,
 };
 
 use crate::human::{clean, rfc3339};
@@ -133,6 +134,44 @@ pub(crate) struct Event<'a> {
     held: Option<Held>,
     last_error: Option<&'static str>,
     next_attempt: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Explanation<'a> {
+    name: &'a str,
+    decision: &'static str,
+    reason: String,
+    operator: Option<String>,
+    facts: Facts,
+    rules: Vec<Explained>,
+    omitted: u32,
+}
+
+#[derive(Serialize)]
+struct Facts {
+    uid: u32,
+    gid: Option<u32>,
+    groups: Vec<u32>,
+    pid: Option<u32>,
+    unit: Option<String>,
+    user_unit: Option<String>,
+    invocation_id: Option<String>,
+    exe: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Explained {
+    of: String,
+    rule: String,
+    matches: bool,
+    conditions: Vec<Holding>,
+}
+
+#[derive(Serialize)]
+struct Holding {
+    condition: String,
+    holds: bool,
+    fact: String,
 }
 
 #[derive(Serialize)]
@@ -260,6 +299,48 @@ pub(crate) fn event(event: &EventReply) -> Event<'_> {
         held: event.held.map(held),
         last_error: event.last_error.map(ErrorClass::as_str),
         next_attempt: event.next_attempt.map(time),
+    }
+}
+
+pub(crate) fn explanation<'a>(name: &'a TokenName, reply: &ExplainedReply) -> Explanation<'a> {
+    let rules = reply.lists.iter().flat_map(|list| list.rules.iter().map(|rule| explained(&list.of, rule)));
+    Explanation {
+        name: name.as_str(),
+        decision: if reply.allowed { "allow" } else { "deny" },
+        reason: clean(&reply.reason),
+        operator: reply.operator.as_deref().map(clean),
+        facts: facts(&reply.facts),
+        rules: rules.collect(),
+        omitted: reply.omitted,
+    }
+}
+
+fn facts(facts: &SubjectFacts) -> Facts {
+    let SubjectFacts { uid, gid, groups, pid, unit, user_unit, invocation_id, exe } = facts;
+    let text = |fact: &Option<String>| fact.as_deref().map(clean);
+    Facts {
+        uid: *uid,
+        gid: *gid,
+        groups: groups.clone(),
+        pid: *pid,
+        unit: text(unit),
+        user_unit: text(user_unit),
+        invocation_id: text(invocation_id),
+        exe: text(exe),
+    }
+}
+
+fn explained(of: &str, rule: &ExplainedRule) -> Explained {
+    let holding = |told: &ExplainedCondition| Holding {
+        condition: clean(&told.condition),
+        holds: told.holds,
+        fact: clean(&told.fact),
+    };
+    Explained {
+        of: clean(of),
+        rule: clean(&rule.rule),
+        matches: rule.matches,
+        conditions: rule.conditions.iter().map(holding).collect(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod args;
 mod commands;
+mod explanation;
 mod failure;
 mod human;
 mod json;

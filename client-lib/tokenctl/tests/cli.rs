@@ -15,14 +15,16 @@ use std::process::{Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fake::{
-    Answer, FakeDaemon, TOKEN, daemon_status, error, fingerprint, held, info, name, token, token_status,
+    Answer, FakeDaemon, TOKEN, daemon_status, error, explained, fingerprint, held, info, name, token,
+    token_status,
 };
 use nix::unistd::{Uid, User};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokend_client::{
-    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, Header, HeadersReply, LastError, ListEntry,
-    RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Timestamp, TokenStatus, VersionReply,
+    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedList, ExplainedReply, Header,
+    HeadersReply, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Subject,
+    Timestamp, TokenStatus, VersionReply,
 };
 use tokend_protocol::{ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply};
 
@@ -146,6 +148,7 @@ fn well(request: &Request) -> Reply {
         }
         Request::Watch(_) => Reply::Event(event(State::Fresh)),
         Request::Version => Reply::Version(VersionReply { daemon: "9.8.7".to_owned(), oldest: 1, newest: 1 }),
+        Request::Explain(_) => Reply::Explained(explained()),
     }
 }
 
@@ -358,6 +361,61 @@ fn wait_for_what_one_may_not_have_ends_at_once() {
 }
 
 #[test]
+fn explain_tells_the_decision_the_facts_and_how_each_rule_fared() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(well);
+    let facts = "  user: 1001\n  group: 1001\n  groups: 27 1001\n  process: 4711\n  unit: pay@eu.service\n  \
+                 user unit: not known\n  invocation: 0123456789abcdef0123456789abcdef\n  \
+                 executable: not known\n  operator: no\n";
+    let rules = "rules of the token:\n  \
+                 user:billing and unit:billing.service: does not match\n    \
+                 user:billing: holds: the user is 1001\n    \
+                 unit:billing.service: does not hold: the unit is pay@eu.service\n  \
+                 unit:pay@*.service: matches\n    the unit is pay@eu.service\n";
+    let whole = format!("psb: allowed: unit:pay@*.service\n{facts}{rules}");
+    bench.run(&["explain", "psb", "--pid", "4711", "--scope", "a b"]).is(0, &whole, "");
+    bench.run(&["explain", "psb"]).is(0, &whole, "");
+    let of_user = bench.run(&["explain", "psb", "--user", "billing"]);
+    assert_eq!(of_user.out, whole.replace("not known", "not assumed"));
+    let asked: Vec<_> = daemon
+        .requests()
+        .into_iter()
+        .map(|request| match request {
+            Request::Explain(asked) => (asked.subject, asked.variant.scope),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let scope = vec!["a".to_owned(), "b".to_owned()];
+    let (process, user) = (Subject::Process(4711), Subject::User("billing".to_owned()));
+    assert_eq!(asked, [(process, scope), (Subject::Caller, vec![]), (user, vec![])]);
+    assert_eq!(bench.run(&["explain", "psb", "--user", "billing", "--pid", "7"]).exit, 2);
+}
+
+#[test]
+fn an_explanation_of_a_refusal_is_no_failure() {
+    let bench = Bench::new();
+    let refused = ExplainedReply {
+        allowed: false,
+        reason: "no rule of the token's allow list matches\x1b[2J".to_owned(),
+        lists: vec![ExplainedList { of: "token".to_owned(), rules: vec![] }],
+        omitted: 7,
+        ..explained()
+    };
+    let _daemon = bench.daemon(move |_| Reply::Explained(refused.clone()));
+    let ran = bench.run(&["explain", "psb", "--user", "billing"]);
+    assert_eq!(ran.exit, 0, "{ran:?}");
+    assert!(
+        ran.out.starts_with("psb: not allowed: no rule of the token's allow list matches?[2J\n"),
+        "{ran:?}"
+    );
+    assert!(
+        ran.out.ends_with("rules of the token:\n  none\n7 more groups or rules are not shown\n"),
+        "{ran:?}"
+    );
+    assert_eq!(bench.run(&["explain", "psb", "--json"]).json()["decision"], "deny");
+}
+
+#[test]
 fn version_tells_both() {
     let bench = Bench::new();
     let own = concat!("tokenctl ", env!("CARGO_PKG_VERSION"), ", protocol 1\n");
@@ -372,7 +430,7 @@ fn version_tells_both() {
 fn each_refusal_has_its_exit_status_and_its_advice() {
     let at = Some(Timestamp(5_000));
     let refused = format!(
-        "psb: not allowed for user {}, or no such token; an operator can see why in the journal",
+        "psb: not allowed for user {}, or no such token; an operator can find out why with `tokenctl explain`",
         user()
     );
     let cases: [(ErrorCode, i32, &str); 10] = [
@@ -404,8 +462,10 @@ fn each_refusal_has_its_exit_status_and_its_advice() {
 fn a_refusal_without_a_token_names_none() {
     let bench = Bench::new();
     let _daemon = bench.daemon(|_| Reply::Error(error(ErrorCode::NotAllowed)));
-    let message =
-        format!("tokenctl: not allowed for user {}; an operator can see why in the journal\n", user());
+    let message = format!(
+        "tokenctl: not allowed for user {}; an operator can find out why with `tokenctl explain`\n",
+        user()
+    );
     bench.run(&["status"]).is(4, "", &message);
 }
 
@@ -546,7 +606,7 @@ fn json_is_as_documented() {
     let headings: Vec<_> = documented.iter().map(|(heading, _)| heading.as_str()).collect();
     assert_eq!(
         headings,
-        ["get", "headers", "list", "status", "refresh", "reject", "watch", "wait", "version"]
+        ["get", "headers", "list", "status", "refresh", "reject", "watch", "wait", "explain", "version"]
     );
     for (command, example) in &documented {
         let args: &[&str] = match command.as_str() {
@@ -656,7 +716,7 @@ fn manual_pages_are_made() {
     assert_eq!(fs::read_to_string(dir.path().join("tokenctl.1")).unwrap(), page.out);
     let get = fs::read_to_string(dir.path().join("tokenctl-get.1")).unwrap();
     assert!(get.contains(".TH tokenctl-get 1") && get.contains("min\\-ttl"), "{get}");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 12);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 13);
     let nowhere = Ran::of(program().args(["man", "/nonexistent"]).output().unwrap());
     assert_eq!(nowhere.exit, 1);
     assert!(nowhere.err.starts_with("tokenctl: cannot write /nonexistent/tokenctl.1: "), "{nowhere:?}");

@@ -1,5 +1,6 @@
 //! Readers of `allow` lists: rules, and the users, groups, units and executables in them.
 
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use super::fault::{PrincipalKind, did_you_mean, one_of, quoted};
@@ -27,25 +28,21 @@ pub(super) fn list(field: &Field<'_>) -> Option<Vec<Rule>> {
     let rules = values::list(field, "an array such as [\"user:billing\", \"group:payments\"]", |item| {
         Some((item.place.clone(), rule(item)?))
     })?;
-    for (index, (place, rule)) in rules.iter().enumerate() {
-        if let Some(message) = superfluous(index, rule, rules.iter().map(|(_, rule)| rule)) {
-            field.sink().warn(place, Some(field.path.clone()), message);
-        }
+    let mut given = HashSet::new();
+    let listed: HashSet<&Rule> = rules.iter().map(|(_, rule)| rule).collect();
+    for (place, rule) in &rules {
+        let wider = rule.wider().find(|wider| listed.contains(wider));
+        let message = match wider {
+            _ if !given.insert(rule) => format!("{} is listed twice", quoted(&rule.to_string())),
+            Some(wider) => {
+                format!("{} adds nothing to {}", quoted(&rule.to_string()), quoted(&wider.to_string()))
+            }
+            None => continue,
+        };
+        field.sink().warn(place, Some(field.path.clone()), message);
     }
     let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
     Some(rules)
-}
-
-/// Why the rule at `index` lets nobody in whom another one of the list does not.
-fn superfluous<'a>(index: usize, rule: &Rule, rules: impl Iterator<Item = &'a Rule>) -> Option<String> {
-    rules.enumerate().find_map(|(other_index, other)| {
-        let is_same = rule == other;
-        if is_same && other_index < index {
-            return Some(format!("{} is listed twice", quoted(&rule.to_string())));
-        }
-        (!is_same && other.covers(rule))
-            .then(|| format!("{} adds nothing to {}", quoted(&rule.to_string()), quoted(&other.to_string())))
-    })
 }
 
 fn rule(field: &Field<'_>) -> Option<Rule> {

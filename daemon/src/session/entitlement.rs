@@ -93,17 +93,35 @@ impl Session {
         })
     }
 
-    /// What a name leads to, if the peer is an operator. Anybody else who may have the token is told what is
-    /// missing, and the rest what they would be told of any name.
+    /// What a name leads to, if the peer is an operator.
     pub(super) async fn operated(&self, name: &TokenName, verb: Verb) -> Result<Entitled, ErrorReply> {
         let registry = self.registry();
         let patience = Patience::of_a_request();
-        let (Ok(grounds), Some(entry)) = (self.operator(patience).await, registry.find(name)) else {
-            self.entitled(name, &Variant::default(), verb, patience).await?;
-            audit::refused(self.peer.facts(), verb, name, Refusal::NotAnOperator);
-            return Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"));
-        };
-        Ok(Entitled { entry: Arc::clone(entry), grounds })
+        match (self.operator(patience).await, registry.find(name)) {
+            (Ok(grounds), Some(entry)) => Ok(Entitled { entry: Arc::clone(entry), grounds }),
+            _ => Err(self.not_an_operator(name, &Variant::default(), verb, patience).await),
+        }
+    }
+
+    /// The refusal of what is for operators. Who may have the token is told what is missing, and the rest what they
+    /// would be told of any name.
+    pub(super) async fn not_an_operator(
+        &self,
+        name: &TokenName,
+        variant: &Variant,
+        verb: Verb,
+        patience: Patience,
+    ) -> ErrorReply {
+        if let Err(refused) = self.entitled(name, variant, verb, patience).await {
+            return refused;
+        }
+        audit::refused(self.peer.facts(), verb, name, Refusal::NotAnOperator);
+        refusal(ErrorCode::NotAllowed, "only an operator may do this")
+    }
+
+    /// Records that the peer is allowed something that gives no token away.
+    pub(super) fn allowed(&self, verb: Verb, name: &TokenName, grounds: &Grounds) {
+        audit::allowed(self.peer.facts(), verb, name, grounds);
     }
 
     /// Whether the peer is an operator.
@@ -160,7 +178,8 @@ impl Session {
         Ok(right)
     }
 
-    async fn operator(&self, patience: Patience) -> Result<Arc<Grounds>, Refusal> {
+    /// Why the peer is an operator, if it is one.
+    pub(super) async fn operator(&self, patience: Patience) -> Result<Arc<Grounds>, Refusal> {
         let registry = self.registry();
         if let Some(grounds) = self.with_allowed(&registry, |allowed| allowed.operator.clone()) {
             return Ok(grounds);

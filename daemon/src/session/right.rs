@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokend_protocol::Variant;
 
-use crate::config::TermKind;
+use crate::config::{TermKind, TermRules};
 use crate::peer::Facts;
 use crate::policy::access::{Decision, Exemptions, Grounds, Named, Numbers, Rule, decide};
 use crate::registry::Entry;
@@ -52,10 +52,7 @@ impl Right {
     pub(super) fn to(&self, entry: &Entry, variant: &Variant) -> Option<Arc<Grounds>> {
         let mut rules = Vec::new();
         for (ruled, grounds) in entry.permitted.rules.iter().zip(&self.terms) {
-            let asked = asked(variant, ruled.kind);
-            let configured = entry.settings().terms(ruled.kind).as_slice();
-            let terms = if asked.is_empty() { configured } else { asked };
-            if terms.contains(&ruled.term) {
+            if counts(entry, variant, ruled) {
                 rules.extend(grounds.as_ref()?.rules());
             }
         }
@@ -78,6 +75,18 @@ impl Right {
         let mut decided = entry.permitted.rules.iter().zip(&self.terms);
         decided.all(|(ruled, grounds)| ruled.kind != kind || ruled.term != term || grounds.is_some())
     }
+}
+
+/// The terms with rules of their own that a form of a token has.
+pub(super) fn ruled<'a>(entry: &'a Entry, variant: &Variant) -> impl Iterator<Item = &'a TermRules> {
+    entry.permitted.rules.iter().filter(move |ruled| counts(entry, variant, ruled))
+}
+
+/// Whether a term is in a form of a token: asked for, or configured where nothing of its kind is asked for.
+fn counts(entry: &Entry, variant: &Variant, ruled: &TermRules) -> bool {
+    let asked = asked(variant, ruled.kind);
+    let terms = if asked.is_empty() { entry.settings().terms(ruled.kind).as_slice() } else { asked };
+    terms.contains(&ruled.term)
 }
 
 fn asked(variant: &Variant, kind: TermKind) -> &[String] {

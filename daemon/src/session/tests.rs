@@ -16,6 +16,7 @@ use crate::policy::access::Named;
 use crate::registry::{Origins, Registry};
 
 mod entitlement;
+mod explain;
 
 const OWN_UID: u32 = 900;
 const ALICE: u32 = 1001;

@@ -55,8 +55,8 @@ fn every_variant_has_a_golden_frame_with_its_number() {
             }
         }
     }
-    assert_eq!(requests, (0..8).collect());
-    assert_eq!(replies, (0..9).collect());
+    assert_eq!(requests, (0..9).collect());
+    assert_eq!(replies, (0..10).collect());
     assert_eq!(STATES.map(state_number), [0, 1, 2, 3, 4, 5]);
     assert_eq!(CLASSES.map(class_number), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(OUTCOMES.map(outcome_number), [0, 1, 2, 3]);
@@ -78,10 +78,10 @@ fn the_hexdumps_in_the_specification_are_the_golden_frames() {
         assert_eq!(bytes, &std::fs::read(samples::golden_path(file)).unwrap(), "{file}");
     }
     let shown = |prefix: &str| dumps.keys().any(|file| file.starts_with(prefix));
-    for number in 0..8 {
+    for number in 0..9 {
         assert!(shown(&format!("request-{number}-")), "no hexdump of request {number}");
     }
-    for number in 0..9 {
+    for number in 0..10 {
         assert!(shown(&format!("reply-{number}-")), "no hexdump of reply {number}");
     }
 }
@@ -123,6 +123,7 @@ fn request_number(request: &Request) -> u8 {
         Request::Reject(_) => 5,
         Request::Watch(_) => 6,
         Request::Version => 7,
+        Request::Explain(_) => 8,
     }
 }
 
@@ -137,6 +138,7 @@ fn reply_number(reply: &Reply) -> u8 {
         Reply::Event(_) => 6,
         Reply::Version(_) => 7,
         Reply::Error(_) => 8,
+        Reply::Explained(_) => 9,
     }
 }
 

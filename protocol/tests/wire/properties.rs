@@ -5,10 +5,11 @@ use proptest::option;
 use proptest::prelude::*;
 use tokend_protocol::{
     Attribute, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply,
-    Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
-    ListReply, Message, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
-    RejectedReply, Reply, Request, Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName,
-    TokenReply, TokenStatus, Variant, VersionReply, WatchRequest, decode, encode,
+    ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, Frame,
+    GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply, Message,
+    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
+    Secret, State, StatusReply, Subject, SubjectFacts, Terms, Timestamp, TokenInfo, TokenName, TokenReply,
+    TokenStatus, Variant, VersionReply, WatchRequest, decode, encode,
 };
 
 use crate::samples::{self, CLASSES, CODES, OUTCOMES, STATES};
@@ -96,7 +97,45 @@ fn request() -> impl Strategy<Value = Request> {
         ),
         vec(name(), 0..20).prop_map(|names| Request::Watch(WatchRequest { names })),
         Just(Request::Version),
+        (name(), variant(), subject()).prop_map(|(name, variant, subject)| {
+            Request::Explain(ExplainRequest { name, variant, subject })
+        }),
     ]
+}
+
+fn subject() -> impl Strategy<Value = Subject> {
+    prop_oneof![
+        Just(Subject::Caller),
+        text().prop_map(Subject::User),
+        any::<u32>().prop_map(Subject::Process)
+    ]
+}
+
+fn explained() -> impl Strategy<Value = ExplainedReply> {
+    let condition = (text(), any::<bool>(), text()).prop_map(|(condition, holds, fact)| ExplainedCondition {
+        condition,
+        holds,
+        fact,
+    });
+    let rule = (text(), any::<bool>(), vec(condition, 0..3))
+        .prop_map(|(rule, matches, conditions)| ExplainedRule { rule, matches, conditions });
+    let list = (text(), vec(rule, 0..3)).prop_map(|(of, rules)| ExplainedList { of, rules });
+    let said = (any::<bool>(), text(), option::of(text()), any::<u32>());
+    (said, subject_facts(), vec(list, 0..3)).prop_map(|(said, facts, lists)| {
+        let (allowed, reason, operator, omitted) = said;
+        ExplainedReply { allowed, reason, facts, operator, lists, omitted }
+    })
+}
+
+fn subject_facts() -> impl Strategy<Value = SubjectFacts> {
+    let numbers = any::<(u32, Option<u32>, Vec<u32>, Option<u32>)>();
+    let words = || option::of(text());
+    (numbers, words(), words(), words(), words()).prop_map(
+        |(numbers, unit, user_unit, invocation_id, exe)| {
+            let (uid, gid, groups, pid) = numbers;
+            SubjectFacts { uid, gid, groups, pid, unit, user_unit, invocation_id, exe }
+        },
+    )
 }
 
 fn variant() -> impl Strategy<Value = Variant> {
@@ -120,6 +159,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         (text(), any::<u8>(), any::<u8>())
             .prop_map(|(daemon, oldest, newest)| Reply::Version(VersionReply { daemon, oldest, newest })),
         error().prop_map(Reply::Error),
+        explained().prop_map(Reply::Explained),
     ]
 }
 

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use tokend_protocol::{
     Attribute, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply,
-    Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
-    ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
-    Reply, Request, Secret, State, StatusReply, Terms, Timestamp, TokenInfo, TokenName, TokenReply,
+    ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, Frame,
+    GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply,
+    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
+    Secret, State, StatusReply, Subject, SubjectFacts, Terms, Timestamp, TokenInfo, TokenName, TokenReply,
     TokenStatus, Variant, VersionReply, WatchRequest,
 };
 
@@ -110,8 +111,47 @@ fn requests() -> Vec<(String, Request)> {
         ("5-reject", Request::Reject(reject)),
         ("6-watch", Request::Watch(WatchRequest { names: vec![name("psb"), name("bnp-aisp")] })),
         ("7-version", Request::Version),
+        ("8-explain-caller", Request::Explain(explain(Subject::Caller))),
+        ("8-explain-user", Request::Explain(explain(Subject::User("billing".to_owned())))),
+        ("8-explain-process", Request::Explain(explain(Subject::Process(4711)))),
     ];
     samples.into_iter().map(|(name, request)| (name.to_owned(), request)).collect()
+}
+
+fn explain(subject: Subject) -> ExplainRequest {
+    ExplainRequest { name: name("psb"), variant: Variant::default(), subject }
+}
+
+fn explained() -> ExplainedReply {
+    let condition = |condition: &str, holds, fact: &str| ExplainedCondition {
+        condition: condition.to_owned(),
+        holds,
+        fact: fact.to_owned(),
+    };
+    let rule = |rule: &str, matches, conditions| ExplainedRule { rule: rule.to_owned(), matches, conditions };
+    ExplainedReply {
+        allowed: true,
+        reason: "any".to_owned(),
+        facts: SubjectFacts {
+            uid: 1001,
+            gid: Some(1001),
+            groups: vec![27],
+            pid: Some(4711),
+            unit: Some("pay@eu.service".to_owned()),
+            user_unit: None,
+            invocation_id: None,
+            exe: Some("/usr/bin/pay".to_owned()),
+        },
+        operator: None,
+        lists: vec![ExplainedList {
+            of: "token".to_owned(),
+            rules: vec![
+                rule("user:0", false, vec![condition("user:0", false, "the user is 1001")]),
+                rule("any", true, Vec::new()),
+            ],
+        }],
+        omitted: 0,
+    }
 }
 
 fn replies() -> Vec<(String, Reply)> {
@@ -134,6 +174,7 @@ fn replies() -> Vec<(String, Reply)> {
         ("6-event".to_owned(), Reply::Event(event())),
         ("7-version".to_owned(), Reply::Version(version)),
         ("8-error".to_owned(), Reply::Error(error())),
+        ("9-explained".to_owned(), Reply::Explained(explained())),
     ];
     samples.extend(OUTCOMES.map(|outcome| {
         let reply = RejectedReply { outcome, info: fresh() };

@@ -23,10 +23,13 @@ fn bob() -> User {
 }
 
 /// Every way to ask for one token.
-const WAYS_TO_ASK: [&[&str]; 12] = [
+const WAYS_TO_ASK: [&[&str]; 18] = [
     &["get"],
     &["get", "--min-ttl", "365days"],
     &["get", "--deadline", "0s"],
+    &["get", "--scope", "aisp"],
+    &["get", "--scope", "unknown"],
+    &["get", "--resource", "https://api.example"],
     &["headers"],
     &["headers", "--header", "Requestor-ID=4711"],
     &["headers", "--header", "X-Unknown=4711"],
@@ -36,6 +39,9 @@ const WAYS_TO_ASK: [&[&str]; 12] = [
     &["reject", "--fingerprint", "0123456789abcdef"],
     &["watch"],
     &["wait", "--for", "valid"],
+    &["explain"],
+    &["explain", "--user", "root"],
+    &["explain", "--pid", "1"],
 ];
 
 /// The numbers of a user and a group that every machine has by name.
@@ -96,7 +102,9 @@ fn a_caller_cannot_tell_a_token_it_may_not_have_from_one_that_does_not_exist() {
     if !requirement::root() {
         return;
     }
-    let rules = format!("allow = [\"user:{BOB}\"]\ncaller_headers = [\"Requestor-ID\"]");
+    let terms = "variants.scope = [\"aisp\", { term = \"pisp\", allow = [\"any\"] }]";
+    let rules =
+        format!("allow = [\"user:{BOB}\"]\ncaller_headers = [\"Requestor-ID\"]\nscope = \"aisp\"\n{terms}");
     let scene = scene(&token_table("hidden", &rules));
     // So that the hidden one is held, with all that could be told of it.
     scene.tokenctl().as_user(bob()).get("hidden");

@@ -13,6 +13,7 @@ mod clients;
 mod configuration;
 mod departure;
 mod dialects;
+mod explain;
 mod fault_table;
 mod faults;
 mod hardening;

@@ -82,9 +82,15 @@ impl Rule {
         self.conditions().iter().filter_map(Condition::name)
     }
 
-    /// Whether whoever matches `narrower` matches this one too.
-    pub fn covers(&self, narrower: &Self) -> bool {
-        self.conditions().iter().all(|condition| narrower.conditions().contains(condition))
+    /// The rules that whoever matches this one matches too: [`Rule::Any`], and those of some of its conditions.
+    pub fn wider(&self) -> impl Iterator<Item = Self> + use<'_> {
+        // There are five kinds of conditions, so these are few.
+        let all = self.conditions();
+        (0..(1_usize << all.len()).saturating_sub(1)).map(move |chosen| {
+            let is_chosen = |index: &usize| chosen >> index & 1 == 1;
+            let some = (0..all.len()).filter(is_chosen).filter_map(|index| all.get(index).cloned());
+            Conditions::new(some.collect()).map_or(Self::Any, Self::All)
+        })
     }
 }
 
@@ -222,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_rule_covers_a_narrower_one_and_not_the_other_way_round() {
-        let (wide, narrow) = (all(&[user(1)]), all(&[user(1), unit("a.service")]));
-        assert!(wide.covers(&narrow) && !narrow.covers(&wide));
-        assert!(Rule::Any.covers(&wide) && !wide.covers(&Rule::Any));
-        assert!(wide.covers(&wide) && !wide.covers(&all(&[user(2)])));
+    fn a_wider_rule_has_some_of_the_conditions() {
+        let wider = |rule: &Rule| rule.wider().map(|rule| rule.to_string()).collect::<Vec<_>>();
+        assert_eq!(wider(&Rule::Any), [""; 0]);
+        assert_eq!(wider(&all(&[user(1)])), ["any"]);
+        assert_eq!(wider(&all(&[user(1), unit("a.service")])), ["any", "user:1", "unit:a.service"]);
     }
 }

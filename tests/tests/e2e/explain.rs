@@ -1,0 +1,139 @@
+//! What an operator is told about a decision, and what nobody else is told.
+
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+use tokend_tests::scene::token_table;
+use tokend_tests::tokenctl::User;
+use tokend_tests::{Provider, Scene, requirement};
+
+/// Numbers that no distribution gives out.
+const SOCKET: u32 = 61_000;
+const ALICE: u32 = 61_001;
+const BOB: u32 = 61_002;
+const PAYMENTS: u32 = 61_010;
+
+fn scene(tokens: &str) -> Scene {
+    Scene::start_with(Provider::start(), &format!("socket_group = {:?}", SOCKET.to_string()), tokens)
+}
+
+fn user(uid: u32) -> User {
+    User::new(uid).with_groups(&[SOCKET])
+}
+
+/// A process of a user that a test may ask about. It ends with the test.
+struct Running(Child);
+
+impl Running {
+    fn start(scene: &Scene, user: User) -> Self {
+        let mut command = scene.tokenctl().as_user(user).command();
+        let child = command.args(["watch", "t"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self(child.expect("tokenctl can be started"))
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The rules of an explanation, each with whether it matches.
+fn rules(explanation: &Value) -> Vec<(String, bool)> {
+    let rules = explanation["rules"].as_array().expect("there is a list of rules");
+    rules
+        .iter()
+        .map(|rule| (rule["rule"].as_str().unwrap().to_owned(), rule["matches"].as_bool().unwrap()))
+        .collect()
+}
+
+#[test]
+fn an_operator_learns_how_each_rule_fares_with_a_user_and_with_a_process() {
+    if !requirement::root() {
+        return;
+    }
+    let allow = format!("allow = [\"user:{BOB}\", {{ user = \"{ALICE}\", group = \"{PAYMENTS}\" }}]");
+    let scene = scene(&token_table("t", &allow));
+    let both = format!("user:{ALICE} and group:{PAYMENTS}");
+    let ask = |more: &[&str]| scene.tokenctl().json(&[&["explain", "t"], more].concat());
+
+    // A user without an entry in the host's data base has no groups; a process has what the kernel says.
+    let of_user = ask(&["--user", &ALICE.to_string()]);
+    assert_eq!((&of_user["decision"], &of_user["facts"]["gid"]), (&json!("deny"), &Value::Null));
+    assert_eq!(of_user["reason"], "no rule of the token matches");
+    assert_eq!(rules(&of_user), [(format!("user:{BOB}"), false), (both.clone(), false)]);
+    let process = Running::start(&scene, user(ALICE).with_groups(&[SOCKET, PAYMENTS]));
+    // It becomes that user a moment after it was started.
+    let explained = tokend_tests::wait::until("the process of that user", || {
+        let explained = ask(&["--pid", &process.pid()]);
+        (explained["facts"]["uid"] == ALICE).then_some(explained)
+    });
+    assert_eq!(explained["facts"]["groups"], json!([SOCKET, PAYMENTS]));
+    assert_eq!((&explained["decision"], &explained["reason"]), (&json!("allow"), &json!(both)));
+    assert_eq!(explained["operator"], Value::Null);
+    assert_eq!(rules(&explained), [(format!("user:{BOB}"), false), (both, true)]);
+    assert_eq!(explained["facts"]["pid"], process.0.id());
+    scene.daemon.wait_for_log(&["explain", "allow", "root"]);
+
+    let root = ask(&[]);
+    assert_eq!((&root["reason"], &root["operator"]), (&json!("root"), &json!("root")));
+    scene.tokenctl().run(&["explain", "absent"]).expect_code(5);
+    scene.tokenctl().run(&["explain", "t", "--pid", "4194305"]).expect_code(2);
+    scene.tokenctl().run(&["explain", "t", "--user", "no-such-user-here"]).expect_code(2);
+}
+
+#[test]
+fn anybody_else_learns_what_lets_it_in_and_nothing_about_others() {
+    if !requirement::root() {
+        return;
+    }
+    let scene = scene(&token_table("t", &format!("allow = [\"user:{BOB}\", \"user:{ALICE}\"]")));
+    let alice = scene.tokenctl().as_user(user(ALICE));
+    let own = alice.json(&["explain", "t"]);
+    assert_eq!((&own["decision"], &own["reason"]), (&json!("allow"), &json!(format!("user:{ALICE}"))));
+    assert_eq!((&own["rules"], &own["facts"]["uid"]), (&json!([]), &json!(ALICE)));
+    assert!(!alice.run(&["explain", "t"]).expect_success().contains(&BOB.to_string()));
+    alice.run(&["explain", "t", "--user", "root"]).expect_code(4);
+    alice.run(&["explain", "t", "--pid", "1"]).expect_code(4);
+    let admin = token_table("t", "") + &format!("[admin]\nallow = [\"user:{ALICE}\"]\n");
+    scene.reconfigure(&format!("socket_group = {:?}", SOCKET.to_string()), &admin);
+    scene.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    let denied = tokend_tests::wait::until("the reload", || {
+        let ran = alice.run(&["explain", "t", "--json"]);
+        let told: Value = serde_json::from_str(&ran.stdout).ok()?;
+        (told["operator"] != Value::Null).then_some(told)
+    });
+    assert_eq!(denied["decision"], "deny", "an operator is told, though it may not have the token itself");
+}
+
+#[test]
+fn root_that_is_switched_off_has_what_rules_give_it() {
+    if !requirement::root() {
+        return;
+    }
+    // The daemon is root's here, too, which makes no exception.
+    let tokens = token_table("none", "") + &token_table("named", "allow = [\"user:root\"]");
+    let scene = scene(&(tokens.clone() + "[admin]\nroot = \"deny\"\n"));
+    scene.tokenctl().get("named");
+    scene.daemon.wait_for_log(&["handed out", "allow", "user:root"]);
+    scene.tokenctl().run(&["get", "none"]).expect_code(4);
+    scene.daemon.wait_for_log(&["none", "deny"]);
+    scene.tokenctl().run(&["get", "absent"]).expect_code(4);
+    scene.tokenctl().run(&["refresh", "named"]).expect_code(4);
+    scene.tokenctl().run(&["explain", "named", "--user", "root"]).expect_code(4);
+    assert_eq!(scene.tokenctl().run(&["list"]).expect_success(), "named\n");
+
+    let admin = "[admin]\nroot = \"deny\"\nallow = [\"user:root\"]\n";
+    scene.reconfigure(&format!("socket_group = {:?}", SOCKET.to_string()), &(tokens + admin));
+    scene.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    let told = tokend_tests::wait::until("the reload", || {
+        let ran = scene.tokenctl().run(&["explain", "none", "--user", "root"]);
+        (ran.code == 0).then_some(ran.stdout)
+    });
+    assert!(told.contains("not allowed: no rule of the token matches; root needs one too"), "{told}");
+}
