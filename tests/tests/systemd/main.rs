@@ -1,0 +1,7 @@
+//! The units as they are installed, run by a real systemd that is booted for it.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod host;
+mod service;
+mod units;
