@@ -1,15 +1,35 @@
-//! The audit trail: one event for each hand-out and each refusal, under the target `tokend::audit`.
+//! The audit trail: every hand-out and every refusal is in it, under the target `tokend::audit`.
 //!
-//! It names the token, its fingerprint, the peer and the grounds, and never a secret.
+//! A record names the token, its fingerprint, the peer and the grounds, and never a secret. One that repeats
+//! another is counted instead of written, and the count is written when the window ends: see `audit/fold.rs`.
+
+mod fold;
+mod record;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokend_protocol::{Fingerprint, TokenName, Variant};
+use tokio::sync::Notify;
 
+use self::fold::Folds;
+use self::record::{Count, Decided, Outcome};
+use crate::clock::Clock;
 use crate::peer::Facts;
 use crate::policy::access::Grounds;
 
+/// How long repetitions are counted before the count is written. What a process that is killed has counted since
+/// then is lost, so it is not long.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Counts that are written in one go, between which others have their turn.
+const WRITTEN_AT_ONCE: usize = 16;
+
 /// What a peer asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
+    /// To be connected.
+    Connect,
     /// The token.
     Get,
     /// The header set.
@@ -27,6 +47,7 @@ pub enum Verb {
 impl Verb {
     fn as_str(self) -> &'static str {
         match self {
+            Self::Connect => "connect",
             Self::Get => "get",
             Self::Headers => "headers",
             Self::Refresh => "refresh",
@@ -35,54 +56,6 @@ impl Verb {
             Self::Explain => "explain",
         }
     }
-}
-
-/// Records that a peer was given a token.
-pub fn handed_out(
-    peer: &Facts,
-    verb: Verb,
-    (token, variant): (&TokenName, &Variant),
-    fingerprint: Fingerprint,
-    grounds: &Grounds,
-) {
-    let variant = (!variant.is_empty()).then(|| in_words(variant));
-    tracing::info!(
-        target: "tokend::audit",
-        decision = "allow",
-        verb = verb.as_str(),
-        token = %token,
-        variant,
-        %fingerprint,
-        reason = %grounds,
-        uid = peer.uid,
-        gid = peer.gid,
-        pid = peer.pid,
-        unit = peer.unit.as_deref(),
-        "{token} handed out to uid {} ({grounds})", peer.uid
-    );
-}
-
-/// A variant as a line. Only what is configured gets this far, so it holds nothing but scopes and names.
-fn in_words(variant: &Variant) -> String {
-    let kinds = [("scope", &variant.scope), ("resource", &variant.resource), ("audience", &variant.audience)];
-    let asked = kinds.into_iter().filter(|(_, terms)| !terms.is_empty());
-    asked.map(|(kind, terms)| format!("{kind}={}", terms.join(","))).collect::<Vec<_>>().join(" ")
-}
-
-/// Records that a peer was allowed something that gives no token away.
-pub fn allowed(peer: &Facts, verb: Verb, token: &TokenName, grounds: &Grounds) {
-    tracing::info!(
-        target: "tokend::audit",
-        decision = "allow",
-        verb = verb.as_str(),
-        token = %token,
-        reason = %grounds,
-        uid = peer.uid,
-        gid = peer.gid,
-        pid = peer.pid,
-        unit = peer.unit.as_deref(),
-        "{} of {token} allowed to uid {} ({grounds})", verb.as_str(), peer.uid
-    );
 }
 
 /// Why a peer was refused, for the journal alone.
@@ -98,6 +71,8 @@ pub enum Refusal {
     NoSuchToken,
     /// It is not an operator.
     NotAnOperator,
+    /// It, or its user, has too much of something: of what, in words.
+    TooMuch(&'static str),
 }
 
 impl Refusal {
@@ -110,22 +85,95 @@ impl Refusal {
             Self::NoRuleOfForm => "no rule of a scope, resource or audience of this form matches",
             Self::NoSuchToken => "no such token",
             Self::NotAnOperator => "not an operator",
+            Self::TooMuch(of_what) => of_what,
         }
     }
 }
 
-/// Records that a peer was refused.
-pub fn refused(peer: &Facts, verb: Verb, token: &TokenName, refusal: Refusal) {
-    tracing::warn!(
-        target: "tokend::audit",
-        decision = "deny",
-        verb = verb.as_str(),
-        token = %token,
-        reason = refusal.as_str(),
-        uid = peer.uid,
-        gid = peer.gid,
-        pid = peer.pid,
-        unit = peer.unit.as_deref(),
-        "{} of {token} refused to uid {}: {}", verb.as_str(), peer.uid, refusal.as_str()
-    );
+/// The trail of this process.
+#[derive(Debug, Default)]
+pub struct Audit {
+    /// Held for a look or a change, never across an await.
+    folds: Mutex<Folds>,
+    begun: Notify,
+}
+
+impl Audit {
+    /// Records that a peer was given a token.
+    pub fn handed_out(
+        &self,
+        peer: &Facts,
+        verb: Verb,
+        (token, variant): (&TokenName, &Variant),
+        fingerprint: Fingerprint,
+        grounds: &Grounds,
+    ) {
+        let rule = grounds.to_string();
+        let (token, variant, fingerprint) = (Some(token), Some(variant), Some(fingerprint));
+        let outcome = Outcome::Allow(&rule);
+        self.note(Decided { peer, verb, token, variant, fingerprint, outcome });
+    }
+
+    /// Records that a peer was allowed something that gives no token away.
+    pub fn allowed(&self, peer: &Facts, verb: Verb, token: &TokenName, grounds: &Grounds) {
+        let rule = grounds.to_string();
+        let outcome = Outcome::Allow(&rule);
+        self.note(Decided { peer, verb, token: Some(token), variant: None, fingerprint: None, outcome });
+    }
+
+    /// Records that a peer was refused.
+    pub fn refused(&self, peer: &Facts, verb: Verb, token: &TokenName, refusal: Refusal) {
+        let outcome = Outcome::Deny(refusal.as_str());
+        self.note(Decided { peer, verb, token: Some(token), variant: None, fingerprint: None, outcome });
+    }
+
+    /// Records that a peer was turned away before it could ask for anything.
+    pub fn turned_away(&self, peer: &Facts, refusal: Refusal) {
+        let outcome = Outcome::Deny(refusal.as_str());
+        let verb = Verb::Connect;
+        self.note(Decided { peer, verb, token: None, variant: None, fingerprint: None, outcome });
+    }
+
+    /// Writes the counts of each window that ends. Never returns.
+    pub async fn keep(&self, clock: &Clock) {
+        loop {
+            if self.folds().is_empty() {
+                self.begun.notified().await;
+            }
+            clock.sleep_until(clock.now().after(WINDOW)).await;
+            self.folds().end_window();
+            while self.write_due(WRITTEN_AT_ONCE) == WRITTEN_AT_ONCE {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Writes all counts now, at the end.
+    pub fn close(&self) {
+        self.folds().end_window();
+        self.write_due(usize::MAX);
+    }
+
+    fn note(&self, decided: Decided<'_>) {
+        let mut folds = self.folds();
+        let is_first = folds.is_empty();
+        let record = folds.note(decided);
+        drop(folds);
+        if is_first {
+            self.begun.notify_one();
+        }
+        if let Some(record) = record {
+            record.write(Count::One);
+        }
+    }
+
+    /// Writes up to `most` counts: how many it wrote.
+    fn write_due(&self, most: usize) -> usize {
+        let due = std::iter::from_fn(|| self.folds().next_due()).take(most);
+        due.map(|(record, more)| record.write(Count::More(more))).count()
+    }
+
+    fn folds(&self) -> MutexGuard<'_, Folds> {
+        self.folds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

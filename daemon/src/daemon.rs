@@ -63,6 +63,10 @@ impl Daemon {
         let registry = Registry::build(config, &mut origins, None);
         let shared = Arc::new(Shared::new(registry, origins, clock));
         tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(Arc::clone(&shared))));
+        let audited = Arc::clone(&shared);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            audited.audit.keep(&audited.clock).await;
+        }));
         let limits = Limits {
             connections: config.daemon.max_connections.min(most_connections),
             connections_per_uid: config.daemon.max_connections_per_uid,
@@ -134,6 +138,7 @@ impl Daemon {
         if drained.await.is_err() {
             tracing::warn!("some requests or exchanges with providers did not end in time and are cut off");
         }
+        self.shared.audit.close();
     }
 }
 

@@ -104,7 +104,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::audit::{self, Verb};
+    use crate::audit::{Audit, Verb};
     use crate::peer::Facts;
     use crate::policy::access::Grounds;
 
@@ -117,7 +117,7 @@ mod tests {
         let layer = fmt::layer().with_ansi(false).without_time().with_writer(move || outbox.clone());
         let subscriber = tracing_subscriber::registry().with(layer).with(with_audit(filter).unwrap());
         tracing::subscriber::with_default(subscriber, || {
-            audit::allowed(&peer, Verb::Reject, &"t".parse().unwrap(), &Grounds::Root);
+            Audit::default().allowed(&peer, Verb::Reject, &"t".parse().unwrap(), &Grounds::Root);
             tracing::info!("of interest");
         });
         drop(flush);

@@ -19,7 +19,7 @@ use tokend_protocol::{
 
 use self::entitlement::{Allowed, Entitled};
 pub use self::watch::Watch;
-use crate::audit::{self, Verb};
+use crate::audit::Verb;
 use crate::clock::Instant;
 use crate::credential::{Attempted, Credential, Failed, Rejected, Token, Unobtainable};
 use crate::departure::Departure;
@@ -100,7 +100,7 @@ impl Session {
         let patience = Patience::of_a_request();
         for name in &names {
             let entitled = self.entitled(name, &Variant::default(), Verb::Watch, patience).await?;
-            audit::allowed(self.peer.facts(), Verb::Watch, name, &entitled.grounds);
+            self.shared.audit.allowed(self.peer.facts(), Verb::Watch, name, &entitled.grounds);
         }
         Ok(Watch::new(self, names))
     }
@@ -161,7 +161,7 @@ impl Session {
 
     async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
         let Entitled { entry, grounds } = self.operated(&request.name, Verb::Refresh).await?;
-        audit::allowed(self.peer.facts(), Verb::Refresh, &request.name, &grounds);
+        self.shared.audit.allowed(self.peer.facts(), Verb::Refresh, &request.name, &grounds);
         let deadline = self.deadline(request.deadline_ms);
         let attempted =
             entry.credential.refresh(deadline).await.map_err(|reason| self.unobtainable(reason))?;
@@ -173,7 +173,7 @@ impl Session {
         let entitled =
             self.entitled(&request.name, &request.variant, Verb::Reject, Patience::of_a_request()).await?;
         let credential = self.credential(&entitled.entry, &request.variant)?;
-        audit::allowed(self.peer.facts(), Verb::Reject, &request.name, &entitled.grounds);
+        self.shared.audit.allowed(self.peer.facts(), Verb::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
         let rejected = credential
             .reject(request.fingerprint, deadline)
@@ -249,7 +249,7 @@ impl Session {
 
     fn handed_out(&self, entitled: &Entitled, verb: Verb, asked: (&TokenName, &Variant), token: &Token) {
         entitled.entry.count_hand_out();
-        audit::handed_out(self.peer.facts(), verb, asked, token.fingerprint, &entitled.grounds);
+        self.shared.audit.handed_out(self.peer.facts(), verb, asked, token.fingerprint, &entitled.grounds);
     }
 
     fn deadline(&self, deadline_ms: u32) -> Instant {

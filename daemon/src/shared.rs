@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokend_protocol::Timestamp;
 use tokio::sync::watch;
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::registry::{Origins, Registry};
@@ -19,6 +20,8 @@ pub struct Shared {
     pub origins: Mutex<Origins>,
     /// Time.
     pub clock: Clock,
+    /// The audit trail.
+    pub audit: Audit,
     /// The host's users and groups.
     pub directory: Directory,
     /// The daemon's own user.
@@ -38,6 +41,7 @@ impl Shared {
             origins: Mutex::new(origins),
             started_at: clock.timestamp(clock.now()),
             clock,
+            audit: Audit::default(),
             directory: Directory::of_the_host(),
             own_uid: nix::unistd::geteuid().as_raw(),
             connections: AtomicU32::new(0),

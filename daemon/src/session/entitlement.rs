@@ -10,7 +10,7 @@ use tokend_protocol::{ErrorCode, ErrorReply, TokenName, Variant};
 
 use super::right::{self, Right};
 use super::{Session, refusal};
-use crate::audit::{self, Refusal, Verb};
+use crate::audit::{Refusal, Verb};
 use crate::directory::Patience;
 use crate::policy::access::{Decision, Exemptions, Grounds, Rule, decide};
 use crate::registry::{Entry, Registry};
@@ -83,7 +83,7 @@ impl Session {
             (Some(_), Ok((_, None))) => Refusal::NoRuleOfForm,
             (Some(_), Err(reason)) => reason,
         };
-        audit::refused(self.peer.facts(), verb, name, reason);
+        self.shared.audit.refused(self.peer.facts(), verb, name, reason);
         // Found out in either case, so that the time it takes tells nothing.
         let is_operator = self.is_operator(patience).await;
         Err(match reason {
@@ -115,13 +115,13 @@ impl Session {
         if let Err(refused) = self.entitled(name, variant, verb, patience).await {
             return refused;
         }
-        audit::refused(self.peer.facts(), verb, name, Refusal::NotAnOperator);
+        self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::NotAnOperator);
         refusal(ErrorCode::NotAllowed, "only an operator may do this")
     }
 
     /// Records that the peer is allowed something that gives no token away.
     pub(super) fn allowed(&self, verb: Verb, name: &TokenName, grounds: &Grounds) {
-        audit::allowed(self.peer.facts(), verb, name, grounds);
+        self.shared.audit.allowed(self.peer.facts(), verb, name, grounds);
     }
 
     /// Whether the peer is an operator.

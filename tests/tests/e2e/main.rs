@@ -9,6 +9,7 @@
 
 mod access;
 mod activation;
+mod audit;
 mod clients;
 mod configuration;
 mod departure;
