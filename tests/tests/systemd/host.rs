@@ -9,14 +9,14 @@ use tokend_tests::{Machine, process, program, requirement, secrets, wait};
 const PROVIDER: &str = "127.0.0.1:8089";
 
 /// A machine on which tokend is installed and configured as a packager and an operator would.
-pub struct Host {
-    pub machine: Machine,
+pub(crate) struct Host {
+    pub(crate) machine: Machine,
     _tree: TempDir,
 }
 
 impl Host {
     /// `None` where no machine can be booted and need not be.
-    pub fn boot() -> Option<Self> {
+    pub(crate) fn boot() -> Option<Self> {
         if !requirement::root() {
             return None;
         }
@@ -47,7 +47,7 @@ impl Host {
     }
 
     /// Writes the configuration, with further lines.
-    pub fn configure(&self, more: &str) {
+    pub(crate) fn configure(&self, more: &str) {
         self.machine.write(
             "/etc/tokend/tokend.toml",
             &format!(
@@ -60,7 +60,7 @@ impl Host {
     }
 
     /// Starts a provider in the machine's own network.
-    pub fn start_provider(&self) {
+    pub(crate) fn start_provider(&self) {
         self.machine.check(&[
             "systemd-run",
             "--quiet",
@@ -73,7 +73,7 @@ impl Host {
     }
 
     /// A token, once there is one.
-    pub fn token_for(&self, user: &str, name: &str) -> String {
+    pub(crate) fn token_for(&self, user: &str, name: &str) -> String {
         let token = wait::until(&format!("the token {name} for {user}"), || {
             let got = self.machine.run_as(user, &["tokenctl", "get", name]);
             (got.code == 0).then(|| got.stdout.trim_end().to_owned())
@@ -82,7 +82,7 @@ impl Host {
         token
     }
 
-    pub fn stop_cleanly(&self) {
+    pub(crate) fn stop_cleanly(&self) {
         self.machine.check(&["systemctl", "stop", "tokend.socket", "tokend.service"]);
         assert_eq!(self.machine.property("tokend.service", "Result"), "success");
         assert_eq!(self.machine.property("tokend.service", "ExecMainStatus"), "0");
