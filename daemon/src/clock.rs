@@ -15,9 +15,13 @@ use tokend_protocol::Timestamp;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-/// A point in time, as the time since the host booted.
+/// A point in time, on a clock that begins [`BEFORE_BOOT`] before the host booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(Duration);
+
+/// How long before the boot the first point lies that can be told: two centuries, so that what happened before a
+/// reboot has its place, and every point can be told in 64 bits as nanoseconds from the boot.
+const BEFORE_BOOT: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 
 impl Instant {
     /// The point so much later, or the last one that can be told.
@@ -26,7 +30,7 @@ impl Instant {
         Self(self.0.saturating_add(delay))
     }
 
-    /// The point so much earlier, or the boot.
+    /// The point so much earlier, or the first one that can be told.
     #[must_use]
     pub fn before(self, delay: Duration) -> Self {
         Self(self.0.saturating_sub(delay))
@@ -39,7 +43,22 @@ impl Instant {
 
     /// The point at so long after boot.
     pub const fn at(since_boot: Duration) -> Self {
-        Self(since_boot)
+        Self(BEFORE_BOOT.saturating_add(since_boot))
+    }
+
+    /// Nanoseconds after the boot; negative for what was before it. Has a meaning for as long as the host is up.
+    pub fn nanos_since_boot(self) -> i64 {
+        let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+        match self.0.checked_sub(BEFORE_BOOT) {
+            Some(after) => nanos(after),
+            None => -nanos(BEFORE_BOOT.saturating_sub(self.0)),
+        }
+    }
+
+    /// The point that [`Instant::nanos_since_boot`] tells.
+    pub fn from_nanos_since_boot(nanos: i64) -> Self {
+        let span = Duration::from_nanos(nanos.unsigned_abs());
+        if nanos < 0 { Self(BEFORE_BOOT.saturating_sub(span)) } else { Self::at(span) }
     }
 }
 
@@ -91,8 +110,8 @@ impl Clock {
     /// Now, on the clock that lifetimes count on.
     pub fn now(&self) -> Instant {
         match &self.source {
-            Source::Kernel => Instant(kernel_time(ClockId::CLOCK_BOOTTIME)),
-            Source::Simulated(host) => Instant(host.origin.elapsed() + host.shifts().boot),
+            Source::Kernel => Instant::at(kernel_time(ClockId::CLOCK_BOOTTIME)),
+            Source::Simulated(host) => Instant::at(host.origin.elapsed() + host.shifts().boot),
         }
     }
 
@@ -231,6 +250,19 @@ mod tests {
         let start = clock.now();
         clock.sleep_until(start.after(Duration::from_secs(700))).await;
         assert_eq!(clock.now().since(start), Duration::from_secs(700));
+    }
+
+    #[test]
+    fn points_before_and_after_the_boot_are_told_in_nanoseconds() {
+        let boot = Instant::at(Duration::ZERO);
+        let (before, after) = (boot.before(Duration::from_millis(7)), boot.after(Duration::from_millis(7)));
+        assert_eq!([before, boot, after].map(Instant::nanos_since_boot), [-7_000_000, 0, 7_000_000]);
+        for point in [before, boot, after] {
+            assert_eq!(Instant::from_nanos_since_boot(point.nanos_since_boot()), point);
+        }
+        assert_eq!(after.since(before), Duration::from_millis(14));
+        assert!(Instant::from_nanos_since_boot(i64::MIN) < boot);
+        assert!(Instant::from_nanos_since_boot(i64::MAX) > boot);
     }
 
     #[tokio::test(start_paused = true)]

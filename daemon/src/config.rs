@@ -68,6 +68,8 @@ pub struct DaemonSettings {
     pub socket_group: Option<Principal>,
     /// `state_dir`: what must survive a reboot.
     pub state_dir: PathBuf,
+    /// `state_key`: seals what survives a reboot. Without it nothing does.
+    pub state_key: Option<SecretSource>,
     /// `max_connections`: open at once.
     pub max_connections: usize,
     /// `max_connections_per_uid`: open at once from one user.
@@ -381,7 +383,8 @@ impl TermSet {
         &self.0
     }
 
-    fn sorted(&self) -> Vec<&str> {
+    /// Each term once, in an order that has no meaning.
+    pub(crate) fn sorted(&self) -> Vec<&str> {
         let mut terms: Vec<&str> = self.0.iter().map(String::as_str).collect();
         terms.sort_unstable();
         terms.dedup();

@@ -5,6 +5,7 @@
 //! while a valid token is held.
 
 mod actor;
+mod restore;
 mod snapshot;
 mod usage;
 
@@ -19,13 +20,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::actor::Actor;
+pub use self::restore::{Kept, Patience};
 pub use self::snapshot::{Failed, Snapshot, Token};
 use self::usage::Usage;
 pub use self::usage::Warmth;
 use crate::clock::{Clock, Instant};
 use crate::fingerprint::Fingerprinter;
 use crate::issuer::Issuer;
+use crate::policy::refresh::Jitter;
 use crate::provider::Provider;
+use crate::store::Keep;
 
 /// Orders that may wait for the actor. Those who have to wait for a place wait in their own task.
 const ORDERS_MAX: usize = 64;
@@ -64,6 +68,7 @@ pub struct Credential {
     orders: mpsc::Sender<Order>,
     usage: Arc<Usage>,
     clock: Clock,
+    keep: Keep,
     stop: CancellationToken,
 }
 
@@ -136,15 +141,40 @@ impl Credential {
         first_attempt: Option<Instant>,
         surroundings: &Surroundings,
     ) -> Self {
-        let (publish, snapshot) = watch::channel(Arc::new(Snapshot::pending(first_attempt)));
+        Self::resume(provider, issuer, schedule, first_attempt, Kept::default(), surroundings)
+    }
+
+    /// The same for a credential of which something is kept: it goes on from there.
+    pub fn resume(
+        provider: impl Provider,
+        issuer: Arc<Issuer>,
+        schedule: Schedule,
+        first_attempt: Option<Instant>,
+        kept: Kept,
+        surroundings: &Surroundings,
+    ) -> Self {
+        let Kept { keep, record, patience } = kept;
+        let clock = surroundings.clock.clone();
+        let jitter = Jitter::new((surroundings.roll)());
+        let record = record.unwrap_or_default();
+        let (first, memories) = restore::resume(
+            &record,
+            patience,
+            (&schedule, first_attempt),
+            jitter,
+            &surroundings.fingerprinter,
+            clock.now(),
+        );
+        let (publish, snapshot) = watch::channel(Arc::new(first));
         let (orders, received) = mpsc::channel(ORDERS_MAX);
         let stop = CancellationToken::new();
-        let clock = surroundings.clock.clone();
         let usage = Arc::new(Usage::default());
+        record.last_used.into_iter().for_each(|at| usage.note(at));
         let inbox = Inbox { orders: received, usage: Arc::clone(&usage), stop: stop.clone() };
-        let actor = Actor::new(provider, issuer, schedule, publish, inbox, surroundings);
+        let state = (schedule, memories);
+        let actor = Actor::new(provider, issuer, state, publish, inbox, keep.clone(), surroundings);
         surroundings.tasks.spawn(keep_running(actor, clock.clone()));
-        Self { snapshot, orders, usage, clock, stop }
+        Self { snapshot, orders, usage, clock, keep, stop }
     }
 
     /// What the actor holds.
@@ -231,6 +261,12 @@ impl Credential {
     /// Ends the actor, after the exchange that it may be in.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Ends the actor for good: the configuration has no use for it any more, and nothing of it is kept.
+    pub fn discard(&self) {
+        self.keep.discard();
+        self.stop();
     }
 
     /// Somebody uses the token again, so it is to be renewed again.

@@ -16,6 +16,7 @@ use crate::network;
 use crate::registry::{Origins, Registry};
 use crate::server::{self, Limits};
 use crate::shared::Shared;
+use crate::store::Store;
 
 /// How long requests in flight and exchanges with providers may take to end when the daemon stops. A token
 /// request takes ten seconds at most, so that one which has been sent is answered or has failed by then. What
@@ -38,11 +39,13 @@ pub struct Daemon {
 impl Daemon {
     /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
     ///
-    /// `most_connections` is what the process can hold open, whatever the configuration allows.
-    pub fn start(
+    /// `most_connections` is what the process can hold open, whatever the configuration allows. What the `store` has
+    /// kept is used first.
+    pub async fn start(
         config: &Config,
         listener: UnixListener,
         most_connections: usize,
+        store: Arc<Store>,
     ) -> Result<Self, NoRandomness> {
         let steps = Steps::default();
         let clock = Clock::kernel(steps.clone());
@@ -55,12 +58,13 @@ impl Daemon {
         let actors = TaskTracker::new();
         let surroundings = Surroundings {
             clock: clock.clone(),
-            fingerprinter: Arc::new(Fingerprinter::generate()?),
+            fingerprinter: Arc::new(Fingerprinter::with_key(&*store.fingerprint_key().await?)),
             roll: fastrand::f64,
             tasks: actors.clone(),
         };
-        let mut origins = Origins::new(surroundings);
+        let mut origins = Origins::kept_in(Arc::clone(&store), surroundings);
         let registry = Registry::build(config, &mut origins, None);
+        store.settle();
         let shared = Arc::new(Shared::new(registry, origins, clock));
         tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(Arc::clone(&shared))));
         let audited = Arc::clone(&shared);
@@ -87,7 +91,8 @@ impl Daemon {
         let previous = self.shared.registry.borrow().clone();
         let next = Arc::new(Registry::build(config, &mut origins, Some(&previous)));
         self.shared.registry.send_replace(Arc::clone(&next));
-        previous.stop_all_but(&next);
+        previous.discard_all_but(&next);
+        self.shared.store.settle();
         // Whoever reloads may have put something right that the configuration only names.
         next.retry_failed(|_| true);
         self.shared.set_reload_failed_at(None);
@@ -139,6 +144,7 @@ impl Daemon {
             tracing::warn!("some requests or exchanges with providers did not end in time and are cut off");
         }
         self.shared.audit.close();
+        self.shared.store.note_orderly_end();
     }
 }
 

@@ -24,6 +24,11 @@ impl Fingerprinter {
         hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map(Self).map_err(|_| NoRandomness)
     }
 
+    /// A fingerprinter with the key of an earlier one, so that its fingerprints stay what they were.
+    pub fn with_key(key: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
     /// The fingerprint of a token: the first eight bytes of its HMAC-SHA-256.
     pub fn fingerprint(&self, token: &Secret) -> Fingerprint {
         let tag = hmac::sign(&self.0, token.expose().as_bytes());

@@ -10,7 +10,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clock::{Clock, Instant};
 use crate::config::{CredentialSettings, Endpoint};
+use crate::credential::Patience;
 use crate::policy::refresh::{Jitter, issuer_back_off};
+use crate::store::record::IssuerRecord;
+use crate::store::{IssuerKeep, Store};
 
 /// Requests in flight at one issuer. Enough for a start with many tokens to be quick, few enough that no
 /// provider takes it for an attack.
@@ -37,6 +40,7 @@ pub struct Issuer {
     in_flight: Semaphore,
     /// Held for a look or a change, never across an await.
     condition: Mutex<Condition>,
+    keep: IssuerKeep,
 }
 
 #[derive(Debug, Default)]
@@ -85,11 +89,21 @@ pub struct Admission<'a> {
 
 impl Default for Issuer {
     fn default() -> Self {
-        Self { in_flight: Semaphore::new(IN_FLIGHT_MAX), condition: Mutex::default() }
+        Self::with(Condition::default(), IssuerKeep::default())
     }
 }
 
 impl Issuer {
+    /// One that goes on in the condition that it was in before a restart.
+    pub fn resume(keep: IssuerKeep, record: IssuerRecord) -> Self {
+        let IssuerRecord { quiet_until, failures, class, try_at } = record;
+        Self::with(Condition { quiet_until, failures, class, try_at, ..Condition::default() }, keep)
+    }
+
+    fn with(condition: Condition, keep: IssuerKeep) -> Self {
+        Self { in_flight: Semaphore::new(IN_FLIGHT_MAX), condition: Mutex::new(condition), keep }
+    }
+
     /// Waits for a place among the requests in flight and for its turn, and tells whether a request may be sent
     /// then.
     pub async fn admit(&self, urgency: Urgency, clock: &Clock) -> Result<Admission<'_>, Held> {
@@ -135,16 +149,16 @@ impl Issuer {
 
     /// Sends nothing before `until`, because the issuer asked for it.
     pub fn keep_quiet(&self, until: Instant) {
-        let mut condition = self.lock();
-        condition.quiet_until = condition.quiet_until.max(Some(until));
+        self.change(|condition| condition.quiet_until = condition.quiet_until.max(Some(until)));
     }
 
     /// Notes that it answered.
     pub fn answered(&self) {
-        let mut condition = self.lock();
-        condition.failures = 0;
-        condition.class = None;
-        condition.try_at = None;
+        self.change(|condition| {
+            condition.failures = 0;
+            condition.class = None;
+            condition.try_at = None;
+        });
     }
 
     /// Takes it for up again, because something happened after which it may be.
@@ -154,15 +168,29 @@ impl Issuer {
 
     /// Notes that a request failed in a way that speaks of the issuer and not of one token.
     pub fn failed(&self, class: ErrorClass, now: Instant, jitter: Jitter) {
+        self.change(|condition| {
+            // Requests that were under way together are one failure.
+            if condition.try_at.is_some_and(|at| at > now) {
+                return;
+            }
+            condition.failures = condition.failures.saturating_add(1);
+            condition.class = Some(class);
+            if condition.failures >= DOWN_AFTER {
+                let back_off = issuer_back_off(condition.failures - DOWN_AFTER + 1, jitter);
+                condition.try_at = Some(now.after(back_off));
+            }
+        });
+    }
+
+    /// Changes the condition, and keeps it where it is another one than before.
+    fn change(&self, change: impl FnOnce(&mut Condition)) {
         let mut condition = self.lock();
-        // Requests that were under way together are one failure.
-        if condition.try_at.is_some_and(|at| at > now) {
-            return;
-        }
-        condition.failures = condition.failures.saturating_add(1);
-        condition.class = Some(class);
-        if condition.failures >= DOWN_AFTER {
-            condition.try_at = Some(now.after(issuer_back_off(condition.failures - DOWN_AFTER + 1, jitter)));
+        let before = condition.record();
+        change(&mut condition);
+        let after = condition.record();
+        drop(condition);
+        if after != before {
+            self.keep.changed(&after);
         }
     }
 
@@ -172,6 +200,12 @@ impl Issuer {
 }
 
 impl Condition {
+    /// What of it a restart must not change.
+    fn record(&self) -> IssuerRecord {
+        let Self { quiet_until, failures, class, try_at, .. } = *self;
+        IssuerRecord { quiet_until, failures, class, try_at }
+    }
+
     /// Takes the turn that there is, or tells when the next is.
     fn take_slot(&mut self, now: Instant) -> Result<(), Instant> {
         if let Some(slot) = self.next_slot.filter(|slot| *slot > now) {
@@ -207,14 +241,21 @@ impl Drop for Admission<'_> {
 pub struct Issuers(HashMap<String, Weak<Issuer>>);
 
 impl Issuers {
-    /// The issuer of these settings.
-    pub fn of(&mut self, settings: &CredentialSettings) -> Arc<Issuer> {
+    /// The issuer of these settings, in the condition in which it was kept.
+    pub fn of(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<Issuer> {
         let origin = origin(settings);
         if let Some(known) = self.0.get(&origin).and_then(Weak::upgrade) {
             return known;
         }
         self.0.retain(|_, issuer| issuer.strong_count() > 0);
-        let issuer = Arc::new(Issuer::default());
+        let (keep, record) = store.claim_issuer(&origin);
+        let record = record.unwrap_or_default();
+        // As after a reload, a failure before may have been put right. What it asked for itself still counts.
+        let record = match store.patience() {
+            Patience::Kept => record,
+            Patience::Ended => IssuerRecord { quiet_until: record.quiet_until, ..IssuerRecord::default() },
+        };
+        let issuer = Arc::new(Issuer::resume(keep, record));
         self.0.insert(origin, Arc::downgrade(&issuer));
         issuer
     }

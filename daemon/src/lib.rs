@@ -26,6 +26,7 @@ pub mod server;
 pub mod session;
 pub mod shared;
 pub mod socket;
+pub mod store;
 pub mod swap;
 pub mod systemd;
 pub mod variants;

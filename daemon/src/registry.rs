@@ -15,10 +15,12 @@ use crate::clock::Instant;
 use crate::config::{
     AdminSettings, Config, CredentialSettings, HeaderSettings, TokenSettings, VariantSettings,
 };
-use crate::credential::{Credential, Schedule, Surroundings, Warmth};
+use crate::credential::{Credential, Kept, Schedule, Surroundings, Warmth};
 use crate::issuer::{Issuer, Issuers, origin, start_delay};
 use crate::policy::access::Rule;
 use crate::provider::http::{HttpClient, HttpProvider};
+use crate::store::Store;
+use crate::store::key::Key;
 use crate::variants::{self, Variants};
 
 /// How late an actor may be before it is taken for dead.
@@ -78,6 +80,7 @@ pub struct Origins {
     /// The issuers of the configuration in force, kept so that none forgets its limit.
     limited: Vec<Arc<Issuer>>,
     clients: HashMap<(Option<PathBuf>, Option<Url>), Weak<HttpClient>>,
+    store: Arc<Store>,
 }
 
 impl Entry {
@@ -100,7 +103,7 @@ impl Entry {
         }
         let start = |settings: &CredentialSettings| {
             let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
-            origins.start_variant(settings, &self.names)
+            origins.start_variant(settings, &self.settings, &self.names)
         };
         Ok(self.variants.find_or_start(settings, start))
     }
@@ -118,7 +121,7 @@ impl Entry {
 
 impl Registry {
     /// A registry of `config`. Credentials of `previous` whose settings are the same go on with their
-    /// tokens; new ones are started; the others are for [`Registry::stop_all_but`].
+    /// tokens; new ones are started; the others are for [`Registry::discard_all_but`].
     pub fn build(config: &Config, origins: &mut Origins, previous: Option<&Self>) -> Self {
         origins.limit_issuers(config.tokens.values());
         let schedules = schedules(&config.tokens);
@@ -159,11 +162,17 @@ impl Registry {
         Self { tokens, credentials, admin: config.admin.clone(), decoys, chooser }
     }
 
-    /// Ends the credentials that `next` has no use for.
-    pub fn stop_all_but(&self, next: &Self) {
+    /// Ends the credentials that `next` has no use for, and keeps nothing of them.
+    pub fn discard_all_but(&self, next: &Self) {
         for (settings, scheduled) in &self.credentials {
             if !next.credentials.contains_key(settings) {
-                scheduled.credential.stop();
+                scheduled.credential.discard();
+            }
+        }
+        for (name, entry) in &self.tokens {
+            let successor = next.tokens.get(name);
+            if successor.is_none_or(|successor| !Arc::ptr_eq(&successor.variants, &entry.variants)) {
+                entry.variants.discard();
             }
         }
     }
@@ -266,16 +275,28 @@ fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<Credential
 }
 
 impl Origins {
-    /// Nothing yet.
+    /// Nothing yet, and nothing is kept.
     pub fn new(surroundings: Surroundings) -> Self {
-        Self { surroundings, issuers: Issuers::default(), limited: Vec::new(), clients: HashMap::new() }
+        let store = Store::forgetful(surroundings.clock.clone());
+        Self::kept_in(store, surroundings)
+    }
+
+    /// What the store has kept.
+    pub fn kept_in(store: Arc<Store>, surroundings: Surroundings) -> Self {
+        let (issuers, limited, clients) = (Issuers::default(), Vec::new(), HashMap::new());
+        Self { surroundings, issuers, limited, clients, store }
+    }
+
+    /// Where credentials are kept.
+    pub fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.store)
     }
 
     /// Sets how many requests each issuer is sent: where its providers differ, the least counts.
     fn limit_issuers<'a>(&mut self, tokens: impl Iterator<Item = &'a TokenSettings>) {
         let mut limits: HashMap<String, (Arc<Issuer>, Option<u32>)> = HashMap::new();
         for token in tokens {
-            let issuer = || (self.issuers.of(&token.credential), None);
+            let issuer = || (self.issuers.of(&token.credential, &self.store), None);
             let (_, limit) = limits.entry(origin(&token.credential)).or_insert_with(issuer);
             *limit = [*limit, token.max_requests_per_minute].into_iter().flatten().min();
         }
@@ -300,17 +321,22 @@ impl Origins {
             let crowd = crowds.get(&origin(&settings)).copied().unwrap_or_default();
             let first_attempt = (schedule.warmth == Warmth::Always)
                 .then(|| now.after(start_delay(crowd, (self.surroundings.roll)())));
-            let credential = Arc::new(self.start_one(&settings, schedule.clone(), first_attempt));
+            let credential = Arc::new(self.start_one(&settings, schedule.clone(), first_attempt, None));
             started.insert(settings, Scheduled { credential, schedule });
         }
         started
     }
 
     /// Starts the credential of a variant. A caller is about to need it.
-    fn start_variant(&mut self, settings: &CredentialSettings, names: &Arc<str>) -> Credential {
+    fn start_variant(
+        &mut self,
+        settings: &CredentialSettings,
+        base: &CredentialSettings,
+        names: &Arc<str>,
+    ) -> Credential {
         let warmth = Warmth::UnusedRenewals(UNUSED_RENEWALS_MAX);
         let schedule = Schedule { names: Arc::clone(names), refresh_before: None, warmth };
-        self.start_one(&Arc::new(settings.clone()), schedule, None)
+        self.start_one(&Arc::new(settings.clone()), schedule, None, Some(Key::of_credential(base)))
     }
 
     fn start_one(
@@ -318,11 +344,14 @@ impl Origins {
         settings: &Arc<CredentialSettings>,
         schedule: Schedule,
         first_attempt: Option<Instant>,
+        variant_of: Option<Key>,
     ) -> Credential {
         let http = self.client(settings);
         let provider = HttpProvider::new(Arc::clone(settings), http, self.surroundings.clock.clone());
-        let issuer = self.issuers.of(settings);
-        Credential::start(provider, issuer, schedule, first_attempt, &self.surroundings)
+        let issuer = self.issuers.of(settings, &self.store);
+        let (keep, record) = self.store.claim(Key::of_credential(settings), variant_of);
+        let kept = Kept { keep, record, patience: self.store.patience() };
+        Credential::resume(provider, issuer, schedule, first_attempt, kept, &self.surroundings)
     }
 
     fn client(&mut self, settings: &CredentialSettings) -> Arc<HttpClient> {

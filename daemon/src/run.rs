@@ -1,6 +1,7 @@
 //! The daemon as a process: sockets, signals and the service manager.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
@@ -8,14 +9,16 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
 
-use crate::config::{self, Config, Faults, Loaded};
+use crate::clock::{Clock, Steps};
+use crate::config::{self, Config, DaemonSettings, Faults, Loaded};
 use crate::daemon::Daemon;
 use crate::directory;
 use crate::fingerprint::NoRandomness;
 use crate::harden;
 use crate::socket::{OwnSocket, SocketError};
+use crate::store::{Media, Store};
 use crate::swap;
-use crate::systemd::{self, PassedSocketError};
+use crate::systemd::{self, FdStore, PassedSocketError};
 
 /// How often the line for `systemctl status` is looked at, unless the watchdog wants to be fed more often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -66,9 +69,11 @@ pub async fn run(config_path: &Path, socket: Option<PathBuf>) -> Result<(), Star
     // Signals are caught before anything else, so that none is lost during the start.
     let mut signals = Signals::new().map_err(system("catching signals"))?;
     let config = load(config_path)?;
-    let (listener, own_socket) = listen(&config, socket)?;
+    let passed = systemd::passed()?;
+    let (listener, own_socket) = listen(&config, passed.socket, socket)?;
     let listener = UnixListener::from_std(listener).map_err(system("registering the socket"))?;
-    let daemon = Daemon::start(&config, listener, harden::raise_descriptor_limit())?;
+    let store = open_store(&config, passed.store).await;
+    let daemon = Daemon::start(&config, listener, harden::raise_descriptor_limit(), store).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
     systemd::ready(&daemon.summary());
     supervise(&daemon, &mut signals, config_path).await;
@@ -87,11 +92,18 @@ fn load(path: &Path) -> Result<Config, Faults> {
     Ok(config)
 }
 
+/// Finds what the process before left. The steps of the clock are no business of it, which waits for nothing.
+async fn open_store(config: &Config, manager: FdStore) -> Arc<Store> {
+    let DaemonSettings { state_dir, state_key, .. } = config.daemon.clone();
+    Store::open(Clock::kernel(Steps::default()), Media { manager, state_dir, state_key }).await
+}
+
 fn listen(
     config: &Config,
+    passed: Option<std::os::unix::net::UnixListener>,
     socket: Option<PathBuf>,
 ) -> Result<(std::os::unix::net::UnixListener, Option<OwnSocket>), StartError> {
-    if let Some(listener) = systemd::passed_socket()? {
+    if let Some(listener) = passed {
         let nonblocking = listener.set_nonblocking(true);
         nonblocking.map_err(|source| StartError::System { what: "setting up the socket", source })?;
         return Ok((listener, None));

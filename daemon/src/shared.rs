@@ -10,6 +10,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::registry::{Origins, Registry};
+use crate::store::Store;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Shared {
     pub registry: watch::Sender<Arc<Registry>>,
     /// What credentials are made of. Held while a registry is built or a variant started, never across an await.
     pub origins: Mutex<Origins>,
+    /// What outlives the process.
+    pub store: Arc<Store>,
     /// Time.
     pub clock: Clock,
     /// The audit trail.
@@ -37,6 +40,7 @@ impl Shared {
     /// The state of a daemon that starts now.
     pub fn new(registry: Registry, origins: Origins, clock: Clock) -> Self {
         Self {
+            store: origins.store(),
             registry: watch::channel(Arc::new(registry)).0,
             origins: Mutex::new(origins),
             started_at: clock.timestamp(clock.now()),

@@ -1,9 +1,9 @@
-//! The service manager: the socket that it passes, and what it is told (`sd_listen_fds(3)`, `sd_notify(3)`).
-//! The only user of sd-notify. Without a service manager all of it does nothing.
+//! The service manager: what it passes, what it keeps, and what it is told (`sd_listen_fds(3)`, `sd_notify(3)`,
+//! `sd_pid_notify_with_fds(3)`). The only user of sd-notify. Without a service manager all of it does nothing.
 
 use std::env;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -26,13 +26,67 @@ pub enum PassedSocketError {
     Environment(#[source] io::Error),
 }
 
-/// The listening socket that the service manager passed, if it did.
-pub fn passed_socket() -> Result<Option<UnixListener>, PassedSocketError> {
-    let passed: Vec<RawFd> = sd_notify::listen_fds().map_err(PassedSocketError::Environment)?.collect();
-    match *passed {
-        [] => Ok(None),
-        [fd] => adopt(fd).map(Some),
-        _ => Err(PassedSocketError::Several(passed.len())),
+/// The name under which the service manager keeps the daemon's memory. All else that it passes is a socket.
+const STORE: &str = "tokend-store";
+
+/// What the service manager passed at the start.
+#[derive(Debug)]
+pub struct Passed {
+    /// The listening socket, if it passed one.
+    pub socket: Option<UnixListener>,
+    /// What it keeps, and has kept, for the daemon.
+    pub store: FdStore,
+}
+
+/// Whether the service manager keeps descriptors while the daemon is not running.
+#[derive(Debug)]
+pub enum FdStore {
+    /// There is no service manager.
+    Absent,
+    /// There is one.
+    Present {
+        /// What the process before left with it.
+        left: Option<OwnedFd>,
+        /// Whether it is certain that it keeps what it is given. Only systemd 254 and later say so beforehand.
+        is_proved: bool,
+    },
+}
+
+/// Takes over what the service manager passed. To be called once.
+pub fn passed() -> Result<Passed, PassedSocketError> {
+    let passed = sd_notify::listen_fds_with_names().map_err(PassedSocketError::Environment)?;
+    let (stored, sockets): (Vec<_>, Vec<_>) = passed.partition(|(_, name)| name == STORE);
+    let mut stored = stored.into_iter().map(|(fd, _)| take_over(fd));
+    let socket = match sockets.as_slice() {
+        [] => None,
+        [(fd, _)] => Some(adopt(*fd)?),
+        _ => return Err(PassedSocketError::Several(sockets.len())),
+    };
+    let left = stored.next();
+    stored.for_each(drop);
+    let store = match env::var_os("NOTIFY_SOCKET") {
+        None if left.is_none() => FdStore::Absent,
+        _ => FdStore::Present { is_proved: left.is_some() || env::var_os("FDSTORE").is_some(), left },
+    };
+    Ok(Passed { socket, store })
+}
+
+/// Asks the service manager to keep a descriptor while the daemon is not running, and to forget the one that it may
+/// have kept before.
+pub fn keep_descriptor(fd: BorrowedFd<'_>) {
+    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(STORE)]);
+    if let Err(error) = sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(STORE)], &[fd])
+    {
+        tracing::warn!(%error, "the service manager could not be given the memory to keep");
+    }
+}
+
+fn take_over(fd: RawFd) -> OwnedFd {
+    // SAFETY: the service manager passes this descriptor to this process (LISTEN_PID was checked), and
+    // nothing else in the process knows its number.
+    #[expect(unsafe_code, reason = "taking over an inherited descriptor")]
+    unsafe {
+        OwnedFd::from_raw_fd(fd)
     }
 }
 
@@ -41,10 +95,7 @@ fn adopt(fd: RawFd) -> Result<UnixListener, PassedSocketError> {
     if getsockname::<UnixAddr>(fd).ok().and_then(|name| name.family()) != Some(AddressFamily::Unix) {
         return Err(PassedSocketError::WrongKind);
     }
-    // SAFETY: the service manager passes this descriptor to this process (LISTEN_PID was checked), and
-    // nothing else in the process knows its number.
-    #[expect(unsafe_code, reason = "taking over an inherited descriptor")]
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let socket = take_over(fd);
     let is_stream = getsockopt(&socket, sockopt::SockType) == Ok(SockType::Stream);
     let is_listening = getsockopt(&socket, sockopt::AcceptConn) == Ok(true);
     if !(is_stream && is_listening) {

@@ -63,11 +63,19 @@ impl Variants {
         if let Some(credential) = held.get(&settings) {
             return Arc::clone(credential);
         }
-        held.retain(|_, credential| !credential.is_dormant());
+        held.retain(|_, credential| {
+            let is_dormant = credential.is_dormant();
+            if is_dormant {
+                credential.discard();
+            }
+            !is_dormant
+        });
         if held.len() >= HELD_MAX {
             let oldest = held.iter().min_by_key(|(_, credential)| credential.last_used());
             let oldest = oldest.map(|(settings, _)| settings.clone());
-            oldest.map(|settings| held.remove(&settings));
+            if let Some(credential) = oldest.and_then(|settings| held.remove(&settings)) {
+                credential.discard();
+            }
         }
         let credential = Arc::new(start(&settings));
         held.insert(settings, Arc::clone(&credential));
@@ -87,6 +95,11 @@ impl Variants {
     /// Ends all of them, each after the exchange that it may be in.
     pub fn stop(&self) {
         self.lock().values().for_each(|credential| credential.stop());
+    }
+
+    /// Ends all of them for good: the configuration has no use for them any more.
+    pub fn discard(&self) {
+        self.lock().drain().for_each(|(_, credential)| credential.discard());
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, Arc<Credential>>> {

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use tokend::Daemon;
+use tokend::clock::{Clock, Steps};
 use tokend::config::{self, Config};
+use tokend::store::Store;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 
@@ -33,8 +35,10 @@ impl InProcess {
         let config = load(&home.config());
         let listening = runtime.enter();
         let listener = UnixListener::bind(home.socket()).expect("the socket can be bound");
-        let daemon = Daemon::start(&config, listener, MOST_CONNECTIONS).expect("the kernel has randomness");
         drop(listening);
+        let store = Store::forgetful(Clock::kernel(Steps::default()));
+        let daemon = runtime.block_on(Daemon::start(&config, listener, MOST_CONNECTIONS, store));
+        let daemon = daemon.expect("the kernel has randomness");
         Self { daemon: Some(daemon), runtime, socket: home.socket(), config: home.config() }
     }
 

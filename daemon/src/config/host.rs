@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use super::fault::Sink;
 use super::files::Raw;
 use super::section::Section;
-use super::{AdminSettings, DaemonSettings, rules, values};
+use super::{AdminSettings, DaemonSettings, rules, secret, values};
 use crate::policy::access::RootAccess;
 
 /// The keys of `[daemon]`.
 pub(super) const DAEMON_KEYS: &[&str] =
-    &["socket", "socket_group", "state_dir", "max_connections", "max_connections_per_uid"];
+    &["socket", "socket_group", "state_dir", "state_key", "max_connections", "max_connections_per_uid"];
 
 /// The keys of `[admin]`.
 pub(super) const ADMIN_KEYS: &[&str] = &["allow", "root"];
@@ -24,6 +24,7 @@ impl Default for DaemonSettings {
             socket: PathBuf::from("/run/tokend/tokend.sock"),
             socket_group: None,
             state_dir: PathBuf::from("/var/lib/tokend"),
+            state_key: None,
             max_connections: 4096,
             max_connections_per_uid: 1024,
         }
@@ -49,6 +50,7 @@ pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
         socket: section.read("socket", values::socket_path).into_value().unwrap_or(default.socket),
         socket_group: section.read("socket_group", rules::group).into_value(),
         state_dir: section.read("state_dir", values::path).into_value().unwrap_or(default.state_dir),
+        state_key: section.read("state_key", secret::source).into_value(),
         max_connections: all,
         max_connections_per_uid: per_uid.into_value().unwrap_or(default.max_connections_per_uid.min(all)),
     }

@@ -8,12 +8,15 @@ use std::time::Duration;
 use tokend_protocol::ErrorClass;
 use tokio::sync::watch;
 
+use super::restore::Memories;
 use super::{Attempted, Inbox, Order, Rejected, Schedule, Snapshot, Surroundings, Warmth};
 use crate::clock::{Clock, Instant};
 use crate::fingerprint::Fingerprinter;
 use crate::issuer::{Issuer, Urgency};
 use crate::policy::refresh::{Jitter, Life, min_gap, renew_at};
 use crate::provider::{Failure, Provider};
+use crate::store::Keep;
+use crate::store::record::{KeptFailure, KeptToken, Record};
 
 /// How much of a token's own [`min_gap`] has to pass after an attempt before a caller's complaint that an API
 /// refused the token leads to the next one, at the most.
@@ -46,6 +49,7 @@ pub(super) struct Actor<P> {
     schedule: Schedule,
     publish: watch::Sender<Arc<Snapshot>>,
     inbox: Inbox,
+    keep: Keep,
     clock: Clock,
     fingerprinter: Arc<Fingerprinter>,
     roll: fn() -> f64,
@@ -67,24 +71,27 @@ impl<P: Provider> Actor<P> {
     pub(super) fn new(
         provider: P,
         issuer: Arc<Issuer>,
-        schedule: Schedule,
+        (schedule, memories): (Schedule, Memories),
         publish: watch::Sender<Arc<Snapshot>>,
         inbox: Inbox,
+        keep: Keep,
         surroundings: &Surroundings,
     ) -> Self {
+        let Memories { jitter, longest_life, last_attempt, unused_renewals } = memories;
         Self {
             provider,
             issuer,
             schedule,
             publish,
             inbox,
+            keep,
             clock: surroundings.clock.clone(),
             fingerprinter: Arc::clone(&surroundings.fingerprinter),
             roll: surroundings.roll,
-            jitter: Jitter::new((surroundings.roll)()),
-            longest_life: Duration::ZERO,
-            last_attempt: None,
-            unused_renewals: 0,
+            jitter,
+            longest_life,
+            last_attempt,
+            unused_renewals,
             changes_in_vain: 0,
             last_change: None,
         }
@@ -267,6 +274,21 @@ impl<P: Provider> Actor<P> {
 
     fn renewal(&self, life: Life) -> Instant {
         renew_at(life, self.schedule.refresh_before, self.longest_life, self.jitter)
+    }
+
+    /// What a successor needs to go on as if it had been here all the time.
+    fn record(&self, snapshot: &Snapshot) -> Record {
+        let token = snapshot.token.as_ref().map(|token| KeptToken {
+            secret: token.secret.clone(),
+            life: token.life,
+            longest_life: self.longest_life,
+            jitter: self.jitter,
+        });
+        let failure = snapshot.last_error.clone().filter(|_| snapshot.failures > 0).map(|failed| {
+            KeptFailure { failures: snapshot.failures, failed, next_attempt: snapshot.next_attempt }
+        });
+        let last_used = Some(self.inbox.usage.last());
+        Record { token, failure, last_used, unused_renewals: self.unused_renewals, variant_of: None }
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

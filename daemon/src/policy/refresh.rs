@@ -68,6 +68,11 @@ impl Jitter {
         Self(if roll.is_finite() { roll.clamp(0.0, 1.0) } else { 0.5 })
     }
 
+    /// The number, to be kept.
+    pub fn value(self) -> f64 {
+        self.0
+    }
+
     /// The factor of a back-off.
     fn spread(self) -> f64 {
         1.0 + BACK_OFF_JITTER * self.0

@@ -102,9 +102,18 @@ pub(super) fn daemon_status(shared: &Shared, detail: Detail) -> DaemonStatus {
         reload_failed_at,
         attributes: match detail {
             Detail::ForCallers => Vec::new(),
-            Detail::Full => vec![Attribute { name: "memory".to_owned(), value: swap::condition() }],
+            Detail::Full => {
+                let memory = ("memory", swap::condition());
+                let mut facts: Vec<_> = shared.store.facts().into_iter().chain([memory]).collect();
+                facts.sort_unstable();
+                facts.into_iter().map(attribute).collect()
+            }
         },
     }
+}
+
+fn attribute((name, value): (&'static str, String)) -> Attribute {
+    Attribute { name: name.to_owned(), value }
 }
 
 fn held(snapshot: &Snapshot, clock: &Clock) -> Option<HeldToken> {

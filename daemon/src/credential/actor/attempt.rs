@@ -7,7 +7,7 @@ use tokend_protocol::ErrorClass;
 
 use super::Actor;
 use crate::clock::Instant;
-use crate::credential::{Attempted, Failed, Token};
+use crate::credential::{Attempted, Failed, Snapshot, Token};
 use crate::issuer::{Held, Urgency};
 use crate::policy::refresh::{Jitter, Life, back_off, issuer_pause};
 use crate::provider::{Failure, Granted, Outcome, Provider, SecretInUse};
@@ -48,7 +48,7 @@ impl<P: Provider> Actor<P> {
             }
         });
         let attempted = match result {
-            Ok(granted) => self.granted(granted, sent_at),
+            Ok(granted) => self.granted(granted, sent_at).await,
             Err(failure) => self.failed(failure),
         };
         self.answer_those_who_waited(&attempted);
@@ -64,7 +64,7 @@ impl<P: Provider> Actor<P> {
         self.update(|snapshot| snapshot.client_secret = Some(used));
     }
 
-    fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
+    async fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
         self.issuer.answered();
         let life = Life { sent_at, lifetime: granted.lifetime };
         if life.remaining(self.clock.now()).is_zero() {
@@ -86,13 +86,18 @@ impl<P: Provider> Actor<P> {
         swap::keep_out(&granted.token);
         let token = Arc::new(Token { secret: granted.token, fingerprint, life });
         self.changes_in_vain = 0;
-        self.update(|snapshot| {
+        let renewed = |snapshot: &mut Snapshot| {
             snapshot.token = Some(token);
             snapshot.in_flight = false;
             snapshot.last_error = None;
             snapshot.failures = 0;
             snapshot.next_attempt = next_attempt;
-        });
+        };
+        let mut kept = Snapshot::clone(&self.snapshot());
+        renewed.clone()(&mut kept);
+        // Nobody is given a token that a crash could lose.
+        self.keep.renewed(self.record(&kept)).await;
+        self.update(renewed);
         let lifetime = granted.lifetime.as_secs();
         tracing::info!(token = self.names(), %fingerprint, lifetime, changed = attempted == Attempted::Changed, "{} renewed", self.names());
         attempted
@@ -116,6 +121,7 @@ impl<P: Provider> Actor<P> {
             snapshot.failures = failures;
             snapshot.next_attempt = next_attempt;
         });
+        self.keep.failed(self.record(&self.snapshot()));
         tracing::warn!(
             token = self.names(),
             class = failed.class.as_str(),

@@ -1,0 +1,107 @@
+//! How a credential goes on where a restart interrupted it: as if nothing had happened. Pure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Schedule, Snapshot, Token};
+use crate::clock::Instant;
+use crate::fingerprint::Fingerprinter;
+use crate::policy::refresh::{Jitter, renew_at};
+use crate::store::Keep;
+use crate::store::record::{KeptFailure, KeptToken, Record};
+
+/// What a credential begins with: what is kept of it, and the way to keep what follows.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Where its state is kept.
+    pub keep: Keep,
+    /// Its state before the restart.
+    pub record: Option<Record>,
+    /// Whether the wait after a failure is over, because somebody has perhaps put something right.
+    pub patience: Patience,
+}
+
+/// What a restart means for the wait after a failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Patience {
+    /// The process crashed. A crash is no reason to ask sooner, or a crash loop would be an attack.
+    #[default]
+    Kept,
+    /// Somebody restarted the daemon. It ends the wait, as a reload does.
+    Ended,
+}
+
+/// The part of an actor's state that only it knows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Memories {
+    pub(super) jitter: Jitter,
+    pub(super) longest_life: Duration,
+    pub(super) last_attempt: Option<Instant>,
+    pub(super) unused_renewals: u32,
+}
+
+impl Memories {
+    fn of(record: &Record, jitter: Jitter) -> Self {
+        let token = record.token.as_ref();
+        let sent_at = token.map(|token| token.life.sent_at);
+        let failed_at = record.failure.as_ref().map(|failure| failure.failed.at);
+        Self {
+            jitter: token.map_or(jitter, |token| token.jitter),
+            longest_life: token.map_or(Duration::ZERO, |token| token.longest_life),
+            last_attempt: sent_at.max(failed_at),
+            unused_renewals: record.unused_renewals,
+        }
+    }
+}
+
+/// What readers see first, and what the actor remembers. `first_attempt` is when a credential without a past would
+/// ask for the first time, and `jitter` what it would have rolled.
+pub(super) fn resume(
+    record: &Record,
+    patience: Patience,
+    (schedule, first_attempt): (&Schedule, Option<Instant>),
+    jitter: Jitter,
+    fingerprinter: &Fingerprinter,
+    now: Instant,
+) -> (Snapshot, Memories) {
+    let memories = Memories::of(record, jitter);
+    let next_attempt = match (&record.token, &record.failure) {
+        (_, Some(failure)) => after_failure(failure, patience, first_attempt, now),
+        (Some(token), None) => Some(renewal(token, schedule, first_attempt, now)),
+        (None, None) => first_attempt,
+    };
+    let token = record.token.as_ref().map(|KeptToken { secret, life, .. }| {
+        let fingerprint = fingerprinter.fingerprint(secret);
+        Arc::new(Token { secret: secret.clone(), fingerprint, life: *life })
+    });
+    let snapshot = Snapshot {
+        token,
+        last_error: record.failure.as_ref().map(|failure| failure.failed.clone()),
+        failures: record.failure.as_ref().map_or(0, |failure| failure.failures),
+        ..Snapshot::pending(next_attempt)
+    };
+    (snapshot, memories)
+}
+
+/// When it would have been renewed. What is overdue is spread as at any start, and not beyond its end.
+fn renewal(token: &KeptToken, schedule: &Schedule, first_attempt: Option<Instant>, now: Instant) -> Instant {
+    let due = renew_at(token.life, schedule.refresh_before, token.longest_life, token.jitter);
+    if due > now {
+        return due;
+    }
+    first_attempt.map_or(now, |spread| spread.min(token.life.expires_at()))
+}
+
+fn after_failure(
+    failure: &KeptFailure,
+    patience: Patience,
+    first_attempt: Option<Instant>,
+    now: Instant,
+) -> Option<Instant> {
+    match (failure.next_attempt, patience) {
+        // It rests, and a caller wakes it.
+        (None, _) => first_attempt,
+        (Some(at), Patience::Kept) => Some(at.max(first_attempt.unwrap_or(now))),
+        (Some(at), Patience::Ended) => Some(at.min(first_attempt.unwrap_or(now))),
+    }
+}

@@ -1,0 +1,331 @@
+//! What outlives the process: the tokens with their schedules, so that a crash, a restart or an upgrade costs the
+//! provider no request and no caller a token.
+//!
+//! There are two media. The first is memory that the service manager keeps open while the daemon is not running; it
+//! is written at every change, before others see it. The second is a folder of sealed files, for hosts on which
+//! tokens are to survive a reboot; it is written where there is a state key, and only for tokens.
+//!
+//! Neither may ever stop the daemon. What cannot be kept is reported once, and the token is served nevertheless;
+//! what cannot be read is as if it had never been there; and nothing that is found is trusted beyond what its
+//! checksum or seal proves.
+
+mod fields;
+pub mod folder;
+mod keep;
+pub mod key;
+pub mod layout;
+pub mod memory;
+pub mod moment;
+pub mod record;
+mod report;
+pub mod sealed;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use self::folder::Folder;
+pub use self::keep::{IssuerKeep, Keep};
+use self::key::Key;
+use self::layout::Bytes;
+use self::memory::{Left, Memory};
+use self::moment::{BootId, Moment, Uptime};
+use self::record::{IssuerRecord, Record};
+use self::report::Report;
+use self::sealed::Sealer;
+use crate::clock::Clock;
+use crate::credential::Patience;
+use crate::fingerprint::NoRandomness;
+use crate::secret_source::SecretSource;
+use crate::systemd::{self, FdStore};
+
+/// Sealed files that are written at once. On a disk that hangs each holds a thread.
+const WRITES_MAX: usize = 8;
+
+/// What outlives the process.
+#[derive(Debug)]
+pub struct Store {
+    clock: Clock,
+    boot: Option<BootId>,
+    folder: Option<Arc<Folder>>,
+    writes: Arc<Semaphore>,
+    report: Report,
+    /// Held for a look or a change, never across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    memory: Option<Memory>,
+    /// What was found and has not been asked for yet.
+    found: HashMap<Key, Found>,
+    /// How many credentials there are of a key: there may be two where a variant has two names.
+    claims: HashMap<Key, usize>,
+    /// [`Patience::Ended`] where the process before ended because it was told to.
+    patience: Patience,
+}
+
+/// A record as it was found.
+#[derive(Debug)]
+struct Found {
+    bytes: Bytes,
+    uptime: Uptime,
+}
+
+/// Where the store looks for what the process before left, and where it keeps what it is given.
+#[derive(Debug)]
+pub struct Media {
+    /// What the service manager keeps, and has kept.
+    pub manager: FdStore,
+    /// The daemon's state directory.
+    pub state_dir: PathBuf,
+    /// The source of the state key.
+    pub state_key: Option<SecretSource>,
+}
+
+impl Store {
+    /// One that keeps nothing.
+    pub fn forgetful(clock: Clock) -> Arc<Self> {
+        Arc::new(Self::new(clock, None, State::default(), Report::default()))
+    }
+
+    /// One that keeps records in this memory alone, beginning with what is in it.
+    pub fn in_memory(clock: Clock, left: Left) -> Arc<Self> {
+        let mut state = State::default();
+        state.take(left);
+        Arc::new(Self::new(clock, None, state, Report::default()))
+    }
+
+    /// Finds what the process before left. Whatever is wrong with it is reported, and no reason not to start.
+    pub async fn open(clock: Clock, media: Media) -> Arc<Self> {
+        let report = Report::default();
+        let mut state = State::default();
+        match media.manager {
+            FdStore::Absent => report::no_manager(),
+            FdStore::Present { left, is_proved } => open_memory(&mut state, left, is_proved, &report),
+        }
+        let folder = match media.state_key {
+            Some(source) => open_folder(&mut state, media.state_dir, &source, &report).await,
+            None => None,
+        };
+        let store = Self::new(clock, folder, state, report);
+        store.note_how_the_last_one_ended();
+        Arc::new(store)
+    }
+
+    fn new(clock: Clock, folder: Option<Arc<Folder>>, state: State, report: Report) -> Self {
+        let boot = moment::boot_id();
+        let writes = Arc::new(Semaphore::new(WRITES_MAX));
+        Self { clock, boot, folder, writes, report, state: Mutex::new(state) }
+    }
+
+    /// The record of a credential, if there is one, and the way to keep its next ones.
+    pub fn claim(self: &Arc<Self>, key: Key, variant_of: Option<Key>) -> (Keep, Option<Record>) {
+        let mut state = self.lock();
+        *state.claims.entry(key).or_default() += 1;
+        let found = state.found.remove(&key);
+        let now = self.now();
+        let record = found.as_ref().and_then(|found| Record::decode(&found.bytes, &key, &now, found.uptime));
+        let record = record.map(|record| record.as_of(now.at));
+        match (&found, &record) {
+            // From the disk, or from another uptime: as it is now, it is kept in memory.
+            (Some(_), Some(record)) => self.put(&mut state, &key, &record.encode(&key, &now)),
+            (Some(_), None) => self.wipe(&mut state, &key),
+            (None, _) => (),
+        }
+        drop(state);
+        if record.as_ref().is_some_and(|record| record.is_usable(now.at)) {
+            self.report.restored();
+        }
+        if let Some((path, reason)) = self.folder.as_ref().and_then(|folder| folder.damaged(&key)) {
+            report::damaged_file(&path, reason);
+        }
+        (Keep::new(Arc::clone(self), key, variant_of), record)
+    }
+
+    /// The condition of an issuer, if it was kept, and the way to keep it.
+    pub fn claim_issuer(self: &Arc<Self>, origin: &str) -> (IssuerKeep, Option<IssuerRecord>) {
+        let key = Key::of_issuer(origin);
+        let now = self.now();
+        let found = self.lock().found.remove(&key);
+        let record = found.and_then(|found| IssuerRecord::decode(&found.bytes, &now, found.uptime));
+        (IssuerKeep::new(Arc::clone(self), key), record)
+    }
+
+    /// The key of fingerprints: the one before, so that a fingerprint in a log still names the same token.
+    pub async fn fingerprint_key(&self) -> Result<Zeroizing<[u8; 32]>, NoRandomness> {
+        let key = Key::of_the("fingerprint key");
+        let found = self.lock().found.remove(&key);
+        if let Some(secret) = found.and_then(|found| record::decode_fingerprint_key(&found.bytes)) {
+            let bytes = record::encode_fingerprint_key(&secret, &key, &self.now());
+            self.put(&mut self.lock(), &key, &bytes);
+            return Ok(secret);
+        }
+        let mut secret = Zeroizing::new([0; 32]);
+        SystemRandom::new().fill(secret.as_mut_slice()).map_err(|_| NoRandomness)?;
+        let bytes = record::encode_fingerprint_key(&secret, &key, &self.now());
+        self.put(&mut self.lock(), &key, &bytes);
+        keep::write_file(self, &key, bytes).await;
+        Ok(secret)
+    }
+
+    /// What the start means for those that wait after a failure: where the process before was told to end, as by
+    /// `systemctl restart`, whoever told it may have put something right.
+    pub fn patience(&self) -> Patience {
+        self.lock().patience
+    }
+
+    /// Notes that the process ends because it was told to.
+    pub fn note_orderly_end(&self) {
+        let bytes = record::encode_mark(&self.now());
+        self.put(&mut self.lock(), &orderly_end(), &bytes);
+    }
+
+    /// Wipes what was found and belongs to no credential: its token is not configured any more. Variants are kept
+    /// while what they are variants of is there, because nobody may have asked for them again yet.
+    pub fn settle(self: &Arc<Self>) {
+        let mut state = self.lock();
+        let State { found, claims, .. } = &mut *state;
+        let now = self.now();
+        let is_wanted = |key: &Key, found: &Found| {
+            let record = Record::decode(&found.bytes, key, &now, found.uptime);
+            record.is_some_and(|record| {
+                record.is_usable(now.at) && record.variant_of.is_some_and(|base| claims.contains_key(&base))
+            })
+        };
+        let unwanted: Vec<Key> =
+            found.iter().filter(|(key, found)| !is_wanted(key, found)).map(|(key, _)| *key).collect();
+        for key in &unwanted {
+            state.found.remove(key);
+            self.wipe(&mut state, key);
+        }
+        if let Some(folder) = &self.folder {
+            report::foreign_files(folder.path(), folder.foreign(state.claims.keys()));
+        }
+        drop(state);
+        keep::remove_files(self, unwanted);
+    }
+
+    /// What there is to say about it, as names and values for people.
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        self.report.facts(self.folder.as_deref().map(Folder::path))
+    }
+
+    fn note_how_the_last_one_ended(&self) {
+        let mut state = self.lock();
+        if state.found.remove(&orderly_end()).is_some() {
+            state.patience = Patience::Ended;
+        }
+        self.wipe(&mut state, &orderly_end());
+    }
+
+    fn now(&self) -> Moment {
+        Moment::now(&self.clock, self.boot)
+    }
+
+    fn put(&self, state: &mut State, key: &Key, record: &[u8]) {
+        let Some(memory) = &mut state.memory else { return };
+        self.report.memory(memory.put(key, record));
+    }
+
+    fn wipe(&self, state: &mut State, key: &Key) {
+        let Some(memory) = &mut state.memory else { return };
+        self.report.memory(memory.remove(key).map_err(Into::into));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, left: Left) {
+        let found = |bytes| Found { bytes, uptime: Uptime::RanOn };
+        self.found.extend(left.records.into_iter().map(|(key, bytes)| (key, found(bytes))));
+        self.memory = Some(left.memory);
+    }
+
+    fn replace_memory(&mut self, mut memory: Memory, report: &Report) {
+        for (key, found) in &self.found {
+            report.memory(memory.put(key, &found.bytes));
+        }
+        self.memory = Some(memory);
+    }
+
+    /// What is in memory is never older than what is on the disk.
+    fn take_from_disk(&mut self, bytes: Bytes) {
+        if let Some(key) = record::key_of(&bytes) {
+            self.found.entry(key).or_insert(Found { bytes, uptime: Uptime::MayHaveEnded });
+        }
+    }
+}
+
+/// The mark of a process that ended because it was told to.
+fn orderly_end() -> Key {
+    Key::of_the("orderly end")
+}
+
+/// The memory that was left, or a new one.
+fn open_memory(state: &mut State, left: Option<OwnedFd>, is_proved: bool, report: &Report) {
+    match left.map(Memory::adopt).transpose() {
+        Ok(Some(left)) if !left.is_damaged => {
+            report.kept(true);
+            state.take(left);
+            return;
+        }
+        // What is whole in it is taken over into the new one.
+        Ok(Some(left)) => {
+            report::damaged_memory();
+            state.take(left);
+        }
+        Ok(None) => (),
+        Err(reason) => report::unreadable_memory(reason),
+    }
+    match Memory::create() {
+        Ok(memory) => {
+            systemd::keep_descriptor(memory.as_fd());
+            report.kept(is_proved);
+            state.replace_memory(memory, report);
+        }
+        Err(error) => report.memory(Err(error.into())),
+    }
+}
+
+/// The folder of sealed files with what opens in it.
+async fn open_folder(
+    state: &mut State,
+    state_dir: PathBuf,
+    source: &SecretSource,
+    report: &Report,
+) -> Option<Arc<Folder>> {
+    let secret = match source.read().await {
+        Ok(secret) => secret,
+        Err(error) => {
+            report.no_state_key(&error);
+            return None;
+        }
+    };
+    let sealer = match Sealer::new(&secret) {
+        Ok(sealer) => sealer,
+        Err(reason) => {
+            report.no_state_key(&format!("{source}: {reason}"));
+            return None;
+        }
+    };
+    let folder = Arc::new(Folder::new(&state_dir, sealer));
+    let reading = tokio::task::spawn_blocking({
+        let folder = Arc::clone(&folder);
+        move || folder.read()
+    });
+    match reading.await {
+        Ok(Ok(records)) => records.into_iter().for_each(|bytes| state.take_from_disk(bytes)),
+        Ok(Err(error)) => report.file(Err(&error)),
+        Err(_) => (),
+    }
+    Some(folder)
+}

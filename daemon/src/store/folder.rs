@@ -1,0 +1,215 @@
+//! The folder of sealed records in the state directory: one file for each, written as a whole or not at all. All
+//! of it blocks, and is for a thread that may.
+//!
+//! It must never overwrite what could still be recovered. A file that does not open is never written over: under
+//! another state key records have other names, and one that has the right name and does not open is moved aside.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use super::key::Key;
+use super::layout::Bytes;
+use super::sealed::{Sealer, Unopened};
+
+/// The folder within the state directory.
+const FOLDER: &str = "tokens";
+
+/// Ends the name of a file that is being written.
+const DRAFT: &str = ".new";
+
+/// Ends the name of a file that was moved aside.
+const DAMAGED: &str = ".damaged";
+
+/// The largest file that is read. The largest record has two mebibytes.
+const FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// The sealed records of one state key.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    sealer: Sealer,
+    /// Open, and locked against a second daemon, once the folder is there.
+    directory: Mutex<Option<Arc<Flock<File>>>>,
+    /// Files that did not open.
+    unopened: Mutex<HashMap<String, Unopened>>,
+    drafts: AtomicU64,
+}
+
+/// A fault of the folder, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The system refuses.
+    #[error("{}: {what}: {source}; {}", path.display(), remedy(source))]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another daemon writes there.
+    #[error("{}: another process uses this folder; give each daemon a daemon.state_dir of its own", .0.display())]
+    Taken(PathBuf),
+}
+
+impl Folder {
+    /// The folder in this state directory, which need not be there yet.
+    pub fn new(state_dir: &Path, sealer: Sealer) -> Self {
+        Self {
+            path: state_dir.join(FOLDER),
+            sealer,
+            directory: Mutex::new(None),
+            unopened: Mutex::default(),
+            drafts: AtomicU64::new(0),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads all records that open, and removes what a write that was cut off has left.
+    pub fn read(&self) -> Result<Vec<Bytes>, FolderError> {
+        self.directory()?;
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(|source| self.fault("reading", None, source))? {
+            let entry = entry.map_err(|source| self.fault("reading", None, source))?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.strip_suffix(DRAFT).is_some_and(|stem| is_name(stem.split('.').next())) {
+                // A disk that is full or read-only is told of by the first write.
+                let _ = fs::remove_file(entry.path());
+            } else if is_name(Some(&name)) {
+                let content = content(&entry.path()).map_err(|_| Unopened::Unreadable);
+                match content.and_then(|file| self.sealer.open(&name, &file)) {
+                    Ok(record) => records.push(record),
+                    Err(reason) => drop(self.unopened().insert(name, reason)),
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// Why the file of this key did not open, with its path, if it is there and did not.
+    pub fn damaged(&self, key: &Key) -> Option<(PathBuf, Unopened)> {
+        let name = self.sealer.name(key);
+        let reason = self.unopened().get(&name).copied()?;
+        Some((self.path.join(name), reason))
+    }
+
+    /// How many files did not open that have the name of none of these keys.
+    pub fn foreign<'a>(&self, known: impl Iterator<Item = &'a Key>) -> usize {
+        let unopened = self.unopened();
+        if unopened.is_empty() {
+            return 0;
+        }
+        let known: HashSet<String> = known.map(|key| self.sealer.name(key)).collect();
+        unopened.keys().filter(|name| !known.contains(*name)).count()
+    }
+
+    /// Writes a record. When it returns without a fault, the record survives a loss of power.
+    pub fn write(&self, key: &Key, record: &[u8]) -> Result<(), FolderError> {
+        let directory = self.directory()?;
+        let name = self.sealer.name(key);
+        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
+        let draft = self.path.join(format!("{name}.{number}{DRAFT}"));
+        let written = self.sealer.seal(&name, record).map_err(io::Error::other).and_then(|sealed| {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            file.write_all(&sealed)?;
+            file.sync_all()
+        });
+        let placed = written.and_then(|()| self.put_in_place(&draft, &name));
+        let placed = placed.and_then(|()| directory.sync_all());
+        placed.map_err(|source| {
+            let _ = fs::remove_file(&draft);
+            self.fault("writing", Some(&name), source)
+        })
+    }
+
+    /// Removes a record, if there is one.
+    pub fn remove(&self, key: &Key) -> Result<(), FolderError> {
+        let name = self.sealer.name(key);
+        if self.unopened().contains_key(&name) {
+            return Ok(());
+        }
+        match fs::remove_file(self.path.join(&name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.fault("removing", Some(&name), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn put_in_place(&self, draft: &Path, name: &str) -> io::Result<()> {
+        let place = self.path.join(name);
+        if self.unopened().contains_key(name) {
+            fs::rename(&place, self.path.join(format!("{name}{DAMAGED}")))?;
+            self.unopened().remove(name);
+        }
+        fs::rename(draft, place)
+    }
+
+    /// The folder, made and locked where it is not yet.
+    fn directory(&self) -> Result<Arc<Flock<File>>, FolderError> {
+        let mut held = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(directory) = &*held {
+            return Ok(Arc::clone(directory));
+        }
+        match DirBuilder::new().mode(0o700).create(&self.path) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists && !self.path.is_dir() => {
+                return Err(self.fault("making the folder", None, source));
+            }
+            _ => (),
+        }
+        let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&self.path);
+        let opened = opened.map_err(|source| self.fault("opening", None, source))?;
+        let locked = Flock::lock(opened, FlockArg::LockExclusiveNonblock);
+        let locked = Arc::new(locked.map_err(|_| FolderError::Taken(self.path.clone()))?);
+        *held = Some(Arc::clone(&locked));
+        Ok(locked)
+    }
+
+    fn fault(&self, what: &'static str, name: Option<&str>, source: io::Error) -> FolderError {
+        let path = name.map_or_else(|| self.path.clone(), |name| self.path.join(name));
+        FolderError::System { what, path, source }
+    }
+
+    fn unopened(&self) -> MutexGuard<'_, HashMap<String, Unopened>> {
+        self.unopened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether this is the name of a sealed record: a hash in lower-case hexadecimal.
+fn is_name(name: Option<&str>) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.is_some_and(|name| name.len() == 64 && name.bytes().all(is_digit))
+}
+
+fn content(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut content = Vec::new();
+    file.take(FILE_MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there",
+        io::ErrorKind::ReadOnlyFilesystem => "make it writable, or set daemon.state_dir to a folder that is",
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            "make daemon.state_dir a folder of the daemon's user, mode 0700"
+        }
+        io::ErrorKind::PermissionDenied => "let the daemon's user read and write daemon.state_dir",
+        _ => "look into the disk and daemon.state_dir",
+    }
+}

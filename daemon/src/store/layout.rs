@@ -1,0 +1,423 @@
+//! The bytes of the memory that outlives the process: how records lie in it, what a change of one writes, and how
+//! they are found again. Pure: it plans writes and reads bytes, and does neither for a file.
+//!
+//! Each record has a cell of its own, and a cell has two slots. A change writes the slot that does not hold the
+//! current state, in one go, so that a process that is killed meanwhile leaves the current state as it was. Which
+//! slot is current is told by its generation, and whether a slot was written to its end by its checksum. Nothing
+//! that is found here is trusted before its checksum was right, and no bytes whatever lead to a panic.
+//!
+//! | at | what |
+//! | --- | --- |
+//! | 0 | header: magic (8 bytes), version (`u16`), 6 zero bytes, checksum of these (16 bytes), zero up to 64 |
+//! | 64 | cells, one after the other; the first that is none ends them |
+//!
+//! | in a cell at | what |
+//! | --- | --- |
+//! | 0 | `cell`, the binary logarithm of a slot's size, its complement, 2 zero bytes |
+//! | 8 | the first slot |
+//! | 8 + size | the second slot |
+//!
+//! | in a slot at | what |
+//! | --- | --- |
+//! | 0 | generation (`u64`), 0 in a slot without a record |
+//! | 8 | length of the record (`u32`) |
+//! | 12 | checksum: the first 16 bytes of the SHA-256 of the above, key and record |
+//! | 28 | key (32 bytes) |
+//! | 60 | the record; zero from there to the slot's end |
+//!
+//! Numbers are little-endian. A version is read by the releases that write it.
+
+use std::collections::HashMap;
+
+use ring::digest;
+use zeroize::Zeroizing;
+
+use super::key::{KEY_LENGTH, Key};
+
+/// The version of all this.
+pub const VERSION: u16 = 1;
+
+const MAGIC: &[u8; 8] = b"tokendRM";
+
+/// Bytes before the first cell.
+pub const HEADER: u64 = 64;
+
+const CHECKSUM: usize = 16;
+const CELL_HEAD: u64 = 8;
+const CELL_MARK: &[u8; 4] = b"cell";
+const SLOT_HEAD: usize = 8 + 4 + CHECKSUM + KEY_LENGTH;
+
+/// The smallest slot has room for a short opaque token ...
+const SMALLEST: u8 = 8;
+
+/// ... and the largest for the largest reply that is read from a provider, which has a mebibyte.
+const LARGEST: u8 = 21;
+
+/// A record that was found, or is to be kept.
+pub type Bytes = Zeroizing<Vec<u8>>;
+
+/// Where the records lie, and which places are free.
+#[derive(Debug)]
+pub struct Layout {
+    places: HashMap<Key, Place>,
+    free: Vec<Cell>,
+    end: u64,
+    generation: u64,
+}
+
+/// A cell: where it begins, and the size of its slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    at: u64,
+    log: u8,
+}
+
+/// A record's cell, and which of its slots is current.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    cell: Cell,
+    current: u8,
+}
+
+/// One thing to do to the memory. Steps are done in order, and each may be cut off anywhere.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Makes it so long, with zeros at the end.
+    Grow(u64),
+    /// Writes bytes.
+    Write(u64, Bytes),
+    /// Writes so many zeros.
+    Wipe(u64, usize),
+}
+
+/// What a change does, and where the record is once it is done.
+#[derive(Debug)]
+pub struct Plan {
+    /// To be done in order.
+    pub steps: Vec<Step>,
+    key: Key,
+    place: Option<Place>,
+    freed: Option<Cell>,
+    generation: u64,
+}
+
+/// The record is larger than any slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Contents {
+    /// The current state of every record.
+    pub records: HashMap<Key, Bytes>,
+    /// Where they lie.
+    pub layout: Layout,
+    /// Cells without a current record that are not empty: what a kill in the middle of a change left behind.
+    pub leftovers: Vec<Cell>,
+    /// Whether there is something after the last cell that no cut-off change explains.
+    pub is_damaged: bool,
+}
+
+/// Why nothing was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It was never made by this program, or not to its end.
+    #[error("it does not begin as what tokend keeps there")]
+    Foreign,
+    /// Another release made it.
+    #[error("it has version {0} of the format, and this release reads version {VERSION}")]
+    Version(u16),
+    /// The system refuses to read it.
+    #[error("it cannot be read")]
+    System,
+}
+
+/// Reads all bytes of a memory. Any bytes will do.
+///
+/// # Errors
+/// What makes all of it unreadable. What makes one record so costs that record alone.
+pub fn read(bytes: &[u8]) -> Result<Contents, Unreadable> {
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    scan(length, |at, buffer| {
+        let from = bytes.get(usize::try_from(at).ok()?..)?;
+        buffer.copy_from_slice(from.get(..buffer.len())?);
+        Some(())
+    })
+}
+
+/// Reads a memory of so many bytes; `fetch` fills a buffer from a place on.
+///
+/// # Errors
+/// As [`read`].
+pub fn scan(
+    length: u64,
+    mut fetch: impl FnMut(u64, &mut [u8]) -> Option<()>,
+) -> Result<Contents, Unreadable> {
+    check_header(length, &mut fetch)?;
+    let mut found = Found::default();
+    let mut slots = Zeroizing::new(Vec::new());
+    let mut at = HEADER;
+    while let Some(cell) = cell_at(at, length, &mut fetch) {
+        slots.resize(cell.slots_length(), 0);
+        fetch(cell.slot(0), &mut slots).ok_or(Unreadable::System)?;
+        found.take(cell, &slots);
+        at = cell.end();
+    }
+    let is_damaged = !is_torn_tail(at, length, &mut fetch);
+    Ok(Contents {
+        records: found.records,
+        layout: Layout {
+            places: found.places,
+            free: found.free,
+            end: at,
+            generation: found.generations.values().copied().max().unwrap_or_default(),
+        },
+        leftovers: found.leftovers,
+        is_damaged,
+    })
+}
+
+/// The header of a new memory.
+pub fn header() -> Vec<u8> {
+    let mut header = MAGIC.to_vec();
+    header.extend_from_slice(&VERSION.to_le_bytes());
+    header.resize(16, 0);
+    let checksum = checksum(&[&header]);
+    header.extend_from_slice(&checksum);
+    header.resize(64, 0);
+    header
+}
+
+impl Layout {
+    /// That of a memory with nothing but a header.
+    pub fn empty() -> Self {
+        Self { places: HashMap::new(), free: Vec::new(), end: HEADER, generation: 0 }
+    }
+
+    /// What keeps a record: its key's older slot is written, or a cell of its own where it has none or has
+    /// outgrown it.
+    pub fn put(&self, key: &Key, record: &[u8]) -> Result<Plan, TooLarge> {
+        let log = log_for(record.len()).ok_or(TooLarge)?;
+        let held = self.places.get(key).copied();
+        let generation = self.generation.saturating_add(1);
+        let mut plan = Plan { steps: Vec::new(), key: *key, place: None, freed: None, generation };
+        if let Some(held) = held.filter(|held| held.cell.log >= log) {
+            let current = 1 - held.current;
+            let slot = slot(held.cell.log, generation, key, record);
+            plan.steps.push(Step::Write(held.cell.slot(current), slot));
+            plan.place = Some(Place { cell: held.cell, current });
+            return Ok(plan);
+        }
+        let cell = self.place_for(log, &mut plan.steps);
+        plan.steps.push(Step::Write(cell.slot(0), slot(log, generation, key, record)));
+        plan.place = Some(Place { cell, current: 0 });
+        if let Some(outgrown) = held.map(|held| held.cell) {
+            plan.steps.push(outgrown.wipe());
+            plan.freed = Some(outgrown);
+        }
+        Ok(plan)
+    }
+
+    /// What removes a record, if there is one.
+    pub fn remove(&self, key: &Key) -> Option<Plan> {
+        let cell = self.places.get(key)?.cell;
+        let steps = vec![cell.wipe()];
+        Some(Plan { steps, key: *key, place: None, freed: Some(cell), generation: self.generation })
+    }
+
+    /// Takes note that a plan has been carried out.
+    pub fn commit(&mut self, plan: &Plan) {
+        self.generation = plan.generation;
+        match plan.place {
+            Some(place) => {
+                self.free.retain(|free| *free != place.cell);
+                self.end = self.end.max(place.cell.end());
+                self.places.insert(plan.key, place);
+            }
+            None => drop(self.places.remove(&plan.key)),
+        }
+        self.free.extend(plan.freed);
+    }
+
+    /// What empties a cell that has no current record. It may be used again then.
+    pub fn clear(&mut self, leftover: Cell) -> Step {
+        self.free.push(leftover);
+        leftover.wipe()
+    }
+
+    /// Whether there is a record.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// A free cell, or a new one at the end.
+    fn place_for(&self, log: u8, steps: &mut Vec<Step>) -> Cell {
+        if let Some(cell) = self.free.iter().rev().find(|cell| cell.log == log) {
+            return *cell;
+        }
+        let cell = Cell { at: self.end, log };
+        steps.push(Step::Grow(cell.end()));
+        let mark = [CELL_MARK.as_slice(), &[log, !log, 0, 0]].concat();
+        steps.push(Step::Write(cell.at, Zeroizing::new(mark)));
+        cell
+    }
+}
+
+impl Cell {
+    fn slot_size(self) -> usize {
+        1 << self.log
+    }
+
+    fn slots_length(self) -> usize {
+        2 * self.slot_size()
+    }
+
+    fn slot(self, number: u8) -> u64 {
+        self.at + CELL_HEAD + (u64::from(number) << self.log)
+    }
+
+    fn end(self) -> u64 {
+        self.slot(2)
+    }
+
+    fn wipe(self) -> Step {
+        Step::Wipe(self.slot(0), self.slots_length())
+    }
+}
+
+/// What a scan has found so far.
+#[derive(Default)]
+struct Found {
+    records: HashMap<Key, Bytes>,
+    places: HashMap<Key, Place>,
+    generations: HashMap<Key, u64>,
+    free: Vec<Cell>,
+    leftovers: Vec<Cell>,
+}
+
+impl Found {
+    fn take(&mut self, cell: Cell, slots: &[u8]) {
+        let (first, second) = slots.split_at(cell.slot_size().min(slots.len()));
+        let newest = [(0, read_slot(first)), (1, read_slot(second))]
+            .into_iter()
+            .filter_map(|(number, slot)| Some((number, slot?)))
+            .max_by_key(|(_, slot)| slot.generation);
+        let Some((current, slot)) = newest else {
+            if slots.iter().any(|byte| *byte != 0) {
+                self.leftovers.push(cell);
+            } else {
+                self.free.push(cell);
+            }
+            return;
+        };
+        // A record that outgrew its cell is in two where the process was killed before the old one was emptied.
+        if self.generations.get(&slot.key).is_some_and(|known| *known >= slot.generation) {
+            self.leftovers.push(cell);
+            return;
+        }
+        self.generations.insert(slot.key, slot.generation);
+        self.records.insert(slot.key, slot.record);
+        let outdated = self.places.insert(slot.key, Place { cell, current });
+        self.leftovers.extend(outdated.map(|place| place.cell));
+    }
+}
+
+struct Slot {
+    generation: u64,
+    key: Key,
+    record: Bytes,
+}
+
+fn slot(log: u8, generation: u64, key: &Key, record: &[u8]) -> Bytes {
+    let generation = generation.to_le_bytes();
+    let length = u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let checksum = checksum(&[&generation, &length, key.as_bytes(), record]);
+    // Of the whole size at once: a buffer that grows leaves copies behind. The zeros wipe what was there before.
+    let mut slot = Zeroizing::new(Vec::with_capacity(1 << log));
+    for part in [generation.as_slice(), &length, &checksum, key.as_bytes(), record] {
+        slot.extend_from_slice(part);
+    }
+    slot.resize(1 << log, 0);
+    slot
+}
+
+fn read_slot(bytes: &[u8]) -> Option<Slot> {
+    let (generation, rest) = bytes.split_first_chunk::<8>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (expected, rest) = rest.split_first_chunk::<CHECKSUM>()?;
+    let (key, rest) = rest.split_first_chunk::<KEY_LENGTH>()?;
+    if *generation == [0; 8] {
+        return None;
+    }
+    let record = rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    let is_whole = checksum(&[generation, length, key, record]) == *expected;
+    is_whole.then(|| Slot {
+        generation: u64::from_le_bytes(*generation),
+        key: Key::from_bytes(*key),
+        record: Zeroizing::new(record.to_vec()),
+    })
+}
+
+fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+/// The smallest slot that holds a record of such a length.
+fn log_for(length: usize) -> Option<u8> {
+    (SMALLEST..=LARGEST).find(|log| length.saturating_add(SLOT_HEAD) <= 1 << log)
+}
+
+fn check_header(length: u64, fetch: &mut impl FnMut(u64, &mut [u8]) -> Option<()>) -> Result<(), Unreadable> {
+    if length < HEADER {
+        return Err(Unreadable::Foreign);
+    }
+    let mut found = [0; 32];
+    fetch(0, &mut found).ok_or(Unreadable::System)?;
+    let (told, rest) = found.split_at(16);
+    let version = told.get(8..10).and_then(|version| version.first_chunk());
+    let version = version.copied().map(u16::from_le_bytes).unwrap_or_default();
+    if !told.starts_with(MAGIC) || rest != checksum(&[told]) {
+        return Err(Unreadable::Foreign);
+    }
+    if version == VERSION { Ok(()) } else { Err(Unreadable::Version(version)) }
+}
+
+/// The cell at a place, if there is a whole one.
+fn cell_at(at: u64, length: u64, fetch: &mut impl FnMut(u64, &mut [u8]) -> Option<()>) -> Option<Cell> {
+    let mut head = [0; 8];
+    if at.checked_add(CELL_HEAD)? > length {
+        return None;
+    }
+    fetch(at, &mut head)?;
+    let (mark, sizes) = head.split_at(4);
+    let &[log, complement, 0, 0] = sizes else { return None };
+    let is_cell = mark == CELL_MARK && log == !complement && (SMALLEST..=LARGEST).contains(&log);
+    let cell = Cell { at, log };
+    (is_cell && cell.end() <= length).then_some(cell)
+}
+
+/// Whether what follows the last cell is what a kill leaves while a cell is being added: nothing but zeros after
+/// a part of the cell's first bytes.
+fn is_torn_tail(at: u64, length: u64, fetch: &mut impl FnMut(u64, &mut [u8]) -> Option<()>) -> bool {
+    // A cell is added with its whole size at once, so that no more than the largest can follow.
+    let rest = usize::try_from(length.saturating_sub(at)).unwrap_or(usize::MAX);
+    let most = usize::try_from(CELL_HEAD).unwrap_or_default() + (2 << LARGEST);
+    if rest > most {
+        return false;
+    }
+    let mut tail = Zeroizing::new(vec![0; rest]);
+    if fetch(at, &mut tail).is_none() {
+        return false;
+    }
+    let head = tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let (head, log) = (tail.get(..head).unwrap_or_default(), tail.get(4).copied().unwrap_or_default());
+    let whole = [CELL_MARK.as_slice(), &[log, !log]].concat();
+    whole.starts_with(head)
+}
+
+#[cfg(test)]
+mod tests;

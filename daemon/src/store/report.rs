@@ -1,0 +1,170 @@
+//! What there is to say about what is kept: once in the log, when it changes, and in the status for as long as it
+//! is so.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::layout::Unreadable;
+use super::memory::NotKept;
+use super::sealed::Unopened;
+
+/// What there is to say.
+#[derive(Debug, Default)]
+pub(super) struct Report(Mutex<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    keeper: Keeper,
+    restored: usize,
+    /// Why memory is not written.
+    memory: Option<String>,
+    /// Why files are not written.
+    files: Option<String>,
+    /// Why there is no state key.
+    state_key: Option<String>,
+}
+
+/// Who keeps the memory while the daemon is not running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Keeper {
+    /// Nobody.
+    #[default]
+    None,
+    /// The service manager has been asked to. Before release 254 systemd does not say whether it does.
+    Asked,
+    /// The service manager.
+    Proved,
+}
+
+impl Report {
+    pub(super) fn kept(&self, is_proved: bool) {
+        self.lock().keeper = if is_proved { Keeper::Proved } else { Keeper::Asked };
+    }
+
+    pub(super) fn restored(&self) {
+        self.lock().restored += 1;
+    }
+
+    /// How writing memory went.
+    pub(super) fn memory(&self, written: Result<(), NotKept>) {
+        let trouble = written.err().map(|error| error.to_string());
+        let mut told = self.lock();
+        if told.memory != trouble {
+            if let Some(trouble) = &trouble {
+                tracing::error!("a restart would lose tokens: {trouble}");
+            } else {
+                tracing::info!("tokens are kept for a restart again");
+            }
+            told.memory = trouble;
+        }
+    }
+
+    /// How writing a file went.
+    pub(super) fn file(&self, written: Result<(), &dyn Display>) {
+        self.note_files(written.err().map(ToString::to_string));
+    }
+
+    pub(super) fn slow_disk(&self, path: &Path, limit: Duration) {
+        let text = format!(
+            "{}: writing takes more than {} s; tokens are handed out before they are on the disk; look into the disk",
+            path.display(),
+            limit.as_secs()
+        );
+        self.note_files(Some(text));
+    }
+
+    fn note_files(&self, trouble: Option<String>) {
+        let mut told = self.lock();
+        // One file after the other fails for the same reason.
+        let is_new = told.files.is_some() != trouble.is_some();
+        match &trouble {
+            Some(trouble) if is_new => tracing::error!("a reboot would lose tokens: {trouble}"),
+            None if is_new => tracing::info!("tokens are kept for a reboot again"),
+            _ => (),
+        }
+        told.files = trouble;
+    }
+
+    pub(super) fn no_state_key(&self, reason: &dyn Display) {
+        let text = format!("daemon.state_key: {reason}");
+        tracing::error!("nothing is kept for a reboot: {text}; then restart the daemon");
+        self.lock().state_key = Some(text);
+    }
+
+    /// Names and values for people, in order of the names.
+    pub(super) fn facts(&self, folder: Option<&Path>) -> Vec<(&'static str, String)> {
+        let told = self.lock();
+        let mut facts = vec![("hot-restart", told.hot_restart())];
+        if let Some(reboot) = told.reboot(folder) {
+            facts.push(("reboot", reboot));
+        }
+        facts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nobody keeps memory.
+pub(super) fn no_manager() {
+    tracing::info!("there is no service manager to leave tokens with; the next start asks for new ones");
+}
+
+/// A part of the memory makes no sense.
+pub(super) fn damaged_memory() {
+    tracing::error!(
+        "the memory that the last process left has damage; what is whole in it is used, the rest is asked for anew"
+    );
+}
+
+/// Nothing of the memory can be used.
+pub(super) fn unreadable_memory(reason: Unreadable) {
+    tracing::error!(
+        "the memory that the last process left is not used, and is replaced: {reason}; tokens are asked for anew"
+    );
+}
+
+/// A file has the right name and does not open.
+pub(super) fn damaged_file(path: &Path, reason: Unopened) {
+    tracing::error!(
+        "{}: {reason}; it is not used, and moved aside to {}.damaged before the next token is written",
+        path.display(),
+        path.display()
+    );
+}
+
+/// Files do not open, and have names that are none of ours.
+pub(super) fn foreign_files(folder: &Path, count: usize) {
+    if count > 0 {
+        tracing::warn!(
+            "{}: {count} file(s) do not open with this state key; they are left as they are; if the key was replaced \
+             for good, remove them",
+            folder.display()
+        );
+    }
+}
+
+impl Told {
+    fn hot_restart(&self) -> String {
+        let keeper = match (&self.memory, self.keeper) {
+            (Some(trouble), _) => return format!("tokens are not kept: {trouble}"),
+            (None, Keeper::None) => "no service manager keeps the tokens",
+            (None, Keeper::Asked) => {
+                "the service manager was asked to keep the tokens (FileDescriptorStoreMax= must allow it)"
+            }
+            (None, Keeper::Proved) => "the service manager keeps the tokens",
+        };
+        format!("{keeper}; {} restored at the start", self.restored)
+    }
+
+    fn reboot(&self, folder: Option<&Path>) -> Option<String> {
+        match (&self.state_key, &self.files, folder) {
+            (Some(trouble), ..) | (None, Some(trouble), _) => Some(format!("tokens are not kept: {trouble}")),
+            (None, None, Some(folder)) => Some(format!("tokens are sealed in {}", folder.display())),
+            (None, None, None) => None,
+        }
+    }
+}
