@@ -138,6 +138,8 @@ fn clean(command: &mut Command) -> &mut Command {
         "WATCHDOG_PID",
         "LISTEN_FDS",
         "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "FDSTORE",
         "JOURNAL_STREAM",
         "RUST_LOG",
     ]

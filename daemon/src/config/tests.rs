@@ -111,6 +111,7 @@ fn every_key_arrives() {
         socket = "/run/t.sock"
         socket_group = "40000"
         state_dir = "/var/lib/t"
+        state_key = { credential = "tokend.state-key" }
         max_connections = 10
         max_connections_per_uid = 9
         [admin]

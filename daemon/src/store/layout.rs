@@ -2,9 +2,10 @@
 //! they are found again. Pure: it plans writes and reads bytes, and does neither for a file.
 //!
 //! Each record has a cell of its own, and a cell has two slots. A change writes the slot that does not hold the
-//! current state, in one go, so that a process that is killed meanwhile leaves the current state as it was. Which
-//! slot is current is told by its generation, and whether a slot was written to its end by its checksum. Nothing
-//! that is found here is trusted before its checksum was right, and no bytes whatever lead to a panic.
+//! current state, in one go, so that a process that is killed meanwhile leaves the current state as it was; only
+//! then is the former state wiped, which may be a token that was stolen or removed. Which slot is current is told by
+//! its generation, and whether a slot was written to its end by its checksum. Nothing that is found here is trusted
+//! before its checksum was right, and no bytes whatever lead to a panic.
 //!
 //! | at | what |
 //! | --- | --- |
@@ -205,6 +206,7 @@ impl Layout {
             let current = 1 - held.current;
             let slot = slot(held.cell.log, generation, key, record);
             plan.steps.push(Step::Write(held.cell.slot(current), slot));
+            plan.steps.push(Step::Wipe(held.cell.slot(held.current), held.cell.slot_size()));
             plan.place = Some(Place { cell: held.cell, current });
             return Ok(plan);
         }
