@@ -1,4 +1,4 @@
-//! How a credential goes on where a restart interrupted it: as if nothing had happened. Pure.
+//! How a credential goes on where a restart interrupted it: as if nothing had happened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use crate::fingerprint::Fingerprinter;
 use crate::policy::refresh::{Jitter, renew_at};
 use crate::store::Keep;
 use crate::store::record::{KeptFailure, KeptToken, Record};
+use crate::swap;
 
 /// What a credential begins with: what is kept of it, and the way to keep what follows.
 #[derive(Debug, Default)]
@@ -71,6 +72,7 @@ pub(super) fn resume(
         (None, None) => first_attempt,
     };
     let token = record.token.as_ref().map(|KeptToken { secret, life, .. }| {
+        swap::keep_out(secret);
         let fingerprint = fingerprinter.fingerprint(secret);
         Arc::new(Token { secret: secret.clone(), fingerprint, life: *life })
     });
