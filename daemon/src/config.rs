@@ -9,6 +9,7 @@ mod fault;
 mod files;
 mod headers;
 mod host;
+mod mentions;
 mod preset;
 mod provider;
 mod rules;
@@ -29,12 +30,14 @@ use reqwest::Url;
 use tokend_protocol::TokenName;
 
 use crate::credential::Warmth;
+use crate::peer::Abilities;
 use crate::policy::access::{Principal, RootAccess, Rule};
 use crate::secret_source::SecretSource;
 
 use fault::Sink;
 pub use fault::{Fault, Faults};
 use files::Sections;
+use mentions::Asker;
 use preset::Presets;
 use provider::Provider;
 use token::Providers;
@@ -246,22 +249,25 @@ pub enum HeaderValue {
     Secret(SecretSource),
 }
 
-/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them. Reads files and
-/// nothing else, so that the daemon starts and reloads whatever the host's name service does.
+/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them, and warns of rules
+/// that this process lacks the abilities for. Reads files and nothing else, so that the daemon starts and reloads
+/// whatever the host's name service does.
 pub fn load(path: &Path) -> Result<Loaded, Faults> {
     let sink = Sink::default();
     let config = read(path, &sink);
+    sink.mentions().warn_of_inabilities(Abilities::of_this_process(), Asker::Daemon, &sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
-/// As [`load`], with a warning for each rule that can match nobody on this host as it is. It may hang as long as the
-/// host's name service does, so it is for `tokend check`.
+/// As [`load`], for whoever checks a configuration; with a warning also for each rule that matches nobody on this host
+/// as it is. It may hang as long as the host's name service does.
 pub fn load_and_look_up(path: &Path) -> Result<Loaded, Faults> {
     let sink = Sink::default();
     let config = read(path, &sink);
     if !sink.has_faults() {
-        sink.warn_of_unknown_principals();
-        sink.warn_of_links();
+        let mentions = sink.mentions();
+        mentions.warn_of_unknown(&sink);
+        mentions.warn_of_inabilities(Abilities::of_this_process(), Asker::of_a_check(), &sink);
     }
     sink.finish().map(|warnings| Loaded { config, warnings })
 }

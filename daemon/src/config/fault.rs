@@ -2,12 +2,11 @@
 //! that holds one, not that of an unknown key, and no line of the file.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::unistd::{Group, User};
+use super::mentions::{Mention, Mentions};
 
 /// One thing that an operator has to put right (or, as a warning, should look at).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,24 +74,7 @@ pub(super) struct Place {
 pub(super) struct Sink {
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
-    principals: RefCell<BTreeMap<(PrincipalKind, String), (Place, String)>>,
-    executables: RefCell<BTreeMap<PathBuf, (Place, String)>>,
-}
-
-/// Which of the host's data bases a name is looked up in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum PrincipalKind {
-    User,
-    Group,
-}
-
-impl fmt::Display for PrincipalKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::User => "user",
-            Self::Group => "group",
-        })
-    }
+    mentions: RefCell<Mentions>,
 }
 
 impl Sink {
@@ -108,43 +90,14 @@ impl Sink {
         self.warn(&Place { file: Arc::from(file), line: 0 }, None, message);
     }
 
-    /// Remembers where a user or group is first named, so that it need be looked up only once.
-    pub(super) fn mention(&self, place: &Place, key: &str, kind: PrincipalKind, name: &str) {
-        let mut principals = self.principals.borrow_mut();
-        principals.entry((kind, name.to_owned())).or_insert_with(|| (place.clone(), key.to_owned()));
+    /// Remembers where something is first mentioned.
+    pub(super) fn mention(&self, mention: Mention, place: &Place, key: &str) {
+        self.mentions.borrow_mut().note(mention, place, key);
     }
 
-    /// Remembers where an executable is first named.
-    pub(super) fn mention_exe(&self, place: &Place, key: &str, path: &Path) {
-        let mut executables = self.executables.borrow_mut();
-        executables.entry(path.to_owned()).or_insert_with(|| (place.clone(), key.to_owned()));
-    }
-
-    /// Warns of executables that are called otherwise on this host: the kernel follows links before it names one.
-    pub(super) fn warn_of_links(&self) {
-        for (path, (place, key)) in self.executables.take() {
-            let Some(target) = path.canonicalize().ok().filter(|target| *target != path) else { continue };
-            let (path, target) = (quoted(&path.to_string_lossy()), quoted(&target.to_string_lossy()));
-            let message = format!(
-                "{path} leads over a symbolic link to {target}, and by that name alone it is known; write that"
-            );
-            self.warn(&place, Some(key), message);
-        }
-    }
-
-    /// Warns of users and groups that this host does not know. It may get to know them yet, so this is no fault.
-    /// Asks the name service about each, which may take long.
-    pub(super) fn warn_of_unknown_principals(&self) {
-        for ((kind, name), (place, key)) in self.principals.take() {
-            let known = match kind {
-                PrincipalKind::User => User::from_name(&name).map(|user| user.is_some()),
-                PrincipalKind::Group => Group::from_name(&name).map(|group| group.is_some()),
-            };
-            if known == Ok(false) {
-                let message = format!("this host has no {kind} {} at present", quoted(&name));
-                self.warn(&place, Some(key), message);
-            }
-        }
+    /// All that was mentioned.
+    pub(super) fn mentions(&self) -> Mentions {
+        self.mentions.take()
     }
 
     pub(super) fn has_faults(&self) -> bool {

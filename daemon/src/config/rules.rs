@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
-use super::fault::{PrincipalKind, did_you_mean, one_of, quoted};
+use super::fault::{did_you_mean, one_of, quoted};
+use super::mentions::{Mention, PrincipalKind};
 use super::section::Field;
 use super::values;
 use crate::policy::access::{Condition, Conditions, Principal, Rule, UnitPattern};
@@ -100,12 +101,21 @@ fn conditions(field: &Field<'_>) -> Option<Conditions> {
 
 fn condition(field: &Field<'_>, kind: &str, value: &str) -> Option<Condition> {
     match kind {
+        "user" | "group" => mention(field, Mention::Principal),
+        "unit" | "user_unit" => mention(field, Mention::Unit),
+        _ => (),
+    }
+    match kind {
         "user" => parse_principal(field, value, PrincipalKind::User).map(Condition::User),
         "group" => parse_principal(field, value, PrincipalKind::Group).map(Condition::Group),
         "unit" => unit(field, value).map(Condition::Unit),
         "user_unit" => unit(field, value).map(Condition::UserUnit),
         _ => exe(field, value).map(Condition::Exe),
     }
+}
+
+fn mention(field: &Field<'_>, mention: Mention) {
+    field.sink().mention(mention, field.place, &field.path);
 }
 
 fn user_unit_alone() -> &'static str {
@@ -143,7 +153,7 @@ fn parse_principal(field: &Field<'_>, name: &str, kind: PrincipalKind) -> Option
     if name.starts_with('-') || !name.chars().all(usable) {
         return fault(field, format!("found {}, which cannot be the name of a {kind}", quoted(name)));
     }
-    field.sink().mention(field.place, &field.path, kind, name);
+    mention(field, Mention::Name(kind, name.to_owned()));
     Some(Principal::Name(name.to_owned()))
 }
 
@@ -201,7 +211,7 @@ fn exe(field: &Field<'_>, path: &str) -> Option<PathBuf> {
     } else if !is_plain {
         format!("found {}; the kernel names a program without \".\", \"..\" and \"//\"", quoted(path))
     } else {
-        field.sink().mention_exe(field.place, &field.path, Path::new(path));
+        mention(field, Mention::Executable(PathBuf::from(path)));
         return Some(PathBuf::from(path));
     };
     fault(field, problem)

@@ -264,38 +264,3 @@ async fn secrets_of_headers_that_hang_end_with_the_deadline() {
         assert!((lasts..lasts + 5).contains(&before.elapsed().as_millis()), "{:?}", before.elapsed());
     }
 }
-
-#[tokio::test]
-async fn no_verb_tells_what_is_forbidden_from_what_does_not_exist() {
-    let scene = Scene::new(ALICE, directory(), &token("hidden", FORBIDDEN));
-    let mut answers = Vec::new();
-    for name in ["hidden", "absent"] {
-        let name: TokenName = name.parse().unwrap();
-        let fingerprint = tokend_protocol::Fingerprint([0; 8]);
-        let headers = HeadersRequest {
-            name: name.clone(),
-            supplied: vec![],
-            omitted: vec![],
-            terms: HELD,
-            variant: Variant::default(),
-        };
-        let requests = [
-            Request::Get(GetRequest { name: name.clone(), terms: HELD, variant: Variant::default() }),
-            Request::Headers(headers),
-            Request::Refresh(RefreshRequest { name: name.clone(), deadline_ms: 0 }),
-            Request::Reject(RejectRequest {
-                name: name.clone(),
-                fingerprint,
-                deadline_ms: 0,
-                variant: Variant::default(),
-            }),
-        ];
-        let mut replies = Vec::new();
-        for request in requests {
-            replies.push(format!("{:?}", scene.session.answer(request).await));
-        }
-        replies.push(format!("{:?}", scene.watch(&[name.as_str()]).await.map(drop)));
-        answers.push(replies);
-    }
-    assert_eq!(answers[0], answers[1]);
-}

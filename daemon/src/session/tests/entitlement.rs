@@ -1,5 +1,9 @@
 //! Who is given what, over all ways to ask.
 
+use std::collections::HashSet;
+
+use tokend_protocol::{ExplainRequest, Frame, Subject, encode};
+
 use super::*;
 
 fn scope(terms: &[&str]) -> Variant {
@@ -105,4 +109,75 @@ async fn a_name_that_does_not_exist_costs_the_lookups_of_a_token_with_rules_for_
     };
     assert_eq!(lookups("t").await, 3);
     assert_eq!(lookups("absent").await, 3);
+}
+
+/// Every way to ask for one token that has one answer.
+fn every_request(name: &TokenName) -> Vec<Request> {
+    let variants = [Variant::default(), scope(&["a"]), scope(&["b"]), scope(&["unknown"])];
+    let mut requests = Vec::new();
+    for variant in variants {
+        let (name, fingerprint) = (name.clone(), tokend_protocol::Fingerprint([0; 8]));
+        let explain = |subject| {
+            Request::Explain(ExplainRequest { name: name.clone(), variant: variant.clone(), subject })
+        };
+        requests.extend([
+            Request::Get(GetRequest { name: name.clone(), terms: HELD, variant: variant.clone() }),
+            Request::Headers(HeadersRequest {
+                name: name.clone(),
+                supplied: vec![],
+                omitted: vec!["X-Unknown".to_owned()],
+                terms: HELD,
+                variant: variant.clone(),
+            }),
+            Request::Refresh(RefreshRequest { name: name.clone(), deadline_ms: 0 }),
+            explain(Subject::Caller),
+            explain(Subject::User("root".to_owned())),
+            explain(Subject::Process(1)),
+            Request::Reject(RejectRequest { name, fingerprint, deadline_ms: 0, variant }),
+        ]);
+    }
+    requests
+}
+
+/// All answers about a name as they go over the socket.
+async fn answers(scene: &Scene, name: &str) -> Vec<Vec<u8>> {
+    let mut replies = Vec::new();
+    for request in every_request(&name.parse().unwrap()) {
+        replies.push(scene.session.answer(request).await);
+    }
+    replies.push(Reply::Error(scene.watch(&[name]).await.map(drop).unwrap_err()));
+    let mut wires = Vec::new();
+    for message in replies {
+        let mut wire = Vec::new();
+        encode(&Frame { id: 1, message }, &mut wire).unwrap();
+        wires.push(wire);
+    }
+    wires
+}
+
+#[tokio::test]
+async fn no_request_tells_what_is_forbidden_from_what_does_not_exist() {
+    let terms = "scope = \"a\"\nvariants.scope = [\"a\", { term = \"b\", allow = [\"any\"] }]";
+    for hidden in [FORBIDDEN.to_owned(), format!("{FORBIDDEN}\n{terms}"), String::new()] {
+        let scene = Scene::new(ALICE, directory(), &token("hidden", &hidden));
+        let forbidden = answers(&scene, "hidden").await;
+        assert_eq!(forbidden, answers(&scene, "absent").await, "{hidden}");
+        // In an empty registry there is nothing to compare with, and still the same answer.
+        scene.reload("");
+        assert_eq!(forbidden, answers(&scene, "hidden").await, "{hidden}");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_decided_about_by_the_rules_of_some_token_always_the_same() {
+    let tokens: String = (0..8).map(|n| token(&format!("t{n}"), ALLOWED)).collect();
+    let scene = Scene::new(ALICE, directory(), &tokens);
+    let registry = scene.session.registry();
+    let decoy = |name: &str| Arc::as_ptr(registry.decoy(&name.parse().unwrap()).unwrap());
+    let chosen: HashSet<_> = (0..500).map(|n| decoy(&format!("absent-{n}"))).collect();
+    let all: HashSet<_> = registry.after(None).map(|(_, entry)| Arc::as_ptr(entry)).collect();
+    assert_eq!(chosen, all, "each of them is chosen for some names");
+    assert_eq!(decoy("absent-1"), decoy("absent-1"));
+    scene.reload("");
+    assert!(scene.session.registry().decoy(&"absent".parse().unwrap()).is_none());
 }
