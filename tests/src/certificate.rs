@@ -28,6 +28,8 @@ pub enum Flaw {
     Expired,
     /// It is another host's.
     WrongHost,
+    /// Its own key signed it.
+    SelfSigned,
 }
 
 impl Authority {
@@ -56,7 +58,9 @@ impl Authority {
     fn certified(&self, flaw: Flaw) -> CertifiedKey {
         let names = match flaw {
             Flaw::WrongHost => vec!["elsewhere.example".to_owned()],
-            Flaw::None | Flaw::Expired => vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            Flaw::None | Flaw::Expired | Flaw::SelfSigned => {
+                vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
+            }
         };
         let mut params = CertificateParams::new(names).unwrap();
         if flaw == Flaw::Expired {
@@ -64,8 +68,12 @@ impl Authority {
             params.not_after = date_time_ymd(2020, 1, 1);
         }
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let chain = vec![certificate.der().clone(), self.certificate.der().clone()];
+        let chain = if flaw == Flaw::SelfSigned {
+            vec![params.self_signed(&key).unwrap().der().clone()]
+        } else {
+            let certificate = params.signed_by(&key, &self.issuer).unwrap();
+            vec![certificate.der().clone(), self.certificate.der().clone()]
+        };
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         CertifiedKey::from_der(chain, key, &cryptography()).unwrap()
     }

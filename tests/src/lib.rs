@@ -33,6 +33,7 @@ pub mod requirement;
 pub mod scene;
 pub mod secrets;
 pub mod standin;
+pub mod tap;
 pub mod tokenctl;
 pub mod wait;
 
@@ -47,4 +48,5 @@ pub use provider::{Answer, Fault, Gate, Provider, Recorded};
 pub use raw_peer::RawPeer;
 pub use scene::Scene;
 pub use standin::{Kind, StandIn};
+pub use tap::Tap;
 pub use tokenctl::Tokenctl;

@@ -159,6 +159,11 @@ impl Provider {
         Self { address, scheme, shared, stop: Some(stop), thread: Some(thread) }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A URL of this server, by address. The path begins with `/`.
     pub fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.scheme, self.address)

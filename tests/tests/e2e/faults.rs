@@ -48,21 +48,6 @@ fn failure_of(tokenctl: &Tokenctl, name: &str) -> Value {
 }
 
 #[test]
-fn a_redirect_is_never_followed() {
-    for status in [301, 302, 303, 307, 308] {
-        let elsewhere = Provider::start();
-        let bad = Provider::start();
-        bad.always(Answer::status(status).with_header("Location", &elsewhere.token_endpoint()));
-        let pair = Pair::start(bad);
-        let failure = pair.served_meanwhile();
-        let message = failure["last_error"]["message"].as_str().unwrap().to_owned();
-        assert!(message.contains("redirect"), "{status}: the operator is told: {message}");
-        pair.daemon.tokenctl().run(&["get", "bad"]).expect_code(7);
-        assert_eq!(elsewhere.connections(), 0, "{status}: nothing reached the other host");
-    }
-}
-
-#[test]
 fn a_reply_of_100_megabytes_is_given_up_early() {
     let bad = Provider::start();
     bad.always(Answer::token(3600).with_fault(Fault::Padded(100 * 1024 * 1024)));
@@ -161,23 +146,6 @@ fn a_body_that_breaks_off_is_no_token() {
     let class = pair.served_meanwhile()["last_error"]["class"].clone();
     assert!(class == "unreachable" || class == "malformed", "{class}");
     pair.daemon.tokenctl().run(&["get", "bad"]).expect_code(6);
-}
-
-#[test]
-fn a_certificate_that_is_not_good_gets_no_request() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
-    let trusted = format!("ca_file = \"{}\"", authority.ca_file().display());
-    let cases = [
-        ("expired", authority.server(Flaw::Expired), trusted.as_str()),
-        ("another host's", authority.server(Flaw::WrongHost), trusted.as_str()),
-        ("of an unknown authority", stranger.server(Flaw::None), trusted.as_str()),
-        ("of a private authority without ca_file", authority.server(Flaw::None), ""),
-    ];
-    for (what, server, more) in cases {
-        let pair = Pair::start_with(Provider::start_tls(server), Provider::token_endpoint, more);
-        assert_eq!(pair.served_meanwhile()["last_error"]["class"], "tls", "{what}");
-        assert_eq!(pair.bad.count(), 0, "{what}: no request, so no secret, was sent");
-    }
 }
 
 #[test]

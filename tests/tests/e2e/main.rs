@@ -14,6 +14,7 @@ mod clients;
 mod configuration;
 mod departure;
 mod dialects;
+mod egress;
 mod explain;
 mod fault_table;
 mod faults;

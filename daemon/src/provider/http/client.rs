@@ -1,6 +1,7 @@
 //! The HTTP client that the providers share who are reached in the same way: what it trusts, by which way it
 //! goes, and what it never does.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// secret and a token. This is long enough for what is asked at once (metadata and then a token, or many tokens at the
 /// start), and tokens are minutes apart.
 const KEPT_ALIVE: Duration = Duration::from_secs(1);
+
+/// What `localhost` means, whatever the name service says (RFC 6761 section 6.3): requests to it may do without TLS.
+/// The ports are those of the URLs.
+const LOCALHOST: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+];
 
 /// Connections to providers that are reached in the same way share one of these, so that kept-alive
 /// connections and the parsed trust roots are shared too.
@@ -68,6 +76,7 @@ impl HttpClient {
             .user_agent(concat!("tokend/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(KEPT_ALIVE)
+            .resolve_to_addrs("localhost", &LOCALHOST)
             .timeout(TOTAL_TIMEOUT)
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
