@@ -108,7 +108,7 @@ impl Record {
         let written = moment(fields)?;
         let carry = |point| written.carry(point, now, uptime);
         Some(Self {
-            token: token(fields, carry),
+            token: token(fields, &written, carry),
             failure: failure(fields, carry),
             last_used: fields.instant(Tag::LastUsed).map(carry),
             unused_renewals: fields.count(Tag::UnusedRenewals).unwrap_or_default(),
@@ -215,9 +215,12 @@ fn put_failure(writer: &mut Writer, KeptFailure { failures, failed, next_attempt
     }
 }
 
-/// A life that ends before it begins, or one without an end, is none that this program wrote.
-fn token(fields: Fields<'_>, carry: impl Fn(Instant) -> Instant) -> Option<KeptToken> {
+/// A token that was asked for after it was written down is none that this program wrote, and would live too long.
+fn token(fields: Fields<'_>, written: &Moment, carry: impl Fn(Instant) -> Instant) -> Option<KeptToken> {
     let life = Life { sent_at: fields.instant(Tag::SentAt)?, lifetime: fields.span(Tag::Lifetime)? };
+    if life.sent_at > written.at {
+        return None;
+    }
     Some(KeptToken {
         secret: Secret::from(Zeroizing::new(fields.text(Tag::Token)?.to_owned())),
         life: Life { sent_at: carry(life.sent_at), ..life },
@@ -299,6 +302,13 @@ mod tests {
         for issuer in [issuer, IssuerRecord::default()] {
             assert_eq!(IssuerRecord::decode(&issuer.encode(&now), &now, Uptime::RanOn), Some(issuer));
         }
+    }
+
+    #[test]
+    fn a_token_from_the_future_is_none() {
+        let bytes = full().encode(&KEY, &moment_at(99));
+        let read = Record::decode(&bytes, &KEY, &moment_at(99), Uptime::RanOn).unwrap();
+        assert_eq!(read, Record { token: None, ..full() });
     }
 
     #[test]
