@@ -70,6 +70,7 @@ pub struct Credential {
     clock: Clock,
     keep: Keep,
     stop: CancellationToken,
+    discarded: CancellationToken,
 }
 
 /// What reaches an actor from outside.
@@ -77,6 +78,8 @@ struct Inbox {
     orders: mpsc::Receiver<Order>,
     usage: Arc<Usage>,
     stop: CancellationToken,
+    /// Nobody wants any more what an exchange may bring.
+    discarded: CancellationToken,
 }
 
 /// What others want of the actor.
@@ -170,11 +173,17 @@ impl Credential {
         let stop = CancellationToken::new();
         let usage = Arc::new(Usage::default());
         record.last_used.into_iter().for_each(|at| usage.note(at));
-        let inbox = Inbox { orders: received, usage: Arc::clone(&usage), stop: stop.clone() };
+        let discarded = CancellationToken::new();
+        let inbox = Inbox {
+            orders: received,
+            usage: Arc::clone(&usage),
+            stop: stop.clone(),
+            discarded: discarded.clone(),
+        };
         let state = (schedule, memories);
         let actor = Actor::new(provider, issuer, state, publish, inbox, keep.clone(), surroundings);
         surroundings.tasks.spawn(keep_running(actor, clock.clone()));
-        Self { snapshot, orders, usage, clock, keep, stop }
+        Self { snapshot, orders, usage, clock, keep, stop, discarded }
     }
 
     /// What the actor holds.
@@ -263,9 +272,11 @@ impl Credential {
         self.stop.cancel();
     }
 
-    /// Ends the actor for good: the configuration has no use for it any more, and nothing of it is kept.
+    /// Ends the actor for good and at once, with the exchange that it may be in: the configuration has no use for it
+    /// any more, and nothing of it is kept.
     pub fn discard(&self) {
         self.keep.discard();
+        self.discarded.cancel();
         self.stop();
     }
 

@@ -13,7 +13,7 @@ use tokend_protocol::{ErrorClass, TokenName, Variant};
 
 use crate::clock::Instant;
 use crate::config::{
-    AdminSettings, Config, CredentialSettings, HeaderSettings, TokenSettings, VariantSettings,
+    AdminSettings, Config, CredentialSettings, HeaderSettings, TermKind, TokenSettings, VariantSettings,
 };
 use crate::credential::{Credential, Kept, Schedule, Surroundings, Warmth};
 use crate::issuer::{Issuer, Issuers, origin, start_delay};
@@ -108,6 +108,15 @@ impl Entry {
         Ok(self.variants.find_or_start(settings, start))
     }
 
+    /// Whether a caller may ask for a form with these settings.
+    fn permits(&self, settings: &CredentialSettings) -> bool {
+        TermKind::ALL.into_iter().all(|kind| {
+            let (asked, permitted) = (settings.terms(kind), self.permitted.terms(kind));
+            asked == self.settings.terms(kind)
+                || asked.as_slice().iter().all(|term| permitted.as_slice().contains(term))
+        })
+    }
+
     /// What is asked for where a caller asks for nothing else.
     pub fn settings(&self) -> &CredentialSettings {
         &self.settings
@@ -170,10 +179,8 @@ impl Registry {
             }
         }
         for (name, entry) in &self.tokens {
-            let successor = next.tokens.get(name);
-            if successor.is_none_or(|successor| !Arc::ptr_eq(&successor.variants, &entry.variants)) {
-                entry.variants.discard();
-            }
+            let heir = next.tokens.get(name).filter(|heir| Arc::ptr_eq(&heir.variants, &entry.variants));
+            entry.variants.discard_unless(|settings| heir.is_some_and(|heir| heir.permits(settings)));
         }
     }
 

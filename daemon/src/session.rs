@@ -25,11 +25,14 @@ use crate::credential::{Attempted, Credential, Failed, Rejected, Token, Unobtain
 use crate::departure::Departure;
 use crate::directory::Patience;
 use crate::peer::Peer;
-use crate::registry::Entry;
+use crate::registry::{Entry, Registry};
 use crate::shared::Shared;
 
 /// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
 const WATCHED_MAX: usize = 256;
+
+/// Reloads during one request after which it is given up.
+const RELOADS_MAX: usize = 8;
 
 /// How long the secrets of a header set may take for a caller who wants only what is held: they are on this
 /// host, and no provider has to be waited for.
@@ -47,7 +50,7 @@ pub struct Session {
 impl Session {
     /// A session of `peer`.
     pub fn new(shared: Arc<Shared>, peer: Peer) -> Self {
-        let allowed = Mutex::new(Allowed::nothing(shared.registry.borrow().clone()));
+        let allowed = Mutex::new(Allowed::nothing(&shared.registry.borrow()));
         Self { shared, peer, allowed }
     }
 
@@ -107,29 +110,61 @@ impl Session {
 
     async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
         let deadline = self.deadline(request.terms.deadline_ms);
-        let entitled =
-            self.entitled(&request.name, &request.variant, Verb::Get, Patience::of_a_request()).await?;
-        let credential = self.credential(&entitled.entry, &request.variant)?;
-        let token = self.obtain(&credential, request.terms, deadline).await?;
+        let mut reloads = Reloads::default();
+        let (entitled, credential, token) = loop {
+            let registry = self.registry();
+            let found = self.token_of(&request, deadline).await;
+            if reloads.is_last(&registry, &self.registry())? {
+                break found?;
+            }
+        };
         let info = self.info(&credential, &token);
         self.handed_out(&entitled, Verb::Get, (&request.name, &request.variant), &token);
         Ok(Reply::Token(TokenReply { info, token: token.secret.clone() }))
     }
 
+    async fn token_of(
+        &self,
+        request: &GetRequest,
+        deadline: Instant,
+    ) -> Result<(Entitled, Arc<Credential>, Arc<Token>), ErrorReply> {
+        let GetRequest { name, terms, variant } = request;
+        let entitled = self.entitled(name, variant, Verb::Get, Patience::of_a_request()).await?;
+        let credential = self.credential(&entitled.entry, variant)?;
+        let token = self.obtain(&credential, *terms, deadline).await?;
+        Ok((entitled, credential, token))
+    }
+
     async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
         let deadline = self.deadline(request.terms.deadline_ms);
-        let entitled =
-            self.entitled(&request.name, &request.variant, Verb::Headers, Patience::of_a_request()).await?;
-        let supplied = headers::supplied(&entitled.entry.caller_headers, &request.supplied, &request.omitted)
-            .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
-        let credential = self.credential(&entitled.entry, &request.variant)?;
-        // Before the token, which must not grow old meanwhile.
-        let configured = self.configured_headers(&request, &entitled.entry, deadline).await?;
-        let token = self.obtain(&credential, request.terms, deadline).await?;
-        let headers = headers::compose(&token.secret, configured, supplied);
+        let mut reloads = Reloads::default();
+        let (entitled, credential, token, headers) = loop {
+            let registry = self.registry();
+            let found = self.headers_of(&request, deadline).await;
+            if reloads.is_last(&registry, &self.registry())? {
+                break found?;
+            }
+        };
         let info = self.info(&credential, &token);
         self.handed_out(&entitled, Verb::Headers, (&request.name, &request.variant), &token);
         Ok(Reply::Headers(HeadersReply { info, headers }))
+    }
+
+    async fn headers_of(
+        &self,
+        request: &HeadersRequest,
+        deadline: Instant,
+    ) -> Result<(Entitled, Arc<Credential>, Arc<Token>, Vec<Header>), ErrorReply> {
+        let HeadersRequest { name, terms, supplied, omitted, variant } = request;
+        let entitled = self.entitled(name, variant, Verb::Headers, Patience::of_a_request()).await?;
+        let supplied = headers::supplied(&entitled.entry.caller_headers, supplied, omitted)
+            .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
+        let credential = self.credential(&entitled.entry, variant)?;
+        // Before the token, which must not grow old meanwhile.
+        let configured = self.configured_headers(request, &entitled.entry, deadline).await?;
+        let token = self.obtain(&credential, *terms, deadline).await?;
+        let headers = headers::compose(&token.secret, configured, supplied);
+        Ok((entitled, credential, token, headers))
     }
 
     /// The configured headers, their secrets read now.
@@ -254,6 +289,25 @@ impl Session {
 
     fn deadline(&self, deadline_ms: u32) -> Instant {
         self.shared.clock.now().after(Duration::from_millis(deadline_ms.into()))
+    }
+}
+
+/// The reloads that come between a decision and its answer. What was decided before is decided anew then: nobody is
+/// given what the new configuration takes away, and who waits for a token whose settings change waits for the new one.
+#[derive(Default)]
+struct Reloads(usize);
+
+impl Reloads {
+    /// Whether what was found under a registry stands, because it is in force still.
+    fn is_last(&mut self, decided: &Arc<Registry>, in_force: &Arc<Registry>) -> Result<bool, ErrorReply> {
+        if Arc::ptr_eq(decided, in_force) {
+            return Ok(true);
+        }
+        self.0 += 1;
+        if self.0 > RELOADS_MAX {
+            return Err(refusal(ErrorCode::Unavailable, "the configuration changes time and again"));
+        }
+        Ok(false)
     }
 }
 

@@ -97,9 +97,15 @@ impl Variants {
         self.lock().values().for_each(|credential| credential.stop());
     }
 
-    /// Ends all of them for good: the configuration has no use for them any more.
-    pub fn discard(&self) {
-        self.lock().drain().for_each(|(_, credential)| credential.discard());
+    /// Ends those for good that the configuration has no use for any more.
+    pub fn discard_unless(&self, is_of_use: impl Fn(&CredentialSettings) -> bool) {
+        self.lock().retain(|settings, credential| {
+            let is_of_use = is_of_use(settings);
+            if !is_of_use {
+                credential.discard();
+            }
+            is_of_use
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, Arc<Credential>>> {

@@ -386,6 +386,27 @@ async fn stopping_finishes_the_exchange_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_removed_token_is_let_go_at_once_whatever_its_exchange_would_bring() {
+    let script = Script::new(&[Give("a", 100), Delay(9), Give("b", 1000)]);
+    let credential = script.start(None);
+    script.run_for(1).await;
+    let deadline = script.deadline();
+    let refreshing = async { (credential.refresh(deadline).await, script.seconds()) };
+    let removing = async {
+        script.run_for(2).await;
+        credential.discard();
+        script.run_for(1).await;
+        assert!(credential.snapshot().token.is_none(), "nobody holds it any longer");
+    };
+    let ((attempted, at), ()) = tokio::join!(refreshing, removing);
+    assert!(matches!(attempted, Ok(Attempted::Failed(..)) | Err(Unobtainable::Ended)), "{attempted:?}");
+    assert_eq!(at, 3, "who waited is told at once");
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "Ended");
+    script.run_for(60).await;
+    assert_eq!(script.asked_at(), [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operators_refresh_while_the_issuer_wants_quiet_leaves_the_schedule_alone() {
     let issuer = Arc::new(Issuer::default());
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);

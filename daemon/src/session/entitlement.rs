@@ -4,7 +4,7 @@
 //! the time it takes, are the same in either case.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 
 use tokend_protocol::{ErrorCode, ErrorReply, TokenName, Variant};
 
@@ -35,14 +35,15 @@ pub(super) struct Entitled {
 /// be allowed the next time, as when its user has become known.
 #[derive(Debug)]
 pub(super) struct Allowed {
-    registry: Arc<Registry>,
+    /// Under which. An idle connection keeps no former registry alive, nor what hangs on it.
+    registry: Weak<Registry>,
     tokens: HashMap<TokenName, Right>,
     operator: Option<Arc<Grounds>>,
 }
 
 impl Allowed {
-    pub(super) fn nothing(registry: Arc<Registry>) -> Self {
-        Self { registry, tokens: HashMap::new(), operator: None }
+    pub(super) fn nothing(registry: &Arc<Registry>) -> Self {
+        Self { registry: Arc::downgrade(registry), tokens: HashMap::new(), operator: None }
     }
 
     #[cfg(test)]
@@ -202,8 +203,8 @@ impl Session {
     /// What is allowed under `registry`; that under another one is forgotten.
     fn with_allowed<T>(&self, registry: &Arc<Registry>, act: impl FnOnce(&mut Allowed) -> T) -> T {
         let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&allowed.registry, registry) {
-            *allowed = Allowed::nothing(Arc::clone(registry));
+        if allowed.registry.as_ptr() != Arc::as_ptr(registry) {
+            *allowed = Allowed::nothing(registry);
         }
         act(&mut allowed)
     }

@@ -17,6 +17,7 @@ use crate::registry::{Origins, Registry};
 
 mod entitlement;
 mod explain;
+mod reload;
 
 const OWN_UID: u32 = 900;
 const ALICE: u32 = 1001;
@@ -48,7 +49,9 @@ impl Scene {
         let previous = self.session.shared.registry.borrow().clone();
         let mut origins = self.session.shared.origins.lock().unwrap();
         let next = Registry::build(&config(tokens), &mut origins, Some(&previous));
-        self.session.shared.registry.send_replace(Arc::new(next));
+        let next = Arc::new(next);
+        self.session.shared.registry.send_replace(Arc::clone(&next));
+        previous.discard_all_but(&next);
     }
 
     /// What a `get` of what is held comes to, of which there is nothing.

@@ -39,6 +39,8 @@ fn no_fault_takes_a_token_away_or_costs_many_requests_and_each_is_recovered_from
 /// Not in the table, because no provider can mend it: a name is corrected in the configuration.
 #[test]
 fn a_name_that_does_not_resolve_costs_little_and_a_reload_mends_it() {
+    // Built before the clock runs.
+    program::tokenctl();
     let (home, provider) = (Home::new(), Provider::start());
     let configure = |endpoint: &str| {
         home.configure("", &(provider_table(&home, "p", endpoint, "") + &token_table("t", "")));

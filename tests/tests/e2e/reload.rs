@@ -1,15 +1,19 @@
 //! A reload takes over the whole new configuration or nothing of it, and costs what did not change nothing.
 
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
+use tokend_client::blocking::Client;
+use tokend_client::{Error, Options, TokenName};
+use tokend_protocol::{ErrorCode, Reply};
 use tokend_tests::daemon::Launch;
 use tokend_tests::notify::Manager;
 use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Home, Provider, Scene, wait};
+use tokend_tests::{Answer, Gate, Home, InProcess, Provider, Scene, raw_peer, requirement, wait};
 
 /// Waits until a token can be had: the reload that brings it is over.
 fn wait_for_token(scene: &Scene, name: &str) -> String {
@@ -120,4 +124,133 @@ fn a_configuration_that_hangs_holds_up_nothing_else() {
     daemon.tokenctl().get("t");
     assert_eq!(manager.heard().iter().filter(|line| *line == "READY=1").count(), 1, "it hangs still");
     assert_eq!(daemon.stop(), 0);
+}
+
+/// A daemon in this process with one provider, whose configuration a test changes.
+struct Changing {
+    daemon: InProcess,
+    provider: Provider,
+    home: Home,
+}
+
+impl Changing {
+    fn start(provider: Provider, tokens: &str) -> Self {
+        let home = Home::new();
+        home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + tokens));
+        let daemon = InProcess::start(&home);
+        Self { daemon, provider, home }
+    }
+
+    fn reload(&self, tokens: &str) {
+        let table = provider_table(&self.home, "p", &self.provider.token_endpoint(), "");
+        self.home.configure("", &(table + tokens));
+        self.daemon.reload();
+    }
+}
+
+/// The token, or why there is none.
+fn outcome(reply: Reply) -> Result<String, ErrorCode> {
+    match reply {
+        Reply::Token(reply) => Ok(reply.token.expose().to_owned()),
+        Reply::Error(error) => Err(error.code),
+        other => unreachable!("neither a token nor a refusal: {other:?}"),
+    }
+}
+
+#[test]
+fn rights_change_at_once_on_open_connections_and_the_token_stays() {
+    if !requirement::root() {
+        return;
+    }
+    // The test is root and so is the daemon: without the exception, rules alone decide.
+    let deny = "[admin]\nroot = \"deny\"\n";
+    let with = |allow: &str| token_table("t", &format!("allow = [{allow}]")) + deny;
+    let scene = Changing::start(Provider::start(), &with("\"user:root\""));
+    let mut peer = scene.daemon.peer();
+    let token = outcome(peer.ask(1, raw_peer::get("t"))).unwrap();
+    for (id, allow, is_allowed) in [
+        (2, "", false),
+        (3, "\"user:61001\"", false),
+        (4, "\"group:root\"", true),
+        (5, "{ user = \"root\", unit = \"no-such.service\" }", false),
+        (6, "\"any\"", true),
+    ] {
+        scene.reload(&with(allow));
+        let expected = if is_allowed { Ok(token.clone()) } else { Err(ErrorCode::NotAllowed) };
+        assert_eq!(outcome(peer.ask(id, raw_peer::get("t"))), expected, "{allow}");
+    }
+    scene.reload(&token_table("t", ""));
+    assert_eq!(outcome(peer.ask(7, raw_peer::get("t"))), Ok(token), "root has its exception back");
+    assert_eq!(scene.provider.count(), 1, "whoever may have it, the token is the same");
+}
+
+#[test]
+fn who_waits_for_a_token_that_is_removed_is_told_at_once() {
+    let gate = Gate::new();
+    let provider = Provider::start();
+    provider.always(Answer::token(3600).behind(&gate));
+    let scene = Changing::start(provider, &(token_table("t", "") + &token_table("other", "scope = \"o\"")));
+    let mut peer = scene.daemon.peer();
+    peer.send(1, raw_peer::get("t")).unwrap();
+    scene.provider.wait_for_requests(2);
+    scene.reload(&token_table("other", "scope = \"o\""));
+    // The provider is silent still, and a caller's deadline would come as another code.
+    assert_eq!(peer.expect_error(), (1, ErrorCode::UnknownToken));
+    gate.open();
+    assert!(outcome(peer.ask(2, raw_peer::get("other"))).is_ok(), "the other one's exchange went on");
+}
+
+#[test]
+fn who_waits_for_a_token_whose_settings_change_gets_the_new_one() {
+    let never = Gate::new();
+    let provider = Provider::start();
+    provider.then(Answer::token(3600).behind(&never));
+    provider.always(Answer::token(3600));
+    let scene = Changing::start(provider, &token_table("t", "scope = \"one\""));
+    let mut peer = scene.daemon.peer();
+    peer.send(1, raw_peer::get("t")).unwrap();
+    scene.provider.wait_for_requests(1);
+    scene.reload(&token_table("t", "scope = \"two\""));
+    assert!(outcome(peer.expect_reply(1)).is_ok());
+    assert_eq!(scene.provider.requests()[1].field("scope").as_deref(), Some("two"));
+}
+
+#[test]
+fn who_waits_and_may_not_have_it_any_more_does_not_get_it() {
+    if !requirement::root() {
+        return;
+    }
+    let gate = Gate::new();
+    let provider = Provider::start();
+    provider.always(Answer::token(3600).behind(&gate));
+    let deny = "[admin]\nroot = \"deny\"\n";
+    let scene = Changing::start(provider, &(token_table("t", "allow = [\"user:root\"]") + deny));
+    let mut peer = scene.daemon.peer();
+    peer.send(1, raw_peer::get("t")).unwrap();
+    scene.provider.wait_for_requests(1);
+    scene.reload(&(token_table("t", "") + deny));
+    gate.open();
+    assert_eq!(peer.expect_error(), (1, ErrorCode::NotAllowed));
+    assert_eq!(scene.provider.count(), 1, "the exchange is the token's and not the caller's");
+}
+
+#[test]
+fn watchers_are_told_of_what_a_reload_changes_and_of_nothing_else() {
+    let scene = Changing::start(Provider::start(), &token_table("t", "scope = \"one\""));
+    let client = Client::new(Options::new(scene.daemon.socket()).deadline(Duration::from_secs(20)));
+    let name: TokenName = "t".parse().unwrap();
+    client.get(&name).unwrap();
+    let mut watch = client.watch(std::slice::from_ref(&name)).unwrap();
+    let before = watch.next().unwrap().unwrap().held.unwrap().fingerprint;
+    // The same credential with other rules: there is nothing to tell.
+    scene.reload(&token_table("t", "scope = \"one\"\nallow = [\"any\"]"));
+    scene.reload(&token_table("t", "scope = \"two\""));
+    let renewed = watch.by_ref().find_map(|event| {
+        let event = event.expect("the watch goes on");
+        event.held.filter(|held| held.fingerprint != before)
+    });
+    assert!(renewed.is_some());
+    scene.reload(&token_table("other", ""));
+    let end = watch.find_map(Result::err).expect("the watch ends");
+    assert!(matches!(end, Error::UnknownToken { .. }), "{end:?}");
 }

@@ -24,7 +24,10 @@ impl<P: Provider> Actor<P> {
     pub(super) async fn attempt(&mut self, urgency: Urgency) -> Attempted {
         self.update(|snapshot| snapshot.in_flight = true);
         let (issuer, clock) = (Arc::clone(&self.issuer), self.clock.clone());
-        let admitted = issuer.admit(urgency, &clock).await;
+        let discarded = self.inbox.discarded.clone();
+        let Some(admitted) = discarded.run_until_cancelled(issuer.admit(urgency, &clock)).await else {
+            return self.give_up();
+        };
         match admitted {
             Ok(_) if self.inbox.stop.is_cancelled() => self.give_up(),
             Ok(_admission) => self.exchange().await,
@@ -36,8 +39,10 @@ impl<P: Provider> Actor<P> {
     async fn exchange(&mut self) -> Attempted {
         let sent_at = self.clock.now();
         self.last_attempt = Some(sent_at);
-        let Outcome { result, deviations, requests, client_secret, clock_skew } =
-            self.provider.request().await;
+        let requested = self.inbox.discarded.run_until_cancelled(self.provider.request()).await;
+        let Some(Outcome { result, deviations, requests, client_secret, clock_skew }) = requested else {
+            return self.give_up();
+        };
         self.issuer.also_sent(requests.saturating_sub(1), self.clock.now());
         self.note_client_secret(client_secret);
         self.update(|snapshot| {
