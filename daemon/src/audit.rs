@@ -127,6 +127,14 @@ impl Audit {
         self.note(Decided { peer, verb, token: Some(token), variant: None, fingerprint: None, outcome });
     }
 
+    /// Records that a peer was refused a form of a token that it may have otherwise. Only those terms of the form are
+    /// to be given that are configured: others are the peer's own words.
+    pub fn refused_form(&self, peer: &Facts, verb: Verb, (token, variant): (&TokenName, &Variant)) {
+        let outcome = Outcome::Deny(Refusal::NoRuleOfForm.as_str());
+        let (token, variant) = (Some(token), Some(variant));
+        self.note(Decided { peer, verb, token, variant, fingerprint: None, outcome });
+    }
+
     /// Records that a peer was turned away before it could ask for anything.
     pub fn turned_away(&self, peer: &Facts, refusal: Refusal) {
         let outcome = Outcome::Deny(refusal.as_str());

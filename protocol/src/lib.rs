@@ -12,7 +12,8 @@
 //!
 //! A Unix stream socket, by default `/run/tokend/tokend.sock`. There is no handshake: the caller connects and
 //! sends its first request. The daemon takes who is asking from the kernel, as it was when the connection was
-//! made; so whoever is given an open connection has the rights of the process that opened it.
+//! made; so whoever is given an open connection has the rights of the process that opened it, for as long as that
+//! process lives: when it ends, the daemon closes the connection.
 //!
 //! A connection is kept open for as long as the caller likes, and carries any number of requests, one after
 //! the other or many in flight. A caller that has shut down its writing side still gets the answers to what it

@@ -63,28 +63,17 @@ impl Session {
         patience: Patience,
     ) -> Result<Entitled, ErrorReply> {
         let registry = self.registry();
-        let found = registry.find(name);
-        let decided = match found.or_else(|| registry.decoy(name)) {
-            Some(entry) if found.is_some() => {
-                let right = self.right(&registry, name, entry, patience).await;
-                right.map(|right| (entry, right.to(entry, variant)))
-            }
-            // What is not there takes as long as something that is there.
-            Some(entry) => {
-                let right = self.decide_right(&registry, entry, patience).await;
-                right.map(|right| (entry, right.to(entry, variant)))
-            }
-            None => Err(Refusal::NoSuchToken),
+        let reason = match self.sought(&registry, name, variant, patience).await {
+            Ok(entitled) => return Ok(entitled),
+            Err(reason) => reason,
         };
-        let reason = match (found, decided) {
-            (None, _) => Refusal::NoSuchToken,
-            (Some(_), Ok((entry, Some(grounds)))) => {
-                return Ok(Entitled { entry: Arc::clone(entry), grounds });
+        let (audit, peer) = (&self.shared.audit, self.peer.facts());
+        match (reason, registry.find(name)) {
+            (Refusal::NoRuleOfForm, Some(entry)) => {
+                audit.refused_form(peer, verb, (name, &right::ruled_part(entry, variant)));
             }
-            (Some(_), Ok((_, None))) => Refusal::NoRuleOfForm,
-            (Some(_), Err(reason)) => reason,
-        };
-        self.shared.audit.refused(self.peer.facts(), verb, name, reason);
+            _ => audit.refused(peer, verb, name, reason),
+        }
         // Found out in either case, so that the time it takes tells nothing.
         let is_operator = self.is_operator(patience).await;
         Err(match reason {
@@ -155,6 +144,36 @@ impl Session {
 
     pub(super) fn registry(&self) -> Arc<Registry> {
         self.shared.registry.borrow().clone()
+    }
+
+    async fn sought(
+        &self,
+        registry: &Arc<Registry>,
+        name: &TokenName,
+        variant: &Variant,
+        patience: Patience,
+    ) -> Result<Entitled, Refusal> {
+        let Some(entry) = registry.find(name) else {
+            self.decide_for_nothing(registry, name, variant, patience).await;
+            return Err(Refusal::NoSuchToken);
+        };
+        let right = self.right(registry, name, entry, patience).await?;
+        let grounds = right.to(entry, variant).ok_or(Refusal::NoRuleOfForm)?;
+        Ok(Entitled { entry: Arc::clone(entry), grounds })
+    }
+
+    /// What is not there takes as long as something that is there.
+    async fn decide_for_nothing(
+        &self,
+        registry: &Registry,
+        name: &TokenName,
+        variant: &Variant,
+        patience: Patience,
+    ) {
+        if let Some(decoy) = registry.decoy(name) {
+            let right = self.decide_right(registry, decoy, patience).await;
+            std::hint::black_box(right.map(|right| right.to(decoy, variant)).is_ok());
+        }
     }
 
     async fn right(

@@ -82,6 +82,19 @@ pub(super) fn ruled<'a>(entry: &'a Entry, variant: &Variant) -> impl Iterator<It
     entry.permitted.rules.iter().filter(move |ruled| counts(entry, variant, ruled))
 }
 
+/// Those terms of a form of a token that have rules of their own, as a form.
+pub(super) fn ruled_part(entry: &Entry, variant: &Variant) -> Variant {
+    let terms = |kind| {
+        let ruled = ruled(entry, variant).filter(move |ruled| ruled.kind == kind);
+        ruled.map(|ruled| ruled.term.clone()).collect()
+    };
+    Variant {
+        scope: terms(TermKind::Scope),
+        resource: terms(TermKind::Resource),
+        audience: terms(TermKind::Audience),
+    }
+}
+
 /// Whether a term is in a form of a token: asked for, or configured where nothing of its kind is asked for.
 fn counts(entry: &Entry, variant: &Variant, ruled: &TermRules) -> bool {
     let asked = asked(variant, ruled.kind);

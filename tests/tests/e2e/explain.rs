@@ -137,3 +137,24 @@ fn root_that_is_switched_off_has_what_rules_give_it() {
     });
     assert!(told.contains("not allowed: no rule of the token matches; root needs one too"), "{told}");
 }
+
+#[test]
+fn a_scope_with_rules_of_its_own_is_refused_by_name_in_the_log() {
+    if !requirement::root() {
+        return;
+    }
+    let terms = format!("[\"accounts\", {{ term = \"transfer\", allow = [\"user:{BOB}\"] }}]");
+    let rules = format!("allow = [\"any\"]\nscope = \"accounts\"\nvariants.scope = {terms}");
+    let scene = scene(&token_table("bank", &rules));
+    let (alice, bob) = (scene.tokenctl().as_user(user(ALICE)), scene.tokenctl().as_user(user(BOB)));
+    let transfer = ["get", "bank", "--scope", "accounts transfer"];
+    bob.run(&transfer).expect_success();
+    scene.daemon.wait_for_log(&["handed out", "61002", "any; user:61002"]);
+    alice.get("bank");
+    let refused = alice.run(&transfer).expect_code(4);
+    assert!(refused.contains("not allowed"), "{refused}");
+    let logged = scene.daemon.wait_for_log(&["refused", "61001", "transfer"]);
+    assert!(!logged.contains("accounts"), "only what has rules is named: {logged}");
+    let told = scene.tokenctl().json(&["explain", "bank", "--user", "61001", "--scope", "transfer"]);
+    assert_eq!(told["reason"], "no rule of the scope transfer matches");
+}
