@@ -34,11 +34,15 @@ use self::process::{Found, Process};
 /// The most supplementary groups that a process can have (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
 
-/// How long a search for the unit of a hidden process may keep its caller waiting.
-const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a look at file systems may keep a caller waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Searches at a time, each on a thread of its own.
+/// Searches of the tree of control groups at a time, each on a thread of its own.
 static SEARCHES: Semaphore = Semaphore::const_new(2);
+
+/// Look-ups of executables at a time. They have places of their own, because the paths are the callers' choice: what
+/// hangs is one of these threads, and what remains unknown then is the executable.
+static PROOFS: Semaphore = Semaphore::const_new(4);
 
 /// A process that connected.
 #[derive(Debug)]
@@ -89,7 +93,7 @@ impl Peer {
 
     /// The facts about a process that has connected nowhere, by its number, as if it did now.
     ///
-    /// May search the tree of control groups: call it where that may take a while.
+    /// May search the tree of control groups and look up a path: call it where that may take a while.
     ///
     /// # Errors
     /// That there is no such process, that it ended meanwhile, or that this process may not look at it.
@@ -105,7 +109,8 @@ impl Peer {
         };
         let facts = facts.without_stand_ins()?;
         let group = cgroup::path(&process).or_else(|| cgroup::search(&process));
-        let facts = facts.completed(&process, group.as_deref());
+        let exe = executable::name(pid).filter(|name| executable::is_proved(pid, name));
+        let facts = facts.completed(group.as_deref(), exe);
         if process.is_alive() { Ok(facts) } else { Err(Errno::ESRCH.into()) }
     }
 
@@ -114,16 +119,24 @@ impl Peer {
         Self { facts, process: Found::Unknown }
     }
 
-    /// With its unit and its executable, as far as they can be proved. Waits only where `/proc` hides the process
-    /// and its group has not been seen before.
+    /// With its unit and its executable, as far as they can be proved. Waits where `/proc` hides the process or shows
+    /// its executable: either takes a look at file systems, on another thread.
     #[must_use]
     pub async fn identified(mut self) -> Self {
         let Found::Process(process) = &self.process else { return self };
-        let group = match cgroup::path(process) {
-            Some(path) => Some(path),
-            None => search(process.clone()).await,
+        let group = if let Some(path) = cgroup::path(process) {
+            Some(path)
+        } else {
+            let process = process.clone();
+            elsewhere(&SEARCHES, move || cgroup::search(&process)).await
         };
-        let facts = self.facts.clone().completed(process, group.as_deref());
+        let exe = if let Some(name) = executable::name(process.pid()) {
+            let pid = process.pid();
+            elsewhere(&PROOFS, move || Some(name).filter(|name| executable::is_proved(pid, name))).await
+        } else {
+            None
+        };
+        let facts = self.facts.clone().completed(group.as_deref(), exe);
         // Last: that the process is still there proves that all of it was its own.
         if process.is_alive() {
             self.facts = facts;
@@ -168,24 +181,29 @@ impl Facts {
         Ok(self)
     }
 
-    /// With what can be read about `process`, which is in the control group `group`.
-    fn completed(mut self, process: &Process, group: Option<&str>) -> Self {
+    /// With what the control group `group` tells and with an executable that was proved.
+    fn completed(mut self, group: Option<&str>, exe: Option<PathBuf>) -> Self {
         let placement = group.map(|path| Placement::of(path, self.uid)).unwrap_or_default();
         self.invocation_id = placement.unit.as_deref().and_then(invocation::of);
         self.unit = placement.unit;
         self.user_unit = placement.user_unit;
-        self.exe = executable::name(process.pid()).filter(|name| executable::is_proved(process.pid(), name));
+        self.exe = exe;
         self
     }
 }
 
-/// Finds the group of a hidden process on another thread, in bounded time.
-async fn search(process: Process) -> Option<String> {
-    let search = async {
-        let _permit = SEARCHES.acquire().await.ok()?;
-        spawn_blocking(move || cgroup::search(&process)).await.ok()?
+/// Asks on another thread, in bounded time: an answer that is late is none.
+async fn elsewhere<T: Send + 'static>(
+    places: &'static Semaphore,
+    ask: impl FnOnce() -> Option<T> + Send + 'static,
+) -> Option<T> {
+    let asking = async {
+        let place = places.acquire().await.ok()?;
+        // The place is free again when the thread is, however long that takes.
+        let answer = spawn_blocking(move || (ask(), place).0);
+        answer.await.ok()?
     };
-    timeout(SEARCH_TIMEOUT, search).await.ok()?
+    timeout(PATIENCE, asking).await.ok()?
 }
 
 /// `SO_PEERGROUPS`, which no library wraps.

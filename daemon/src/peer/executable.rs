@@ -2,13 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::libc;
-use nix::sys::stat::Mode;
 
 /// What the kernel calls the executable of a process; `None` where this process may not see it (proc(5): it takes
 /// the rights to trace the other) and where the file is gone. A name is not a proof yet: see [`is_proved`].
@@ -21,46 +16,18 @@ pub(super) fn name(pid: i32) -> Option<PathBuf> {
 /// Whether the file of this name is the one that the process runs. The name is that of the process's own file
 /// system, in which anybody can put a file of their own at any place (`mount_namespaces(7)`).
 ///
-/// Others chose this path, so nothing here may wait for their file systems: what the kernel does not know without
-/// asking one is not proved. That is so on network file systems, and before Linux 5.12 everywhere.
+/// Looks a path up that others chose, and so may take as long as their file systems do. (`RESOLVE_CACHED` would say
+/// no more than the kernel knows by itself, but the unit's `RestrictSUIDSGID=` does not let `openat2(2)` through.)
 pub(super) fn is_proved(pid: i32, name: &Path) -> bool {
-    // The kernel holds on to a file that runs, and to the folders it is in.
-    let resolve = ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
-    let named =
-        openat2(AT_FDCWD, name, OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve));
-    let running = open(&link(pid), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
-    let (Ok(named), Ok(running)) = (named, running) else { return false };
-    matches!((identity(&named), identity(&running)), (Ok(named), Ok(running)) if named == running)
+    matches!((identity(&link(pid)), identity(name)), (Ok(running), Ok(named)) if running == named)
 }
 
 fn link(pid: i32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/exe"))
 }
 
-/// Device and inode number of an open file, as far as the kernel knows them by itself.
-fn identity(file: &OwnedFd) -> io::Result<(u32, u32, u64)> {
-    let mut known = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: the descriptor is open, the path is an empty C string, and the kernel writes one `statx`.
-    #[expect(unsafe_code, reason = "the standard library's call may ask the file system")]
-    let status = unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC,
-            libc::STATX_INO,
-            known.as_mut_ptr(),
-        )
-    };
-    if status != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: all of it is numbers, which were zero before the kernel filled them in.
-    #[expect(unsafe_code, reason = "a structure that the kernel fills in")]
-    let known = unsafe { known.assume_init() };
-    if known.stx_mask & libc::STATX_INO == 0 {
-        return Err(io::Error::from(io::ErrorKind::Unsupported));
-    }
-    Ok((known.stx_dev_major, known.stx_dev_minor, known.stx_ino))
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,198 @@
+//! Who gets what: callers of every kind, in a matrix of rules, with the decision that is expected of each and the
+//! one that was made. Each cell is a token of its own, so that its record in the journal is found by a field.
+
+mod caller;
+mod cells;
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+use tokend_tests::{Machine, wait};
+
+use self::caller::Caller;
+use crate::host::Host;
+
+/// A caller, a rule, and what must come of it.
+struct Cell {
+    caller: Caller,
+    /// The token's `allow` list.
+    allow: &'static str,
+    expected: Outcome,
+}
+
+/// What comes of a request for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It is handed out, by this rule.
+    Allowed(&'static str),
+    /// It is refused.
+    Denied,
+    /// The socket is not open to the caller.
+    NotConnected,
+}
+
+/// A cell that was tried.
+struct Tried {
+    /// The name of its token.
+    token: String,
+    cell: Cell,
+    observed: Option<&'static str>,
+    recorded: Record,
+}
+
+/// What the journal has about a token.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Record {
+    count: usize,
+    decision: Option<String>,
+    rule: Option<String>,
+    uid: Option<String>,
+    unit: Option<String>,
+}
+
+impl Outcome {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Allowed(_) => "allow",
+            Self::Denied => "deny",
+            Self::NotConnected => "no connection",
+        }
+    }
+}
+
+impl Tried {
+    /// Where the caller chose its unit.
+    fn is_recorded_with_its_unit(&self) -> bool {
+        let unit = self.cell.caller.recorded_unit();
+        unit.is_none() || self.recorded.unit.as_deref() == unit
+    }
+
+    fn is_as_expected(&self) -> bool {
+        let (decision, rule) = match self.cell.expected {
+            Outcome::Allowed(rule) => (Some("allow"), Some(rule)),
+            Outcome::Denied => (Some("deny"), None),
+            Outcome::NotConnected => (None, None),
+        };
+        self.observed == Some(self.cell.expected.name())
+            && self.recorded.count == usize::from(decision.is_some())
+            && self.recorded.decision.as_deref() == decision
+            && self.recorded.rule.as_deref() == rule
+            && self.is_recorded_with_its_unit()
+    }
+}
+
+#[test]
+fn who_gets_what_is_what_the_rules_say() {
+    let Some(host) = Host::boot() else { return };
+    host.start_provider();
+    prepare(&host.machine);
+    let phases = [
+        ("as installed", "", "", cells::of_rules()),
+        ("ProtectProc=default", "ProtectProc=default", "", cells::of_rules()),
+        ("root = \"deny\"", "", "[admin]\nroot = \"deny\"\n", cells::of_root_denied()),
+        (
+            "with CAP_SYS_PTRACE",
+            "AmbientCapabilities=CAP_SYS_PTRACE\nCapabilityBoundingSet=CAP_SYS_PTRACE",
+            "",
+            cells::of_executables(),
+        ),
+    ];
+    let mut tried = Vec::new();
+    for (number, (name, directives, settings, cells)) in phases.into_iter().enumerate() {
+        let cells: Vec<(String, Cell)> =
+            cells.into_iter().enumerate().map(|(cell, of)| (format!("p{number}-{cell:02}"), of)).collect();
+        configure(&host, directives, settings, &cells);
+        let done: Vec<Tried> =
+            cells.into_iter().map(|(token, cell)| try_out(&host.machine, token, cell)).collect();
+        show(name, &done);
+        tried.extend(done);
+    }
+    let wrong: Vec<String> = tried.iter().filter(|cell| !cell.is_as_expected()).map(Tried::row).collect();
+    assert!(wrong.is_empty(), "not as expected:\n{}", wrong.concat());
+    assert!(tried.len() >= 24, "{} cells", tried.len());
+    host.stop_cleanly();
+}
+
+/// Users, and what their callers need.
+fn prepare(machine: &Machine) {
+    machine.check(&["groupadd", "payments"]);
+    machine.check(&["useradd", "--no-create-home", "--groups", "tokend,payments", "dave"]);
+    machine.check(&["useradd", "--no-create-home", "--groups", "tokend", "--uid", "3001", "erin"]);
+    machine.check(&["install", "-m", "0755", "/usr/bin/tokenctl", "/usr/bin/lookalike"]);
+    for user in ["alice", "bob"] {
+        let uid = machine.check(&["id", "-u", user]);
+        machine.check(&["systemctl", "start", &format!("user@{}.service", uid.trim())]);
+    }
+}
+
+/// Puts a token for each cell in force, in the sandbox with these directives.
+fn configure(host: &Host, directives: &str, settings: &str, cells: &[(String, Cell)]) {
+    let mut more = settings.to_owned();
+    for (token, cell) in cells {
+        let _ = writeln!(more, "[token.{token}]\nprovider = \"psb\"\nallow = [{}]", cell.allow);
+    }
+    host.configure(&more);
+    host.machine
+        .write("/etc/systemd/system/tokend.service.d/phase.conf", &format!("[Service]\n{directives}\n"));
+    host.machine.check(&["systemctl", "daemon-reload"]);
+    host.machine.check(&["systemctl", "restart", "tokend"]);
+    host.token_for("alice", "psb");
+}
+
+fn try_out(machine: &Machine, token: String, cell: Cell) -> Tried {
+    let got = cell.caller.ask(machine, &token);
+    let observed = match got.code {
+        0 => Some("allow"),
+        4 => Some("deny"),
+        3 => Some("no connection"),
+        _ => None,
+    };
+    assert!(observed.is_some(), "{token}: {got:?}");
+    let recorded = match observed {
+        Some("no connection") => Record::default(),
+        _ => wait::until(&format!("a record about {token}"), || Record::of(machine, &token)),
+    };
+    Tried { token, cell, observed, recorded }
+}
+
+impl Record {
+    /// What a search by field finds.
+    fn of(machine: &Machine, token: &str) -> Option<Self> {
+        let found = machine.journal(&["-u", "tokend", "--output=json", &format!("TOKEND_TOKEN={token}")]);
+        let entries: Vec<Value> = found.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let last = entries.last()?;
+        let field = |name: &str| last[name].as_str().map(ToOwned::to_owned);
+        Some(Self {
+            count: entries.len(),
+            decision: field("TOKEND_DECISION"),
+            rule: field("TOKEND_RULE"),
+            uid: field("TOKEND_UID"),
+            unit: field("TOKEND_UNIT"),
+        })
+    }
+}
+
+impl Tried {
+    fn row(&self) -> String {
+        let record = &self.recorded;
+        let text = |field: &Option<String>| field.clone().unwrap_or_else(|| "-".to_owned());
+        format!(
+            "{:6} {:42} {:62} {:13} {:13} {} record, uid {:5} {}\n",
+            self.token,
+            self.cell.caller.to_string(),
+            self.cell.allow,
+            self.cell.expected.name(),
+            self.observed.unwrap_or("?"),
+            record.count,
+            text(&record.uid),
+            text(&record.rule)
+        )
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the matrix is for reading")]
+fn show(phase: &str, tried: &[Tried]) {
+    let equal = tried.iter().filter(|cell| cell.is_as_expected()).count();
+    let rows: String = tried.iter().map(Tried::row).collect();
+    println!("--- {phase}: {equal} of {} as expected\n{rows}", tried.len());
+}
