@@ -69,7 +69,14 @@ impl Launch {
     #[must_use]
     pub fn activated_by(self, path: &Path, listener: &UnixListener) -> Self {
         const HAND_OVER: &str = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
-        let mut launch = self.through(&["sh", "-c", HAND_OVER, "sh"]);
+        self.handed_over_by(HAND_OVER, path, listener)
+    }
+
+    /// With a listening socket as standard input of a shell, whose script hands over what it likes and ends in
+    /// `exec "$@"`.
+    #[must_use]
+    pub fn handed_over_by(self, script: &str, path: &Path, listener: &UnixListener) -> Self {
+        let mut launch = self.through(&["sh", "-c", script, "sh"]);
         launch.stdin = Some(OwnedFd::from(listener.try_clone().expect("a socket can be cloned")));
         path.clone_into(&mut launch.socket);
         launch
@@ -188,6 +195,12 @@ impl RealDaemon {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().try_into().expect("a process id is small"));
         signal::kill(pid, signal).expect("our own child can be signalled");
+    }
+
+    /// Kills it, as a crash does, and waits for its end.
+    pub fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        assert_eq!(self.wait_for_exit(), 128 + 9);
     }
 
     /// Waits for its end: its exit code, or 128 and the signal's number.
