@@ -13,14 +13,3 @@
 )]
 
 mod rotating;
-
-/// A number at full size, or one that suits every test run.
-fn size(full: usize, usual: usize) -> usize {
-    if std::env::var("TOKEND_TESTS_FULL").is_ok_and(|value| value == "1") { full } else { usual }
-}
-
-/// The figures of a proof, for whoever ran it for them.
-#[expect(clippy::print_stderr, reason = "figures are for whoever runs the test")]
-fn report(figures: &str) {
-    eprintln!("{figures}");
-}

@@ -10,9 +10,7 @@ use tokend::store::layout;
 use tokend_protocol::{RefreshRequest, Reply, Request};
 use tokend_tests::raw_peer::get;
 use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Answer, Home, Provider, RawPeer, ServiceManager, secrets};
-
-use crate::{report, size};
+use tokend_tests::{Answer, Home, Provider, RawPeer, ServiceManager, report, secrets, size};
 
 const PERIOD: Duration = Duration::from_millis(50);
 
@@ -93,12 +91,12 @@ impl Rotation {
         let ends = Arc::new(AtomicBool::new(false));
         let (until, numbers) = (Arc::clone(&ends), Arc::clone(numbers));
         // There is no answer from a daemon that was killed, and then it is over.
-        let called = thread::spawn(move || {
+        let calls = thread::spawn(move || {
             while let Some(number) = ask(&mut caller, get("t")) {
                 numbers.seen.fetch_max(number, Ordering::SeqCst);
             }
         });
-        let operated = thread::spawn(move || {
+        let rotations = thread::spawn(move || {
             while !until.load(Ordering::SeqCst) {
                 let began = Instant::now();
                 let refresh = RefreshRequest { name: "t".parse().unwrap(), deadline_ms: 10_000 };
@@ -106,7 +104,7 @@ impl Rotation {
                 thread::sleep(PERIOD.saturating_sub(began.elapsed()));
             }
         });
-        Self { ends, threads: [called, operated] }
+        Self { ends, threads: [calls, rotations] }
     }
 
     fn end(self) {

@@ -4,5 +4,7 @@
 
 mod host;
 mod identity;
+mod load;
+mod restart;
 mod service;
 mod units;
