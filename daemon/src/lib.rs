@@ -29,6 +29,7 @@ pub mod socket;
 pub mod store;
 pub mod swap;
 pub mod systemd;
+pub mod turns;
 pub mod variants;
 
 pub use daemon::Daemon;

@@ -37,9 +37,14 @@ pub struct Launch {
 impl Launch {
     /// The daemon of a [`Home`], which logs all that it can.
     pub fn new(home: &Home) -> Self {
+        Self::logging(home, "trace")
+    }
+
+    /// The daemon of a [`Home`], which logs from this level on.
+    pub fn logging(home: &Home, level: &str) -> Self {
         let mut command = Command::new(program::tokend());
         command.arg("--config").arg(home.config()).arg("--socket").arg(home.socket());
-        clean(command.args(["--log-level", "trace"]));
+        clean(command.args(["--log-level", level]));
         Self { command, stdin: None, socket: home.socket(), log: home.log() }
     }
 
