@@ -2,6 +2,7 @@
 
 use std::panic;
 
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -19,6 +20,22 @@ pub fn forbid_dumps() -> nix::Result<()> {
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     }
     prctl::set_dumpable(false)
+}
+
+/// Keeps from programs that are started later what this one was passed or inherited. What it opens itself is kept
+/// from them anyway (`close_range(2)`, Linux 5.11).
+pub fn keep_descriptors() {
+    const AFTER_STANDARD_ERROR: libc::c_uint = 3;
+    // SAFETY: the call closes nothing; it changes what happens to descriptors when another program is executed.
+    #[expect(unsafe_code, reason = "no library wraps this call")]
+    let _older_kernels_do_not_know_it = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            AFTER_STANDARD_ERROR,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
 }
 
 /// Reports panics as events that name only the place and a fixed text. A formatted message could repeat the

@@ -26,10 +26,10 @@ pub mod server;
 pub mod session;
 pub mod shared;
 pub mod socket;
+pub mod stack;
 pub mod store;
 pub mod swap;
 pub mod systemd;
-pub mod turns;
 pub mod variants;
 
 pub use daemon::Daemon;

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
 
 fn serve(options: Serve) -> ExitCode {
     harden::report_panics_without_values();
+    harden::keep_descriptors();
     let log = match logging::start(options.log_format, &options.log_level) {
         Ok(log) => log,
         Err(error) => return fail(&error.to_string(), ExitCode::FAILURE),

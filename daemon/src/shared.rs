@@ -11,7 +11,6 @@ use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::registry::{Origins, Registry};
 use crate::store::Store;
-use crate::turns::Turns;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -26,8 +25,6 @@ pub struct Shared {
     pub clock: Clock,
     /// The audit trail.
     pub audit: Audit,
-    /// Whose turn it is.
-    pub turns: Turns,
     /// The host's users and groups.
     pub directory: Directory,
     /// The daemon's own user.
@@ -49,7 +46,6 @@ impl Shared {
             started_at: clock.timestamp(clock.now()),
             clock,
             audit: Audit::default(),
-            turns: Turns::default(),
             directory: Directory::of_the_host(),
             own_uid: nix::unistd::geteuid().as_raw(),
             connections: AtomicU32::new(0),

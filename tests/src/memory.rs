@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
@@ -19,6 +20,7 @@ const SHORTEST: usize = 8;
 /// What is looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Needles {
+    secrets: usize,
     forms: Vec<(String, Vec<u8>)>,
     /// By their first two bytes: the forms that begin so.
     starts: BTreeMap<[u8; 2], Vec<usize>>,
@@ -46,6 +48,7 @@ impl Needles {
     /// # Panics
     /// When it is too short to be told from chance.
     pub fn add(&mut self, kind: &str, secret: &str) {
+        self.secrets += 1;
         let random = secret.get(..32).filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let (first, second) = random.map_or((secret, secret), |random| random.split_at(16));
         self.push(&format!("{kind}, first half"), first.as_bytes());
@@ -64,6 +67,11 @@ impl Needles {
             let inner = encoded.get(cut..encoded.len().saturating_sub(2)).unwrap_or_default();
             self.push(&format!("{kind}, base64"), inner.as_bytes());
         }
+    }
+
+    /// How many secrets are looked for.
+    pub fn secrets(&self) -> usize {
+        self.secrets
     }
 
     fn push(&mut self, kind: &str, form: &[u8]) {
@@ -128,6 +136,42 @@ pub fn search(pid: u32, needles: &Needles) -> Findings {
         }
     }
     findings
+}
+
+/// Searches what the kernel keeps for a process outside of its mappings: the files that it has open, its environment
+/// and its command line.
+///
+/// # Panics
+/// When the process is gone or may not be looked into.
+pub fn search_files(pid: u32, needles: &Needles) -> Findings {
+    let mut findings = Findings::default();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process has descriptors");
+    let open = descriptors.filter_map(|entry| Some(entry.ok()?.path()));
+    let others = ["environ", "cmdline"].map(|name| PathBuf::from(format!("/proc/{pid}/{name}")));
+    // A socket or a pipe is not read: it is on its way to somebody else.
+    for path in open.filter(|path| path.metadata().is_ok_and(|file| file.is_file())).chain(others) {
+        let target = fs::read_link(&path).unwrap_or_else(|_| path.clone());
+        if let Ok(bytes) = fs::read(&path) {
+            needles.search(&target.display().to_string(), &bytes, &mut findings);
+        }
+    }
+    findings
+}
+
+/// Searches every file below a directory.
+///
+/// # Panics
+/// When it cannot be read.
+pub fn search_directory(directory: &Path, needles: &Needles, findings: &mut Findings) {
+    for entry in fs::read_dir(directory).expect("the directory can be read") {
+        let path = entry.expect("the directory can be read").path();
+        if path.is_dir() {
+            search_directory(&path, needles, findings);
+        } else if path.is_file() {
+            let bytes = fs::read(&path).unwrap_or_default();
+            needles.search(&path.display().to_string(), &bytes, findings);
+        }
+    }
 }
 
 fn mappings(pid: u32) -> Vec<Mapping> {

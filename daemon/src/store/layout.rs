@@ -34,6 +34,7 @@ use ring::digest;
 use zeroize::Zeroizing;
 
 use super::key::{KEY_LENGTH, Key};
+use crate::stack;
 
 /// The version of all this.
 pub const VERSION: u16 = 1;
@@ -361,11 +362,14 @@ fn read_slot(bytes: &[u8]) -> Option<Slot> {
 }
 
 fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(part);
-    }
-    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
+    let digest = stack::wiped_after(|| {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in parts {
+            context.update(part);
+        }
+        context.finish()
+    });
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 /// The smallest slot that holds a record of such a length.

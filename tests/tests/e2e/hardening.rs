@@ -1,9 +1,12 @@
 //! What other processes can learn from the daemon's own.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use tokend_tests::daemon::Launch;
 use tokend_tests::scene::{provider_table, token_table};
 use tokend_tests::{Home, Provider, Scene, program, requirement};
@@ -15,6 +18,39 @@ fn it_never_dumps_core() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     let figures: Vec<&str> = core.split_whitespace().collect();
     assert_eq!(figures[4..6], ["0", "0"], "{core}");
+}
+
+/// What a process leaves behind that dies of a fault in a directory of its own.
+fn cores_in(directory: &Path) -> usize {
+    let entries = fs::read_dir(directory).unwrap();
+    entries
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().as_bytes().starts_with(b"core")))
+        .count()
+}
+
+#[test]
+fn a_fault_leaves_no_core_file_where_the_host_would_make_one() {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if !requirement::met("a core_pattern of core files in the working directory", pattern.starts_with("core"))
+    {
+        return;
+    }
+    let scene = Home::new();
+    scene.configure("", "");
+    let directory = scene.path().join("work");
+    fs::create_dir(&directory).unwrap();
+    let place = directory.to_str().unwrap();
+    let within = ["env", "-C", place, "prlimit", "--core=unlimited"];
+    let mut control = Command::new(within[0]);
+    control.args(&within[1..]).args(["sh", "-c", "kill -ABRT $$"]);
+    assert!(!control.status().unwrap().success());
+    if !requirement::met("core files of other programs", cores_in(&directory) == 1) {
+        return;
+    }
+    let mut daemon = Launch::new(&scene).through(&within).start();
+    daemon.signal(Signal::SIGABRT);
+    assert_eq!(daemon.wait_for_exit(), 128 + Signal::SIGABRT as i32);
+    assert_eq!(cores_in(&directory), 1, "the daemon's is there as well");
 }
 
 #[test]

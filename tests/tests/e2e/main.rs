@@ -26,7 +26,6 @@ mod notify;
 mod providers;
 mod refresh;
 mod reload;
-mod restart;
 mod rotation;
 mod secrecy;
 mod shutdown;

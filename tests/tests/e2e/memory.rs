@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tokend_tests::daemon::Launch;
 use tokend_tests::memory::{self, Findings, Needles};
+use tokend_tests::notify::Manager;
 use tokend_tests::raw_peer::get;
 use tokend_tests::scene::token_of;
 use tokend_tests::{
@@ -20,6 +21,7 @@ struct Scene {
     provider: Provider,
     authority: Authority,
     home: Home,
+    manager: Manager,
     needles: Needles,
     /// The tokens that the daemon holds, by name.
     held: Vec<(&'static str, String)>,
@@ -28,7 +30,9 @@ struct Scene {
 /// Answers with a token, or, to one client, with a refusal that repeats what was sent.
 fn answer(request: &Recorded) -> Answer {
     if request.field("client_id").as_deref() != Some("refused") {
-        return Answer::token(3600);
+        let token = Answer::token(3600);
+        // What is unpacked goes through further buffers.
+        return if request.field("client_id").as_deref() == Some("post") { token.gzipped() } else { token };
     }
     let body = json!({ "error": "invalid_client", "error_description": request.field("client_secret") });
     Answer::json(401, &body)
@@ -40,7 +44,7 @@ impl Scene {
         let provider = Provider::start_tls(authority.server(Flaw::None));
         provider.answer_with(answer);
         let mut needles = Needles::default();
-        for name in ["api", "basic", "gone", "post", "refused", "password", "header"] {
+        for name in ["api", "basic", "gone", "post", "refused", "password", "header", "state-key"] {
             let secret = secrets::invent(name);
             needles.add(&format!("secret {name}"), &secret);
             let _ = home.secret(name, &secret);
@@ -48,9 +52,10 @@ impl Scene {
         let credentials = home.path().join("credentials");
         fs::create_dir(&credentials).unwrap();
         fs::copy(home.path().join("password"), credentials.join("password")).unwrap();
-        home.configure("", &configuration(&home, &authority, &provider, tokens));
-        let daemon = Launch::new(&home).env("CREDENTIALS_DIRECTORY", &credentials).start();
-        let mut scene = Self { daemon, provider, authority, home, needles, held: Vec::new() };
+        home.configure(&state_key(&home), &configuration(&home, &authority, &provider, tokens));
+        let manager = Manager::listen(&home.path().join("notify"));
+        let daemon = launch(&home, &manager).start();
+        let mut scene = Self { daemon, provider, authority, home, manager, needles, held: Vec::new() };
         for name in tokens {
             scene.hold(name);
         }
@@ -68,7 +73,10 @@ impl Scene {
     /// Puts a configuration with these tokens in force.
     fn reload(&mut self, tokens: &[&str]) {
         let before = self.daemon.log().matches(" reloaded ").count();
-        self.home.configure("", &configuration(&self.home, &self.authority, &self.provider, tokens));
+        self.home.configure(
+            &state_key(&self.home),
+            &configuration(&self.home, &self.authority, &self.provider, tokens),
+        );
         self.daemon.signal(Signal::SIGHUP);
         wait::until("the reload", || {
             (self.daemon.log().matches(" reloaded ").count() > before).then_some(())
@@ -76,17 +84,38 @@ impl Scene {
         self.held.retain(|(name, _)| tokens.contains(name));
     }
 
-    /// Waits until the daemon is at rest: of all secrets nothing is found but each held token, once.
+    /// Ends the daemon and starts another, which finds what is sealed on the disk.
+    fn restart(&mut self) {
+        assert_eq!(self.daemon.stop(), 0);
+        self.daemon = launch(&self.home, &self.manager).start();
+    }
+
+    /// Waits until the daemon is at rest: of all secrets nothing is found but each held token, once in its memory and
+    /// once in the memory that outlives it.
+    #[expect(clippy::print_stdout, reason = "what was searched and found is for readers of the output")]
     fn assert_clean(&self, when: &str) {
         let mut last = None;
         let clean = wait::within(wait::PATIENCE, || {
-            let findings = memory::search(self.daemon.pid(), &self.needles);
-            let clean = self.is_clean(&findings);
-            last = Some(findings);
+            // A service manager that did not listen would hold the daemon up.
+            self.manager.heard();
+            let pid = self.daemon.pid();
+            let found = [memory::search(pid, &self.needles), memory::search_files(pid, &self.needles)];
+            let clean = found.iter().all(|findings| self.is_clean(findings));
+            last = Some(found);
             clean.then_some(())
         });
-        let findings = last.map(|findings| findings.to_string()).unwrap_or_default();
-        assert!(clean.is_some(), "{when}, {} tokens held: {findings}", self.held.len());
+        let [mapped, files] = last.expect("it is searched once at least");
+        let held = self.held.len();
+        assert!(clean.is_some(), "{when}, {held} tokens held\nmemory: {mapped}\nfiles: {files}");
+        let (memory, files) = (mapped.searched / 1024, files.searched / 1024);
+        println!(
+            "{when}: {held} held tokens, each once in the memory ({memory} KiB) and once in what is kept beside it \
+             ({files} KiB); of {} secrets and former tokens nothing",
+            self.needles.secrets() - held
+        );
+        let mut on_disk = Findings::default();
+        memory::search_directory(&self.home.path().join("state"), &self.needles, &mut on_disk);
+        assert!(on_disk.searched > 0 && on_disk.total() == 0, "{when}, on disk: {on_disk}");
     }
 
     fn is_clean(&self, findings: &Findings) -> bool {
@@ -95,8 +124,18 @@ impl Scene {
     }
 }
 
+fn launch(home: &Home, manager: &Manager) -> Launch {
+    let launch = Launch::new(home).env("CREDENTIALS_DIRECTORY", home.path().join("credentials"));
+    launch.env("NOTIFY_SOCKET", manager.path())
+}
+
 /// A secret that is found once is found by each of its halves.
 const HALVES: usize = 2;
+
+/// Tokens are to survive a reboot, so they are on disk as well, sealed.
+fn state_key(home: &Home) -> String {
+    format!("state_key = {{ file = \"{}\" }}", home.path().join("state-key").display())
+}
 
 /// The configuration with these tokens. Each has its secret kept and sent in another way.
 fn configuration(home: &Home, authority: &Authority, provider: &Provider, tokens: &[&str]) -> String {
@@ -157,4 +196,16 @@ fn secrets_are_nowhere_in_memory_and_tokens_only_while_they_are_held() {
     scene.daemon.tokenctl().run(&["get", "refused"]).expect_code(7);
     scene.assert_clean("after a token was removed and another was refused");
     drop(idle);
+
+    let granted = |provider: &Provider| {
+        let requests = provider.requests();
+        requests.iter().filter(|request| request.field("client_id").as_deref() != Some("refused")).count()
+    };
+    let before = granted(&scene.provider);
+    scene.restart();
+    for (name, token) in &scene.held {
+        assert_eq!(scene.daemon.tokenctl().get(name), *token);
+    }
+    assert_eq!(granted(&scene.provider), before, "no token is asked for again");
+    scene.assert_clean("after a restart that found its tokens on the disk");
 }

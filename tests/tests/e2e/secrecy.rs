@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 
 use serde_json::json;
 use tokend_tests::daemon::Launch;
+use tokend_tests::notify::Manager;
 use tokend_tests::scene::{token_of, token_table};
 use tokend_tests::{Answer, Home, Kind, Provider, Scene, StandIn, secrets};
 
@@ -121,4 +123,51 @@ fn a_reply_that_is_no_token_is_not_logged_whatever_is_in_it() {
         let got = scene.tokenctl().run(&["get", "t"]);
         assert_ne!(got.code, 0, "{index}");
     }
+}
+
+#[test]
+fn a_secret_command_is_given_nothing_of_the_daemons() {
+    let home = Home::new();
+    let secret = home.path().join("command-secret");
+    let _ = home.secret("command-secret", &secrets::invent("command-secret"));
+    let seen = |name: &str| home.path().join(name).display().to_string();
+    let script = format!(
+        "cat /proc/self/environ > {}; cat /proc/self/cmdline > {}; ls -l /proc/self/fd > {}; cat {}",
+        seen("environ"),
+        seen("cmdline"),
+        seen("descriptors"),
+        secret.display()
+    );
+    let provider = Provider::start();
+    home.configure(
+        "",
+        &format!(
+            "[provider.p]\ntoken_endpoint = {:?}\nclient_id = \"c\"\nclient_secret = {{ command = [\"sh\", \"-c\", \"{script}\"] }}\n{}",
+            provider.token_endpoint(),
+            token_table("t", "")
+        ),
+    );
+    // With a passed socket, memory that outlives the process, a connection to the caller and one to the provider.
+    let manager = Manager::listen(&home.path().join("notify"));
+    let listener = UnixListener::bind(home.socket()).unwrap();
+    let daemon = Launch::new(&home)
+        .env("NOTIFY_SOCKET", manager.path())
+        .env("WATCHDOG_USEC", "60000000")
+        .env("ANOTHER_SECRET", secrets::invent("env-secret"))
+        .activated_by(&home.socket(), &listener)
+        .start();
+    daemon.tokenctl().get("t");
+    let environment = fs::read_to_string(home.path().join("environ")).unwrap();
+    let names: Vec<&str> = environment.split_terminator('\0').filter_map(|it| it.split('=').next()).collect();
+    // The shell adds the last three.
+    let known = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "PWD", "SHLVL", "_"];
+    assert!(names.contains(&"PATH") && names.iter().all(|name| known.contains(name)), "{names:?}");
+    secrets::assert_absent("the environment of a command", &environment);
+    let arguments = fs::read_to_string(home.path().join("cmdline")).unwrap();
+    secrets::assert_absent("the arguments of a command", &arguments);
+    let descriptors = fs::read_to_string(home.path().join("descriptors")).unwrap();
+    let targets: Vec<&str> = descriptors.lines().filter_map(|line| line.split(" -> ").nth(1)).collect();
+    // Those of `ls`: nothing to read, the file that it writes, nowhere for its errors, and the directory itself.
+    assert_eq!(targets.len(), 4, "{descriptors}");
+    assert!(!targets.iter().any(|target| target.contains(':')), "a socket, a pipe, memory: {descriptors}");
 }

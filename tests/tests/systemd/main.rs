@@ -4,7 +4,5 @@
 
 mod host;
 mod identity;
-mod load;
-mod restart;
 mod service;
 mod units;
