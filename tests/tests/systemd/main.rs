@@ -4,5 +4,6 @@
 
 mod host;
 mod identity;
+mod memory;
 mod service;
 mod units;
