@@ -15,7 +15,7 @@ use tokend_protocol::Timestamp;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-/// A point in time, on a clock that begins [`BEFORE_BOOT`] before the host booted.
+/// A point in time, on a clock that begins `BEFORE_BOOT` before the host booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(Duration);
 

@@ -200,6 +200,21 @@ fn a_proxy_is_used_only_where_it_is_configured_and_sees_no_secret() {
     }
 }
 
+/// With the keys of a connection, whoever has recorded it reads the secret in it.
+#[test]
+fn the_keys_of_a_connection_are_written_nowhere() {
+    let authority = Authority::new();
+    let provider = Provider::start_tls(authority.server(Flaw::None));
+    let directory = Home::new();
+    let keys = directory.path().join("keys");
+    let trusted = format!("ca_file = \"{}\"", authority.ca_file().display());
+    let pair =
+        Pair::start_by(&provider.token_endpoint(), &trusted, |launch| launch.env("SSLKEYLOGFILE", &keys));
+    pair.daemon.tokenctl().get("bad");
+    assert_eq!(provider.count(), 1);
+    assert!(!keys.exists());
+}
+
 /// Runs the daemon with some files of `/etc` replaced, for it alone.
 fn with_etc(launch: Launch, home: &Path, files: &[(&str, &str)]) -> Launch {
     let mut script = String::new();
