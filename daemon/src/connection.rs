@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::departure::Departure;
 use crate::session::{Session, Watch, refusal};
+use crate::turns::Turn;
 
 /// How long a peer may take to say anything at all.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,8 +37,11 @@ const IN_FLIGHT_MAX: usize = 64;
 /// Watches of one connection. Each may name many tokens.
 const WATCHES_MAX: usize = 64;
 
-/// Frames that are taken up before their answers are written out together.
-const BATCH_MAX: usize = 64;
+/// Bytes of answers that wait to be written together.
+const UNWRITTEN_MAX: usize = 16 * 1024;
+
+/// Names of a watch that take as much work as one request.
+const WATCHED_IN_A_UNIT: usize = 4;
 
 /// The buffers of an idle connection: room for a request each. They grow when they have to.
 const BUFFER: usize = 512;
@@ -81,7 +85,9 @@ pub async fn serve<S>(stream: S, session: Arc<Session>, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let framing = Framed::with_capacity(stream, Codec::new(), BUFFER);
+    let mut framing = Framed::with_capacity(stream, Codec::new(), BUFFER);
+    // Answers are written when a turn is over, and not in the middle of it.
+    framing.set_backpressure_boundary(usize::MAX);
     let connection = Connection {
         framing,
         reader: Reader::new(),
@@ -94,6 +100,18 @@ where
     };
     if let Err(error) = connection.run().await {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+impl Incoming {
+    /// How much work it is, in units of a turn.
+    fn units(&self) -> u32 {
+        match self {
+            Self::Frame(Ok(Frame { message: Request::Watch(watch), .. })) => {
+                u32::try_from(watch.names.len() / WATCHED_IN_A_UNIT).unwrap_or(u32::MAX).saturating_add(1)
+            }
+            _ => 1,
+        }
     }
 }
 
@@ -122,20 +140,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 () = self.stop.cancelled(), if self.reading => Next::Stop,
                 () = self.departure.come() => Next::Departed,
             };
-            // Asked of the kernel here too, because an answer must not be faster than the news.
-            if self.session.is_over() {
-                return Err(departed());
-            }
-            match next {
-                Next::Incoming(incoming) => self.take_up_all(incoming).await?,
-                Next::Answer(event) => self.send(event).await?,
-                Next::Stop => self.reading = false,
-                Next::Departed => return Err(departed()),
-            }
+            self.act(next).await?;
             within_write_timeout(self.framing.flush()).await?;
             self.forget_answers();
         }
         Ok(())
+    }
+
+    /// Does what is at hand, in a turn of the peer's user, which waits for nothing once it has begun.
+    async fn act(&mut self, next: Next) -> io::Result<()> {
+        let session = Arc::clone(&self.session);
+        let turn = session.turn().await;
+        // Asked of the kernel each time, because an answer must not be faster than the news.
+        if self.session.is_over() {
+            return Err(departed());
+        }
+        match next {
+            Next::Incoming(incoming) => self.take_up_all(incoming, &turn).await,
+            Next::Answer(event) => self.send_all(event, &turn).await,
+            Next::Stop => {
+                self.reading = false;
+                Ok(())
+            }
+            Next::Departed => Err(departed()),
+        }
     }
 
     /// Frees the memory of answers that have been written, which is wiped thereby. An idle connection would keep
@@ -148,17 +176,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.reading && self.pending.len() < IN_FLIGHT_MAX
     }
 
-    /// Takes up a frame and what came with it, so that the answers leave together.
-    async fn take_up_all(&mut self, first: Incoming) -> io::Result<()> {
-        self.take_up(first).await?;
-        for _ in 1..BATCH_MAX {
-            if !self.can_read() {
-                break;
+    /// Whether more answers may be made before these are written.
+    fn has_room(&self) -> bool {
+        self.framing.write_buffer().len() < UNWRITTEN_MAX
+    }
+
+    /// Takes up a frame and what came with it, as far as the turn goes, so that the answers leave together.
+    async fn take_up_all(&mut self, first: Incoming, turn: &Turn<'_>) -> io::Result<()> {
+        let mut incoming = first;
+        loop {
+            let units = incoming.units();
+            self.take_up(incoming).await?;
+            if !turn.spend(units) || !self.can_read() || !self.has_room() {
+                return Ok(());
             }
-            let Some(next) = self.reader.next(&mut self.framing).now_or_never() else { break };
-            self.take_up(next).await?;
+            let Some(next) = self.reader.next(&mut self.framing).now_or_never() else { return Ok(()) };
+            incoming = next;
         }
-        Ok(())
+    }
+
+    /// Sends an answer that had to be waited for and those that came with it, as far as the turn goes.
+    async fn send_all(&mut self, first: Event, turn: &Turn<'_>) -> io::Result<()> {
+        let mut event = first;
+        loop {
+            self.send(event).await?;
+            if !turn.spend(1) || !self.has_room() {
+                return Ok(());
+            }
+            let answer = self.pending.next().now_or_never().flatten();
+            let Some(next) = answer.or_else(|| self.watches.next().now_or_never().flatten()) else {
+                return Ok(());
+            };
+            event = next;
+        }
     }
 
     async fn take_up(&mut self, incoming: Incoming) -> io::Result<()> {
@@ -384,7 +434,10 @@ mod tests {
         let config = config::parse(Path::new("tokend.toml"), CONFIG).unwrap().config;
         let mut origins = Origins::new(surroundings);
         let registry = Registry::build(&config, &mut origins, None);
-        let session = Arc::new(Session::new(Arc::new(Shared::new(registry, origins, clock)), peer));
+        let shared = Arc::new(Shared::new(registry, origins, clock));
+        let served = Arc::clone(&shared);
+        tokio::spawn(async move { served.turns.keep().await });
+        let session = Arc::new(Session::new(shared, peer));
         tokio::spawn(serve(theirs, session, CancellationToken::new()));
         ours
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, State};
 use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +34,8 @@ pub struct Daemon {
     settings: DaemonSettings,
     connections: TaskTracker,
     actors: TaskTracker,
+    /// Gives the connections their turns.
+    turns: JoinHandle<()>,
     stop: CancellationToken,
 }
 
@@ -71,6 +74,9 @@ impl Daemon {
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             audited.audit.keep(&audited.clock).await;
         }));
+        let served = Arc::clone(&shared);
+        // Not ended by `stop`: what is in flight then has turns too.
+        let turns = tokio::spawn(async move { served.turns.keep().await });
         let limits = Limits {
             connections: config.daemon.max_connections.min(most_connections),
             connections_per_uid: config.daemon.max_connections_per_uid,
@@ -78,7 +84,7 @@ impl Daemon {
         let connections = TaskTracker::new();
         let serving = server::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
         connections.spawn(serving);
-        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, stop })
+        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, turns, stop })
     }
 
     /// Puts another configuration in force. Tokens whose settings are the same are kept with their schedule;
@@ -143,6 +149,7 @@ impl Daemon {
         if drained.await.is_err() {
             tracing::warn!("some requests or exchanges with providers did not end in time and are cut off");
         }
+        self.turns.abort();
         self.shared.audit.close();
         self.shared.store.note_orderly_end();
     }

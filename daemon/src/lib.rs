@@ -30,6 +30,7 @@ pub mod stack;
 pub mod store;
 pub mod swap;
 pub mod systemd;
+pub mod turns;
 pub mod variants;
 
 pub use daemon::Daemon;

@@ -24,6 +24,9 @@ const ACCEPT_REST_FIRST: Duration = Duration::from_millis(10);
 /// The longest.
 const ACCEPT_REST_MOST: Duration = Duration::from_secs(1);
 
+/// What it takes to find out who a peer is, in units of a turn.
+const WELCOME_UNITS: u32 = 8;
+
 /// How many connections may be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -52,6 +55,8 @@ pub async fn serve(
             Ok((stream, _)) => {
                 rest = ACCEPT_REST_FIRST;
                 welcome(stream, &places, &shared, &tasks, &stop);
+                // Whoever connects without end does not keep those waiting who are connected.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 // Most likely no descriptor is left. Those who are connected are served meanwhile.
@@ -95,6 +100,7 @@ fn welcome(
     let stop = stop.clone();
     tasks.spawn(async move {
         let _place = place;
+        shared.turns.take(peer.facts().uid).await.spend(WELCOME_UNITS);
         let session = Arc::new(Session::new(shared, peer.identified().await));
         connection::serve(stream, session, stop).await;
     });

@@ -27,6 +27,7 @@ use crate::directory::Patience;
 use crate::peer::Peer;
 use crate::registry::{Entry, Registry};
 use crate::shared::Shared;
+use crate::turns::Turn;
 
 /// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
 const WATCHED_MAX: usize = 256;
@@ -62,6 +63,11 @@ impl Session {
     /// Whether the peer's process has ended: whoever is at the other end now has none of its rights.
     pub fn is_over(&self) -> bool {
         self.peer.is_gone()
+    }
+
+    /// Waits for a turn of the peer's user.
+    pub async fn turn(&self) -> Turn<'_> {
+        self.shared.turns.take(self.peer.facts().uid).await
     }
 
     /// Answers any request but [`Request::Watch`], which has many answers: see [`Session::watch`].

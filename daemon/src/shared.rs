@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::registry::{Origins, Registry};
 use crate::store::Store;
+use crate::turns::Turns;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Shared {
     pub clock: Clock,
     /// The audit trail.
     pub audit: Audit,
+    /// Whose turn it is.
+    pub turns: Turns,
     /// The host's users and groups.
     pub directory: Directory,
     /// The daemon's own user.
@@ -46,6 +49,7 @@ impl Shared {
             started_at: clock.timestamp(clock.now()),
             clock,
             audit: Audit::default(),
+            turns: Turns::default(),
             directory: Directory::of_the_host(),
             own_uid: nix::unistd::geteuid().as_raw(),
             connections: AtomicU32::new(0),

@@ -37,9 +37,14 @@ pub struct Launch {
 impl Launch {
     /// The daemon of a [`Home`], which logs all that it can.
     pub fn new(home: &Home) -> Self {
+        Self::logging(home, "trace")
+    }
+
+    /// The daemon of a [`Home`], which logs from this level on.
+    pub fn logging(home: &Home, level: &str) -> Self {
         let mut command = Command::new(program::tokend());
         command.arg("--config").arg(home.config()).arg("--socket").arg(home.socket());
-        clean(command.args(["--log-level", "trace"]));
+        clean(command.args(["--log-level", level]));
         Self { command, stdin: None, socket: home.socket(), log: home.log() }
     }
 
@@ -69,7 +74,14 @@ impl Launch {
     #[must_use]
     pub fn activated_by(self, path: &Path, listener: &UnixListener) -> Self {
         const HAND_OVER: &str = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
-        let mut launch = self.through(&["sh", "-c", HAND_OVER, "sh"]);
+        self.handed_over_by(HAND_OVER, path, listener)
+    }
+
+    /// With a listening socket as standard input of a shell, whose script hands over what it likes and ends in
+    /// `exec "$@"`.
+    #[must_use]
+    pub fn handed_over_by(self, script: &str, path: &Path, listener: &UnixListener) -> Self {
+        let mut launch = self.through(&["sh", "-c", script, "sh"]);
         launch.stdin = Some(OwnedFd::from(listener.try_clone().expect("a socket can be cloned")));
         path.clone_into(&mut launch.socket);
         launch
@@ -188,6 +200,12 @@ impl RealDaemon {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().try_into().expect("a process id is small"));
         signal::kill(pid, signal).expect("our own child can be signalled");
+    }
+
+    /// Kills it, as a crash does, and waits for its end.
+    pub fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        assert_eq!(self.wait_for_exit(), 128 + 9);
     }
 
     /// Waits for its end: its exit code, or 128 and the signal's number.

@@ -22,13 +22,24 @@ impl Machine {
     /// # Panics
     /// When it does not boot.
     pub fn boot(copies: &[(&Path, &str)]) -> Self {
+        Self::boot_with_disk(copies, &[])
+    }
+
+    /// The same with folders that outlive it, as a disk does, each at its place.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    pub fn boot_with_disk(copies: &[(&Path, &str)], disk: &[(&Path, &str)]) -> Self {
         static BOOTED: AtomicU32 = AtomicU32::new(0);
         let machine =
             Self { name: format!("tokend-{}-{}", process::id(), BOOTED.fetch_add(1, Ordering::Relaxed)) };
         let mut command = machine.command();
-        command.args(["up", "--max-life", "600"]);
+        command.args(["up", "--max-life", "1800"]);
         for (source, place) in copies {
             command.arg("--copy").arg(format!("{}:{place}", source.display()));
+        }
+        for (source, place) in disk {
+            command.arg("--bind").arg(format!("{}:{place}", source.display()));
         }
         run(&mut command, LIMIT).expect_success();
         machine
@@ -60,9 +71,17 @@ impl Machine {
 
     /// Writes a file in it, readable by root alone.
     pub fn write(&self, path: &str, text: &str) {
-        // As standard input, so that no secret is on a command line.
         let source = tempfile::NamedTempFile::new().expect("a file can be made");
         std::fs::write(source.path(), text).expect("a file can be written");
+        self.send(source.path(), path);
+    }
+
+    /// Copies a file of this machine into it, readable by root alone.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn send(&self, source: &Path, path: &str) {
+        // As standard input, so that no secret is on a command line.
         let mut command = self.command();
         command.args([
             "run",
@@ -73,7 +92,7 @@ impl Machine {
             "sh",
             path,
         ]);
-        let input = std::fs::File::open(source.path()).expect("a file can be read");
+        let input = std::fs::File::open(source).expect("a file can be read");
         let status = command.stdin(input).status().expect("the machine takes a command");
         assert!(status.success(), "{path} could not be written");
     }

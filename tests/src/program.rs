@@ -25,6 +25,11 @@ pub fn courier() -> PathBuf {
     directory().join("courier")
 }
 
+/// The path of the built `callers`, many callers at once.
+pub fn callers() -> PathBuf {
+    directory().join("callers")
+}
+
 /// Copies a program to where every user can run it: the source tree may be closed to others.
 ///
 /// Another process does the writing. Were it this one, a child that some other thread starts at the same
@@ -76,7 +81,7 @@ fn build(directory: &Path) {
         .current_dir(workspace())
         .args([
             "build", "--quiet", "--bin", "tokend", "--bin", "tokenctl", "--bin", "provider", "--bin",
-            "courier",
+            "courier", "--bin", "callers",
         ])
         .args(["--profile", profile, "--target-dir"])
         .arg(target)

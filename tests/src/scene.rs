@@ -33,6 +33,15 @@ impl Scene {
         Self { daemon, provider, home }
     }
 
+    /// The same with a daemon that logs no more than it does by default.
+    pub fn quiet(provider: Provider, daemon: &str, tokens: &str) -> Self {
+        let home = Home::new();
+        let table = provider_table(&home, "p", &provider.token_endpoint(), "");
+        home.configure(daemon, &format!("{table}\n{tokens}"));
+        let daemon = Launch::logging(&home, "info").start();
+        Self { daemon, provider, home }
+    }
+
     /// `tokenctl` for the daemon.
     pub fn tokenctl(&self) -> Tokenctl {
         self.daemon.tokenctl()

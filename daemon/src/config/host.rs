@@ -6,7 +6,7 @@ use super::fault::Sink;
 use super::files::Raw;
 use super::section::Section;
 use super::{AdminSettings, DaemonSettings, rules, secret, values};
-use crate::policy::access::RootAccess;
+use crate::policy::access::{RootAccess, Rule};
 
 /// The keys of `[daemon]`.
 pub(super) const DAEMON_KEYS: &[&str] =
@@ -61,8 +61,15 @@ pub(super) fn admin(raw: Option<&Raw>, sink: &Sink) -> AdminSettings {
     let Some(raw) = raw else { return AdminSettings::default() };
     let section = Section::new("admin".to_owned(), raw, ADMIN_KEYS, sink);
     let words = [("allow", RootAccess::Allow), ("deny", RootAccess::Deny)];
+    let allow = section.read("allow", rules::list);
+    if let Some(place) =
+        allow.place().filter(|_| allow.value().is_some_and(|rules| rules.contains(&Rule::Any)))
+    {
+        let message = "\"any\" makes every process that reaches the socket an operator";
+        sink.warn(place, Some("admin.allow".to_owned()), message);
+    }
     AdminSettings {
-        allow: section.read("allow", rules::list).into_value().unwrap_or_default(),
+        allow: allow.into_value().unwrap_or_default(),
         root: section.read("root", |field| values::word(field, &words)).into_value().unwrap_or_default(),
     }
 }

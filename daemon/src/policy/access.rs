@@ -6,7 +6,7 @@ mod rule;
 use std::collections::HashMap;
 use std::fmt;
 
-pub use self::finding::{Finding, Holding, findings};
+pub use self::finding::{Absent, Finding, Holding, findings};
 pub use self::rule::{Condition, Conditions, Named, Principal, Rule, UnitPattern};
 use crate::peer::Facts;
 

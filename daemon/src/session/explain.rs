@@ -16,7 +16,7 @@ use super::{Session, refusal};
 use crate::audit::Verb;
 use crate::directory::{Account, NoAccount, Patience, Resolved};
 use crate::peer::{Facts, Peer};
-use crate::policy::access::{Decision, Exemptions, Finding, RootAccess, Rule, decide, findings};
+use crate::policy::access::{Absent, Decision, Exemptions, Finding, RootAccess, Rule, decide, findings};
 use crate::registry::{Entry, Registry};
 use crate::variants;
 
@@ -41,10 +41,13 @@ impl Session {
         if let (Ok(grounds), Some(entry)) = (operator, registry.find(&name)) {
             self.allowed(Verb::Explain, &name, &grounds);
             check_form(entry, &variant)?;
-            let facts = self.facts_of(subject).await?;
-            return Ok(Reply::Explained(
-                self.explanation(&registry, entry, &variant, &facts, patience).await,
-            ));
+            let absent = match subject {
+                Subject::User(_) => Absent::NotAssumed,
+                Subject::Caller | Subject::Process(_) => Absent::NotKnown,
+            };
+            let facts = (&self.facts_of(subject).await?, absent);
+            let explained = self.explanation(&registry, entry, &variant, facts, patience).await;
+            return Ok(Reply::Explained(explained));
         }
         if subject != Subject::Caller {
             return Err(self.not_an_operator(&name, &variant, Verb::Explain, patience).await);
@@ -73,13 +76,13 @@ impl Session {
         registry: &Registry,
         entry: &Entry,
         variant: &Variant,
-        facts: &Facts,
+        (facts, absent): (&Facts, Absent),
         patience: Patience,
     ) -> ExplainedReply {
         let operators = registry.admin.allow.iter().flat_map(Rule::names);
         let names: Vec<_> = right::names(entry).into_iter().chain(operators).collect();
         let resolved = self.shared.directory.resolve(&names, patience).await;
-        let case = Case { facts, exemptions: self.exemptions(registry), resolved: &resolved };
+        let case = Case { facts, absent, exemptions: self.exemptions(registry), resolved: &resolved };
         case.explanation(entry, variant, &registry.admin.allow)
     }
 }
@@ -87,6 +90,7 @@ impl Session {
 /// Whom a decision is about, and what it is decided by besides rules.
 struct Case<'a> {
     facts: &'a Facts,
+    absent: Absent,
     exemptions: Exemptions,
     resolved: &'a Resolved,
 }
@@ -131,7 +135,7 @@ impl Case<'_> {
     }
 
     fn list(&self, list: List<'_>, room: &mut Room) -> ExplainedList {
-        let found = findings(self.facts, list.rules, &self.resolved.numbers);
+        let found = findings(self.facts, self.absent, list.rules, &self.resolved.numbers);
         let rules = found.into_iter().map(explained).filter(|rule| room.takes(rule)).collect();
         ExplainedList { of: list.of, rules }
     }

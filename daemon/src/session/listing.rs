@@ -14,6 +14,12 @@ const LIST_PAGE: usize = 512;
 /// Tokens in one page of a status: with the longest names and messages some 200 KiB.
 const STATUS_PAGE: usize = 96;
 
+/// Tokens that are looked at in one turn.
+const LOOKED_AT_IN_A_TURN: usize = 32;
+
+/// What looking at so many takes.
+const LOOKED_AT_UNITS: u32 = 8;
+
 /// Which tokens a listing shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visible {
@@ -58,9 +64,11 @@ impl Session {
     ) -> (Vec<(TokenName, Arc<Entry>)>, bool) {
         let registry = self.registry();
         let mut entries = Vec::new();
-        for (name, entry) in registry.after(page.after.as_ref()) {
-            // Thousands of tokens are no reason for others to wait.
-            tokio::task::coop::consume_budget().await;
+        for (index, (name, entry)) in registry.after(page.after.as_ref()).enumerate() {
+            if index % LOOKED_AT_IN_A_TURN == LOOKED_AT_IN_A_TURN - 1 {
+                // Thousands of tokens are no reason for others to wait.
+                self.turn().await.spend(LOOKED_AT_UNITS);
+            }
             if visible == Visible::Allowed && self.decide_right(&registry, entry, patience).await.is_err() {
                 continue;
             }

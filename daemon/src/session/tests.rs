@@ -42,7 +42,10 @@ impl Scene {
         shared.directory = directory;
         shared.own_uid = OWN_UID;
         let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });
-        Self { session: Arc::new(Session::new(Arc::new(shared), peer)) }
+        let shared = Arc::new(shared);
+        let served = Arc::clone(&shared);
+        tokio::spawn(async move { served.turns.keep().await });
+        Self { session: Arc::new(Session::new(shared, peer)) }
     }
 
     fn reload(&self, tokens: &str) {

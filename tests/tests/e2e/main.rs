@@ -26,6 +26,7 @@ mod notify;
 mod providers;
 mod refresh;
 mod reload;
+mod restart;
 mod rotation;
 mod secrecy;
 mod shutdown;

@@ -1,17 +1,26 @@
 //! A machine of the test's own with tokend on it.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokend_tests::{Machine, process, program, requirement, secrets, wait};
 
-const PROVIDER: &str = "127.0.0.1:8089";
+/// Where the provider is.
+pub(crate) const PROVIDER: &str = "127.0.0.1:8089";
+
+/// How long its tokens live, in seconds.
+const LIFETIME: u64 = 3600;
+
+/// Where it logs its requests.
+const REQUESTS: &str = "/tmp/requests";
 
 /// A machine on which tokend is installed and configured as a packager and an operator would.
 pub(crate) struct Host {
     pub(crate) machine: Machine,
-    _tree: TempDir,
+    /// What was installed.
+    pub(crate) tree: TempDir,
 }
 
 impl Host {
@@ -20,24 +29,30 @@ impl Host {
         if !requirement::root() {
             return None;
         }
-        let tree = TempDir::new().unwrap();
-        install(&tree);
-        let usr = tree.path().join("usr");
-        let machine = Machine::boot(&[(usr.as_path(), "/usr")]);
-        let host = Self { machine, _tree: tree };
-        host.prepare();
+        let host = Self::boot_with(&[], &[]);
+        let secret = secrets::invent("client-secret");
+        host.prepare(&secret);
         Some(host)
     }
 
-    fn prepare(&self) {
+    /// Boots it with further files and with folders that outlive it, and prepares nothing.
+    pub(crate) fn boot_with(copies: &[(&Path, &str)], disk: &[(&Path, &str)]) -> Self {
+        let tree = TempDir::new().unwrap();
+        install(&tree);
+        let usr = tree.path().join("usr");
+        let copies = [&[(usr.as_path(), "/usr")], copies].concat();
+        Self { machine: Machine::boot_with_disk(&copies, disk), tree }
+    }
+
+    /// Users, secrets and a configuration.
+    pub(crate) fn prepare(&self, secret: &str) {
         let machine = &self.machine;
         machine.check(&["systemd-sysusers"]);
         machine.check(&["systemd-tmpfiles", "--create"]);
         for (user, groups) in [("alice", "tokend"), ("bob", "tokend"), ("carol", "")] {
             machine.check(&["useradd", "--no-create-home", "--groups", groups, user]);
         }
-        let secret = secrets::invent("client-secret");
-        machine.write("/etc/credstore/psb.secret", &secret);
+        machine.write("/etc/credstore/psb.secret", secret);
         machine.write(
             "/etc/systemd/system/tokend.service.d/secrets.conf",
             "[Service]\nLoadCredential=psb.secret:/etc/credstore/psb.secret\n",
@@ -61,6 +76,12 @@ impl Host {
 
     /// Starts a provider in the machine's own network.
     pub(crate) fn start_provider(&self) {
+        self.start_provider_with(LIFETIME);
+    }
+
+    /// The same, with tokens that live for so many seconds.
+    pub(crate) fn start_provider_with(&self, lifetime: u64) {
+        let lifetime = lifetime.to_string();
         self.machine.check(&[
             "systemd-run",
             "--quiet",
@@ -68,8 +89,19 @@ impl Host {
             "/usr/bin/provider",
             PROVIDER,
             "/etc/credstore/psb.secret",
-            "3600",
+            &lifetime,
+            REQUESTS,
         ]);
+    }
+
+    /// The requests that the provider was sent: the milliseconds after the boot, and the scope.
+    pub(crate) fn requests(&self) -> Vec<(u64, String)> {
+        let log = self.machine.run(&["cat", REQUESTS]).stdout;
+        let request = |line: &str| {
+            let (millis, scope) = line.split_once(' ')?;
+            Some((millis.parse().ok()?, scope.to_owned()))
+        };
+        log.lines().filter_map(request).collect()
     }
 
     /// A token, once there is one.
@@ -98,5 +130,7 @@ fn install(tree: &TempDir) {
     let mut command = Command::new(program::workspace().join("systemd/install"));
     command.env("DESTDIR", tree.path()).env("PREFIX", "/usr").env("TARGET_DIR", built.parent().unwrap());
     process::run(&mut command, Duration::from_secs(60)).expect_success();
-    program::copy(&program::provider(), &tree.path().join("usr/bin/provider"));
+    for (built, name) in [(program::provider(), "provider"), (program::callers(), "callers")] {
+        program::copy(&built, &tree.path().join("usr/bin").join(name));
+    }
 }

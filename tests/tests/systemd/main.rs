@@ -4,6 +4,8 @@
 
 mod host;
 mod identity;
+mod load;
 mod memory;
+mod restart;
 mod service;
 mod units;

@@ -150,6 +150,16 @@ fn a_rule_that_lets_nobody_else_in_is_a_warning() {
 }
 
 #[test]
+fn that_everybody_is_an_operator_is_warned_of() {
+    let warned = warnings("[admin]\nallow = [\"any\"]");
+    assert!(
+        warned.iter().any(|warning| warning.contains(":2: admin.allow: \"any\" makes every")),
+        "{warned:?}"
+    );
+    assert!(!warnings("[admin]\nallow = [\"user:0\"]").iter().any(|warning| warning.contains("operator")));
+}
+
+#[test]
 fn an_executable_alone_is_warned_of() {
     for rule in ["\"exe:/usr/bin/x\"", "{ exe = \"/usr/bin/x\" }"] {
         assert!(warned(rule)[0].contains("LD_PRELOAD"), "{rule}");

@@ -25,20 +25,38 @@ pub struct Holding {
     pub fact: String,
 }
 
+/// Why a fact may be absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// It is about a process, and cannot be proved.
+    NotKnown,
+    /// It is about a user, who may run anything.
+    NotAssumed,
+}
+
+impl Absent {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NotKnown => "not known",
+            Self::NotAssumed => "not assumed",
+        }
+    }
+}
+
 /// How each of the rules fares. What matches here is what [`super::decide`] lets in, exemptions apart.
-pub fn findings(peer: &Facts, rules: &[Rule], numbers: &Numbers) -> Vec<Finding> {
+pub fn findings(peer: &Facts, absent: Absent, rules: &[Rule], numbers: &Numbers) -> Vec<Finding> {
     let finding = |rule: &Rule| {
         let conditions: Vec<Holding> =
-            rule.conditions().iter().map(|condition| holding(peer, condition, numbers)).collect();
+            rule.conditions().iter().map(|condition| holding(peer, absent, condition, numbers)).collect();
         Finding { rule: rule.clone(), matches: conditions.iter().all(|told| told.holds), conditions }
     };
     rules.iter().map(finding).collect()
 }
 
-fn holding(peer: &Facts, condition: &Condition, numbers: &Numbers) -> Holding {
+fn holding(peer: &Facts, absent: Absent, condition: &Condition, numbers: &Numbers) -> Holding {
     let known = |what: &str, fact: Option<String>| match fact {
         Some(fact) => format!("the {what} is {fact}"),
-        None => format!("the {what} is not known"),
+        None => format!("the {what} is {}", absent.as_str()),
     };
     let holds = holds(peer, condition, numbers);
     let fact = match condition {

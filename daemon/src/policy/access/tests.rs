@@ -154,7 +154,7 @@ fn findings_agree_with_the_decision_and_tell_why() {
         Rule::of(exe("/usr/bin/billing")),
         Rule::Any,
     ];
-    let found = findings(&peer(), &rules, &numbers());
+    let found = findings(&peer(), Absent::NotKnown, &rules, &numbers());
     for (rule, finding) in rules.iter().zip(&found) {
         assert_eq!(finding.matches, is_allowed(&peer(), rule.clone()), "{rule}");
     }
@@ -179,7 +179,7 @@ fn findings_agree_with_the_decision_and_tell_why() {
 fn a_finding_tells_which_fact_is_missing_and_what_a_name_stands_for() {
     let bare = Facts { uid: 7, gid: 7, ..Facts::default() };
     let told = |condition: Condition| {
-        let finding = findings(&bare, &[Rule::of(condition)], &numbers()).remove(0);
+        let finding = findings(&bare, Absent::NotKnown, &[Rule::of(condition)], &numbers()).remove(0);
         finding.conditions[0].fact.clone()
     };
     assert_eq!(told(user("billing")), "the user is 7, and billing is 1001");
@@ -187,4 +187,7 @@ fn a_finding_tells_which_fact_is_missing_and_what_a_name_stands_for() {
     assert_eq!(told(unit("a.service")), "the unit is not known");
     assert_eq!(told(user_unit("a.service")), "the user unit is not known");
     assert_eq!(told(exe("/a")), "the executable is not known");
+    let rules = [Rule::of(unit("a.service"))];
+    let finding = findings(&bare, Absent::NotAssumed, &rules, &numbers()).remove(0);
+    assert_eq!(finding.conditions[0].fact, "the unit is not assumed");
 }
