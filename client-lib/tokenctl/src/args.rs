@@ -136,6 +136,9 @@ pub(crate) enum Command {
     },
 
     /// Tell why you may have a token, or (to operators) why a user or a process may have it or not.
+    ///
+    /// Which rule decides, how each of the rules fares, and the facts about user, groups, units and program that they
+    /// were held against. The exit status is 0 whatever the decision is; --json tells it as "decision".
     Explain {
         /// The token's name in the daemon's configuration.
         name: TokenName,

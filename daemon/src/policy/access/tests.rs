@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const OWN_UID: u32 = 900;
@@ -190,4 +192,76 @@ fn a_finding_tells_which_fact_is_missing_and_what_a_name_stands_for() {
     let rules = [Rule::of(unit("a.service"))];
     let finding = findings(&bare, Absent::NotAssumed, &rules, &numbers()).remove(0);
     assert_eq!(finding.conditions[0].fact, "the unit is not assumed");
+}
+
+/// One of few values, so that rules and facts often meet.
+fn some_condition() -> impl Strategy<Value = Condition> {
+    let name = prop::sample::select(vec!["billing", "ghost", "unanswered", "1001", "0", "staff", "50"]);
+    let units = prop::sample::select(vec!["billing.service", "app.service", "other.service"]);
+    (0..5, name, units).prop_map(|(kind, name, unit_name)| match kind {
+        0 => user(name),
+        1 => group(name),
+        2 => unit(unit_name),
+        3 => user_unit(unit_name),
+        _ => exe(if name == "0" { "/usr/bin/billing" } else { "/usr/bin/other" }),
+    })
+}
+
+fn some_rule() -> impl Strategy<Value = Rule> {
+    prop::collection::vec(some_condition(), 0..4)
+        .prop_map(|conditions| Conditions::new(conditions).map_or(Rule::Any, Rule::All))
+}
+
+fn some_peer() -> impl Strategy<Value = Facts> {
+    let fact = |values: &'static [&'static str]| {
+        prop::option::of(prop::sample::select(values)).prop_map(|fact| fact.map(str::to_owned))
+    };
+    let number = || prop::sample::select(vec![0_u32, 27, 50, OWN_UID, 1001]);
+    let units: &[_] = &["billing.service", "app.service"];
+    (number(), number(), prop::collection::vec(number(), 0..3), fact(units), fact(units), any::<bool>())
+        .prop_map(|(uid, gid, groups, unit, user_unit, has_exe)| {
+            let exe = has_exe.then(|| "/usr/bin/billing".into());
+            Facts { uid, gid, groups, unit, user_unit, exe, ..Facts::default() }
+        })
+}
+
+proptest! {
+    #[test]
+    fn who_matches_a_rule_matches_every_wider_one(peer in some_peer(), rule in some_rule()) {
+        let is_matched = |rule: &Rule| rule_matches(&peer, rule, &numbers());
+        if is_matched(&rule) {
+            prop_assert!(rule.wider().all(|wider| is_matched(&wider)));
+        }
+    }
+
+    #[test]
+    fn a_decision_has_grounds_that_hold_and_an_explanation_that_agrees(
+        peer in some_peer(),
+        rules in prop::collection::vec(some_rule(), 0..4),
+        is_root_denied in any::<bool>(),
+    ) {
+        let root = if is_root_denied { RootAccess::Deny } else { RootAccess::Allow };
+        let exemptions = Exemptions { own_uid: OWN_UID, root };
+        let found = findings(&peer, Absent::NotKnown, &rules, &numbers());
+        let first = found.iter().find(|finding| finding.matches).map(|finding| finding.rule.clone());
+        let expected = match (peer.uid, root) {
+            (0, RootAccess::Allow) => Some(Grounds::Root),
+            (OWN_UID, _) => Some(Grounds::OwnUser),
+            _ => first.map(|rule| Grounds::Rules(vec![rule])),
+        };
+        let expected = expected.map_or(Decision::Deny, Decision::Allow);
+        prop_assert_eq!(decide(&peer, exemptions, &rules, &numbers()), expected);
+    }
+
+    #[test]
+    fn less_knowledge_never_lets_anybody_in(peer in some_peer(), rules in prop::collection::vec(some_rule(), 0..4)) {
+        let bare = Facts { unit: None, user_unit: None, exe: None, ..peer.clone() };
+        let knowing_less = [
+            decide(&bare, EXEMPTIONS, &rules, &numbers()),
+            decide(&peer, EXEMPTIONS, &rules, &Numbers::default()),
+        ];
+        if decision(&peer, &rules) == Decision::Deny {
+            prop_assert_eq!(knowing_less, [Decision::Deny, Decision::Deny]);
+        }
+    }
 }
