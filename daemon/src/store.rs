@@ -329,3 +329,6 @@ async fn open_folder(
     }
     Some(folder)
 }
+
+#[cfg(test)]
+mod tests;

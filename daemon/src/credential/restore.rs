@@ -107,3 +107,85 @@ fn after_failure(
         (Some(at), Patience::Ended) => Some(at.min(first_attempt.unwrap_or(now))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokend_protocol::{ErrorClass, Secret};
+
+    use super::*;
+    use crate::credential::{Failed, Warmth};
+    use crate::policy::refresh::Life;
+
+    const NOW: Instant = Instant::at(Duration::from_secs(100_000));
+
+    fn after(seconds: u64) -> Instant {
+        NOW.after(Duration::from_secs(seconds))
+    }
+
+    /// A token of an hour that was asked for so long ago. Without jitter it is renewed after 2,880 seconds.
+    fn token(age: u64) -> KeptToken {
+        KeptToken {
+            secret: Secret::from("a token".to_owned()),
+            life: Life {
+                sent_at: NOW.before(Duration::from_secs(age)),
+                lifetime: Duration::from_secs(3_600),
+            },
+            longest_life: Duration::from_secs(3_600),
+            jitter: Jitter::new(0.0),
+        }
+    }
+
+    fn failure(next_attempt: Option<Instant>) -> KeptFailure {
+        let at = NOW.before(Duration::from_secs(10));
+        let failed = Failed { class: ErrorClass::Refused, message: "refused".into(), detail: None, at };
+        KeptFailure { failures: 4, failed, next_attempt }
+    }
+
+    /// What a credential begins with that would else ask in 20 seconds.
+    fn resumed(
+        token: Option<KeptToken>,
+        failure: Option<KeptFailure>,
+        patience: Patience,
+    ) -> (Snapshot, Memories) {
+        let record = Record { token, failure, ..Record::default() };
+        let schedule = Schedule { names: "t".into(), refresh_before: None, warmth: Warmth::Always };
+        let fingerprinter = Fingerprinter::generate().unwrap();
+        resume(&record, patience, (&schedule, Some(after(20))), Jitter::new(0.9), &fingerprinter, NOW)
+    }
+
+    #[test]
+    fn a_token_is_renewed_when_it_would_have_been() {
+        let (snapshot, memories) = resumed(Some(token(1_000)), None, Patience::Kept);
+        assert_eq!(snapshot.next_attempt, Some(after(1_880)));
+        assert!(snapshot.usable(NOW, Duration::from_secs(2_600)).is_some());
+        assert_eq!(memories.jitter, Jitter::new(0.0), "not rolled again");
+        assert_eq!(memories.last_attempt, Some(NOW.before(Duration::from_secs(1_000))));
+    }
+
+    #[test]
+    fn what_is_overdue_is_spread_and_not_beyond_its_end() {
+        let next = |age| resumed(Some(token(age)), None, Patience::Kept).0.next_attempt;
+        assert_eq!(next(3_000), Some(after(20)));
+        assert_eq!(next(3_595), Some(after(5)));
+    }
+
+    #[test]
+    fn a_crash_ends_no_wait_and_a_restart_on_purpose_does() {
+        let next = |at, patience| {
+            let (snapshot, _) = resumed(Some(token(1_000)), Some(failure(at)), patience);
+            assert_eq!((snapshot.failures, snapshot.last_error.is_some()), (4, true));
+            snapshot.next_attempt
+        };
+        assert_eq!(next(Some(after(500)), Patience::Kept), Some(after(500)));
+        assert_eq!(next(Some(NOW), Patience::Kept), Some(after(20)), "what is overdue is spread");
+        assert_eq!(next(Some(after(500)), Patience::Ended), Some(after(20)));
+        assert_eq!(next(Some(after(5)), Patience::Ended), Some(after(5)), "and puts nothing off");
+    }
+
+    #[test]
+    fn a_credential_without_a_past_begins_as_ever() {
+        let (snapshot, memories) = resumed(None, None, Patience::Kept);
+        assert_eq!((snapshot.next_attempt, snapshot.failures), (Some(after(20)), 0));
+        assert_eq!((memories.jitter, memories.last_attempt), (Jitter::new(0.9), None));
+    }
+}

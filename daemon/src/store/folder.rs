@@ -213,3 +213,6 @@ fn remedy(error: &io::Error) -> &'static str {
         _ => "look into the disk and daemon.state_dir",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ mod refresh;
 mod reload;
 mod restart;
 mod rotation;
+mod sealed;
 mod secrecy;
 mod shutdown;
 mod traffic;

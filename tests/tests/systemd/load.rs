@@ -16,12 +16,12 @@ use crate::host::{Host, PROVIDER};
 use crate::restart::wait_for_successor;
 
 /// Of each token, in seconds: so short that each is renewed many times meanwhile, and long enough that an outage of a
-/// second or two, which is what a crash is, fits into the fifth that is kept for renewing.
+/// second or two, which is what a crash is, fits into the third that is kept for renewing.
 const LIFETIME: u64 = 20;
 
-/// The schedule renews a token no earlier than after this part of its life (`policy/refresh.rs`), less what clocks
-/// and the way to the provider may blur.
-const EARLIEST_RENEWAL_MS: u64 = LIFETIME * 600 - 100;
+/// The schedule renews a token no earlier than after 60 % of its life (`policy/refresh.rs`). What comes later than
+/// after half of it was due: the rest is for the way to the provider, which is long where the machine is busy.
+const EARLIEST_RENEWAL_MS: u64 = LIFETIME * 500;
 
 /// A request that came so shortly before a kill may have been under way then.
 const EXCHANGE_MS: u64 = 1_000;

@@ -1,0 +1,233 @@
+//! What goes wrong with disks and files, one thing after the other.
+
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+use tokend_protocol::Secret;
+
+use super::*;
+
+const STATE_KEY: &str = "0123456789abcdef0123456789abcdef";
+const RECORD: &[u8] = b"a record with a token";
+
+fn key(number: u8) -> Key {
+    Key::from_bytes([number; 32])
+}
+
+fn folder(state_dir: &Path) -> Folder {
+    with_state_key(state_dir, STATE_KEY)
+}
+
+fn with_state_key(state_dir: &Path, state_key: &str) -> Folder {
+    Folder::new(state_dir, Sealer::new(&Secret::from(state_key.to_owned())).unwrap())
+}
+
+/// Its records, sorted, as the next start reads them.
+fn records(state_dir: &Path) -> Vec<Vec<u8>> {
+    let mut records: Vec<Vec<u8>> =
+        folder(state_dir).read().unwrap().iter().map(|record| record.to_vec()).collect();
+    records.sort();
+    records
+}
+
+fn names(state_dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(state_dir.join(FOLDER)).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Runs a test on a small disk of its own, which nobody else sees. Only root can.
+fn on_a_disk(test: impl FnOnce(&Path) + Send) {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = TempDir::new().unwrap();
+    thread::scope(|scope| {
+        let on_it = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+                .unwrap();
+            let disk = Some("tmpfs");
+            mount(disk, place.path(), disk, MsFlags::empty(), Some("size=64k,mode=0700")).unwrap();
+            test(place.path());
+        });
+        on_it.join().unwrap();
+    });
+}
+
+fn make_read_only(disk: &Path) {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, disk, None::<&str>, flags, None::<&str>).unwrap();
+}
+
+#[test]
+fn what_is_written_is_there_at_the_next_start_in_files_of_the_owner_alone() {
+    let state = TempDir::new().unwrap();
+    let first = folder(state.path());
+    assert_eq!(first.read().unwrap().len(), 0);
+    first.write(&key(1), b"former").unwrap();
+    first.write(&key(1), RECORD).unwrap();
+    first.write(&key(2), b"other").unwrap();
+    drop(first);
+    assert_eq!(records(state.path()), [RECORD.to_vec(), b"other".to_vec()]);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&state.path().join(FOLDER)), 0o700);
+    for name in names(state.path()) {
+        assert_eq!(mode(&state.path().join(FOLDER).join(name)), 0o600);
+    }
+    folder(state.path()).remove(&key(2)).unwrap();
+    assert_eq!(records(state.path()), [RECORD.to_vec()]);
+}
+
+#[test]
+fn a_full_disk_keeps_what_was_there_and_is_told_with_the_remedy() {
+    on_a_disk(|disk| {
+        let folder = folder(disk);
+        folder.write(&key(1), RECORD).unwrap();
+        fs::write(disk.join("ballast"), vec![0; 64 * 1024]).unwrap_err();
+        let error = folder.write(&key(1), &vec![b'x'; 20_000]).unwrap_err().to_string();
+        assert!(error.contains("tokens/") && error.contains("free some space there"), "{error}");
+        drop(folder);
+        assert_eq!(names(disk).len(), 1, "no draft is left");
+        assert_eq!(records(disk), [RECORD.to_vec()]);
+        fs::remove_file(disk.join("ballast")).unwrap();
+        super::tests::folder(disk).write(&key(1), b"again").unwrap();
+        assert_eq!(records(disk), [b"again".to_vec()]);
+    });
+}
+
+#[test]
+fn a_read_only_disk_is_read_and_told_at_the_first_write() {
+    on_a_disk(|disk| {
+        folder(disk).write(&key(1), RECORD).unwrap();
+        make_read_only(disk);
+        assert_eq!(records(disk), [RECORD.to_vec()]);
+        let error = folder(disk).write(&key(1), b"new").unwrap_err().to_string();
+        assert!(error.contains("make it writable, or set daemon.state_dir"), "{error}");
+        assert_eq!(records(disk), [RECORD.to_vec()]);
+    });
+}
+
+#[test]
+fn a_missing_state_directory_is_told_and_used_once_it_is_there() {
+    let place = TempDir::new().unwrap();
+    let state = place.path().join("state");
+    let folder = folder(&state);
+    let told = |error: FolderError| {
+        let text = error.to_string();
+        assert!(text.contains("state/tokens") && text.contains("make daemon.state_dir a folder"), "{text}");
+    };
+    told(folder.read().unwrap_err());
+    told(folder.write(&key(1), RECORD).unwrap_err());
+    fs::create_dir(&state).unwrap();
+    folder.write(&key(1), RECORD).unwrap();
+    drop(folder);
+    assert_eq!(records(&state), [RECORD.to_vec()]);
+}
+
+#[test]
+fn files_of_another_state_key_are_left_as_they_are() {
+    let state = TempDir::new().unwrap();
+    folder(state.path()).write(&key(1), RECORD).unwrap();
+    let other = with_state_key(state.path(), "another key of thirty-two bytes!");
+    assert_eq!(other.read().unwrap().len(), 0);
+    assert_eq!(other.damaged(&key(1)), None, "under this key it would have another name");
+    assert_eq!(other.foreign([key(1)].iter()), 1);
+    other.write(&key(1), b"another").unwrap();
+    other.remove(&key(1)).unwrap();
+    drop(other);
+    assert_eq!(records(state.path()), [RECORD.to_vec()], "the first key's file is whole");
+}
+
+#[test]
+fn a_damaged_torn_foreign_or_swapped_file_is_moved_aside_before_the_first_write() {
+    /// Does something to a file, with another one at hand.
+    type Spoil = fn(&Path, &Path);
+    let spoil: [(&str, Spoil); 5] = [
+        ("changed", |file, _| {
+            let mut bytes = fs::read(file).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(file, bytes).unwrap();
+        }),
+        ("torn", |file, _| {
+            let bytes = fs::read(file).unwrap();
+            fs::write(file, &bytes[..bytes.len() / 2]).unwrap();
+        }),
+        ("empty", |file, _| fs::write(file, b"").unwrap()),
+        ("foreign", |file, _| fs::write(file, b"something else that was put there").unwrap()),
+        ("swapped", |file, other| {
+            fs::copy(other, file).unwrap();
+        }),
+    ];
+    for (what, spoil) in spoil {
+        let state = TempDir::new().unwrap();
+        let first = folder(state.path());
+        first.write(&key(1), RECORD).unwrap();
+        first.write(&key(2), b"other").unwrap();
+        let [file, other] = [1, 2].map(|number| first.path().join(first.sealer.name(&key(number))));
+        drop(first);
+        spoil(&file, &other);
+        let spoilt = fs::read(&file).unwrap();
+
+        let next = folder(state.path());
+        let read: Vec<_> = next.read().unwrap().iter().map(|record| record.to_vec()).collect();
+        assert_eq!(read, [b"other".to_vec()], "{what}");
+        let (path, _) = next.damaged(&key(1)).unwrap();
+        assert_eq!(path, file, "{what}");
+        next.remove(&key(1)).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), spoilt, "{what}: what may be recovered is not removed");
+        next.write(&key(1), b"new").unwrap();
+        drop(next);
+        assert_eq!(records(state.path()), [b"new".to_vec(), b"other".to_vec()], "{what}");
+        assert_eq!(fs::read(file.with_extension("damaged")).unwrap(), spoilt, "{what}");
+    }
+}
+
+#[test]
+fn what_a_write_that_was_cut_off_left_is_removed_and_nothing_else() {
+    let state = TempDir::new().unwrap();
+    let first = folder(state.path());
+    first.write(&key(1), RECORD).unwrap();
+    let draft = format!("{}.7{DRAFT}", first.sealer.name(&key(1)));
+    fs::write(first.path().join(&draft), b"half").unwrap();
+    fs::write(first.path().join("notes.new"), b"an administrator's").unwrap();
+    drop(first);
+    assert_eq!(records(state.path()), [RECORD.to_vec()]);
+    let left = names(state.path());
+    assert!(!left.contains(&draft) && left.contains(&"notes.new".to_owned()), "{left:?}");
+}
+
+#[test]
+fn a_second_daemon_is_told_that_the_folder_is_taken() {
+    let state = TempDir::new().unwrap();
+    let (first, second) = (folder(state.path()), folder(state.path()));
+    first.write(&key(1), RECORD).unwrap();
+    let error = second.write(&key(2), RECORD).unwrap_err().to_string();
+    assert!(error.contains("another process uses this folder"), "{error}");
+    assert!(second.read().is_err());
+    drop(first);
+    second.write(&key(2), b"other").unwrap();
+}
+
+#[test]
+fn a_link_in_place_of_a_file_is_not_followed() {
+    let (state, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let first = folder(state.path());
+    first.write(&key(1), RECORD).unwrap();
+    let file = first.path().join(first.sealer.name(&key(1)));
+    let target = elsewhere.path().join("target");
+    fs::rename(&file, &target).unwrap();
+    std::os::unix::fs::symlink(&target, &file).unwrap();
+    drop(first);
+    assert_eq!(folder(state.path()).read().unwrap().len(), 0);
+    let next = folder(state.path());
+    next.read().unwrap();
+    next.write(&key(1), b"new").unwrap();
+    assert_eq!(fs::read(&target).unwrap().len(), 10 + 32 + RECORD.len() + 16, "it is as it was");
+}

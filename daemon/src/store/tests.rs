@@ -1,0 +1,200 @@
+//! The store from the side of a credential: what a successor finds, and what it does not.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokend_protocol::Secret;
+
+use super::record::KeptToken;
+use super::*;
+use crate::policy::refresh::{Jitter, Life};
+
+const STATE_KEY: &str = "0123456789abcdef0123456789abcdef";
+
+fn key(number: u8) -> Key {
+    Key::from_bytes([number; 32])
+}
+
+fn record(clock: &Clock, token: &str) -> Record {
+    let life = Life { sent_at: clock.now(), lifetime: Duration::from_secs(600) };
+    let token = KeptToken {
+        secret: Secret::from(token.to_owned()),
+        life,
+        longest_life: life.lifetime,
+        jitter: Jitter::new(0.5),
+    };
+    Record { token: Some(token), ..Record::default() }
+}
+
+/// A store whose memory the test can hand to a successor.
+struct Process {
+    store: Arc<Store>,
+    clock: Clock,
+}
+
+fn begin(clock: &Clock, memory: Memory, state_dir: Option<&TempDir>) -> Process {
+    let state = State { memory: Some(memory), ..State::default() };
+    with_state(clock, state, state_dir)
+}
+
+fn with_state(clock: &Clock, mut state: State, state_dir: Option<&TempDir>) -> Process {
+    let folder = state_dir.map(|dir| {
+        let sealer = Sealer::new(&Secret::from(STATE_KEY.to_owned())).unwrap();
+        let folder = Folder::new(dir.path(), sealer);
+        folder.read().unwrap().into_iter().for_each(|bytes| state.take_from_disk(bytes));
+        Arc::new(folder)
+    });
+    let store = Store::new(clock.clone(), folder, state, Report::default());
+    store.note_how_the_last_one_ended();
+    Process { store: Arc::new(store), clock: clock.clone() }
+}
+
+impl Process {
+    /// The successor of a process that was killed.
+    fn next(self, state_dir: Option<&TempDir>) -> Self {
+        let fd = self.store.lock().memory.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap();
+        let clock = self.clock.clone();
+        drop(self);
+        let mut state = State::default();
+        state.take(Memory::adopt(fd).unwrap());
+        with_state(&clock, state, state_dir)
+    }
+
+    fn token(&self, number: u8) -> Option<String> {
+        let (_, record) = self.store.claim(key(number), None);
+        record?.token.map(|token| token.secret.expose().to_owned())
+    }
+}
+
+fn start() -> (Clock, Process) {
+    let clock = Clock::simulated();
+    let life = begin(&clock, Memory::create().unwrap(), None);
+    (clock, life)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_finds_what_was_kept_last_until_it_expires() {
+    let (clock, life) = start();
+    let (keep, _) = life.store.claim(key(1), None);
+    keep.renewed(record(&clock, "one")).await;
+    keep.renewed(record(&clock, "two")).await;
+    let life = life.next(None);
+    assert_eq!(life.token(1).as_deref(), Some("two"));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(life.next(None).token(1), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_configured_any_more_is_wiped_and_a_variant_with_it() {
+    let (clock, life) = start();
+    for (number, base) in [(1, None), (2, Some(key(1))), (3, None), (4, Some(key(3)))] {
+        life.store.claim(key(number), base).0.renewed(record(&clock, "a token")).await;
+    }
+    let life = life.next(None);
+    assert!(life.token(1).is_some());
+    life.store.settle();
+    let life = life.next(None);
+    let kept = [1, 2, 3, 4].map(|number| life.token(number).is_some());
+    assert_eq!(kept, [true, true, false, false], "a variant may still be asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_was_removed_keeps_nothing_more() {
+    let (clock, life) = start();
+    let (keep, _) = life.store.claim(key(1), None);
+    keep.renewed(record(&clock, "one")).await;
+    keep.discard();
+    // The exchange that it was in comes to its end.
+    keep.renewed(record(&clock, "late")).await;
+    assert_eq!(life.next(None).token(1), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_credentials_of_one_key_the_second_removal_wipes() {
+    let (clock, life) = start();
+    let [(one, _), (two, _)] = [(); 2].map(|()| life.store.claim(key(1), None));
+    one.renewed(record(&clock, "one")).await;
+    one.discard();
+    one.discard();
+    let life = life.next(None);
+    assert_eq!(life.token(1).as_deref(), Some("one"));
+    drop(two);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orderly_end_ends_the_waits_and_a_crash_does_not() {
+    let (_, life) = start();
+    let life = life.next(None);
+    assert_eq!(life.store.patience(), Patience::Kept);
+    life.store.note_orderly_end();
+    let life = life.next(None);
+    assert_eq!(life.store.patience(), Patience::Ended);
+    assert_eq!(life.next(None).store.patience(), Patience::Kept, "a crash after it is one again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fingerprints_stay_what_they_were() {
+    let (_, life) = start();
+    let before = life.store.fingerprint_key().await.unwrap();
+    let life = life.next(None);
+    assert_eq!(*life.store.fingerprint_key().await.unwrap(), *before);
+    let (_, other) = start();
+    assert_ne!(*other.store.fingerprint_key().await.unwrap(), *before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_goes_on_in_its_condition() {
+    let (clock, life) = start();
+    let (keep, none) = life.store.claim_issuer("https://id.example");
+    assert_eq!(none, None);
+    let condition = IssuerRecord {
+        quiet_until: Some(clock.now().after(Duration::from_secs(60))),
+        failures: 5,
+        ..IssuerRecord::default()
+    };
+    keep.changed(&condition);
+    let life = life.next(None);
+    assert_eq!(life.store.claim_issuer("https://id.example").1, Some(condition));
+}
+
+#[tokio::test]
+async fn what_is_on_the_disk_survives_without_memory_and_goes_with_its_token() {
+    let disk = TempDir::new().unwrap();
+    let clock = Clock::simulated();
+    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    for number in [1, 2] {
+        life.store.claim(key(number), None).0.renewed(record(&clock, "a token")).await;
+    }
+    drop(life);
+    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    assert_eq!(life.token(1).as_deref(), Some("a token"));
+    life.store.settle();
+    let files = || std::fs::read_dir(disk.path().join("tokens")).unwrap().count();
+    while Arc::strong_count(life.store.folder.as_ref().unwrap()) > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(files(), 1, "the other token was not asked for by anybody");
+    let (keep, _) = life.store.claim(key(1), None);
+    keep.discard();
+    drop(keep);
+    let life = life.next(Some(&disk));
+    assert_eq!(life.token(1).as_deref(), Some("a token"), "another credential of this key still has it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_delays_a_token_by_a_bound_and_is_told_until_it_works_again() {
+    let disk = TempDir::new().unwrap();
+    let clock = Clock::simulated();
+    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    let (keep, _) = life.store.claim(key(1), None);
+    let fact = || life.store.facts().into_iter().find(|(name, _)| *name == "reboot").unwrap().1;
+    // As if each thread that may write were held up.
+    let held = Arc::clone(&life.store.writes).acquire_many_owned(8).await.unwrap();
+    let began = clock.now();
+    keep.renewed(record(&clock, "one")).await;
+    assert_eq!(clock.now().since(began), Duration::from_secs(2));
+    assert!(fact().contains("takes more than 2 s"), "{}", fact());
+    drop(held);
+    keep.renewed(record(&clock, "two")).await;
+    assert!(fact().starts_with("tokens are sealed in"), "{}", fact());
+}
