@@ -30,6 +30,11 @@ pub fn callers() -> PathBuf {
     directory().join("callers")
 }
 
+/// The path of the built `handover`, for callers that hand their connections over.
+pub fn handover() -> PathBuf {
+    directory().join("handover")
+}
+
 /// Copies a program to where every user can run it: the source tree may be closed to others.
 ///
 /// Another process does the writing. Were it this one, a child that some other thread starts at the same
@@ -81,7 +86,7 @@ fn build(directory: &Path) {
         .current_dir(workspace())
         .args([
             "build", "--quiet", "--bin", "tokend", "--bin", "tokenctl", "--bin", "provider", "--bin",
-            "courier", "--bin", "callers",
+            "courier", "--bin", "callers", "--bin", "handover",
         ])
         .args(["--profile", profile, "--target-dir"])
         .arg(target)

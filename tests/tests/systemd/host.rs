@@ -130,7 +130,8 @@ fn install(tree: &TempDir) {
     let mut command = Command::new(program::workspace().join("systemd/install"));
     command.env("DESTDIR", tree.path()).env("PREFIX", "/usr").env("TARGET_DIR", built.parent().unwrap());
     process::run(&mut command, Duration::from_secs(60)).expect_success();
-    for (built, name) in [(program::provider(), "provider"), (program::callers(), "callers")] {
-        program::copy(&built, &tree.path().join("usr/bin").join(name));
+    let helpers = [program::provider(), program::callers(), program::handover()];
+    for (built, name) in helpers.iter().zip(["provider", "callers", "handover"]) {
+        program::copy(built, &tree.path().join("usr/bin").join(name));
     }
 }

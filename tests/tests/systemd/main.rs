@@ -4,6 +4,7 @@
 
 mod host;
 mod identity;
+mod inheritance;
 mod load;
 mod memory;
 mod restart;
