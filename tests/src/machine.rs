@@ -1,5 +1,7 @@
 //! A machine that was booted for a test: a real systemd in namespaces of its own, by `tests/systemd-box`.
 
+use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,6 +37,7 @@ impl Machine {
             Self { name: format!("tokend-{}-{}", process::id(), BOOTED.fetch_add(1, Ordering::Relaxed)) };
         let mut command = machine.command();
         command.args(["up", "--max-life", "1800"]);
+        command.args(other_systemd());
         for (source, place) in copies {
             command.arg("--copy").arg(format!("{}:{place}", source.display()));
         }
@@ -127,6 +130,14 @@ impl Drop for Machine {
         }
         let _ = self.command().arg("down").status();
     }
+}
+
+/// Options for another systemd than this host's, where the environment names one: a layer over this host's `/usr`
+/// or a whole tree, which `tests/systemd-box mklayer` and `mktree` make.
+fn other_systemd() -> Vec<OsString> {
+    let kinds = [("TOKEND_TESTS_SYSTEMD_LAYER", "--layer"), ("TOKEND_TESTS_SYSTEMD_ROOT", "--root")];
+    let named = kinds.into_iter().filter_map(|(name, option)| Some([option.into(), env::var_os(name)?]));
+    named.flatten().collect()
 }
 
 fn script() -> PathBuf {

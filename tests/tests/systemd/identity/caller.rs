@@ -54,8 +54,8 @@ impl Caller {
             Self::UserService(unit, user) => in_manager_of(machine, user, unit, &get.join(" ")),
             Self::Nested(group, user) => {
                 let script = format!(
-                    "own=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup); mkdir \"$own/{group}\"; \
-                     echo $$ >\"$own/{group}/cgroup.procs\"; \
+                    "set -e; own=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup); mkdir \"$own/{group}\"; \
+                     echo 0 >\"$own/{group}/cgroup.procs\"; grep -q '/{group}$' /proc/self/cgroup; \
                      exec {} tokenctl get {token}",
                     become_user(user)
                 );
@@ -102,8 +102,8 @@ fn in_manager_of(machine: &Machine, user: &str, unit: &str, command: &str) -> Fi
 fn as_other_in_manager_of(machine: &Machine, manager: &str, user: &str, token: &str) -> Finished {
     let script = format!(
         "id=$(id -u {manager}); own=/sys/fs/cgroup/user.slice/user-$id.slice/user@$id.service/app.slice/sync.service; \
-         mkdir \"$own\"; echo $$ >\"$own/cgroup.procs\"; {} tokenctl get {token}; code=$?; \
-         echo $$ >/sys/fs/cgroup/init.scope/cgroup.procs; rmdir \"$own\"; exit $code",
+         mkdir \"$own\"; echo 0 >\"$own/cgroup.procs\"; {} tokenctl get {token}; code=$?; \
+         echo 0 >/sys/fs/cgroup/init.scope/cgroup.procs; rmdir \"$own\"; exit $code",
         become_user(user)
     );
     machine.run(&["sh", "-c", &script])
