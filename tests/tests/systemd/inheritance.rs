@@ -27,7 +27,8 @@ fn hand_over(
     between: impl FnOnce() -> String,
 ) -> (String, String) {
     thread::scope(|scope| {
-        let taken = scope.spawn(|| machine.run_as(heir, &[&["handover", "take", HANDED_OVER], wish].concat()));
+        let taken =
+            scope.spawn(|| machine.run_as(heir, &[&["handover", "take", HANDED_OVER], wish].concat()));
         let given = between();
         (given, taken.join().map(Finished::expect_success).unwrap())
     })
