@@ -20,11 +20,12 @@ use crate::shared::Shared;
 use crate::store::Store;
 
 /// How long requests in flight and exchanges with providers may take to end when the daemon stops. A token
-/// request takes ten seconds at most, so that one which has been sent is answered or has failed by then. What
+/// request takes ten seconds at most, and to keep what it brings two, so that one which has been sent is answered and
+/// kept or has failed by then. What
 /// precedes it, reading secrets and looking up the endpoint, may be cut off and has brought nothing.
 ///
 /// The service manager must allow for more: `TimeoutStopSec=` in `tokend.service`.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
 
 /// A running daemon. It runs on the tokio runtime that it was started on.
 #[derive(Debug)]
