@@ -30,6 +30,8 @@ const WRITTEN_AT_ONCE: usize = 16;
 pub enum Verb {
     /// To be connected.
     Connect,
+    /// Something or other: it was refused before that was looked at.
+    Request,
     /// The token.
     Get,
     /// The header set.
@@ -48,6 +50,7 @@ impl Verb {
     fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Request => "request",
             Self::Get => "get",
             Self::Headers => "headers",
             Self::Refresh => "refresh",
@@ -137,8 +140,16 @@ impl Audit {
 
     /// Records that a peer was turned away before it could ask for anything.
     pub fn turned_away(&self, peer: &Facts, refusal: Refusal) {
+        self.without_a_name(peer, Verb::Connect, refusal);
+    }
+
+    /// Records that a request was refused whatever it asked for.
+    pub fn over_quota(&self, peer: &Facts, refusal: Refusal) {
+        self.without_a_name(peer, Verb::Request, refusal);
+    }
+
+    fn without_a_name(&self, peer: &Facts, verb: Verb, refusal: Refusal) {
         let outcome = Outcome::Deny(refusal.as_str());
-        let verb = Verb::Connect;
         self.note(Decided { peer, verb, token: None, variant: None, fingerprint: None, outcome });
     }
 

@@ -32,6 +32,7 @@ use tokend_protocol::TokenName;
 use crate::credential::Warmth;
 use crate::peer::Abilities;
 use crate::policy::access::{Principal, RootAccess, Rule};
+use crate::policy::quota::Quota;
 use crate::secret_source::SecretSource;
 
 use fault::Sink;
@@ -77,6 +78,8 @@ pub struct DaemonSettings {
     pub max_connections: usize,
     /// `max_connections_per_uid`: open at once from one user.
     pub max_connections_per_uid: usize,
+    /// `max_..._per_uid`: what else one user may have.
+    pub quota: Quota,
 }
 
 /// `[admin]`.

@@ -18,7 +18,9 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
+use crate::allowance::Held;
 use crate::departure::Departure;
+use crate::policy::quota::Kind;
 use crate::session::{Session, Watch, refusal};
 use crate::turns::Turn;
 
@@ -141,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 () = self.departure.come() => Next::Departed,
             };
             self.act(next).await?;
-            within_write_timeout(self.framing.flush()).await?;
+            self.flush().await?;
             self.forget_answers();
         }
         Ok(())
@@ -164,6 +166,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Next::Departed => Err(departed()),
         }
+    }
+
+    /// Writes the answers out. What the peer does not take at once counts as unread, and too much of that over all
+    /// connections of a user ends this one.
+    async fn flush(&mut self) -> io::Result<()> {
+        if let Some(flushed) = self.framing.flush().now_or_never() {
+            return flushed;
+        }
+        let unread = self.session.take(Kind::UnreadBytes, self.framing.write_buffer().len());
+        let _held = unread.map_err(|refused| io::Error::other(refused.message))?;
+        within_write_timeout(self.framing.flush()).await
     }
 
     /// Frees the memory of answers that have been written, which is wiped thereby. An idle connection would keep
@@ -233,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     "the frame is larger than a request may be",
                 ))
                 .await?;
-                within_write_timeout(self.framing.flush()).await?;
+                self.flush().await?;
                 Err(error)
             }
             Incoming::Broken(error) => Err(error),
@@ -262,7 +275,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if let Poll::Ready(event) = poll!(&mut answer) {
                     return self.send(event).await;
                 }
-                self.pending.push(answer);
+                match self.session.take(Kind::InFlight, 1) {
+                    Ok(held) => self.pending.push(Box::pin(holding(held, answer))),
+                    Err(refused) => return self.write(Frame { id, message: Reply::Error(refused) }).await,
+                }
                 Ok(())
             }
         }
@@ -302,6 +318,12 @@ async fn feed<S: AsyncWrite + Unpin>(framing: &mut Framing<S>, frame: Frame<Repl
 async fn within_write_timeout(writing: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let too_slow = || io::Error::new(io::ErrorKind::TimedOut, "the peer does not read its answers");
     timeout(WRITE_TIMEOUT, writing).await.map_err(|_| too_slow())?
+}
+
+async fn holding(held: Held, answer: Answer) -> Event {
+    let event = answer.await;
+    drop(held);
+    event
 }
 
 async fn begin_watch(

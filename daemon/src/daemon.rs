@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::allowance::Allowances;
 use crate::clock::{Clock, Steps, watch_steps};
 use crate::config::{Config, DaemonSettings};
 use crate::credential::Surroundings;
@@ -69,7 +70,9 @@ impl Daemon {
         let mut origins = Origins::kept_in(Arc::clone(&store), surroundings);
         let registry = Registry::build(config, &mut origins, None);
         store.settle();
-        let shared = Arc::new(Shared::new(registry, origins, clock));
+        let mut shared = Shared::new(registry, origins, clock.clone());
+        shared.allowances = Allowances::new(config.daemon.quota, clock);
+        let shared = Arc::new(shared);
         tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(Arc::clone(&shared))));
         let audited = Arc::clone(&shared);
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {

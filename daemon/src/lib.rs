@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` shows how the parts hang together.
 
+pub mod allowance;
 pub mod audit;
 pub mod cli;
 pub mod clock;
@@ -22,6 +23,7 @@ pub mod provider;
 pub mod registry;
 pub mod run;
 pub mod secret_source;
+pub mod seldom;
 pub mod server;
 pub mod session;
 pub mod shared;

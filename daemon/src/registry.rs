@@ -11,6 +11,7 @@ use std::time::Duration;
 use reqwest::Url;
 use tokend_protocol::{ErrorClass, TokenName, Variant};
 
+use crate::allowance::Allowance;
 use crate::clock::Instant;
 use crate::config::{
     AdminSettings, Config, CredentialSettings, HeaderSettings, TermKind, TokenSettings, VariantSettings,
@@ -18,6 +19,7 @@ use crate::config::{
 use crate::credential::{Credential, Kept, Schedule, Surroundings, Warmth};
 use crate::issuer::{Issuer, Issuers, origin, start_delay};
 use crate::policy::access::Rule;
+use crate::policy::quota::Excess;
 use crate::provider::http::{HttpClient, HttpProvider};
 use crate::store::Store;
 use crate::store::key::Key;
@@ -83,6 +85,15 @@ pub struct Origins {
     store: Arc<Store>,
 }
 
+/// Why a token is not to be had in the form that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoVariant {
+    /// The configuration does not permit it; in words for the caller.
+    NotPermitted(String),
+    /// The user has too many.
+    TooMany(Excess),
+}
+
 impl Entry {
     /// Counts a hand-out.
     pub fn count_hand_out(&self) {
@@ -92,12 +103,18 @@ impl Entry {
     /// The credential of a variant.
     ///
     /// # Errors
-    /// The configuration does not permit it; in words for the caller.
-    pub fn variant(&self, variant: &Variant, origins: &Mutex<Origins>) -> Result<Arc<Credential>, String> {
+    /// The configuration does not permit it, or the user has too many of them.
+    pub fn variant(
+        &self,
+        variant: &Variant,
+        user: &Arc<Allowance>,
+        origins: &Mutex<Origins>,
+    ) -> Result<Arc<Credential>, NoVariant> {
         if variant.is_empty() {
             return Ok(Arc::clone(&self.credential));
         }
-        let settings = variants::settings(&self.settings, &self.permitted, variant)?;
+        let settings =
+            variants::settings(&self.settings, &self.permitted, variant).map_err(NoVariant::NotPermitted)?;
         if settings == *self.settings {
             return Ok(Arc::clone(&self.credential));
         }
@@ -105,7 +122,7 @@ impl Entry {
             let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
             origins.start_variant(settings, &self.settings, &self.names)
         };
-        Ok(self.variants.find_or_start(settings, start))
+        self.variants.find_or_start(settings, user, start).map_err(NoVariant::TooMany)
     }
 
     /// Whether a caller may ask for a form with these settings.

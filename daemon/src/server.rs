@@ -2,19 +2,25 @@
 //! that one cannot shut out the others.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use nix::errno::Errno;
 use tokend_protocol::{ErrorCode, encode};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Refusal;
+use crate::clock::Clock;
 use crate::connection::{self, error_frame};
 use crate::peer::Peer;
+use crate::seldom::Seldom;
 use crate::session::Session;
 use crate::shared::Shared;
 
@@ -27,6 +33,9 @@ const ACCEPT_REST_MOST: Duration = Duration::from_secs(1);
 /// What it takes to find out who a peer is, in units of a turn.
 const WELCOME_UNITS: u32 = 8;
 
+/// Connections that are kept for operators, unless there are few in all.
+const RESERVED: usize = 64;
+
 /// How many connections may be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -34,6 +43,13 @@ pub struct Limits {
     pub connections: usize,
     /// Of one user.
     pub connections_per_uid: usize,
+}
+
+impl Limits {
+    /// How many of all are for root and the daemon's own user alone, so that an operator gets in whatever others do.
+    fn reserved(self) -> usize {
+        RESERVED.min(self.connections / 4)
+    }
 }
 
 /// Accepts until `stop`. Connections run as `tasks` of their own and end by the same `stop`.
@@ -45,65 +61,103 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let places = Arc::new(Places { limits, taken: Mutex::default(), shared: Arc::clone(&shared) });
-    let mut rest = ACCEPT_REST_FIRST;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                rest = ACCEPT_REST_FIRST;
-                welcome(stream, &places, &shared, &tasks, &stop);
-                // Whoever connects without end does not keep those waiting who are connected.
-                tokio::task::yield_now().await;
-            }
-            Err(error) => {
-                // Most likely no descriptor is left. Those who are connected are served meanwhile.
-                tracing::warn!(%error, "no connection could be accepted");
-                tokio::time::sleep(rest).await;
-                rest = (rest * 2).min(ACCEPT_REST_MOST);
+    let mut door =
+        Door { places, shared, tasks, stop: stop.clone(), spare: spare(), unknown: Seldom::default() };
+    let mut trouble = Trouble { rest: ACCEPT_REST_FIRST, failures: Seldom::default() };
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    trouble.rest = ACCEPT_REST_FIRST;
+                    door.welcome(stream);
+                    // Whoever connects without end does not keep those waiting who are connected.
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => {
+                    door.turn_one_away(&listener);
+                    trouble.pass(&error, &door.shared.clock).await;
+                }
             }
         }
+    };
+    stop.run_until_cancelled(accepting).await;
+}
+
+/// What keeps connections from being accepted: most likely no descriptor is left. Those who are connected are served
+/// meanwhile.
+struct Trouble {
+    rest: Duration,
+    failures: Seldom,
+}
+
+impl Trouble {
+    async fn pass(&mut self, error: &io::Error, clock: &Clock) {
+        if let Some(times) = self.failures.happened(clock.now()) {
+            tracing::warn!(%error, times, "connections could not be accepted");
+        }
+        // Without a rest the kernel would report the same connection again at once.
+        tokio::time::sleep(self.rest).await;
+        self.rest = (self.rest * 2).min(ACCEPT_REST_MOST);
     }
 }
 
-fn welcome(
-    stream: UnixStream,
-    places: &Arc<Places>,
-    shared: &Arc<Shared>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let peer = match Peer::of(stream.as_fd()) {
-        Ok(peer) => peer,
-        Err(error) => {
-            tracing::warn!(%error, "a peer about which the kernel tells nothing was turned away");
-            return;
+/// Where connections come in.
+struct Door {
+    places: Arc<Places>,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// A descriptor that is given up so that a connection can be turned away when there is no other.
+    spare: Option<File>,
+    /// Peers about which the kernel tells nothing.
+    unknown: Seldom,
+}
+
+impl Door {
+    fn welcome(&mut self, stream: UnixStream) {
+        let peer = match Peer::of(stream.as_fd()) {
+            Ok(peer) => peer,
+            Err(error) => return self.ignore(&error),
+        };
+        if peer.is_gone() {
+            // Whoever holds its end of the connection now is somebody else, of whom nothing is known.
+            return self.ignore(&Errno::ESRCH.into());
         }
-    };
-    if peer.is_gone() {
-        // Whoever holds its end of the connection now is somebody else, of whom nothing is known.
-        tracing::debug!(pid = peer.facts().pid, "a connection whose process has ended was closed");
-        return;
+        let Some(place) = Places::take(&self.places, peer.facts().uid) else {
+            self.shared
+                .audit
+                .turned_away(peer.facts(), Refusal::TooMuch("there are too many open connections"));
+            turn_away(&stream);
+            return;
+        };
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        self.tasks.spawn(async move {
+            let _place = place;
+            shared.turns.take(peer.facts().uid).await.spend(WELCOME_UNITS);
+            let session = Arc::new(Session::new(shared, peer.identified().await));
+            connection::serve(stream, session, stop).await;
+        });
     }
-    let Some(place) = Places::take(places, peer.facts().uid) else {
-        tracing::warn!(
-            uid = peer.facts().uid,
-            pid = peer.facts().pid,
-            "a connection beyond the limits was turned away"
-        );
-        turn_away(&stream);
-        return;
-    };
-    let shared = Arc::clone(shared);
-    let stop = stop.clone();
-    tasks.spawn(async move {
-        let _place = place;
-        shared.turns.take(peer.facts().uid).await.spend(WELCOME_UNITS);
-        let session = Arc::new(Session::new(shared, peer.identified().await));
-        connection::serve(stream, session, stop).await;
-    });
+
+    fn ignore(&mut self, error: &io::Error) {
+        if let Some(times) = self.unknown.happened(self.shared.clock.now()) {
+            tracing::warn!(%error, times, "peers about which the kernel tells nothing were turned away");
+        }
+    }
+
+    /// Tells one of those who wait to be accepted that there is no room, instead of leaving it in the dark.
+    fn turn_one_away(&mut self, listener: &UnixListener) {
+        if self.spare.take().is_some()
+            && let Some(Ok((stream, _))) = listener.accept().now_or_never()
+        {
+            turn_away(&stream);
+        }
+        self.spare = spare();
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// Says why, as far as the socket takes it without waiting.
@@ -137,7 +191,9 @@ impl Places {
         let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let in_all: usize = taken.values().sum();
         let of_user = taken.entry(uid).or_default();
-        if in_all >= places.limits.connections || *of_user >= places.limits.connections_per_uid {
+        let is_trusted = uid == 0 || uid == places.shared.own_uid;
+        let room = places.limits.connections - if is_trusted { 0 } else { places.limits.reserved() };
+        if in_all >= room || *of_user >= places.limits.connections_per_uid {
             return None;
         }
         *of_user += 1;

@@ -4,6 +4,7 @@ mod entitlement;
 mod explain;
 mod headers;
 mod listing;
+mod quota;
 mod right;
 mod view;
 mod watch;
@@ -19,13 +20,15 @@ use tokend_protocol::{
 
 use self::entitlement::{Allowed, Entitled};
 pub use self::watch::Watch;
+use crate::allowance::Allowance;
 use crate::audit::Verb;
 use crate::clock::Instant;
 use crate::credential::{Attempted, Credential, Failed, Rejected, Token, Unobtainable};
 use crate::departure::Departure;
 use crate::directory::Patience;
 use crate::peer::Peer;
-use crate::registry::{Entry, Registry};
+use crate::policy::quota::Kind;
+use crate::registry::{Entry, NoVariant, Registry};
 use crate::shared::Shared;
 use crate::turns::Turn;
 
@@ -44,6 +47,8 @@ const HELD_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Session {
     shared: Arc<Shared>,
     peer: Peer,
+    /// Of the peer's user.
+    allowance: Arc<Allowance>,
     /// What the peer was found to be allowed. Held for a read or a write, never across an await.
     allowed: Mutex<Allowed>,
 }
@@ -52,7 +57,8 @@ impl Session {
     /// A session of `peer`.
     pub fn new(shared: Arc<Shared>, peer: Peer) -> Self {
         let allowed = Mutex::new(Allowed::nothing(&shared.registry.borrow()));
-        Self { shared, peer, allowed }
+        let allowance = shared.allowances.of(peer.facts().uid);
+        Self { shared, peer, allowance, allowed }
     }
 
     /// The end of the peer's process.
@@ -106,12 +112,13 @@ impl Session {
             );
             return Err(refusal(ErrorCode::InvalidRequest, message));
         }
+        let held = [self.take(Kind::Watches, 1)?, self.take(Kind::WatchedTokens, names.len())?];
         let patience = Patience::of_a_request();
         for name in &names {
             let entitled = self.entitled(name, &Variant::default(), Verb::Watch, patience).await?;
             self.shared.audit.allowed(self.peer.facts(), Verb::Watch, name, &entitled.grounds);
         }
-        Ok(Watch::new(self, names))
+        Ok(Watch::new(self, names, held))
     }
 
     async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
@@ -136,8 +143,8 @@ impl Session {
     ) -> Result<(Entitled, Arc<Credential>, Arc<Token>), ErrorReply> {
         let GetRequest { name, terms, variant } = request;
         let entitled = self.entitled(name, variant, Verb::Get, Patience::of_a_request()).await?;
-        let credential = self.credential(&entitled.entry, variant)?;
-        let token = self.obtain(&credential, *terms, deadline).await?;
+        let credential = self.credential((Verb::Get, name), &entitled.entry, variant)?;
+        let token = self.obtain((Verb::Get, name), &credential, *terms, deadline).await?;
         Ok((entitled, credential, token))
     }
 
@@ -165,10 +172,10 @@ impl Session {
         let entitled = self.entitled(name, variant, Verb::Headers, Patience::of_a_request()).await?;
         let supplied = headers::supplied(&entitled.entry.caller_headers, supplied, omitted)
             .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
-        let credential = self.credential(&entitled.entry, variant)?;
+        let credential = self.credential((Verb::Headers, name), &entitled.entry, variant)?;
         // Before the token, which must not grow old meanwhile.
         let configured = self.configured_headers(request, &entitled.entry, deadline).await?;
-        let token = self.obtain(&credential, *terms, deadline).await?;
+        let token = self.obtain((Verb::Headers, name), &credential, *terms, deadline).await?;
         let headers = headers::compose(&token.secret, configured, supplied);
         Ok((entitled, credential, token, headers))
     }
@@ -204,6 +211,8 @@ impl Session {
         let Entitled { entry, grounds } = self.operated(&request.name, Verb::Refresh).await?;
         self.shared.audit.allowed(self.peer.facts(), Verb::Refresh, &request.name, &grounds);
         let deadline = self.deadline(request.deadline_ms);
+        let over_quota = |excess| self.over_quota(Verb::Refresh, &request.name, excess);
+        let _held = self.may_ask_provider().map_err(over_quota)?;
         let attempted =
             entry.credential.refresh(deadline).await.map_err(|reason| self.unobtainable(reason))?;
         let (info, changed) = self.after_attempt(&entry.credential, attempted)?;
@@ -213,9 +222,11 @@ impl Session {
     async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
         let entitled =
             self.entitled(&request.name, &request.variant, Verb::Reject, Patience::of_a_request()).await?;
-        let credential = self.credential(&entitled.entry, &request.variant)?;
+        let credential = self.credential((Verb::Reject, &request.name), &entitled.entry, &request.variant)?;
         self.shared.audit.allowed(self.peer.facts(), Verb::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
+        let over_quota = |excess| self.over_quota(Verb::Reject, &request.name, excess);
+        let _held = self.may_reject(&credential, request.fingerprint).map_err(over_quota)?;
         let rejected = credential
             .reject(request.fingerprint, deadline)
             .await
@@ -231,18 +242,30 @@ impl Session {
     }
 
     /// Where a name's token comes from in the form that was asked for.
-    fn credential(&self, entry: &Entry, variant: &Variant) -> Result<Arc<Credential>, ErrorReply> {
-        let found = entry.variant(variant, &self.shared.origins);
-        found.map_err(|message| refusal(ErrorCode::InvalidRequest, message))
+    fn credential(
+        &self,
+        (verb, name): (Verb, &TokenName),
+        entry: &Entry,
+        variant: &Variant,
+    ) -> Result<Arc<Credential>, ErrorReply> {
+        let found = entry.variant(variant, &self.allowance, &self.shared.origins);
+        found.map_err(|reason| match reason {
+            NoVariant::NotPermitted(message) => refusal(ErrorCode::InvalidRequest, message),
+            NoVariant::TooMany(excess) => self.over_quota(verb, name, excess),
+        })
     }
 
     async fn obtain(
         &self,
+        (verb, name): (Verb, &TokenName),
         credential: &Credential,
         terms: Terms,
         deadline: Instant,
     ) -> Result<Arc<Token>, ErrorReply> {
         let min_ttl = Duration::from_millis(terms.min_ttl_ms.into());
+        let _held = self
+            .may_obtain(credential, min_ttl, deadline)
+            .map_err(|excess| self.over_quota(verb, name, excess))?;
         credential.obtain(min_ttl, deadline).await.map_err(|reason| self.unobtainable(reason))
     }
 

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokend_protocol::Timestamp;
 use tokio::sync::watch;
 
+use crate::allowance::Allowances;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::directory::Directory;
+use crate::policy::quota::Quota;
 use crate::registry::{Origins, Registry};
 use crate::store::Store;
 use crate::turns::Turns;
@@ -26,6 +28,8 @@ pub struct Shared {
     pub clock: Clock,
     /// The audit trail.
     pub audit: Audit,
+    /// What each user has taken of its quota.
+    pub allowances: Allowances,
     /// Whose turn it is.
     pub turns: Turns,
     /// The host's users and groups.
@@ -47,6 +51,7 @@ impl Shared {
             registry: watch::channel(Arc::new(registry)).0,
             origins: Mutex::new(origins),
             started_at: clock.timestamp(clock.now()),
+            allowances: Allowances::new(Quota::default(), clock.clone()),
             clock,
             audit: Audit::default(),
             turns: Turns::default(),

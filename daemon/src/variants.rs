@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokend_protocol::Variant;
 
+use crate::allowance::{Allowance, Held};
 use crate::config::{CredentialSettings, TermSet, VariantSettings};
 use crate::credential::Credential;
+use crate::policy::quota::{Excess, Kind};
 
 /// Variants of one token that are held. Beyond it the one that was not used for longest goes.
 const HELD_MAX: usize = 32;
@@ -48,38 +50,51 @@ fn chosen(what: &str, base: &TermSet, permitted: &TermSet, asked: &[String]) -> 
 #[derive(Debug, Default)]
 pub struct Variants {
     /// Held for a look-up or an insertion, never across an await.
-    held: Mutex<HashMap<CredentialSettings, Arc<Credential>>>,
+    held: Mutex<HashMap<CredentialSettings, Form>>,
+}
+
+/// A variant that is held.
+#[derive(Debug)]
+struct Form {
+    credential: Arc<Credential>,
+    /// Of the quota of the user who first asked for it.
+    _held: Held,
 }
 
 impl Variants {
     /// The credential with these settings, started by `start` if it is not held. Those that rest because
     /// nobody uses them are dropped on the way.
+    ///
+    /// # Errors
+    /// The user has too many of them.
     pub fn find_or_start(
         &self,
         settings: CredentialSettings,
+        user: &Arc<Allowance>,
         start: impl FnOnce(&CredentialSettings) -> Credential,
-    ) -> Arc<Credential> {
+    ) -> Result<Arc<Credential>, Excess> {
         let mut held = self.lock();
-        if let Some(credential) = held.get(&settings) {
-            return Arc::clone(credential);
+        if let Some(form) = held.get(&settings) {
+            return Ok(Arc::clone(&form.credential));
         }
-        held.retain(|_, credential| {
-            let is_dormant = credential.is_dormant();
+        held.retain(|_, form| {
+            let is_dormant = form.credential.is_dormant();
             if is_dormant {
-                credential.discard();
+                form.credential.discard();
             }
             !is_dormant
         });
+        let part = user.take(Kind::Variants, 1)?;
         if held.len() >= HELD_MAX {
-            let oldest = held.iter().min_by_key(|(_, credential)| credential.last_used());
+            let oldest = held.iter().min_by_key(|(_, form)| form.credential.last_used());
             let oldest = oldest.map(|(settings, _)| settings.clone());
-            if let Some(credential) = oldest.and_then(|settings| held.remove(&settings)) {
-                credential.discard();
+            if let Some(form) = oldest.and_then(|settings| held.remove(&settings)) {
+                form.credential.discard();
             }
         }
         let credential = Arc::new(start(&settings));
-        held.insert(settings, Arc::clone(&credential));
-        credential
+        held.insert(settings, Form { credential: Arc::clone(&credential), _held: part });
+        Ok(credential)
     }
 
     /// How many are held.
@@ -94,21 +109,21 @@ impl Variants {
 
     /// Ends all of them, each after the exchange that it may be in.
     pub fn stop(&self) {
-        self.lock().values().for_each(|credential| credential.stop());
+        self.lock().values().for_each(|form| form.credential.stop());
     }
 
     /// Ends those for good that the configuration has no use for any more.
     pub fn discard_unless(&self, is_of_use: impl Fn(&CredentialSettings) -> bool) {
-        self.lock().retain(|settings, credential| {
+        self.lock().retain(|settings, form| {
             let is_of_use = is_of_use(settings);
             if !is_of_use {
-                credential.discard();
+                form.credential.discard();
             }
             is_of_use
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, Arc<Credential>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, Form>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,16 +7,37 @@ use super::files::Raw;
 use super::section::Section;
 use super::{AdminSettings, DaemonSettings, rules, secret, values};
 use crate::policy::access::{RootAccess, Rule};
+use crate::policy::quota::Quota;
 
 /// The keys of `[daemon]`.
-pub(super) const DAEMON_KEYS: &[&str] =
-    &["socket", "socket_group", "state_dir", "state_key", "max_connections", "max_connections_per_uid"];
+pub(super) const DAEMON_KEYS: &[&str] = &[
+    "socket",
+    "socket_group",
+    "state_dir",
+    "state_key",
+    "max_connections",
+    "max_connections_per_uid",
+    "max_in_flight_per_uid",
+    "max_waiting_per_uid",
+    "max_watches_per_uid",
+    "max_watched_tokens_per_uid",
+    "max_unread_bytes_per_uid",
+    "max_variants_per_uid",
+    "max_provider_calls_per_minute_per_uid",
+    "max_refusals_per_minute_per_uid",
+];
 
 /// The keys of `[admin]`.
 pub(super) const ADMIN_KEYS: &[&str] = &["allow", "root"];
 
 /// More need more file descriptors than a service usually has.
 const CONNECTIONS_MAX: usize = 100_000;
+
+/// More of anything else would be no limit.
+const QUOTA_MAX: usize = 1_000_000_000;
+
+/// More in a minute would be none either.
+const RATE_MAX: usize = 1_000_000;
 
 impl Default for DaemonSettings {
     fn default() -> Self {
@@ -27,6 +48,7 @@ impl Default for DaemonSettings {
             state_key: None,
             max_connections: 4096,
             max_connections_per_uid: 1024,
+            quota: Quota::default(),
         }
     }
 }
@@ -53,6 +75,33 @@ pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
         state_key: section.read("state_key", secret::source).into_value(),
         max_connections: all,
         max_connections_per_uid: per_uid.into_value().unwrap_or(default.max_connections_per_uid.min(all)),
+        quota: quota(&section),
+    }
+}
+
+/// What else one user may have.
+fn quota(section: &Section<'_>) -> Quota {
+    let default = Quota::default();
+    let count = |key, default| {
+        let read = section.read(key, |field| values::count(field, 1..=QUOTA_MAX));
+        read.into_value().unwrap_or(default)
+    };
+    let rate = |key, default| {
+        let read = section.read(key, |field| values::count(field, 1..=RATE_MAX));
+        read.into_value().and_then(|count| u32::try_from(count).ok()).unwrap_or(default)
+    };
+    Quota {
+        in_flight: count("max_in_flight_per_uid", default.in_flight),
+        waiting: count("max_waiting_per_uid", default.waiting),
+        watches: count("max_watches_per_uid", default.watches),
+        watched_tokens: count("max_watched_tokens_per_uid", default.watched_tokens),
+        unread_bytes: count("max_unread_bytes_per_uid", default.unread_bytes),
+        variants: count("max_variants_per_uid", default.variants),
+        provider_calls_per_minute: rate(
+            "max_provider_calls_per_minute_per_uid",
+            default.provider_calls_per_minute,
+        ),
+        refusals_per_minute: rate("max_refusals_per_minute_per_uid", default.refusals_per_minute),
     }
 }
 

@@ -76,6 +76,9 @@ impl Session {
         }
         // Found out in either case, so that the time it takes tells nothing.
         let is_operator = self.is_operator(patience).await;
+        if let Err(excess) = self.count_refusal() {
+            return Err(self.overloaded(excess));
+        }
         Err(match reason {
             Refusal::NoSuchToken if is_operator => refusal(ErrorCode::UnknownToken, "no such token"),
             Refusal::NoRuleOfForm => refusal(ErrorCode::NotAllowed, FORM_NOT_ALLOWED),

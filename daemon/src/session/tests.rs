@@ -6,6 +6,7 @@ use tokend_protocol::{HeadersRequest, PageRequest, RejectRequest, Variant, Watch
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::allowance::Allowances;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::credential::Surroundings;
@@ -13,10 +14,12 @@ use crate::directory::Directory;
 use crate::fingerprint::Fingerprinter;
 use crate::peer::Facts;
 use crate::policy::access::Named;
+use crate::policy::quota::Quota;
 use crate::registry::{Origins, Registry};
 
 mod entitlement;
 mod explain;
+mod quota;
 mod reload;
 
 const OWN_UID: u32 = 900;
@@ -29,6 +32,10 @@ struct Scene {
 
 impl Scene {
     fn new(uid: u32, directory: Directory, tokens: &str) -> Self {
+        Self::with_quota(uid, directory, tokens, Quota::default())
+    }
+
+    fn with_quota(uid: u32, directory: Directory, tokens: &str, quota: Quota) -> Self {
         let clock = Clock::simulated();
         let surroundings = Surroundings {
             clock: clock.clone(),
@@ -38,7 +45,8 @@ impl Scene {
         };
         let mut origins = Origins::new(surroundings);
         let registry = Registry::build(&config(tokens), &mut origins, None);
-        let mut shared = Shared::new(registry, origins, clock);
+        let mut shared = Shared::new(registry, origins, clock.clone());
+        shared.allowances = Allowances::new(quota, clock);
         shared.directory = directory;
         shared.own_uid = OWN_UID;
         let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });

@@ -11,6 +11,7 @@ use tokend_protocol::{ErrorClass, ErrorReply, EventReply, Fingerprint, State, To
 use tokio::sync::watch::Receiver;
 
 use super::{Session, view};
+use crate::allowance::Held;
 use crate::audit::Verb;
 use crate::clock::{Clock, Instant};
 use crate::credential::Snapshot;
@@ -21,6 +22,8 @@ use crate::registry::Registry;
 #[derive(Debug)]
 pub struct Watch {
     session: Arc<Session>,
+    /// Of the user's quota.
+    _held: [Held; 2],
     registry: Receiver<Arc<Registry>>,
     watched: Vec<Watched>,
     /// The next change of each token under this registry, so that a change of one costs no look at the others.
@@ -52,12 +55,12 @@ struct Changed {
 
 impl Watch {
     /// A subscription of `names`, each given once.
-    pub(super) fn new(session: Arc<Session>, names: Vec<TokenName>) -> Self {
+    pub(super) fn new(session: Arc<Session>, names: Vec<TokenName>, held: [Held; 2]) -> Self {
         let mut registry = session.shared.registry.subscribe();
         // What is in force now has not been looked at yet.
         registry.mark_changed();
         let watched = names.into_iter().map(|name| Watched { name, told: None }).collect();
-        Self { session, registry, watched, changes: FuturesUnordered::new() }
+        Self { session, _held: held, registry, watched, changes: FuturesUnordered::new() }
     }
 
     /// Waits for the next event. The first of each token is its condition at once. Whoever drops the future

@@ -1,0 +1,104 @@
+//! What one user may have of everything.
+
+use std::pin::pin;
+
+use super::*;
+
+fn get(name: &str, deadline_ms: u32, scope: &[&str]) -> Request {
+    let scope = scope.iter().map(|term| (*term).to_owned()).collect();
+    Request::Get(GetRequest {
+        name: name.parse().unwrap(),
+        terms: Terms { deadline_ms, min_ttl_ms: 0 },
+        variant: Variant { scope, ..Variant::default() },
+    })
+}
+
+fn error(reply: Reply) -> ErrorReply {
+    match reply {
+        Reply::Error(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn too_many_refusals_are_told_alike_whether_the_token_exists_or_not() {
+    let mut told = Vec::new();
+    for name in ["hidden", "absent"] {
+        let quota = Quota { refusals_per_minute: 2, ..Quota::default() };
+        let scene = Scene::with_quota(ALICE, directory(), &token("hidden", FORBIDDEN), quota);
+        assert_eq!(scene.get(name).await, ErrorCode::NotAllowed);
+        assert_eq!(scene.get(name).await, ErrorCode::NotAllowed);
+        let refused = error(scene.session.answer(get(name, 0, &[])).await);
+        assert!(refused.next_attempt.is_some(), "it is told when to come back");
+        told.push((refused.code, refused.message));
+    }
+    assert_eq!(told[0].0, ErrorCode::Overloaded);
+    assert_eq!(told[0], told[1]);
+}
+
+#[tokio::test]
+async fn too_many_refusals_take_nothing_away_that_is_allowed() {
+    let quota = Quota { refusals_per_minute: 1, ..Quota::default() };
+    let scene = Scene::with_quota(ALICE, directory(), &token("t", ALLOWED), quota);
+    scene.get("absent").await;
+    assert_eq!(scene.get("absent").await, ErrorCode::Overloaded);
+    assert_eq!(scene.get("t").await, ErrorCode::DeadlineExceeded, "nothing is held, and it is let in");
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_provider_are_limited_and_those_that_do_not_are_not() {
+    let tokens = token("a", ALLOWED) + &token("b", &format!("scope = \"b\"\n{ALLOWED}"));
+    let quota = Quota { waiting: 1, ..Quota::default() };
+    let scene = Scene::with_quota(ALICE, directory(), &tokens, quota);
+    let mut waiting = Box::pin(scene.session.answer(get("a", 60_000, &[])));
+    assert!((&mut waiting).now_or_never().is_none());
+    while scene.session.allowance.take(Kind::Waiting, 1).is_ok() {
+        // The name of the rule is looked up first.
+        tokio::task::yield_now().await;
+        assert!((&mut waiting).now_or_never().is_none());
+    }
+    assert_eq!(code(scene.session.answer(get("b", 60_000, &[])).await), ErrorCode::Overloaded);
+    assert_eq!(scene.get("b").await, ErrorCode::DeadlineExceeded, "it does not wait");
+    drop(waiting);
+    let mut waiting = pin!(scene.session.answer(get("b", 60_000, &[])));
+    assert!((&mut waiting).now_or_never().is_none(), "who gives up makes room");
+}
+
+#[tokio::test]
+async fn calls_that_may_cost_a_provider_a_request_are_counted() {
+    let quota = Quota { provider_calls_per_minute: 1, ..Quota::default() };
+    let scene = Scene::with_quota(OWN_UID, directory(), &token("t", ""), quota);
+    let refresh = || Request::Refresh(RefreshRequest { name: "t".parse().unwrap(), deadline_ms: 0 });
+    assert_eq!(code(scene.session.answer(refresh()).await), ErrorCode::DeadlineExceeded);
+    let refused = error(scene.session.answer(refresh()).await);
+    assert_eq!(refused.code, ErrorCode::Overloaded);
+    assert!(
+        refused.next_attempt.is_some() && refused.message.contains("there is room again in"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn watches_and_what_they_watch_are_limited_over_all_of_them() {
+    let tokens = token("a", ALLOWED) + &token("b", ALLOWED);
+    let few_watches = Quota { watches: 1, ..Quota::default() };
+    let few_tokens = Quota { watched_tokens: 2, ..Quota::default() };
+    for (quota, first) in [(few_watches, &["a"][..]), (few_tokens, &["a", "b"])] {
+        let scene = Scene::with_quota(ALICE, directory(), &tokens, quota);
+        let watch = scene.watch(first).await.unwrap();
+        assert_eq!(scene.watch(&["a"]).await.unwrap_err().code, ErrorCode::Overloaded);
+        drop(watch);
+        scene.watch(&["a"]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn forms_of_tokens_are_limited_over_all_of_them() {
+    let forms = "scope = \"a b c\"\nvariants = { scope = [\"a\", \"b\", \"c\"] }";
+    let quota = Quota { variants: 2, ..Quota::default() };
+    let scene = Scene::with_quota(OWN_UID, directory(), &token("t", forms), quota);
+    for scope in [&["a"][..], &["b"], &["a"]] {
+        assert_eq!(code(scene.session.answer(get("t", 0, scope)).await), ErrorCode::DeadlineExceeded);
+    }
+    assert_eq!(code(scene.session.answer(get("t", 0, &["c"])).await), ErrorCode::Overloaded);
+}
