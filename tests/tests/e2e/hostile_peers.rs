@@ -1,14 +1,16 @@
 //! A peer that sends nonsense, or nothing, or too much, is told so or dropped; others are served meanwhile.
 
+use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokend_protocol::{ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Terms, Variant};
 use tokend_tests::scene::token_table;
 use tokend_tests::tokenctl::User;
-use tokend_tests::{Provider, RawPeer, Scene, raw_peer, requirement, wait};
+use tokend_tests::{Courier, Provider, RawPeer, Scene, raw_peer, requirement, wait};
 
 fn scene() -> Scene {
     Scene::start(Provider::start(), &token_table("t", ""))
@@ -237,4 +239,63 @@ fn knock(scene: &Scene) -> (RawPeer, Welcome) {
         |message| matches!(message, &Reply::Error(ErrorReply { code: ErrorCode::Overloaded, .. }));
     assert!(frame.id == 0 && turned_away(&frame.message), "neither served nor turned away: {frame:?}");
     (peer, Welcome::TurnedAway)
+}
+
+#[test]
+fn a_daemon_without_descriptors_turns_callers_away_and_serves_those_it_has() {
+    let scene = scene();
+    let limit = |descriptors: usize| {
+        let pid = format!("--pid={}", scene.daemon.pid());
+        let limit = format!("--nofile={descriptors}:");
+        assert!(Command::new("prlimit").args([pid, limit]).status().unwrap().success());
+    };
+    let mut first = peer(&scene);
+    first.assert_alive();
+    let open = fs::read_dir(format!("/proc/{}/fd", scene.daemon.pid())).unwrap().count();
+    limit(open);
+    // There may be gaps to fill before there is none left.
+    let flood: Vec<_> = (0..32).map(|_| knock(&scene)).collect();
+    assert!(flood.iter().any(|(_, welcome)| *welcome == Welcome::TurnedAway));
+    first.assert_alive();
+    limit(4096);
+    wait::until("room again", || (knock(&scene).1 == Welcome::Served).then_some(()));
+    let complaints = scene.daemon.log().matches("connections could not be accepted").count();
+    assert_eq!(complaints, 1, "one line for all of them");
+}
+
+#[test]
+fn places_are_kept_for_operators() {
+    if !requirement::root() {
+        return;
+    }
+    let settings = "socket_group = \"61000\"\nmax_connections = 8\nmax_connections_per_uid = 8";
+    let scene = Scene::start_with(Provider::start(), settings, &token_table("t", "allow = [\"any\"]"));
+    let couriers: Vec<_> = (61_001..61_011)
+        .map(|uid| Courier::send(scene.socket(), &User::new(uid).with_groups(&[61_000])))
+        .collect();
+    let refused = scene.tokenctl().as_user(User::new(61_020).with_groups(&[61_000])).run(&["get", "t"]);
+    assert_eq!(refused.code, 6, "{}", refused.stderr);
+    scene.tokenctl().get("t");
+    drop(couriers);
+    scene.daemon.wait_for_log(&["tokend::audit", "connect refused", "too many open connections"]);
+}
+
+#[test]
+fn answers_that_a_user_does_not_read_are_bounded_over_all_of_its_connections() {
+    let tokens: String =
+        (0..400).map(|n| token_table(&format!("{n:0>200}"), "warm = \"on-demand\"")).collect();
+    let scene = Scene::start_with(Provider::start(), "max_unread_bytes_per_uid = 50000", &tokens);
+    let wire = raw_peer::wire(1, Request::List(tokend_protocol::PageRequest { after: None }));
+    let slow: Vec<RawPeer> = (0..8)
+        .map(|_| {
+            let mut peer = peer(&scene);
+            // Far more answers than a socket takes.
+            peer.write(&wire.repeat(64)).unwrap();
+            peer
+        })
+        .collect();
+    scene.daemon.wait_for_log(&["tokend::audit", "request refused", "too many answers unread"]);
+    let mut other = peer(&scene);
+    other.assert_alive();
+    drop(slow);
 }
