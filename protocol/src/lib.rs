@@ -615,7 +615,7 @@
 //! | 4 | `DeadlineExceeded` | the deadline passed |
 //! | 5 | `InvalidRequest` | the request makes no sense |
 //! | 6 | `UnsupportedVersion` | the frame's protocol version is not spoken here |
-//! | 7 | `Overloaded` | the caller has too much open or in flight: try again with less |
+//! | 7 | `Overloaded` | the caller, or its user, has too much open or in flight, or asks too often: try again with less, and not before `next_attempt` where there is one |
 //! | 8 | `MinTtlUnreachable` | no token lives as long as `min_ttl_ms`; `best_ttl_ms` is the most there is |
 //! | 9 | `ShuttingDown` | the daemon is stopping: connect again |
 //!

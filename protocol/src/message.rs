@@ -530,7 +530,8 @@ pub struct ErrorReply {
     pub message: String,
     /// Why the provider gave no token, where that is the reason.
     pub class: Option<ErrorClass>,
-    /// When the provider will be asked next, where that is of use.
+    /// When the provider will be asked next, where that is of use; with [`ErrorCode::Overloaded`], when there is room
+    /// again, where that can be told.
     pub next_attempt: Option<Timestamp>,
     /// The longest remaining lifetime at hand in milliseconds, with [`ErrorCode::MinTtlUnreachable`].
     pub best_ttl_ms: Option<u64>,
