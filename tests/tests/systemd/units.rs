@@ -12,6 +12,7 @@ fn the_units_have_no_fault() {
     let verified = host.machine.run(&[
         "systemd-analyze",
         "verify",
+        "--man=no",
         "/usr/lib/systemd/system/tokend.service",
         "/usr/lib/systemd/system/tokend.socket",
     ]);

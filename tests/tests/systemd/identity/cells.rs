@@ -96,6 +96,16 @@ pub(super) fn of_executables() -> Vec<Cell> {
     ])
 }
 
+/// In a user namespace of its own the daemon is told most users as one, who is nobody.
+pub(super) fn of_users_who_are_not_told() -> Vec<Cell> {
+    cells([
+        (User("alice"), r#""any""#, NotConnected),
+        (User("alice"), r#""user:65534""#, NotConnected),
+        (User("root"), NOBODY, Allowed("root")),
+        (User("tokend"), NOBODY, Allowed("the daemon's own user")),
+    ])
+}
+
 fn cells<const COUNT: usize>(cells: [(Caller, &'static str, Outcome); COUNT]) -> Vec<Cell> {
     cells.into_iter().map(|(caller, allow, expected)| Cell { caller, allow, expected }).collect()
 }
