@@ -119,8 +119,9 @@ impl Peer {
         Self { facts, process: Found::Unknown }
     }
 
-    /// With its unit and its executable, as far as they can be proved. Waits where `/proc` hides the process or shows
-    /// its executable: either takes a look at file systems, on another thread.
+    /// With its unit and its executable, as far as they can be proved. Waits where `/proc` hides the process
+    /// and its group has not been seen before, or shows its executable: either takes a look at file systems, on another
+    /// thread.
     #[must_use]
     pub async fn identified(mut self) -> Self {
         let Found::Process(process) = &self.process else { return self };

@@ -10,10 +10,15 @@ use super::tree::Tree;
 /// The host's tree, with what has been seen of it by whatever peer.
 static TREE: LazyLock<Option<Tree>> = LazyLock::new(Tree::of_the_host);
 
-/// The path of the process's group in the unified hierarchy, as `/proc` tells it: good if the process is alive
-/// afterwards. `None` where it does not show the process, which may have ended, be hidden (proc(5), `hidepid`) or be
-/// of another pid namespace.
+/// The path of the process's group in the unified hierarchy, if it can be told at once: good if the process is alive
+/// afterwards.
 pub(super) fn path(process: &Process) -> Option<String> {
+    shown(process).or_else(|| TREE.as_ref()?.remembered(process.cgroup_id()?))
+}
+
+/// As `/proc` tells it, which does not show every process: it may have ended, be hidden (proc(5), `hidepid`) or be of
+/// another pid namespace.
+fn shown(process: &Process) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{}/cgroup", process.pid())).ok()?;
     placement::unified(&text).map(ToOwned::to_owned)
 }
@@ -36,7 +41,7 @@ mod tests {
     #[test]
     fn every_way_finds_the_same_group() {
         let process = Process::open(nix::unistd::getpid().as_raw()).unwrap();
-        let told = path(&process).unwrap();
+        let told = shown(&process).unwrap();
         // Without a hierarchy to search in there is one way.
         let Some(tree) = TREE.as_ref() else { return };
         assert_eq!(search(&process).as_deref(), Some(told.as_str()));

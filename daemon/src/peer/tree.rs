@@ -46,14 +46,16 @@ impl Tree {
         Self { root: root.into(), seen: Mutex::default(), frequented: Mutex::default() }
     }
 
-    /// The path of the group with this id, beginning with `/`. What is remembered is looked at once more: a group
-    /// may have gone since, and ids are given once.
+    /// The path of the group with this id, beginning with `/`.
     pub(super) fn path(&self, id: u64) -> Option<String> {
-        let remembered = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        match remembered {
-            Some(path) if self.is_at(id, &path) => Some(path),
-            _ => self.search(id),
-        }
+        self.remembered(id).or_else(|| self.search(id))
+    }
+
+    /// The same if it has been seen before, at once. It is looked at once more: the group may have gone since, and ids
+    /// are given once.
+    pub(super) fn remembered(&self, id: u64) -> Option<String> {
+        let path = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        path.filter(|path| self.is_at(id, path))
     }
 
     fn is_at(&self, id: u64, path: &str) -> bool {
