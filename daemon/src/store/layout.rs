@@ -62,7 +62,8 @@ pub type Bytes = Zeroizing<Vec<u8>>;
 #[derive(Debug)]
 pub struct Layout {
     places: HashMap<Key, Place>,
-    free: Vec<Cell>,
+    /// Cells without a record, by the size of their slots, so that one is found at once however many there are.
+    free: HashMap<u8, Vec<Cell>>,
     end: u64,
     generation: u64,
 }
@@ -193,7 +194,7 @@ pub fn header() -> Vec<u8> {
 impl Layout {
     /// That of a memory with nothing but a header.
     pub fn empty() -> Self {
-        Self { places: HashMap::new(), free: Vec::new(), end: HEADER, generation: 0 }
+        Self { places: HashMap::new(), free: HashMap::new(), end: HEADER, generation: 0 }
     }
 
     /// What keeps a record: its key's older slot is written, or a cell of its own where it has none or has
@@ -233,18 +234,19 @@ impl Layout {
         self.generation = plan.generation;
         match plan.place {
             Some(place) => {
-                self.free.retain(|free| *free != place.cell);
+                let free = self.free.get_mut(&place.cell.log);
+                free.and_then(|cells| cells.pop_if(|free| *free == place.cell));
                 self.end = self.end.max(place.cell.end());
                 self.places.insert(plan.key, place);
             }
             None => drop(self.places.remove(&plan.key)),
         }
-        self.free.extend(plan.freed);
+        plan.freed.into_iter().for_each(|cell| self.set_free(cell));
     }
 
     /// What empties a cell that has no current record. It may be used again then.
     pub fn clear(&mut self, leftover: Cell) -> Step {
-        self.free.push(leftover);
+        self.set_free(leftover);
         leftover.wipe()
     }
 
@@ -255,7 +257,7 @@ impl Layout {
 
     /// A free cell, or a new one at the end.
     fn place_for(&self, log: u8, steps: &mut Vec<Step>) -> Cell {
-        if let Some(cell) = self.free.iter().rev().find(|cell| cell.log == log) {
+        if let Some(cell) = self.free.get(&log).and_then(|cells| cells.last()) {
             return *cell;
         }
         let cell = Cell { at: self.end, log };
@@ -263,6 +265,10 @@ impl Layout {
         let mark = [CELL_MARK.as_slice(), &[log, !log, 0, 0]].concat();
         steps.push(Step::Write(cell.at, Zeroizing::new(mark)));
         cell
+    }
+
+    fn set_free(&mut self, cell: Cell) {
+        self.free.entry(cell.log).or_default().push(cell);
     }
 }
 
@@ -294,7 +300,7 @@ struct Found {
     records: HashMap<Key, Bytes>,
     places: HashMap<Key, Place>,
     generations: HashMap<Key, u64>,
-    free: Vec<Cell>,
+    free: HashMap<u8, Vec<Cell>>,
     leftovers: Vec<Cell>,
 }
 
@@ -309,7 +315,7 @@ impl Found {
             if slots.iter().any(|byte| *byte != 0) {
                 self.leftovers.push(cell);
             } else {
-                self.free.push(cell);
+                self.free.entry(cell.log).or_default().push(cell);
             }
             return;
         };
