@@ -16,13 +16,12 @@ pub mod key;
 pub mod layout;
 pub mod memory;
 pub mod moment;
+mod open;
 pub mod record;
 mod report;
 pub mod sealed;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -35,14 +34,12 @@ use self::key::Key;
 use self::layout::Bytes;
 use self::memory::{Left, Memory};
 use self::moment::{BootId, Moment, Uptime};
+pub use self::open::Media;
 use self::record::{IssuerRecord, Record};
 use self::report::Report;
-use self::sealed::Sealer;
 use crate::clock::Clock;
 use crate::credential::Patience;
 use crate::fingerprint::NoRandomness;
-use crate::secret_source::SecretSource;
-use crate::systemd::{self, FdStore};
 
 /// Sealed files that are written at once. On a disk that hangs each holds a thread.
 const WRITES_MAX: usize = 8;
@@ -77,17 +74,6 @@ struct Found {
     uptime: Uptime,
 }
 
-/// Where the store looks for what the process before left, and where it keeps what it is given.
-#[derive(Debug)]
-pub struct Media {
-    /// What the service manager keeps, and has kept.
-    pub manager: FdStore,
-    /// The daemon's state directory.
-    pub state_dir: PathBuf,
-    /// The source of the state key.
-    pub state_key: Option<SecretSource>,
-}
-
 impl Store {
     /// One that keeps nothing.
     pub fn forgetful(clock: Clock) -> Arc<Self> {
@@ -99,23 +85,6 @@ impl Store {
         let mut state = State::default();
         state.take(left);
         Arc::new(Self::new(clock, None, state, Report::default()))
-    }
-
-    /// Finds what the process before left. Whatever is wrong with it is reported, and no reason not to start.
-    pub async fn open(clock: Clock, media: Media) -> Arc<Self> {
-        let report = Report::default();
-        let mut state = State::default();
-        match media.manager {
-            FdStore::Absent => report::no_manager(),
-            FdStore::Present { left, is_proved } => open_memory(&mut state, left, is_proved, &report),
-        }
-        let folder = match media.state_key {
-            Some(source) => open_folder(&mut state, media.state_dir, &source, &report).await,
-            None => None,
-        };
-        let store = Self::new(clock, folder, state, report);
-        store.note_how_the_last_one_ended();
-        Arc::new(store)
     }
 
     fn new(clock: Clock, folder: Option<Arc<Folder>>, state: State, report: Report) -> Self {
@@ -268,66 +237,6 @@ impl State {
 /// The mark of a process that ended because it was told to.
 fn orderly_end() -> Key {
     Key::of_the("orderly end")
-}
-
-/// The memory that was left, or a new one.
-fn open_memory(state: &mut State, left: Option<OwnedFd>, is_proved: bool, report: &Report) {
-    match left.map(Memory::adopt).transpose() {
-        Ok(Some(left)) if !left.is_damaged => {
-            report.kept(true);
-            state.take(left);
-            return;
-        }
-        // What is whole in it is taken over into the new one.
-        Ok(Some(left)) => {
-            report::damaged_memory();
-            state.take(left);
-        }
-        Ok(None) => (),
-        Err(reason) => report::unreadable_memory(reason),
-    }
-    match Memory::create() {
-        Ok(memory) => {
-            systemd::keep_descriptor(memory.as_fd());
-            report.kept(is_proved);
-            state.replace_memory(memory, report);
-        }
-        Err(error) => report.memory(Err(error.into())),
-    }
-}
-
-/// The folder of sealed files with what opens in it.
-async fn open_folder(
-    state: &mut State,
-    state_dir: PathBuf,
-    source: &SecretSource,
-    report: &Report,
-) -> Option<Arc<Folder>> {
-    let secret = match source.read().await {
-        Ok(secret) => secret,
-        Err(error) => {
-            report.no_state_key(&error);
-            return None;
-        }
-    };
-    let sealer = match Sealer::new(&secret) {
-        Ok(sealer) => sealer,
-        Err(reason) => {
-            report.no_state_key(&format!("{source}: {reason}"));
-            return None;
-        }
-    };
-    let folder = Arc::new(Folder::new(&state_dir, sealer));
-    let reading = tokio::task::spawn_blocking({
-        let folder = Arc::clone(&folder);
-        move || folder.read()
-    });
-    match reading.await {
-        Ok(Ok(records)) => records.into_iter().for_each(|bytes| state.take_from_disk(bytes)),
-        Ok(Err(error)) => report.file(Err(&error)),
-        Err(_) => (),
-    }
-    Some(folder)
 }
 
 #[cfg(test)]

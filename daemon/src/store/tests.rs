@@ -1,11 +1,13 @@
 //! The store from the side of a credential: what a successor finds, and what it does not.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokend_protocol::Secret;
 
 use super::record::KeptToken;
+use super::sealed::Sealer;
 use super::*;
 use crate::policy::refresh::{Jitter, Life};
 

@@ -1,0 +1,104 @@
+//! The start: what the process before left, on either medium, and what takes its place where that is of no use.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::folder::Folder;
+use super::memory::Memory;
+use super::report::{self, Report};
+use super::sealed::Sealer;
+use super::{State, Store};
+use crate::clock::Clock;
+use crate::secret_source::SecretSource;
+use crate::systemd::{self, FdStore};
+
+/// Where the store looks for what the process before left, and where it keeps what it is given.
+#[derive(Debug)]
+pub struct Media {
+    /// What the service manager keeps, and has kept.
+    pub manager: FdStore,
+    /// The daemon's state directory.
+    pub state_dir: PathBuf,
+    /// The source of the state key.
+    pub state_key: Option<SecretSource>,
+}
+
+impl Store {
+    /// Finds what the process before left. Whatever is wrong with it is reported, and no reason not to start.
+    pub async fn open(clock: Clock, media: Media) -> Arc<Self> {
+        let report = Report::default();
+        let mut state = State::default();
+        match media.manager {
+            FdStore::Absent => report::no_manager(),
+            FdStore::Present { left, is_proved } => open_memory(&mut state, left, is_proved, &report),
+        }
+        let folder = match media.state_key {
+            Some(source) => open_folder(&mut state, media.state_dir, &source, &report).await,
+            None => None,
+        };
+        let store = Self::new(clock, folder, state, report);
+        store.note_how_the_last_one_ended();
+        Arc::new(store)
+    }
+}
+
+/// The memory that was left, or a new one.
+fn open_memory(state: &mut State, left: Option<OwnedFd>, is_proved: bool, report: &Report) {
+    match left.map(Memory::adopt).transpose() {
+        Ok(Some(left)) if !left.is_damaged => {
+            report.kept(true);
+            state.take(left);
+            return;
+        }
+        // What is whole in it is taken over into the new one.
+        Ok(Some(left)) => {
+            report::damaged_memory();
+            state.take(left);
+        }
+        Ok(None) => (),
+        Err(reason) => report::unreadable_memory(reason),
+    }
+    match Memory::create() {
+        Ok(memory) => {
+            systemd::keep_descriptor(memory.as_fd());
+            report.kept(is_proved);
+            state.replace_memory(memory, report);
+        }
+        Err(error) => report.memory(Err(error.into())),
+    }
+}
+
+/// The folder of sealed files with what opens in it.
+async fn open_folder(
+    state: &mut State,
+    state_dir: PathBuf,
+    source: &SecretSource,
+    report: &Report,
+) -> Option<Arc<Folder>> {
+    let secret = match source.read().await {
+        Ok(secret) => secret,
+        Err(error) => {
+            report.no_state_key(&error);
+            return None;
+        }
+    };
+    let sealer = match Sealer::new(&secret) {
+        Ok(sealer) => sealer,
+        Err(reason) => {
+            report.no_state_key(&format!("{source}: {reason}"));
+            return None;
+        }
+    };
+    let folder = Arc::new(Folder::new(&state_dir, sealer));
+    let reading = tokio::task::spawn_blocking({
+        let folder = Arc::clone(&folder);
+        move || folder.read()
+    });
+    match reading.await {
+        Ok(Ok(records)) => records.into_iter().for_each(|bytes| state.take_from_disk(bytes)),
+        Ok(Err(error)) => report.file(Err(&error)),
+        Err(_) => (),
+    }
+    Some(folder)
+}
