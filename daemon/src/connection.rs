@@ -42,9 +42,6 @@ const WATCHES_MAX: usize = 64;
 /// Bytes of answers that wait to be written together.
 const UNWRITTEN_MAX: usize = 16 * 1024;
 
-/// Names of a watch that take as much work as one request.
-const WATCHED_IN_A_UNIT: usize = 4;
-
 /// The buffers of an idle connection: room for a request each. They grow when they have to.
 const BUFFER: usize = 512;
 
@@ -102,18 +99,6 @@ where
     };
     if let Err(error) = connection.run().await {
         tracing::debug!(%error, "a connection ended");
-    }
-}
-
-impl Incoming {
-    /// How much work it is, in units of a turn.
-    fn units(&self) -> u32 {
-        match self {
-            Self::Frame(Ok(Frame { message: Request::Watch(watch), .. })) => {
-                u32::try_from(watch.names.len() / WATCHED_IN_A_UNIT).unwrap_or(u32::MAX).saturating_add(1)
-            }
-            _ => 1,
-        }
     }
 }
 
@@ -198,9 +183,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn take_up_all(&mut self, first: Incoming, turn: &Turn<'_>) -> io::Result<()> {
         let mut incoming = first;
         loop {
-            let units = incoming.units();
             self.take_up(incoming).await?;
-            if !turn.spend(units) || !self.can_read() || !self.has_room() {
+            if !turn.spend(1) || !self.can_read() || !self.has_room() {
                 return Ok(());
             }
             let Some(next) = self.reader.next(&mut self.framing).now_or_never() else { return Ok(()) };

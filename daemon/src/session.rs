@@ -35,6 +35,12 @@ use crate::turns::Turn;
 /// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
 const WATCHED_MAX: usize = 256;
 
+/// Names of a watch that are looked at in one turn.
+const WATCHED_IN_A_TURN: usize = 4;
+
+/// What looking at so many takes, in units of a turn.
+const WATCHED_UNITS: u32 = 8;
+
 /// Reloads during one request after which it is given up.
 const RELOADS_MAX: usize = 8;
 
@@ -76,6 +82,13 @@ impl Session {
         self.shared.turns.take(self.peer.facts().uid).await
     }
 
+    /// Lets others have their turns between some names of a watch and the next.
+    async fn turn_for_name(&self, index: usize) {
+        if index % WATCHED_IN_A_TURN == WATCHED_IN_A_TURN - 1 {
+            self.turn().await.spend(WATCHED_UNITS);
+        }
+    }
+
     /// Answers any request but [`Request::Watch`], which has many answers: see [`Session::watch`].
     pub async fn answer(&self, request: Request) -> Reply {
         let answer = match request {
@@ -114,7 +127,8 @@ impl Session {
         }
         let held = [self.take(Kind::Watches, 1)?, self.take(Kind::WatchedTokens, names.len())?];
         let patience = Patience::of_a_request();
-        for name in &names {
+        for (index, name) in names.iter().enumerate() {
+            self.turn_for_name(index).await;
             let entitled = self.entitled(name, &Variant::default(), Verb::Watch, patience).await?;
             self.shared.audit.allowed(self.peer.facts(), Verb::Watch, name, &entitled.grounds);
         }

@@ -88,6 +88,7 @@ impl Watch {
         self.changes.clear();
         let patience = Patience::of_a_request();
         for (index, watched) in self.watched.iter().enumerate() {
+            self.session.turn_for_name(index).await;
             let entry =
                 self.session.entitled(&watched.name, &Variant::default(), Verb::Watch, patience).await?.entry;
             let mut snapshots = entry.credential.subscribe();
