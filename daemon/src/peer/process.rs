@@ -135,7 +135,7 @@ impl Process {
         let status = status.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => io::Error::new(
                 io::ErrorKind::NotFound,
-                "it is another user's, and /proc hides those from the daemon; run it with ProtectProc=default to ask",
+                "it is another user's, and the daemon's sandbox hides those; ask about --user, or run the daemon with ProtectProc=default",
             ),
             _ => error,
         })?;

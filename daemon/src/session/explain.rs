@@ -219,13 +219,10 @@ async fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
         let message = format!("nothing can be found out about process {pid}: {reason}");
         refusal(ErrorCode::InvalidRequest, message)
     };
-    let hidden = |error: std::io::Error| {
-        unknown(&format!("{error}; it has ended, or the daemon's sandbox hides it (ProtectProc=)"))
-    };
     let number = i32::try_from(pid).ok().filter(|pid| *pid > 0).ok_or_else(|| unknown("there is none"))?;
     // It may search the tree of control groups.
     match tokio::task::spawn_blocking(move || Peer::of_pid(number)).await {
-        Ok(facts) => facts.map_err(hidden),
+        Ok(facts) => facts.map_err(|error| unknown(&error.to_string())),
         Err(_) => Err(refusal(ErrorCode::Unavailable, "the question was given up; ask again")),
     }
 }
