@@ -23,6 +23,7 @@ mod key;
 mod plan;
 mod provider;
 mod regressions;
+mod restarts;
 mod scene;
 mod tally;
 mod trouble;

@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend::clock::{Clock, Instant, Simulation};
-use tokend::credential::{Credential, Schedule, Surroundings, Token, Unobtainable, Warmth};
+use tokend::credential::{Credential, Kept, Schedule, Surroundings, Token, Unobtainable, Warmth};
 use tokend::fingerprint::Fingerprinter;
 use tokend::issuer::Issuer;
 use tokend::provider::{Failure, Granted, Outcome, Provider};
+use tokend::store::Store;
+use tokend::store::key::Key;
 use tokend_protocol::{ErrorClass, Secret};
 use tokio_util::task::TaskTracker;
 
@@ -83,6 +85,18 @@ impl Subject {
     }
 
     pub fn start_at(&self, issuer: &Arc<Issuer>, refresh_before: Option<Duration>) -> Credential {
+        self.resume(Arc::clone(issuer), refresh_before, Kept::default())
+    }
+
+    /// Goes on from what a store has kept, issuer and all.
+    pub fn start_from(&self, store: &Arc<Store>, key: Key) -> Credential {
+        let (issuer, condition) = store.claim_issuer("https://id.example");
+        let issuer = Issuer::resume(issuer, condition.unwrap_or_default());
+        let (keep, record) = store.claim(key, None);
+        self.resume(Arc::new(issuer), None, Kept { keep, record, patience: store.patience() })
+    }
+
+    fn resume(&self, issuer: Arc<Issuer>, refresh_before: Option<Duration>, kept: Kept) -> Credential {
         let surroundings = Surroundings {
             clock: self.scene.clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
@@ -91,7 +105,7 @@ impl Subject {
         };
         let schedule = Schedule { names: Arc::clone(&self.name), refresh_before, warmth: Warmth::Always };
         let first = Some(self.scene.clock.now());
-        Credential::start(self.clone(), Arc::clone(issuer), schedule, first, &surroundings)
+        Credential::resume(self.clone(), issuer, schedule, first, kept, &surroundings)
     }
 
     /// Asks for a token as a caller does.

@@ -1,0 +1,84 @@
+//! A credential whose daemon crashes every few seconds asks its provider for nothing that one without a crash would
+//! not have asked for.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use tokend::store::Store;
+use tokend::store::key::Key;
+use tokend::store::memory::Memory;
+use tokend_protocol::ErrorClass;
+
+use crate::scene::{Scene, Script, Subject, fail};
+
+const HOUR: u64 = 3_600;
+
+/// Runs a subject for so many seconds, in which its daemon crashes every ten or so: how often.
+async fn crash_again_and_again(scene: &Scene, subject: &Subject, seconds: u64) -> usize {
+    let memory: OwnedFd = Memory::create().unwrap().as_fd().try_clone_to_owned().unwrap();
+    let mut crashes = 0;
+    let mut next = 0.0;
+    while next < Duration::from_secs(seconds).as_secs_f64() {
+        let left = Memory::adopt(memory.try_clone().unwrap()).unwrap();
+        assert!(!left.is_damaged);
+        let store = Store::in_memory(scene.clock.clone(), left);
+        let credential = subject.start_from(&store, Key::of_the("subject"));
+        next += 20.0 * fastrand::f64();
+        tokio::time::sleep(Duration::from_secs_f64(next - scene.seconds().min(next))).await;
+        // What is under way then is for `hot_restart`, with a real process.
+        while credential.snapshot().in_flight {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        crashes += 1;
+    }
+    crashes
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_come_when_they_would_have_come() {
+    let mut gaps = Vec::new();
+    for seed in 0..8 {
+        let scene = Scene::begin(seed);
+        let subject = scene.subject("a", |_| Ok(600));
+        let crashes = crash_again_and_again(&scene, &subject, 4 * HOUR).await;
+        let renewals = subject.gaps();
+        assert!(crashes > 1_000 && renewals.len() >= 30, "{crashes} crashes, {} renewals", renewals.len());
+        for gap in &renewals {
+            assert!(
+                (359.9..421.0).contains(gap),
+                "renewed {gap} s after the request before, with seed {seed}"
+            );
+        }
+        gaps.extend(renewals);
+    }
+    // Rolled anew at every crash, the jitter would favour the early edge.
+    let mean = gaps.iter().sum::<f64>() / f64::from(u32::try_from(gaps.len()).unwrap());
+    assert!((384.0..396.0).contains(&mean), "renewed after {mean} s on average");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_no_more_requests_than_one_daemon_would_send() {
+    let outages: [Script; 3] = [
+        |now| if now < 1.0 { Ok(2 * HOUR) } else { fail(ErrorClass::Server) },
+        |_| fail(ErrorClass::Refused),
+        |_| fail(ErrorClass::Unreachable),
+    ];
+    for (number, outage) in outages.into_iter().enumerate() {
+        let one = {
+            let scene = Scene::begin(1);
+            let subject = scene.subject("a", outage);
+            let _credential = subject.start();
+            scene.reach(2 * HOUR).await;
+            subject.asked_at().len()
+        };
+        let scene = Scene::begin(1);
+        let subject = scene.subject("a", outage);
+        let crashes = crash_again_and_again(&scene, &subject, 2 * HOUR).await;
+        let many = subject.asked_at().len();
+        // Back-offs are rolled, and so are not the same in both.
+        assert!(
+            many <= one + one / 4,
+            "{many} requests in {crashes} crashes, {one} without (outage {number})"
+        );
+    }
+}
