@@ -62,7 +62,7 @@ impl Verb {
 }
 
 /// Why a peer was refused, for the journal alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// No rule of the token lets it.
     NoRule,
@@ -70,8 +70,12 @@ pub enum Refusal {
     NamesUnanswered,
     /// It may have the token, but not with these scopes, resources or audiences.
     NoRuleOfForm,
+    /// It may have the token, and the configuration lets nobody ask for it in this form.
+    NoSuchForm,
     /// No such token is configured.
     NoSuchToken,
+    /// One of those that a caller is not to tell apart, of which several were counted together.
+    NothingForIt,
     /// It is not an operator.
     NotAnOperator,
     /// It, or its user, has too much of something: of what, in words.
@@ -79,6 +83,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What it is counted as together with others. Those that look the same to a caller are one, so that the time
+    /// which a record takes tells them apart neither.
+    fn generalised(self) -> Self {
+        match self {
+            Self::NoRule | Self::NamesUnanswered | Self::NoSuchToken => Self::NothingForIt,
+            other => other,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::NoRule => "no rule of the token's allow list matches",
@@ -86,7 +99,9 @@ impl Refusal {
                 "no rule of the token's allow list is known to match, and the host's name service gives no answer"
             }
             Self::NoRuleOfForm => "no rule of a scope, resource or audience of this form matches",
+            Self::NoSuchForm => "the configuration lets nobody ask for this form",
             Self::NoSuchToken => "no such token",
+            Self::NothingForIt => "no rule matches, or no such token",
             Self::NotAnOperator => "not an operator",
             Self::TooMuch(of_what) => of_what,
         }
@@ -102,7 +117,8 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Records that a peer was given a token.
+    /// Records that a peer was given a token, in a form as the configuration writes it: the same form in other words
+    /// is no other kind.
     pub fn handed_out(
         &self,
         peer: &Facts,
@@ -126,14 +142,14 @@ impl Audit {
 
     /// Records that a peer was refused.
     pub fn refused(&self, peer: &Facts, verb: Verb, token: &TokenName, refusal: Refusal) {
-        let outcome = Outcome::Deny(refusal.as_str());
+        let outcome = Outcome::Deny(refusal);
         self.note(Decided { peer, verb, token: Some(token), variant: None, fingerprint: None, outcome });
     }
 
     /// Records that a peer was refused a form of a token that it may have otherwise. Only those terms of the form are
     /// to be given that are configured: others are the peer's own words.
     pub fn refused_form(&self, peer: &Facts, verb: Verb, (token, variant): (&TokenName, &Variant)) {
-        let outcome = Outcome::Deny(Refusal::NoRuleOfForm.as_str());
+        let outcome = Outcome::Deny(Refusal::NoRuleOfForm);
         let (token, variant) = (Some(token), Some(variant));
         self.note(Decided { peer, verb, token, variant, fingerprint: None, outcome });
     }
@@ -149,7 +165,7 @@ impl Audit {
     }
 
     fn without_a_name(&self, peer: &Facts, verb: Verb, refusal: Refusal) {
-        let outcome = Outcome::Deny(refusal.as_str());
+        let outcome = Outcome::Deny(refusal);
         self.note(Decided { peer, verb, token: None, variant: None, fingerprint: None, outcome });
     }
 

@@ -170,6 +170,21 @@ impl Peer {
 }
 
 impl Facts {
+    /// The same without groups, of which there may be very many.
+    #[must_use]
+    pub fn without_groups(&self) -> Self {
+        Self {
+            uid: self.uid,
+            gid: self.gid,
+            groups: Vec::new(),
+            pid: self.pid,
+            unit: self.unit.clone(),
+            user_unit: self.user_unit.clone(),
+            invocation_id: self.invocation_id.clone(),
+            exe: self.exe.clone(),
+        }
+    }
+
     /// Without groups that are stand-ins for others in this process's user namespace.
     fn without_stand_ins(mut self) -> io::Result<Self> {
         if !ids::is_user(self.uid) || !ids::is_group(self.gid) {

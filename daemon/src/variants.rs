@@ -46,6 +46,18 @@ fn chosen(what: &str, base: &TermSet, permitted: &TermSet, asked: &[String]) -> 
     Ok(permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect())
 }
 
+/// What was asked for as the configuration writes it, each term once: however a caller words a form, it is this one.
+pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
+    let terms = |permitted: &TermSet, asked: &[String]| {
+        permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect()
+    };
+    Variant {
+        scope: terms(&permitted.scope, &asked.scope),
+        resource: terms(&permitted.resource, &asked.resource),
+        audience: terms(&permitted.audience, &asked.audience),
+    }
+}
+
 /// The variants of one token that are held.
 #[derive(Debug, Default)]
 pub struct Variants {

@@ -10,7 +10,8 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 use tokend_protocol::TokenName;
 
-use super::record::{Decided, Outcome, Record};
+use super::record::{Decided, Outcome, Record, Verdict};
+use crate::peer::Facts;
 
 /// Kinds of one user in a window that tell processes and refused names apart. Above what a service has, and few
 /// enough that a user cannot have more than some records a second written.
@@ -126,9 +127,9 @@ fn describe(decided: Decided<'_>, grain: Grain, hasher: &mut impl Hasher) {
     let Decided { peer, verb, token, variant, fingerprint, outcome } = decided;
     (grain, peer.uid, verb).hash(hasher);
     match (grain, outcome) {
-        (Grain::Coarse, Outcome::Deny(reason)) => return reason.hash(hasher),
+        (Grain::Coarse, Outcome::Deny(refusal)) => return refusal.generalised().hash(hasher),
         (Grain::Coarse, Outcome::Allow(rule)) => rule.hash(hasher),
-        (Grain::Exact, Outcome::Deny(reason)) => (peer.pid, false, reason).hash(hasher),
+        (Grain::Exact, Outcome::Deny(refusal)) => (peer.pid, false, refusal).hash(hasher),
         (Grain::Exact, Outcome::Allow(rule)) => (peer.pid, true, rule).hash(hasher),
     }
     (peer.gid, &peer.unit, &peer.user_unit, &peer.invocation_id, &peer.exe).hash(hasher);
@@ -140,9 +141,10 @@ fn describe(decided: Decided<'_>, grain: Grain, hasher: &mut impl Hasher) {
 fn generalised(decided: Decided<'_>) -> Record {
     let mut record = decided.to_record();
     record.peer.pid = None;
-    if matches!(decided.outcome, Outcome::Deny(_)) {
-        let peer = crate::peer::Facts { uid: record.peer.uid, gid: record.peer.gid, ..Default::default() };
-        record = Record { peer, tokens: Vec::new(), variant: None, ..record };
+    if let Outcome::Deny(refusal) = decided.outcome {
+        let peer = Facts { uid: record.peer.uid, gid: record.peer.gid, ..Facts::default() };
+        let verdict = Verdict::Deny(refusal.generalised());
+        record = Record { peer, tokens: Vec::new(), variant: None, verdict, ..record };
     }
     record
 }
@@ -152,9 +154,8 @@ mod tests {
     use proptest::prelude::*;
     use tokend_protocol::Fingerprint;
 
-    use super::super::Verb;
+    use super::super::{Refusal, Verb};
     use super::*;
-    use crate::peer::Facts;
 
     /// A decision as a test makes it up.
     #[derive(Clone, Debug)]
@@ -186,7 +187,7 @@ mod tests {
                 token: Some(&self.token),
                 variant: None,
                 fingerprint: self.fingerprint,
-                outcome: if self.allowed { Outcome::Allow("any") } else { Outcome::Deny("no rule") },
+                outcome: if self.allowed { Outcome::Allow("any") } else { Outcome::Deny(Refusal::NoRule) },
             }
         }
     }
@@ -262,6 +263,40 @@ mod tests {
         let due = drain(&mut folds);
         assert_eq!(due.len(), 1000);
         assert!(due.iter().all(|(record, count)| record.tokens.len() == 1 && *count == 2));
+    }
+
+    #[test]
+    fn what_a_caller_is_not_to_tell_apart_is_counted_as_one() {
+        let mut folds = Folds::default();
+        let deny = |folds: &mut Folds, token: u32, refusal| {
+            let made = Made::new(7, 1, token);
+            folds.note(Decided { outcome: Outcome::Deny(refusal), ..made.decided() })
+        };
+        // All kinds of its own are taken, and the first that finds none makes the common one.
+        for token in 0..=u32::try_from(EXACT_MAX).unwrap() {
+            assert!(deny(&mut folds, token, Refusal::NoRule).is_some());
+        }
+        let alike = [Refusal::NoRule, Refusal::NoSuchToken, Refusal::NamesUnanswered];
+        for (token, refusal) in (100..).zip(alike) {
+            assert_eq!(deny(&mut folds, token, refusal), None, "{refusal:?} is written and takes longer");
+        }
+        folds.end_window();
+        let due = drain(&mut folds);
+        let [(record, 3)] = due.as_slice() else { panic!("{due:?}") };
+        assert_eq!(
+            record.verdict,
+            Verdict::Deny(Refusal::NothingForIt),
+            "it says no more than is so of each"
+        );
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_caller_s_groups() {
+        let mut made = Made::new(7, 1, 1);
+        made.peer.groups = (0..65_536).collect();
+        let mut folds = Folds::default();
+        assert_eq!(folds.note(made.decided()).unwrap().peer.groups.capacity(), 0);
+        assert!(folds.kinds.values().all(|fold| fold.record.peer.groups.capacity() == 0));
     }
 
     proptest! {

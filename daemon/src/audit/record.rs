@@ -2,8 +2,11 @@
 
 use tokend_protocol::{Fingerprint, TokenName, Variant};
 
-use super::Verb;
+use super::{Refusal, Verb};
 use crate::peer::Facts;
+
+/// The longest form of a token in a record, in bytes. The configuration's terms may be long and many.
+const FORM_BYTES_MAX: usize = 1024;
 
 /// What was decided about one request.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +27,13 @@ pub(super) enum Outcome<'a> {
     /// By this rule.
     Allow(&'a str),
     /// For this reason.
-    Deny(&'static str),
+    Deny(Refusal),
 }
 
 /// What is kept of a decision for a record that is written later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
+    /// Without its groups, which are not written and may be very many.
     pub(super) peer: Facts,
     pub(super) verb: Verb,
     /// The tokens that were asked for, the first few of them.
@@ -43,7 +47,7 @@ pub(super) struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Allow(String),
-    Deny(&'static str),
+    Deny(Refusal),
 }
 
 /// How many decisions a record stands for.
@@ -58,7 +62,7 @@ pub(super) enum Count {
 impl Decided<'_> {
     pub(super) fn to_record(self) -> Record {
         Record {
-            peer: self.peer.clone(),
+            peer: self.peer.without_groups(),
             verb: self.verb,
             tokens: self.token.cloned().into_iter().collect(),
             variant: self.variant.cloned(),
@@ -93,9 +97,9 @@ impl Record {
                 decision = "allow", verb, token, variant, fingerprint, rule, count = number,
                 uid, gid, pid, unit, user_unit, invocation_id, exe, "{message}"
             ),
-            Verdict::Deny(reason) => tracing::warn!(
+            Verdict::Deny(refusal) => tracing::warn!(
                 target: "tokend::audit",
-                decision = "deny", verb, token, variant, reason, count = number,
+                decision = "deny", verb, token, variant, reason = refusal.as_str(), count = number,
                 uid, gid, pid, unit, user_unit, invocation_id, exe, "{message}"
             ),
         }
@@ -114,7 +118,7 @@ impl Record {
                 format!("{token} handed out to uid {uid} ({rule})")
             }
             (Verdict::Allow(rule), ..) => format!("{what} allowed to uid {uid} ({rule})"),
-            (Verdict::Deny(reason), ..) => format!("{what} refused to uid {uid}: {reason}"),
+            (Verdict::Deny(refusal), ..) => format!("{what} refused to uid {uid}: {}", refusal.as_str()),
         };
         match count {
             Count::One => told,
@@ -133,9 +137,31 @@ impl Count {
     }
 }
 
-/// A variant as a line, cut where a caller wrote a long one.
+/// A variant as a line, cut where it is a long one.
 fn in_words(variant: &Variant) -> String {
     let kinds = [("scope", &variant.scope), ("resource", &variant.resource), ("audience", &variant.audience)];
     let asked = kinds.into_iter().filter(|(_, terms)| !terms.is_empty());
-    asked.map(|(kind, terms)| format!("{kind}={}", terms.join(","))).collect::<Vec<_>>().join(" ")
+    let words: Vec<String> = asked.map(|(kind, terms)| format!("{kind}={}", terms.join(","))).collect();
+    let mut line = words.join(" ");
+    if line.len() > FORM_BYTES_MAX {
+        let cut = (0..=FORM_BYTES_MAX).rfind(|at| line.is_char_boundary(*at)).unwrap_or_default();
+        line.truncate(cut);
+        line.push_str("...");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_form_is_cut_between_two_characters() {
+        let scope: Vec<String> = (0..1000).map(|n| format!("é{n}")).collect();
+        let line = in_words(&Variant { scope, ..Variant::default() });
+        assert!(line.starts_with("scope=é0,é1,") && line.ends_with("..."), "{line}");
+        assert!(line.len() <= FORM_BYTES_MAX + 3);
+        let short = Variant { resource: vec!["r".into()], audience: vec!["a".into()], ..Variant::default() };
+        assert_eq!(in_words(&short), "resource=r audience=a");
+    }
 }
