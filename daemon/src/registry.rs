@@ -1,7 +1,7 @@
 //! Which token names exist, and what each leads to. A registry is built whole from a configuration and
 //! swapped whole on reload; it is never changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::credential::{Credential, Kept, Schedule, Surroundings, Warmth};
 use crate::issuer::{Issuer, Issuers, origin, start_delay};
-use crate::policy::access::Rule;
+use crate::policy::access::{Named, Rule};
 use crate::policy::quota::Excess;
 use crate::provider::http::{HttpClient, HttpProvider};
 use crate::store::Store;
@@ -38,6 +38,7 @@ pub struct Registry {
     credentials: HashMap<Arc<CredentialSettings>, Scheduled>,
     /// Who is an operator, and whether root needs a rule.
     pub admin: AdminSettings,
+    names_in_rules: Vec<Named>,
     /// What a name that does not exist is decided about by: see [`Registry::decoy`].
     decoys: Vec<Arc<Entry>>,
     /// Keys the choice of a decoy, so that nobody can tell which it is.
@@ -134,6 +135,12 @@ impl Entry {
         })
     }
 
+    /// The names that have to be looked up to decide about the token, those of its terms included.
+    pub fn names_in_rules(&self) -> impl Iterator<Item = Named> + '_ {
+        let terms = self.permitted.rules.iter().flat_map(|rules| &rules.allow);
+        self.allow.iter().chain(terms).flat_map(Rule::names)
+    }
+
     /// What is asked for where a caller asks for nothing else.
     pub fn settings(&self) -> &CredentialSettings {
         &self.settings
@@ -185,7 +192,9 @@ impl Registry {
         let tokens: BTreeMap<_, _> = config.tokens.iter().filter_map(entry).collect();
         let decoys = tokens.values().cloned().collect();
         let chooser = RandomState::new();
-        Self { tokens, credentials, admin: config.admin.clone(), decoys, chooser }
+        let names_in_rules: HashSet<_> = tokens.values().flat_map(|entry| entry.names_in_rules()).collect();
+        let names_in_rules = names_in_rules.into_iter().collect();
+        Self { tokens, credentials, admin: config.admin.clone(), names_in_rules, decoys, chooser }
     }
 
     /// Ends the credentials that `next` has no use for, and keeps nothing of them.
@@ -241,6 +250,11 @@ impl Registry {
         use std::ops::Bound::{Excluded, Unbounded};
         let start = after.map_or(Unbounded, |name| Excluded(name.clone()));
         self.tokens.range((start, Unbounded))
+    }
+
+    /// The names that have to be looked up to decide about all tokens, each once.
+    pub fn names_in_rules(&self) -> &[Named] {
+        &self.names_in_rules
     }
 
     /// How many names there are.

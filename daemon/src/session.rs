@@ -31,6 +31,7 @@ use crate::policy::quota::Kind;
 use crate::registry::{Entry, NoVariant, Registry};
 use crate::shared::Shared;
 use crate::turns::Turn;
+use crate::variants;
 
 /// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
 const WATCHED_MAX: usize = 256;
@@ -94,8 +95,8 @@ impl Session {
         let answer = match request {
             Request::Get(request) => self.get(request).await,
             Request::Headers(request) => self.headers(request).await,
-            Request::List(page) => Ok(self.list(page).await),
-            Request::Status(page) => Ok(self.status(page).await),
+            Request::List(page) => self.list(page).await,
+            Request::Status(page) => self.status(page).await,
             Request::Refresh(request) => self.refresh(request).await,
             Request::Reject(request) => self.reject(request).await,
             Request::Watch(_) => Err(refusal(ErrorCode::InvalidRequest, "a watch has no single answer")),
@@ -227,8 +228,12 @@ impl Session {
         let deadline = self.deadline(request.deadline_ms);
         let over_quota = |excess| self.over_quota(Verb::Refresh, &request.name, excess);
         let _held = self.may_ask_provider().map_err(over_quota)?;
-        let attempted =
-            entry.credential.refresh(deadline).await.map_err(|reason| self.unobtainable(reason))?;
+        let registry = self.registry();
+        let attempted = entry.credential.refresh(deadline).await;
+        if !Arc::ptr_eq(&registry, &self.registry()) {
+            self.operated(&request.name, Verb::Refresh).await?;
+        }
+        let attempted = attempted.map_err(|reason| self.unobtainable(reason))?;
         let (info, changed) = self.after_attempt(&entry.credential, attempted)?;
         Ok(Reply::Refreshed(RefreshedReply { info, changed }))
     }
@@ -241,10 +246,12 @@ impl Session {
         let deadline = self.deadline(request.deadline_ms);
         let over_quota = |excess| self.over_quota(Verb::Reject, &request.name, excess);
         let _held = self.may_reject(&credential, request.fingerprint).map_err(over_quota)?;
-        let rejected = credential
-            .reject(request.fingerprint, deadline)
-            .await
-            .map_err(|reason| self.unobtainable(reason))?;
+        let registry = self.registry();
+        let rejected = credential.reject(request.fingerprint, deadline).await;
+        if !Arc::ptr_eq(&registry, &self.registry()) {
+            self.entitled(&request.name, &request.variant, Verb::Reject, Patience::of_a_request()).await?;
+        }
+        let rejected = rejected.map_err(|reason| self.unobtainable(reason))?;
         let (attempted, outcome) = match rejected {
             Rejected::Superseded => (Attempted::Unchanged, RejectOutcome::Superseded),
             Rejected::TooSoon => (Attempted::Unchanged, RejectOutcome::TooSoon),
@@ -264,7 +271,7 @@ impl Session {
     ) -> Result<Arc<Credential>, ErrorReply> {
         let found = entry.variant(variant, &self.allowance, &self.shared.origins);
         found.map_err(|reason| match reason {
-            NoVariant::NotPermitted(message) => refusal(ErrorCode::InvalidRequest, message),
+            NoVariant::NotPermitted(message) => self.no_such_form(verb, name, message),
             NoVariant::TooMany(excess) => self.over_quota(verb, name, excess),
         })
     }
@@ -325,9 +332,17 @@ impl Session {
         view::token_info(token, &credential.snapshot(), &self.shared.clock)
     }
 
-    fn handed_out(&self, entitled: &Entitled, verb: Verb, asked: (&TokenName, &Variant), token: &Token) {
-        entitled.entry.count_hand_out();
-        self.shared.audit.handed_out(self.peer.facts(), verb, asked, token.fingerprint, &entitled.grounds);
+    fn handed_out(
+        &self,
+        entitled: &Entitled,
+        verb: Verb,
+        (name, variant): (&TokenName, &Variant),
+        token: &Token,
+    ) {
+        let Entitled { entry, grounds, .. } = entitled;
+        entry.count_hand_out();
+        let form = variants::as_configured(&entry.permitted, variant);
+        self.shared.audit.handed_out(self.peer.facts(), verb, (name, &form), token.fingerprint, grounds);
     }
 
     fn deadline(&self, deadline_ms: u32) -> Instant {

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use tokend_protocol::{ErrorCode, ErrorReply, TokenName, Variant};
 
 use super::right::{self, Right};
-use super::{Session, refusal};
+use super::{RELOADS_MAX, Reloads, Session, refusal};
 use crate::audit::{Refusal, Verb};
 use crate::directory::Patience;
 use crate::policy::access::{Decision, Exemptions, Grounds, Rule, decide};
@@ -62,8 +62,17 @@ impl Session {
         verb: Verb,
         patience: Patience,
     ) -> Result<Entitled, ErrorReply> {
-        let registry = self.registry();
-        let reason = match self.sought(&registry, name, variant, patience).await {
+        let mut reloads = Reloads::default();
+        let (registry, sought) = loop {
+            let registry = self.registry();
+            let sought = self.sought(&registry, name, variant, patience).await;
+            // Names may have been waited for meanwhile. Nothing is done by a configuration that is not in force any
+            // more, as to start a form of a token that it allowed.
+            if reloads.is_last(&registry, &self.registry())? {
+                break (registry, sought);
+            }
+        };
+        let reason = match sought {
             Ok(entitled) => return Ok(entitled),
             Err(reason) => reason,
         };
@@ -88,9 +97,10 @@ impl Session {
 
     /// What a name leads to, if the peer is an operator.
     pub(super) async fn operated(&self, name: &TokenName, verb: Verb) -> Result<Entitled, ErrorReply> {
-        let registry = self.registry();
         let patience = Patience::of_a_request();
-        match (self.operator(patience).await, registry.find(name)) {
+        let operator = self.operator(patience).await;
+        // Looked up under the configuration that was found to make it one.
+        match (operator, self.registry().find(name)) {
             (Ok(grounds), Some(entry)) => Ok(Entitled { entry: Arc::clone(entry), grounds }),
             _ => Err(self.not_an_operator(name, &Variant::default(), verb, patience).await),
         }
@@ -110,6 +120,13 @@ impl Session {
         }
         self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::NotAnOperator);
         refusal(ErrorCode::NotAllowed, "only an operator may do this")
+    }
+
+    /// The refusal of a form that nobody may ask for, to one who may have the token. The caller's words are for the
+    /// caller and in no record.
+    pub(super) fn no_such_form(&self, verb: Verb, name: &TokenName, message: String) -> ErrorReply {
+        self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::NoSuchForm);
+        refusal(ErrorCode::InvalidRequest, message)
     }
 
     /// Records that the peer is allowed something that gives no token away.
@@ -133,7 +150,7 @@ impl Session {
         // Who needs no rule does not wait for the name service.
         let names = match exemptions.grounds(self.peer.facts()) {
             Some(_) => Vec::new(),
-            None => right::names(entry),
+            None => entry.names_in_rules().collect(),
         };
         let resolved = self.shared.directory.resolve(&names, patience).await;
         let decided = Right::decide(self.peer.facts(), exemptions, entry, &resolved.numbers);
@@ -201,13 +218,27 @@ impl Session {
         Ok(right)
     }
 
-    /// Why the peer is an operator, if it is one.
+    /// Why the peer is an operator, if it is one by the configuration in force.
     pub(super) async fn operator(&self, patience: Patience) -> Result<Arc<Grounds>, Refusal> {
-        let registry = self.registry();
-        if let Some(grounds) = self.with_allowed(&registry, |allowed| allowed.operator.clone()) {
+        for _ in 0..=RELOADS_MAX {
+            let registry = self.registry();
+            let decided = self.decide_operator(&registry, patience).await;
+            if Arc::ptr_eq(&registry, &self.registry()) {
+                return decided;
+            }
+        }
+        Err(Refusal::NotAnOperator)
+    }
+
+    async fn decide_operator(
+        &self,
+        registry: &Arc<Registry>,
+        patience: Patience,
+    ) -> Result<Arc<Grounds>, Refusal> {
+        if let Some(grounds) = self.with_allowed(registry, |allowed| allowed.operator.clone()) {
             return Ok(grounds);
         }
-        let (facts, exemptions) = (self.peer.facts(), self.exemptions(&registry));
+        let (facts, exemptions) = (self.peer.facts(), self.exemptions(registry));
         let rules = &registry.admin.allow;
         let names: Vec<_> = match exemptions.grounds(facts) {
             Some(_) => Vec::new(),
@@ -218,7 +249,7 @@ impl Session {
             return Err(refused(resolved.is_complete));
         };
         let grounds = Arc::new(grounds);
-        self.with_allowed(&registry, |allowed| allowed.operator = Some(Arc::clone(&grounds)));
+        self.with_allowed(registry, |allowed| allowed.operator = Some(Arc::clone(&grounds)));
         Ok(grounds)
     }
 

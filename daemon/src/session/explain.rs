@@ -7,12 +7,12 @@ use std::path::Path;
 
 use tokend_protocol::{
     ErrorCode, ErrorReply, ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
-    Reply, Subject, SubjectFacts, Variant,
+    Reply, Subject, SubjectFacts, TokenName, Variant,
 };
 
 use super::entitlement::Entitled;
 use super::right::{self, Right};
-use super::{Session, refusal};
+use super::{Reloads, Session, refusal};
 use crate::audit::Verb;
 use crate::directory::{Account, NoAccount, Patience, Resolved};
 use crate::peer::{Facts, Peer};
@@ -34,13 +34,25 @@ const NO_GROUP: u32 = u32::MAX;
 
 impl Session {
     pub(super) async fn explain(&self, request: ExplainRequest) -> Result<Reply, ErrorReply> {
+        let mut reloads = Reloads::default();
+        loop {
+            let registry = self.registry();
+            let answer = self.explained(request.clone()).await;
+            // Who was an operator when it was asked is told nothing when it has ceased to be one.
+            if reloads.is_last(&registry, &self.registry())? {
+                return answer;
+            }
+        }
+    }
+
+    async fn explained(&self, request: ExplainRequest) -> Result<Reply, ErrorReply> {
         let ExplainRequest { name, variant, subject } = request;
-        let registry = self.registry();
         let patience = Patience::of_a_request();
         let operator = self.operator(patience).await;
+        let registry = self.registry();
         if let (Ok(grounds), Some(entry)) = (operator, registry.find(&name)) {
+            self.check_form(&name, entry, &variant)?;
             self.allowed(Verb::Explain, &name, &grounds);
-            check_form(entry, &variant)?;
             let absent = match subject {
                 Subject::User(_) => Absent::NotAssumed,
                 Subject::Caller | Subject::Process(_) => Absent::NotKnown,
@@ -53,8 +65,8 @@ impl Session {
             return Err(self.not_an_operator(&name, &variant, Verb::Explain, patience).await);
         }
         let Entitled { entry, grounds } = self.entitled(&name, &variant, Verb::Explain, patience).await?;
+        self.check_form(&name, &entry, &variant)?;
         self.allowed(Verb::Explain, &name, &grounds);
-        check_form(&entry, &variant)?;
         let (facts, omitted) = told(self.peer.facts());
         let reason = grounds.to_string();
         let reply =
@@ -71,6 +83,13 @@ impl Session {
         }
     }
 
+    /// Whether callers may ask for this form at all.
+    fn check_form(&self, name: &TokenName, entry: &Entry, variant: &Variant) -> Result<(), ErrorReply> {
+        variants::settings(entry.settings(), &entry.permitted, variant)
+            .map(drop)
+            .map_err(|message| self.no_such_form(Verb::Explain, name, message))
+    }
+
     async fn explanation(
         &self,
         registry: &Registry,
@@ -80,7 +99,7 @@ impl Session {
         patience: Patience,
     ) -> ExplainedReply {
         let operators = registry.admin.allow.iter().flat_map(Rule::names);
-        let names: Vec<_> = right::names(entry).into_iter().chain(operators).collect();
+        let names: Vec<_> = entry.names_in_rules().chain(operators).collect();
         let resolved = self.shared.directory.resolve(&names, patience).await;
         let case = Case { facts, absent, exemptions: self.exemptions(registry), resolved: &resolved };
         case.explanation(entry, variant, &registry.admin.allow)
@@ -187,13 +206,6 @@ impl Room {
         }
         takes
     }
-}
-
-/// Whether callers may ask for this form at all.
-fn check_form(entry: &Entry, variant: &Variant) -> Result<(), ErrorReply> {
-    variants::settings(entry.settings(), &entry.permitted, variant)
-        .map(drop)
-        .map_err(|message| refusal(ErrorCode::InvalidRequest, message))
 }
 
 async fn facts_of_user(user: String) -> Result<Facts, ErrorReply> {

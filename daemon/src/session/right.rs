@@ -7,7 +7,7 @@ use tokend_protocol::Variant;
 
 use crate::config::{TermKind, TermRules};
 use crate::peer::Facts;
-use crate::policy::access::{Decision, Exemptions, Grounds, Named, Numbers, Rule, decide};
+use crate::policy::access::{Decision, Exemptions, Grounds, Numbers, Rule, decide};
 use crate::registry::Entry;
 
 /// What a peer may have of a token.
@@ -17,12 +17,6 @@ pub(super) struct Right {
     grounds: Arc<Grounds>,
     /// For each term with rules, as the token has them: the grounds, if there are any.
     terms: Vec<Option<Grounds>>,
-}
-
-/// The names that have to be looked up to decide about a token, those of its terms included.
-pub(super) fn names(entry: &Entry) -> Vec<Named> {
-    let terms = entry.permitted.rules.iter().flat_map(|rules| &rules.allow);
-    entry.allow.iter().chain(terms).flat_map(Rule::names).collect()
 }
 
 impl Right {

@@ -19,6 +19,7 @@ use crate::registry::{Origins, Registry};
 
 mod entitlement;
 mod explain;
+mod listing;
 mod quota;
 mod reload;
 

@@ -1,5 +1,6 @@
 //! Every decision is in the audit trail, and no caller can fill it.
 
+use tokend_protocol::{ExplainRequest, GetRequest, Request, Subject, Terms, TokenName, Variant};
 use tokend_tests::scene::token_table;
 use tokend_tests::{Provider, RawPeer, Scene, raw_peer};
 
@@ -15,10 +16,15 @@ fn count(line: &str) -> u64 {
 }
 
 fn asked(names: impl Iterator<Item = String>) -> String {
-    let mut scene = Scene::start(Provider::start(), &token_table("t", ""));
+    requested("", names.map(|name| raw_peer::get(&name)))
+}
+
+/// The log of a daemon that answered these requests, and whose token `t` has more settings.
+fn requested(settings: &str, requests: impl Iterator<Item = Request>) -> String {
+    let mut scene = Scene::start(Provider::start(), &token_table("t", settings));
     let mut peer = RawPeer::connect(scene.socket()).unwrap();
-    for (id, name) in (1..).zip(names) {
-        peer.ask(id, raw_peer::get(&name));
+    for (id, request) in (1..).zip(requests) {
+        peer.ask(id, request);
     }
     assert_eq!(scene.daemon.stop(), 0);
     scene.daemon.log()
@@ -45,4 +51,46 @@ fn made_up_names_do_not_fill_the_trail_and_each_refusal_counts() {
     assert_eq!(records.iter().map(|(_, count)| count).sum::<u64>(), 2000);
     assert!(records.len() < 500, "{} records", records.len());
     assert!(records.iter().all(|(line, _)| line.contains("no such token")));
+}
+
+const FORMS: &str = "scope = \"a b c\"\nvariants = { scope = [\"a\", \"b\"] }";
+
+fn scope(terms: &[&str]) -> Variant {
+    Variant { scope: terms.iter().map(|term| (*term).to_owned()).collect(), ..Variant::default() }
+}
+
+fn get(variant: Variant) -> Request {
+    let terms = Terms { deadline_ms: 15_000, min_ttl_ms: 0 };
+    Request::Get(GetRequest { name: "t".parse().unwrap(), terms, variant })
+}
+
+#[test]
+fn a_form_in_other_words_is_the_same_kind_and_no_longer_record() {
+    let worded = (0..100).map(|number| {
+        let mut words = vec!["b"; number];
+        words.insert(number / 2, "a");
+        words.push("b");
+        get(scope(&words))
+    });
+    let log = requested(FORMS, worded);
+    let records = records(&log);
+    assert_eq!(records.iter().map(|(_, count)| count).sum::<u64>(), 100, "{records:?}");
+    // A window may have ended meanwhile.
+    assert!((2..=6).contains(&records.len()), "{} records", records.len());
+    assert!(records.iter().all(|(line, _)| line.contains("variant=\"scope=a,b\"")), "{records:?}");
+}
+
+#[test]
+fn who_asks_for_a_form_that_nobody_may_have_is_in_the_trail_without_its_words() {
+    let name: TokenName = "t".parse().unwrap();
+    let variant = scope(&["made-up-scope"]);
+    let explain = ExplainRequest { name, variant: variant.clone(), subject: Subject::Caller };
+    let log = requested(FORMS, [get(variant), Request::Explain(explain)].into_iter());
+    let records = records(&log);
+    let [(got, 1), (explained, 1)] = records.as_slice() else { panic!("{records:?}") };
+    for (line, verb) in [(got, "get"), (explained, "explain")] {
+        let verb = format!("verb=\"{verb}\"");
+        assert!(line.contains("decision=\"deny\"") && line.contains(&verb), "{line}");
+        assert!(line.contains("lets nobody ask for this form") && !line.contains("made-up"), "{line}");
+    }
 }

@@ -1,5 +1,7 @@
 //! What a reload keeps, and what it lets go.
 
+use std::sync::mpsc;
+
 use super::*;
 
 /// The credential of `t`, or of a form of it.
@@ -114,4 +116,80 @@ async fn an_operator_is_one_only_as_long_as_the_configuration_says_so() {
     assert_eq!(scene.get("absent").await, ErrorCode::NotAllowed);
     scene.reload(admin);
     assert_eq!(scene.get("absent").await, ErrorCode::UnknownToken);
+}
+
+/// A directory that answers that everybody is alice, as often as it is let.
+fn gated() -> (Directory, mpsc::Sender<()>) {
+    let (open, gate) = mpsc::channel();
+    let gate = Mutex::new(gate);
+    (
+        Directory::asking(move |_| gate.lock().unwrap().recv().map(|()| Some(ALICE)).map_err(|_| Errno::EIO)),
+        open,
+    )
+}
+
+#[tokio::test]
+async fn a_form_that_is_removed_while_a_name_is_looked_up_is_not_started() {
+    let allow = ("allow", "[\"user:alice\"]");
+    let name: TokenName = "t".parse().unwrap();
+    let variant = Variant { scope: vec!["b".to_owned()], ..Variant::default() };
+    let terms = Terms { deadline_ms: 60_000, min_ttl_ms: 0 };
+    let fingerprint = tokend_protocol::Fingerprint([0; 8]);
+    let (get, headers, reject) = (
+        GetRequest { name: name.clone(), terms, variant: variant.clone() },
+        HeadersRequest {
+            name: name.clone(),
+            terms,
+            supplied: vec![],
+            omitted: vec![],
+            variant: variant.clone(),
+        },
+        RejectRequest { name: name.clone(), fingerprint, deadline_ms: 60_000, variant },
+    );
+    for request in [Request::Get(get), Request::Headers(headers), Request::Reject(reject)] {
+        let (directory, open) = gated();
+        let scene = Scene::new(ALICE, directory, &tables(&[], &[allow]));
+        let former = Arc::clone(scene.session.registry().find(&name).unwrap());
+        let mut answer = Box::pin(scene.session.answer(request));
+        assert!((&mut answer).now_or_never().is_none(), "the name is being looked up");
+        scene.reload(&tables(&[], &[allow, ("variants", "{ scope = \"a\" }")]));
+        open.send(()).unwrap();
+        assert_eq!(code(answer.await), ErrorCode::InvalidRequest);
+        assert!(former.variants.is_empty(), "what the configuration took away was started");
+    }
+}
+
+#[tokio::test]
+async fn who_ceases_to_be_an_operator_while_it_asks_about_others_is_told_nothing() {
+    let explain = tokend_protocol::ExplainRequest {
+        name: "t".parse().unwrap(),
+        variant: Variant::default(),
+        subject: tokend_protocol::Subject::User("root".to_owned()),
+    };
+    let operator = "[admin]\nallow = [\"user:1001\"]";
+    let scene = Scene::new(ALICE, directory(), &(token("t", FORBIDDEN) + operator));
+    let mut answer = Box::pin(scene.session.answer(Request::Explain(explain)));
+    assert!((&mut answer).now_or_never().is_none(), "the account is looked up");
+    scene.reload(&token("t", FORBIDDEN));
+    assert_eq!(code(answer.await), ErrorCode::NotAllowed);
+}
+
+#[tokio::test]
+async fn who_loses_the_token_while_it_reports_it_or_has_it_renewed_is_told_nothing_of_it() {
+    let (name, fingerprint): (TokenName, _) = ("t".parse().unwrap(), tokend_protocol::Fingerprint([0; 8]));
+    let variant = Variant::default();
+    let refresh = RefreshRequest { name: name.clone(), deadline_ms: 60_000 };
+    let reject = RejectRequest { name, fingerprint, deadline_ms: 60_000, variant };
+    let admin = "[admin]\nallow = [\"user:alice\"]";
+    for request in [Request::Refresh(refresh), Request::Reject(reject)] {
+        let scene = Scene::new(ALICE, directory(), &(token("t", ALLOWED) + admin));
+        let mut answer = Box::pin(scene.session.answer(request));
+        // The names are known soon, and then the provider's secret, which never comes, is waited for.
+        while scene.session.allowance.take(Kind::Waiting, Quota::default().waiting).is_ok() {
+            assert!((&mut answer).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        scene.reload(&token("t", &format!("scope = \"other\"\n{FORBIDDEN}")));
+        assert_eq!(code(answer.await), ErrorCode::NotAllowed);
+    }
 }
