@@ -255,6 +255,8 @@ impl Issuers {
             Patience::Kept => record,
             Patience::Ended => IssuerRecord { quiet_until: record.quiet_until, ..IssuerRecord::default() },
         };
+        // What is forgotten here must not come back with the next crash.
+        keep.changed(&record);
         let issuer = Arc::new(Issuer::resume(keep, record));
         self.0.insert(origin, Arc::downgrade(&issuer));
         issuer

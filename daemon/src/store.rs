@@ -10,6 +10,7 @@
 //! checksum or seal proves.
 
 mod fields;
+mod files;
 pub mod folder;
 mod keep;
 pub mod key;
@@ -21,13 +22,13 @@ pub mod record;
 mod report;
 pub mod sealed;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use self::files::Files;
 use self::folder::Folder;
 pub use self::keep::{IssuerKeep, Keep};
 use self::key::Key;
@@ -41,17 +42,13 @@ use crate::clock::Clock;
 use crate::credential::Patience;
 use crate::fingerprint::NoRandomness;
 
-/// Sealed files that are written at once. On a disk that hangs each holds a thread.
-const WRITES_MAX: usize = 8;
-
 /// What outlives the process.
 #[derive(Debug)]
 pub struct Store {
     clock: Clock,
     boot: Option<BootId>,
-    folder: Option<Arc<Folder>>,
-    writes: Arc<Semaphore>,
-    report: Report,
+    files: Option<Files>,
+    report: Arc<Report>,
     /// Held for a look or a change, never across an await.
     state: Mutex<State>,
 }
@@ -63,6 +60,8 @@ struct State {
     found: HashMap<Key, Found>,
     /// How many credentials there are of a key: there may be two where a variant has two names.
     claims: HashMap<Key, usize>,
+    /// What was found on the disk.
+    on_disk: HashSet<Key>,
     /// [`Patience::Ended`] where the process before ended because it was told to.
     patience: Patience,
 }
@@ -89,21 +88,29 @@ impl Store {
 
     fn new(clock: Clock, folder: Option<Arc<Folder>>, state: State, report: Report) -> Self {
         let boot = moment::boot_id();
-        let writes = Arc::new(Semaphore::new(WRITES_MAX));
-        Self { clock, boot, folder, writes, report, state: Mutex::new(state) }
+        let report = Arc::new(report);
+        let files = folder.map(|folder| Files::new(folder, Arc::clone(&report)));
+        Self { clock, boot, files, report, state: Mutex::new(state) }
     }
 
     /// The record of a credential, if there is one, and the way to keep its next ones.
     pub fn claim(self: &Arc<Self>, key: Key, variant_of: Option<Key>) -> (Keep, Option<Record>) {
         let mut state = self.lock();
         *state.claims.entry(key).or_default() += 1;
-        let found = state.found.remove(&key);
+        let found = state.find(&key);
         let now = self.now();
         let record = found.as_ref().and_then(|found| Record::decode(&found.bytes, &key, &now, found.uptime));
         let record = record.map(|record| record.as_of(now.at));
         match (&found, &record) {
             // From the disk, or from another uptime: as it is now, it is kept in memory.
-            (Some(_), Some(record)) => self.put(&mut state, &key, &record.encode(&key, &now)),
+            (Some(found), Some(record)) => {
+                let bytes = record.encode(&key, &now);
+                self.put(&mut state, &key, &bytes);
+                let is_missing = found.uptime == Uptime::RanOn && !state.on_disk.contains(&key);
+                if is_missing && record.token.is_some() {
+                    self.write_some_time(key, bytes);
+                }
+            }
             (Some(_), None) => self.wipe(&mut state, &key),
             (None, _) => (),
         }
@@ -111,7 +118,7 @@ impl Store {
         if record.as_ref().is_some_and(|record| record.is_usable(now.at)) {
             self.report.restored();
         }
-        if let Some((path, reason)) = self.folder.as_ref().and_then(|folder| folder.damaged(&key)) {
+        if let Some((path, reason)) = self.files.as_ref().and_then(|files| files.folder().damaged(&key)) {
             report::damaged_file(&path, reason);
         }
         (Keep::new(Arc::clone(self), key, variant_of), record)
@@ -127,19 +134,25 @@ impl Store {
     }
 
     /// The key of fingerprints: the one before, so that a fingerprint in a log still names the same token.
-    pub async fn fingerprint_key(&self) -> Result<Zeroizing<[u8; 32]>, NoRandomness> {
+    pub async fn fingerprint_key(self: &Arc<Self>) -> Result<Zeroizing<[u8; 32]>, NoRandomness> {
         let key = Key::of_the("fingerprint key");
         let found = self.lock().found.remove(&key);
         if let Some(secret) = found.and_then(|found| record::decode_fingerprint_key(&found.bytes)) {
             let bytes = record::encode_fingerprint_key(&secret, &key, &self.now());
-            self.put(&mut self.lock(), &key, &bytes);
+            let mut state = self.lock();
+            self.put(&mut state, &key, &bytes);
+            if !state.on_disk.contains(&key) {
+                self.write_some_time(key, bytes);
+            }
             return Ok(secret);
         }
         let mut secret = Zeroizing::new([0; 32]);
         SystemRandom::new().fill(secret.as_mut_slice()).map_err(|_| NoRandomness)?;
         let bytes = record::encode_fingerprint_key(&secret, &key, &self.now());
         self.put(&mut self.lock(), &key, &bytes);
-        keep::write_file(self, &key, bytes).await;
+        if let Some(files) = &self.files {
+            files.write(key, bytes).await;
+        }
         Ok(secret)
     }
 
@@ -164,7 +177,8 @@ impl Store {
         let is_wanted = |key: &Key, found: &Found| {
             let record = Record::decode(&found.bytes, key, &now, found.uptime);
             record.is_some_and(|record| {
-                record.is_usable(now.at) && record.variant_of.is_some_and(|base| claims.contains_key(&base))
+                record.says_anything(now.at)
+                    && record.variant_of.is_some_and(|base| claims.contains_key(&base))
             })
         };
         let unwanted: Vec<Key> =
@@ -173,16 +187,18 @@ impl Store {
             state.found.remove(key);
             self.wipe(&mut state, key);
         }
-        if let Some(folder) = &self.folder {
+        if let Some(folder) = self.files.as_ref().map(Files::folder) {
             report::foreign_files(folder.path(), folder.foreign(state.claims.keys()));
         }
         drop(state);
-        keep::remove_files(self, unwanted);
+        if let Some(files) = &self.files {
+            files.remove(unwanted);
+        }
     }
 
     /// What there is to say about it, as names and values for people.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
-        self.report.facts(self.folder.as_deref().map(Folder::path))
+        self.report.facts(self.files.as_ref().map(|files| files.folder().path()))
     }
 
     fn note_how_the_last_one_ended(&self) {
@@ -191,6 +207,12 @@ impl Store {
             state.patience = Patience::Ended;
         }
         self.wipe(&mut state, &orderly_end());
+    }
+
+    fn write_some_time(&self, key: Key, bytes: Bytes) {
+        if let Some(files) = &self.files {
+            files.write_some_time(key, bytes);
+        }
     }
 
     fn now(&self) -> Moment {
@@ -226,9 +248,16 @@ impl State {
         self.memory = Some(memory);
     }
 
+    /// A record that was found, and is not needed a second time; one that is claimed again, as it is in memory now.
+    fn find(&mut self, key: &Key) -> Option<Found> {
+        let now = || self.memory.as_ref()?.record(key).map(|bytes| Found { bytes, uptime: Uptime::RanOn });
+        self.found.remove(key).or_else(now)
+    }
+
     /// What is in memory is never older than what is on the disk.
     fn take_from_disk(&mut self, bytes: Bytes) {
         if let Some(key) = record::key_of(&bytes) {
+            self.on_disk.insert(key);
             self.found.entry(key).or_insert(Found { bytes, uptime: Uptime::MayHaveEnded });
         }
     }

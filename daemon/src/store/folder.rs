@@ -7,15 +7,18 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::key::Key;
 use super::layout::Bytes;
+use super::report;
 use super::sealed::{Sealer, Unopened};
 
 /// The folder within the state directory.
@@ -26,6 +29,9 @@ const DRAFT: &str = ".new";
 
 /// Ends the name of a file that was moved aside.
 const DAMAGED: &str = ".damaged";
+
+/// So many damaged files of one name are kept.
+const DAMAGED_MAX: u32 = 9;
 
 /// The largest file that is read. The largest record has two mebibytes.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
@@ -39,6 +45,8 @@ pub struct Folder {
     directory: Mutex<Option<Arc<Flock<File>>>>,
     /// Files that did not open.
     unopened: Mutex<HashMap<String, Unopened>>,
+    /// Whether all files have been looked at, so that those that do not open are known.
+    is_known: AtomicBool,
     drafts: AtomicU64,
 }
 
@@ -68,6 +76,7 @@ impl Folder {
             sealer,
             directory: Mutex::new(None),
             unopened: Mutex::default(),
+            is_known: AtomicBool::new(false),
             drafts: AtomicU64::new(0),
         }
     }
@@ -77,25 +86,45 @@ impl Folder {
         &self.path
     }
 
-    /// Reads all records that open, and removes what a write that was cut off has left.
-    pub fn read(&self) -> Result<Vec<Bytes>, FolderError> {
+    /// Reads the records that open, but for those that are `held` already, and removes what a write that was cut off
+    /// has left. Each is given to `take` at once, until that wants no more. Tells which of the held ones are there.
+    pub fn read(
+        &self,
+        held: &HashSet<Key>,
+        mut take: impl FnMut(Bytes) -> ControlFlow<()>,
+    ) -> Result<HashSet<Key>, FolderError> {
         self.directory()?;
-        let mut records = Vec::new();
+        let held: HashMap<String, Key> = held.iter().map(|key| (self.sealer.name(key), *key)).collect();
+        let mut present = HashSet::new();
         for entry in fs::read_dir(&self.path).map_err(|source| self.fault("reading", None, source))? {
             let entry = entry.map_err(|source| self.fault("reading", None, source))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             if name.strip_suffix(DRAFT).is_some_and(|stem| is_name(stem.split('.').next())) {
                 // A disk that is full or read-only is told of by the first write.
                 let _ = fs::remove_file(entry.path());
+            } else if let Some(key) = held.get(&name) {
+                present.insert(*key);
             } else if is_name(Some(&name)) {
-                let content = content(&entry.path()).map_err(|_| Unopened::Unreadable);
-                match content.and_then(|file| self.sealer.open(&name, &file)) {
-                    Ok(record) => records.push(record),
-                    Err(reason) => drop(self.unopened().insert(name, reason)),
+                let taken = match self.open(&name) {
+                    Ok(record) => take(record),
+                    Err(reason) => {
+                        self.unopened().insert(name, reason);
+                        ControlFlow::Continue(())
+                    }
+                };
+                if taken.is_break() {
+                    return Ok(present);
                 }
             }
         }
-        Ok(records)
+        // What is held was not opened, so it may yet be found not to.
+        self.is_known.store(held.is_empty(), Ordering::Relaxed);
+        Ok(present)
+    }
+
+    fn open(&self, name: &str) -> Result<Bytes, Unopened> {
+        let content = content(&self.path.join(name)).map_err(|_| Unopened::Unreadable)?;
+        self.sealer.open(name, &content)
     }
 
     /// Why the file of this key did not open, with its path, if it is there and did not.
@@ -130,6 +159,10 @@ impl Folder {
         let placed = placed.and_then(|()| directory.sync_all());
         placed.map_err(|source| {
             let _ = fs::remove_file(&draft);
+            if source.kind() == io::ErrorKind::NotFound {
+                // Somebody removed the folder. It is made anew for the next record.
+                *self.directory.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
             self.fault("writing", Some(&name), source)
         })
     }
@@ -150,11 +183,37 @@ impl Folder {
 
     fn put_in_place(&self, draft: &Path, name: &str) -> io::Result<()> {
         let place = self.path.join(name);
-        if self.unopened().contains_key(name) {
-            fs::rename(&place, self.path.join(format!("{name}{DAMAGED}")))?;
+        if self.has_damaged(name) {
+            fs::rename(&place, self.free_name(name)?)?;
             self.unopened().remove(name);
         }
         fs::rename(draft, place)
+    }
+
+    /// Whether there is a file of this name that does not open. Where not all were looked at, it is now.
+    fn has_damaged(&self, name: &str) -> bool {
+        if self.unopened().contains_key(name) {
+            return true;
+        }
+        let path = self.path.join(name);
+        if self.is_known.load(Ordering::Relaxed) || !path.exists() {
+            return false;
+        }
+        let opened = self.open(name);
+        opened.is_err_and(|reason| {
+            report::damaged_file(&path, reason);
+            true
+        })
+    }
+
+    /// Where a damaged file is moved to. An earlier one may be the better one.
+    fn free_name(&self, name: &str) -> io::Result<PathBuf> {
+        let first = std::iter::once(format!("{name}{DAMAGED}"));
+        let names = first.chain((2..=DAMAGED_MAX).map(|number| format!("{name}.{number}{DAMAGED}")));
+        let free = names.map(|name| self.path.join(name)).find(|path| !path.exists());
+        free.ok_or_else(|| {
+            io::Error::other(format!("there are {DAMAGED_MAX} damaged ones already; remove them"))
+        })
     }
 
     /// The folder, made and locked where it is not yet.
@@ -173,7 +232,10 @@ impl Folder {
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(&self.path);
         let opened = opened.map_err(|source| self.fault("opening", None, source))?;
         let locked = Flock::lock(opened, FlockArg::LockExclusiveNonblock);
-        let locked = Arc::new(locked.map_err(|_| FolderError::Taken(self.path.clone()))?);
+        let locked = Arc::new(locked.map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => FolderError::Taken(self.path.clone()),
+            other => self.fault("locking", None, other.into()),
+        })?);
         *held = Some(Arc::clone(&locked));
         Ok(locked)
     }

@@ -1,18 +1,12 @@
 //! The way from a credential, or an issuer, to where its state is kept.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Store;
-use super::folder::{Folder, FolderError};
 use super::key::Key;
 use super::layout::Bytes;
 use super::record::{IssuerRecord, Record};
-
-/// How long a token waits to be on the disk before it is handed out all the same. A disk that is only busy is done
-/// by then, and callers wait no longer than for a slow provider.
-const DISK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Keeps the state of one credential.
 #[derive(Clone, Debug, Default)]
@@ -25,10 +19,6 @@ struct Held {
     variant_of: Option<Key>,
     /// The credential is not configured any more.
     is_discarded: AtomicBool,
-    /// Tokens that were to be written to the disk so far.
-    renewals: AtomicU64,
-    /// The last of them that was: a write that takes its time must not undo a later one.
-    on_disk: Arc<Mutex<u64>>,
 }
 
 /// Keeps the condition of one issuer.
@@ -37,14 +27,7 @@ pub struct IssuerKeep(Option<(Arc<Store>, Key)>);
 
 impl Keep {
     pub(super) fn new(store: Arc<Store>, key: Key, variant_of: Option<Key>) -> Self {
-        Self(Some(Arc::new(Held {
-            store,
-            key,
-            variant_of,
-            is_discarded: AtomicBool::new(false),
-            renewals: AtomicU64::new(0),
-            on_disk: Arc::default(),
-        })))
+        Self(Some(Arc::new(Held { store, key, variant_of, is_discarded: AtomicBool::new(false) })))
     }
 
     /// Keeps the state after a success. It is in memory at once, and when this returns on the disk too, unless that
@@ -52,21 +35,26 @@ impl Keep {
     pub async fn renewed(&self, record: Record) {
         let Some(held) = &self.0 else { return };
         let Some(bytes) = held.put_in_memory(record) else { return };
-        let number = held.renewals.fetch_add(1, Ordering::Relaxed) + 1;
-        held.put_on_disk(number, bytes).await;
+        if let Some(files) = &held.store.files {
+            files.write(held.key, bytes).await;
+        }
     }
 
     /// Keeps the state after a failure, in memory. No file is written for it: a reboot is a reason to try again.
     pub fn failed(&self, record: Record) {
         let Some(held) = &self.0 else { return };
-        held.put_in_memory(record);
+        // Another credential with these settings may hold a token, which is worth more than a failure.
+        if record.token.is_some() || !held.store.is_shared(&held.key) {
+            held.put_in_memory(record);
+        }
     }
 
     /// Wipes what is kept, and keeps nothing more: the credential is not configured any more.
     pub fn discard(&self) {
         let Some(held) = &self.0 else { return };
-        if !held.is_discarded.swap(true, Ordering::Relaxed) && held.store.release(&held.key) {
-            held.remove_file();
+        let is_first = !held.is_discarded.swap(true, Ordering::Relaxed);
+        if let (true, Some(files)) = (is_first && held.store.release(&held.key), &held.store.files) {
+            files.remove([held.key]);
         }
     }
 }
@@ -80,29 +68,6 @@ impl Held {
         let bytes = record.encode(&self.key, &self.store.now());
         self.store.put(&mut self.store.lock(), &self.key, &bytes);
         Some(bytes)
-    }
-
-    async fn put_on_disk(&self, number: u64, bytes: Bytes) {
-        let (on_disk, key) = (Arc::clone(&self.on_disk), self.key);
-        within_limit(&self.store, move |folder| {
-            let mut newest = on_disk.lock().unwrap_or_else(PoisonError::into_inner);
-            if *newest > number {
-                return Ok(());
-            }
-            *newest = number;
-            folder.write(&key, &bytes)
-        })
-        .await;
-    }
-
-    fn remove_file(&self) {
-        let Some(folder) = self.store.folder.clone() else { return };
-        let (on_disk, key) = (Arc::clone(&self.on_disk), self.key);
-        tokio::task::spawn_blocking(move || {
-            // Whatever is still being written is older.
-            *on_disk.lock().unwrap_or_else(PoisonError::into_inner) = u64::MAX;
-            let _ = folder.remove(&key);
-        });
     }
 }
 
@@ -119,6 +84,11 @@ impl IssuerKeep {
 }
 
 impl Store {
+    /// Whether several credentials have this key, as where a variant of one token is the whole of another.
+    fn is_shared(&self, key: &Key) -> bool {
+        self.lock().claims.get(key).is_some_and(|claims| *claims > 1)
+    }
+
     /// Wipes a record unless another credential has the same key. Whether it did.
     fn release(&self, key: &Key) -> bool {
         let mut state = self.lock();
@@ -131,46 +101,4 @@ impl Store {
         self.wipe(&mut state, key);
         true
     }
-}
-
-/// Writes a sealed file, where there is a folder for it.
-pub(super) async fn write_file(store: &Store, key: &Key, bytes: Bytes) {
-    let key = *key;
-    within_limit(store, move |folder| folder.write(&key, &bytes)).await;
-}
-
-/// Does what blocks on a thread that may, waits for it as long as a token may wait, and reports how it went.
-async fn within_limit(
-    store: &Store,
-    write: impl FnOnce(&Folder) -> Result<(), FolderError> + Send + 'static,
-) {
-    let Some(folder) = store.folder.clone() else { return };
-    let path = folder.path().to_owned();
-    let writing = async {
-        // Fails only for a closed semaphore, and nothing closes it.
-        let place = Arc::clone(&store.writes).acquire_owned().await.ok();
-        let writing = tokio::task::spawn_blocking(move || {
-            // Given back when the writing ends, not when nobody waits for it any more.
-            let _place = place;
-            write(&folder)
-        });
-        writing.await
-    };
-    match tokio::time::timeout(DISK_LIMIT, writing).await {
-        Ok(Ok(written)) => store.report.file(written.as_ref().copied().map_err(|error| error as _)),
-        Ok(Err(_)) => store.report.file(Err(&"a write to the state directory broke off")),
-        Err(_) => store.report.slow_disk(&path, DISK_LIMIT),
-    }
-}
-
-/// Removes sealed files, on a thread that may wait for the disk.
-pub(super) fn remove_files(store: &Arc<Store>, keys: Vec<Key>) {
-    let Some(folder) = store.folder.clone().filter(|_| !keys.is_empty()) else { return };
-    let store = Arc::clone(store);
-    tokio::task::spawn_blocking(move || {
-        let removed = keys.iter().try_for_each(|key| folder.remove(key));
-        if let Err(error) = removed {
-            store.report.file(Err(&error));
-        }
-    });
 }

@@ -35,7 +35,7 @@ use std::collections::HashMap;
 use ring::digest;
 use zeroize::Zeroizing;
 
-pub use self::scan::{Contents, Unreadable, read, scan};
+pub use self::scan::{Contents, Unreadable, read, record, scan};
 use super::key::{KEY_LENGTH, Key};
 use crate::stack;
 
@@ -179,6 +179,12 @@ impl Layout {
     pub fn clear(&mut self, leftover: Cell) -> Step {
         self.set_free(leftover);
         leftover.wipe()
+    }
+
+    /// Where the slot with the current state of a record is, and how long.
+    pub fn slot(&self, key: &Key) -> Option<(u64, usize)> {
+        let Place { cell, current } = self.places.get(key)?;
+        Some((cell.slot(*current), cell.slot_size()))
     }
 
     /// Whether there is a record.

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use zeroize::Zeroizing;
 
 use super::key::Key;
 use super::layout::{self, Bytes, Layout, Plan, Step, TooLarge, Unreadable};
@@ -89,6 +90,14 @@ impl Memory {
     pub fn put(&mut self, key: &Key, record: &[u8]) -> Result<(), NotKept> {
         let plan = self.layout.put(key, record).map_err(|TooLarge| NotKept::TooLarge)?;
         Ok(self.carry_out_all(&plan)?)
+    }
+
+    /// The record with this key as it is now.
+    pub fn record(&self, key: &Key) -> Option<Bytes> {
+        let (at, length) = self.layout.slot(key)?;
+        let mut slot = Zeroizing::new(vec![0; length]);
+        self.file.read_exact_at(&mut slot, at).ok()?;
+        layout::record(&slot)
     }
 
     /// Wipes a record, if there is one.

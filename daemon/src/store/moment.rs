@@ -1,8 +1,9 @@
 //! Points in time that outlive the process, and perhaps the host's uptime.
 //!
 //! A lifetime counts on a clock that begins with the boot. Over a restart of the process it runs on; over a reboot
-//! it does not, and the wall clock alone tells how much time has passed. That clock may have been set meanwhile. It
-//! then may cost a token some of its life, and never gives it any.
+//! it does not, and the wall clock alone tells how much time has passed. That clock may have been set meanwhile, or
+//! have stood still on a host that keeps no time while it is off. No token is then given more life than it had left
+//! when it was written down, but a part of that may have passed unseen.
 
 use std::fs;
 use std::time::Duration;

@@ -1,10 +1,17 @@
 //! The start: what the process before left, on either medium, and what takes its place where that is of no use.
 
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
 
 use super::folder::Folder;
+use super::key::Key;
+use super::layout::Bytes;
 use super::memory::Memory;
 use super::report::{self, Report};
 use super::sealed::Sealer;
@@ -12,6 +19,12 @@ use super::{State, Store};
 use crate::clock::Clock;
 use crate::secret_source::SecretSource;
 use crate::systemd::{self, FdStore};
+
+/// How long the start may take to read sealed files. The service manager waits for longer.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// Sealed files that are read ahead of being taken.
+const READ_AHEAD: usize = 64;
 
 /// Where the store looks for what the process before left, and where it keeps what it is given.
 #[derive(Debug)]
@@ -61,9 +74,12 @@ fn open_memory(state: &mut State, left: Option<OwnedFd>, is_proved: bool, report
     }
     match Memory::create() {
         Ok(memory) => {
-            systemd::keep_descriptor(memory.as_fd());
-            report.kept(is_proved);
+            // Filled first: from the moment on that the manager has it, it is what a successor finds.
             state.replace_memory(memory, report);
+            if let Some(memory) = &state.memory {
+                systemd::keep_descriptor(memory.as_fd());
+            }
+            report.kept(is_proved);
         }
         Err(error) => report.memory(Err(error.into())),
     }
@@ -91,14 +107,37 @@ async fn open_folder(
         }
     };
     let folder = Arc::new(Folder::new(&state_dir, sealer));
-    let reading = tokio::task::spawn_blocking({
-        let folder = Arc::clone(&folder);
-        move || folder.read()
-    });
-    match reading.await {
-        Ok(Ok(records)) => records.into_iter().for_each(|bytes| state.take_from_disk(bytes)),
-        Ok(Err(error)) => report.file(Err(&error)),
-        Err(_) => (),
-    }
+    read_folder(state, &folder, report).await;
     Some(folder)
+}
+
+/// Takes what opens in the folder, as far as it is read in time.
+async fn read_folder(state: &mut State, folder: &Arc<Folder>, report: &Report) {
+    let held: HashSet<Key> = state.found.keys().copied().collect();
+    let (sender, mut records) = mpsc::channel::<Bytes>(READ_AHEAD);
+    let reading = tokio::task::spawn_blocking({
+        let folder = Arc::clone(folder);
+        move || {
+            folder.read(&held, |record| match sender.blocking_send(record) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            })
+        }
+    });
+    let taken = async {
+        while let Some(record) = records.recv().await {
+            state.take_from_disk(record);
+        }
+        reading.await
+    };
+    match tokio::time::timeout(READ_LIMIT, taken).await {
+        Ok(Ok(Ok(present))) => state.on_disk.extend(present),
+        Ok(Ok(Err(error))) => report.files(Err(&error)),
+        Ok(Err(_)) => report.files(Err(&"reading the state directory broke off")),
+        Err(_) => report.files(Err(&format!(
+            "{}: reading takes more than {} s; tokens that were not read by then are asked for anew; look into the disk",
+            folder.path().display(),
+            READ_LIMIT.as_secs()
+        ))),
+    }
 }

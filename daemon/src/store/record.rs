@@ -123,6 +123,12 @@ impl Record {
         self
     }
 
+    /// Whether it still matters: by its token, or by a failure after which it is not time yet.
+    pub fn says_anything(&self, now: Instant) -> bool {
+        let waits = |failure: &KeptFailure| failure.next_attempt.is_some_and(|at| at > now);
+        self.is_usable(now) || self.failure.as_ref().is_some_and(waits)
+    }
+
     /// Whether a valid token is in it.
     pub fn is_usable(&self, now: Instant) -> bool {
         self.token.as_ref().is_some_and(|token| token.life.is_usable(now, Duration::ZERO))

@@ -4,7 +4,6 @@
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::layout::Unreadable;
 use super::memory::NotKept;
@@ -61,30 +60,9 @@ impl Report {
         }
     }
 
-    /// How writing a file went.
-    pub(super) fn file(&self, written: Result<(), &dyn Display>) {
-        self.note_files(written.err().map(ToString::to_string));
-    }
-
-    pub(super) fn slow_disk(&self, path: &Path, limit: Duration) {
-        let text = format!(
-            "{}: writing takes more than {} s; tokens are handed out before they are on the disk; look into the disk",
-            path.display(),
-            limit.as_secs()
-        );
-        self.note_files(Some(text));
-    }
-
-    fn note_files(&self, trouble: Option<String>) {
-        let mut told = self.lock();
-        // One file after the other fails for the same reason.
-        let is_new = told.files.is_some() != trouble.is_some();
-        match &trouble {
-            Some(trouble) if is_new => tracing::error!("a reboot would lose tokens: {trouble}"),
-            None if is_new => tracing::info!("tokens are kept for a reboot again"),
-            _ => (),
-        }
-        told.files = trouble;
+    /// How it went to write and remove files. All is well again only when nothing is left that failed.
+    pub(super) fn files(&self, done: Result<(), &dyn Display>) {
+        self.lock().note_files(done.err().map(ToString::to_string));
     }
 
     pub(super) fn no_state_key(&self, reason: &dyn Display) {
@@ -148,6 +126,20 @@ pub(super) fn foreign_files(folder: &Path, count: usize) {
 }
 
 impl Told {
+    /// One file after the other fails for the same reason.
+    fn note_files(&mut self, trouble: Option<String>) {
+        let Some(trouble) = trouble else {
+            if self.files.take().is_some() {
+                tracing::info!("tokens are kept for a reboot again");
+            }
+            return;
+        };
+        if self.files.is_none() {
+            tracing::error!("a reboot would lose tokens: {trouble}");
+        }
+        self.files = Some(trouble);
+    }
+
     fn hot_restart(&self) -> String {
         let keeper = match (&self.memory, self.keeper) {
             (Some(trouble), _) => return format!("tokens are not kept: {trouble}"),

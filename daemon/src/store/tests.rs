@@ -1,14 +1,16 @@
 //! The store from the side of a credential: what a successor finds, and what it does not.
 
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokend_protocol::Secret;
+use tokend_protocol::{ErrorClass, Secret};
 
-use super::record::KeptToken;
+use super::record::{KeptFailure, KeptToken};
 use super::sealed::Sealer;
 use super::*;
+use crate::credential::Failed;
 use crate::policy::refresh::{Jitter, Life};
 
 const STATE_KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -43,7 +45,12 @@ fn with_state(clock: &Clock, mut state: State, state_dir: Option<&TempDir>) -> P
     let folder = state_dir.map(|dir| {
         let sealer = Sealer::new(&Secret::from(STATE_KEY.to_owned())).unwrap();
         let folder = Folder::new(dir.path(), sealer);
-        folder.read().unwrap().into_iter().for_each(|bytes| state.take_from_disk(bytes));
+        let held = state.found.keys().copied().collect();
+        let present = folder.read(&held, |bytes| {
+            state.take_from_disk(bytes);
+            ControlFlow::Continue(())
+        });
+        state.on_disk.extend(present.unwrap());
         Arc::new(folder)
     });
     let store = Store::new(clock.clone(), folder, state, Report::default());
@@ -98,6 +105,45 @@ async fn what_is_not_configured_any_more_is_wiped_and_a_variant_with_it() {
     let life = life.next(None);
     let kept = [1, 2, 3, 4].map(|number| life.token(number).is_some());
     assert_eq!(kept, [true, true, false, false], "a variant may still be asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_of_a_variant_after_a_failure_outlasts_a_crash() {
+    let (clock, life) = start();
+    life.store.claim(key(1), None).0.renewed(record(&clock, "a token")).await;
+    let failed = Failed { class: ErrorClass::Refused, message: "no".into(), detail: None, at: clock.now() };
+    let next_attempt = Some(clock.now().after(Duration::from_secs(900)));
+    let failure = Some(KeptFailure { failures: 1, failed, next_attempt });
+    life.store.claim(key(2), Some(key(1))).0.failed(Record { failure, ..Record::default() });
+    let life = life.next(None);
+    assert!(life.token(1).is_some());
+    life.store.settle();
+    let (_, record) = life.store.claim(key(2), Some(key(1)));
+    assert_eq!(record.and_then(|record| record.failure?.next_attempt), next_attempt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_one_credential_costs_another_of_the_same_key_no_token() {
+    let (clock, life) = start();
+    let [(one, _), (two, _)] = [(); 2].map(|()| life.store.claim(key(1), None));
+    one.renewed(record(&clock, "one")).await;
+    two.failed(Record::default());
+    let life = life.next(None);
+    assert_eq!([life.token(1), life.token(1)].map(|token| token.unwrap()), ["one", "one"], "it is for both");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_memory_holds_is_written_to_the_disk_at_the_next_start() {
+    let state_dir = TempDir::new().unwrap();
+    let (clock, life) = start();
+    life.store.claim(key(1), None).0.renewed(record(&clock, "one")).await;
+    let life = life.next(Some(&state_dir));
+    assert_eq!(life.token(1).as_deref(), Some("one"));
+    let files = life.store.files.clone().unwrap();
+    // Nobody waits for it, so this does: there are so many places for writes, and all are free again when it is done.
+    tokio::task::yield_now().await;
+    let _all = files.all_places().await;
+    assert_eq!(files.folder().read(&HashSet::from([key(1)]), |_| panic!()).unwrap(), HashSet::from([key(1)]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,9 +218,8 @@ async fn what_is_on_the_disk_survives_without_memory_and_goes_with_its_token() {
     assert_eq!(life.token(1).as_deref(), Some("a token"));
     life.store.settle();
     let files = || std::fs::read_dir(disk.path().join("tokens")).unwrap().count();
-    while Arc::strong_count(life.store.folder.as_ref().unwrap()) > 1 {
-        tokio::task::yield_now().await;
-    }
+    tokio::task::yield_now().await;
+    drop(life.store.files.as_ref().unwrap().all_places().await);
     assert_eq!(files(), 1, "the other token was not asked for by anybody");
     let (keep, _) = life.store.claim(key(1), None);
     keep.discard();
@@ -190,13 +235,44 @@ async fn a_disk_that_hangs_delays_a_token_by_a_bound_and_is_told_until_it_works_
     let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
     let (keep, _) = life.store.claim(key(1), None);
     let fact = || life.store.facts().into_iter().find(|(name, _)| *name == "reboot").unwrap().1;
+    let files = life.store.files.clone().unwrap();
     // As if each thread that may write were held up.
-    let held = Arc::clone(&life.store.writes).acquire_many_owned(8).await.unwrap();
+    let held = files.all_places().await;
     let began = clock.now();
     keep.renewed(record(&clock, "one")).await;
     assert_eq!(clock.now().since(began), Duration::from_secs(2));
     assert!(fact().contains("takes more than 2 s"), "{}", fact());
-    drop(held);
     keep.renewed(record(&clock, "two")).await;
+    assert_eq!(
+        clock.now().since(began),
+        Duration::from_secs(2),
+        "nobody waits for a disk that is known to hang"
+    );
+    drop(held);
+    keep.renewed(record(&clock, "three")).await;
+    let _all = files.all_places().await;
     assert!(fact().starts_with("tokens are sealed in"), "{}", fact());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_written_is_written_once_the_disk_works() {
+    let disk = TempDir::new().unwrap();
+    // A file where the folder should be.
+    let place = disk.path().join("tokens");
+    std::fs::write(&place, b"").unwrap();
+    let clock = Clock::simulated();
+    let sealer = Sealer::new(&Secret::from(STATE_KEY.to_owned())).unwrap();
+    let folder = Arc::new(Folder::new(disk.path(), sealer));
+    let life = Store::new(clock.clone(), Some(folder), State::default(), Report::default());
+    let life = Process { store: Arc::new(life), clock: clock.clone() };
+    let fact = || life.store.facts().into_iter().find(|(name, _)| *name == "reboot").unwrap().1;
+    let keeps = [1, 2].map(|number| life.store.claim(key(number), None).0);
+    for keep in &keeps {
+        keep.renewed(record(&clock, "a token")).await;
+    }
+    assert!(fact().starts_with("tokens are not kept"), "{}", fact());
+    std::fs::remove_file(&place).unwrap();
+    keeps[0].renewed(record(&clock, "a token")).await;
+    assert!(fact().starts_with("tokens are sealed in"), "{}", fact());
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 2, "the other one with it");
 }

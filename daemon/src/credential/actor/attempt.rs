@@ -8,7 +8,7 @@ use tokend_protocol::ErrorClass;
 use super::Actor;
 use crate::clock::Instant;
 use crate::credential::{Attempted, Failed, Snapshot, Token};
-use crate::issuer::{Held, Urgency};
+use crate::issuer::{Admission, Held, Urgency};
 use crate::policy::refresh::{Jitter, Life, back_off, issuer_pause};
 use crate::provider::{Failure, Granted, Outcome, Provider, SecretInUse};
 use crate::swap;
@@ -30,13 +30,13 @@ impl<P: Provider> Actor<P> {
         };
         match admitted {
             Ok(_) if self.inbox.stop.is_cancelled() => self.give_up(),
-            Ok(_admission) => self.exchange().await,
+            Ok(admission) => self.exchange(admission).await,
             // Those who wait are answered only by an exchange: what holds the schedule back need not hold them.
             Err(held) => self.hold_back(held),
         }
     }
 
-    async fn exchange(&mut self) -> Attempted {
+    async fn exchange(&mut self, admission: Admission<'_>) -> Attempted {
         let sent_at = self.clock.now();
         self.last_attempt = Some(sent_at);
         let requested = self.inbox.discarded.run_until_cancelled(self.provider.request()).await;
@@ -53,7 +53,12 @@ impl<P: Provider> Actor<P> {
             }
         });
         let attempted = match result {
-            Ok(granted) => self.granted(granted, sent_at).await,
+            Ok(granted) => {
+                self.issuer.answered();
+                // What follows may wait for a disk, and the issuer's other tokens need not.
+                drop(admission);
+                self.granted(granted, sent_at).await
+            }
             Err(failure) => self.failed(failure),
         };
         self.answer_those_who_waited(&attempted);
@@ -70,7 +75,6 @@ impl<P: Provider> Actor<P> {
     }
 
     async fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
-        self.issuer.answered();
         let life = Life { sent_at, lifetime: granted.lifetime };
         if life.remaining(self.clock.now()).is_zero() {
             let failure = Failure::new(ErrorClass::Malformed, "an access token that expired on its way");

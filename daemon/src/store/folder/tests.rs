@@ -26,10 +26,21 @@ fn with_state_key(state_dir: &Path, state_key: &str) -> Folder {
     Folder::new(state_dir, Sealer::new(&Secret::from(state_key.to_owned())).unwrap())
 }
 
+/// What opens in it.
+fn read(folder: &Folder) -> Result<Vec<Bytes>, FolderError> {
+    let mut records = Vec::new();
+    let take = |record| {
+        records.push(record);
+        ControlFlow::Continue(())
+    };
+    folder.read(&HashSet::new(), take)?;
+    Ok(records)
+}
+
 /// Its records, sorted, as the next start reads them.
 fn records(state_dir: &Path) -> Vec<Vec<u8>> {
     let mut records: Vec<Vec<u8>> =
-        folder(state_dir).read().unwrap().iter().map(|record| record.to_vec()).collect();
+        read(&folder(state_dir)).unwrap().iter().map(|record| record.to_vec()).collect();
     records.sort();
     records
 }
@@ -70,7 +81,7 @@ fn make_read_only(disk: &Path) {
 fn what_is_written_is_there_at_the_next_start_in_files_of_the_owner_alone() {
     let state = TempDir::new().unwrap();
     let first = folder(state.path());
-    assert_eq!(first.read().unwrap().len(), 0);
+    assert_eq!(read(&first).unwrap().len(), 0);
     first.write(&key(1), b"former").unwrap();
     first.write(&key(1), RECORD).unwrap();
     first.write(&key(2), b"other").unwrap();
@@ -123,7 +134,7 @@ fn a_missing_state_directory_is_told_and_used_once_it_is_there() {
         let text = error.to_string();
         assert!(text.contains("state/tokens") && text.contains("make daemon.state_dir a folder"), "{text}");
     };
-    told(folder.read().unwrap_err());
+    told(read(&folder).unwrap_err());
     told(folder.write(&key(1), RECORD).unwrap_err());
     fs::create_dir(&state).unwrap();
     folder.write(&key(1), RECORD).unwrap();
@@ -136,7 +147,7 @@ fn files_of_another_state_key_are_left_as_they_are() {
     let state = TempDir::new().unwrap();
     folder(state.path()).write(&key(1), RECORD).unwrap();
     let other = with_state_key(state.path(), "another key of thirty-two bytes!");
-    assert_eq!(other.read().unwrap().len(), 0);
+    assert_eq!(read(&other).unwrap().len(), 0);
     assert_eq!(other.damaged(&key(1)), None, "under this key it would have another name");
     assert_eq!(other.foreign([key(1)].iter()), 1);
     other.write(&key(1), b"another").unwrap();
@@ -176,7 +187,7 @@ fn a_damaged_torn_foreign_or_swapped_file_is_moved_aside_before_the_first_write(
         let spoilt = fs::read(&file).unwrap();
 
         let next = folder(state.path());
-        let read: Vec<_> = next.read().unwrap().iter().map(|record| record.to_vec()).collect();
+        let read: Vec<_> = read(&next).unwrap().iter().map(|record| record.to_vec()).collect();
         assert_eq!(read, [b"other".to_vec()], "{what}");
         let (path, _) = next.damaged(&key(1)).unwrap();
         assert_eq!(path, file, "{what}");
@@ -210,7 +221,7 @@ fn a_second_daemon_is_told_that_the_folder_is_taken() {
     first.write(&key(1), RECORD).unwrap();
     let error = second.write(&key(2), RECORD).unwrap_err().to_string();
     assert!(error.contains("another process uses this folder"), "{error}");
-    assert!(second.read().is_err());
+    assert!(read(&second).is_err());
     drop(first);
     second.write(&key(2), b"other").unwrap();
 }
@@ -225,9 +236,54 @@ fn a_link_in_place_of_a_file_is_not_followed() {
     fs::rename(&file, &target).unwrap();
     std::os::unix::fs::symlink(&target, &file).unwrap();
     drop(first);
-    assert_eq!(folder(state.path()).read().unwrap().len(), 0);
+    assert_eq!(read(&folder(state.path())).unwrap().len(), 0);
     let next = folder(state.path());
-    next.read().unwrap();
+    read(&next).unwrap();
     next.write(&key(1), b"new").unwrap();
     assert_eq!(fs::read(&target).unwrap().len(), 10 + 32 + RECORD.len() + 16, "it is as it was");
+}
+
+#[test]
+fn what_is_held_in_memory_is_not_read_and_a_damaged_file_of_it_is_kept_all_the_same() {
+    let state = TempDir::new().unwrap();
+    folder(state.path()).write(&key(1), RECORD).unwrap();
+    let place = state.path().join(FOLDER).join(&names(state.path())[0]);
+    fs::write(&place, b"spoilt").unwrap();
+    let next = folder(state.path());
+    let held = HashSet::from([key(1), key(2)]);
+    let present = next.read(&held, |_| panic!("nothing else is there")).unwrap();
+    assert_eq!(present, HashSet::from([key(1)]), "and the other one is to be written");
+    next.write(&key(1), RECORD).unwrap();
+    assert_eq!(fs::read(place.with_extension("damaged")).unwrap(), b"spoilt");
+    fs::write(&place, b"spoilt again").unwrap();
+    next.write(&key(1), RECORD).unwrap();
+    assert_eq!(fs::read(place.with_extension("damaged")).unwrap(), b"spoilt");
+    assert_eq!(fs::read(place.with_extension("2.damaged")).unwrap(), b"spoilt again");
+}
+
+#[test]
+fn a_reader_that_wants_no_more_ends_the_reading() {
+    let state = TempDir::new().unwrap();
+    for number in 1..=3 {
+        folder(state.path()).write(&key(number), RECORD).unwrap();
+    }
+    let mut taken = 0;
+    let count = |_| {
+        taken += 1;
+        ControlFlow::Break(())
+    };
+    folder(state.path()).read(&HashSet::new(), count).unwrap();
+    assert_eq!(taken, 1);
+}
+
+#[test]
+fn a_folder_that_was_removed_is_made_anew() {
+    let state = TempDir::new().unwrap();
+    let folder = folder(state.path());
+    folder.write(&key(1), RECORD).unwrap();
+    fs::remove_dir_all(folder.path()).unwrap();
+    assert!(folder.write(&key(1), RECORD).is_err());
+    folder.write(&key(1), RECORD).unwrap();
+    drop(folder);
+    assert_eq!(records(state.path()), [RECORD]);
 }

@@ -126,6 +126,11 @@ struct Slot {
     record: Bytes,
 }
 
+/// The record in a slot, if the slot is whole.
+pub fn record(slot: &[u8]) -> Option<Bytes> {
+    read_slot(slot).map(|slot| slot.record)
+}
+
 fn read_slot(bytes: &[u8]) -> Option<Slot> {
     let (generation, rest) = bytes.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
