@@ -78,6 +78,8 @@ pub enum Refusal {
     NothingForIt,
     /// It is not an operator.
     NotAnOperator,
+    /// What it runs in could not be found out in time.
+    NotIdentified,
     /// It, or its user, has too much of something: of what, in words.
     TooMuch(&'static str),
 }
@@ -103,6 +105,7 @@ impl Refusal {
             Self::NoSuchToken => "no such token",
             Self::NothingForIt => "no rule matches, or no such token",
             Self::NotAnOperator => "not an operator",
+            Self::NotIdentified => "its unit could not be found out in time",
             Self::TooMuch(of_what) => of_what,
         }
     }

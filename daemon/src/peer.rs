@@ -10,6 +10,7 @@ mod cgroup;
 mod executable;
 mod ids;
 mod invocation;
+mod lookups;
 mod placement;
 mod process;
 mod tree;
@@ -18,31 +19,25 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 pub use self::abilities::Abilities;
+pub use self::lookups::Late;
+use self::lookups::Lookups;
 use self::placement::Placement;
 use self::process::{Found, Process};
 
 /// The most supplementary groups that a process can have (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
 
-/// How long a look at file systems may keep a caller waiting.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Searches of the tree of control groups.
+static SEARCHES: Lookups = Lookups::new(2);
 
-/// Searches of the tree of control groups at a time, each on a thread of its own.
-static SEARCHES: Semaphore = Semaphore::const_new(2);
-
-/// Look-ups of executables at a time. They have places of their own, because the paths are the callers' choice: what
-/// hangs is one of these threads, and what remains unknown then is the executable.
-static PROOFS: Semaphore = Semaphore::const_new(4);
+/// Look-ups of executables. They have places of their own, because the paths are the callers' choice.
+static PROOFS: Lookups = Lookups::new(4);
 
 /// A process that connected.
 #[derive(Debug)]
@@ -76,10 +71,11 @@ pub struct Facts {
 
 impl Peer {
     /// Asks the kernel about a connected socket: who connected, and for a handle on that process. What else there
-    /// is to know is asked by [`Peer::identified`].
+    /// is to know is asked by [`Peer::identify`].
     ///
     /// # Errors
-    /// What the kernel says where it does not tell user and groups. Such a peer gets nothing.
+    /// What the kernel says where it does not tell user and groups, or has a handle and gives none. Such a peer gets
+    /// nothing.
     pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
         let groups = supplementary_groups(socket)?;
@@ -87,7 +83,7 @@ impl Peer {
         let pid = Some(credentials.pid()).filter(|pid| *pid > 0);
         let facts = Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, ..Facts::default() };
         let facts = facts.without_stand_ins()?;
-        let process = Found::at(socket, credentials.pid(), facts.uid, facts.gid);
+        let process = Found::at(socket, credentials.pid(), facts.uid, facts.gid)?;
         Ok(Self { facts, process })
     }
 
@@ -119,21 +115,26 @@ impl Peer {
         Self { facts, process: Found::Unknown }
     }
 
-    /// With its unit and its executable, as far as they can be proved. Waits where `/proc` hides the process
+    /// Finds out its unit and its executable, as far as they can be proved. Waits where `/proc` hides the process
     /// and its group has not been seen before, or shows its executable: either takes a look at file systems, on another
     /// thread.
-    #[must_use]
-    pub async fn identified(mut self) -> Self {
-        let Found::Process(process) = &self.process else { return self };
+    ///
+    /// # Errors
+    /// Its unit could not be found out in time. It may be in one, so it must not be served as one that is in none.
+    pub async fn identify(&mut self) -> Result<(), Late> {
+        let Found::Process(process) = &self.process else { return Ok(()) };
+        let uid = self.facts.uid;
         let group = if let Some(path) = cgroup::path(process) {
             Some(path)
         } else {
-            let process = process.clone();
-            elsewhere(&SEARCHES, move || cgroup::search(&process)).await
+            let searched = process.clone();
+            SEARCHES.ask(uid, || cgroup::path(process), move || cgroup::search(&searched)).await?
         };
         let exe = if let Some(name) = executable::name(process.pid()) {
             let pid = process.pid();
-            elsewhere(&PROOFS, move || Some(name).filter(|name| executable::is_proved(pid, name))).await
+            let prove = move || Some(name).filter(|name| executable::is_proved(pid, name));
+            // Late is as good as not at all here: the path is the caller's choice, and may be one that hangs.
+            PROOFS.ask(uid, || None, prove).await.unwrap_or_default()
         } else {
             None
         };
@@ -142,7 +143,7 @@ impl Peer {
         if process.is_alive() {
             self.facts = facts;
         }
-        self
+        Ok(())
     }
 
     /// What is known about it.
@@ -208,20 +209,6 @@ impl Facts {
     }
 }
 
-/// Asks on another thread, in bounded time: an answer that is late is none.
-async fn elsewhere<T: Send + 'static>(
-    places: &'static Semaphore,
-    ask: impl FnOnce() -> Option<T> + Send + 'static,
-) -> Option<T> {
-    let asking = async {
-        let place = places.acquire().await.ok()?;
-        // The place is free again when the thread is, however long that takes.
-        let answer = spawn_blocking(move || (ask(), place).0);
-        answer.await.ok()?
-    };
-    timeout(PATIENCE, asking).await.ok()?
-}
-
 /// `SO_PEERGROUPS`, which no library wraps.
 fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
@@ -283,7 +270,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_identified_by_what_it_runs_and_the_same_by_its_number() {
-        let peer = of_this_process().identified().await;
+        let mut peer = of_this_process();
+        peer.identify().await.unwrap();
         assert_eq!(peer.facts().exe, std::env::current_exe().ok());
         let mut by_number = Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap();
         let mut facts = peer.facts().clone();
@@ -299,9 +287,9 @@ mod tests {
         child.wait().unwrap();
         let facts = Facts { uid: 7, pid: Some(process.pid()), ..Facts::default() };
         // Its number is another process's now: the search below would find this one.
-        let peer =
+        let mut peer =
             Peer { facts: facts.clone(), process: Found::Process(process.renumbered(std::process::id())) };
-        let peer = peer.identified().await;
+        peer.identify().await.unwrap();
         assert_eq!(*peer.facts(), facts);
         assert!(peer.is_gone());
         let ended = Peer::of_pid(i32::try_from(child.id()).unwrap()).unwrap_err();

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Refusal;
 use crate::clock::Clock;
 use crate::connection::{self, error_frame};
-use crate::peer::Peer;
+use crate::peer::{Late, Peer};
 use crate::seldom::Seldom;
 use crate::session::Session;
 use crate::shared::Shared;
@@ -32,6 +32,12 @@ const ACCEPT_REST_MOST: Duration = Duration::from_secs(1);
 
 /// What it takes to find out who a peer is, in units of a turn.
 const WELCOME_UNITS: u32 = 8;
+
+/// What those are told for whom there is no room.
+const TOO_MANY: &str = "too many open connections";
+
+/// What those are told of whom it is not known what they run in. They must not be taken for ones that run in nothing.
+const NOT_IDENTIFIED: &str = "it could not be found out in time who asks; try again";
 
 /// Connections that are kept for operators, unless there are few in all.
 const RESERVED: usize = 64;
@@ -115,7 +121,7 @@ struct Door {
 
 impl Door {
     fn welcome(&mut self, stream: UnixStream) {
-        let peer = match Peer::of(stream.as_fd()) {
+        let mut peer = match Peer::of(stream.as_fd()) {
             Ok(peer) => peer,
             Err(error) => return self.ignore(&error),
         };
@@ -127,15 +133,24 @@ impl Door {
             self.shared
                 .audit
                 .turned_away(peer.facts(), Refusal::TooMuch("there are too many open connections"));
-            turn_away(&stream);
+            turn_away(&stream, TOO_MANY);
             return;
         };
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
         self.tasks.spawn(async move {
             let _place = place;
             shared.turns.take(peer.facts().uid).await.spend(WELCOME_UNITS);
-            let session = Arc::new(Session::new(shared, peer.identified().await));
-            connection::serve(stream, session, stop).await;
+            match stop.run_until_cancelled(peer.identify()).await {
+                Some(Ok(())) => {
+                    let session = Arc::new(Session::new(shared, peer));
+                    connection::serve(stream, session, stop).await;
+                }
+                Some(Err(Late)) => {
+                    shared.audit.turned_away(peer.facts(), Refusal::NotIdentified);
+                    turn_away(&stream, NOT_IDENTIFIED);
+                }
+                None => (),
+            }
         });
     }
 
@@ -150,7 +165,7 @@ impl Door {
         if self.spare.take().is_some()
             && let Some(Ok((stream, _))) = listener.accept().now_or_never()
         {
-            turn_away(&stream);
+            turn_away(&stream, TOO_MANY);
         }
         self.spare = spare();
     }
@@ -161,9 +176,9 @@ fn spare() -> Option<File> {
 }
 
 /// Says why, as far as the socket takes it without waiting.
-fn turn_away(stream: &UnixStream) {
+fn turn_away(stream: &UnixStream, why: &str) {
     let mut wire = Vec::new();
-    let reply = error_frame(0, ErrorCode::Overloaded, "too many open connections");
+    let reply = error_frame(0, ErrorCode::Overloaded, why);
     if encode(&reply, &mut wire).is_ok() {
         // A peer that cannot take a few bytes at once learns it from the closed connection.
         let _: io::Result<usize> = stream.try_write(&wire);

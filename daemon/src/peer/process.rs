@@ -59,17 +59,25 @@ pub(super) struct Owner {
 impl Found {
     /// The process that connected. Before Linux 6.5 there is only its number (`SO_PEERPIDFD`); a process that has
     /// that number and another owner has taken the place of the one that connected.
-    pub(super) fn at(socket: BorrowedFd<'_>, pid: i32, uid: u32, gid: u32) -> Self {
-        match getsockopt(&socket, sockopt::PeerPidfd) {
-            Ok(handle) => Self::Process(Process { pid, handle: Arc::new(handle) }),
-            Err(Errno::ENOPROTOOPT) => Self::by_number(pid, uid, gid),
-            Err(Errno::ESRCH | Errno::EINVAL) => Self::Ended,
-            Err(_) => Self::Unknown,
+    ///
+    /// # Errors
+    /// The kernel has such a handle and does not give it, as when no descriptor is left. To go on without it would be
+    /// to let whoever can bring that about outlive its process.
+    pub(super) fn at(socket: BorrowedFd<'_>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
+        Self::told(getsockopt(&socket, sockopt::PeerPidfd), pid, uid, gid)
+    }
+
+    fn told(handle: nix::Result<OwnedFd>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
+        match handle {
+            Ok(handle) => Ok(Self::Process(Process { pid, handle: Arc::new(handle) })),
+            Err(Errno::ENOPROTOOPT) => Self::by_number(Process::open(pid), uid, gid),
+            Err(Errno::ESRCH | Errno::EINVAL) => Ok(Self::Ended),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn by_number(pid: i32, uid: u32, gid: u32) -> Self {
-        match Process::open(pid) {
+    fn by_number(opened: io::Result<Process>, uid: u32, gid: u32) -> io::Result<Self> {
+        Ok(match opened {
             Ok(process) => match process.owner() {
                 Ok(owner) if (owner.uid, owner.gid) == (uid, gid) => Self::Process(process),
                 // Not shown here (proc(5), `hidepid`): its end can be told, and its facts are asked of it alone.
@@ -78,9 +86,13 @@ impl Found {
                 }
                 _ => Self::Ended,
             },
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Self::Ended,
-            Err(_) => Self::Unknown,
-        }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ESRCH) => Self::Ended,
+                // A kernel without handles, or a process of another pid namespace, which has no number here.
+                Some(libc::ENOSYS | libc::EINVAL) => Self::Unknown,
+                _ => return Err(error),
+            },
+        })
     }
 }
 
@@ -190,16 +202,30 @@ mod tests {
         assert!(process.is_alive());
         let owner = process.owner().unwrap();
         assert_eq!(owner.uid, nix::unistd::geteuid().as_raw());
-        assert!(matches!(Found::by_number(number(&child), owner.uid, owner.gid), Found::Process(_)));
+        let found = |uid, gid| Found::told(Err(Errno::ENOPROTOOPT), number(&child), uid, gid).unwrap();
+        assert!(matches!(found(owner.uid, owner.gid), Found::Process(_)));
         // A process of somebody else's has the number: the one that connected has ended.
-        assert!(matches!(Found::by_number(number(&child), owner.uid + 1, owner.gid), Found::Ended));
-        assert!(matches!(Found::by_number(number(&child), owner.uid, owner.gid + 1), Found::Ended));
+        assert!(matches!(found(owner.uid + 1, owner.gid), Found::Ended));
+        assert!(matches!(found(owner.uid, owner.gid + 1), Found::Ended));
 
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!process.is_alive());
         assert!(process.owner().is_err());
-        assert!(matches!(Found::by_number(number(&child), owner.uid, owner.gid), Found::Ended));
+        let found = Found::told(Err(Errno::ENOPROTOOPT), number(&child), owner.uid, owner.gid);
+        assert!(matches!(found, Ok(Found::Ended)));
+    }
+
+    #[test]
+    fn a_handle_that_the_kernel_has_and_does_not_give_is_not_done_without() {
+        let own = nix::unistd::getpid().as_raw();
+        for error in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EPERM] {
+            assert!(Found::told(Err(error), own, 0, 0).is_err(), "{error}");
+            assert!(Found::by_number(Err(error.into()), 0, 0).is_err(), "by number: {error}");
+        }
+        assert!(matches!(Found::told(Err(Errno::ESRCH), own, 0, 0), Ok(Found::Ended)));
+        assert!(matches!(Found::by_number(Err(Errno::ENOSYS.into()), 0, 0), Ok(Found::Unknown)));
+        assert!(matches!(Found::told(Err(Errno::ENOPROTOOPT), 0, 0, 0), Ok(Found::Unknown)));
     }
 
     #[test]
