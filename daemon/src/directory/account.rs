@@ -37,14 +37,21 @@ pub enum NoAccount {
 impl Account {
     /// The account of a user by name or number.
     pub async fn of(user: String) -> Result<Self, NoAccount> {
-        let question = async {
-            let _turn = TURN.acquire().await.map_err(|_| NoAccount::Unanswered)?;
-            // The turn lasts as long as somebody waits. A thread that hangs is one of the runtime's many.
-            let asked = tokio::task::spawn_blocking(move || look_up(&user));
-            asked.await.unwrap_or(Err(NoAccount::Unanswered))
-        };
-        tokio::time::timeout(TIMEOUT, question).await.unwrap_or(Err(NoAccount::Unanswered))
+        asked(&TURN, move || look_up(&user)).await
     }
+}
+
+async fn asked(
+    turns: &'static Semaphore,
+    look_up: impl FnOnce() -> Result<Account, NoAccount> + Send + 'static,
+) -> Result<Account, NoAccount> {
+    let question = async {
+        let turn = turns.acquire().await.map_err(|_| NoAccount::Unanswered)?;
+        // The turn lasts as long as the thread, however soon who asked stops waiting.
+        let answer = tokio::task::spawn_blocking(move || (look_up(), turn).0);
+        answer.await.unwrap_or(Err(NoAccount::Unanswered))
+    };
+    tokio::time::timeout(TIMEOUT, question).await.unwrap_or(Err(NoAccount::Unanswered))
 }
 
 /// May block on the name service.
@@ -73,7 +80,28 @@ fn with_groups(user: &User) -> Result<Account, NoAccount> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_service_that_hangs_holds_one_thread_however_many_stop_waiting() {
+        let turns: &'static Semaphore = Box::leak(Box::new(Semaphore::new(1)));
+        let (let_go, gate) = std::sync::mpsc::channel::<()>();
+        tokio::time::pause();
+        let hanging = move || gate.recv().map_err(|_| NoAccount::Unanswered).and(Err(NoAccount::Unknown));
+        let mut first = Box::pin(asked(turns, hanging));
+        assert!((&mut first).now_or_never().is_none());
+        tokio::time::advance(2 * TIMEOUT).await;
+        assert_eq!(first.await, Err(NoAccount::Unanswered));
+        let mut second = Box::pin(asked(turns, || panic!("another thread is taken")));
+        assert!((&mut second).now_or_never().is_none());
+        tokio::time::advance(2 * TIMEOUT).await;
+        assert_eq!(second.await, Err(NoAccount::Unanswered));
+        tokio::time::resume();
+        let_go.send(()).unwrap();
+        let _free = turns.acquire().await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_user_is_found_by_name_and_by_number_with_its_groups() {
