@@ -80,6 +80,13 @@ impl Allowance {
     }
 }
 
+impl Held {
+    /// Whether it is a part of this quota.
+    pub fn is_of(&self, allowance: &Arc<Allowance>) -> bool {
+        Arc::ptr_eq(&self.allowance, allowance)
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.allowance.usage().give_back(self.kind, self.amount);

@@ -267,6 +267,11 @@ impl Credential {
         self.usage.last()
     }
 
+    /// Notes that somebody is about to use the token.
+    pub fn note_use(&self) {
+        self.usage.note(self.clock.now());
+    }
+
     /// Ends the actor, after the exchange that it may be in.
     pub fn stop(&self) {
         self.stop.cancel();

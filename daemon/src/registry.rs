@@ -19,11 +19,10 @@ use crate::config::{
 use crate::credential::{Credential, Kept, Schedule, Surroundings, Warmth};
 use crate::issuer::{Issuer, Issuers, origin, start_delay};
 use crate::policy::access::{Named, Rule};
-use crate::policy::quota::Excess;
 use crate::provider::http::{HttpClient, HttpProvider};
 use crate::store::Store;
 use crate::store::key::Key;
-use crate::variants::{self, Variants};
+use crate::variants::{self, NoVariant, Variants};
 
 /// How late an actor may be before it is taken for dead.
 const OVERDUE: Duration = Duration::from_secs(60);
@@ -86,15 +85,6 @@ pub struct Origins {
     store: Arc<Store>,
 }
 
-/// Why a token is not to be had in the form that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoVariant {
-    /// The configuration does not permit it; in words for the caller.
-    NotPermitted(String),
-    /// The user has too many.
-    TooMany(Excess),
-}
-
 impl Entry {
     /// Counts a hand-out.
     pub fn count_hand_out(&self) {
@@ -104,7 +94,7 @@ impl Entry {
     /// The credential of a variant.
     ///
     /// # Errors
-    /// The configuration does not permit it, or the user has too many of them.
+    /// The configuration does not permit it, or there is no room for it.
     pub fn variant(
         &self,
         variant: &Variant,
@@ -123,7 +113,7 @@ impl Entry {
             let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
             origins.start_variant(settings, &self.settings, &self.names)
         };
-        self.variants.find_or_start(settings, user, start).map_err(NoVariant::TooMany)
+        self.variants.find_or_start(settings, user, start)
     }
 
     /// Whether a caller may ask for a form with these settings.

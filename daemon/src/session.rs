@@ -28,10 +28,10 @@ use crate::departure::Departure;
 use crate::directory::Patience;
 use crate::peer::Peer;
 use crate::policy::quota::Kind;
-use crate::registry::{Entry, NoVariant, Registry};
+use crate::registry::{Entry, Registry};
 use crate::shared::Shared;
 use crate::turns::Turn;
-use crate::variants;
+use crate::variants::{self, NoVariant};
 
 /// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
 const WATCHED_MAX: usize = 256;
@@ -273,6 +273,7 @@ impl Session {
         found.map_err(|reason| match reason {
             NoVariant::NotPermitted(message) => self.no_such_form(verb, name, message),
             NoVariant::TooMany(excess) => self.over_quota(verb, name, excess),
+            NoVariant::AllInUse => self.no_room_for_form(verb, name),
         })
     }
 

@@ -11,8 +11,19 @@ use crate::config::{CredentialSettings, TermSet, VariantSettings};
 use crate::credential::Credential;
 use crate::policy::quota::{Excess, Kind};
 
-/// Variants of one token that are held. Beyond it the one that was not used for longest goes.
+/// Variants of one token that are held. Beyond it one goes that nobody waits for.
 const HELD_MAX: usize = 32;
+
+/// Why a token is not to be had in the form that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoVariant {
+    /// The configuration does not permit it; in words for the caller.
+    NotPermitted(String),
+    /// The user has too many.
+    TooMany(Excess),
+    /// All that there is room for are being waited for.
+    AllInUse,
+}
 
 /// The settings of a variant, or why there is none such.
 ///
@@ -70,7 +81,7 @@ pub struct Variants {
 struct Form {
     credential: Arc<Credential>,
     /// Of the quota of the user who first asked for it.
-    _held: Held,
+    held: Held,
 }
 
 impl Variants {
@@ -78,13 +89,13 @@ impl Variants {
     /// nobody uses them are dropped on the way.
     ///
     /// # Errors
-    /// The user has too many of them.
+    /// The user has too many of them, or all that there is room for are in use.
     pub fn find_or_start(
         &self,
         settings: CredentialSettings,
         user: &Arc<Allowance>,
         start: impl FnOnce(&CredentialSettings) -> Credential,
-    ) -> Result<Arc<Credential>, Excess> {
+    ) -> Result<Arc<Credential>, NoVariant> {
         let mut held = self.lock();
         if let Some(form) = held.get(&settings) {
             return Ok(Arc::clone(&form.credential));
@@ -96,16 +107,20 @@ impl Variants {
             }
             !is_dormant
         });
-        let part = user.take(Kind::Variants, 1)?;
+        let part = user.take(Kind::Variants, 1).map_err(NoVariant::TooMany)?;
         if held.len() >= HELD_MAX {
-            let oldest = held.iter().min_by_key(|(_, form)| form.credential.last_used());
-            let oldest = oldest.map(|(settings, _)| settings.clone());
-            if let Some(form) = oldest.and_then(|settings| held.remove(&settings)) {
+            let idle = held.iter().filter(|(_, form)| !form.is_in_use());
+            // The asker's own first: nobody is to crowd out the forms of others.
+            let least = idle.min_by_key(|(_, form)| (!form.held.is_of(user), form.credential.last_used()));
+            let least = least.map(|(settings, _)| settings.clone()).ok_or(NoVariant::AllInUse)?;
+            if let Some(form) = held.remove(&least) {
                 form.credential.discard();
             }
         }
         let credential = Arc::new(start(&settings));
-        held.insert(settings, Form { credential: Arc::clone(&credential), _held: part });
+        // Its first caller is on the way, so it is not the one that was not used for longest.
+        credential.note_use();
+        held.insert(settings, Form { credential: Arc::clone(&credential), held: part });
         Ok(credential)
     }
 
@@ -137,6 +152,13 @@ impl Variants {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, Form>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Form {
+    /// Whether somebody has it in hand, or it is in an exchange that somebody began.
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.credential) > 1 || self.credential.snapshot().in_flight
     }
 }
 

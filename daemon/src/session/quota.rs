@@ -71,6 +71,13 @@ impl Session {
         self.overloaded(excess)
     }
 
+    /// The refusal of a form of a token while all that there is room for are in use, which is recorded.
+    pub(super) fn no_room_for_form(&self, verb: Verb, name: &TokenName) -> ErrorReply {
+        const ALL_IN_USE: &str = "too many other forms of the token are in use";
+        self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::TooMuch(ALL_IN_USE));
+        refusal(ErrorCode::Overloaded, ALL_IN_USE)
+    }
+
     /// The refusal, with the time from which on the call is worth a try where that can be told.
     pub(super) fn overloaded(&self, excess: Excess) -> ErrorReply {
         let Excess::TooOften(_, at) = excess else {

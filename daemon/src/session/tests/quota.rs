@@ -102,3 +102,44 @@ async fn forms_of_tokens_are_limited_over_all_of_them() {
     }
     assert_eq!(code(scene.session.answer(get("t", 0, &["c"])).await), ErrorCode::Overloaded);
 }
+
+/// A token with more forms than are held at a time, and a user who may have them all.
+fn with_many_forms() -> Scene {
+    let forms: Vec<String> = (0..40).map(|n| format!("\"s{n}\"")).collect();
+    let forms = format!("scope = \"all\"\nvariants = {{ scope = [{}] }}", forms.join(", "));
+    let quota = Quota { variants: 100, waiting: 100, provider_calls_per_minute: 1000, ..Quota::default() };
+    Scene::with_quota(OWN_UID, directory(), &token("t", &forms), quota)
+}
+
+#[tokio::test]
+async fn a_form_that_is_waited_for_does_not_make_room_for_another() {
+    let scene = with_many_forms();
+    let mut waiting = pin!(scene.session.answer(get("t", 60_000, &["s0"])));
+    assert!((&mut waiting).now_or_never().is_none());
+    for n in 1..40 {
+        let idle = scene.session.answer(get("t", 0, &[&format!("s{n}")])).await;
+        assert_eq!(code(idle), ErrorCode::DeadlineExceeded, "s{n}: nothing is held, and it may be asked for");
+        tokio::task::yield_now().await;
+        assert!(
+            (&mut waiting).now_or_never().is_none(),
+            "who waits for s0 is sent away for the sake of s{n}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn with_all_forms_waited_for_another_is_too_much() {
+    let scene = with_many_forms();
+    let scopes: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
+    let mut waiting = Vec::new();
+    for scope in &scopes[..32] {
+        let mut asked = Box::pin(scene.session.answer(get("t", 60_000, &[scope])));
+        assert!((&mut asked).now_or_never().is_none());
+        waiting.push(asked);
+    }
+    let refused = error(scene.session.answer(get("t", 0, &["s39"])).await);
+    assert_eq!(refused.code, ErrorCode::Overloaded);
+    assert!(refused.message.contains("other forms of the token are in use"), "{}", refused.message);
+    tokio::task::yield_now().await;
+    assert!(waiting.iter_mut().all(|asked| asked.now_or_never().is_none()));
+}
