@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use nix::errno::Errno;
+use nix::libc;
 use tokend_protocol::{ErrorCode, encode};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -73,12 +74,14 @@ pub async fn serve(
     let accepting = async {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    trouble.rest = ACCEPT_REST_FIRST;
-                    door.welcome(stream);
-                    // Whoever connects without end does not keep those waiting who are connected.
-                    tokio::task::yield_now().await;
-                }
+                Ok((stream, _)) => match door.welcome(stream) {
+                    Ok(()) => {
+                        trouble.rest = ACCEPT_REST_FIRST;
+                        // Whoever connects without end does not keep those waiting who are connected.
+                        tokio::task::yield_now().await;
+                    }
+                    Err(error) => trouble.pass(&error, &door.shared.clock).await,
+                },
                 Err(error) => {
                     door.turn_one_away(&listener);
                     trouble.pass(&error, &door.shared.clock).await;
@@ -120,15 +123,26 @@ struct Door {
 }
 
 impl Door {
-    fn welcome(&mut self, stream: UnixStream) {
-        let mut peer = match Peer::of(stream.as_fd()) {
-            Ok(peer) => peer,
-            Err(error) => return self.ignore(&error),
+    /// # Errors
+    /// No descriptor is left for the handle on the peer's process. The peer has been told.
+    fn welcome(&mut self, stream: UnixStream) -> io::Result<()> {
+        let peer = match Peer::of(stream.as_fd()) {
+            // Whoever holds the end of one that is gone is somebody else now, of whom nothing is known.
+            Ok(peer) if peer.is_gone() => Err(Errno::ESRCH.into()),
+            other => other,
         };
-        if peer.is_gone() {
-            // Whoever holds its end of the connection now is somebody else, of whom nothing is known.
-            return self.ignore(&Errno::ESRCH.into());
+        match peer {
+            Ok(peer) => self.let_in(stream, peer),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                turn_away(&stream, TOO_MANY);
+                return Err(error);
+            }
+            Err(error) => self.ignore(&error),
         }
+        Ok(())
+    }
+
+    fn let_in(&self, stream: UnixStream, mut peer: Peer) {
         let Some(place) = Places::take(&self.places, peer.facts().uid) else {
             self.shared
                 .audit
