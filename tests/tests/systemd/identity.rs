@@ -48,6 +48,8 @@ struct Tried {
     /// The name of its token.
     token: String,
     cell: Cell,
+    /// The number of the caller's user.
+    uid: String,
     observed: Option<&'static str>,
     recorded: Record,
 }
@@ -58,8 +60,10 @@ struct Record {
     count: usize,
     decision: Option<String>,
     rule: Option<String>,
+    verb: Option<String>,
     uid: Option<String>,
     unit: Option<String>,
+    invocation_id: Option<String>,
 }
 
 impl Outcome {
@@ -79,6 +83,22 @@ impl Tried {
         unit.is_none() || self.recorded.unit.as_deref() == unit
     }
 
+    /// Whose request it was, and what for, where there is a record at all.
+    fn is_recorded_with_its_user(&self) -> bool {
+        self.recorded.count == 0
+            || (self.recorded.uid.as_ref() == Some(&self.uid) && self.recorded.verb.as_deref() == Some("get"))
+    }
+
+    /// A start of a unit where there is a unit, and none where there is none.
+    fn is_recorded_with_its_start(&self) -> bool {
+        let is_id = |id: &String| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match (&self.cell.caller, &self.recorded.invocation_id) {
+            (Caller::Service(..), id) if self.recorded.count > 0 => id.as_ref().is_some_and(is_id),
+            (_, Some(id)) => self.recorded.unit.is_some() && is_id(id),
+            (_, None) => true,
+        }
+    }
+
     fn is_as_expected(&self) -> bool {
         let (decision, rule) = match self.cell.expected {
             Outcome::Allowed(rule) => (Some("allow"), Some(rule)),
@@ -90,6 +110,8 @@ impl Tried {
             && self.recorded.decision.as_deref() == decision
             && self.recorded.rule.as_deref() == rule
             && self.is_recorded_with_its_unit()
+            && self.is_recorded_with_its_user()
+            && self.is_recorded_with_its_start()
     }
 }
 
@@ -105,6 +127,11 @@ fn who_gets_what_is_what_the_rules_say() {
         let done: Vec<Tried> = cells.map(|(token, cell)| try_out(&host.machine, token, cell)).collect();
         show(phase.name, &done);
         tried.extend(done);
+    }
+    // Whatever was counted is written when the daemon stops: by then there is still one record for each decision.
+    host.machine.check(&["systemctl", "restart", "tokend"]);
+    for cell in &mut tried {
+        cell.recorded.count = Record::of(&host.machine, &cell.token).map_or(0, |found| found.count);
     }
     let wrong: Vec<String> = tried.iter().filter(|cell| !cell.is_as_expected()).map(Tried::row).collect();
     assert!(wrong.is_empty(), "not as expected:\n{}", wrong.concat());
@@ -182,7 +209,8 @@ fn try_out(machine: &Machine, token: String, cell: Cell) -> Tried {
         Some("no connection") => Record::default(),
         _ => wait::until(&format!("a record about {token}"), || Record::of(machine, &token)),
     };
-    Tried { token, cell, observed, recorded }
+    let uid = machine.check(&["id", "-u", cell.caller.user()]).trim().to_owned();
+    Tried { token, cell, uid, observed, recorded }
 }
 
 impl Record {
@@ -196,8 +224,10 @@ impl Record {
             count: entries.len(),
             decision: field("TOKEND_DECISION"),
             rule: field("TOKEND_RULE"),
+            verb: field("TOKEND_VERB"),
             uid: field("TOKEND_UID"),
             unit: field("TOKEND_UNIT"),
+            invocation_id: field("TOKEND_INVOCATION_ID"),
         })
     }
 }

@@ -35,6 +35,20 @@ impl Caller {
         }
     }
 
+    /// As whom it asks.
+    pub(super) fn user(&self) -> &'static str {
+        match self {
+            Self::User(user)
+            | Self::Overlaid(user)
+            | Self::Service(_, user)
+            | Self::Scope(_, user)
+            | Self::UserService(_, user)
+            | Self::Nested(_, user)
+            | Self::Program(_, user)
+            | Self::FromManagerOf(_, user) => user,
+        }
+    }
+
     /// Asks for a token.
     pub(super) fn ask(&self, machine: &Machine, token: &str) -> Finished {
         let get = ["tokenctl", "get", token];
