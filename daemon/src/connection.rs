@@ -34,7 +34,7 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests of one connection that may wait for their answers. A peer with more has to read first.
-const IN_FLIGHT_MAX: usize = 64;
+const IN_FLIGHT_MAX: usize = 1024;
 
 /// Watches of one connection. Each may name many tokens.
 const WATCHES_MAX: usize = 64;

@@ -29,7 +29,7 @@ impl Failure {
     /// What a call's error means to the caller who asked about `subject`, a token's name or nothing.
     pub(crate) fn of_call(error: &Error, subject: &str) -> Self {
         let (exit, code) = kind(error);
-        let mut message = advice(error, subject);
+        let mut message = advice(error);
         // The daemon may have named the token already.
         if names_a_token(error) && !subject.is_empty() && !message.starts_with(&format!("{subject}:")) {
             message.insert_str(0, &format!("{subject}: "));
@@ -130,10 +130,13 @@ fn names_a_token(error: &Error) -> bool {
 }
 
 /// What happened and what to do about it.
-fn advice(error: &Error, subject: &str) -> String {
+fn advice(error: &Error) -> String {
     match error {
         Error::NotReachable { socket, source } => not_reachable(socket, source),
-        Error::NotAllowed { .. } => not_allowed(subject),
+        // The same words for a refusal and for a token that does not exist: they are the daemon's.
+        Error::NotAllowed { message } => {
+            format!("{message} (user {}); an operator can find out why with `tokenctl explain`", user())
+        }
         // Only operators are told this, and `list` names only what they may have themselves.
         Error::UnknownToken { .. } => {
             "no such token; `tokenctl status` names those that there are".to_owned()
@@ -167,15 +170,6 @@ fn advice(error: &Error, subject: &str) -> String {
         Error::UnsupportedVersion { message } => format!("{message}; upgrade tokenctl or the daemon"),
         other => format!("{other}; is it a tokend that listens at the socket?"),
     }
-}
-
-/// The same for a refusal and for a token that does not exist: the caller learns nothing about the policy.
-fn not_allowed(subject: &str) -> String {
-    let or_missing = if subject.is_empty() { "" } else { ", or no such token" };
-    format!(
-        "not allowed for user {}{or_missing}; an operator can find out why with `tokenctl explain`",
-        user()
-    )
 }
 
 fn not_reachable(socket: &Path, source: &io::Error) -> String {

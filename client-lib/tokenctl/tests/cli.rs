@@ -429,10 +429,8 @@ fn version_tells_both() {
 #[test]
 fn each_refusal_has_its_exit_status_and_its_advice() {
     let at = Some(Timestamp(5_000));
-    let refused = format!(
-        "psb: not allowed for user {}, or no such token; an operator can find out why with `tokenctl explain`",
-        user()
-    );
+    let refused =
+        format!("psb: its words (user {}); an operator can find out why with `tokenctl explain`", user());
     let cases: [(ErrorCode, i32, &str); 10] = [
         (ErrorCode::InvalidRequest, 2, "psb: its words; `tokenctl help` tells how to use each command"),
         (ErrorCode::NotAllowed, 4, &refused),
@@ -463,7 +461,7 @@ fn a_refusal_without_a_token_names_none() {
     let bench = Bench::new();
     let _daemon = bench.daemon(|_| Reply::Error(error(ErrorCode::NotAllowed)));
     let message = format!(
-        "tokenctl: not allowed for user {}; an operator can find out why with `tokenctl explain`\n",
+        "tokenctl: the daemon's words (user {}); an operator can find out why with `tokenctl explain`\n",
         user()
     );
     bench.run(&["status"]).is(4, "", &message);

@@ -84,7 +84,7 @@ impl Default for Quota {
     fn default() -> Self {
         Self {
             in_flight: 1024,
-            waiting: 512,
+            waiting: 1024,
             watches: 1024,
             watched_tokens: 16 * 1024,
             unread_bytes: 4 * 1024 * 1024,

@@ -67,7 +67,7 @@ impl Report {
 
     pub(super) fn no_state_key(&self, reason: &dyn Display) {
         let text = format!("daemon.state_key: {reason}");
-        tracing::error!("nothing is kept for a reboot: {text}; then restart the daemon");
+        tracing::error!("nothing is kept for a reboot: {text}; put it right, then restart the daemon");
         self.lock().state_key = Some(text);
     }
 
@@ -78,6 +78,7 @@ impl Report {
         if let Some(reboot) = told.reboot(folder) {
             facts.push(("reboot", reboot));
         }
+        facts.push(("restored", format!("{} valid at the start", told.restored)));
         facts
     }
 
@@ -88,7 +89,7 @@ impl Report {
 
 /// Nobody keeps memory.
 pub(super) fn no_manager() {
-    tracing::info!("there is no service manager to leave tokens with; the next start asks for new ones");
+    tracing::info!("there is no service manager to leave tokens with while the daemon is not running");
 }
 
 /// A part of the memory makes no sense.
@@ -149,7 +150,7 @@ impl Told {
             }
             (None, Keeper::Proved) => "the service manager keeps the tokens",
         };
-        format!("{keeper}; {} restored at the start", self.restored)
+        keeper.to_owned()
     }
 
     fn reboot(&self, folder: Option<&Path>) -> Option<String> {

@@ -91,6 +91,21 @@ fn an_unreachable_provider_takes_no_valid_token_away() {
 }
 
 #[test]
+fn what_is_held_does_not_wait_behind_what_is_not_on_the_same_connection() {
+    let gate = Gate::new();
+    let provider = Provider::start();
+    provider.always(Answer::token(3600).behind(&gate));
+    let scene = Scene::start(provider, &token_table("t", ""));
+    let mut peer = RawPeer::connect(scene.socket()).unwrap();
+    for id in 1..=1000 {
+        peer.send(id, raw_peer::get("t")).unwrap();
+    }
+    assert!(matches!(peer.ask(1001, Request::Version), Reply::Version(_)));
+    gate.open();
+    assert!((0..1000).all(|_| matches!(peer.receive().unwrap().unwrap().unwrap().message, Reply::Token(_))));
+}
+
+#[test]
 fn a_thousand_callers_at_once_cost_the_provider_one_request() {
     let gate = Gate::new();
     let provider = Provider::start();

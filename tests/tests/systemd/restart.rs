@@ -31,7 +31,7 @@ fn a_crash_a_restart_and_an_upgrade_cost_no_token_and_no_request() {
     upgrade(&host);
     same("an upgrade");
     let status = machine.check(&["tokenctl", "status", "--json"]);
-    assert!(status.contains("the service manager keeps the tokens; 1 restored at the start"), "{status}");
+    assert!(status.contains("1 valid at the start"), "{status}");
     host.stop_cleanly();
 }
 
