@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::access::{Condition, Conditions, UnitPattern};
+use crate::policy::access::{Condition, Conditions, Principal, RootAccess, Rule, UnitPattern};
+use crate::secret_source::SecretSource;
 
 mod rules;
 

@@ -89,6 +89,17 @@ impl Scene {
     }
 }
 
+/// A name service that knows nobody, and how often it was asked.
+fn counting() -> (Directory, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let directory = Directory::asking(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(None)
+    });
+    (directory, asked)
+}
+
 const HELD: Terms = Terms { deadline_ms: 0, min_ttl_ms: 0 };
 
 fn config(tokens: &str) -> Config {
@@ -156,12 +167,7 @@ async fn root_and_the_daemon_s_own_user_do_not_wait_for_names() {
 #[tokio::test]
 async fn a_name_that_does_not_exist_costs_the_lookups_of_one_that_does() {
     let lookups = async |name: &str| {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
-        let counting = Directory::asking(move |_| {
-            count.fetch_add(1, Ordering::SeqCst);
-            Ok(None)
-        });
+        let (counting, asked) = counting();
         let tokens = token("hidden", FORBIDDEN) + "[admin]\nallow = [\"user:carol\"]";
         let scene = Scene::new(ALICE, counting, &tokens);
         assert_eq!(scene.get(name).await, ErrorCode::NotAllowed);

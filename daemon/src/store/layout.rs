@@ -187,11 +187,6 @@ impl Layout {
         Some((cell.slot(*current), cell.slot_size()))
     }
 
-    /// Whether there is a record.
-    pub fn contains(&self, key: &Key) -> bool {
-        self.places.contains_key(key)
-    }
-
     /// A free cell, or a new one at the end.
     fn place_for(&self, log: u8, steps: &mut Vec<Step>) -> Cell {
         if let Some(cell) = self.free.get(&log).and_then(|cells| cells.last()) {

@@ -106,11 +106,6 @@ impl Memory {
         self.carry_out_all(&plan)
     }
 
-    /// Whether there is a record.
-    pub fn contains(&self, key: &Key) -> bool {
-        self.layout.contains(key)
-    }
-
     /// A plan that fails half-way is not committed: the next one begins from the same state.
     fn carry_out_all(&mut self, plan: &Plan) -> io::Result<()> {
         plan.steps.iter().try_for_each(|step| self.carry_out(step))?;

@@ -1,25 +1,17 @@
 //! Nobody gets what the configuration does not give them, and nobody learns what there is to get.
 
+use tokend_tests::requirement;
 use tokend_tests::scene::token_table;
 use tokend_tests::tokenctl::User;
-use tokend_tests::{Provider, Scene, requirement};
 
-/// The group that may connect to the socket at all. Numbers that no distribution gives out.
-const SOCKET: u32 = 61_000;
-const ALICE: u32 = 61_001;
-const BOB: u32 = 61_002;
-const PAYMENTS: u32 = 61_010;
-
-fn scene(tokens: &str) -> Scene {
-    Scene::start_with(Provider::start(), &format!("socket_group = {:?}", SOCKET.to_string()), tokens)
-}
+use crate::people::{ALICE, BOB, PAYMENTS, SOCKET, scene, user};
 
 fn alice() -> User {
-    User::new(ALICE).with_groups(&[SOCKET])
+    user(ALICE)
 }
 
 fn bob() -> User {
-    User::new(BOB).with_groups(&[SOCKET])
+    user(BOB)
 }
 
 /// Every way to ask for one token.

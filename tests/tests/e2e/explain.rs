@@ -5,21 +5,9 @@ use std::process::{Child, Stdio};
 use serde_json::{Value, json};
 use tokend_tests::scene::token_table;
 use tokend_tests::tokenctl::User;
-use tokend_tests::{Provider, Scene, requirement};
+use tokend_tests::{Scene, requirement};
 
-/// Numbers that no distribution gives out.
-const SOCKET: u32 = 61_000;
-const ALICE: u32 = 61_001;
-const BOB: u32 = 61_002;
-const PAYMENTS: u32 = 61_010;
-
-fn scene(tokens: &str) -> Scene {
-    Scene::start_with(Provider::start(), &format!("socket_group = {:?}", SOCKET.to_string()), tokens)
-}
-
-fn user(uid: u32) -> User {
-    User::new(uid).with_groups(&[SOCKET])
-}
+use crate::people::{ALICE, BOB, PAYMENTS, SOCKET, scene, user};
 
 /// A process of a user that a test may ask about. It ends with the test.
 struct Running(Child);

@@ -23,6 +23,7 @@ mod hostile_peers;
 mod log;
 mod memory;
 mod notify;
+mod people;
 mod providers;
 mod refresh;
 mod reload;

@@ -84,6 +84,16 @@ fn every_place_for_a_secret_is_read_and_none_is_shown() {
     }
 }
 
+/// A token whose client secret is what a shell script prints.
+fn configure_command(home: &Home, provider: &Provider, script: &str) {
+    let command = format!("[\"sh\", \"-c\", \"{script}\"]");
+    let provider = format!(
+        "[provider.p]\ntoken_endpoint = {:?}\nclient_id = \"c\"\nclient_secret = {{ command = {command} }}\n",
+        provider.token_endpoint()
+    );
+    home.configure("", &(provider + &token_table("t", "")));
+}
+
 #[test]
 fn a_secret_command_that_fails_does_not_get_its_output_logged() {
     let home = Home::new();
@@ -92,14 +102,7 @@ fn a_secret_command_that_fails_does_not_get_its_output_logged() {
     let file = home.path().join("command-secret");
     let script = format!("cat {0}; cat {0} >&2; exit 3", file.display());
     let provider = Provider::start();
-    home.configure(
-        "",
-        &format!(
-            "[provider.p]\ntoken_endpoint = {:?}\nclient_id = \"c\"\nclient_secret = {{ command = [\"sh\", \"-c\", \"{script}\"] }}\n{}",
-            provider.token_endpoint(),
-            token_table("t", "")
-        ),
-    );
+    configure_command(&home, &provider, &script);
     let daemon = Launch::new(&home).start();
     daemon.tokenctl().run(&["get", "t"]).expect_code(7);
     assert_eq!(daemon.tokenctl().status_of("t")["last_error"]["class"], "secret");
@@ -139,14 +142,7 @@ fn a_secret_command_is_given_nothing_of_the_daemons() {
         secret.display()
     );
     let provider = Provider::start();
-    home.configure(
-        "",
-        &format!(
-            "[provider.p]\ntoken_endpoint = {:?}\nclient_id = \"c\"\nclient_secret = {{ command = [\"sh\", \"-c\", \"{script}\"] }}\n{}",
-            provider.token_endpoint(),
-            token_table("t", "")
-        ),
-    );
+    configure_command(&home, &provider, &script);
     // With a passed socket, memory that outlives the process, a connection to the caller and one to the provider.
     let manager = Manager::listen(&home.path().join("notify"));
     let listener = UnixListener::bind(home.socket()).unwrap();

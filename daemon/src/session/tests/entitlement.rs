@@ -96,12 +96,7 @@ async fn a_token_of_which_no_form_may_be_had_looks_as_if_it_did_not_exist() {
 #[tokio::test]
 async fn a_name_that_does_not_exist_costs_the_lookups_of_a_token_with_rules_for_its_terms() {
     let lookups = async |name: &str| {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
-        let counting = Directory::asking(move |_| {
-            count.fetch_add(1, Ordering::SeqCst);
-            Ok(None)
-        });
+        let (counting, asked) = counting();
         let admin = "[admin]\nallow = [\"user:carol\"]";
         let scene = Scene::new(ALICE, counting, &(with_ruled_scope("a") + admin));
         assert_eq!(get(&scene, name, scope(&["b"])).await.code, ErrorCode::NotAllowed);

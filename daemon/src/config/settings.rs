@@ -1,0 +1,292 @@
+//! What a checked configuration consists of. Equality decides what a reload keeps, and so does the hash of
+//! [`CredentialSettings`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+
+use crate::credential::Warmth;
+use crate::policy::access::{Principal, RootAccess, Rule};
+use crate::policy::quota::Quota;
+use crate::secret_source::SecretSource;
+
+/// `[daemon]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// `socket`: where to listen, unless systemd passes a socket.
+    pub socket: PathBuf,
+    /// `socket_group`: the group that may connect to a socket made by the daemon itself.
+    pub socket_group: Option<Principal>,
+    /// `state_dir`: what must survive a reboot.
+    pub state_dir: PathBuf,
+    /// `state_key`: seals what survives a reboot. Without it nothing does.
+    pub state_key: Option<SecretSource>,
+    /// `max_connections`: open at once.
+    pub max_connections: usize,
+    /// `max_connections_per_uid`: open at once from one user.
+    pub max_connections_per_uid: usize,
+    /// `max_..._per_uid`: what else one user may have.
+    pub quota: Quota,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// `allow`: who is an operator besides root and the daemon's own user.
+    pub allow: Vec<Rule>,
+    /// `root`: whether root needs no rule, be it for a token or as an operator.
+    pub root: RootAccess,
+}
+
+/// `[token.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSettings {
+    /// The `[provider.NAME]` it comes from, for people.
+    pub provider: Arc<str>,
+    /// What is asked for, and how. Tokens that agree in it share one credential.
+    pub credential: Arc<CredentialSettings>,
+    /// `max_requests_per_minute` of the provider: the most that its host is sent.
+    pub max_requests_per_minute: Option<u32>,
+    /// `refresh_before`: how long before its expiry the token is renewed, where policy shall not choose.
+    pub refresh_before: Option<Duration>,
+    /// `warm` and `idle_timeout`: whether it is renewed while nobody uses it.
+    pub warmth: Warmth,
+    /// `variants`: what callers may ask for besides.
+    pub variants: VariantSettings,
+    /// `headers`: the headers of an API call besides `Authorization`, in order of their names.
+    pub headers: Vec<HeaderSettings>,
+    /// `caller_headers`: the headers that the caller supplies per call.
+    pub caller_headers: Vec<String>,
+    /// `allow`: who may have it besides root and the daemon's own user.
+    pub allow: Vec<Rule>,
+}
+
+/// `variants`: the terms out of which a caller may choose its own form of a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VariantSettings {
+    /// `variants.scope`.
+    pub scope: TermSet,
+    /// `variants.resource`.
+    pub resource: TermSet,
+    /// `variants.audience`.
+    pub audience: TermSet,
+    /// Who may have those terms that not everybody may have who may have the token.
+    pub rules: Vec<TermRules>,
+}
+
+/// Who may have a term, out of those who may have the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TermRules {
+    /// Of which kind the term is.
+    pub kind: TermKind,
+    /// The term.
+    pub term: String,
+    /// The rules.
+    pub allow: Vec<Rule>,
+}
+
+/// What a caller may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TermKind {
+    /// A scope (RFC 6749 section 3.3).
+    Scope,
+    /// A resource (RFC 8707).
+    Resource,
+    /// An audience.
+    Audience,
+}
+
+/// Everything that makes a token request what it is. Two equal ones bring the same token, so they are the
+/// canonical key of a credential; where any part changes, so does the credential.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CredentialSettings {
+    /// `token_endpoint` or `issuer`.
+    pub endpoint: Endpoint,
+    /// `client_id`.
+    pub client_id: String,
+    /// `token_endpoint_auth_method` with what it needs.
+    pub authentication: ClientAuthentication,
+    /// `grant_type` with what it needs.
+    pub grant: Grant,
+    /// `scope`.
+    pub scope: TermSet,
+    /// `resource` (RFC 8707), sent as it is.
+    pub resource: TermSet,
+    /// `audience`.
+    pub audience: TermSet,
+    /// `params`: further form fields.
+    pub params: BTreeMap<String, String>,
+    /// `accept`: the Accept header of the token request.
+    pub accept: String,
+    /// `ca_file`: a trust root besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `proxy`: an HTTP proxy for the token request.
+    pub proxy: Option<Url>,
+    /// `default_lifetime`: for replies that tell none.
+    pub default_lifetime: Duration,
+}
+
+/// Where tokens are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// The token endpoint itself (RFC 6749 section 3.2).
+    Token(Url),
+    /// The issuer, whose metadata names the token endpoint (RFC 8414, `OpenID` Connect Discovery 1.0).
+    Issuer(Url),
+}
+
+/// How the client proves who it is, by the IANA names of the methods.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAuthentication {
+    /// `client_secret_basic`.
+    SecretBasic {
+        /// The client secrets, in order of preference. There is one at least.
+        secrets: Vec<SecretSource>,
+        /// How id and secret are joined.
+        encoding: BasicEncoding,
+    },
+    /// `client_secret_post`.
+    SecretPost {
+        /// The client secrets, in order of preference. There is one at least.
+        secrets: Vec<SecretSource>,
+    },
+    /// `none`: a public client.
+    None,
+}
+
+/// How `client_secret_basic` joins id and secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BasicEncoding {
+    /// `form`: each form-encoded first, as RFC 6749 section 2.3.1 says.
+    Form,
+    /// `raw`: as they are, as some providers demand.
+    Raw,
+}
+
+/// The grant with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Grant {
+    /// `client_credentials` (RFC 6749 section 4.4).
+    ClientCredentials,
+    /// `password` (RFC 6749 section 4.3).
+    Password {
+        /// The resource owner's user name.
+        username: String,
+        /// The resource owner's password.
+        password: SecretSource,
+    },
+}
+
+/// Words whose order has no meaning but is kept for the wire, as in a scope (RFC 6749 section 3.3).
+#[derive(Clone, Debug, Default)]
+pub struct TermSet(Vec<String>);
+
+/// A header of an API call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderSettings {
+    /// The field name, as configured.
+    pub name: String,
+    /// The field value.
+    pub value: HeaderValue,
+}
+
+/// The value of a header of an API call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderValue {
+    /// Written in the configuration.
+    Fixed(String),
+    /// Read when it is needed.
+    Secret(SecretSource),
+}
+
+impl TermKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Scope, Self::Resource, Self::Audience];
+
+    /// The kind as a configuration has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scope => "scope",
+            Self::Resource => "resource",
+            Self::Audience => "audience",
+        }
+    }
+}
+
+impl VariantSettings {
+    /// The terms of a kind that callers may ask for.
+    pub fn terms(&self, kind: TermKind) -> &TermSet {
+        match kind {
+            TermKind::Scope => &self.scope,
+            TermKind::Resource => &self.resource,
+            TermKind::Audience => &self.audience,
+        }
+    }
+
+    pub(super) fn terms_mut(&mut self, kind: TermKind) -> &mut TermSet {
+        match kind {
+            TermKind::Scope => &mut self.scope,
+            TermKind::Resource => &mut self.resource,
+            TermKind::Audience => &mut self.audience,
+        }
+    }
+}
+
+impl CredentialSettings {
+    /// The terms of a kind that are asked for.
+    pub fn terms(&self, kind: TermKind) -> &TermSet {
+        match kind {
+            TermKind::Scope => &self.scope,
+            TermKind::Resource => &self.resource,
+            TermKind::Audience => &self.audience,
+        }
+    }
+}
+
+impl ClientAuthentication {
+    /// The client secrets, in order of preference; none for a public client.
+    pub fn secrets(&self) -> &[SecretSource] {
+        match self {
+            Self::SecretBasic { secrets, .. } | Self::SecretPost { secrets } => secrets,
+            Self::None => &[],
+        }
+    }
+}
+
+impl TermSet {
+    /// The terms in the order of the configuration.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Each term once, in an order that has no meaning.
+    pub(crate) fn sorted(&self) -> Vec<&str> {
+        let mut terms: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        terms.sort_unstable();
+        terms.dedup();
+        terms
+    }
+}
+
+impl FromIterator<String> for TermSet {
+    fn from_iter<I: IntoIterator<Item = String>>(terms: I) -> Self {
+        Self(terms.into_iter().collect())
+    }
+}
+
+impl PartialEq for TermSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.sorted() == other.sorted()
+    }
+}
+
+impl Eq for TermSet {}
+
+impl std::hash::Hash for TermSet {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.sorted().hash(state);
+    }
+}
