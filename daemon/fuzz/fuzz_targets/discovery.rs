@@ -11,8 +11,9 @@ use reqwest::Url;
 use tokend::provider::discovery::{metadata_urls, read};
 use tokend::provider::reply::HttpReply;
 
-static ISSUERS: LazyLock<[Url; 2]> =
-    LazyLock::new(|| ["https://id.example/", "http://127.0.0.1:7000/t"].map(|url| url.parse().expect("a URL")));
+static ISSUERS: LazyLock<[Url; 2]> = LazyLock::new(|| {
+    ["https://id.example/", "http://127.0.0.1:7000/t"].map(|url| url.parse().expect("a URL"))
+});
 
 // A line with the status, then the document.
 fuzz_target!(|input: &[u8]| {
@@ -33,12 +34,17 @@ fuzz_target!(|input: &[u8]| {
         && issuer.scheme() == "https"
     {
         for url in metadata_urls(&issuer) {
-            assert_eq!((url.host_str(), url.port(), url.scheme()), (issuer.host_str(), issuer.port(), "https"));
+            assert_eq!(
+                (url.host_str(), url.port(), url.scheme()),
+                (issuer.host_str(), issuer.port(), "https")
+            );
         }
     }
 });
 
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
-    host == "localhost" || host == "[::1]" || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+    host == "localhost"
+        || host == "[::1]"
+        || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
 }

@@ -23,7 +23,8 @@ fuzz_target!(|input: &[u8]| {
                 assert!(token.life.remaining(now.at) <= token.life.lifetime);
             }
             // Once more, because points in time that are centuries away are written as the last that can be.
-            let again = |record: &Record| Record::decode(&record.encode(&key, &now), &key, &now, Uptime::RanOn);
+            let again =
+                |record: &Record| Record::decode(&record.encode(&key, &now), &key, &now, Uptime::RanOn);
             let written = again(&record).expect("what was read can be written and read");
             assert_eq!(again(&written).as_ref(), Some(&written));
             let _ = record.as_of(now.at).is_usable(now.at);

@@ -56,7 +56,10 @@ impl Memory {
         }
         self.layout.commit(&plan);
         self.in_doubt = None;
-        assert_eq!(self.layout.contains(&key), self.history[&key].last().is_some_and(|last| !last.is_empty()));
+        assert_eq!(
+            self.layout.slot(&key).is_some(),
+            self.history[&key].last().is_some_and(|last| !last.is_empty())
+        );
     }
 
     /// Begins a change and is killed after so many bytes.
@@ -75,7 +78,8 @@ impl Memory {
         // No two are the same, so that an old one is not taken for a new one.
         let fill = self.count.to_le_bytes();
         let record: Vec<u8> = fill.iter().copied().cycle().take(usize::from(size) * 8).collect();
-        let plan = if record.is_empty() { self.layout.remove(&key) } else { self.layout.put(&key, &record).ok() };
+        let plan =
+            if record.is_empty() { self.layout.remove(&key) } else { self.layout.put(&key, &record).ok() };
         self.history.entry(key).or_default().push(record);
         (key, plan)
     }
