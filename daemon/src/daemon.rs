@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokend_egress::Egress;
 use tokend_protocol::{ErrorClass, State};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -14,7 +15,6 @@ use crate::clock::{Clock, Steps, watch_steps};
 use crate::config::{Config, DaemonSettings};
 use crate::credential::Surroundings;
 use crate::fingerprint::{Fingerprinter, NoRandomness};
-use crate::network;
 use crate::registry::{Origins, Registry};
 use crate::server::{self, Limits};
 use crate::shared::Shared;
@@ -45,12 +45,13 @@ impl Daemon {
     /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
     ///
     /// `most_connections` is what the process can hold open, whatever the configuration allows. What the `store` has
-    /// kept is used first.
+    /// kept is used first. Providers are reached by `egress`.
     pub async fn start(
         config: &Config,
         listener: UnixListener,
         most_connections: usize,
         store: Arc<Store>,
+        egress: Egress,
     ) -> Result<Self, NoRandomness> {
         let steps = Steps::default();
         let clock = Clock::kernel(steps.clone());
@@ -67,13 +68,13 @@ impl Daemon {
             roll: fastrand::f64,
             tasks: actors.clone(),
         };
-        let mut origins = Origins::kept_in(Arc::clone(&store), surroundings);
+        let mut origins = Origins::kept_in(Arc::clone(&store), egress.clone(), surroundings);
         let registry = Registry::build(config, &mut origins, None);
         store.settle();
         let mut shared = Shared::new(registry, origins, clock.clone());
         shared.allowances = Allowances::new(config.daemon.quota, clock);
         let shared = Arc::new(shared);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(Arc::clone(&shared))));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(egress, Arc::clone(&shared))));
         let audited = Arc::clone(&shared);
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             audited.audit.keep(&audited.clock).await;
@@ -164,12 +165,12 @@ const STATES: [State; 6] =
     [State::Fresh, State::Refreshing, State::Degraded, State::Pending, State::Unavailable, State::Refused];
 
 /// Tries again what failed for want of the network, whenever the network changes.
-async fn heed_network(shared: Arc<Shared>) {
+async fn heed_network(egress: Egress, shared: Arc<Shared>) {
     let changed = || {
         let registry = shared.registry.borrow().clone();
         registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));
     };
-    if let Err(error) = network::watch(changed).await {
+    if let Err(error) = egress.watch_network(changed).await {
         tracing::warn!(%error, "changes of the network go unnoticed");
     }
 }

@@ -16,7 +16,6 @@ pub mod fingerprint;
 pub mod harden;
 pub mod issuer;
 pub mod logging;
-pub mod network;
 pub mod peer;
 pub mod policy;
 pub mod provider;

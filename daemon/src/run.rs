@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
+use tokend_egress::Egress;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
@@ -73,7 +74,8 @@ pub async fn run(config_path: &Path, socket: Option<PathBuf>) -> Result<(), Star
     let (listener, own_socket) = listen(&config, passed.socket, socket)?;
     let listener = UnixListener::from_std(listener).map_err(system("registering the socket"))?;
     let store = open_store(&config, passed.store).await;
-    let daemon = Daemon::start(&config, listener, harden::raise_descriptor_limit(), store).await?;
+    let daemon =
+        Daemon::start(&config, listener, harden::raise_descriptor_limit(), store, Egress::Direct).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
     systemd::ready(&daemon.summary());
     supervise(&daemon, &mut signals, config_path).await;

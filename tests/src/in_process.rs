@@ -7,6 +7,7 @@ use tokend::Daemon;
 use tokend::clock::{Clock, Steps};
 use tokend::config::{self, Config};
 use tokend::store::Store;
+use tokend_egress::Egress;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 
@@ -37,7 +38,8 @@ impl InProcess {
         let listener = UnixListener::bind(home.socket()).expect("the socket can be bound");
         drop(listening);
         let store = Store::forgetful(Clock::kernel(Steps::default()));
-        let daemon = runtime.block_on(Daemon::start(&config, listener, MOST_CONNECTIONS, store));
+        let daemon =
+            runtime.block_on(Daemon::start(&config, listener, MOST_CONNECTIONS, store, Egress::Direct));
         let daemon = daemon.expect("the kernel has randomness");
         Self { daemon: Some(daemon), runtime, socket: home.socket(), config: home.config() }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use reqwest::Url;
+use tokend_egress::Egress;
 
 use super::Scheduled;
 use crate::clock::Instant;
@@ -26,21 +27,23 @@ pub struct Origins {
     issuers: Issuers,
     /// The issuers of the configuration in force, kept so that none forgets its limit.
     limited: Vec<Arc<Issuer>>,
+    /// Who connects to providers.
+    egress: Egress,
     clients: HashMap<(Option<PathBuf>, Option<Url>), Weak<HttpClient>>,
     store: Arc<Store>,
 }
 
 impl Origins {
-    /// Nothing yet, and nothing is kept.
+    /// Nothing yet, nothing is kept, and this process itself connects to providers.
     pub fn new(surroundings: Surroundings) -> Self {
         let store = Store::forgetful(surroundings.clock.clone());
-        Self::kept_in(store, surroundings)
+        Self::kept_in(store, Egress::Direct, surroundings)
     }
 
     /// What the store has kept.
-    pub fn kept_in(store: Arc<Store>, surroundings: Surroundings) -> Self {
+    pub fn kept_in(store: Arc<Store>, egress: Egress, surroundings: Surroundings) -> Self {
         let (issuers, limited, clients) = (Issuers::default(), Vec::new(), HashMap::new());
-        Self { surroundings, issuers, limited, clients, store }
+        Self { surroundings, issuers, limited, egress, clients, store }
     }
 
     /// Where credentials are kept.
@@ -116,7 +119,7 @@ impl Origins {
             return known;
         }
         self.clients.retain(|_, client| client.strong_count() > 0);
-        let client = Arc::new(HttpClient::new(way.0.clone(), way.1.clone()));
+        let client = Arc::new(HttpClient::new(way.0.clone(), way.1.clone(), self.egress.clone()));
         self.clients.insert(way, Arc::downgrade(&client));
         client
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, Proxy, Url, redirect};
+use tokend_egress::Egress;
 use tokend_protocol::ErrorClass;
 
 use super::TOTAL_TIMEOUT;
@@ -33,6 +34,7 @@ const LOCALHOST: [SocketAddr; 2] = [
 pub struct HttpClient {
     ca_file: Option<PathBuf>,
     proxy: Option<Url>,
+    egress: Egress,
     /// Locked while it is built, so that those who wait for it build no second one.
     built: tokio::sync::Mutex<Option<Arc<Client>>>,
 }
@@ -40,8 +42,8 @@ pub struct HttpClient {
 impl HttpClient {
     /// A client that is built at its first use, so that a missing `ca_file` keeps one token back and not
     /// the daemon.
-    pub fn new(ca_file: Option<PathBuf>, proxy: Option<Url>) -> Self {
-        Self { ca_file, proxy, built: tokio::sync::Mutex::default() }
+    pub fn new(ca_file: Option<PathBuf>, proxy: Option<Url>, egress: Egress) -> Self {
+        Self { ca_file, proxy, egress, built: tokio::sync::Mutex::default() }
     }
 
     /// The client, built if there is none.

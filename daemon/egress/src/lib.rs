@@ -1,0 +1,43 @@
+//! The daemon's way out: connections to providers, and news of the host's network.
+//!
+//! Either the process opens them itself, or it asks another one, `tokend-egress`, which has the network and no
+//! secret. What is opened there is passed as a descriptor (`SCM_RIGHTS`, unix(7)), and encrypted by who asked: so the
+//! process with the secrets needs neither a network nor a name service, and the one with the network sees what anybody
+//! on the way sees.
+
+pub mod connect;
+pub mod network;
+
+use std::io;
+
+use tokio::net::TcpStream;
+
+pub use connect::ConnectError;
+
+/// Who opens connections.
+#[derive(Clone, Debug)]
+pub enum Egress {
+    /// This process itself.
+    Direct,
+}
+
+impl Egress {
+    /// A connection to a host, by its name or address, an IPv6 address in brackets or without.
+    ///
+    /// It takes no more than [`connect::TIMEOUT`], and is given up when the future is dropped.
+    pub async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+        match self {
+            Self::Direct => connect::connect(host, port).await,
+        }
+    }
+
+    /// Calls `changed` after each change of the host's network that matters. Runs until it is dropped.
+    ///
+    /// # Errors
+    /// What the kernel says where it does not tell of changes.
+    pub async fn watch_network(&self, changed: impl Fn()) -> io::Result<()> {
+        match self {
+            Self::Direct => network::watch(changed).await,
+        }
+    }
+}
