@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use reqwest::Url;
+use ::url::Url;
 use tokend_protocol::TokenName;
 
 use crate::peer::Abilities;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use reqwest::Url;
+use url::Url;
 use tokend::provider::discovery::{metadata_urls, read};
 use tokend::provider::reply::HttpReply;
 

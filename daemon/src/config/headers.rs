@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reqwest::header;
+use http::header;
 
 use super::fault::quoted;
 use super::section::Field;

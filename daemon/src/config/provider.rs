@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Url;
+use ::url::Url;
 use tokend_protocol::TokenName;
 
 use super::fault::{Place, Sink, did_you_mean, one_of, quoted, segment};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Url;
+use url::Url;
 
 use crate::credential::Warmth;
 use crate::policy::access::{Principal, RootAccess, Rule};

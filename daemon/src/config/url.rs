@@ -1,6 +1,6 @@
 //! Readers of URLs. Secrets travel to them, so what would be sent in the clear is refused here.
 
-use reqwest::Url;
+use url::Url;
 
 use super::fault::quoted;
 use super::section::Field;

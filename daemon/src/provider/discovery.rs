@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use reqwest::Url;
 use serde::Deserialize;
 use tokend_protocol::ErrorClass;
+use url::Url;
 
 use crate::config::is_secure_endpoint;
 use crate::provider::Failure;

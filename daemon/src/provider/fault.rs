@@ -4,37 +4,73 @@
 use std::error::Error;
 use std::io;
 
+use hyper_util::client::legacy;
 use rustls::CertificateError;
+use tokend_egress::ConnectError;
 use tokend_protocol::ErrorClass;
+use tower::timeout::error::Elapsed;
 
 use crate::provider::{Failure, words};
 
-/// Sorts an error of a request that did not bring a whole reply.
-pub fn classify(error: &reqwest::Error) -> Failure {
+/// Why no reply began.
+pub fn of_request(error: &legacy::Error) -> Failure {
     if let Some(fault) = cause::<rustls::Error>(error) {
         return tls_failure(fault);
     }
-    if error.is_timeout() {
-        let stage = if error.is_connect() { "no connection" } else { "no complete reply" };
-        return Failure::new(ErrorClass::Timeout, format!("{stage} in time"));
+    if let Some(fault) = cause::<ConnectError>(error) {
+        return connect_failure(fault);
     }
-    if chain(error).any(|cause| cause.to_string() == "dns error") {
-        return Failure::new(ErrorClass::Unreachable, "network: the provider's name cannot be resolved");
+    if cause::<Elapsed>(error).is_some() {
+        return no_connection_in_time();
+    }
+    match cause::<io::Error>(error) {
+        Some(fault) => {
+            io_failure(fault, if error.is_connect() { no_connection_in_time } else { no_reply_in_time })
+        }
+        None if error.is_connect() => Failure::new(ErrorClass::Unreachable, "no connection to the provider"),
+        None => Failure::new(ErrorClass::Unreachable, "the exchange with the provider broke off"),
+    }
+}
+
+/// Why a reply did not come to its end.
+pub fn of_body(error: &(dyn Error + 'static)) -> Failure {
+    if let Some(fault) = cause::<rustls::Error>(error) {
+        return tls_failure(fault);
     }
     // A decoder's complaint is an I/O error too, but it is about what the provider sent.
-    let is_decoders = |fault: &&io::Error| {
-        error.is_decode() && matches!(fault.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
-    };
-    if let Some(fault) = cause::<io::Error>(error).filter(|fault| !is_decoders(fault)) {
-        return Failure::new(ErrorClass::Unreachable, format!("network: {}", fault.kind()));
+    let is_decoders =
+        |fault: &&io::Error| matches!(fault.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+    match cause::<io::Error>(error).filter(|fault| !is_decoders(fault)) {
+        Some(fault) => io_failure(fault, no_reply_in_time),
+        None => Failure::new(ErrorClass::Malformed, "a reply that breaks off or cannot be decoded"),
     }
-    if error.is_decode() {
-        return Failure::new(ErrorClass::Malformed, "a reply that breaks off or cannot be decoded");
+}
+
+/// The reply had not come to its end when the time for it was over.
+pub fn no_reply_in_time() -> Failure {
+    Failure::new(ErrorClass::Timeout, "no complete reply in time")
+}
+
+fn no_connection_in_time() -> Failure {
+    Failure::new(ErrorClass::Timeout, "no connection in time")
+}
+
+fn connect_failure(fault: &ConnectError) -> Failure {
+    match fault {
+        ConnectError::Unresolved(reason) => {
+            let failure =
+                Failure::new(ErrorClass::Unreachable, "network: the provider's name cannot be resolved");
+            failure.with_detail(words::printable(reason))
+        }
+        ConnectError::Failed(fault) => io_failure(fault, no_connection_in_time),
     }
-    if error.is_connect() {
-        return Failure::new(ErrorClass::Unreachable, "no connection to the provider");
+}
+
+fn io_failure(fault: &io::Error, late: fn() -> Failure) -> Failure {
+    match fault.kind() {
+        io::ErrorKind::TimedOut => late(),
+        kind => Failure::new(ErrorClass::Unreachable, format!("network: {kind}")),
     }
-    Failure::new(ErrorClass::Unreachable, "the exchange with the provider broke off")
 }
 
 fn tls_failure(fault: &rustls::Error) -> Failure {

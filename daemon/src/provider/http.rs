@@ -3,18 +3,19 @@
 
 mod client;
 mod secret_watch;
+mod trust;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER,
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER,
 };
-use reqwest::{Client, Response, Url};
+use http::{Request, Response};
+use http_body_util::Full;
 use tokend_protocol::{ErrorClass, Secret};
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
@@ -22,16 +23,11 @@ use crate::config::{CredentialSettings, Endpoint, Grant};
 use crate::provider::form::{RequestSecrets, TokenRequest, compose, sent_secrets};
 use crate::provider::reply::{Context, HttpReply, read};
 use crate::provider::secret_choice::SecretChoice;
-use crate::provider::{Failure, Outcome, Provider, SecretInUse, discovery, fault};
+use crate::provider::{Failure, Outcome, Provider, SecretInUse, discovery};
 use crate::secret_source::SecretSource;
 pub use client::HttpClient;
+use client::{Http, TOTAL_TIMEOUT, exchange, uri};
 use secret_watch::SecretWatch;
-
-/// How long an exchange may take in all, body included.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The largest body that is read, after decompression.
-const BODY_MAX: usize = 1024 * 1024;
 
 /// Asks one provider for one kind of token.
 #[derive(Debug)]
@@ -51,7 +47,7 @@ pub struct HttpProvider {
 impl Provider for HttpProvider {
     async fn request(&self) -> Outcome {
         let sent = AtomicU32::new(0);
-        // reqwest's own deadline covers each exchange; discovery and secrets that are refused make some more.
+        // Each exchange has a deadline of its own; discovery and secrets that are refused make some more.
         let ended = tokio::time::timeout(3 * TOTAL_TIMEOUT, self.exchange(&sent)).await;
         let ended =
             ended.unwrap_or_else(|_| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")));
@@ -86,7 +82,7 @@ impl HttpProvider {
 
     /// Goes through the client secrets, once: one that cannot be read here or that the provider refuses gives way
     /// to the next. Any other answer is final, because it is about something else.
-    async fn exchange_by(&self, client: &Client, sent: &AtomicU32) -> Result<Outcome, Failure> {
+    async fn exchange_by(&self, client: &Http, sent: &AtomicU32) -> Result<Outcome, Failure> {
         let endpoint = self.token_endpoint(client).await?;
         let sources = self.settings.authentication.secrets();
         if sources.is_empty() {
@@ -128,7 +124,7 @@ impl HttpProvider {
 
     async fn ask(
         &self,
-        client: &Client,
+        client: &Http,
         endpoint: Url,
         secrets: &RequestSecrets,
         sent: &AtomicU32,
@@ -136,16 +132,16 @@ impl HttpProvider {
         let request = compose(&self.settings, secrets);
         let words = sent_secrets(&request, secrets);
         sent.fetch_add(1, Ordering::Relaxed);
-        let received = Received::whole(self.send(client, endpoint, request).await?).await?;
+        let received = exchange(client, self.post(&endpoint, request)?).await?;
         let context = Context {
             default_lifetime: self.settings.default_lifetime,
             wall: self.clock.wall(),
             sent: &words,
         };
-        Ok(read(&received.reply(), context))
+        Ok(read(&reply(&received), context))
     }
 
-    async fn token_endpoint(&self, client: &Client) -> Result<Url, Failure> {
+    async fn token_endpoint(&self, client: &Http) -> Result<Url, Failure> {
         let issuer = match &self.settings.endpoint {
             Endpoint::Token(url) => return Ok(url.clone()),
             Endpoint::Issuer(issuer) => issuer,
@@ -165,7 +161,7 @@ impl HttpProvider {
 
     /// Looks in each place. Of several failures the first counts, because the usual place comes first; but one
     /// that ends the search counts most, because what would have been found is not known then.
-    async fn discover(&self, client: &Client, issuer: &Url) -> Result<Url, Failure> {
+    async fn discover(&self, client: &Http, issuer: &Url) -> Result<Url, Failure> {
         let mut first = None;
         for url in discovery::metadata_urls(issuer) {
             match self.fetch_metadata(client, issuer, url).await {
@@ -178,11 +174,10 @@ impl HttpProvider {
         Err(first.unwrap_or_else(discovery::nothing_found))
     }
 
-    async fn fetch_metadata(&self, client: &Client, issuer: &Url, url: Url) -> Result<Option<Url>, Failure> {
-        let request = client.get(url).header(ACCEPT, "application/json");
-        let response = request.send().await.map_err(|error| fault::classify(&error))?;
-        let received = Received::whole(response).await?;
-        discovery::read(issuer, &received.reply(), self.clock.wall())
+    async fn fetch_metadata(&self, client: &Http, issuer: &Url, url: Url) -> Result<Option<Url>, Failure> {
+        let request = Request::get(uri(&url)?).header(ACCEPT, "application/json").body(Full::default());
+        let received = exchange(client, request.map_err(|_| not_sendable())?).await?;
+        discovery::read(issuer, &reply(&received), self.clock.wall())
     }
 
     async fn with_password(&self, client_secret: Option<Secret>) -> Result<RequestSecrets, Failure> {
@@ -193,71 +188,36 @@ impl HttpProvider {
         Ok(RequestSecrets { client_secret, password: read_secret("password", password).await? })
     }
 
-    async fn send(&self, client: &Client, endpoint: Url, request: TokenRequest) -> Result<Response, Failure> {
+    /// The request as it is sent.
+    fn post(&self, endpoint: &Url, request: TokenRequest) -> Result<Request<Full<Bytes>>, Failure> {
         // Body and header take over the wiped memory that the request is in, where they would copy a text.
-        let mut builder = client
-            .post(endpoint)
+        let mut builder = Request::post(uri(endpoint)?)
             .header(ACCEPT, &self.settings.accept)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Bytes::from_owner(request.body));
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
         if let Some(credentials) = request.authorization {
             let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(credentials))
                 .map_err(|_| Failure::new(ErrorClass::Secret, "credentials that no header can carry"))?;
             value.set_sensitive(true);
             builder = builder.header(AUTHORIZATION, value);
         }
-        builder.send().await.map_err(|error| fault::classify(&error))
+        builder.body(Full::new(Bytes::from_owner(request.body))).map_err(|_| not_sendable())
     }
 }
 
-/// A whole reply.
-struct Received {
-    status: u16,
-    headers: HeaderMap,
-    body: Zeroizing<Vec<u8>>,
+fn not_sendable() -> Failure {
+    Failure::new(ErrorClass::Internal, "a request that cannot be written")
 }
 
-impl Received {
-    async fn whole(response: Response) -> Result<Self, Failure> {
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Ok(Self { status, headers, body: bounded_body(response).await? })
+fn reply(received: &Response<Zeroizing<Vec<u8>>>) -> HttpReply<'_> {
+    let text = |name: &HeaderName| received.headers().get(name).and_then(|value| value.to_str().ok());
+    HttpReply {
+        status: received.status().as_u16(),
+        content_type: text(&CONTENT_TYPE),
+        content_encoding: text(&CONTENT_ENCODING),
+        date: text(&DATE),
+        retry_after: text(&RETRY_AFTER),
+        body: received.body(),
     }
-
-    fn reply(&self) -> HttpReply<'_> {
-        HttpReply {
-            status: self.status,
-            content_type: self.text(&CONTENT_TYPE),
-            content_encoding: self.text(&CONTENT_ENCODING),
-            date: self.text(&DATE),
-            retry_after: self.text(&RETRY_AFTER),
-            body: &self.body,
-        }
-    }
-
-    fn text(&self, name: &HeaderName) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-}
-
-async fn bounded_body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut body = Zeroizing::new(Vec::with_capacity(4096));
-    while let Some(chunk) = response.chunk().await.map_err(|error| fault::classify(&error))? {
-        if body.len() + chunk.len() > BODY_MAX {
-            return Err(Failure::new(ErrorClass::Malformed, "a reply of more than 1 MiB"));
-        }
-        append(&mut body, &chunk);
-    }
-    Ok(body)
-}
-
-/// Appends to a body. Growing it in place would leave a copy behind that is not wiped.
-fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
-    if body.capacity() - body.len() < chunk.len() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(2 * (body.len() + chunk.len())));
-        larger.extend_from_slice(body);
-        *body = larger;
-    }
-    body.extend_from_slice(chunk);
 }
 
 /// What to tell where no client secret helped. A refusal weighs more than a secret that cannot be read: the
@@ -301,16 +261,5 @@ mod tests {
         assert_eq!((told.class, &*told.message), (ErrorClass::Refused, "invalid_client"));
         let detail = "none of 2 client secrets helped: secret file /new; invalid_client";
         assert_eq!(told.detail.as_deref(), Some(detail));
-    }
-
-    #[test]
-    fn a_body_that_comes_in_pieces_is_whole_however_large_it_grows() {
-        let (mut body, mut expected) = (Zeroizing::new(Vec::with_capacity(4)), Vec::new());
-        for length in [0, 3, 1, 1, 100, 4000, 0, 7] {
-            let piece = vec![u8::try_from(length % 251).unwrap(); length];
-            append(&mut body, &piece);
-            expected.extend(piece);
-        }
-        assert_eq!(*body, expected);
     }
 }

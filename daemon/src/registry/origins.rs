@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use reqwest::Url;
 use tokend_egress::Egress;
+use url::Url;
 
 use super::Scheduled;
 use crate::clock::Instant;

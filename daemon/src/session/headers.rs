@@ -1,6 +1,6 @@
 //! The header set of an API call: `Authorization`, the configured headers, and those of the caller.
 
-use reqwest::header::HeaderValue as HttpValue;
+use http::header::HeaderValue as HttpValue;
 use tokend_protocol::{CallerHeader, Header, Secret};
 
 use crate::config::{HeaderSettings, HeaderValue};
