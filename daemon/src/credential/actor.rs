@@ -61,6 +61,8 @@ pub(super) struct Actor<P> {
     last_attempt: Option<Instant>,
     /// Renewals in a row between which nobody used the token.
     unused_renewals: u32,
+    /// Token requests in a row during which the process ended, with the one that is under way.
+    cut_off: u32,
     /// Attempts because something on this host had changed, since the last success.
     changes_in_vain: u32,
     /// When the last of them began.
@@ -77,7 +79,7 @@ impl<P: Provider> Actor<P> {
         keep: Keep,
         surroundings: &Surroundings,
     ) -> Self {
-        let Memories { jitter, longest_life, last_attempt, unused_renewals } = memories;
+        let Memories { jitter, longest_life, last_attempt, unused_renewals, cut_off } = memories;
         Self {
             provider,
             issuer,
@@ -92,6 +94,7 @@ impl<P: Provider> Actor<P> {
             longest_life,
             last_attempt,
             unused_renewals,
+            cut_off,
             changes_in_vain: 0,
             last_change: None,
         }
@@ -288,7 +291,8 @@ impl<P: Provider> Actor<P> {
             KeptFailure { failures: snapshot.failures, failed, next_attempt: snapshot.next_attempt }
         });
         let last_used = Some(self.inbox.usage.last());
-        Record { token, failure, last_used, unused_renewals: self.unused_renewals, variant_of: None }
+        let (unused_renewals, cut_off) = (self.unused_renewals, self.cut_off);
+        Record { token, failure, last_used, unused_renewals, cut_off, variant_of: None }
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Schedule, Snapshot, Token};
+use tokend_protocol::ErrorClass;
+
+use super::{Failed, Schedule, Snapshot, Token};
 use crate::clock::Instant;
 use crate::fingerprint::Fingerprinter;
-use crate::policy::refresh::{Jitter, renew_at};
+use crate::policy::refresh::{Cure, Jitter, back_off, renew_at};
 use crate::store::Keep;
 use crate::store::record::{KeptFailure, KeptToken, Record};
 use crate::swap;
+
+/// Token requests in a row during which the process may end without that being a failure of theirs. A kill may fall into
+/// one, and into the next; where it always does, what comes back may be what ends the process.
+const CUT_OFF_MOST: u32 = 2;
 
 /// What a credential begins with: what is kept of it, and the way to keep what follows.
 #[derive(Debug, Default)]
@@ -39,6 +45,7 @@ pub(super) struct Memories {
     pub(super) longest_life: Duration,
     pub(super) last_attempt: Option<Instant>,
     pub(super) unused_renewals: u32,
+    pub(super) cut_off: u32,
 }
 
 impl Memories {
@@ -51,6 +58,7 @@ impl Memories {
             longest_life: token.map_or(Duration::ZERO, |token| token.longest_life),
             last_attempt: sent_at.max(failed_at),
             unused_renewals: record.unused_renewals,
+            cut_off: record.cut_off,
         }
     }
 }
@@ -66,7 +74,8 @@ pub(super) fn resume(
     now: Instant,
 ) -> (Snapshot, Memories) {
     let memories = Memories::of(record, jitter);
-    let next_attempt = match (&record.token, &record.failure) {
+    let failure = cut_off(record, patience, jitter, now).or_else(|| record.failure.clone());
+    let next_attempt = match (&record.token, &failure) {
         (_, Some(failure)) => after_failure(failure, patience, first_attempt, now),
         (Some(token), None) => Some(renewal(token, schedule, first_attempt, now)),
         (None, None) => first_attempt,
@@ -78,11 +87,25 @@ pub(super) fn resume(
     });
     let snapshot = Snapshot {
         token,
-        last_error: record.failure.as_ref().map(|failure| failure.failed.clone()),
-        failures: record.failure.as_ref().map_or(0, |failure| failure.failures),
+        failures: failure.as_ref().map_or(0, |failure| failure.failures),
+        last_error: failure.map(|failure| failure.failed),
         ..Snapshot::pending(next_attempt)
     };
     (snapshot, memories)
+}
+
+/// The failure that it is to have ended during one request after the other.
+fn cut_off(record: &Record, patience: Patience, jitter: Jitter, now: Instant) -> Option<KeptFailure> {
+    let beyond = record.cut_off.saturating_sub(CUT_OFF_MOST);
+    if beyond == 0 || patience == Patience::Ended {
+        return None;
+    }
+    let failures = beyond.saturating_add(record.failure.as_ref().map_or(0, |failure| failure.failures));
+    let remaining = record.token.as_ref().map(|token| token.life.remaining(now));
+    let delay = back_off(Cure::Time, failures, remaining, None, jitter);
+    let message = "the daemon ended during each of its last token requests".into();
+    let failed = Failed { class: ErrorClass::Internal, message, detail: None, at: now };
+    Some(KeptFailure { failures, failed, next_attempt: Some(now.after(delay)) })
 }
 
 /// When it would have been renewed. What is overdue is spread as at any start, and not beyond its end.
@@ -110,10 +133,10 @@ fn after_failure(
 
 #[cfg(test)]
 mod tests {
-    use tokend_protocol::{ErrorClass, Secret};
+    use tokend_protocol::Secret;
 
     use super::*;
-    use crate::credential::{Failed, Warmth};
+    use crate::credential::Warmth;
     use crate::policy::refresh::Life;
 
     const NOW: Instant = Instant::at(Duration::from_secs(100_000));
@@ -147,10 +170,13 @@ mod tests {
         failure: Option<KeptFailure>,
         patience: Patience,
     ) -> (Snapshot, Memories) {
-        let record = Record { token, failure, ..Record::default() };
+        resumed_from(&Record { token, failure, ..Record::default() }, patience)
+    }
+
+    fn resumed_from(record: &Record, patience: Patience) -> (Snapshot, Memories) {
         let schedule = Schedule { names: "t".into(), refresh_before: None, warmth: Warmth::Always };
         let fingerprinter = Fingerprinter::generate().unwrap();
-        resume(&record, patience, (&schedule, Some(after(20))), Jitter::new(0.9), &fingerprinter, NOW)
+        resume(record, patience, (&schedule, Some(after(20))), Jitter::new(0.9), &fingerprinter, NOW)
     }
 
     #[test]
@@ -180,6 +206,29 @@ mod tests {
         assert_eq!(next(Some(NOW), Patience::Kept), Some(after(20)), "what is overdue is spread");
         assert_eq!(next(Some(after(500)), Patience::Ended), Some(after(20)));
         assert_eq!(next(Some(after(5)), Patience::Ended), Some(after(5)), "and puts nothing off");
+    }
+
+    /// What a credential without a token begins with whose last requests were cut off.
+    fn resumed_after(cut_off: u32, patience: Patience) -> (Snapshot, Memories) {
+        resumed_from(&Record { cut_off, ..Record::default() }, patience)
+    }
+
+    #[test]
+    fn a_process_that_ends_during_each_request_asks_ever_more_seldom() {
+        let after_crashes = |cut_off| resumed_after(cut_off, Patience::Kept).0;
+        for few in 0..=2 {
+            let snapshot = after_crashes(few);
+            assert_eq!((snapshot.next_attempt, snapshot.last_error), (Some(after(20)), None), "{few}");
+        }
+        let waits = [(3, 20), (7, 20), (8, 30), (1_000, 30), (u32::MAX, 30)];
+        for (many, wait) in waits {
+            let snapshot = after_crashes(many);
+            let next = snapshot.next_attempt.unwrap();
+            assert!(next >= after(wait) && next < after(2 * wait), "after {many}: {:?}", next.since(NOW));
+            assert!(snapshot.is_held_back(NOW), "callers do not hasten it");
+        }
+        assert_eq!(resumed_after(9, Patience::Kept).1.cut_off, 9, "the next one counts on");
+        assert_eq!(resumed_after(9, Patience::Ended).0.next_attempt, Some(after(20)), "it was told to end");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(super) enum Tag {
     UnusedRenewals = 31,
     VariantOf = 32,
     Key = 33,
+    CutOff = 34,
     QuietUntil = 40,
     TryAt = 41,
     FingerprintKey = 50,

@@ -40,8 +40,9 @@ impl Keep {
         }
     }
 
-    /// Keeps the state after a failure, in memory. No file is written for it: a reboot is a reason to try again.
-    pub fn failed(&self, record: Record) {
+    /// Keeps the state before a token request or after one that failed, in memory. No file is written for it: a reboot
+    /// is a reason to try again.
+    pub fn changed(&self, record: Record) {
         let Some(held) = &self.0 else { return };
         // Another credential with these settings may hold a token, which is worth more than a failure.
         if record.token.is_some() || !held.store.is_shared(&held.key) {

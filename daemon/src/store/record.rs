@@ -28,6 +28,8 @@ pub struct Record {
     pub last_used: Option<Instant>,
     /// Renewals in a row between which nobody did.
     pub unused_renewals: u32,
+    /// Token requests in a row during which the process ended. One that is under way is counted.
+    pub cut_off: u32,
     /// The credential that it is a variant of.
     pub variant_of: Option<Key>,
 }
@@ -93,6 +95,7 @@ impl Record {
             writer.put_instant(Tag::LastUsed, at);
         }
         writer.put_count(Tag::UnusedRenewals, self.unused_renewals);
+        writer.put_count(Tag::CutOff, self.cut_off);
         if let Some(base) = &self.variant_of {
             writer.put(Tag::VariantOf, base.as_bytes());
         }
@@ -112,6 +115,7 @@ impl Record {
             failure: failure(fields, carry),
             last_used: fields.instant(Tag::LastUsed).map(carry),
             unused_renewals: fields.count(Tag::UnusedRenewals).unwrap_or_default(),
+            cut_off: fields.count(Tag::CutOff).unwrap_or_default(),
             variant_of: fields.array(Tag::VariantOf).map(Key::from_bytes),
         })
     }
@@ -288,6 +292,7 @@ mod tests {
             failure: Some(KeptFailure { failures: 3, failed, next_attempt: Some(at(400)) }),
             last_used: Some(at(150)),
             unused_renewals: 1,
+            cut_off: 2,
             variant_of: Some(Key::from_bytes([9; 32])),
         }
     }

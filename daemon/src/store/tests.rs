@@ -114,7 +114,7 @@ async fn the_wait_of_a_variant_after_a_failure_outlasts_a_crash() {
     let failed = Failed { class: ErrorClass::Refused, message: "no".into(), detail: None, at: clock.now() };
     let next_attempt = Some(clock.now().after(Duration::from_secs(900)));
     let failure = Some(KeptFailure { failures: 1, failed, next_attempt });
-    life.store.claim(key(2), Some(key(1))).0.failed(Record { failure, ..Record::default() });
+    life.store.claim(key(2), Some(key(1))).0.changed(Record { failure, ..Record::default() });
     let life = life.next(None);
     assert!(life.token(1).is_some());
     life.store.settle();
@@ -127,7 +127,7 @@ async fn a_failure_of_one_credential_costs_another_of_the_same_key_no_token() {
     let (clock, life) = start();
     let [(one, _), (two, _)] = [(); 2].map(|()| life.store.claim(key(1), None));
     one.renewed(record(&clock, "one")).await;
-    two.failed(Record::default());
+    two.changed(Record::default());
     let life = life.next(None);
     assert_eq!([life.token(1), life.token(1)].map(|token| token.unwrap()), ["one", "one"], "it is for both");
 }

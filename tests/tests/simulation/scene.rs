@@ -70,6 +70,12 @@ impl Scene {
 }
 
 impl Subject {
+    /// The same with a provider that takes so long to answer.
+    #[must_use]
+    pub fn with_latency(self, latency: Duration) -> Self {
+        Self { latency, ..self }
+    }
+
     /// When it was asked, in seconds.
     pub fn asked_at(&self) -> Vec<f64> {
         self.asked_at.lock().unwrap().clone()

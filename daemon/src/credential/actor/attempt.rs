@@ -39,10 +39,13 @@ impl<P: Provider> Actor<P> {
     async fn exchange(&mut self, admission: Admission<'_>) -> Attempted {
         let sent_at = self.clock.now();
         self.last_attempt = Some(sent_at);
+        self.cut_off = self.cut_off.saturating_add(1);
+        self.keep.changed(self.record(&self.snapshot()));
         let requested = self.inbox.discarded.run_until_cancelled(self.provider.request()).await;
         let Some(Outcome { result, deviations, requests, client_secret, clock_skew }) = requested else {
             return self.give_up();
         };
+        self.cut_off = 0;
         self.issuer.also_sent(requests.saturating_sub(1), self.clock.now());
         self.note_client_secret(client_secret);
         self.update(|snapshot| {
@@ -130,7 +133,7 @@ impl<P: Provider> Actor<P> {
             snapshot.failures = failures;
             snapshot.next_attempt = next_attempt;
         });
-        self.keep.failed(self.record(&self.snapshot()));
+        self.keep.changed(self.record(&self.snapshot()));
         tracing::warn!(
             token = self.names(),
             class = failed.class.as_str(),
