@@ -3,20 +3,29 @@
 use std::error::Error;
 use std::future::ready;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tower::{Service, service_fn};
 
 /// How long a connection may take to be made, with the name looked up.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How many names are looked up at once. One whose name service is silent holds a thread for as long as the C library
+/// likes, half a minute as a rule, also when nobody waits for it any more.
+pub const LOOKUPS_MOST: usize = 32;
+
+static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MOST);
+
 /// What `localhost` means, whatever the name service says (RFC 6761 section 6.3): requests to it may do without TLS.
-const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+pub(crate) const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -27,37 +36,73 @@ pub enum ConnectError {
     /// No address answers; what the last one said.
     #[error("no connection: {0}")]
     Failed(#[source] io::Error),
+    /// The process that makes connections for this one makes none.
+    #[error(
+        "tokend-egress at {} fails: {source}; see `systemctl status tokend-egress.socket tokend-egress.service`",
+        .path.display()
+    )]
+    Helper {
+        /// Its socket.
+        path: PathBuf,
+        /// What happened there.
+        source: io::Error,
+    },
 }
 
-/// Connects from this process.
+/// Connects from this process, for itself.
 pub async fn connect(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
-    let ended = tokio::time::timeout(TIMEOUT, async {
+    connect_within(TIMEOUT, host, port).await
+}
+
+/// Connects from this process within a time.
+pub async fn connect_within(limit: Duration, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    let ended = tokio::time::timeout(limit, async {
         let addresses = addresses(host, port).await?;
-        to_any(addresses).await.map_err(ConnectError::Failed)
+        to_any(limit, addresses).await.map_err(ConnectError::Failed)
     });
     ended.await.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::TimedOut.into())))
 }
 
 async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
-    if host.eq_ignore_ascii_case("localhost") {
+    if is_localhost(host) {
         return Ok(LOCALHOST.map(|address| SocketAddr::new(address, port)).into());
     }
-    // An IPv6 address stands in brackets in a URL.
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    match lookup_host((host, port)).await {
-        Ok(addresses) => Ok(addresses.collect()),
-        Err(error) => Err(ConnectError::Unresolved(error.to_string())),
+    let host = without_brackets(host);
+    if let Ok(address) = host.parse() {
+        return Ok(vec![SocketAddr::new(address, port)]);
     }
+    look_up(host, port).await.map_err(|error| ConnectError::Unresolved(error.to_string()))
+}
+
+/// Whether this is the name of this host.
+pub(crate) fn is_localhost(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+}
+
+/// An IPv6 address stands in brackets in a URL.
+pub(crate) fn without_brackets(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let place = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+    let name = (host.to_owned(), port);
+    let answered = spawn_blocking(move || {
+        // Until the C library is done, not until who asks has given up.
+        let _place = place;
+        name.to_socket_addrs().map(Iterator::collect)
+    });
+    answered.await.map_err(io::Error::other)?
 }
 
 /// The first that answers: the second version of IP is tried beside the first where that takes long, and each address
 /// has its share of the time.
-async fn to_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+async fn to_any(limit: Duration, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     // The connector of HTTP does this well. It is given the addresses in place of a name service.
     let mut connector = HttpConnector::new_with_resolver(service_fn(move |_| {
         ready(io::Result::Ok(addresses.clone().into_iter()))
     }));
-    connector.set_connect_timeout(Some(TIMEOUT));
+    connector.set_connect_timeout(Some(limit));
     connector.set_nodelay(true);
     let stream = connector.call(Uri::from_static("http://resolved")).await;
     stream.map(TokioIo::into_inner).map_err(|error| io_cause(&error))

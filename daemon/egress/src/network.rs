@@ -76,39 +76,29 @@ fn drain(events: &OwnedFd) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::sync::Arc;
 
-    use nix::sched::{CloneFlags, unshare};
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::scene::{in_own_network, raise_link};
 
-    /// In a network of its own, which a thread may leave its process for, so that the host's is not touched.
     #[test]
     fn a_link_that_comes_up_is_noticed_once() {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
-        let alone = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let noticed = Arc::new(Notify::new());
-                let notify = Arc::clone(&noticed);
-                let watching = watch(move || notify.notify_one());
-                let raising = async {
-                    // The watch is set up when it is polled first, which `join!` does first.
-                    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-                    tokio::time::timeout(Duration::from_secs(20), noticed.notified()).await.unwrap();
-                };
-                tokio::select! {
-                    biased;
-                    ended = watching => panic!("it ended: {ended:?}"),
-                    () = raising => (),
-                }
-            });
+        in_own_network(|| async {
+            let noticed = Arc::new(Notify::new());
+            let notify = Arc::clone(&noticed);
+            let watching = watch(move || notify.notify_one());
+            let raising = async {
+                // The watch is set up when it is polled first, which `select!` does first.
+                raise_link();
+                tokio::time::timeout(Duration::from_secs(20), noticed.notified()).await.unwrap();
+            };
+            tokio::select! {
+                biased;
+                ended = watching => panic!("it ended: {ended:?}"),
+                () = raising => (),
+            }
         });
-        alone.join().unwrap();
     }
 }

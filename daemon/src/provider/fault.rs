@@ -63,6 +63,10 @@ fn connect_failure(fault: &ConnectError) -> Failure {
             failure.with_detail(words::printable(reason))
         }
         ConnectError::Failed(fault) => io_failure(fault, no_connection_in_time),
+        ConnectError::Helper { .. } => {
+            let failure = Failure::new(ErrorClass::Unreachable, "network: tokend-egress makes no connection");
+            failure.with_detail(words::printable(&fault.to_string()))
+        }
     }
 }
 

@@ -1,0 +1,112 @@
+//! One connection of the protocol: messages that keep their boundaries, and descriptors that come with them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::cmsg_space;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
+    sendmsg, shutdown, socket_with,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use crate::wire::MESSAGE_MOST;
+
+/// A connection of type `SOCK_SEQPACKET`.
+#[derive(Debug)]
+pub struct Channel(UnixStream);
+
+/// A message, and what came with it. What nobody takes out of it is closed.
+#[derive(Debug)]
+pub struct Received {
+    /// The message.
+    pub bytes: Vec<u8>,
+    /// The descriptor.
+    pub descriptor: Option<OwnedFd>,
+}
+
+impl Channel {
+    /// Connects, and waits for nothing: where more wait than the listener lets wait, it fails with
+    /// [`io::ErrorKind::WouldBlock`].
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        // The runtime calls it a stream and cares for nothing but whether it is readable or writable.
+        Ok(Self(UnixStream::from_std(socket.into())?))
+    }
+
+    /// A connection of a listener of this type.
+    pub fn accepted(stream: UnixStream) -> Self {
+        Self(stream)
+    }
+
+    /// Sends a message, with a descriptor if there is one, of which the other side gets a copy.
+    pub async fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.0.async_io(Interest::WRITABLE, || self.try_send(message, descriptor)).await
+    }
+
+    /// Ends the connection with a message, whether or not the other side has said something. Waits for nothing.
+    pub fn end_with(self, message: &[u8]) -> io::Result<()> {
+        // What is unread at the end would make the kernel forget what was sent: so nothing more may come, and what has
+        // come is read.
+        shutdown(&self.0, Shutdown::Read)?;
+        while self.try_receive().is_ok_and(|received| received.is_some()) {}
+        self.try_send(message, None)
+    }
+
+    fn try_send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+        let mut attached = SendAncillaryBuffer::new(&mut space);
+        if !attached.push(SendAncillaryMessage::ScmRights(descriptor.as_slice())) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        sendmsg(&self.0, &[IoSlice::new(message)], &mut attached, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The next message, or nothing where the other side has hung up.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] where the message is longer than any may be, or has more descriptors than one.
+    pub async fn receive(&self) -> io::Result<Option<Received>> {
+        self.0.async_io(Interest::READABLE, || self.try_receive()).await
+    }
+
+    fn try_receive(&self) -> io::Result<Option<Received>> {
+        let mut bytes = vec![0; MESSAGE_MOST];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+        // Owns what comes: also what is too much, and what is here when this returns early.
+        let mut attached = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let message = recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut attached, flags)?;
+        let mut descriptors: Vec<OwnedFd> = attached.drain().flat_map(descriptors_of).collect();
+        if message.flags.contains(ReturnFlags::TRUNC) {
+            return Err(invalid("a message that is too long"));
+        }
+        // The kernel's room for one is room for two.
+        if message.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > 1 {
+            return Err(invalid("more descriptors than one, or one for which there is no room"));
+        }
+        if message.bytes == 0 {
+            return Ok(None);
+        }
+        bytes.truncate(message.bytes);
+        Ok(Some(Received { bytes, descriptor: descriptors.pop() }))
+    }
+}
+
+fn descriptors_of(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
+    match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
