@@ -1,8 +1,10 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tokend_egress::{Egress, Helper};
 
 use crate::logging::LogFormat;
 
@@ -41,6 +43,10 @@ pub struct Serve {
     /// Where to listen, instead of what the configuration says. Ignored when systemd passes a socket.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// The socket of tokend-egress, which then makes all connections to providers. Without it the daemon makes them
+    /// itself.
+    #[arg(long, value_name = "PATH", env = "TOKEND_EGRESS")]
+    egress: Option<OsString>,
     /// The form of the log on standard error.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
@@ -48,4 +54,14 @@ pub struct Serve {
     /// its own target, `tokend::audit=LEVEL`, silences it.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log_level: String,
+}
+
+impl Serve {
+    /// Who makes connections to providers. A path that is empty is none: so an environment can take one away.
+    pub fn egress(&self) -> Egress {
+        match self.egress.as_deref().filter(|path| !path.is_empty()) {
+            Some(path) => Egress::Helper(Helper::new(path)),
+            None => Egress::Direct,
+        }
+    }
 }

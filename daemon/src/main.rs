@@ -37,7 +37,8 @@ fn serve(options: Serve) -> ExitCode {
     if let Err(error) = harden::forbid_dumps() {
         return fail(&format!("forbidding core dumps: {error}"), ExitCode::FAILURE);
     }
-    let ended = run::run_blocking(&options.config, options.socket);
+    let egress = options.egress();
+    let ended = run::run_blocking(&options.config, options.socket, egress);
     drop(log);
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -54,18 +54,18 @@ pub enum StartError {
 
 /// Runs the daemon on a runtime of its own: one thread, because a second one only adds hand-overs to work
 /// that is mostly waiting.
-pub fn run_blocking(config_path: &Path, socket: Option<PathBuf>) -> Result<(), StartError> {
+pub fn run_blocking(config_path: &Path, socket: Option<PathBuf>, egress: Egress) -> Result<(), StartError> {
     swap::lock_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| StartError::System { what: "starting the runtime", source })?;
-    let result = runtime.block_on(run(config_path, socket));
+    let result = runtime.block_on(run(config_path, socket, egress));
     // A name service or a disk that hangs must not hang the end.
     runtime.shutdown_background();
     result
 }
 
-/// Runs the daemon with the configuration in `config_path` until it is told to stop.
-pub async fn run(config_path: &Path, socket: Option<PathBuf>) -> Result<(), StartError> {
+/// Runs the daemon with the configuration in `config_path` until it is told to stop. Providers are reached by `egress`.
+pub async fn run(config_path: &Path, socket: Option<PathBuf>, egress: Egress) -> Result<(), StartError> {
     let system = |what| move |source| StartError::System { what, source };
     // Signals are caught before anything else, so that none is lost during the start.
     let mut signals = Signals::new().map_err(system("catching signals"))?;
@@ -74,8 +74,7 @@ pub async fn run(config_path: &Path, socket: Option<PathBuf>) -> Result<(), Star
     let (listener, own_socket) = listen(&config, passed.socket, socket)?;
     let listener = UnixListener::from_std(listener).map_err(system("registering the socket"))?;
     let store = open_store(&config, passed.store).await;
-    let daemon =
-        Daemon::start(&config, listener, harden::raise_descriptor_limit(), store, Egress::Direct).await?;
+    let daemon = Daemon::start(&config, listener, harden::raise_descriptor_limit(), store, egress).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
     systemd::ready(&daemon.summary());
     supervise(&daemon, &mut signals, config_path).await;
