@@ -96,12 +96,14 @@ impl Files {
 async fn carry_out(shared: Arc<Shared>, key: Key) {
     let Some(place) = shared.place().await else { return };
     let done = spawn_blocking(move || {
-        // Given back when it is done, not when nobody waits for it any more.
-        let _place: OwnedSemaphorePermit = place;
         let mut next = Some(key);
         while let Some(key) = next {
             next = shared.carry_out(key);
         }
+        // Given back when it is done, not when nobody waits for it any more; and last, so that nothing is left of an
+        // order whose place is free.
+        drop(shared);
+        drop(place);
     });
     // Ends early only with the daemon.
     let _ = done.await;
