@@ -118,8 +118,8 @@ impl Store {
         if record.as_ref().is_some_and(|record| record.is_usable(now.at)) {
             self.report.restored();
         }
-        if let Some((path, reason)) = self.files.as_ref().and_then(|files| files.folder().damaged(&key)) {
-            report::damaged_file(&path, reason);
+        if let Some(files) = &self.files {
+            files.folder().tell_of_damage(&key);
         }
         (Keep::new(Arc::clone(self), key, variant_of), record)
     }
@@ -198,7 +198,7 @@ impl Store {
 
     /// What there is to say about it, as names and values for people.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
-        self.report.facts(self.files.as_ref().map(|files| files.folder().path()))
+        self.report.facts(self.files.as_ref().map(Files::folder))
     }
 
     fn note_how_the_last_one_ended(&self) {

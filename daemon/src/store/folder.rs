@@ -4,6 +4,8 @@
 //! It must never overwrite what could still be recovered. A file that does not open is never written over: under
 //! another state key records have other names, and one that has the right name and does not open is moved aside.
 
+mod unopened;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,14 +13,14 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use self::unopened::UnopenedFiles;
 use super::key::Key;
 use super::layout::Bytes;
-use super::report;
 use super::sealed::{Sealer, Unopened};
 
 /// The folder within the state directory.
@@ -43,8 +45,7 @@ pub struct Folder {
     sealer: Sealer,
     /// Open, and locked against a second daemon, once the folder is there.
     directory: Mutex<Option<Arc<Flock<File>>>>,
-    /// Files that did not open.
-    unopened: Mutex<HashMap<String, Unopened>>,
+    unopened: UnopenedFiles,
     /// Whether all files have been looked at, so that those that do not open are known.
     is_known: AtomicBool,
     drafts: AtomicU64,
@@ -75,7 +76,7 @@ impl Folder {
             path: state_dir.join(FOLDER),
             sealer,
             directory: Mutex::new(None),
-            unopened: Mutex::default(),
+            unopened: UnopenedFiles::default(),
             is_known: AtomicBool::new(false),
             drafts: AtomicU64::new(0),
         }
@@ -108,7 +109,7 @@ impl Folder {
                 let taken = match self.open(&name) {
                     Ok(record) => take(record),
                     Err(reason) => {
-                        self.unopened().insert(name, reason);
+                        self.unopened.note(name, reason);
                         ControlFlow::Continue(())
                     }
                 };
@@ -127,21 +128,19 @@ impl Folder {
         self.sealer.open(name, &content)
     }
 
-    /// Why the file of this key did not open, with its path, if it is there and did not.
-    pub fn damaged(&self, key: &Key) -> Option<(PathBuf, Unopened)> {
-        let name = self.sealer.name(key);
-        let reason = self.unopened().get(&name).copied()?;
-        Some((self.path.join(name), reason))
+    /// Tells, once, that the file of this key is damaged, if it is there and did not open.
+    pub fn tell_of_damage(&self, key: &Key) {
+        self.unopened.is_damaged(&self.path, &self.sealer.name(key));
+    }
+
+    /// How many files were found damaged.
+    pub fn damaged(&self) -> usize {
+        self.unopened.damaged()
     }
 
     /// How many files did not open that have the name of none of these keys.
     pub fn foreign<'a>(&self, known: impl Iterator<Item = &'a Key>) -> usize {
-        let unopened = self.unopened();
-        if unopened.is_empty() {
-            return 0;
-        }
-        let known: HashSet<String> = known.map(|key| self.sealer.name(key)).collect();
-        unopened.keys().filter(|name| !known.contains(*name)).count()
+        self.unopened.foreign(known.map(|key| self.sealer.name(key)))
     }
 
     /// Writes a record. When it returns without a fault, the record survives a loss of power.
@@ -170,7 +169,7 @@ impl Folder {
     /// Removes a record, if there is one.
     pub fn remove(&self, key: &Key) -> Result<(), FolderError> {
         let name = self.sealer.name(key);
-        if self.unopened().contains_key(&name) {
+        if self.unopened.contains(&name) {
             return Ok(());
         }
         match fs::remove_file(self.path.join(&name)) {
@@ -183,27 +182,23 @@ impl Folder {
 
     fn put_in_place(&self, draft: &Path, name: &str) -> io::Result<()> {
         let place = self.path.join(name);
-        if self.has_damaged(name) {
+        self.look_at(name);
+        if self.unopened.is_damaged(&self.path, name) {
             fs::rename(&place, self.free_name(name)?)?;
-            self.unopened().remove(name);
+            self.unopened.forget(name);
         }
         fs::rename(draft, place)
     }
 
-    /// Whether there is a file of this name that does not open. Where not all were looked at, it is now.
-    fn has_damaged(&self, name: &str) -> bool {
-        if self.unopened().contains_key(name) {
-            return true;
+    /// Finds out whether the file of this name opens, if it is there, and not all were looked at before.
+    fn look_at(&self, name: &str) {
+        let is_known = self.is_known.load(Ordering::Relaxed) || self.unopened.contains(name);
+        if is_known || !self.path.join(name).exists() {
+            return;
         }
-        let path = self.path.join(name);
-        if self.is_known.load(Ordering::Relaxed) || !path.exists() {
-            return false;
+        if let Err(reason) = self.open(name) {
+            self.unopened.note(name.to_owned(), reason);
         }
-        let opened = self.open(name);
-        opened.is_err_and(|reason| {
-            report::damaged_file(&path, reason);
-            true
-        })
     }
 
     /// Where a damaged file is moved to. An earlier one may be the better one.
@@ -243,10 +238,6 @@ impl Folder {
     fn fault(&self, what: &'static str, name: Option<&str>, source: io::Error) -> FolderError {
         let path = name.map_or_else(|| self.path.clone(), |name| self.path.join(name));
         FolderError::System { what, path, source }
-    }
-
-    fn unopened(&self) -> MutexGuard<'_, HashMap<String, Unopened>> {
-        self.unopened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

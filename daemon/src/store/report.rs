@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::folder::Folder;
 use super::layout::Unreadable;
 use super::memory::NotKept;
 use super::sealed::Unopened;
@@ -72,10 +73,17 @@ impl Report {
     }
 
     /// Names and values for people, in order of the names.
-    pub(super) fn facts(&self, folder: Option<&Path>) -> Vec<(&'static str, String)> {
+    pub(super) fn facts(&self, folder: Option<&Folder>) -> Vec<(&'static str, String)> {
         let told = self.lock();
-        let mut facts = vec![("hot-restart", told.hot_restart())];
-        if let Some(reboot) = told.reboot(folder) {
+        let mut facts = Vec::new();
+        if let Some(damaged) = folder.map(Folder::damaged).filter(|damaged| *damaged > 0) {
+            facts.push((
+                "damaged-files",
+                format!("{damaged} found since the start and not used; the log names each"),
+            ));
+        }
+        facts.push(("hot-restart", told.hot_restart()));
+        if let Some(reboot) = told.reboot(folder.map(Folder::path)) {
             facts.push(("reboot", reboot));
         }
         facts.push(("restored", format!("{} valid at the start", told.restored)));

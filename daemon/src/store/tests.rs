@@ -73,6 +73,10 @@ impl Process {
         let (_, record) = self.store.claim(key(number), None);
         record?.token.map(|token| token.secret.expose().to_owned())
     }
+
+    fn fact(&self, name: &str) -> Option<String> {
+        self.store.facts().into_iter().find(|(told, _)| *told == name).map(|(_, value)| value)
+    }
 }
 
 fn start() -> (Clock, Process) {
@@ -228,13 +232,33 @@ async fn what_is_on_the_disk_survives_without_memory_and_goes_with_its_token() {
     assert_eq!(life.token(1).as_deref(), Some("a token"), "another credential of this key still has it");
 }
 
+#[tokio::test]
+async fn a_damaged_file_is_counted_in_the_status_once_its_token_is_asked_for() {
+    let disk = TempDir::new().unwrap();
+    let clock = Clock::simulated();
+    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    for number in [1, 2] {
+        life.store.claim(key(number), None).0.renewed(record(&clock, "a token")).await;
+    }
+    drop(life);
+    for file in std::fs::read_dir(disk.path().join("tokens")).unwrap() {
+        std::fs::write(file.unwrap().path(), b"spoilt").unwrap();
+    }
+    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    assert_eq!(life.fact("damaged-files"), None, "they may be of another state key");
+    for _ in 0..2 {
+        assert_eq!(life.token(1), None);
+        assert!(life.fact("damaged-files").unwrap().starts_with("1 found since the start"));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_hangs_delays_a_token_by_a_bound_and_is_told_until_it_works_again() {
     let disk = TempDir::new().unwrap();
     let clock = Clock::simulated();
     let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
     let (keep, _) = life.store.claim(key(1), None);
-    let fact = || life.store.facts().into_iter().find(|(name, _)| *name == "reboot").unwrap().1;
+    let fact = || life.fact("reboot").unwrap();
     let files = life.store.files.clone().unwrap();
     // As if each thread that may write were held up.
     let held = files.all_places().await;
@@ -265,7 +289,7 @@ async fn what_could_not_be_written_is_written_once_the_disk_works() {
     let folder = Arc::new(Folder::new(disk.path(), sealer));
     let life = Store::new(clock.clone(), Some(folder), State::default(), Report::default());
     let life = Process { store: Arc::new(life), clock: clock.clone() };
-    let fact = || life.store.facts().into_iter().find(|(name, _)| *name == "reboot").unwrap().1;
+    let fact = || life.fact("reboot").unwrap();
     let keeps = [1, 2].map(|number| life.store.claim(key(number), None).0);
     for keep in &keeps {
         keep.renewed(record(&clock, "a token")).await;

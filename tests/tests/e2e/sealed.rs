@@ -102,6 +102,9 @@ fn a_file_that_was_tampered_with_is_named_and_moved_aside() {
     let after = daemon.tokenctl().get("t");
     assert_ne!(vec![after.clone()], before);
     daemon.wait_for_log(&["is damaged; it is not used", ".damaged"]);
+    let status = daemon.tokenctl().json(&["status"]);
+    let fact = status["daemon"]["attributes"]["damaged-files"].as_str().unwrap();
+    assert!(fact.starts_with("2 found since the start"), "that of the fingerprints' key too: {fact}");
     daemon.kill();
     assert!(host.files().iter().any(|file| file.extension().is_some_and(|end| end == "damaged")));
     assert_eq!(host.tokens(&["t"]), [after], "what was written in its place is whole");
