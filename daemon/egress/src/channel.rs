@@ -110,3 +110,94 @@ fn descriptors_of(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read, pipe};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn pair() -> (Channel, Channel) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (one, other) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let channel = |end: OwnedFd| Channel(UnixStream::from_std(end.into()).unwrap());
+        (channel(one), channel(other))
+    }
+
+    /// Sends a message with so many descriptors, which are then open nowhere but on their way: the other end of all.
+    fn send_pipes(channel: &Channel, count: usize) -> PipeReader {
+        let (end, passed) = pipe().unwrap();
+        let descriptors = vec![passed.as_fd(); count];
+        let mut space = vec![MaybeUninit::uninit(); cmsg_space!(ScmRights(count))];
+        let mut attached = SendAncillaryBuffer::new(&mut space);
+        assert!(attached.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        sendmsg(&channel.0, &[IoSlice::new(b"take these")], &mut attached, SendFlags::NOSIGNAL).unwrap();
+        end
+    }
+
+    #[tokio::test]
+    async fn messages_keep_their_boundaries() {
+        let (one, other) = pair();
+        let longest = vec![b'a'; MESSAGE_MOST];
+        for message in [b"first".as_slice(), b"second", &longest] {
+            one.send(message, None).await.unwrap();
+        }
+        for message in [b"first".as_slice(), b"second", &longest] {
+            let received = other.receive().await.unwrap().unwrap();
+            assert_eq!(received.bytes, message);
+            assert!(received.descriptor.is_none());
+        }
+        drop(one);
+        assert!(other.receive().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_is_an_error_and_its_descriptor_is_closed() {
+        let (one, other) = pair();
+        let (mut end, passed) = pipe().unwrap();
+        one.send(&[b'a'; MESSAGE_MOST + 1], Some(passed.as_fd())).await.unwrap();
+        drop(passed);
+        assert_eq!(other.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(end.read(&mut [0]).unwrap(), 0, "nobody has its other end any more");
+    }
+
+    #[tokio::test]
+    async fn one_descriptor_is_passed_and_not_to_programs_that_are_started() {
+        let (one, other) = pair();
+        let mut end = send_pipes(&one, 1);
+        let received = other.receive().await.unwrap().unwrap();
+        let passed = received.descriptor.unwrap();
+        assert!(rustix::io::fcntl_getfd(&passed).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        drop(passed);
+        assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn more_descriptors_than_one_are_closed() {
+        let (one, other) = pair();
+        // There is room for two where one is expected; 253 are all that the kernel passes.
+        for count in [2, 3, 4, 253] {
+            let mut end = send_pipes(&one, count);
+            assert_eq!(other.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData, "{count}");
+            assert_eq!(end.read(&mut [0]).unwrap(), 0, "{count}");
+        }
+        one.send(b"as before", None).await.unwrap();
+        assert_eq!(other.receive().await.unwrap().unwrap().bytes, b"as before");
+    }
+
+    #[tokio::test]
+    async fn last_words_are_heard_whoever_speaks_first() {
+        let (one, other) = pair();
+        other.send(b"unread", None).await.unwrap();
+        one.end_with(b"goodbye").unwrap();
+        assert_eq!(other.receive().await.unwrap().unwrap().bytes, b"goodbye");
+        assert!(other.receive().await.unwrap().is_none());
+
+        let (one, other) = pair();
+        one.end_with(b"goodbye").unwrap();
+        assert_eq!(other.send(b"late", None).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(other.receive().await.unwrap().unwrap().bytes, b"goodbye");
+    }
+}

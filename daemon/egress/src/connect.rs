@@ -119,15 +119,8 @@ fn io_cause(error: &(dyn Error + 'static)) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
-
     use super::*;
-
-    async fn listener(address: &str) -> (TcpListener, u16) {
-        let listener = TcpListener::bind((address, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        (listener, port)
-    }
+    use crate::scene::{closed, listener};
 
     #[tokio::test]
     async fn names_and_addresses_of_both_versions_lead_there() {
@@ -145,13 +138,24 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_answer_and_who_is_not_known_are_told_apart() {
-        let (closed, port) = listener("127.0.0.1").await;
-        drop(closed);
+        let (_closed, port) = closed();
         let Err(ConnectError::Failed(error)) = connect("127.0.0.1", port).await else {
             panic!("a connection")
         };
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert!(matches!(connect("nobody.invalid", 443).await, Err(ConnectError::Unresolved(_))));
         assert!(matches!(connect("not a name", 443).await, Err(ConnectError::Unresolved(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_service_that_is_silent_holds_up_names_alone_and_no_longer_than_a_host() {
+        let all = LOOKUPS.acquire_many(u32::try_from(LOOKUPS_MOST).unwrap()).await.unwrap();
+        let late = connect("nobody.invalid", 443).await.unwrap_err();
+        assert!(matches!(late, ConnectError::Failed(error) if error.kind() == io::ErrorKind::TimedOut));
+        let (_provider, port) = listener("127.0.0.1").await;
+        connect("localhost", port).await.unwrap();
+        connect("127.0.0.1", port).await.unwrap();
+        drop(all);
+        assert!(matches!(connect("nobody.invalid", 443).await, Err(ConnectError::Unresolved(_))));
     }
 }

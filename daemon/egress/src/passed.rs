@@ -51,3 +51,30 @@ fn may_be(host: &str, peer: IpAddr) -> bool {
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_on_loopback_has_its_own_address_alone_and_others_any() {
+        let cases = [
+            ("localhost", "127.0.0.1", true),
+            ("LOCALHOST", "::1", true),
+            ("localhost", "127.0.0.2", false),
+            ("localhost", "192.0.2.1", false),
+            ("localhost", "2001:db8::1", false),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "::1", false),
+            ("127.0.0.1", "192.0.2.1", false),
+            ("[::1]", "::1", true),
+            ("::1", "2001:db8::1", false),
+            ("id.example", "192.0.2.1", true),
+            ("id.example", "127.0.0.1", true),
+            ("192.0.2.1", "198.51.100.1", true),
+        ];
+        for (host, peer, may) in cases {
+            assert_eq!(may_be(host, peer.parse().unwrap()), may, "{host} {peer}");
+        }
+    }
+}

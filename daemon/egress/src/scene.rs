@@ -84,6 +84,14 @@ pub(crate) async fn listener(address: &str) -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// A port of 127.0.0.1 at which nobody listens. It is kept, so that nobody else comes to.
+pub(crate) fn closed() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
+}
+
 /// A port of 127.0.0.1 that answers nobody: its queue is full.
 pub(crate) async fn silent() -> (impl Sized, u16) {
     let socket = TcpSocket::new_v4().unwrap();

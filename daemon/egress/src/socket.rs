@@ -147,3 +147,67 @@ fn seqpacket() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn knock(path: &Path) -> rustix::io::Result<()> {
+        connect(&seqpacket()?, &SocketAddrUnix::new(path)?)
+    }
+
+    #[test]
+    fn it_is_for_its_user_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s.sock");
+        let _serving = make(&path).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        knock(&path).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_served_is_not_taken_and_one_that_is_left_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s.sock");
+        for name in ["s.sock", "s.sock~"] {
+            let foreign = directory.path().join(name);
+            // Also one of another kind is in use.
+            let is_draft = name.ends_with(DRAFT_SUFFIX);
+            let serving =
+                if is_draft { listen_at(&foreign).unwrap() } else { UnixListener::bind(&foreign).unwrap() };
+            assert!(matches!(make(&path), Err(SocketError::InUse(taken)) if taken == foreign));
+            drop(serving);
+            let own = make(&path).unwrap();
+            assert!(matches!(make(&path), Err(SocketError::InUse(taken)) if taken == path));
+            let (listener, lock) = own;
+            drop(listener);
+            assert!(matches!(make(&path), Err(SocketError::InUse(_))), "another is about to serve it");
+            drop(lock);
+            assert_eq!(knock(&path), Err(Errno::CONNREFUSED), "it is there still, and served by nobody");
+        }
+    }
+
+    #[test]
+    fn one_whose_process_accepts_nobody_is_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s.sock");
+        let busy = seqpacket().unwrap();
+        bind(&busy, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&busy, 0).unwrap();
+        let waiting = seqpacket().unwrap();
+        connect(&waiting, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        assert_eq!(knock(&path), Err(Errno::AGAIN), "there is no room for another");
+        assert!(matches!(make(&path), Err(SocketError::InUse(_))));
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("precious");
+        fs::write(&path, "data").unwrap();
+        assert!(matches!(make(&path), Err(SocketError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "data");
+    }
+}
