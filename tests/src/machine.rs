@@ -121,10 +121,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            show(&format!(
-                "--- the machine's journal\n{}---",
-                self.journal(&["-u", "tokend", "-u", "tokend.socket"])
-            ));
+            show(&format!("--- the machine's journal\n{}---", self.journal(&["-u", "tokend*"])));
         } else {
             secrets::assert_absent("the machine's journal", &self.journal(&["--output=export"]));
         }

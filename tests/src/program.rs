@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// All that are built.
+const PROGRAMS: [&str; 8] =
+    ["tokend", "tokend-egress", "tokenctl", "provider", "courier", "callers", "handover", "asker"];
+
 /// The path of the built `tokend`.
 pub fn tokend() -> PathBuf {
     directory().join("tokend")
@@ -33,6 +37,11 @@ pub fn callers() -> PathBuf {
 /// The path of the built `handover`, for callers that hand their connections over.
 pub fn handover() -> PathBuf {
     directory().join("handover")
+}
+
+/// The path of the built `asker`, which asks for connections as the daemon does.
+pub fn asker() -> PathBuf {
+    directory().join("asker")
 }
 
 /// Copies a program to where every user can run it: the source tree may be closed to others.
@@ -84,15 +93,13 @@ fn build(directory: &Path) {
     }
     let built = cargo
         .current_dir(workspace())
-        .args([
-            "build", "--quiet", "--bin", "tokend", "--bin", "tokenctl", "--bin", "provider", "--bin",
-            "courier", "--bin", "callers", "--bin", "handover",
-        ])
-        .args(["--profile", profile, "--target-dir"])
+        .args(["build", "--quiet", "--profile", profile])
+        .args(PROGRAMS.iter().flat_map(|name| ["--bin", name]))
+        .arg("--target-dir")
         .arg(target)
         .status()
         .expect("cargo can be run");
-    assert!(built.success(), "cargo could not build tokend and tokenctl: {built}");
+    assert!(built.success(), "cargo could not build the programs: {built}");
 }
 
 /// What cargo tells the program that it runs about that program's own package. Build scripts that look at

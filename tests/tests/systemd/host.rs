@@ -118,6 +118,13 @@ impl Host {
         self.machine.check(&["systemctl", "stop", "tokend.socket", "tokend.service"]);
         assert_eq!(self.machine.property("tokend.service", "Result"), "success");
         assert_eq!(self.machine.property("tokend.service", "ExecMainStatus"), "0");
+        // What the daemon brought with it goes with it.
+        for unit in ["tokend-egress.service", "tokend-egress.socket"] {
+            wait::until(&format!("the end of {unit}"), || {
+                (self.machine.property(unit, "ActiveState") == "inactive").then_some(())
+            });
+        }
+        assert_eq!(self.machine.check(&["ls", "-A", "/run/tokend"]), "");
         let failed =
             self.machine.check(&["systemctl", "list-units", "--failed", "--plain", "--no-legend", "tokend*"]);
         assert_eq!(failed, "");
@@ -130,8 +137,8 @@ fn install(tree: &TempDir) {
     let mut command = Command::new(program::workspace().join("systemd/install"));
     command.env("DESTDIR", tree.path()).env("PREFIX", "/usr").env("TARGET_DIR", built.parent().unwrap());
     process::run(&mut command, Duration::from_secs(60)).expect_success();
-    let helpers = [program::provider(), program::callers(), program::handover()];
-    for (built, name) in helpers.iter().zip(["provider", "callers", "handover"]) {
+    let helpers = [program::provider(), program::callers(), program::handover(), program::asker()];
+    for (built, name) in helpers.iter().zip(["provider", "callers", "handover", "asker"]) {
         program::copy(built, &tree.path().join("usr/bin").join(name));
     }
 }

@@ -36,7 +36,7 @@ fn a_crash_a_restart_and_an_upgrade_cost_no_token_and_no_request() {
 }
 
 /// Installs a package of the same programs over them, as `apt upgrade` does.
-fn upgrade(host: &Host) {
+pub(crate) fn upgrade(host: &Host) {
     let package = host.tree.path().join("package");
     std::fs::create_dir_all(package.join("DEBIAN")).unwrap();
     std::fs::write(
@@ -47,7 +47,7 @@ fn upgrade(host: &Host) {
     let postinst = package.join("DEBIAN/postinst");
     std::fs::write(
         &postinst,
-        "#!/bin/sh\nset -e\nsystemctl daemon-reload\nsystemctl try-restart tokend.service\n",
+        "#!/bin/sh\nset -e\nsystemctl daemon-reload\nsystemctl try-restart tokend.service tokend-egress.service\n",
     )
     .unwrap();
     run("chmod", &["0755".as_ref(), &postinst]);
@@ -57,10 +57,13 @@ fn upgrade(host: &Host) {
         "dpkg-deb",
         &["--build".as_ref(), "--root-owner-group".as_ref(), "-Zgzip".as_ref(), &package, &built],
     );
-    let before = host.machine.property("tokend", "MainPID");
+    let pids = || ["tokend", "tokend-egress"].map(|unit| host.machine.property(unit, "MainPID"));
+    let before = pids();
     host.machine.send(&built, "/tmp/tokend.deb");
     host.machine.check(&["dpkg", "-i", "/tmp/tokend.deb"]);
-    assert_ne!(host.machine.property("tokend", "MainPID"), before, "the package restarts the service");
+    for (after, before) in pids().iter().zip(&before) {
+        assert!(after != before || before == "0", "the package restarts the services that run");
+    }
 }
 
 fn run(program: &str, arguments: &[&Path]) {
