@@ -9,5 +9,6 @@ mod inheritance;
 mod load;
 mod memory;
 mod restart;
+mod sandbox;
 mod service;
 mod units;

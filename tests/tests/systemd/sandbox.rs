@@ -1,0 +1,54 @@
+//! What the units let a process do that was made to run something else.
+
+use tokend_tests::{Finished, Machine};
+
+use crate::host::Host;
+
+/// Puts a program into every folder that may be written to, runs it there, and tells of both.
+const TRY_EVERYWHERE: &str = "find / -type d -writable ! -path '/proc/*' 2>/dev/null | while read -r folder; do \
+    cp /usr/bin/true \"$folder/probe\" 2>/dev/null || continue; echo \"written $folder\"; \
+    \"$folder/probe\" 2>/dev/null && echo \"run $folder\"; rm \"$folder/probe\"; done";
+
+#[test]
+fn nothing_that_the_daemon_can_write_can_be_run() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    machine.check(&["systemctl", "start", "tokend"]);
+    let tried = in_files_of(machine, "tokend", &["sh", "-c", TRY_EVERYWHERE]).expect_success();
+    let folders = |what: &str| -> Vec<&str> {
+        let mut folders: Vec<&str> = tried.lines().filter_map(|line| line.strip_prefix(what)).collect();
+        folders.sort_unstable();
+        folders
+    };
+    assert_eq!(folders("run "), [""; 0], "{tried}");
+    assert_eq!(folders("written "), ["/dev/shm", "/tmp", "/var/lib/tokend", "/var/tmp"]);
+    host.stop_cleanly();
+}
+
+#[test]
+fn the_helper_can_run_no_program() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    host.start_provider();
+    machine.check(&["systemctl", "start", "tokend"]);
+    host.token_for("alice", "psb");
+    for program in ["/usr/bin/true", "/usr/bin/tokenctl"] {
+        let run = in_files_of(machine, "tokend-egress", &[program, "--version"]);
+        assert!(run.stderr.contains("Permission denied"), "{program}: {run:?}");
+    }
+    // Where it may write, nothing can be run, nor can a library be loaded.
+    let pid = machine.property("tokend-egress", "MainPID");
+    let mounts = machine.check(&["cat", &format!("/proc/{pid}/mounts")]);
+    for folder in ["/tmp", "/var/tmp", "/dev/shm"] {
+        let of_folder = |line: &&str| line.split(' ').nth(1) == Some(folder);
+        let mount = mounts.lines().rfind(of_folder).unwrap();
+        assert!(mount.contains("noexec"), "{mount}");
+    }
+    host.stop_cleanly();
+}
+
+/// Runs a command with the files that a service has, as root, so that no file's mode has a part in it.
+fn in_files_of(machine: &Machine, service: &str, command: &[&str]) -> Finished {
+    let pid = machine.property(service, "MainPID");
+    machine.run(&[&["nsenter", "--mount", "--target", &pid], command].concat())
+}
