@@ -154,6 +154,7 @@ fn clean(command: &mut Command) -> &mut Command {
         "FDSTORE",
         "JOURNAL_STREAM",
         "RUST_LOG",
+        "TOKEND_EGRESS",
     ]
     .into_iter()
     .fold(command, |command, name| command.env_remove(name))

@@ -33,6 +33,11 @@ impl Home {
         self.path().join("tokend.sock")
     }
 
+    /// The socket of the process that connects to providers, where there is one.
+    pub fn egress_socket(&self) -> PathBuf {
+        self.path().join("egress.sock")
+    }
+
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.path().join("tokend.toml")

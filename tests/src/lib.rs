@@ -19,6 +19,7 @@
 pub mod certificate;
 pub mod courier;
 pub mod daemon;
+pub mod egress;
 pub mod home;
 pub mod http;
 pub mod in_process;
@@ -42,6 +43,7 @@ pub mod wait;
 pub use certificate::{Authority, Flaw, Shown};
 pub use courier::Courier;
 pub use daemon::RealDaemon;
+pub use egress::RealEgress;
 pub use home::Home;
 pub use in_process::InProcess;
 pub use machine::Machine;

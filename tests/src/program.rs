@@ -14,6 +14,11 @@ pub fn tokend() -> PathBuf {
     directory().join("tokend")
 }
 
+/// The path of the built `tokend-egress`.
+pub fn tokend_egress() -> PathBuf {
+    directory().join("tokend-egress")
+}
+
 /// The path of the built `tokenctl`.
 pub fn tokenctl() -> PathBuf {
     directory().join("tokenctl")

@@ -36,9 +36,9 @@ pub enum ConnectError {
     /// No address answers; what the last one said.
     #[error("no connection: {0}")]
     Failed(#[source] io::Error),
-    /// The process that makes connections for this one makes none.
+    /// The process that connects for this one does not.
     #[error(
-        "tokend-egress at {} fails: {source}; see `systemctl status tokend-egress.socket tokend-egress.service`",
+        "{}: {source}; see `systemctl status tokend-egress.socket tokend-egress.service`",
         .path.display()
     )]
     Helper {

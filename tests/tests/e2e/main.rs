@@ -19,6 +19,7 @@ mod explain;
 mod fault_table;
 mod faults;
 mod hardening;
+mod helper;
 mod hostile_peers;
 mod log;
 mod memory;
