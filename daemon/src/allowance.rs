@@ -109,6 +109,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_connected_is_not_forgotten() {
+        let allowances = Allowances::new(Quota::default(), Clock::simulated());
+        let connected = allowances.of(7);
+        (100..10_000).for_each(|uid| drop(allowances.of(uid)));
+        assert!(
+            Arc::ptr_eq(&connected, &allowances.of(7)),
+            "its next connection would have a quota of its own"
+        );
+    }
+
+    #[tokio::test]
     async fn who_is_gone_is_forgotten_but_for_what_it_did_too_often() {
         let quota = Quota { refusals_per_minute: 1, ..Quota::default() };
         let allowances = Allowances::new(quota, Clock::simulated());

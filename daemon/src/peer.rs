@@ -245,6 +245,8 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn of_this_process() -> Peer {
@@ -294,6 +296,50 @@ mod tests {
         assert!(peer.is_gone());
         let ended = Peer::of_pid(i32::try_from(child.id()).unwrap()).unwrap_err();
         assert_eq!(ended.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_group_is_not_found_out_in_time_is_not_taken_for_one_in_no_unit() {
+        const UID: u32 = 4_000_000_001;
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+        child.wait().unwrap();
+        // Of what has ended the kernel tells no group, so that one is searched for.
+        let process = Found::Process(process.renumbered(i32::MAX.unsigned_abs()));
+        let mut peer = Peer { facts: Facts { uid: UID, ..Facts::default() }, process };
+        let (let_go, gate) = std::sync::mpsc::channel::<()>();
+        let hanging = SEARCHES.ask(UID, || None::<String>, move || gate.recv().ok().map(|()| String::new()));
+        let mut hanging = std::pin::pin!(hanging);
+        tokio::time::pause();
+        assert!((&mut hanging).now_or_never().is_none());
+        let mut identified = std::pin::pin!(peer.identify());
+        assert!((&mut identified).now_or_never().is_none());
+        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        assert_eq!(identified.await, Err(Late));
+        drop(let_go);
+    }
+
+    #[test]
+    fn all_groups_of_a_process_are_told_however_many_it_has() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let groups: Vec<u32> = (1_000_000..1_001_000).collect();
+        let told = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| {
+                set_groups_of_this_thread(&groups);
+                of_this_process().facts().groups.clone()
+            });
+            asked.join().unwrap()
+        });
+        assert_eq!(told, groups);
+    }
+
+    fn set_groups_of_this_thread(groups: &[u32]) {
+        // SAFETY: the kernel reads as many numbers as there are.
+        #[expect(unsafe_code, reason = "the libraries' call is for all threads")]
+        let status = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+        assert_eq!(status, 0);
     }
 
     #[test]

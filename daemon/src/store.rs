@@ -103,11 +103,10 @@ impl Store {
         let record = record.map(|record| record.as_of(now.at));
         match (&found, &record) {
             // From the disk, or from another uptime: as it is now, it is kept in memory.
-            (Some(found), Some(record)) => {
+            (Some(_), Some(record)) => {
                 let bytes = record.encode(&key, &now);
                 self.put(&mut state, &key, &bytes);
-                let is_missing = found.uptime == Uptime::RanOn && !state.on_disk.contains(&key);
-                if is_missing && record.token.is_some() {
+                if record.token.is_some() && !state.on_disk.contains(&key) {
                     self.write_some_time(key, bytes);
                 }
             }

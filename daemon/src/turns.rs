@@ -248,12 +248,16 @@ mod tests {
     fn what_a_connection_leaves_is_the_next_one_s() {
         let turns = Turns::default();
         let (a, b) = (turns.take(CROWD).now_or_never().unwrap(), turns.take(CROWD).now_or_never().unwrap());
-        let mut waits = Box::pin(turns.take(CROWD));
-        assert!((&mut waits).now_or_never().is_none());
+        let mut first = Box::pin(turns.take(CROWD));
+        let mut second = Box::pin(turns.take(CROWD));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
         drop((a, b));
         turns.round().begin();
-        drop(waits.now_or_never().expect("its turn has come"));
-        assert!(turns.take(CROWD).now_or_never().is_some());
+        let turn = first.now_or_never().expect("its turn has come");
+        let mut newcomer = Box::pin(turns.take(CROWD));
+        assert!((&mut newcomer).now_or_never().is_none(), "others have waited for longer");
+        drop(turn);
+        assert!(second.now_or_never().is_some(), "there is room in the same round");
     }
 
     #[test]

@@ -152,7 +152,7 @@ fn generalised(decided: Decided<'_>) -> Record {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tokend_protocol::Fingerprint;
+    use tokend_protocol::{Fingerprint, Variant};
 
     use super::super::{Refusal, Verb};
     use super::*;
@@ -163,19 +163,21 @@ mod tests {
         peer: Facts,
         verb: Verb,
         token: TokenName,
+        variant: Option<Variant>,
         fingerprint: Option<Fingerprint>,
-        allowed: bool,
+        outcome: Outcome<'static>,
     }
 
     impl Made {
         fn new(uid: u32, pid: i32, token: u32) -> Self {
             let peer = Facts { uid, gid: uid, pid: Some(pid), ..Facts::default() };
             let token = format!("t{token}").parse().unwrap();
-            Self { peer, verb: Verb::Get, token, fingerprint: None, allowed: false }
+            let outcome = Outcome::Deny(Refusal::NoRule);
+            Self { peer, verb: Verb::Get, token, variant: None, fingerprint: None, outcome }
         }
 
         fn allowed(mut self, rotation: u8) -> Self {
-            self.allowed = true;
+            self.outcome = Outcome::Allow("any");
             self.fingerprint = Some(Fingerprint([rotation; 8]));
             self
         }
@@ -185,9 +187,9 @@ mod tests {
                 peer: &self.peer,
                 verb: self.verb,
                 token: Some(&self.token),
-                variant: None,
+                variant: self.variant.as_ref(),
                 fingerprint: self.fingerprint,
-                outcome: if self.allowed { Outcome::Allow("any") } else { Outcome::Deny(Refusal::NoRule) },
+                outcome: self.outcome,
             }
         }
     }
@@ -214,6 +216,7 @@ mod tests {
     #[test]
     fn whatever_differs_is_another_kind() {
         let first = Made::new(7, 1, 1).allowed(0);
+        let form = |term: &str| Some(Variant { scope: vec![term.into()], ..Variant::default() });
         let others = [
             Made::new(8, 1, 1).allowed(0),
             Made::new(7, 2, 1).allowed(0),
@@ -221,6 +224,12 @@ mod tests {
             Made::new(7, 1, 1).allowed(1),
             Made::new(7, 1, 1),
             Made { verb: Verb::Headers, ..first.clone() },
+            Made { variant: form("a"), ..first.clone() },
+            Made { variant: form("b"), ..first.clone() },
+            Made { outcome: Outcome::Allow("user:7"), ..first.clone() },
+            Made { outcome: Outcome::Deny(Refusal::NoSuchToken), ..Made::new(7, 1, 1) },
+            Made { peer: Facts { gid: 8, ..first.peer.clone() }, ..first.clone() },
+            Made { peer: Facts { invocation_id: Some("1".into()), ..first.peer.clone() }, ..first.clone() },
             Made { peer: Facts { unit: Some("a.service".into()), ..first.peer.clone() }, ..first.clone() },
             Made {
                 peer: Facts { user_unit: Some("a.service".into()), ..first.peer.clone() },
@@ -238,7 +247,10 @@ mod tests {
     fn made_up_names_and_forked_processes_are_folded_and_the_first_are_named() {
         let mut folds = Folds::default();
         let flood = (0..10_000_u32).filter(|n| {
-            let made = Made::new(7, i32::try_from(*n).unwrap(), *n);
+            let mut made = Made::new(7, i32::try_from(*n).unwrap(), *n);
+            made.variant = Some(Variant { scope: vec![format!("s{n}")], ..Variant::default() });
+            made.peer.unit = Some(format!("a@{n}.service"));
+            made.peer.exe = Some(format!("/{n}").into());
             folds.note(made.decided()).is_some()
         });
         assert_eq!(flood.count(), EXACT_MAX + 1);
@@ -246,7 +258,8 @@ mod tests {
         folds.end_window();
         let due = drain(&mut folds);
         let [(record, count)] = due.as_slice() else { panic!("{due:?}") };
-        assert_eq!((record.peer.uid, record.peer.pid), (7, None));
+        assert_eq!(record.peer, Facts { uid: 7, gid: 7, ..Facts::default() }, "what is so of all of them");
+        assert_eq!(record.variant, None);
         assert_eq!(usize::try_from(*count).unwrap(), 10_000 - EXACT_MAX - 1);
         assert_eq!(record.tokens.len(), NAMES_MAX);
     }
@@ -263,6 +276,24 @@ mod tests {
         let due = drain(&mut folds);
         assert_eq!(due.len(), 1000);
         assert!(due.iter().all(|(record, count)| record.tokens.len() == 1 && *count == 2));
+    }
+
+    #[test]
+    fn hand_outs_to_many_processes_are_folded_by_the_rule_that_let_them() {
+        let mut folds = Folds::default();
+        let crowd = i32::try_from(EXACT_MAX).unwrap() + 11;
+        for rule in ["user:7", "group:8"] {
+            for pid in 0..crowd {
+                let made = Made::new(7, pid, 1).allowed(0);
+                folds.note(Made { outcome: Outcome::Allow(rule), ..made }.decided());
+            }
+        }
+        folds.end_window();
+        let mut due: Vec<_> =
+            drain(&mut folds).into_iter().map(|(record, count)| (record.verdict, count)).collect();
+        due.sort_by_key(|(_, count)| *count);
+        let by = |rule: &str| Verdict::Allow(rule.to_owned());
+        assert_eq!(due, [(by("user:7"), 10), (by("group:8"), u64::try_from(crowd).unwrap() - 1)]);
     }
 
     #[test]

@@ -109,6 +109,7 @@ mod tests {
         }
         for _ in 0..3 {
             assert_eq!(lookups.ask(OTHER, || None, || Some(8)).await, Ok(Some(8)));
+            assert!(crowd.iter_mut().all(|(asked, _)| asked.now_or_never().is_none()));
         }
         // Those of the crowd come one after the other.
         for (asked, let_go) in crowd {

@@ -186,6 +186,37 @@ mod tests {
     }
 
     #[test]
+    fn however_many_groups_there_are_a_search_looks_at_so_many_and_fewer_are_remembered() {
+        let (root, tree) = tree();
+        for number in 0..SEARCHED_MAX {
+            fs::create_dir(root.path().join(format!("g{number}"))).unwrap();
+        }
+        assert_eq!(tree.groups().count(), SEARCHED_MAX);
+        assert_eq!(tree.path(0), None);
+        assert!(tree.seen.lock().unwrap().len() <= REMEMBERED_MAX);
+        assert!(tree.path(inode(&root, "init.scope")).is_some());
+        assert!(
+            tree.seen.lock().unwrap().len() <= REMEMBERED_MAX + 1,
+            "the one that was looked for is another"
+        );
+    }
+
+    #[test]
+    fn a_few_groups_with_callers_are_looked_into_first() {
+        let (root, tree) = tree();
+        for number in 0..2 * FREQUENTED_MAX {
+            let group = root.path().join(format!("g{number}.service"));
+            fs::create_dir(&group).unwrap();
+            fs::write(group.join("cgroup.procs"), format!("{}\n", 1000 + number)).unwrap();
+            let pid = i32::try_from(1000 + number).unwrap();
+            assert_eq!(tree.path_of_process(pid), Some(format!("/g{number}.service")));
+        }
+        let frequented = tree.frequented.lock().unwrap();
+        assert_eq!(frequented.len(), FREQUENTED_MAX);
+        assert_eq!(frequented.front(), Some(&format!("/g{}.service", 2 * FREQUENTED_MAX - 1)));
+    }
+
+    #[test]
     fn a_group_that_is_gone_is_not_remembered_as_one_that_is_there() {
         let (root, tree) = tree();
         let worker = inode(&root, "system.slice/billing.service/worker");

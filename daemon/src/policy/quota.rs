@@ -235,6 +235,15 @@ mod tests {
         assert!(!usage.is_blank(at(69_999)) && usage.is_blank(at(70_000)));
     }
 
+    #[test]
+    fn what_was_not_used_is_not_saved_up() {
+        let mut usage = Usage::default();
+        usage.count(&QUOTA, Rate::ProviderCalls, at(0)).unwrap();
+        let an_hour_later = at(3_600_000);
+        let granted = (0..100).filter(|_| usage.count(&QUOTA, Rate::ProviderCalls, an_hour_later).is_ok());
+        assert_eq!(granted.count(), 6);
+    }
+
     proptest! {
         #[test]
         fn no_minute_has_more_than_twice_its_worth(gaps in prop::collection::vec(0_u64..5_000, 1..500)) {

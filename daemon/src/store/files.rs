@@ -174,3 +174,48 @@ impl Shared {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use tempfile::TempDir;
+    use tokend_protocol::Secret;
+    use tokio::task::yield_now;
+    use tokio::time::timeout;
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::store::sealed::Sealer;
+
+    /// More than any of it takes.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    const KEY: Key = Key::from_bytes([1; 32]);
+
+    #[tokio::test]
+    async fn a_file_that_hangs_takes_one_place_and_has_its_newest_record_in_the_end() {
+        let disk = TempDir::new().unwrap();
+        let sealer = Sealer::new(&Secret::from("0123456789abcdef0123456789abcdef".to_owned())).unwrap();
+        let files = Files::new(Arc::new(Folder::new(disk.path(), sealer)), Arc::default());
+        let hanging = files.folder().hang();
+        for record in ["one", "two", "three"] {
+            files.write_some_time(KEY, Zeroizing::new(record.as_bytes().to_vec()));
+            yield_now().await;
+            while !files.0.orders().under_way.contains(&KEY) {
+                yield_now().await;
+            }
+        }
+        let others = Arc::clone(&files.0.places).acquire_many_owned(7);
+        drop(timeout(PATIENCE, others).await.expect("all but one are for other files"));
+        drop(hanging);
+        drop(files.all_places().await);
+        let mut records = Vec::new();
+        let take = |record: Bytes| {
+            records.push(record.to_vec());
+            ControlFlow::Continue(())
+        };
+        files.folder().read(&HashSet::new(), take).unwrap();
+        assert_eq!(records, [b"three"]);
+    }
+}

@@ -235,6 +235,12 @@ impl Folder {
         Ok(locked)
     }
 
+    /// Holds up whoever wants to write, as a disk does that hangs.
+    #[cfg(test)]
+    pub(super) fn hang(&self) -> impl Sized + '_ {
+        self.directory.lock().unwrap()
+    }
+
     fn fault(&self, what: &'static str, name: Option<&str>, source: io::Error) -> FolderError {
         let path = name.map_or_else(|| self.path.clone(), |name| self.path.join(name));
         FolderError::System { what, path, source }

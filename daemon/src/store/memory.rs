@@ -174,10 +174,40 @@ mod tests {
         memory.remove(&other).unwrap();
         memory.put(&KEY, b"a second secret").unwrap();
         memory.put(&KEY, &[b'x'; 1_000]).unwrap();
-        let length = usize::try_from(memory.file.metadata().unwrap().len()).unwrap();
-        let mut all = vec![0; length];
+        assert!(!bytes(&memory).windows(6).any(|bytes| bytes == b"secret"));
+    }
+
+    /// All that is in it.
+    fn bytes(memory: &Memory) -> Vec<u8> {
+        let mut all = vec![0; usize::try_from(memory.file.metadata().unwrap().len()).unwrap()];
         memory.file.read_exact_at(&mut all, 0).unwrap();
-        assert!(!all.windows(6).any(|bytes| bytes == b"secret"));
+        all
+    }
+
+    #[test]
+    fn what_a_process_that_was_killed_did_not_come_to_wipe_is_wiped_by_the_next_one() {
+        let mut memory = Memory::create().unwrap();
+        memory.put(&KEY, b"a secret").unwrap();
+        // It outgrows its cell, and all is done but the last step.
+        let plan = memory.layout.put(&KEY, &[b'x'; 1_000]).unwrap();
+        let (_wipe, done) = plan.steps.split_last().unwrap();
+        for step in done {
+            memory.carry_out(step).unwrap();
+        }
+        let next = left(&memory);
+        assert_eq!(next.records[&KEY].as_slice(), [b'x'; 1_000]);
+        assert!(!bytes(&memory).windows(6).any(|bytes| bytes == b"secret"));
+    }
+
+    #[test]
+    fn what_a_process_that_was_killed_made_longer_is_written_to_all_the_same() {
+        let memory = Memory::create().unwrap();
+        let plan = memory.layout.put(&KEY, &[b'x'; 10_000]).unwrap();
+        memory.carry_out(&plan.steps[0]).unwrap();
+        let mut next = left(&memory);
+        assert!(next.records.is_empty() && !next.is_damaged);
+        next.memory.put(&KEY, b"a record").unwrap();
+        assert_eq!(left(&next.memory).records[&KEY].as_slice(), b"a record");
     }
 
     #[test]

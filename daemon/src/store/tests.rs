@@ -1,7 +1,9 @@
 //! The store from the side of a credential: what a successor finds, and what it does not.
 
+use std::fs::File;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirEntryExt, FileExt};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -12,6 +14,7 @@ use super::sealed::Sealer;
 use super::*;
 use crate::credential::Failed;
 use crate::policy::refresh::{Jitter, Life};
+use crate::systemd::FdStore;
 
 const STATE_KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -61,12 +64,29 @@ fn with_state(clock: &Clock, mut state: State, state_dir: Option<&TempDir>) -> P
 impl Process {
     /// The successor of a process that was killed.
     fn next(self, state_dir: Option<&TempDir>) -> Self {
-        let fd = self.store.lock().memory.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap();
-        let clock = self.clock.clone();
+        let (left, clock) = (self.left(), self.clock.clone());
         drop(self);
         let mut state = State::default();
-        state.take(Memory::adopt(fd).unwrap());
+        state.take(left);
         with_state(&clock, state, state_dir)
+    }
+
+    /// The memory that it would leave if it were killed now.
+    fn memory(&self) -> OwnedFd {
+        self.store.lock().memory.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap()
+    }
+
+    /// What a successor would find in it.
+    fn left(&self) -> Left {
+        Memory::adopt(self.memory()).unwrap()
+    }
+
+    /// Waits until no file is being written or removed.
+    async fn files_are_done(&self) {
+        let files = self.store.files.clone().unwrap();
+        tokio::task::yield_now().await;
+        // There are so many places for orders, and all are free again when none is being carried out.
+        drop(files.all_places().await);
     }
 
     fn token(&self, number: u8) -> Option<String> {
@@ -94,7 +114,10 @@ async fn a_successor_finds_what_was_kept_last_until_it_expires() {
     let life = life.next(None);
     assert_eq!(life.token(1).as_deref(), Some("two"));
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!(life.next(None).token(1), None);
+    let life = life.next(None);
+    assert_eq!(life.token(1), None);
+    let kept = life.left().records.remove(&key(1)).unwrap();
+    assert!(!kept.windows(3).any(|bytes| bytes == b"two"), "nor is it kept any longer");
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,6 +147,7 @@ async fn the_wait_of_a_variant_after_a_failure_outlasts_a_crash() {
     life.store.settle();
     let (_, record) = life.store.claim(key(2), Some(key(1)));
     assert_eq!(record.and_then(|record| record.failure?.next_attempt), next_attempt);
+    assert_eq!(life.fact("restored").unwrap(), "1 valid at the start", "a failure is no token");
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,11 +167,65 @@ async fn what_only_memory_holds_is_written_to_the_disk_at_the_next_start() {
     life.store.claim(key(1), None).0.renewed(record(&clock, "one")).await;
     let life = life.next(Some(&state_dir));
     assert_eq!(life.token(1).as_deref(), Some("one"));
-    let files = life.store.files.clone().unwrap();
-    // Nobody waits for it, so this does: there are so many places for writes, and all are free again when it is done.
-    tokio::task::yield_now().await;
-    let _all = files.all_places().await;
-    assert_eq!(files.folder().read(&HashSet::from([key(1)]), |_| panic!()).unwrap(), HashSet::from([key(1)]));
+    life.files_are_done().await;
+    let folder = life.store.files.as_ref().unwrap().folder();
+    assert_eq!(folder.read(&HashSet::from([key(1)]), |_| panic!()).unwrap(), HashSet::from([key(1)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_writes_neither_what_the_disk_has_nor_what_is_no_token() {
+    let state_dir = TempDir::new().unwrap();
+    let clock = Clock::simulated();
+    let life = begin(&clock, Memory::create().unwrap(), Some(&state_dir));
+    life.store.claim(key(1), None).0.renewed(record(&clock, "one")).await;
+    life.store.claim(key(2), None).0.changed(Record::default());
+    let files = || {
+        let files = std::fs::read_dir(state_dir.path().join("tokens")).unwrap();
+        files.map(|file| file.unwrap().ino()).collect::<Vec<u64>>()
+    };
+    let written = files();
+    assert_eq!(written.len(), 1);
+    let life = life.next(Some(&state_dir));
+    assert!(life.token(1).is_some());
+    assert!(life.store.claim(key(2), None).1.is_some());
+    life.files_are_done().await;
+    assert_eq!(files(), written);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_from_the_disk_is_in_memory_then_and_outlives_the_disk() {
+    let disk = TempDir::new().unwrap();
+    let clock = Clock::simulated();
+    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    life.store.claim(key(1), None).0.renewed(record(&clock, "one")).await;
+    drop(life);
+    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    assert!(life.token(1).is_some());
+    assert_eq!(life.next(None).token(1).as_deref(), Some("one"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_makes_no_sense_is_wiped() {
+    let (_, life) = start();
+    life.store.lock().memory.as_mut().unwrap().put(&key(1), b"a secret of another format").unwrap();
+    let life = life.next(None);
+    assert_eq!(life.token(1), None);
+    assert!(life.left().records.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_whole_in_a_damaged_memory_is_in_the_one_that_takes_its_place() {
+    let (clock, life) = start();
+    life.store.claim(key(1), None).0.renewed(record(&clock, "one")).await;
+    let memory = File::from(life.memory());
+    memory.write_all_at(&[0xff; 8], memory.metadata().unwrap().len()).unwrap();
+    assert!(life.left().is_damaged);
+    let manager = FdStore::Present { left: Some(memory.into()), is_proved: true };
+    let store = Store::open(clock.clone(), Media { manager, state_dir: "/".into(), state_key: None }).await;
+    let life = Process { store, clock };
+    assert!(!life.left().is_damaged);
+    // That one is killed before anybody asks it for anything.
+    assert_eq!(life.next(None).token(1).as_deref(), Some("one"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,6 +273,30 @@ async fn fingerprints_stay_what_they_were() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fingerprints_stay_what_they_were_over_a_reboot_too() {
+    let (clock, life) = start();
+    let before = life.store.fingerprint_key().await.unwrap();
+    // The state key is given only now.
+    let disk = TempDir::new().unwrap();
+    let life = life.next(Some(&disk));
+    life.store.fingerprint_key().await.unwrap();
+    life.files_are_done().await;
+    drop(life);
+    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    assert_eq!(*life.store.fingerprint_key().await.unwrap(), *before);
+    drop(life);
+
+    // It is given from the beginning.
+    let disk = TempDir::new().unwrap();
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+        keys.push(life.store.fingerprint_key().await.unwrap());
+    }
+    assert_eq!(keys[0], keys[1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_issuer_goes_on_in_its_condition() {
     let (clock, life) = start();
     let (keep, none) = life.store.claim_issuer("https://id.example");
@@ -221,10 +323,9 @@ async fn what_is_on_the_disk_survives_without_memory_and_goes_with_its_token() {
     let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
     assert_eq!(life.token(1).as_deref(), Some("a token"));
     life.store.settle();
-    let files = || std::fs::read_dir(disk.path().join("tokens")).unwrap().count();
-    tokio::task::yield_now().await;
-    drop(life.store.files.as_ref().unwrap().all_places().await);
-    assert_eq!(files(), 1, "the other token was not asked for by anybody");
+    life.files_are_done().await;
+    let files = std::fs::read_dir(disk.path().join("tokens")).unwrap().count();
+    assert_eq!(files, 1, "the other token was not asked for by anybody");
     let (keep, _) = life.store.claim(key(1), None);
     keep.discard();
     drop(keep);
@@ -274,8 +375,16 @@ async fn a_disk_that_hangs_delays_a_token_by_a_bound_and_is_told_until_it_works_
     );
     drop(held);
     keep.renewed(record(&clock, "three")).await;
-    let _all = files.all_places().await;
+    let all = files.all_places().await;
     assert!(fact().starts_with("tokens are sealed in"), "{}", fact());
+    let began = clock.now();
+    keep.renewed(record(&clock, "four")).await;
+    assert_eq!(
+        clock.now().since(began),
+        Duration::from_secs(2),
+        "a disk that worked meanwhile is waited for again"
+    );
+    drop(all);
 }
 
 #[tokio::test(start_paused = true)]

@@ -128,6 +128,27 @@ async fn a_form_that_is_waited_for_does_not_make_room_for_another() {
 }
 
 #[tokio::test]
+async fn one_user_s_forms_make_room_for_that_user_s_others_and_for_nobody_else_s() {
+    let forms: Vec<String> = (0..40).map(|n| format!("\"s{n}\"")).collect();
+    let forms = format!("scope = \"all\"\nvariants = {{ scope = [{}] }}\n{ALLOWED}", forms.join(", "));
+    let quota = Quota { variants: 100, ..Quota::default() };
+    let scene = Scene::with_quota(OWN_UID, directory(), &token("t", &forms), quota);
+    let facts = Facts { uid: ALICE, gid: ALICE, ..Facts::default() };
+    let alice = Session::new(Arc::clone(&scene.session.shared), Peer::known(facts));
+    // Hers is the one that was not used for longest.
+    assert_eq!(code(alice.answer(get("t", 0, &["s0"])).await), ErrorCode::DeadlineExceeded);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::resume();
+    for n in 1..40 {
+        let asked = scene.session.answer(get("t", 0, &[&format!("s{n}")])).await;
+        assert_eq!(code(asked), ErrorCode::DeadlineExceeded, "s{n}: it may be asked for");
+    }
+    assert!(alice.allowance.take(Kind::Variants, 100).is_err(), "hers is held still");
+    assert!(scene.session.allowance.take(Kind::Variants, 69).is_ok(), "of the other user's 31");
+}
+
+#[tokio::test]
 async fn with_all_forms_waited_for_another_is_too_much() {
     let scene = with_many_forms();
     let scopes: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -13,6 +14,9 @@ use super::*;
 
 const STATE_KEY: &str = "0123456789abcdef0123456789abcdef";
 const RECORD: &[u8] = b"a record with a token";
+
+/// More than any of it takes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn key(number: u8) -> Key {
     Key::from_bytes([number; 32])
@@ -196,11 +200,60 @@ fn a_damaged_torn_foreign_or_swapped_file_is_moved_aside_before_the_first_write(
         assert_eq!(next.damaged(), 1, "{what}: told once");
         next.remove(&key(1)).unwrap();
         assert_eq!(fs::read(&file).unwrap(), spoilt, "{what}: what may be recovered is not removed");
-        next.write(&key(1), b"new").unwrap();
-        drop(next);
-        assert_eq!(records(state.path()), [b"new".to_vec(), b"other".to_vec()], "{what}");
+        for record in [b"first", b"again"] {
+            next.write(&key(1), record).unwrap();
+        }
         assert_eq!(fs::read(file.with_extension("damaged")).unwrap(), spoilt, "{what}");
+        assert_eq!(names(state.path()).len(), 3, "{what}: what was written since is whole");
+        next.remove(&key(2)).unwrap();
+        drop(next);
+        assert_eq!(records(state.path()), [b"again"], "{what}");
     }
+}
+
+#[test]
+fn damaged_files_of_one_name_do_not_fill_the_disk() {
+    let state = TempDir::new().unwrap();
+    let folder = folder(state.path());
+    folder.write(&key(1), RECORD).unwrap();
+    let place = folder.path().join(&names(state.path())[0]);
+    for _ in 0..DAMAGED_MAX {
+        fs::write(&place, b"spoilt").unwrap();
+        folder.write(&key(1), RECORD).unwrap();
+    }
+    fs::write(&place, b"the last").unwrap();
+    let error = folder.write(&key(1), RECORD).unwrap_err().to_string();
+    assert!(error.contains("there are 9 damaged ones already; remove them"), "{error}");
+    assert_eq!(fs::read(&place).unwrap(), b"the last", "it is not written over");
+    fs::remove_file(place.with_extension("damaged")).unwrap();
+    folder.write(&key(1), RECORD).unwrap();
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_holds_up_nobody() {
+    let state = TempDir::new().unwrap();
+    folder(state.path()).write(&key(1), RECORD).unwrap();
+    let place = state.path().join(FOLDER).join(&names(state.path())[0]);
+    fs::remove_file(&place).unwrap();
+    nix::unistd::mkfifo(&place, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (done, wait) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let folder = folder(state.path());
+        let read = read(&folder).unwrap().len();
+        let written = folder.write(&key(1), b"new").is_ok();
+        drop(folder);
+        done.send((read, written, records(state.path()))).unwrap();
+    });
+    let done = wait.recv_timeout(PATIENCE).expect("nobody writes to the pipe");
+    assert_eq!(done, (0, true, vec![b"new".to_vec()]));
+}
+
+#[test]
+fn no_more_of_a_file_is_read_than_a_record_may_have() {
+    let folder = TempDir::new().unwrap();
+    let place = folder.path().join("huge");
+    File::create(&place).unwrap().set_len(FILE_MAX + 4096).unwrap();
+    assert_eq!(content(&place).unwrap().len() as u64, FILE_MAX);
 }
 
 #[test]
