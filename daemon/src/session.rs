@@ -2,9 +2,12 @@
 
 mod entitlement;
 mod explain;
+mod failure;
 mod headers;
+mod in_force;
 mod listing;
 mod quota;
+mod renewal;
 mod right;
 mod view;
 mod watch;
@@ -13,22 +16,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend_protocol::{
-    ErrorClass, ErrorCode, ErrorReply, GetRequest, Header, HeadersReply, HeadersRequest, RefreshRequest,
-    RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request, Terms, TokenName,
-    TokenReply, VERSION, Variant, VersionReply, WatchRequest,
+    ErrorClass, ErrorCode, ErrorReply, GetRequest, Header, HeadersReply, HeadersRequest, Reply, Request,
+    Terms, TokenInfo, TokenName, TokenReply, VERSION, Variant, VersionReply, WatchRequest,
 };
 
 use self::entitlement::{Allowed, Entitled};
+pub use self::failure::refusal;
 pub use self::watch::Watch;
 use crate::allowance::Allowance;
 use crate::audit::Verb;
 use crate::clock::Instant;
-use crate::credential::{Attempted, Credential, Failed, Rejected, Token, Unobtainable};
+use crate::credential::{Credential, Token};
 use crate::departure::Departure;
 use crate::directory::Patience;
 use crate::peer::Peer;
 use crate::policy::quota::Kind;
-use crate::registry::{Entry, Registry};
+use crate::registry::Entry;
 use crate::shared::Shared;
 use crate::turns::Turn;
 use crate::variants::{self, NoVariant};
@@ -41,9 +44,6 @@ const WATCHED_IN_A_TURN: usize = 4;
 
 /// What looking at so many takes, in units of a turn.
 const WATCHED_UNITS: u32 = 8;
-
-/// Reloads during one request after which it is given up.
-const RELOADS_MAX: usize = 8;
 
 /// How long the secrets of a header set may take for a caller who wants only what is held: they are on this
 /// host, and no provider has to be waited for.
@@ -138,14 +138,8 @@ impl Session {
 
     async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
         let deadline = self.deadline(request.terms.deadline_ms);
-        let mut reloads = Reloads::default();
-        let (entitled, credential, token) = loop {
-            let registry = self.registry();
-            let found = self.token_of(&request, deadline).await;
-            if reloads.is_last(&registry, &self.registry())? {
-                break found?;
-            }
-        };
+        let found = self.in_force(|_| self.token_of(&request, deadline)).await?;
+        let (entitled, credential, token) = found?;
         let info = self.info(&credential, &token);
         self.handed_out(&entitled, Verb::Get, (&request.name, &request.variant), &token);
         Ok(Reply::Token(TokenReply { info, token: token.secret.clone() }))
@@ -165,14 +159,8 @@ impl Session {
 
     async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
         let deadline = self.deadline(request.terms.deadline_ms);
-        let mut reloads = Reloads::default();
-        let (entitled, credential, token, headers) = loop {
-            let registry = self.registry();
-            let found = self.headers_of(&request, deadline).await;
-            if reloads.is_last(&registry, &self.registry())? {
-                break found?;
-            }
-        };
+        let found = self.in_force(|_| self.headers_of(&request, deadline)).await?;
+        let (entitled, credential, token, headers) = found?;
         let info = self.info(&credential, &token);
         self.handed_out(&entitled, Verb::Headers, (&request.name, &request.variant), &token);
         Ok(Reply::Headers(HeadersReply { info, headers }))
@@ -222,46 +210,6 @@ impl Session {
         })
     }
 
-    async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
-        let Entitled { entry, grounds } = self.operated(&request.name, Verb::Refresh).await?;
-        self.shared.audit.allowed(self.peer.facts(), Verb::Refresh, &request.name, &grounds);
-        let deadline = self.deadline(request.deadline_ms);
-        let over_quota = |excess| self.over_quota(Verb::Refresh, &request.name, excess);
-        let _held = self.may_ask_provider().map_err(over_quota)?;
-        let registry = self.registry();
-        let attempted = entry.credential.refresh(deadline).await;
-        if !Arc::ptr_eq(&registry, &self.registry()) {
-            self.operated(&request.name, Verb::Refresh).await?;
-        }
-        let attempted = attempted.map_err(|reason| self.unobtainable(reason))?;
-        let (info, changed) = self.after_attempt(&entry.credential, attempted)?;
-        Ok(Reply::Refreshed(RefreshedReply { info, changed }))
-    }
-
-    async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
-        let entitled =
-            self.entitled(&request.name, &request.variant, Verb::Reject, Patience::of_a_request()).await?;
-        let credential = self.credential((Verb::Reject, &request.name), &entitled.entry, &request.variant)?;
-        self.shared.audit.allowed(self.peer.facts(), Verb::Reject, &request.name, &entitled.grounds);
-        let deadline = self.deadline(request.deadline_ms);
-        let over_quota = |excess| self.over_quota(Verb::Reject, &request.name, excess);
-        let _held = self.may_reject(&credential, request.fingerprint).map_err(over_quota)?;
-        let registry = self.registry();
-        let rejected = credential.reject(request.fingerprint, deadline).await;
-        if !Arc::ptr_eq(&registry, &self.registry()) {
-            self.entitled(&request.name, &request.variant, Verb::Reject, Patience::of_a_request()).await?;
-        }
-        let rejected = rejected.map_err(|reason| self.unobtainable(reason))?;
-        let (attempted, outcome) = match rejected {
-            Rejected::Superseded => (Attempted::Unchanged, RejectOutcome::Superseded),
-            Rejected::TooSoon => (Attempted::Unchanged, RejectOutcome::TooSoon),
-            Rejected::Attempted(Attempted::Changed) => (Attempted::Changed, RejectOutcome::Replaced),
-            Rejected::Attempted(attempted) => (attempted, RejectOutcome::Unchanged),
-        };
-        let (info, _) = self.after_attempt(&credential, attempted)?;
-        Ok(Reply::Rejected(RejectedReply { outcome, info }))
-    }
-
     /// Where a name's token comes from in the form that was asked for.
     fn credential(
         &self,
@@ -291,45 +239,7 @@ impl Session {
         credential.obtain(min_ttl, deadline).await.map_err(|reason| self.unobtainable(reason))
     }
 
-    fn unobtainable(&self, reason: Unobtainable) -> ErrorReply {
-        match reason {
-            Unobtainable::Deadline => {
-                refusal(ErrorCode::DeadlineExceeded, "the deadline passed before the provider answered")
-            }
-            Unobtainable::Ended => refusal(ErrorCode::Unavailable, "the configuration of the token changed"),
-            Unobtainable::Failed(failed, next) => self.failed(&failed, next),
-            Unobtainable::MinTtl(best) => ErrorReply {
-                best_ttl_ms: Some(millis(best)),
-                ..refusal(ErrorCode::MinTtlUnreachable, "the provider's tokens do not last as long as asked")
-            },
-        }
-    }
-
-    fn failed(&self, failed: &Failed, next_attempt: Option<Instant>) -> ErrorReply {
-        let code = if failed.needs_operator() { ErrorCode::Refused } else { ErrorCode::Unavailable };
-        ErrorReply {
-            class: Some(failed.class),
-            next_attempt: next_attempt.map(|at| self.shared.clock.timestamp(at)),
-            ..refusal(code, &*failed.message)
-        }
-    }
-
-    /// The held token after an attempt, and whether it is another one.
-    fn after_attempt(
-        &self,
-        credential: &Credential,
-        attempted: Attempted,
-    ) -> Result<(tokend_protocol::TokenInfo, bool), ErrorReply> {
-        let snapshot = credential.snapshot();
-        if let Attempted::Failed(failed, next_attempt) = attempted {
-            return Err(self.failed(&failed, next_attempt));
-        }
-        let held = snapshot.usable(self.shared.clock.now(), Duration::ZERO);
-        let token = held.ok_or_else(|| refusal(ErrorCode::Unavailable, "no valid token is held any more"))?;
-        Ok((self.info(credential, &token), attempted == Attempted::Changed))
-    }
-
-    fn info(&self, credential: &Credential, token: &Token) -> tokend_protocol::TokenInfo {
+    fn info(&self, credential: &Credential, token: &Token) -> TokenInfo {
         view::token_info(token, &credential.snapshot(), &self.shared.clock)
     }
 
@@ -349,30 +259,6 @@ impl Session {
     fn deadline(&self, deadline_ms: u32) -> Instant {
         self.shared.clock.now().after(Duration::from_millis(deadline_ms.into()))
     }
-}
-
-/// The reloads that come between a decision and its answer. What was decided before is decided anew then: nobody is
-/// given what the new configuration takes away, and who waits for a token whose settings change waits for the new one.
-#[derive(Default)]
-struct Reloads(usize);
-
-impl Reloads {
-    /// Whether what was found under a registry stands, because it is in force still.
-    fn is_last(&mut self, decided: &Arc<Registry>, in_force: &Arc<Registry>) -> Result<bool, ErrorReply> {
-        if Arc::ptr_eq(decided, in_force) {
-            return Ok(true);
-        }
-        self.0 += 1;
-        if self.0 > RELOADS_MAX {
-            return Err(refusal(ErrorCode::Unavailable, "the configuration changes time and again"));
-        }
-        Ok(false)
-    }
-}
-
-/// A refusal without particulars.
-pub fn refusal(code: ErrorCode, message: impl Into<String>) -> ErrorReply {
-    ErrorReply { code, message: message.into(), class: None, next_attempt: None, best_ttl_ms: None }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use tokend_protocol::{ErrorCode, ErrorReply, TokenName, Variant};
 
 use super::right::{self, Right};
-use super::{RELOADS_MAX, Reloads, Session, refusal};
+use super::{Session, refusal};
 use crate::audit::{Refusal, Verb};
 use crate::directory::Patience;
 use crate::policy::access::{Decision, Exemptions, Grounds, Rule, decide};
@@ -62,16 +62,13 @@ impl Session {
         verb: Verb,
         patience: Patience,
     ) -> Result<Entitled, ErrorReply> {
-        let mut reloads = Reloads::default();
-        let (registry, sought) = loop {
-            let registry = self.registry();
+        // Names may be waited for meanwhile. Nothing is done by a configuration that is not in force any more, as to
+        // start a form of a token that it allowed.
+        let seek = |registry: Arc<Registry>| async move {
             let sought = self.sought(&registry, name, variant, patience).await;
-            // Names may have been waited for meanwhile. Nothing is done by a configuration that is not in force any
-            // more, as to start a form of a token that it allowed.
-            if reloads.is_last(&registry, &self.registry())? {
-                break (registry, sought);
-            }
+            (registry, sought)
         };
+        let (registry, sought) = self.in_force(seek).await?;
         let reason = match sought {
             Ok(entitled) => return Ok(entitled),
             Err(reason) => reason,
@@ -162,10 +159,6 @@ impl Session {
         Exemptions { own_uid: self.shared.own_uid, root: registry.admin.root }
     }
 
-    pub(super) fn registry(&self) -> Arc<Registry> {
-        self.shared.registry.borrow().clone()
-    }
-
     async fn sought(
         &self,
         registry: &Arc<Registry>,
@@ -220,14 +213,8 @@ impl Session {
 
     /// Why the peer is an operator, if it is one by the configuration in force.
     pub(super) async fn operator(&self, patience: Patience) -> Result<Arc<Grounds>, Refusal> {
-        for _ in 0..=RELOADS_MAX {
-            let registry = self.registry();
-            let decided = self.decide_operator(&registry, patience).await;
-            if Arc::ptr_eq(&registry, &self.registry()) {
-                return decided;
-            }
-        }
-        Err(Refusal::NotAnOperator)
+        let decide = |registry: Arc<Registry>| async move { self.decide_operator(&registry, patience).await };
+        self.in_force(decide).await.unwrap_or(Err(Refusal::NotAnOperator))
     }
 
     async fn decide_operator(

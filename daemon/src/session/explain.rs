@@ -12,7 +12,7 @@ use tokend_protocol::{
 
 use super::entitlement::Entitled;
 use super::right::{self, Right};
-use super::{Reloads, Session, refusal};
+use super::{Session, refusal};
 use crate::audit::Verb;
 use crate::directory::{Account, NoAccount, Patience, Resolved};
 use crate::peer::{Facts, Peer};
@@ -34,15 +34,8 @@ const NO_GROUP: u32 = u32::MAX;
 
 impl Session {
     pub(super) async fn explain(&self, request: ExplainRequest) -> Result<Reply, ErrorReply> {
-        let mut reloads = Reloads::default();
-        loop {
-            let registry = self.registry();
-            let answer = self.explained(request.clone()).await;
-            // Who was an operator when it was asked is told nothing when it has ceased to be one.
-            if reloads.is_last(&registry, &self.registry())? {
-                return answer;
-            }
-        }
+        // Who was an operator when it was asked is told nothing when it has ceased to be one.
+        self.in_force(|_| self.explained(request.clone())).await?
     }
 
     async fn explained(&self, request: ExplainRequest) -> Result<Reply, ErrorReply> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokend_protocol::{ErrorReply, ListEntry, ListReply, PageRequest, Reply, StatusReply, TokenName};
 
 use super::right::Right;
-use super::{Reloads, Session, view};
+use super::{Session, view};
 use crate::directory::Patience;
 use crate::registry::{Entry, Registry};
 
@@ -30,14 +30,11 @@ type Page = (Vec<(TokenName, Arc<Entry>)>, bool);
 impl Session {
     pub(super) async fn list(&self, page: PageRequest) -> Result<Reply, ErrorReply> {
         let patience = Patience::of_a_request();
-        let mut reloads = Reloads::default();
-        let (entries, more) = loop {
-            let registry = self.registry();
-            let page = self.allowed_page(&registry, &page, LIST_PAGE, patience).await;
-            if reloads.is_last(&registry, &self.registry())? {
-                break page;
-            }
+        let page = &page;
+        let look = |registry: Arc<Registry>| async move {
+            self.allowed_page(&registry, page, LIST_PAGE, patience).await
         };
+        let (entries, more) = self.in_force(look).await?;
         let now = self.shared.clock.now();
         let entry = |(name, entry): (TokenName, Arc<Entry>)| {
             let state = entry.credential.snapshot().state(now);
@@ -48,14 +45,9 @@ impl Session {
 
     pub(super) async fn status(&self, page: PageRequest) -> Result<Reply, ErrorReply> {
         let patience = Patience::of_a_request();
-        let mut reloads = Reloads::default();
-        let (detail, (entries, more)) = loop {
-            let registry = self.registry();
-            let found = self.status_page(&registry, &page, patience).await;
-            if reloads.is_last(&registry, &self.registry())? {
-                break found;
-            }
-        };
+        let page = &page;
+        let look = |registry: Arc<Registry>| async move { self.status_page(&registry, page, patience).await };
+        let (detail, (entries, more)) = self.in_force(look).await?;
         let tokens = entries
             .into_iter()
             .map(|(name, entry)| view::token_status(name, &entry, &self.shared.clock, detail))

@@ -2,14 +2,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use nix::errno::Errno;
-use tokend_protocol::{HeadersRequest, PageRequest, RejectRequest, Variant, WatchRequest};
+use tokend_protocol::{HeadersRequest, PageRequest, RefreshRequest, RejectRequest, Variant, WatchRequest};
 use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::allowance::Allowances;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::credential::Surroundings;
+use crate::credential::{Surroundings, Unobtainable};
 use crate::directory::Directory;
 use crate::fingerprint::Fingerprinter;
 use crate::peer::Facts;
