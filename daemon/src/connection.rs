@@ -2,33 +2,29 @@
 //!
 //! Each connection is a task of its own, so a peer that is slow, silent or hostile delays nobody else.
 
-use std::future::poll_fn;
+mod answer;
+mod reader;
+
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, SinkExt, StreamExt, poll};
-use tokend_protocol::{BadFrame, Codec, ErrorCode, Fault, Frame, Reply, Request, WatchRequest};
+use tokend_protocol::{BadFrame, Codec, ErrorCode, Fault, Frame, Reply, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
-use crate::allowance::Held;
+use self::answer::{Answer, Event};
+use self::reader::{Incoming, Reader};
 use crate::departure::Departure;
 use crate::policy::quota::Kind;
-use crate::session::{Session, Watch, refusal};
+use crate::session::{Session, refusal};
 use crate::turns::Turn;
-
-/// How long a peer may take to say anything at all.
-const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a frame may take from its first byte to its last.
-const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a peer may take to make room for its answers.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,26 +42,6 @@ const UNWRITTEN_MAX: usize = 16 * 1024;
 const BUFFER: usize = 512;
 
 type Framing<S> = Framed<S, Codec<Request, Reply>>;
-type Answer = Pin<Box<dyn Future<Output = Event> + Send>>;
-
-/// What a pending answer comes to.
-enum Event {
-    /// The only or the last answer to a request.
-    Last(Frame<Reply>),
-    /// One event of a watch, with the watch that goes on.
-    Watched(u32, Box<Watch>, Frame<Reply>),
-}
-
-/// What comes in from the peer.
-enum Incoming {
-    Frame(Result<Frame<Request>, BadFrame>),
-    /// The peer will send nothing more, but may still read.
-    End,
-    /// The peer took too long over a frame.
-    TooSlow,
-    /// The stream is of no more use.
-    Broken(io::Error),
-}
 
 /// What a connection has to do next.
 enum Next {
@@ -245,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.write(refused).await
             }
             Request::Watch(request) => {
-                let mut begun: Answer = Box::pin(begin_watch(session, id, request, self.stop.clone()));
+                let mut begun = answer::first_event(session, id, request, self.stop.clone());
                 if let Poll::Ready(event) = poll!(&mut begun) {
                     return self.send(event).await;
                 }
@@ -253,14 +229,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(())
             }
             request => {
-                let last = async move { Event::Last(Frame { id, message: session.answer(request).await }) };
-                let mut answer: Answer = Box::pin(last);
+                let mut answer = answer::only(session, id, request);
                 // Most answers are at hand and need not be waited for.
                 if let Poll::Ready(event) = poll!(&mut answer) {
                     return self.send(event).await;
                 }
                 match self.session.take(Kind::InFlight, 1) {
-                    Ok(held) => self.pending.push(Box::pin(holding(held, answer))),
+                    Ok(held) => self.pending.push(answer::holding(held, answer)),
                     Err(refused) => return self.write(Frame { id, message: Reply::Error(refused) }).await,
                 }
                 Ok(())
@@ -273,7 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Event::Last(frame) => self.write(frame).await,
             Event::Watched(id, watch, frame) => {
                 self.write(frame).await?;
-                self.watches.push(Box::pin(continue_watch(id, watch, self.stop.clone())));
+                self.watches.push(answer::next_event(id, watch, self.stop.clone()));
                 Ok(())
             }
         }
@@ -304,35 +279,6 @@ async fn within_write_timeout(writing: impl Future<Output = io::Result<()>>) -> 
     timeout(WRITE_TIMEOUT, writing).await.map_err(|_| too_slow())?
 }
 
-async fn holding(held: Held, answer: Answer) -> Event {
-    let event = answer.await;
-    drop(held);
-    event
-}
-
-async fn begin_watch(
-    session: Arc<Session>,
-    id: u32,
-    request: WatchRequest,
-    stop: CancellationToken,
-) -> Event {
-    match session.watch(request).await {
-        Ok(watch) => continue_watch(id, Box::new(watch), stop).await,
-        Err(refused) => Event::Last(Frame { id, message: Reply::Error(refused) }),
-    }
-}
-
-async fn continue_watch(id: u32, mut watch: Box<Watch>, stop: CancellationToken) -> Event {
-    let next = tokio::select! {
-        next = watch.next() => next,
-        () = stop.cancelled() => Err(refusal(ErrorCode::ShuttingDown, "the daemon is stopping")),
-    };
-    match next {
-        Ok(event) => Event::Watched(id, watch, Frame { id, message: Reply::Event(event) }),
-        Err(refused) => Event::Last(Frame { id, message: Reply::Error(refused) }),
-    }
-}
-
 fn bad_frame(bad: BadFrame) -> Frame<Reply> {
     let code = match bad.fault {
         Fault::Version(_) => ErrorCode::UnsupportedVersion,
@@ -350,64 +296,11 @@ pub fn error_frame(id: u32, code: ErrorCode, message: &str) -> Frame<Reply> {
     Frame { id, message: Reply::Error(refusal(code, message)) }
 }
 
-/// Reads frames, and notices a peer that does not finish one.
-struct Reader {
-    waits_for: WaitsFor,
-    deadline: Pin<Box<Sleep>>,
-}
-
-/// What the deadline is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum WaitsFor {
-    /// The first frame, since the connection was made.
-    FirstFrame,
-    /// The rest of a frame that has begun.
-    RestOfFrame,
-    /// Nothing: an idle connection may stay.
-    Nothing,
-}
-
-impl Reader {
-    fn new() -> Self {
-        Self { waits_for: WaitsFor::FirstFrame, deadline: Box::pin(sleep(FIRST_FRAME_TIMEOUT)) }
-    }
-
-    /// The next frame. Nothing is lost when the future is dropped.
-    async fn next<S: AsyncRead + Unpin>(&mut self, framing: &mut Framing<S>) -> Incoming {
-        poll_fn(|cx| self.poll_next(framing, cx)).await
-    }
-
-    fn poll_next<S: AsyncRead + Unpin>(
-        &mut self,
-        framing: &mut Framing<S>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Incoming> {
-        if let Poll::Ready(next) = framing.poll_next_unpin(cx) {
-            self.waits_for = WaitsFor::Nothing;
-            return Poll::Ready(match next {
-                Some(Ok(frame)) => Incoming::Frame(frame),
-                Some(Err(error)) => Incoming::Broken(error),
-                None => Incoming::End,
-            });
-        }
-        let has_begun = !framing.read_buffer().is_empty();
-        match (self.waits_for, has_begun) {
-            (WaitsFor::Nothing, false) => return Poll::Pending,
-            (WaitsFor::Nothing, true) => {
-                self.waits_for = WaitsFor::RestOfFrame;
-                self.deadline.as_mut().reset(Instant::now() + FRAME_TIMEOUT);
-            }
-            (WaitsFor::FirstFrame | WaitsFor::RestOfFrame, _) => (),
-        }
-        self.deadline.poll_unpin(cx).map(|()| Incoming::TooSlow)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use tokend_protocol::{VersionReply, decode, encode};
+    use tokend_protocol::{VersionReply, WatchRequest, decode, encode};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;

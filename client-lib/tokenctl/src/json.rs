@@ -3,17 +3,19 @@
 
 #![expect(clippy::struct_field_names, reason = "the names are those of the documented shapes")]
 
-use std::collections::BTreeMap;
+mod explanation;
+mod status;
+
 use std::time::Duration;
 
 use serde::Serialize;
 use tokend_client::{
-    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition, ExplainedReply,
-    ExplainedRule, HeadersReply, HeldToken, LastError, ListEntry, PROTOCOL_VERSION, RefreshedReply,
-    RejectOutcome, RejectedReply, State, Status, SubjectFacts, Timestamp, TokenInfo, TokenName, TokenReply,
-    TokenStatus, VersionReply,
+    ErrorClass, EventReply, HeadersReply, HeldToken, ListEntry, PROTOCOL_VERSION, RefreshedReply,
+    RejectOutcome, RejectedReply, State, Timestamp, TokenInfo, TokenName, TokenReply, VersionReply,
 };
 
+pub(crate) use self::explanation::explanation;
+pub(crate) use self::status::status;
 use crate::human::{clean, rfc3339};
 
 #[derive(Serialize)]
@@ -68,50 +70,6 @@ struct Listed<'a> {
 }
 
 #[derive(Serialize)]
-pub(crate) struct Conditions<'a> {
-    daemon: Daemon,
-    tokens: Vec<Condition<'a>>,
-}
-
-#[derive(Serialize)]
-struct Daemon {
-    version: String,
-    pid: u32,
-    started_at: String,
-    connections: u32,
-    reload_failed_at: Option<String>,
-    attributes: BTreeMap<String, String>,
-}
-
-#[derive(Serialize)]
-struct Condition<'a> {
-    name: &'a str,
-    provider: String,
-    state: &'static str,
-    held: Option<Held>,
-    last_error: Option<Failed>,
-    failures: u32,
-    next_attempt: Option<String>,
-    requests: u64,
-    hand_outs: u64,
-    deviations: Vec<Departure>,
-    attributes: BTreeMap<String, String>,
-}
-
-#[derive(Serialize)]
-struct Failed {
-    class: &'static str,
-    message: String,
-    at: String,
-}
-
-#[derive(Serialize)]
-struct Departure {
-    kind: String,
-    count: u64,
-}
-
-#[derive(Serialize)]
 pub(crate) struct Refreshed<'a> {
     name: &'a str,
     changed: bool,
@@ -134,44 +92,6 @@ pub(crate) struct Event<'a> {
     held: Option<Held>,
     last_error: Option<&'static str>,
     next_attempt: Option<String>,
-}
-
-#[derive(Serialize)]
-pub(crate) struct Explanation<'a> {
-    name: &'a str,
-    decision: &'static str,
-    reason: String,
-    operator: Option<String>,
-    facts: Facts,
-    rules: Vec<Explained>,
-    omitted: u32,
-}
-
-#[derive(Serialize)]
-struct Facts {
-    uid: u32,
-    gid: Option<u32>,
-    groups: Vec<u32>,
-    pid: Option<u32>,
-    unit: Option<String>,
-    user_unit: Option<String>,
-    invocation_id: Option<String>,
-    exe: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Explained {
-    of: String,
-    rule: String,
-    matches: bool,
-    conditions: Vec<Holding>,
-}
-
-#[derive(Serialize)]
-struct Holding {
-    condition: String,
-    holds: bool,
-    fact: String,
 }
 
 #[derive(Serialize)]
@@ -235,49 +155,6 @@ pub(crate) fn list(entries: &[ListEntry]) -> List<'_> {
     }
 }
 
-pub(crate) fn status(status: &Status) -> Conditions<'_> {
-    Conditions { daemon: daemon(&status.daemon), tokens: status.tokens.iter().map(condition).collect() }
-}
-
-fn daemon(status: &DaemonStatus) -> Daemon {
-    Daemon {
-        version: clean(&status.version),
-        pid: status.pid,
-        started_at: time(status.started_at),
-        connections: status.connections,
-        reload_failed_at: status.reload_failed_at.map(time),
-        attributes: attributes(&status.attributes),
-    }
-}
-
-fn condition(token: &TokenStatus) -> Condition<'_> {
-    Condition {
-        name: token.name.as_str(),
-        provider: clean(&token.provider),
-        state: token.state.as_str(),
-        held: token.held.map(held),
-        last_error: token.last_error.as_ref().map(failed),
-        failures: token.failures,
-        next_attempt: token.next_attempt.map(time),
-        requests: token.requests,
-        hand_outs: token.hand_outs,
-        deviations: token.deviations.iter().map(departure).collect(),
-        attributes: attributes(&token.attributes),
-    }
-}
-
-fn failed(error: &LastError) -> Failed {
-    Failed { class: error.class.as_str(), message: clean(&error.message), at: time(error.at) }
-}
-
-fn departure(deviation: &Deviation) -> Departure {
-    Departure { kind: clean(&deviation.kind), count: deviation.count }
-}
-
-fn attributes(attributes: &[Attribute]) -> BTreeMap<String, String> {
-    attributes.iter().map(|attribute| (clean(&attribute.name), clean(&attribute.value))).collect()
-}
-
 pub(crate) fn refreshed<'a>(name: &'a TokenName, reply: &RefreshedReply) -> Refreshed<'a> {
     Refreshed { name: name.as_str(), changed: reply.changed, info: info(&reply.info) }
 }
@@ -299,48 +176,6 @@ pub(crate) fn event(event: &EventReply) -> Event<'_> {
         held: event.held.map(held),
         last_error: event.last_error.map(ErrorClass::as_str),
         next_attempt: event.next_attempt.map(time),
-    }
-}
-
-pub(crate) fn explanation<'a>(name: &'a TokenName, reply: &ExplainedReply) -> Explanation<'a> {
-    let rules = reply.lists.iter().flat_map(|list| list.rules.iter().map(|rule| explained(&list.of, rule)));
-    Explanation {
-        name: name.as_str(),
-        decision: if reply.allowed { "allow" } else { "deny" },
-        reason: clean(&reply.reason),
-        operator: reply.operator.as_deref().map(clean),
-        facts: facts(&reply.facts),
-        rules: rules.collect(),
-        omitted: reply.omitted,
-    }
-}
-
-fn facts(facts: &SubjectFacts) -> Facts {
-    let SubjectFacts { uid, gid, groups, pid, unit, user_unit, invocation_id, exe } = facts;
-    let text = |fact: &Option<String>| fact.as_deref().map(clean);
-    Facts {
-        uid: *uid,
-        gid: *gid,
-        groups: groups.clone(),
-        pid: *pid,
-        unit: text(unit),
-        user_unit: text(user_unit),
-        invocation_id: text(invocation_id),
-        exe: text(exe),
-    }
-}
-
-fn explained(of: &str, rule: &ExplainedRule) -> Explained {
-    let holding = |told: &ExplainedCondition| Holding {
-        condition: clean(&told.condition),
-        holds: told.holds,
-        fact: clean(&told.fact),
-    };
-    Explained {
-        of: clean(of),
-        rule: clean(&rule.rule),
-        matches: rule.matches,
-        conditions: rule.conditions.iter().map(holding).collect(),
     }
 }
 
