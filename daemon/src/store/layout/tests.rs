@@ -79,6 +79,9 @@ fn cut_everywhere(bytes: &[u8], plan: &Plan, change: &Change, before: &Model, st
                 found == *before || found == after || is_wiping && same_but(change, &found, before),
                 "{change:?} cut off in step {number} after {cut} bytes: {found:?}"
             );
+            if matches!((change, step), (Change::Put(..), Step::Wipe(..))) {
+                assert_eq!(found, after, "what is whole is found, whatever is left of the former state");
+            }
             if cut % 16 == 0 || cut == length(step) {
                 check_that_it_can_go_on(left, &found);
             }
@@ -149,6 +152,14 @@ fn a_change_that_is_cut_off_at_any_byte_leaves_the_state_before_or_after() {
         Put(4, vec![b'y'; 250]),
         Remove(2),
     ];
+    run(&changes, 1);
+}
+
+#[test]
+fn of_two_states_of_a_record_the_newer_one_is_found_wherever_it_lies() {
+    use Change::{Put, Remove};
+    // The larger cell, which the record moves to, lies before the smaller one.
+    let changes = [Put(1, vec![b'x'; 300]), Put(2, b"former".to_vec()), Remove(1), Put(2, vec![b'y'; 300])];
     run(&changes, 1);
 }
 
