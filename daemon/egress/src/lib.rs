@@ -14,6 +14,7 @@ pub mod channel;
 pub mod cli;
 pub mod connect;
 pub mod helper;
+pub mod log;
 pub mod network;
 pub mod passed;
 pub mod run;

@@ -5,13 +5,12 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use rustix::fs::fstat;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::Cli;
 use crate::connect::LOOKUPS_MOST;
+use crate::log;
 use crate::server;
 use crate::socket::{self, SocketError};
 
@@ -38,7 +37,7 @@ pub enum StartError {
 
 /// Runs until it is told to stop, on one thread beside those that wait for the name service.
 pub fn run(options: &Cli) -> Result<(), StartError> {
-    log(&options.log_level)?;
+    log::start(&options.log_level).map_err(|_| StartError::BadFilter(options.log_level.clone()))?;
     let (listener, _lock) = listen(options.socket.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -78,25 +77,6 @@ fn listen(own: Option<&Path>) -> Result<(UnixListener, Option<File>), StartError
     }
     let (listener, lock) = socket::make(own.ok_or(SocketError::None)?)?;
     Ok((listener, Some(lock)))
-}
-
-/// To standard error. It says so little that nobody waits for who reads it.
-fn log(filter: &str) -> Result<(), StartError> {
-    let filter = EnvFilter::try_new(filter).map_err(|_| StartError::BadFilter(filter.to_owned()))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    // The journal has a time of its own.
-    if stderr_is_journal() {
-        lines.without_time().init();
-    } else {
-        lines.init();
-    }
-    Ok(())
-}
-
-/// Whether standard error is connected to the journal (systemd.exec(5), `JOURNAL_STREAM`).
-fn stderr_is_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 fn tell(state: &[NotifyState<'_>]) {

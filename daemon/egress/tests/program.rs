@@ -230,13 +230,13 @@ async fn each_connection_is_logged_for_whoever_wants_to_know() {
 }
 
 #[tokio::test]
-async fn a_journal_is_given_no_time_of_day() {
+async fn a_journal_is_given_priorities_and_no_time_of_day() {
     let mut program =
         Program::start("JOURNAL_STREAM=$(stat -L -c %d:%i /dev/stderr); export JOURNAL_STREAM;", &[]);
     program.signal(Signal::TERM);
     program.end();
     let said = program.said();
-    assert!(said.trim_start().starts_with("INFO"), "{said}");
+    assert!(said.starts_with("<5>serving"), "{said}");
 }
 
 #[tokio::test]
