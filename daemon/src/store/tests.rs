@@ -39,8 +39,9 @@ struct Process {
     clock: Clock,
 }
 
-fn begin(clock: &Clock, memory: Memory, state_dir: Option<&TempDir>) -> Process {
-    let state = State { memory: Some(memory), ..State::default() };
+/// One that finds nothing in memory, as after a reboot.
+fn begin(clock: &Clock, state_dir: Option<&TempDir>) -> Process {
+    let state = State { memory: Some(Memory::create().unwrap()), ..State::default() };
     with_state(clock, state, state_dir)
 }
 
@@ -101,8 +102,18 @@ impl Process {
 
 fn start() -> (Clock, Process) {
     let clock = Clock::simulated();
-    let life = begin(&clock, Memory::create().unwrap(), None);
+    let life = begin(&clock, None);
     (clock, life)
+}
+
+/// A disk with two tokens.
+async fn before_a_reboot() -> (Clock, TempDir) {
+    let (clock, disk) = (Clock::simulated(), TempDir::new().unwrap());
+    let life = begin(&clock, Some(&disk));
+    for number in [1, 2] {
+        life.store.claim(key(number), None).0.renewed(record(&clock, "a token")).await;
+    }
+    (clock, disk)
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +187,7 @@ async fn what_only_memory_holds_is_written_to_the_disk_at_the_next_start() {
 async fn a_start_writes_neither_what_the_disk_has_nor_what_is_no_token() {
     let state_dir = TempDir::new().unwrap();
     let clock = Clock::simulated();
-    let life = begin(&clock, Memory::create().unwrap(), Some(&state_dir));
+    let life = begin(&clock, Some(&state_dir));
     life.store.claim(key(1), None).0.renewed(record(&clock, "one")).await;
     life.store.claim(key(2), None).0.changed(Record::default());
     let files = || {
@@ -194,14 +205,10 @@ async fn a_start_writes_neither_what_the_disk_has_nor_what_is_no_token() {
 
 #[tokio::test(start_paused = true)]
 async fn what_came_from_the_disk_is_in_memory_then_and_outlives_the_disk() {
-    let disk = TempDir::new().unwrap();
-    let clock = Clock::simulated();
-    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
-    life.store.claim(key(1), None).0.renewed(record(&clock, "one")).await;
-    drop(life);
-    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    let (clock, disk) = before_a_reboot().await;
+    let life = begin(&clock, Some(&disk));
     assert!(life.token(1).is_some());
-    assert_eq!(life.next(None).token(1).as_deref(), Some("one"));
+    assert_eq!(life.next(None).token(1).as_deref(), Some("a token"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,7 +289,7 @@ async fn fingerprints_stay_what_they_were_over_a_reboot_too() {
     life.store.fingerprint_key().await.unwrap();
     life.files_are_done().await;
     drop(life);
-    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    let life = begin(&clock, Some(&disk));
     assert_eq!(*life.store.fingerprint_key().await.unwrap(), *before);
     drop(life);
 
@@ -290,7 +297,7 @@ async fn fingerprints_stay_what_they_were_over_a_reboot_too() {
     let disk = TempDir::new().unwrap();
     let mut keys = Vec::new();
     for _ in 0..2 {
-        let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+        let life = begin(&clock, Some(&disk));
         keys.push(life.store.fingerprint_key().await.unwrap());
     }
     assert_eq!(keys[0], keys[1]);
@@ -313,14 +320,8 @@ async fn an_issuer_goes_on_in_its_condition() {
 
 #[tokio::test]
 async fn what_is_on_the_disk_survives_without_memory_and_goes_with_its_token() {
-    let disk = TempDir::new().unwrap();
-    let clock = Clock::simulated();
-    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
-    for number in [1, 2] {
-        life.store.claim(key(number), None).0.renewed(record(&clock, "a token")).await;
-    }
-    drop(life);
-    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    let (clock, disk) = before_a_reboot().await;
+    let life = begin(&clock, Some(&disk));
     assert_eq!(life.token(1).as_deref(), Some("a token"));
     life.store.settle();
     life.files_are_done().await;
@@ -335,17 +336,11 @@ async fn what_is_on_the_disk_survives_without_memory_and_goes_with_its_token() {
 
 #[tokio::test]
 async fn a_damaged_file_is_counted_in_the_status_once_its_token_is_asked_for() {
-    let disk = TempDir::new().unwrap();
-    let clock = Clock::simulated();
-    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
-    for number in [1, 2] {
-        life.store.claim(key(number), None).0.renewed(record(&clock, "a token")).await;
-    }
-    drop(life);
+    let (clock, disk) = before_a_reboot().await;
     for file in std::fs::read_dir(disk.path().join("tokens")).unwrap() {
         std::fs::write(file.unwrap().path(), b"spoilt").unwrap();
     }
-    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    let life = begin(&clock, Some(&disk));
     assert_eq!(life.fact("damaged-files"), None, "they may be of another state key");
     for _ in 0..2 {
         assert_eq!(life.token(1), None);
@@ -357,7 +352,7 @@ async fn a_damaged_file_is_counted_in_the_status_once_its_token_is_asked_for() {
 async fn a_disk_that_hangs_delays_a_token_by_a_bound_and_is_told_until_it_works_again() {
     let disk = TempDir::new().unwrap();
     let clock = Clock::simulated();
-    let life = begin(&clock, Memory::create().unwrap(), Some(&disk));
+    let life = begin(&clock, Some(&disk));
     let (keep, _) = life.store.claim(key(1), None);
     let fact = || life.fact("reboot").unwrap();
     let files = life.store.files.clone().unwrap();
