@@ -100,7 +100,9 @@ fn cut_off(record: &Record, patience: Patience, jitter: Jitter, now: Instant) ->
     if beyond == 0 || patience == Patience::Ended {
         return None;
     }
-    let failures = beyond.saturating_add(record.failure.as_ref().map_or(0, |failure| failure.failures));
+    // What was kept at the last of them has those before it counted in.
+    let before = record.failure.as_ref().map_or(0, |failure| failure.failures);
+    let failures = beyond.max(before.saturating_add(1));
     let remaining = record.token.as_ref().map(|token| token.life.remaining(now));
     let delay = back_off(Cure::Time, failures, remaining, None, jitter);
     let message = "the daemon ended during each of its last token requests".into();
@@ -229,6 +231,22 @@ mod tests {
         }
         assert_eq!(resumed_after(9, Patience::Kept).1.cut_off, 9, "the next one counts on");
         assert_eq!(resumed_after(9, Patience::Ended).0.next_attempt, Some(after(20)), "it was told to end");
+    }
+
+    #[test]
+    fn each_request_that_was_cut_off_is_one_failure_more() {
+        let of = |failures| KeptFailure { failures, ..failure(None) };
+        let told = |cut_off, kept: Option<KeptFailure>| {
+            let record = Record { cut_off, failure: kept, ..Record::default() };
+            resumed_from(&record, Patience::Kept).0.failures
+        };
+        assert_eq!(told(3, None), 1);
+        let mut kept = Some(of(5));
+        for (cut_off, failures) in [(3, 6), (4, 7), (5, 8), (9, 9)] {
+            assert_eq!(told(cut_off, kept), failures, "after {cut_off}");
+            kept = Some(of(failures));
+        }
+        assert_eq!(told(u32::MAX, Some(of(u32::MAX))), u32::MAX);
     }
 
     #[test]
