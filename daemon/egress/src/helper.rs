@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::channel::Channel;
 use crate::connect::ConnectError;
+use crate::connection::Connection;
 use crate::passed;
 use crate::wire::{Reply, Request, WireError, decode, encode, plain};
 
@@ -41,12 +41,12 @@ impl Helper {
     }
 
     /// A connection to a host. The other process is asked for it, and what it gives is looked at.
-    pub async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, host: &str, port: u16) -> Result<Connection, ConnectError> {
         let answered = timeout(TIMEOUT, self.ask_until_heard(host, port)).await;
         answered.unwrap_or_else(|_| Err(self.fault(io::ErrorKind::TimedOut.into())))
     }
 
-    async fn ask_until_heard(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    async fn ask_until_heard(&self, host: &str, port: u16) -> Result<Connection, ConnectError> {
         let request = Request::Connect { host: host.to_owned(), port };
         let request = match encode(&request) {
             Err(WireError::TooLong) => {
@@ -75,10 +75,11 @@ impl Helper {
         descriptor: Option<OwnedFd>,
         host: &str,
         port: u16,
-    ) -> Result<TcpStream, ConnectError> {
+    ) -> Result<Connection, ConnectError> {
         match (reply, descriptor) {
             (Reply::Connected, Some(descriptor)) => {
-                passed::connection(descriptor, host, port).map_err(|error| self.fault(error))
+                let stream = passed::connection(descriptor, host, port).map_err(|error| self.fault(error))?;
+                Ok(Connection::new(stream))
             }
             (Reply::Unresolved(reason), None) => Err(ConnectError::Unresolved(plain(&reason))),
             (Reply::Failed(failure), None) => Err(ConnectError::Failed(failure.into())),
@@ -186,7 +187,7 @@ mod tests {
 
     use rustix::net::{AddressFamily, SocketType, socket};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, UdpSocket, UnixStream};
+    use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
     use tokio::sync::Notify;
 
     use super::*;
@@ -201,7 +202,7 @@ mod tests {
         for (address, host) in [("127.0.0.1", "localhost"), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")] {
             let (provider, port) = listener(address).await;
             let mut near = scene.helper().connect(host, port).await.unwrap();
-            assert!(near.nodelay().unwrap(), "{host}");
+            assert!(near.as_ref().nodelay().unwrap(), "{host}");
             let (mut far, _) = provider.accept().await.unwrap();
             near.write_all(b"there").await.unwrap();
             far.write_all(b"back").await.unwrap();

@@ -4,7 +4,6 @@
 //! secret. What is opened there is passed as a descriptor (`SCM_RIGHTS`, unix(7)), and encrypted by who asked: so the
 //! process with the secrets needs neither a network nor a name service, and the one with the network sees what anybody
 //! on the way sees.
-
 //!
 //! `tokend-egress` keeps nothing that is worth a look at its memory, and so does nothing against one; it sees names,
 //! ports and what the daemon then encrypts. The exception is a provider on loopback that is spoken to without TLS:
@@ -13,6 +12,7 @@
 pub mod channel;
 pub mod cli;
 pub mod connect;
+pub mod connection;
 pub mod helper;
 pub mod log;
 pub mod network;
@@ -26,9 +26,8 @@ pub mod wire;
 
 use std::io;
 
-use tokio::net::TcpStream;
-
 pub use connect::ConnectError;
+pub use connection::Connection;
 pub use helper::Helper;
 
 /// Who opens connections.
@@ -44,9 +43,9 @@ impl Egress {
     /// A connection to a host, by its name or address, an IPv6 address in brackets or without.
     ///
     /// It takes no more than [`connect::TIMEOUT`], and is given up when the future is dropped.
-    pub async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, host: &str, port: u16) -> Result<Connection, ConnectError> {
         match self {
-            Self::Direct => connect::connect(host, port).await,
+            Self::Direct => connect::connect(host, port).await.map(Connection::new),
             Self::Helper(helper) => helper.connect(host, port).await,
         }
     }

@@ -11,7 +11,7 @@ use tokend_egress::{Egress, Helper};
 async fn main() {
     let [socket, host, port]: [String; 3] = env::args().skip(1).collect::<Vec<_>>().try_into().unwrap();
     match Egress::Helper(Helper::new(socket)).connect(&host, port.parse().unwrap()).await {
-        Ok(connection) => println!("{}", connection.peer_addr().unwrap()),
+        Ok(connection) => println!("{}", connection.as_ref().peer_addr().unwrap()),
         Err(error) => println!("{error}"),
     }
 }

@@ -14,9 +14,8 @@ use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::{self, connect::proxy::Tunnel};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
-use tokend_egress::Egress;
+use tokend_egress::{Connection, Egress};
 use tokend_protocol::ErrorClass;
-use tokio::net::TcpStream;
 use tower::timeout::Timeout;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceExt, service_fn};
@@ -45,7 +44,7 @@ const BODY_MAX: usize = 1024 * 1024;
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("tokend/", env!("CARGO_PKG_VERSION")));
 
 /// The way to a provider: its connection, or a proxy's, which may be encrypted on its own.
-type Way = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Way = MaybeHttpsStream<TokioIo<Connection>>;
 
 /// Connects to where a URL leads.
 type Connector<S> = BoxCloneSyncService<Uri, S, BoxError>;
@@ -120,7 +119,7 @@ impl HttpClient {
     }
 }
 
-async fn connect(egress: Egress, to: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
+async fn connect(egress: Egress, to: Uri) -> Result<TokioIo<Connection>, BoxError> {
     let default_port = if to.scheme_str() == Some("http") { 80 } else { 443 };
     let host = to.host().unwrap_or_default();
     Ok(TokioIo::new(egress.connect(host, to.port_u16().unwrap_or(default_port)).await?))
