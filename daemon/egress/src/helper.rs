@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::channel::Channel;
 use crate::connect::ConnectError;
 use crate::connection::Connection;
+use crate::network::GAP_FIRST;
 use crate::passed;
 use crate::wire::{Reply, Request, WireError, decode, encode, plain};
 
@@ -112,7 +113,12 @@ impl Helper {
         }
         loop {
             match receive(&channel).await? {
-                (Reply::Changed, None) => changed(),
+                (Reply::Changed, None) => {
+                    changed();
+                    // No helper tells sooner of the next one. So one that is not itself any more cannot end every
+                    // back-off at once.
+                    sleep(GAP_FIRST).await;
+                }
                 (Reply::Failed(failure), None) => return Err(failure.into()),
                 _ => return Err(unexpected()),
             }
@@ -497,6 +503,22 @@ mod tests {
         let long = Duration::from_secs(3600);
         let _ = timeout(long, helper.watch_network(changed)).await;
         assert_eq!(count.get(), 3, "two changes, one return, and none at the start");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_that_are_told_without_end_are_heeded_now_and_then() {
+        let scene = Scene::new();
+        let _serving = scene.answer(|channel, _| async move {
+            channel.send(br#""watching""#, None).await.unwrap();
+            for _ in 0..30 {
+                channel.send(br#""changed""#, None).await.unwrap();
+            }
+            Some(channel)
+        });
+        let count = Cell::new(0);
+        let helper = scene.helper();
+        let _ = timeout(Duration::from_secs(59), helper.watch_network(|| count.set(count.get() + 1))).await;
+        assert_eq!(count.get(), 12, "one in 5 seconds");
     }
 
     #[test]

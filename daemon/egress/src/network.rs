@@ -23,7 +23,7 @@ const SETTLED: Duration = Duration::from_millis(500);
 
 /// The least time between two changes that are heeded, at first. It doubles as long as changes go on, because on a
 /// host with containers they never end, and each one heeded costs a provider that is down some requests ...
-const GAP_FIRST: Duration = Duration::from_secs(5);
+pub(crate) const GAP_FIRST: Duration = Duration::from_secs(5);
 
 /// ... up to the longest back-off there is, so that heeding them costs no more than the schedule does.
 const GAP_MOST: Duration = Duration::from_secs(5 * 60);
