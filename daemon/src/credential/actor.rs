@@ -189,6 +189,7 @@ impl<P: Provider> Actor<P> {
 
     /// Puts an actor that a panic stopped into a state to go on from.
     pub(super) fn recover(&mut self) {
+        self.cut_off = 0;
         let failure = Failure::new(ErrorClass::Internal, "a fault in the daemon");
         self.failed(failure);
     }

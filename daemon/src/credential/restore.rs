@@ -3,19 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokend_protocol::ErrorClass;
-
-use super::{Failed, Schedule, Snapshot, Token};
+use super::{Schedule, Snapshot, Token};
 use crate::clock::Instant;
 use crate::fingerprint::Fingerprinter;
-use crate::policy::refresh::{Cure, Jitter, back_off, renew_at};
+use crate::policy::refresh::{Jitter, renew_at};
 use crate::store::Keep;
 use crate::store::record::{KeptFailure, KeptToken, Record};
 use crate::swap;
-
-/// Token requests in a row during which the process may end without that being a failure of theirs. A kill may fall into
-/// one, and into the next; where it always does, what comes back may be what ends the process.
-const CUT_OFF_MOST: u32 = 2;
 
 /// What a credential begins with: what is kept of it, and the way to keep what follows.
 #[derive(Debug, Default)]
@@ -74,8 +68,7 @@ pub(super) fn resume(
     now: Instant,
 ) -> (Snapshot, Memories) {
     let memories = Memories::of(record, jitter);
-    let failure = cut_off(record, patience, jitter, now).or_else(|| record.failure.clone());
-    let next_attempt = match (&record.token, &failure) {
+    let next_attempt = match (&record.token, &record.failure) {
         (_, Some(failure)) => after_failure(failure, patience, first_attempt, now),
         (Some(token), None) => Some(renewal(token, schedule, first_attempt, now)),
         (None, None) => first_attempt,
@@ -87,27 +80,11 @@ pub(super) fn resume(
     });
     let snapshot = Snapshot {
         token,
-        failures: failure.as_ref().map_or(0, |failure| failure.failures),
-        last_error: failure.map(|failure| failure.failed),
+        failures: record.failure.as_ref().map_or(0, |failure| failure.failures),
+        last_error: record.failure.as_ref().map(|failure| failure.failed.clone()),
         ..Snapshot::pending(next_attempt)
     };
     (snapshot, memories)
-}
-
-/// The failure that it is to have ended during one request after the other.
-fn cut_off(record: &Record, patience: Patience, jitter: Jitter, now: Instant) -> Option<KeptFailure> {
-    let beyond = record.cut_off.saturating_sub(CUT_OFF_MOST);
-    if beyond == 0 || patience == Patience::Ended {
-        return None;
-    }
-    // What was kept at the last of them has those before it counted in.
-    let before = record.failure.as_ref().map_or(0, |failure| failure.failures);
-    let failures = beyond.max(before.saturating_add(1));
-    let remaining = record.token.as_ref().map(|token| token.life.remaining(now));
-    let delay = back_off(Cure::Time, failures, remaining, None, jitter);
-    let message = "the daemon ended during each of its last token requests".into();
-    let failed = Failed { class: ErrorClass::Internal, message, detail: None, at: now };
-    Some(KeptFailure { failures, failed, next_attempt: Some(now.after(delay)) })
 }
 
 /// When it would have been renewed. What is overdue is spread as at any start, and not beyond its end.
@@ -129,16 +106,16 @@ fn after_failure(
         // It rests, and a caller wakes it.
         (None, _) => first_attempt,
         (Some(at), Patience::Kept) => Some(at.max(first_attempt.unwrap_or(now))),
-        (Some(at), Patience::Ended) => Some(at.min(first_attempt.unwrap_or(now))),
+        (Some(at), Patience::Ended) => Some(at.min(first_attempt.unwrap_or(now)).max(now)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokend_protocol::Secret;
+    use tokend_protocol::{ErrorClass, Secret};
 
     use super::*;
-    use crate::credential::Warmth;
+    use crate::credential::{Failed, Warmth};
     use crate::policy::refresh::Life;
 
     const NOW: Instant = Instant::at(Duration::from_secs(100_000));
@@ -172,13 +149,10 @@ mod tests {
         failure: Option<KeptFailure>,
         patience: Patience,
     ) -> (Snapshot, Memories) {
-        resumed_from(&Record { token, failure, ..Record::default() }, patience)
-    }
-
-    fn resumed_from(record: &Record, patience: Patience) -> (Snapshot, Memories) {
+        let record = Record { token, failure, ..Record::default() };
         let schedule = Schedule { names: "t".into(), refresh_before: None, warmth: Warmth::Always };
         let fingerprinter = Fingerprinter::generate().unwrap();
-        resume(record, patience, (&schedule, Some(after(20))), Jitter::new(0.9), &fingerprinter, NOW)
+        resume(&record, patience, (&schedule, Some(after(20))), Jitter::new(0.9), &fingerprinter, NOW)
     }
 
     #[test]
@@ -208,45 +182,8 @@ mod tests {
         assert_eq!(next(Some(NOW), Patience::Kept), Some(after(20)), "what is overdue is spread");
         assert_eq!(next(Some(after(500)), Patience::Ended), Some(after(20)));
         assert_eq!(next(Some(after(5)), Patience::Ended), Some(after(5)), "and puts nothing off");
-    }
-
-    /// What a credential without a token begins with whose last requests were cut off.
-    fn resumed_after(cut_off: u32, patience: Patience) -> (Snapshot, Memories) {
-        resumed_from(&Record { cut_off, ..Record::default() }, patience)
-    }
-
-    #[test]
-    fn a_process_that_ends_during_each_request_asks_ever_more_seldom() {
-        let after_crashes = |cut_off| resumed_after(cut_off, Patience::Kept).0;
-        for few in 0..=2 {
-            let snapshot = after_crashes(few);
-            assert_eq!((snapshot.next_attempt, snapshot.last_error), (Some(after(20)), None), "{few}");
-        }
-        let waits = [(3, 20), (7, 20), (8, 30), (1_000, 30), (u32::MAX, 30)];
-        for (many, wait) in waits {
-            let snapshot = after_crashes(many);
-            let next = snapshot.next_attempt.unwrap();
-            assert!(next >= after(wait) && next < after(2 * wait), "after {many}: {:?}", next.since(NOW));
-            assert!(snapshot.is_held_back(NOW), "callers do not hasten it");
-        }
-        assert_eq!(resumed_after(9, Patience::Kept).1.cut_off, 9, "the next one counts on");
-        assert_eq!(resumed_after(9, Patience::Ended).0.next_attempt, Some(after(20)), "it was told to end");
-    }
-
-    #[test]
-    fn each_request_that_was_cut_off_is_one_failure_more() {
-        let of = |failures| KeptFailure { failures, ..failure(None) };
-        let told = |cut_off, kept: Option<KeptFailure>| {
-            let record = Record { cut_off, failure: kept, ..Record::default() };
-            resumed_from(&record, Patience::Kept).0.failures
-        };
-        assert_eq!(told(3, None), 1);
-        let mut kept = Some(of(5));
-        for (cut_off, failures) in [(3, 6), (4, 7), (5, 8), (9, 9)] {
-            assert_eq!(told(cut_off, kept), failures, "after {cut_off}");
-            kept = Some(of(failures));
-        }
-        assert_eq!(told(u32::MAX, Some(of(u32::MAX))), u32::MAX);
+        let long_ago = NOW.before(Duration::from_secs(60));
+        assert_eq!(next(Some(long_ago), Patience::Ended), Some(NOW), "it was not slept through");
     }
 
     #[test]

@@ -83,16 +83,16 @@ async fn an_outage_costs_no_more_requests_than_one_daemon_would_send() {
     }
 }
 
-/// Starts a credential again and again whose daemon crashes whenever it has asked its provider for a moment, and whom a
-/// caller asks all the time.
-async fn crash_at_each_request(scene: &Scene, subject: &Subject, seconds: f64) {
+/// Starts a credential again and again, for an hour, whose daemon crashes whenever it has asked its provider for a moment,
+/// or after so many seconds. A caller asks it all the time.
+async fn crash_at_each_request(scene: &Scene, subject: &Subject, longest_life: f64) {
     let memory: OwnedFd = Memory::create().unwrap().as_fd().try_clone_to_owned().unwrap();
-    while scene.seconds() < seconds {
+    while scene.seconds() < 3_600.0 {
         let left = Memory::adopt(memory.try_clone().unwrap()).unwrap();
         let store = Store::in_memory(scene.clock.clone(), left);
         let credential = subject.start_from(&store, Key::of_the("subject"));
-        let asked_before = subject.asked_at().len();
-        while subject.asked_at().len() == asked_before && scene.seconds() < seconds {
+        let (asked_before, end) = (subject.asked_at().len(), scene.seconds() + longest_life);
+        while subject.asked_at().len() == asked_before && scene.seconds() < end.min(3_600.0) {
             let impatient = scene.clock.now().after(Duration::from_millis(100));
             let _ = credential.obtain(Duration::ZERO, impatient).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -101,12 +101,18 @@ async fn crash_at_each_request(scene: &Scene, subject: &Subject, seconds: f64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_ends_the_daemon_is_asked_for_ever_more_seldom() {
-    let scene = Scene::begin(1);
-    // What it would be answered is never known: each daemon ends before that.
-    let subject = scene.subject("a", |_| Ok(600)).with_latency(Duration::from_secs(1_000_000));
-    crash_at_each_request(&scene, &subject, 3_600.0).await;
-    let asked = subject.asked_at().len();
-    // Three at once, then after 1, 2, 4, 8, 16 and then each 30 seconds, stretched by up to a fifth.
-    assert!((100..=130).contains(&asked), "{asked} requests in an hour");
+async fn an_answer_that_ends_the_daemon_is_asked_for_ever_more_seldom_and_always_again() {
+    for longest_life in [f64::INFINITY, 15.0] {
+        let scene = Scene::begin(1);
+        // What it would be answered is never known: each daemon ends before that.
+        let subject = scene.subject("a", |_| Ok(600)).with_latency(Duration::from_secs(1_000_000));
+        crash_at_each_request(&scene, &subject, longest_life).await;
+        let asked = subject.asked_at().len();
+        assert!((100..=130).contains(&asked), "{asked} requests in an hour of lives of {longest_life} s");
+        // Waits are stretched by up to a fifth, and a daemon looks for what is due five times in a second.
+        let waits = [0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0];
+        for (gap, wait) in subject.gaps().iter().zip(waits) {
+            assert!((wait..1.2 * wait + 0.5).contains(gap), "{gap} s where {wait} s are due");
+        }
+    }
 }

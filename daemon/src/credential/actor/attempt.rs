@@ -9,12 +9,17 @@ use super::Actor;
 use crate::clock::Instant;
 use crate::credential::{Attempted, Failed, Snapshot, Token};
 use crate::issuer::{Admission, Held, Urgency};
-use crate::policy::refresh::{Jitter, Life, back_off, issuer_pause};
+use crate::policy::refresh::{Cure, Jitter, Life, back_off, issuer_pause};
 use crate::provider::{Failure, Granted, Outcome, Provider, SecretInUse};
+use crate::store::record::{KeptFailure, Record};
 use crate::swap;
 
 /// Tokens that were held back by their issuer's condition come back spread over so long.
 const HELD_SPREAD: Duration = Duration::from_secs(5);
+
+/// Token requests in a row during which the process may end without that being a failure of theirs. A kill may fall into
+/// one, and into the next; where it always does, what comes back may be what ends the process.
+const CUT_OFF_MOST: u32 = 2;
 
 /// The longest message or detail that is kept of a failure, in characters.
 const WORDS_MAX: usize = 500;
@@ -40,7 +45,7 @@ impl<P: Provider> Actor<P> {
         let sent_at = self.clock.now();
         self.last_attempt = Some(sent_at);
         self.cut_off = self.cut_off.saturating_add(1);
-        self.keep.changed(self.record(&self.snapshot()));
+        self.keep.changed(self.record_if_cut_off(sent_at));
         let requested = self.inbox.discarded.run_until_cancelled(self.provider.request()).await;
         let Some(Outcome { result, deviations, requests, client_secret, clock_skew }) = requested else {
             return self.give_up();
@@ -66,6 +71,22 @@ impl<P: Provider> Actor<P> {
         };
         self.answer_those_who_waited(&attempted);
         attempted
+    }
+
+    /// What a successor is to go on from if the process ends during the request that is sent now.
+    fn record_if_cut_off(&self, sent_at: Instant) -> Record {
+        let snapshot = self.snapshot();
+        let mut record = self.record(&snapshot);
+        if self.cut_off > CUT_OFF_MOST {
+            let failures = snapshot.failures.saturating_add(1);
+            let remaining =
+                snapshot.usable(sent_at, Duration::ZERO).map(|token| token.life.remaining(sent_at));
+            let delay = back_off(Cure::Time, failures, remaining, None, Jitter::new((self.roll)()));
+            let message = "the daemon ended during each of its last token requests".into();
+            let failed = Failed { class: ErrorClass::Internal, message, detail: None, at: sent_at };
+            record.failure = Some(KeptFailure { failures, failed, next_attempt: Some(sent_at.after(delay)) });
+        }
+        record
     }
 
     fn note_client_secret(&self, used: Option<SecretInUse>) {
