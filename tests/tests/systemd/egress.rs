@@ -13,7 +13,7 @@ const DROPIN: &str = "/etc/systemd/system/tokend.service.d/network.conf";
 
 /// What `tokend.service` says for a daemon that makes its connections itself.
 const NETWORK: &str = "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK\n\
-    IPAddressDeny=\nUnsetEnvironment=TOKEND_EGRESS\n";
+    IPAddressDeny=\nInaccessiblePaths=\nUnsetEnvironment=TOKEND_EGRESS\n";
 
 /// What a package of a release without the helper has not.
 const HELPER: [&str; 3] = [

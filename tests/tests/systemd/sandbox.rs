@@ -10,7 +10,7 @@ const TRY_EVERYWHERE: &str = "find / -type d -writable ! -path '/proc/*' 2>/dev/
     \"$folder/probe\" 2>/dev/null && echo \"run $folder\"; rm \"$folder/probe\"; done";
 
 #[test]
-fn nothing_that_the_daemon_can_write_can_be_run() {
+fn no_file_that_the_daemon_can_write_can_be_run() {
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
     machine.check(&["systemctl", "start", "tokend"]);
@@ -22,6 +22,33 @@ fn nothing_that_the_daemon_can_write_can_be_run() {
     };
     assert_eq!(folders("run "), [""; 0], "{tried}");
     assert_eq!(folders("written "), ["/dev/shm", "/tmp", "/var/lib/tokend", "/var/tmp"]);
+    host.stop_cleanly();
+}
+
+#[test]
+fn services_that_reach_the_network_for_whoever_asks_are_hidden_and_the_name_service_is_not() {
+    const HIDDEN: [&str; 6] = [
+        "/run/dbus/probe",
+        "/run/systemd/resolve/probe",
+        "/run/avahi-daemon/probe",
+        "/run/cups/probe",
+        "/run/snapd.socket",
+        "/run/snapd-snap.socket",
+    ];
+    const SEEN: [&str; 4] =
+        ["/run/systemd/userdb/probe", "/run/nscd/probe", "/run/nslcd/probe", "/run/samba/winbindd/probe"];
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    let probes: String = HIDDEN.iter().chain(&SEEN).map(|path| format!("ListenStream={path}\n")).collect();
+    machine.write("/etc/systemd/system/probe.socket", &format!("[Socket]\n{probes}"));
+    machine.write("/etc/systemd/system/probe.service", "[Service]\nExecStart=/usr/bin/true\n");
+    machine.check(&["systemctl", "start", "probe.socket", "tokend.service"]);
+    for path in HIDDEN.iter().chain(&SEEN) {
+        let may_connect = ["setpriv", "--reuid=tokend", "--regid=tokend", "--clear-groups", "test", "-w", path];
+        assert_eq!(machine.run(&may_connect).code, 0, "{path}");
+        let there = in_files_of(machine, "tokend", &may_connect);
+        assert_eq!(there.code == 0, SEEN.contains(path), "{path}: {there:?}");
+    }
     host.stop_cleanly();
 }
 
