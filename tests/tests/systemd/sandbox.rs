@@ -44,7 +44,8 @@ fn services_that_reach_the_network_for_whoever_asks_are_hidden_and_the_name_serv
     machine.write("/etc/systemd/system/probe.service", "[Service]\nExecStart=/usr/bin/true\n");
     machine.check(&["systemctl", "start", "probe.socket", "tokend.service"]);
     for path in HIDDEN.iter().chain(&SEEN) {
-        let may_connect = ["setpriv", "--reuid=tokend", "--regid=tokend", "--clear-groups", "test", "-w", path];
+        let may_connect =
+            ["setpriv", "--reuid=tokend", "--regid=tokend", "--clear-groups", "test", "-w", path];
         assert_eq!(machine.run(&may_connect).code, 0, "{path}");
         let there = in_files_of(machine, "tokend", &may_connect);
         assert_eq!(there.code == 0, SEEN.contains(path), "{path}: {there:?}");
