@@ -201,10 +201,13 @@ mod tests {
         let hanging = files.folder().hang();
         for record in ["one", "two", "three"] {
             files.write_some_time(KEY, Zeroizing::new(record.as_bytes().to_vec()));
-            yield_now().await;
-            while !files.0.orders().under_way.contains(&KEY) {
+            let taken_up = async {
                 yield_now().await;
-            }
+                while !files.0.orders().under_way.contains(&KEY) {
+                    yield_now().await;
+                }
+            };
+            timeout(PATIENCE, taken_up).await.expect("a thread takes it up");
         }
         let others = Arc::clone(&files.0.places).acquire_many_owned(7);
         drop(timeout(PATIENCE, others).await.expect("all but one are for other files"));
