@@ -39,8 +39,8 @@ fn services_that_reach_the_network_for_whoever_asks_are_hidden_and_the_name_serv
         ["/run/systemd/userdb/probe", "/run/nscd/probe", "/run/nslcd/probe", "/run/samba/winbindd/probe"];
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
-    let probes: String = HIDDEN.iter().chain(&SEEN).map(|path| format!("ListenStream={path}\n")).collect();
-    machine.write("/etc/systemd/system/probe.socket", &format!("[Socket]\n{probes}"));
+    let probes = [&HIDDEN[..], &SEEN[..]].concat().join("\nListenStream=");
+    machine.write("/etc/systemd/system/probe.socket", &format!("[Socket]\nListenStream={probes}\n"));
     machine.write("/etc/systemd/system/probe.service", "[Service]\nExecStart=/usr/bin/true\n");
     machine.check(&["systemctl", "start", "probe.socket", "tokend.service"]);
     for path in HIDDEN.iter().chain(&SEEN) {
