@@ -29,6 +29,7 @@ pub mod shared;
 pub mod socket;
 pub mod stack;
 pub mod store;
+pub mod stream;
 pub mod swap;
 pub mod systemd;
 pub mod turns;

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use nix::errno::Errno;
 use nix::libc;
 use tokend_protocol::{ErrorCode, encode};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,7 @@ use crate::peer::{Late, Peer};
 use crate::seldom::Seldom;
 use crate::session::Session;
 use crate::shared::Shared;
+use crate::stream::{self, Stream};
 
 /// The first rest after a failed accept.
 const ACCEPT_REST_FIRST: Duration = Duration::from_millis(10);
@@ -71,10 +72,11 @@ pub async fn serve(
     let mut door =
         Door { places, shared, tasks, stop: stop.clone(), spare: spare(), unknown: Seldom::default() };
     let mut trouble = Trouble { rest: ACCEPT_REST_FIRST, failures: Seldom::default() };
+    stream::refuse_descriptors(&listener);
     let accepting = async {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => match door.welcome(stream) {
+                Ok((stream, _)) => match door.welcome(Stream::accepted(stream)) {
                     Ok(()) => {
                         trouble.rest = ACCEPT_REST_FIRST;
                         // Whoever connects without end does not keep those waiting who are connected.
@@ -125,7 +127,7 @@ struct Door {
 impl Door {
     /// # Errors
     /// No descriptor is left for the handle on the peer's process. The peer has been told.
-    fn welcome(&mut self, stream: UnixStream) -> io::Result<()> {
+    fn welcome(&mut self, stream: Stream) -> io::Result<()> {
         let peer = match Peer::of(stream.as_fd()) {
             // Whoever holds the end of one that is gone is somebody else now, of whom nothing is known.
             Ok(peer) if peer.is_gone() => Err(Errno::ESRCH.into()),
@@ -142,7 +144,7 @@ impl Door {
         Ok(())
     }
 
-    fn let_in(&self, stream: UnixStream, mut peer: Peer) {
+    fn let_in(&self, stream: Stream, mut peer: Peer) {
         let Some(place) = Places::take(&self.places, peer.facts().uid) else {
             self.shared
                 .audit
@@ -179,7 +181,7 @@ impl Door {
         if self.spare.take().is_some()
             && let Some(Ok((stream, _))) = listener.accept().now_or_never()
         {
-            turn_away(&stream, TOO_MANY);
+            turn_away(&Stream::accepted(stream), TOO_MANY);
         }
         self.spare = spare();
     }
@@ -190,7 +192,7 @@ fn spare() -> Option<File> {
 }
 
 /// Says why, as far as the socket takes it without waiting.
-fn turn_away(stream: &UnixStream, why: &str) {
+fn turn_away(stream: &Stream, why: &str) {
     let mut wire = Vec::new();
     let reply = error_frame(0, ErrorCode::Overloaded, why);
     if encode(&reply, &mut wire).is_ok() {

@@ -1,12 +1,16 @@
 //! A peer that sends nonsense, or nothing, or too much, is told so or dropped; others are served meanwhile.
 
 use std::fs;
-use std::io::Write;
+use std::io::{IoSlice, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::libc::linger;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use tokend_protocol::{ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Terms, Variant};
 use tokend_tests::scene::token_table;
 use tokend_tests::tokenctl::User;
@@ -298,4 +302,31 @@ fn answers_that_a_user_does_not_read_are_bounded_over_all_of_its_connections() {
     let mut other = peer(&scene);
     other.assert_alive();
     drop(slow);
+}
+
+#[test]
+fn a_descriptor_whose_close_takes_an_hour_holds_up_nobody() {
+    let scene = scene();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let lingering = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    // With something to say that nobody reads.
+    lingering.set_nonblocking(true).unwrap();
+    while (&lingering).write(&[0; 4_096]).is_ok() {}
+    let linger = |l_onoff| setsockopt(&lingering, sockopt::Linger, &linger { l_onoff, l_linger: 3_600 });
+    linger(1).unwrap();
+    let hostile = UnixStream::connect(scene.socket()).unwrap();
+    let descriptors = [lingering.as_raw_fd()];
+    let attached = [ControlMessage::ScmRights(&descriptors)];
+    let pieces = [IoSlice::new(b"x")];
+    let sent = sendmsg::<()>(hostile.as_raw_fd(), &pieces, &attached, MsgFlags::MSG_NOSIGNAL, None);
+    if sent.is_err() {
+        // The kernel has refused it, and then it is closed here.
+        linger(0).unwrap();
+    }
+    drop(lingering);
+    for _ in 0..2 {
+        scene.tokenctl().get("t");
+    }
+    drop(hostile);
+    scene.tokenctl().get("t");
 }
