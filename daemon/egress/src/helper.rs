@@ -10,15 +10,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::channel::Channel;
-use crate::connect::ConnectError;
+use crate::connect::{ConnectError, TIMEOUT};
 use crate::connection::Connection;
 use crate::network::GAP_FIRST;
 use crate::passed;
 use crate::wire::{Reply, Request, WireError, decode, encode, plain};
-
-/// How long the other process may take to answer. It is less than a connection may take in all, so that whoever gives it
-/// that long hears that it is the other process which does not answer ([`connect::TIMEOUT`](crate::connect::TIMEOUT)).
-pub const TIMEOUT: Duration = Duration::from_millis(2800);
 
 /// How long until it is asked again when it has too much to do.
 const BUSY: Duration = Duration::from_millis(50);

@@ -9,7 +9,6 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Cli;
-use crate::connect::LOOKUPS_MOST;
 use crate::log;
 use crate::server;
 use crate::socket::{self, SocketError};
@@ -41,7 +40,7 @@ pub fn run(options: &Cli) -> Result<(), StartError> {
     let (listener, _lock) = listen(options.socket.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(LOOKUPS_MOST)
+        .max_blocking_threads(server::REQUESTS_MOST)
         .build()
         .map_err(|source| StartError::System { what: "starting the runtime", source })?;
     let ended = runtime.block_on(serve(listener));

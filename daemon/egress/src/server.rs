@@ -22,7 +22,7 @@ pub const REQUESTS_MOST: usize = 256;
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a connection may take. It is less than who asks for it waits for the answer, who so hears that it is the host
-/// which does not answer ([`helper::TIMEOUT`](crate::helper::TIMEOUT)).
+/// which does not answer ([`connect::TIMEOUT`](crate::connect::TIMEOUT)).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(2600);
 
 /// The rest after a failed accept, when most likely no descriptor is left. The kernel would report the same connection

@@ -233,6 +233,9 @@ async fn each_connection_is_logged_for_whoever_wants_to_know() {
 async fn a_journal_is_given_priorities_and_no_time_of_day() {
     let mut program =
         Program::start("JOURNAL_STREAM=$(stat -L -c %d:%i /dev/stderr); export JOURNAL_STREAM;", &[]);
+    // Whoever is answered is answered by one that has said that it serves.
+    let (_provider, port) = provider();
+    program.helper().connect("localhost", port).await.unwrap();
     program.signal(Signal::TERM);
     program.end();
     let said = program.said();
