@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::cmsg_space;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
@@ -15,6 +16,9 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::wire::MESSAGE_MOST;
+
+/// Descriptors that one message can bring, at most (`SCM_MAX_FD`).
+const DESCRIPTORS_MOST: usize = 253;
 
 /// A connection of type `SOCK_SEQPACKET`.
 #[derive(Debug)]
@@ -79,16 +83,19 @@ impl Channel {
 
     fn try_receive(&self) -> io::Result<Option<Received>> {
         let mut bytes = vec![0; MESSAGE_MOST];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-        // Owns what comes: also what is too much, and what is here when this returns early.
+        // What there is no room for is closed by the kernel, however long that takes. The buffer owns what comes.
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MOST))];
         let mut attached = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
         let message = recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut attached, flags)?;
         let mut descriptors: Vec<OwnedFd> = attached.drain().flat_map(descriptors_of).collect();
+        for descriptor in &descriptors {
+            // Whoever passes a connection can have its close wait until all is said. Fails for what is no socket.
+            let _ = set_socket_linger(descriptor, None);
+        }
         if message.flags.contains(ReturnFlags::TRUNC) {
             return Err(invalid("a message that is too long"));
         }
-        // The kernel's room for one is room for two.
         if message.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > 1 {
             return Err(invalid("more descriptors than one, or one for which there is no room"));
         }
@@ -177,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn more_descriptors_than_one_are_closed() {
         let (one, other) = pair();
-        // There is room for two where one is expected; 253 are all that the kernel passes.
+        // 253 are all that the kernel passes.
         for count in [2, 3, 4, 253] {
             let mut end = send_pipes(&one, count);
             assert_eq!(other.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData, "{count}");
@@ -185,6 +192,24 @@ mod tests {
         }
         one.send(b"as before", None).await.unwrap();
         assert_eq!(other.receive().await.unwrap().unwrap().bytes, b"as before");
+    }
+
+    #[tokio::test]
+    async fn what_is_passed_and_not_wanted_is_closed_at_once_however_long_it_would_take() {
+        let (one, other) = pair();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _far = listener.accept().unwrap();
+        near.set_nonblocking(true).unwrap();
+        while io::Write::write(&mut &near, &[0; 4_096]).is_ok() {}
+        set_socket_linger(&near, Some(std::time::Duration::from_secs(3_600))).unwrap();
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MOST))];
+        let mut attached = SendAncillaryBuffer::new(&mut space);
+        let copies = [near.as_fd(); DESCRIPTORS_MOST];
+        assert!(attached.push(SendAncillaryMessage::ScmRights(&copies)));
+        sendmsg(&one.0, &[IoSlice::new(b"x")], &mut attached, SendFlags::NOSIGNAL).unwrap();
+        drop(near);
+        assert_eq!(other.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[tokio::test]
