@@ -354,6 +354,7 @@ fn endpoints_are_encrypted_unless_they_are_on_this_host() {
         ("https://user:hunter2-canary@id.example/token", "user name or password before the host"),
         ("https://hunter2-canary@id.example/token", "user name or password before the host"),
         ("https://id.example/token#hunter2-canary", "fragment"),
+        ("https://id.example:0/token", "port 0"),
         ("ftp://id.example/token", "a URL of the scheme \"ftp\""),
         ("unix:/run/x", "a URL of the scheme \"unix\""),
         ("id.example/token", "not a URL"),

@@ -63,6 +63,8 @@ fn http_url(field: &Field<'_>) -> Option<Url> {
         format!("a URL of the scheme {}", quoted(url.scheme()))
     } else if !url.username().is_empty() || url.password().is_some() {
         "has a user name or password before the host, which would be shown in logs".to_owned()
+    } else if url.port() == Some(0) {
+        "has port 0, at which nobody listens".to_owned()
     } else if url.fragment().is_some() {
         "has a fragment, which is never sent".to_owned()
     } else {
