@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use url::Url;
 use tokend::provider::discovery::{metadata_urls, read};
 use tokend::provider::reply::HttpReply;
+use url::Url;
 
 static ISSUERS: LazyLock<[Url; 2]> = LazyLock::new(|| {
     ["https://id.example/", "http://127.0.0.1:7000/t"].map(|url| url.parse().expect("a URL"))
