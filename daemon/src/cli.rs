@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use tokend_egress::{Egress, Helper};
 
-use crate::logging::LogFormat;
+use crate::process::logging::LogFormat;
 
 /// Where the configuration is unless a command line says otherwise.
 const CONFIG: &str = "/etc/tokend/tokend.toml";
@@ -51,7 +51,7 @@ pub struct Serve {
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
     /// What to log: a level, or a list of target=level. The audit trail is logged whatever the level; only
-    /// its own target, `tokend::audit=LEVEL`, silences it.
+    /// its own target, `tokend::server::audit=LEVEL`, silences it.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log_level: String,
 }

@@ -4,7 +4,7 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 use tokend_protocol::{Fingerprint, Secret};
 
-use crate::stack;
+use crate::process::stack;
 
 /// Makes fingerprints under a key of its own, so that nobody can test a guessed token against a log.
 pub struct Fingerprinter(hmac::Key);

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokend::cli::{Cli, Command, Serve};
-use tokend::run::{self, StartError};
-use tokend::{config, harden, logging};
+use tokend::config;
+use tokend::process::run::{self, StartError};
+use tokend::process::{hardening, logging};
 use zeroizing_alloc::ZeroAlloc;
 
 /// Wipes every block of memory that is freed. Libraries below copy secrets into buffers of their own, for HTTP, TLS
@@ -28,13 +29,13 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: Serve) -> ExitCode {
-    harden::report_panics_without_values();
-    harden::keep_descriptors();
+    hardening::report_panics_without_values();
+    hardening::keep_descriptors();
     let log = match logging::start(options.log_format, &options.log_level) {
         Ok(log) => log,
         Err(error) => return fail(&error.to_string(), ExitCode::FAILURE),
     };
-    if let Err(error) = harden::forbid_dumps() {
+    if let Err(error) = hardening::forbid_dumps() {
         return fail(&format!("forbidding core dumps: {error}"), ExitCode::FAILURE);
     }
     let egress = options.egress();

@@ -39,7 +39,7 @@ pub use self::open::Media;
 use self::record::{IssuerRecord, Record};
 use self::report::Report;
 use crate::clock::Clock;
-use crate::credential::Patience;
+use crate::engine::credential::Patience;
 use crate::fingerprint::NoRandomness;
 
 /// What outlives the process.

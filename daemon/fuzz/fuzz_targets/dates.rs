@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use tokend::provider::reply::{HttpReply, retry_after};
+use tokend::oauth::response::{HttpReply, retry_after};
 
 // Two lines: the values of Retry-After and Date.
 fuzz_target!(|input: &str| {

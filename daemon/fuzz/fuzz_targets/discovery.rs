@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use tokend::provider::discovery::{metadata_urls, read};
-use tokend::provider::reply::HttpReply;
+use tokend::oauth::discovery::{metadata_urls, read};
+use tokend::oauth::response::HttpReply;
 use url::Url;
 
 static ISSUERS: LazyLock<[Url; 2]> = LazyLock::new(|| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
-use tokend::provider::jwt::times;
+use tokend::oauth::jwt::times;
 
 fuzz_target!(|input: &[u8]| {
     // As the whole token, and as the claims of one: few mutations survive base64.

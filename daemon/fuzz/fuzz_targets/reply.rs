@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use tokend::provider::reply::{Context, HttpReply, read};
-use tokend::provider::words::SentSecrets;
+use tokend::oauth::response::{Context, HttpReply, read};
+use tokend::oauth::redact::SentSecrets;
 use zeroize::Zeroizing;
 
 /// What the request has sent. Seeds and dictionary repeat it.

@@ -6,8 +6,8 @@ use super::fault::Sink;
 use super::files::Raw;
 use super::section::Section;
 use super::{AdminSettings, DaemonSettings, rules, secret, values};
-use crate::policy::access::{RootAccess, Rule};
-use crate::policy::quota::Quota;
+use crate::access::{RootAccess, Rule};
+use crate::quota::Quota;
 
 /// The keys of `[daemon]`.
 pub(super) const DAEMON_KEYS: &[&str] = &[

@@ -7,7 +7,7 @@ use super::fault::{did_you_mean, one_of, quoted};
 use super::mentions::{Mention, PrincipalKind};
 use super::section::Field;
 use super::values;
-use crate::policy::access::{Condition, Conditions, Principal, Rule, UnitPattern};
+use crate::access::{Condition, Conditions, Principal, Rule, UnitPattern};
 
 /// Suffixes of the units that processes run in.
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];

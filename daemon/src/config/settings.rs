@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::credential::Warmth;
-use crate::policy::access::{Principal, RootAccess, Rule};
-use crate::policy::quota::Quota;
+use crate::access::{Principal, RootAccess, Rule};
+use crate::engine::credential::Warmth;
+use crate::quota::Quota;
 use crate::secret_source::SecretSource;
 
 /// `[daemon]`.

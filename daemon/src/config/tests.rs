@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::access::{Condition, Conditions, Principal, RootAccess, Rule, UnitPattern};
+use crate::access::{Condition, Conditions, Principal, RootAccess, Rule, UnitPattern};
 use crate::secret_source::SecretSource;
 
 mod rules;
@@ -1157,10 +1157,10 @@ fn warmth_and_variants() {
         config.tokens.pop_first().unwrap().1
     };
     let hour = Duration::from_secs(3600);
-    assert_eq!(of("").warmth, crate::credential::Warmth::Always);
-    assert_eq!(of("warm = \"on-demand\"").warmth, crate::credential::Warmth::OnDemand(hour));
+    assert_eq!(of("").warmth, crate::engine::credential::Warmth::Always);
+    assert_eq!(of("warm = \"on-demand\"").warmth, crate::engine::credential::Warmth::OnDemand(hour));
     let short = of("warm = \"on-demand\"\nidle_timeout = \"5m\"").warmth;
-    assert_eq!(short, crate::credential::Warmth::OnDemand(hour / 12));
+    assert_eq!(short, crate::engine::credential::Warmth::OnDemand(hour / 12));
     assert_eq!(of("").variants, VariantSettings::default());
     let variants = of("variants = { scope = \"a b\", resource = [\"r\"], audience = \"x\" }").variants;
     assert_eq!(variants.scope.as_slice(), ["a", "b"]);

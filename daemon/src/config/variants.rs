@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::fault::{Place, did_you_mean, one_of, quoted};
 use super::section::{Field, Section};
 use super::{CredentialSettings, TermKind, TermRules, TermSet, VariantSettings, rules, values};
-use crate::credential::Warmth;
-use crate::policy::access::Rule;
+use crate::access::Rule;
+use crate::engine::credential::Warmth;
 
 const EXPECTED: &str = "a table such as { scope = [\"a\", \"b\"], resource = [\"https://api.example\"] }";
 

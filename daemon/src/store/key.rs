@@ -184,7 +184,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::provider::form::tests::settings;
+    use crate::oauth::request::tests::settings;
 
     fn base() -> CredentialSettings {
         let secrets = vec![SecretSource::Credential("a".into())];

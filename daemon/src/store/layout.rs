@@ -37,7 +37,7 @@ use zeroize::Zeroizing;
 
 pub use self::scan::{Contents, Unreadable, read, record, scan};
 use super::key::{KEY_LENGTH, Key};
-use crate::stack;
+use crate::process::stack;
 
 /// The version of all this.
 pub const VERSION: u16 = 1;

@@ -17,8 +17,8 @@ use super::report::{self, Report};
 use super::sealed::Sealer;
 use super::{State, Store};
 use crate::clock::Clock;
+use crate::process::systemd::{self, FdStore};
 use crate::secret_source::SecretSource;
-use crate::systemd::{self, FdStore};
 
 /// How long the start may take to read sealed files. The service manager waits for longer.
 const READ_LIMIT: Duration = Duration::from_secs(5);

@@ -14,8 +14,8 @@ use super::key::Key;
 use super::layout::Bytes;
 use super::moment::{Moment, Uptime};
 use crate::clock::Instant;
-use crate::credential::Failed;
-use crate::policy::refresh::{Jitter, Life};
+use crate::engine::credential::Failed;
+use crate::engine::schedule::{Jitter, Life};
 
 /// The state of a credential.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -12,9 +12,9 @@ use tokend_protocol::{ErrorClass, Secret};
 use super::record::{KeptFailure, KeptToken};
 use super::sealed::Sealer;
 use super::*;
-use crate::credential::Failed;
-use crate::policy::refresh::{Jitter, Life};
-use crate::systemd::FdStore;
+use crate::engine::credential::Failed;
+use crate::engine::schedule::{Jitter, Life};
+use crate::process::systemd::FdStore;
 
 const STATE_KEY: &str = "0123456789abcdef0123456789abcdef";
 

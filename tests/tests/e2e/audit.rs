@@ -6,7 +6,7 @@ use tokend_tests::{Provider, RawPeer, Scene, raw_peer};
 
 /// The audit records in a log: each line, and how many decisions it stands for.
 fn records(log: &str) -> Vec<(&str, u64)> {
-    let audited = log.lines().filter(|line| line.contains("tokend::audit"));
+    let audited = log.lines().filter(|line| line.contains("tokend::server::audit"));
     audited.map(|line| (line, count(line))).collect()
 }
 

@@ -281,7 +281,7 @@ fn places_are_kept_for_operators() {
     assert_eq!(refused.code, 6, "{}", refused.stderr);
     scene.tokenctl().get("t");
     drop(couriers);
-    scene.daemon.wait_for_log(&["tokend::audit", "connect refused", "too many open connections"]);
+    scene.daemon.wait_for_log(&["tokend::server::audit", "connect refused", "too many open connections"]);
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn answers_that_a_user_does_not_read_are_bounded_over_all_of_its_connections() {
             peer
         })
         .collect();
-    scene.daemon.wait_for_log(&["tokend::audit", "request refused", "too many answers unread"]);
+    scene.daemon.wait_for_log(&["tokend::server::audit", "request refused", "too many answers unread"]);
     let mut other = peer(&scene);
     other.assert_alive();
     drop(slow);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokend::clock::Instant;
-use tokend::credential::{Credential, Unobtainable};
+use tokend::engine::credential::{Credential, Unobtainable};
 use tokend_protocol::Fingerprint;
 
 use crate::world::World;

@@ -8,8 +8,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use tokend::clock::{Clock, Instant};
-use tokend::credential::Warmth;
-use tokend::provider::Failure;
+use tokend::engine::credential::Warmth;
+use tokend::oauth::Failure;
 use tokend_protocol::ErrorClass;
 
 use crate::key::{Grant, Key, gap};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokend::clock::Instant;
-use tokend::credential::Snapshot;
+use tokend::engine::credential::Snapshot;
 use tokio::sync::watch;
 
 use crate::plan::TokenPlan;

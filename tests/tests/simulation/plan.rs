@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokend::credential::Warmth;
+use tokend::engine::credential::Warmth;
 
 const SECOND: f64 = 1.0;
 const MINUTE: f64 = 60.0;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend::clock::Instant;
-use tokend::provider::{Granted, Outcome, Provider};
+use tokend::oauth::{Granted, Outcome, Provider};
 use tokend_protocol::Secret;
 
 use crate::key::{Grant, token_text};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokend::credential::{Attempted, Credential, Token, Unobtainable};
-use tokend::issuer::Issuer;
-use tokend::provider::Failure;
+use tokend::engine::credential::{Attempted, Credential, Token, Unobtainable};
+use tokend::engine::throttle::Issuer;
+use tokend::oauth::Failure;
 use tokend_protocol::{ErrorClass, State};
 
 use crate::scene::{Scene, Script, Subject, fail};

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend::clock::{Clock, Instant, Simulation};
-use tokend::credential::{Credential, Kept, Schedule, Surroundings, Token, Unobtainable, Warmth};
+use tokend::engine::credential::{Credential, Kept, Schedule, Surroundings, Token, Unobtainable, Warmth};
+use tokend::engine::throttle::Issuer;
 use tokend::fingerprint::Fingerprinter;
-use tokend::issuer::Issuer;
-use tokend::provider::{Failure, Granted, Outcome, Provider};
+use tokend::oauth::{Failure, Granted, Outcome, Provider};
 use tokend::store::Store;
 use tokend::store::key::Key;
 use tokend_protocol::{ErrorClass, Secret};

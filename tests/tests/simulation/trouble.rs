@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokend::provider::Failure;
+use tokend::oauth::Failure;
 use tokend_protocol::ErrorClass;
 
 /// A condition of an issuer.

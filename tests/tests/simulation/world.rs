@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokend::clock::{Clock, Instant, Simulation};
-use tokend::credential::{Credential, Schedule, Surroundings, Warmth};
+use tokend::engine::credential::{Credential, Schedule, Surroundings, Warmth};
+use tokend::engine::throttle::{Issuer, start_delay};
 use tokend::fingerprint::Fingerprinter;
-use tokend::issuer::{Issuer, start_delay};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 

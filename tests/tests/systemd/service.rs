@@ -40,7 +40,7 @@ fn the_service_starts_serves_and_stops_on_a_real_machine() {
 fn audited(machine: &Machine, user: &str, decision: &str, priority: &str) {
     let uid = machine.check(&["id", "-u", user]).trim().to_owned();
     let expected = [
-        ("TARGET", "tokend::audit"),
+        ("TARGET", "tokend::server::audit"),
         ("TOKEND_DECISION", decision),
         ("TOKEND_TOKEN", "psb"),
         ("TOKEND_UID", &uid),

@@ -1,0 +1,215 @@
+//! Which token endpoint an issuer's metadata names (RFC 8414, OpenID Connect Discovery 1.0). Pure functions.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokend_protocol::ErrorClass;
+use url::Url;
+
+use crate::config::is_secure_endpoint;
+use crate::oauth::Failure;
+use crate::oauth::response::{self, HttpReply};
+
+#[derive(Deserialize)]
+struct Metadata {
+    issuer: String,
+    token_endpoint: String,
+}
+
+/// Where an issuer's metadata may be, in the order in which to look: OpenID Connect appends the well-known
+/// part to the issuer's path, RFC 8414 puts it in front.
+pub fn metadata_urls(issuer: &Url) -> Vec<Url> {
+    let path = issuer.path().trim_end_matches('/');
+    let paths = [
+        format!("{path}/.well-known/openid-configuration"),
+        format!("/.well-known/oauth-authorization-server{path}"),
+    ];
+    let with_path = |path: &String| {
+        let mut url = issuer.clone();
+        url.set_path(path);
+        url
+    };
+    paths.iter().map(with_path).collect()
+}
+
+/// The token endpoint in a reply, or `None` where there is no document at this URL.
+pub fn read(issuer: &Url, reply: &HttpReply<'_>, wall: Duration) -> Result<Option<Url>, Failure> {
+    match reply.status {
+        200..300 => token_endpoint(issuer, reply.body).map(Some),
+        404 | 410 => Ok(None),
+        status => {
+            let failure = Failure::new(response::class(status, None), sentence(status));
+            Err(Failure { retry_after: response::retry_after(reply, wall), ..failure })
+        }
+    }
+}
+
+fn sentence(status: u16) -> String {
+    match status {
+        300..400 => format!(
+            "discovery: a redirect (status {status}), which is never followed: configure the final issuer"
+        ),
+        _ => format!("discovery: status {status}"),
+    }
+}
+
+/// Whether a failure at one URL ends the search: the issuer cannot be asked now, or asks for a rest.
+pub fn ends_search(failure: &Failure) -> bool {
+    let cannot_be_asked = matches!(
+        failure.class,
+        ErrorClass::Unreachable
+            | ErrorClass::Timeout
+            | ErrorClass::Tls
+            | ErrorClass::Throttled
+            | ErrorClass::Internal
+    );
+    cannot_be_asked || failure.retry_after.is_some()
+}
+
+/// What a search says that found no document anywhere.
+pub fn nothing_found() -> Failure {
+    let message = "discovery: the issuer publishes no metadata; configure its token_endpoint";
+    Failure::new(ErrorClass::Refused, message)
+}
+
+/// The token endpoint in a metadata document, which must be the issuer's own (RFC 8414 section 3.3).
+fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
+    let refused = |message: &str| Failure::new(ErrorClass::Refused, format!("discovery: {message}"));
+    let metadata: Metadata = serde_json::from_slice(document).map_err(|_| {
+        Failure::new(ErrorClass::Malformed, "discovery: a document without issuer and token_endpoint")
+    })?;
+    if metadata.issuer.trim_end_matches('/') != issuer.as_str().trim_end_matches('/') {
+        return Err(refused(
+            "the document is that of another issuer; configure the issuer exactly as it names itself",
+        ));
+    }
+    let endpoint = Url::parse(&metadata.token_endpoint)
+        .map_err(|_| Failure::new(ErrorClass::Malformed, "discovery: a token_endpoint that is no URL"))?;
+    if !endpoint.username().is_empty() || endpoint.password().is_some() {
+        return Err(refused("a token_endpoint with a user name or password before the host"));
+    }
+    // Only who was asked on this host without TLS may send secrets to this host without it. Another one's reply
+    // would choose which local service gets them, and a proxy would read them on the way.
+    let is_secure =
+        endpoint.scheme() == "https" || (issuer.scheme() == "http" && is_secure_endpoint(&endpoint));
+    if is_secure { Ok(endpoint) } else { Err(refused("a token_endpoint without TLS")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn both_well_known_forms_with_and_without_a_path() {
+        let urls = |issuer| metadata_urls(&url(issuer)).iter().map(Url::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            urls("https://id.example"),
+            [
+                "https://id.example/.well-known/openid-configuration",
+                "https://id.example/.well-known/oauth-authorization-server"
+            ]
+        );
+        assert_eq!(
+            urls("https://id.example/tenant/"),
+            [
+                "https://id.example/tenant/.well-known/openid-configuration",
+                "https://id.example/.well-known/oauth-authorization-server/tenant"
+            ]
+        );
+    }
+
+    #[test]
+    fn takes_the_endpoint_only_from_the_issuers_own_document_and_only_with_tls() {
+        let read = |document: &str| token_endpoint(&url("https://id.example/"), document.as_bytes());
+        let good = r#"{"issuer":"https://id.example","token_endpoint":"https://id.example/token/","x":1}"#;
+        assert_eq!(read(good), Ok(url("https://id.example/token/")));
+        let cases = [
+            (
+                r#"{"issuer":"https://evil.example","token_endpoint":"https://id.example/token"}"#,
+                ErrorClass::Refused,
+            ),
+            (
+                r#"{"issuer":"https://id.example","token_endpoint":"http://id.example/token"}"#,
+                ErrorClass::Refused,
+            ),
+            (
+                r#"{"issuer":"https://id.example","token_endpoint":"http://127.0.0.1/token"}"#,
+                ErrorClass::Refused,
+            ),
+            (
+                r#"{"issuer":"https://id.example","token_endpoint":"https://id.example@evil.example/token"}"#,
+                ErrorClass::Refused,
+            ),
+            (
+                r#"{"issuer":"https://id.example","token_endpoint":"https://:p@evil.example/token"}"#,
+                ErrorClass::Refused,
+            ),
+            (
+                r#"{"issuer":"https://id.example","token_endpoint":"ftp://id.example/token"}"#,
+                ErrorClass::Refused,
+            ),
+            (r#"{"issuer":"https://id.example","token_endpoint":"/token"}"#, ErrorClass::Malformed),
+            (r#"{"issuer":"https://id.example"}"#, ErrorClass::Malformed),
+            ("<html>", ErrorClass::Malformed),
+        ];
+        for (document, class) in cases {
+            assert_eq!(read(document).unwrap_err().class, class, "{document}");
+        }
+    }
+    #[test]
+    fn an_issuer_on_this_host_may_do_without_tls() {
+        let read = |endpoint: &str| {
+            let document = format!(r#"{{"issuer":"http://127.0.0.1:7000","token_endpoint":"{endpoint}"}}"#);
+            token_endpoint(&url("http://127.0.0.1:7000"), document.as_bytes())
+        };
+        for endpoint in
+            ["http://127.0.0.1:7000/token", "http://localhost:7001/token", "https://id.example/token"]
+        {
+            assert_eq!(read(endpoint), Ok(url(endpoint)));
+        }
+        assert_eq!(read("http://id.example/token").unwrap_err().class, ErrorClass::Refused);
+    }
+
+    #[test]
+    fn a_status_is_sorted_as_that_of_a_token_response() {
+        let fail = |status, retry_after| {
+            let reply = HttpReply { status, retry_after, ..HttpReply::default() };
+            super::read(&url("https://id.example"), &reply, Duration::ZERO).unwrap_err()
+        };
+        let cases = [
+            (403, ErrorClass::Refused),
+            (302, ErrorClass::Refused),
+            (408, ErrorClass::Server),
+            (429, ErrorClass::Throttled),
+            (500, ErrorClass::Server),
+            (503, ErrorClass::Server),
+        ];
+        for (status, class) in cases {
+            let failure = fail(status, None);
+            assert_eq!(failure.class, class, "{status}");
+            assert!(
+                failure.message.starts_with("discovery: ") && failure.message.contains(&status.to_string())
+            );
+        }
+        assert_eq!(fail(429, Some("60")).retry_after, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn the_search_goes_on_unless_the_issuer_cannot_be_asked_or_wants_a_rest() {
+        use ErrorClass::*;
+        for class in [Unreachable, Timeout, Tls, Throttled, Internal] {
+            assert!(ends_search(&Failure::new(class, "x")), "{class:?}");
+        }
+        for class in [Refused, Malformed, Server] {
+            assert!(!ends_search(&Failure::new(class, "x")), "{class:?}");
+        }
+        let rest = Failure { retry_after: Some(Duration::ZERO), ..Failure::new(Server, "x") };
+        assert!(ends_search(&rest));
+        let reply = HttpReply { status: 404, ..HttpReply::default() };
+        assert_eq!(super::read(&url("https://id.example"), &reply, Duration::ZERO), Ok(None));
+    }
+}

@@ -1,0 +1,628 @@
+//! Reads a token response (RFC 6749 sections 5.1 and 5.2): tolerant of what real providers send, and
+//! counting each departure so that an operator can see it. Pure: bytes in, outcome out.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokend_protocol::{ErrorClass, Secret};
+use zeroize::Zeroizing;
+
+use crate::oauth::redact::{self, SentSecrets};
+use crate::oauth::{ClockSkew, Deviation, Failure, Granted, Outcome, jwt};
+
+/// The longest access token that is accepted, in bytes. It must fit a reply frame, and no HTTP server takes
+/// a longer header.
+const TOKEN_MAX: usize = 64 * 1024;
+
+/// The longest lifetime that is believed. Beyond it the figure is an error or means "for ever".
+const LIFETIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+/// An HTTP reply, as far as it matters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpReply<'a> {
+    /// The status code.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: Option<&'a str>,
+    /// `Content-Encoding`, if it is still encoded.
+    pub content_encoding: Option<&'a str>,
+    /// `Date`.
+    pub date: Option<&'a str>,
+    /// `Retry-After`.
+    pub retry_after: Option<&'a str>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// What the reading depends on besides the reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The lifetime where the reply tells none.
+    pub default_lifetime: Duration,
+    /// Wall time now.
+    pub wall: Duration,
+    /// The secrets of the request, which the reply may repeat.
+    pub sent: &'a SentSecrets,
+}
+
+/// The fields of a token response. Others are ignored, whatever they are.
+#[derive(Default, Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    access_token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    token_type: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    expires_in: Option<&'a RawValue>,
+    #[serde(borrow)]
+    scope: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error_description: Option<&'a RawValue>,
+}
+
+/// Keeps `null` apart from a field that is not there.
+fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// The fields as texts, however the body was encoded.
+#[derive(Default)]
+struct Values {
+    access_token: Option<Zeroizing<String>>,
+    token_type: Option<String>,
+    expires_in: Option<Number>,
+    error: Option<String>,
+    error_description: Option<String>,
+}
+
+/// `expires_in` as it was written.
+struct Number {
+    text: String,
+    deviation: Option<Deviation>,
+}
+
+/// Reads a reply.
+pub fn read(reply: &HttpReply<'_>, context: Context<'_>) -> Outcome {
+    let mut deviations = Vec::new();
+    let mut result = match values(reply, &mut deviations) {
+        Some(values) if (200..300).contains(&reply.status) => {
+            granted(&values, reply, context, &mut deviations)
+        }
+        values => Err(refused(reply.status, values.as_ref(), context.sent)),
+    };
+    if let Err(failure) = &mut result {
+        failure.retry_after = retry_after(reply, context.wall);
+    }
+    let clock_skew = reply.date.and_then(http_date).map(|date| ClockSkew::between(date, context.wall));
+    Outcome { deviations, clock_skew, ..Outcome::of(result, 1) }
+}
+
+fn values(reply: &HttpReply<'_>, deviations: &mut Vec<Deviation>) -> Option<Values> {
+    if reply.content_encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        return None;
+    }
+    if let Ok(fields) = serde_json::from_slice::<Fields<'_>>(reply.body) {
+        if reply.content_type.is_some_and(|value| !value.to_ascii_lowercase().contains("json")) {
+            deviations.push(Deviation::ContentType);
+        }
+        return Some(json_values(&fields, deviations));
+    }
+    let values = form_values(reply)?;
+    deviations.push(Deviation::FormEncoded);
+    Some(values)
+}
+
+fn json_values(fields: &Fields<'_>, deviations: &mut Vec<Deviation>) -> Values {
+    if fields.scope.is_some_and(|scope| scope.get().starts_with('[')) {
+        deviations.push(Deviation::ScopeArray);
+    }
+    Values {
+        access_token: fields.access_token.and_then(text).map(Zeroizing::new),
+        token_type: fields.token_type.and_then(text),
+        expires_in: fields.expires_in.map(number),
+        error: fields.error.and_then(text).filter(|error| !error.is_empty()),
+        error_description: fields.error_description.and_then(text),
+    }
+}
+
+fn text(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+fn number(value: &RawValue) -> Number {
+    match (value.get(), text(value)) {
+        ("null", _) => Number { text: String::new(), deviation: Some(Deviation::ExpiresInNull) },
+        (_, Some(text)) => Number { text, deviation: Some(Deviation::ExpiresInString) },
+        (written, None) => Number { text: written.to_owned(), deviation: None },
+    }
+}
+
+/// A form-encoded body, as some old providers send. Only one that has a field of a token response counts.
+///
+/// Every text parses as a form, so whatever names itself otherwise or has the look of markup is none: an access
+/// token in a link of a page is not meant for this client.
+fn form_values(reply: &HttpReply<'_>) -> Option<Values> {
+    let content_type = reply.content_type.unwrap_or_default().to_ascii_lowercase();
+    if ["html", "json", "xml"].iter().any(|other| content_type.contains(other)) || reply.body.contains(&b'<')
+    {
+        return None;
+    }
+    let mut values = Values::default();
+    for (name, value) in form_urlencoded::parse(reply.body) {
+        let value = value.into_owned();
+        match &*name {
+            "access_token" => values.access_token = Some(Zeroizing::new(value)),
+            "token_type" => values.token_type = Some(value),
+            "expires_in" | "expires" => values.expires_in = Some(Number { text: value, deviation: None }),
+            "error" if !value.is_empty() => values.error = Some(value),
+            "error_description" => values.error_description = Some(value),
+            _ => (),
+        }
+    }
+    (values.access_token.is_some() || values.error.is_some()).then_some(values)
+}
+
+fn granted(
+    values: &Values,
+    reply: &HttpReply<'_>,
+    context: Context<'_>,
+    deviations: &mut Vec<Deviation>,
+) -> Result<Granted, Failure> {
+    let malformed = |message: &str| Failure::new(ErrorClass::Malformed, message);
+    let Some(token) = &values.access_token else {
+        if values.error.is_some() {
+            deviations.push(Deviation::ErrorWith200);
+            return Err(refused(reply.status, Some(values), context.sent));
+        }
+        return Err(malformed("a reply without an access token"));
+    };
+    if token.is_empty() {
+        return Err(malformed("an empty access token"));
+    }
+    if token.len() > TOKEN_MAX {
+        return Err(malformed("an access token of more than 64 KiB"));
+    }
+    // RFC 6749 appendix A.12, without the space, which the credentials of RFC 6750 section 2.1 have no place for.
+    // Anything else could break the header that the token is put into.
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(malformed("an access token with characters that no header can carry"));
+    }
+    deviations.extend(token_type_deviation(values.token_type.as_deref()));
+    let lifetime = lifetime(values, token, reply.date, context, deviations);
+    if lifetime.is_zero() {
+        return Err(malformed("an access token that has already expired"));
+    }
+    Ok(Granted { token: Secret::from(token.clone()), lifetime })
+}
+
+fn token_type_deviation(token_type: Option<&str>) -> Option<Deviation> {
+    match token_type {
+        None => Some(Deviation::TokenTypeMissing),
+        Some(text) if text.eq_ignore_ascii_case("bearer") => None,
+        Some(_) => Some(Deviation::TokenTypeOther),
+    }
+}
+
+/// The shortest of what `expires_in` and the token itself say; where neither says anything, the default.
+fn lifetime(
+    values: &Values,
+    token: &str,
+    date: Option<&str>,
+    context: Context<'_>,
+    deviations: &mut Vec<Deviation>,
+) -> Duration {
+    let stated = stated_lifetime(values.expires_in.as_ref(), deviations);
+    let date = date.and_then(http_date);
+    let claimed = jwt::times(token).map(|times| times.remaining(date, context.wall).min(LIFETIME_MAX));
+    match (stated, claimed) {
+        (Some(stated), Some(claimed)) => {
+            // The two clocks that are compared have whole seconds each.
+            if claimed + Duration::from_secs(2) < stated {
+                deviations.push(Deviation::JwtExpiresEarlier);
+            }
+            stated.min(claimed)
+        }
+        (Some(lifetime), None) | (None, Some(lifetime)) => lifetime,
+        (None, None) => context.default_lifetime,
+    }
+}
+
+fn stated_lifetime(number: Option<&Number>, deviations: &mut Vec<Deviation>) -> Option<Duration> {
+    let Some(Number { text, deviation }) = number else {
+        deviations.push(Deviation::ExpiresInMissing);
+        return None;
+    };
+    deviations.extend(*deviation);
+    if *deviation == Some(Deviation::ExpiresInNull) {
+        return None;
+    }
+    let text = text.trim();
+    let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| !seconds.is_nan()) else {
+        deviations.push(Deviation::ExpiresInInvalid);
+        return None;
+    };
+    if text.contains(['.', 'e', 'E']) {
+        deviations.push(Deviation::ExpiresInFloat);
+    }
+    if seconds <= 0.0 {
+        deviations.push(if seconds < 0.0 { Deviation::ExpiresInNegative } else { Deviation::ExpiresInZero });
+        return None;
+    }
+    if seconds > LIFETIME_MAX.as_secs_f64() {
+        deviations.push(Deviation::ExpiresInHuge);
+        return Some(LIFETIME_MAX);
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+fn http_date(text: &str) -> Option<Duration> {
+    let date: SystemTime = httpdate::parse_http_date(text).ok()?;
+    date.duration_since(UNIX_EPOCH).ok()
+}
+
+/// `Retry-After` in both its forms: seconds, or a date, which is compared with the provider's own clock
+/// where it tells it. What is neither, or lies in the past, says nothing.
+pub fn retry_after(reply: &HttpReply<'_>, wall: Duration) -> Option<Duration> {
+    let text = reply.retry_after?.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
+    }
+    let now = reply.date.and_then(http_date).unwrap_or(wall);
+    http_date(text)?.checked_sub(now)
+}
+
+fn refused(status: u16, values: Option<&Values>, sent: &SentSecrets) -> Failure {
+    let error = values.and_then(|values| values.error.as_deref());
+    let code = error.and_then(|error| redact::error_code(error, sent));
+    let description = values.and_then(|values| values.error_description.as_deref());
+    let class = class(status, error);
+    Failure {
+        refuses_client: class == ErrorClass::Refused
+            && matches!((error, status), (Some("invalid_client"), _) | (None, 401)),
+        detail: description.map(|text| redact::description(text, sent)),
+        ..Failure::new(class, sentence(status, code.as_deref()))
+    }
+}
+
+/// Sorts a refusal: by its RFC 6749 code where it has one, by its status where it has none.
+pub fn class(status: u16, code: Option<&str>) -> ErrorClass {
+    match (code, status) {
+        (_, 429) | (Some("slow_down"), _) => ErrorClass::Throttled,
+        (Some("temporarily_unavailable" | "server_error"), _) | (_, 408 | 425 | 500..) => ErrorClass::Server,
+        (None, 200..300) => ErrorClass::Malformed,
+        _ => ErrorClass::Refused,
+    }
+}
+
+fn sentence(status: u16, code: Option<&str>) -> String {
+    match (status, code) {
+        (_, Some(code)) => format!("{code} (status {status})"),
+        (200..300, None) => format!("a reply that is not a token response (status {status})"),
+        (300..400, None) => {
+            format!(
+                "a redirect (status {status}), which is never followed: configure the final token endpoint"
+            )
+        }
+        (_, None) => format!("status {status} without an OAuth error code"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    static NONE: SentSecrets = SentSecrets::NONE;
+
+    const CONTEXT: Context<'_> = Context {
+        default_lifetime: Duration::from_secs(300),
+        wall: Duration::from_secs(1_700_000_000),
+        sent: &NONE,
+    };
+
+    fn read_json(status: u16, body: &str) -> Outcome {
+        let content_type = Some("application/json;charset=UTF-8");
+        read(&HttpReply { status, content_type, body: body.as_bytes(), ..HttpReply::default() }, CONTEXT)
+    }
+
+    fn with_expiry(expires_in: &str) -> (Result<u64, ErrorClass>, Vec<Deviation>) {
+        let body = format!(r#"{{"access_token":"t","token_type":"Bearer",{expires_in}"x":1}}"#);
+        let Outcome { result, deviations, .. } = read_json(200, &body);
+        (result.map(|granted| granted.lifetime.as_secs()).map_err(|failure| failure.class), deviations)
+    }
+
+    #[test]
+    fn every_way_to_write_a_lifetime_is_understood_and_the_odd_ones_are_counted() {
+        use Deviation::*;
+        let huge = LIFETIME_MAX.as_secs();
+        let cases: [(&str, u64, &[Deviation]); 15] = [
+            (r#""expires_in":3600,"#, 3600, &[]),
+            (r#""expires_in":"1799","#, 1799, &[ExpiresInString]),
+            (r#""expires_in":" 60 ","#, 60, &[ExpiresInString]),
+            (r#""expires_in":59.9,"#, 59, &[ExpiresInFloat]),
+            (r#""expires_in":1e3,"#, 1000, &[ExpiresInFloat]),
+            (r#""expires_in":"3.6e3","#, 3600, &[ExpiresInString, ExpiresInFloat]),
+            (r#""expires_in":99999999999999999999999,"#, huge, &[ExpiresInHuge]),
+            (r#""expires_in":1e400,"#, huge, &[ExpiresInFloat, ExpiresInHuge]),
+            ("", 300, &[ExpiresInMissing]),
+            (r#""expires_in":null,"#, 300, &[ExpiresInNull]),
+            (r#""expires_in":0,"#, 300, &[ExpiresInZero]),
+            (r#""expires_in":-5,"#, 300, &[ExpiresInNegative]),
+            (r#""expires_in":"soon","#, 300, &[ExpiresInString, ExpiresInInvalid]),
+            (r#""expires_in":[1],"#, 300, &[ExpiresInInvalid]),
+            (r#""expires_in":true,"#, 300, &[ExpiresInInvalid]),
+        ];
+        for (field, seconds, deviations) in cases {
+            assert_eq!(with_expiry(field), (Ok(seconds), deviations.to_vec()), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_jwt_tells_its_lifetime_and_the_shortest_wins() {
+        use base64::Engine;
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
+        let reading = |expires_in: &str| {
+            let body = format!(r#"{{"access_token":"e30.{claims}.s","token_type":"Bearer"{expires_in}}}"#);
+            let Outcome { result, deviations, .. } = read_json(200, &body);
+            (result.unwrap().lifetime.as_secs(), deviations)
+        };
+        assert_eq!(reading(""), (600, vec![Deviation::ExpiresInMissing]));
+        assert_eq!(reading(r#","expires_in":3600"#), (600, vec![Deviation::JwtExpiresEarlier]));
+        assert_eq!(reading(r#","expires_in":60"#), (60, vec![]));
+    }
+
+    #[test]
+    fn a_jwt_that_has_expired_by_the_providers_own_clock_is_not_taken() {
+        use base64::Engine;
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
+        let body = format!(r#"{{"access_token":"e30.{claims}.s","token_type":"Bearer","expires_in":3600}}"#);
+        let date = Some("Thu, 01 Jan 1970 00:30:00 GMT");
+        let outcome =
+            read(&HttpReply { status: 200, date, body: body.as_bytes(), ..HttpReply::default() }, CONTEXT);
+        assert_eq!(outcome.result.unwrap_err().class, ErrorClass::Malformed);
+    }
+
+    #[test]
+    fn a_reply_that_tells_the_time_tells_how_far_the_clocks_are_apart() {
+        let skew = |date| {
+            let reply = HttpReply { status: 503, date, ..HttpReply::default() };
+            read(&reply, CONTEXT).clock_skew.filter(|skew| skew.is_remarkable()).map(|skew| skew.to_string())
+        };
+        assert_eq!(skew(Some("Tue, 14 Nov 2023 22:13:20 GMT")), None);
+        let ahead = Some("the provider's clock is 3600 s ahead of this host's".to_owned());
+        assert_eq!(skew(Some("Tue, 14 Nov 2023 23:13:20 GMT")), ahead);
+        assert_eq!((skew(None), skew(Some("yesterday"))), (None, None));
+    }
+
+    #[test]
+    fn the_rest_of_a_real_reply_is_of_no_concern() {
+        let body = r#"{"refresh_token_expires_in":"0","api_product_list":"[a]","api_product_list_json":["a"],
+            "organization_name":"o","developer.email":"d","token_type":"BearerToken","issued_at":"1","":{"x":[]},
+            "client_id":"c","access_token":"tok","application_name":"n","scope":"pisp aisp","expires_in":"1799",
+            "refresh_count":"0","status":"approved"}"#;
+        let Outcome { result, deviations, .. } = read_json(200, body);
+        let granted = result.unwrap();
+        assert_eq!((granted.token.expose(), granted.lifetime.as_secs()), ("tok", 1799));
+        assert_eq!(deviations, [Deviation::TokenTypeOther, Deviation::ExpiresInString]);
+    }
+
+    #[test]
+    fn token_types_scopes_and_encodings_of_all_kinds() {
+        use Deviation::*;
+        let read_as = |content_type, body: &str| {
+            read(
+                &HttpReply { status: 200, content_type, body: body.as_bytes(), ..HttpReply::default() },
+                CONTEXT,
+            )
+        };
+        let json = Some("application/json");
+        let cases: [(Option<&str>, &str, &[Deviation]); 6] = [
+            (json, r#"{"access_token":"t","token_type":"bEARER","expires_in":1,"scope":null}"#, &[]),
+            (
+                json,
+                r#"{"access_token":"t","expires_in":1,"scope":["a","b"]}"#,
+                &[ScopeArray, TokenTypeMissing],
+            ),
+            (json, r#"{"access_token":"t","token_type":7,"expires_in":1}"#, &[TokenTypeMissing]),
+            (
+                Some("text/html"),
+                r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#,
+                &[ContentType],
+            ),
+            (None, r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#, &[]),
+            (None, "access_token=t&token_type=bearer&expires_in=1", &[FormEncoded]),
+        ];
+        for (content_type, body, deviations) in cases {
+            let outcome = read_as(content_type, body);
+            assert_eq!(outcome.result.unwrap().token.expose(), "t", "{body}");
+            assert_eq!(outcome.deviations, deviations, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_response_is_malformed_and_says_so() {
+        let long = format!(r#"{{"access_token":"{}"}}"#, "x".repeat(TOKEN_MAX + 1));
+        let bodies = [
+            "",
+            "{}",
+            "[]",
+            "null",
+            r#"{"access_token":"#,
+            r#"{"access_token":null}"#,
+            r#"{"access_token":7}"#,
+            r#"{"access_token":""}"#,
+            r#"{"access_token":"a\nb"}"#,
+            r#"{"access_token":"ü"}"#,
+            r#"{"access_token":" "}"#,
+            r#"{"access_token":"Bearer abc"}"#,
+            "<html><body>Sign in to the network</body></html>",
+            "\u{0}\u{1}",
+            &long,
+        ];
+        for body in bodies {
+            let failure = read_json(200, body).result.unwrap_err();
+            assert_eq!(failure.class, ErrorClass::Malformed, "{body:.40}");
+        }
+        let encoded =
+            HttpReply { status: 200, content_encoding: Some("br"), body: b"{}", ..HttpReply::default() };
+        assert_eq!(read(&encoded, CONTEXT).result.unwrap_err().class, ErrorClass::Malformed);
+    }
+
+    #[test]
+    fn a_body_that_is_said_to_be_something_else_is_no_form() {
+        let class_of = |content_type, body: &str| {
+            let reply =
+                HttpReply { status: 200, content_type, body: body.as_bytes(), ..HttpReply::default() };
+            read(&reply, CONTEXT).result.map(|_| ()).map_err(|failure| failure.class)
+        };
+        let form = "x=1&access_token=abc&token_type=bearer&expires_in=60";
+        let class = |content_type| class_of(Some(content_type), form);
+        for other in ["text/html", "Text/HTML; charset=utf-8", "application/json", "application/xhtml+xml"] {
+            assert_eq!(class(other), Err(ErrorClass::Malformed), "{other}");
+        }
+        for form in ["application/x-www-form-urlencoded;charset=UTF-8", "text/plain"] {
+            assert_eq!(class(form), Ok(()), "{form}");
+        }
+        assert_eq!(class_of(None, form), Ok(()));
+        assert_eq!(class_of(None, &format!("<a href=\"/sign-in?{form}\">")), Err(ErrorClass::Malformed));
+    }
+
+    #[test]
+    fn refusals_are_sorted_by_code_before_status() {
+        use ErrorClass::{Malformed, Refused, Server, Throttled};
+        let cases = [
+            (400, r#"{"error":"invalid_client"}"#, Refused),
+            (401, r#"{"error":"invalid_client","error_description":"no"}"#, Refused),
+            (200, r#"{"error":"invalid_scope"}"#, Refused),
+            (200, r#"{"error":""}"#, Malformed),
+            (200, r#"{"error":"temporarily_unavailable"}"#, Server),
+            (400, r#"{"error":"scope_invalid"}"#, Refused),
+            (403, "", Refused),
+            (404, "<html>", Refused),
+            (307, "", Refused),
+            (400, r#"{"error":"temporarily_unavailable"}"#, Server),
+            (400, r#"{"error":"slow_down"}"#, Throttled),
+            (429, "", Throttled),
+            (408, "", Server),
+            (500, r#"{"error":"invalid_client"}"#, Server),
+            (503, "<html>", Server),
+            (204, "", Malformed),
+        ];
+        for (status, body, class) in cases {
+            assert_eq!(read_json(status, body).result.unwrap_err().class, class, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_providers_words_are_cleaned_and_capped() {
+        let body = format!(
+            r#"{{"error":"invalid_client","error_description":"\u001b[31mno\n{}"}}"#,
+            "x".repeat(5000)
+        );
+        let failure = read_json(401, &body).result.unwrap_err();
+        assert_eq!(failure.message, "invalid_client (status 401)");
+        let detail = failure.detail.unwrap();
+        assert!(detail.starts_with("[31mnoxxx"), "{detail}");
+        assert!(detail.len() <= 200 && !detail.contains(char::is_control));
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_the_status_that_it_came_with() {
+        let told = |status, body: &str| read_json(status, body).result.unwrap_err().message;
+        assert_eq!(told(200, r#"{"error":"invalid_scope"}"#), "invalid_scope (status 200)");
+        assert_eq!(told(400, r#"{"error":"\u202e"}"#), "status 400 without an OAuth error code");
+    }
+
+    #[test]
+    fn a_refusal_repeats_no_secret_of_the_request() {
+        let sent =
+            ["pass phrase", "s3cr3t"].map(|form| Zeroizing::new(form.to_owned())).into_iter().collect();
+        let body = format!(
+            r#"{{"error":"not pass phrase","error_description":"{}s3cr3t is wrong"}}"#,
+            "x".repeat(195)
+        );
+        let reply = HttpReply { status: 401, body: body.as_bytes(), ..HttpReply::default() };
+        let failure = read(&reply, Context { sent: &sent, ..CONTEXT }).result.unwrap_err();
+        assert_eq!(failure.message, "not_*** (status 401)");
+        assert!(!failure.detail.unwrap().contains("s3c"));
+    }
+
+    #[test]
+    fn a_code_is_understood_even_if_a_secret_is_a_part_of_it() {
+        let sent = [Zeroizing::new("slow".to_owned())].into_iter().collect();
+        let reply = HttpReply { status: 400, body: br#"{"error":"slow_down"}"#, ..HttpReply::default() };
+        let failure = read(&reply, Context { sent: &sent, ..CONTEXT }).result.unwrap_err();
+        assert_eq!(
+            (failure.class, failure.message.as_str()),
+            (ErrorClass::Throttled, "***_down (status 400)")
+        );
+    }
+
+    #[test]
+    fn retry_after_in_seconds_as_a_date_and_as_nonsense() {
+        let date = Some("Tue, 14 Nov 2023 22:13:20 GMT"); // 1700000000
+        let reading = |text: &str, date| {
+            let reply = HttpReply { status: 429, retry_after: Some(text), date, ..HttpReply::default() };
+            read(&reply, CONTEXT).result.unwrap_err().retry_after.map(|wait| wait.as_secs())
+        };
+        assert_eq!(reading("60", None), Some(60));
+        assert_eq!(reading(" 0 ", None), Some(0));
+        assert_eq!(reading("99999999999999999999999", None), Some(u64::MAX));
+        assert_eq!(reading("Tue, 14 Nov 2023 22:14:20 GMT", None), Some(60));
+        assert_eq!(reading("Tue, 14 Nov 2023 22:14:20 GMT", Some("Tue, 14 Nov 2023 22:14:00 GMT")), Some(20));
+        for nonsense in ["", "-5", "soon", "1.5", "Tue, 14 Nov 2000 22:14:20 GMT"] {
+            assert_eq!(reading(nonsense, date), None, "{nonsense}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(status in 100_u16..600, body: Vec<u8>, header: String) {
+            let header = Some(header.as_str());
+            let reply = HttpReply { status, content_type: header, content_encoding: None, date: header, retry_after: header, body: &body };
+            let _ = read(&reply, CONTEXT);
+        }
+
+        #[test]
+        fn a_granted_token_always_has_a_lifetime(expires_in in "[-+0-9eE.\" ]{0,12}") {
+            if let Ok(seconds) = with_expiry(&format!("\"expires_in\":{expires_in},")).0 {
+                prop_assert!(seconds <= LIFETIME_MAX.as_secs());
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_client_itself_lets_another_secret_be_tried() {
+        let refuses = |status, body| match read_json(status, body).result {
+            Err(failure) => failure.refuses_client,
+            Ok(_) => false,
+        };
+        for (status, body) in [
+            (401, r#"{"error":"invalid_client"}"#),
+            (400, r#"{"error":"invalid_client"}"#),
+            (200, r#"{"error":"invalid_client"}"#),
+            (401, "{}"),
+            (401, "who are you?"),
+        ] {
+            assert!(refuses(status, body), "{status} {body}");
+        }
+        for (status, body) in [
+            (400, r#"{"error":"invalid_grant"}"#),
+            (401, r#"{"error":"invalid_grant"}"#),
+            (400, r#"{"error":"unauthorized_client"}"#),
+            (429, r#"{"error":"invalid_client"}"#),
+            (503, r#"{"error":"invalid_client"}"#),
+            (400, "{}"),
+            (403, "{}"),
+            (500, "{}"),
+        ] {
+            assert!(!refuses(status, body), "{status} {body}");
+        }
+    }
+}

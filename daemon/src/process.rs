@@ -1,0 +1,10 @@
+//! The daemon as a process: start, signals, reload, drain, and what the operating system gives it.
+
+pub mod daemon;
+pub mod hardening;
+pub mod listener;
+pub mod logging;
+pub mod memlock;
+pub mod run;
+pub mod stack;
+pub mod systemd;

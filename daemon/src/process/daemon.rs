@@ -1,0 +1,176 @@
+//! The whole daemon without a process around it: what `main` runs and what tests start.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokend_egress::Egress;
+use tokend_protocol::{ErrorClass, State};
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{Clock, Steps, watch_steps};
+use crate::config::{Config, DaemonSettings};
+use crate::engine::credential::Surroundings;
+use crate::engine::registry::{Origins, Registry};
+use crate::fingerprint::{Fingerprinter, NoRandomness};
+use crate::quota::accounts::Allowances;
+use crate::server::accept::{self, Limits};
+use crate::server::server_state::Shared;
+use crate::store::Store;
+
+/// How long requests in flight and exchanges with providers may take to end when the daemon stops. A token
+/// request takes ten seconds at most, and to keep what it brings two, so that one which has been sent is answered and
+/// kept or has failed by then. What
+/// precedes it, reading secrets and looking up the endpoint, may be cut off and has brought nothing.
+///
+/// The service manager must allow for more: `TimeoutStopSec=` in `tokend.service`.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
+
+/// A running daemon. It runs on the tokio runtime that it was started on.
+#[derive(Debug)]
+pub struct Daemon {
+    shared: Arc<Shared>,
+    /// What was in force at the start and stays so.
+    settings: DaemonSettings,
+    connections: TaskTracker,
+    actors: TaskTracker,
+    /// Gives the connections their turns.
+    turns: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Daemon {
+    /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
+    ///
+    /// `most_connections` is what the process can hold open, whatever the configuration allows. What the `store` has
+    /// kept is used first. Providers are reached by `egress`.
+    pub async fn start(
+        config: &Config,
+        listener: UnixListener,
+        most_connections: usize,
+        store: Arc<Store>,
+        egress: Egress,
+    ) -> Result<Self, NoRandomness> {
+        let steps = Steps::default();
+        let clock = Clock::kernel(steps.clone());
+        let stop = CancellationToken::new();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            if let Err(error) = watch_steps(steps).await {
+                tracing::warn!(%error, "changes of the clock and suspends go unnoticed");
+            }
+        }));
+        let actors = TaskTracker::new();
+        let surroundings = Surroundings {
+            clock: clock.clone(),
+            fingerprinter: Arc::new(Fingerprinter::with_key(&*store.fingerprint_key().await?)),
+            roll: fastrand::f64,
+            tasks: actors.clone(),
+        };
+        let mut origins = Origins::kept_in(Arc::clone(&store), egress.clone(), surroundings);
+        let registry = Registry::build(config, &mut origins, None);
+        store.settle();
+        let mut shared = Shared::new(registry, origins, clock.clone());
+        shared.allowances = Allowances::new(config.daemon.quota, clock);
+        let shared = Arc::new(shared);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(egress, Arc::clone(&shared))));
+        let audited = Arc::clone(&shared);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            audited.audit.keep(&audited.clock).await;
+        }));
+        let served = Arc::clone(&shared);
+        // Not ended by `stop`: what is in flight then has turns too.
+        let turns = tokio::spawn(async move { served.turns.keep().await });
+        let limits = Limits {
+            connections: config.daemon.max_connections.min(most_connections),
+            connections_per_uid: config.daemon.max_connections_per_uid,
+        };
+        let connections = TaskTracker::new();
+        let serving = accept::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
+        connections.spawn(serving);
+        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, turns, stop })
+    }
+
+    /// Puts another configuration in force. Tokens whose settings are the same are kept with their schedule;
+    /// removed ones are gone at once; connections live on.
+    pub fn reload(&self, config: &Config) {
+        if config.daemon != self.settings {
+            tracing::warn!("a change in [daemon] takes effect at the next start");
+        }
+        let mut origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let previous = self.shared.registry.borrow().clone();
+        let next = Arc::new(Registry::build(config, &mut origins, Some(&previous)));
+        self.shared.registry.send_replace(Arc::clone(&next));
+        previous.discard_all_but(&next);
+        self.shared.store.settle();
+        // Whoever reloads may have put something right that the configuration only names.
+        next.retry_failed(|_| true);
+        self.shared.set_reload_failed_at(None);
+    }
+
+    /// Notes that a reload failed, so that status can tell.
+    pub fn reload_failed(&self) {
+        let clock = &self.shared.clock;
+        self.shared.set_reload_failed_at(Some(clock.timestamp(clock.now())));
+    }
+
+    /// Whether every actor keeps its schedule.
+    pub fn is_on_schedule(&self) -> bool {
+        self.shared.registry.borrow().is_on_schedule(self.shared.clock.now())
+    }
+
+    /// How the tokens are, in one line.
+    pub fn summary(&self) -> String {
+        let registry = self.shared.registry.borrow().clone();
+        let now = self.shared.clock.now();
+        let mut counts = [0_usize; STATES.len()];
+        for (_, entry) in registry.after(None) {
+            let state = entry.credential.snapshot().state(now);
+            for (known, count) in STATES.iter().zip(&mut counts) {
+                *count += usize::from(*known == state);
+            }
+        }
+        let named = STATES.iter().zip(counts).filter(|(_, count)| *count > 0);
+        let parts: Vec<String> = named.map(|(state, count)| format!("{count} {}", state.as_str())).collect();
+        let tokens = if registry.len() == 1 { "token" } else { "tokens" };
+        match parts.as_slice() {
+            [] => format!("{} {tokens}", registry.len()),
+            parts => format!("{} {tokens}: {}", registry.len(), parts.join(", ")),
+        }
+    }
+
+    /// Stops: nothing new is accepted, requests in flight and exchanges with providers end within a deadline.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.connections.close();
+        self.actors.close();
+        let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
+            self.connections.wait().await;
+            // Callers in flight may have needed the actors until now.
+            self.shared.registry.borrow().stop();
+            self.actors.wait().await;
+        });
+        if drained.await.is_err() {
+            tracing::warn!("some requests or exchanges with providers did not end in time and are cut off");
+        }
+        self.turns.abort();
+        self.shared.audit.close();
+        self.shared.store.note_orderly_end();
+    }
+}
+
+/// The states in the order of a summary.
+const STATES: [State; 6] =
+    [State::Fresh, State::Refreshing, State::Degraded, State::Pending, State::Unavailable, State::Refused];
+
+/// Tries again what failed for want of the network, whenever the network changes.
+async fn heed_network(egress: Egress, shared: Arc<Shared>) {
+    let changed = || {
+        let registry = shared.registry.borrow().clone();
+        registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));
+    };
+    if let Err(error) = egress.watch_network(changed).await {
+        tracing::warn!(%error, "changes of the network go unnoticed");
+    }
+}

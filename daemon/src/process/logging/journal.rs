@@ -1,0 +1,213 @@
+//! Events in the journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): each a datagram of
+//! fields, so that `journalctl TOKEND_TOKEN=NAME` finds them.
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use super::outbox::Outbox;
+
+/// Where the journal takes datagrams.
+pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// Bytes of a value that are sent, so that an event always fits into a datagram. No event comes near it.
+const VALUE_MAX: usize = 8 * 1024;
+
+/// What precedes the names of the daemon's own fields, among those that all programs share.
+const PREFIX: &str = "TOKEND_";
+
+/// Writes records to the journal's socket, if the journal is there.
+pub(super) fn connect(path: &str) -> io::Result<impl FnMut(&[u8]) -> io::Result<()> + Send + use<>> {
+    let path = PathBuf::from(path);
+    let socket = UnixDatagram::unbound()?;
+    // The journal ignores an empty record. One that hangs is there nevertheless.
+    socket.set_nonblocking(true)?;
+    match socket.send_to(&[], &path) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+        _ => socket.set_nonblocking(false)?,
+    }
+    // By its path each time, because a journal that was started anew is behind another socket.
+    Ok(move |record: &[u8]| socket.send_to(record, &path).map(|_| ()))
+}
+
+/// Makes a record of every event.
+#[derive(Debug)]
+pub(super) struct Journal {
+    outbox: Outbox,
+}
+
+impl Journal {
+    pub(super) fn new(outbox: Outbox) -> Self {
+        Self { outbox }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut record = Record::default();
+        record.describe(event.metadata());
+        event.record(&mut record);
+        self.outbox.put(record.0);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Record(Vec<u8>);
+
+impl Record {
+    fn describe(&mut self, metadata: &Metadata<'_>) {
+        self.put("PRIORITY", priority(*metadata.level()));
+        self.put("SYSLOG_IDENTIFIER", "tokend");
+        self.put("TARGET", metadata.target());
+        if let Some(file) = metadata.file() {
+            self.put("CODE_FILE", file);
+        }
+        if let Some(line) = metadata.line() {
+            self.put("CODE_LINE", &line.to_string());
+        }
+    }
+
+    /// Every value with its length before it, so that it may have line breaks and forges no field.
+    fn put(&mut self, name: &str, value: &str) {
+        let value = capped(value);
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.push(b'\n');
+        self.0.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(value.as_bytes());
+        self.0.push(b'\n');
+    }
+}
+
+impl Visit for Record {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.put("MESSAGE", value),
+            name => self.put(&format!("{PREFIX}{}", name.to_ascii_uppercase().replace('.', "_")), value),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+/// Levels as syslog(3) counts them. What is told at `info` is for an operator to read: a notice.
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "3",
+        Level::WARN => "4",
+        Level::INFO => "5",
+        Level::DEBUG => "6",
+        Level::TRACE => "7",
+    }
+}
+
+fn capped(value: &str) -> &str {
+    if value.len() <= VALUE_MAX {
+        return value;
+    }
+    let end = (0..=VALUE_MAX).rev().find(|end| value.is_char_boundary(*end)).unwrap_or_default();
+    value.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    struct Scene {
+        journal: UnixDatagram,
+        directory: TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let journal = UnixDatagram::bind(directory.path().join("socket")).unwrap();
+            journal.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            Self { journal, directory }
+        }
+
+        /// Runs something whose events go to the journal.
+        fn run(&self, reporting: impl FnOnce()) {
+            let path = self.directory.path().join("socket");
+            let (outbox, flush) = Outbox::start(connect(path.to_str().unwrap()).unwrap()).unwrap();
+            let subscriber = tracing_subscriber::registry().with(Journal::new(outbox));
+            tracing::subscriber::with_default(subscriber, reporting);
+            drop(flush);
+        }
+
+        /// The next record, as the journal reads it.
+        fn record(&self) -> BTreeMap<String, String> {
+            let mut datagram = vec![0; 256 * 1024];
+            let size = self.journal.recv(&mut datagram).unwrap();
+            let mut rest = &datagram[..size];
+            let mut fields = BTreeMap::new();
+            while !rest.is_empty() {
+                let name_end = rest.iter().position(|byte| *byte == b'\n').unwrap();
+                let name = String::from_utf8(rest[..name_end].to_vec()).unwrap();
+                rest = &rest[name_end + 1..];
+                let (length, after) = rest.split_first_chunk().unwrap();
+                let (value, after) = after.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+                assert_eq!(after[0], b'\n');
+                fields.insert(name, String::from_utf8(value.to_vec()).unwrap());
+                rest = &after[1..];
+            }
+            fields
+        }
+    }
+
+    #[test]
+    fn an_event_is_a_record_of_fields() {
+        let scene = Scene::new();
+        scene.run(|| tracing::warn!(target: "tokend::server::audit", token = "t", uid = 7, unit = None::<&str>, retry.after = %"soon", "refused to uid 7"));
+        assert!(scene.record().is_empty(), "the question whether the journal is there");
+        let mut record = scene.record();
+        assert!(record.remove("CODE_FILE").unwrap().ends_with("journal.rs"));
+        assert!(record.remove("CODE_LINE").unwrap().parse::<u32>().is_ok());
+        let expected = [
+            ("MESSAGE", "refused to uid 7"),
+            ("PRIORITY", "4"),
+            ("SYSLOG_IDENTIFIER", "tokend"),
+            ("TARGET", "tokend::server::audit"),
+            ("TOKEND_RETRY_AFTER", "soon"),
+            ("TOKEND_TOKEN", "t"),
+            ("TOKEND_UID", "7"),
+        ];
+        assert_eq!(record, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    }
+
+    #[test]
+    fn a_value_forges_no_field_and_is_cut_where_it_is_too_long() {
+        let scene = Scene::new();
+        let long = "é".repeat(VALUE_MAX);
+        scene.run(|| tracing::info!(forged = "a\nPRIORITY=0\n", cut = long, "m"));
+        scene.record();
+        let record = scene.record();
+        assert_eq!((record["TOKEND_FORGED"].as_str(), record["PRIORITY"].as_str()), ("a\nPRIORITY=0\n", "5"));
+        assert_eq!(record["TOKEND_CUT"], "é".repeat(VALUE_MAX / 2));
+    }
+
+    #[test]
+    fn a_journal_that_hangs_delays_nobody() {
+        let scene = Scene::new();
+        // Nobody reads, and the kernel keeps but a few of so many. It would never end if it waited.
+        scene.run(|| (0..50_000).for_each(|count| tracing::info!(count, "an event")));
+    }
+
+    #[test]
+    fn without_a_journal_there_is_no_connection() {
+        assert!(connect("/nonexistent/socket").is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! What all connections share.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokend_protocol::Timestamp;
+use tokio::sync::watch;
+
+use crate::access::directory::Directory;
+use crate::clock::Clock;
+use crate::engine::registry::{Origins, Registry};
+use crate::quota::Quota;
+use crate::quota::accounts::Allowances;
+use crate::server::audit::Audit;
+use crate::server::fair_queue::Turns;
+use crate::store::Store;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The registry in force.
+    pub registry: watch::Sender<Arc<Registry>>,
+    /// What credentials are made of. Held while a registry is built or a variant started, never across an await.
+    pub origins: Mutex<Origins>,
+    /// What outlives the process.
+    pub store: Arc<Store>,
+    /// Time.
+    pub clock: Clock,
+    /// The audit trail.
+    pub audit: Audit,
+    /// What each user has taken of its quota.
+    pub allowances: Allowances,
+    /// Whose turn it is.
+    pub turns: Turns,
+    /// The host's users and groups.
+    pub directory: Directory,
+    /// The daemon's own user.
+    pub own_uid: u32,
+    /// When the daemon started.
+    pub started_at: Timestamp,
+    /// Open connections.
+    pub connections: AtomicU32,
+    reload_failed_at: Mutex<Option<Timestamp>>,
+}
+
+impl Shared {
+    /// The state of a daemon that starts now.
+    pub fn new(registry: Registry, origins: Origins, clock: Clock) -> Self {
+        Self {
+            store: origins.store(),
+            registry: watch::channel(Arc::new(registry)).0,
+            origins: Mutex::new(origins),
+            started_at: clock.timestamp(clock.now()),
+            allowances: Allowances::new(Quota::default(), clock.clone()),
+            clock,
+            audit: Audit::default(),
+            turns: Turns::default(),
+            directory: Directory::of_the_host(),
+            own_uid: nix::unistd::geteuid().as_raw(),
+            connections: AtomicU32::new(0),
+            reload_failed_at: Mutex::new(None),
+        }
+    }
+
+    /// Notes how the last reload ended.
+    pub fn set_reload_failed_at(&self, at: Option<Timestamp>) {
+        *self.reload_failed_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// When the last reload failed, if it did.
+    pub fn reload_failed_at(&self) -> Option<Timestamp> {
+        *self.reload_failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

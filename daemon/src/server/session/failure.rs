@@ -1,0 +1,37 @@
+//! What callers are told who get nothing.
+
+use tokend_protocol::{ErrorCode, ErrorReply};
+
+use super::{Session, millis};
+use crate::clock::Instant;
+use crate::engine::credential::{Failed, Unobtainable};
+
+impl Session {
+    pub(super) fn unobtainable(&self, reason: Unobtainable) -> ErrorReply {
+        match reason {
+            Unobtainable::Deadline => {
+                refusal(ErrorCode::DeadlineExceeded, "the deadline passed before the provider answered")
+            }
+            Unobtainable::Ended => refusal(ErrorCode::Unavailable, "the configuration of the token changed"),
+            Unobtainable::Failed(failed, next) => self.failed(&failed, next),
+            Unobtainable::MinTtl(best) => ErrorReply {
+                best_ttl_ms: Some(millis(best)),
+                ..refusal(ErrorCode::MinTtlUnreachable, "the provider's tokens do not last as long as asked")
+            },
+        }
+    }
+
+    pub(super) fn failed(&self, failed: &Failed, next_attempt: Option<Instant>) -> ErrorReply {
+        let code = if failed.needs_operator() { ErrorCode::Refused } else { ErrorCode::Unavailable };
+        ErrorReply {
+            class: Some(failed.class),
+            next_attempt: next_attempt.map(|at| self.shared.clock.timestamp(at)),
+            ..refusal(code, &*failed.message)
+        }
+    }
+}
+
+/// A refusal without particulars.
+pub fn refusal(code: ErrorCode, message: impl Into<String>) -> ErrorReply {
+    ErrorReply { code, message: message.into(), class: None, next_attempt: None, best_ttl_ms: None }
+}

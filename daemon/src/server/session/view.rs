@@ -1,0 +1,143 @@
+//! What is told about tokens and the daemon, as the protocol has it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokend_protocol::{
+    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, TokenInfo, TokenName,
+    TokenStatus,
+};
+
+use super::millis;
+use crate::clock::Clock;
+use crate::engine::credential::{Failed, Snapshot, Token};
+use crate::engine::registry::Entry;
+use crate::process::memlock;
+use crate::server::server_state::Shared;
+
+/// How much is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// What a caller can act on.
+    ForCallers,
+    /// Also what is for operators alone: a provider's description, the paths of files, the process.
+    Full,
+}
+
+pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> TokenInfo {
+    let held = held_token(token, clock);
+    TokenInfo {
+        age_ms: held.age_ms,
+        expires_in_ms: held.expires_in_ms,
+        expires_at: held.expires_at,
+        state: snapshot.state(clock.now()),
+        last_error: error_class(snapshot),
+        next_attempt: snapshot.next_attempt.map(|at| clock.timestamp(at)),
+        fingerprint: held.fingerprint,
+    }
+}
+
+pub(super) fn token_status(name: TokenName, entry: &Entry, clock: &Clock, detail: Detail) -> TokenStatus {
+    let snapshot = entry.credential.snapshot();
+    TokenStatus {
+        name,
+        provider: entry.provider.to_string(),
+        state: snapshot.state(clock.now()),
+        held: held(&snapshot, clock),
+        last_error: snapshot.last_error.as_ref().map(|failed| last_error(failed, clock, detail)),
+        failures: snapshot.failures,
+        next_attempt: snapshot.next_attempt.map(|at| clock.timestamp(at)),
+        requests: snapshot.requests,
+        hand_outs: entry.hand_outs(),
+        deviations: snapshot
+            .deviations
+            .iter()
+            .map(|(deviation, count)| Deviation { kind: deviation.as_str().to_owned(), count: *count })
+            .collect(),
+        attributes: match detail {
+            Detail::ForCallers => Vec::new(),
+            Detail::Full => attributes(entry, &snapshot),
+        },
+    }
+}
+
+/// What an operator may want to finish or to look into, in order of the names.
+fn attributes(entry: &Entry, snapshot: &Snapshot) -> Vec<Attribute> {
+    let unfinished = snapshot.client_secret.filter(|secret| secret.is_not_the_first());
+    let skew = snapshot.clock_skew.filter(|skew| skew.is_remarkable());
+    let variants = Some(entry.variants.len()).filter(|held| *held > 0);
+    let told = [
+        ("client-secret", unfinished.map(|secret| secret.to_string())),
+        ("clock-skew", skew.map(|skew| skew.to_string())),
+        ("variants", variants.map(|held| format!("{held} held"))),
+    ];
+    let attribute =
+        |(name, value): (&str, Option<String>)| Some(Attribute { name: name.to_owned(), value: value? });
+    told.into_iter().filter_map(attribute).collect()
+}
+
+pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> EventReply {
+    EventReply {
+        name,
+        state: snapshot.state(clock.now()),
+        held: held(snapshot, clock),
+        last_error: error_class(snapshot),
+        next_attempt: snapshot.next_attempt.map(|at| clock.timestamp(at)),
+    }
+}
+
+/// The daemon as it is. How busy it is, which process, and whether a reload failed are an operator's business.
+pub(super) fn daemon_status(shared: &Shared, detail: Detail) -> DaemonStatus {
+    let (pid, connections, reload_failed_at) = match detail {
+        Detail::ForCallers => (0, 0, None),
+        Detail::Full => {
+            (std::process::id(), shared.connections.load(Ordering::Relaxed), shared.reload_failed_at())
+        }
+    };
+    DaemonStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid,
+        started_at: shared.started_at,
+        connections,
+        reload_failed_at,
+        attributes: match detail {
+            Detail::ForCallers => Vec::new(),
+            Detail::Full => {
+                let memory = ("memory", memlock::condition());
+                let mut facts: Vec<_> = shared.store.facts().into_iter().chain([memory]).collect();
+                facts.sort_unstable();
+                facts.into_iter().map(attribute).collect()
+            }
+        },
+    }
+}
+
+fn attribute((name, value): (&'static str, String)) -> Attribute {
+    Attribute { name: name.to_owned(), value }
+}
+
+fn held(snapshot: &Snapshot, clock: &Clock) -> Option<HeldToken> {
+    snapshot.usable(clock.now(), Duration::ZERO).map(|token| held_token(&token, clock))
+}
+
+fn held_token(token: &Token, clock: &Clock) -> HeldToken {
+    let now = clock.now();
+    HeldToken {
+        age_ms: millis(now.since(token.life.sent_at)),
+        expires_in_ms: millis(token.life.remaining(now)),
+        expires_at: clock.timestamp(token.life.expires_at()),
+        fingerprint: token.fingerprint,
+    }
+}
+
+fn error_class(snapshot: &Snapshot) -> Option<ErrorClass> {
+    snapshot.last_error.as_ref().map(|failed| failed.class)
+}
+
+fn last_error(failed: &Failed, clock: &Clock, detail: Detail) -> LastError {
+    let message = match (&failed.detail, detail) {
+        (Some(more), Detail::Full) => format!("{}: {more}", failed.message),
+        (Some(_), Detail::ForCallers) | (None, _) => failed.message.to_string(),
+    };
+    LastError { class: failed.class, message, at: clock.timestamp(failed.at) }
+}
