@@ -2,18 +2,19 @@
 
 pub mod directory;
 mod explain;
+mod facts;
 mod rule;
 
 use std::collections::HashMap;
 use std::fmt;
 
-pub use self::explain::{Absent, Finding, Holding, findings};
+pub use self::explain::{Absent, ConditionResult, Finding, findings};
+pub use self::facts::{Abilities, Facts};
 pub use self::rule::{Condition, Conditions, Named, Principal, Rule, UnitPattern};
-use crate::peer::Facts;
 
 /// Who needs no rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exemptions {
+pub struct ImplicitAccess {
     /// The daemon's own user, which could read what the daemon reads.
     pub own_uid: u32,
     /// Whether root is among them.
@@ -32,20 +33,20 @@ pub enum RootAccess {
 
 /// What the host's name service said about the names in rules. One that is not in here was not answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Numbers(HashMap<Named, Option<u32>>);
+pub struct ResolvedIds(HashMap<Named, Option<u32>>);
 
 /// Whether a peer may, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It may.
-    Allow(Grounds),
+    Allow(Reason),
     /// It may not: nothing that is configured lets it.
     Deny,
 }
 
 /// Why a peer may. As text it is stable: audit records are searched by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Grounds {
+pub enum Reason {
     /// It is root.
     Root,
     /// It is the daemon's own user.
@@ -54,19 +55,19 @@ pub enum Grounds {
     Rules(Vec<Rule>),
 }
 
-impl Exemptions {
+impl ImplicitAccess {
     /// The grounds on which a peer needs no rule.
-    pub fn grounds(&self, peer: &Facts) -> Option<Grounds> {
+    pub fn grounds(&self, peer: &Facts) -> Option<Reason> {
         match (peer.uid, self.root) {
-            (0, RootAccess::Allow) => Some(Grounds::Root),
+            (0, RootAccess::Allow) => Some(Reason::Root),
             // Also where the daemon itself is root's: otherwise the switch would do nothing there.
             (0, RootAccess::Deny) => None,
-            (uid, _) => (uid == self.own_uid).then_some(Grounds::OwnUser),
+            (uid, _) => (uid == self.own_uid).then_some(Reason::OwnUser),
         }
     }
 }
 
-impl Grounds {
+impl Reason {
     /// The rules that matched; none for those who need none.
     pub fn rules(&self) -> &[Rule] {
         match self {
@@ -76,7 +77,7 @@ impl Grounds {
     }
 }
 
-impl Numbers {
+impl ResolvedIds {
     /// Notes what was said about a name: its number, or that there is no such user or group.
     pub fn note(&mut self, name: Named, number: Option<u32>) {
         self.0.insert(name, number);
@@ -96,20 +97,25 @@ impl Decision {
 }
 
 /// Decides. The first rule that matches is the reason.
-pub fn decide(peer: &Facts, exemptions: Exemptions, rules: &[Rule], numbers: &Numbers) -> Decision {
+pub fn decide(
+    peer: &Facts,
+    implicit_access: ImplicitAccess,
+    rules: &[Rule],
+    numbers: &ResolvedIds,
+) -> Decision {
     let by_rule = || {
         let rule = rules.iter().find(|rule| rule_matches(peer, rule, numbers))?;
-        Some(Grounds::Rules(vec![rule.clone()]))
+        Some(Reason::Rules(vec![rule.clone()]))
     };
-    exemptions.grounds(peer).or_else(by_rule).map_or(Decision::Deny, Decision::Allow)
+    implicit_access.grounds(peer).or_else(by_rule).map_or(Decision::Deny, Decision::Allow)
 }
 
-fn rule_matches(peer: &Facts, rule: &Rule, numbers: &Numbers) -> bool {
+fn rule_matches(peer: &Facts, rule: &Rule, numbers: &ResolvedIds) -> bool {
     rule.conditions().iter().all(|condition| holds(peer, condition, numbers))
 }
 
 /// Whether a condition holds. A fact that is absent fulfils none.
-fn holds(peer: &Facts, condition: &Condition, numbers: &Numbers) -> bool {
+fn holds(peer: &Facts, condition: &Condition, numbers: &ResolvedIds) -> bool {
     let number = |principal: &Principal| match principal {
         Principal::Id(id) => Some(*id),
         Principal::Name(_) => numbers.answer(&condition.name()?).flatten(),
@@ -125,7 +131,7 @@ fn holds(peer: &Facts, condition: &Condition, numbers: &Numbers) -> bool {
     }
 }
 
-impl fmt::Display for Grounds {
+impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => f.write_str("root"),

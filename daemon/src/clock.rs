@@ -62,16 +62,44 @@ impl Instant {
     }
 }
 
+/// From when to when a token is valid. It counts from the moment the request was sent, so that the time on
+/// the way is never taken for lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// When the request for it was sent.
+    pub sent_at: Instant,
+    /// How long it is valid from then on.
+    pub lifetime: Duration,
+}
+
+impl Validity {
+    /// The first moment at which the token is not valid.
+    pub fn expires_at(self) -> Instant {
+        self.sent_at.after(self.lifetime)
+    }
+
+    /// How long it remains valid; zero when it has expired.
+    pub fn remaining(self, now: Instant) -> Duration {
+        self.expires_at().since(now)
+    }
+
+    /// Whether it may be served to a caller for whom it must last so long. An expired token never may.
+    pub fn is_usable(self, now: Instant, min_ttl: Duration) -> bool {
+        let remaining = self.remaining(now);
+        !remaining.is_zero() && remaining >= min_ttl
+    }
+}
+
 /// Tells sleepers that the clocks were set or that the host has resumed from sleep, all of them in the order in
 /// which they went to sleep.
 #[derive(Clone, Debug, Default)]
-pub struct Steps(Arc<Notify>);
+pub struct ClockChanges(Arc<Notify>);
 
 /// Tells the time and waits for it.
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
-    steps: Steps,
+    steps: ClockChanges,
 }
 
 #[derive(Clone, Debug)]
@@ -86,7 +114,7 @@ enum Source {
 pub struct Simulation {
     origin: tokio::time::Instant,
     shifts: Arc<Mutex<Shifts>>,
-    steps: Steps,
+    steps: ClockChanges,
 }
 
 /// How far a simulated host's clocks are ahead of the time that tokio has counted.
@@ -98,7 +126,7 @@ struct Shifts {
 
 impl Clock {
     /// The host's clocks. `steps` tells whenever they are set or the host resumes from sleep.
-    pub fn kernel(steps: Steps) -> Self {
+    pub fn kernel(steps: ClockChanges) -> Self {
         Self { source: Source::Kernel, steps }
     }
 
@@ -156,7 +184,7 @@ impl Simulation {
         Self {
             origin: tokio::time::Instant::now(),
             shifts: Arc::new(Mutex::new(shifts)),
-            steps: Steps::default(),
+            steps: ClockChanges::default(),
         }
     }
 
@@ -204,7 +232,7 @@ fn kernel_time(clock: ClockId) -> Duration {
 /// # Errors
 /// What the kernel says when it gives no such timer. The daemon can run on without it: sleepers then
 /// wake late after a suspend, by as long as the suspend was.
-pub async fn watch_steps(steps: Steps) -> std::io::Result<()> {
+pub async fn watch_clock_changes(steps: ClockChanges) -> std::io::Result<()> {
     let timer = TimerFd::new(TimerClock::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
     // SAFETY: the descriptor stays the same and open as long as `registered` lives, which borrows it.
     #[expect(unsafe_code, reason = "the safe constructor cannot promise that the descriptor stays open")]
@@ -305,7 +333,7 @@ mod tests {
 
     #[test]
     fn the_kernel_clocks_tell_a_time() {
-        let clock = Clock::kernel(Steps::default());
+        let clock = Clock::kernel(ClockChanges::default());
         assert!(clock.now() > Instant::at(Duration::ZERO));
         assert!(clock.wall() > Duration::from_secs(1_700_000_000));
     }

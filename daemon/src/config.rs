@@ -29,7 +29,7 @@ use std::sync::Arc;
 use ::url::Url;
 use tokend_protocol::TokenName;
 
-use crate::peer::Abilities;
+use crate::access::Abilities;
 
 use fault::Sink;
 pub use fault::{Fault, Faults};
@@ -66,22 +66,22 @@ pub struct Config {
 /// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them, and warns of rules
 /// that this process lacks the abilities for. Reads files and nothing else, so that the daemon starts and reloads
 /// whatever the host's name service does.
-pub fn load(path: &Path) -> Result<Loaded, Faults> {
+pub fn load(path: &Path, abilities: Abilities) -> Result<Loaded, Faults> {
     let sink = Sink::default();
     let config = read(path, &sink);
-    sink.mentions().warn_of_inabilities(Abilities::of_this_process(), Asker::Daemon, &sink);
+    sink.mentions().warn_of_inabilities(abilities, Asker::Daemon, &sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
 /// As [`load`], for whoever checks a configuration; with a warning also for each rule that matches nobody on this host
 /// as it is. It may hang as long as the host's name service does.
-pub fn load_and_look_up(path: &Path) -> Result<Loaded, Faults> {
+pub fn load_and_look_up(path: &Path, abilities: Abilities) -> Result<Loaded, Faults> {
     let sink = Sink::default();
     let config = read(path, &sink);
     if !sink.has_faults() {
         let mentions = sink.mentions();
         mentions.warn_of_unknown(&sink);
-        mentions.warn_of_inabilities(Abilities::of_this_process(), Asker::of_a_check(), &sink);
+        mentions.warn_of_inabilities(abilities, Asker::of_a_check(), &sink);
     }
     sink.finish().map(|warnings| Loaded { config, warnings })
 }

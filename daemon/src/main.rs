@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokend::cli::{Cli, Command, Serve};
-use tokend::config;
 use tokend::process::run::{self, StartError};
 use tokend::process::{hardening, logging};
+use tokend::{config, peer};
 use zeroizing_alloc::ZeroAlloc;
 
 /// Wipes every block of memory that is freed. Libraries below copy secrets into buffers of their own, for HTTP, TLS
@@ -50,7 +50,7 @@ fn serve(options: Serve) -> ExitCode {
 
 /// Checks a configuration as a compiler would: a line for each finding, beginning with its place.
 fn check(path: &Path) -> ExitCode {
-    match config::load_and_look_up(path) {
+    match config::load_and_look_up(path, peer::abilities()) {
         Ok(loaded) => {
             print(std::io::stderr(), loaded.warnings.iter().map(|warning| format!("warning: {warning}")));
             let tokens = loaded.config.tokens.len();

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, Secret};
 
-use crate::engine::schedule::Cure;
 pub use deviation::Deviation;
 pub use secret_choice::SecretInUse;
 pub use skew::ClockSkew;
@@ -89,20 +88,5 @@ impl Failure {
     #[must_use]
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: Some(detail.into()), ..self }
-    }
-
-    /// What has to happen for it to end.
-    pub fn cure(&self) -> Cure {
-        match self.class {
-            ErrorClass::Refused => Cure::Operator,
-            ErrorClass::Secret => Cure::Local,
-            ErrorClass::Unreachable
-            | ErrorClass::Timeout
-            | ErrorClass::Tls
-            | ErrorClass::Throttled
-            | ErrorClass::Server
-            | ErrorClass::Malformed
-            | ErrorClass::Internal => Cure::Time,
-        }
     }
 }

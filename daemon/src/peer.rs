@@ -24,11 +24,12 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
 
-pub use self::abilities::Abilities;
-pub use self::lookups::Late;
+pub use self::abilities::abilities;
+pub use self::lookups::IdentifyTimeout;
 use self::lookups::Lookups;
 use self::placement::Placement;
-use self::process::{Found, Process};
+use self::process::{PeerProcess, Process};
+use crate::access::Facts;
 
 /// The most supplementary groups that a process can have (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
@@ -43,30 +44,7 @@ static PROOFS: Lookups = Lookups::new(4);
 #[derive(Debug)]
 pub struct Peer {
     facts: Facts,
-    process: Found,
-}
-
-/// What is known about a process that connected, as it was when it did. A fact that cannot be proved is absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Its effective user (`SO_PEERCRED`, unix(7)).
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
-    /// Its supplementary groups (`SO_PEERGROUPS`).
-    pub groups: Vec<u32>,
-    /// Its process id, for the journal. Never a ground for a decision: the number may have been given to
-    /// another process since.
-    pub pid: Option<i32>,
-    /// The systemd system unit that it runs in.
-    pub unit: Option<String>,
-    /// The unit of its own user's service manager that it runs in. Its name is that user's choice.
-    pub user_unit: Option<String>,
-    /// The invocation of `unit` (systemd.exec(5), `INVOCATION_ID`).
-    pub invocation_id: Option<String>,
-    /// Its executable, where this process may see that. It says which program runs and not who runs it: whoever
-    /// may run a program can also be its debugger.
-    pub exe: Option<PathBuf>,
+    process: PeerProcess,
 }
 
 impl Peer {
@@ -82,8 +60,8 @@ impl Peer {
         // A process of another pid namespace has no number here, and the kernel says 0.
         let pid = Some(credentials.pid()).filter(|pid| *pid > 0);
         let facts = Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, ..Facts::default() };
-        let facts = facts.without_stand_ins()?;
-        let process = Found::at(socket, credentials.pid(), facts.uid, facts.gid)?;
+        let facts = without_stand_ins(facts)?;
+        let process = PeerProcess::at(socket, credentials.pid(), facts.uid, facts.gid)?;
         Ok(Self { facts, process })
     }
 
@@ -103,16 +81,16 @@ impl Peer {
             pid: Some(pid),
             ..Facts::default()
         };
-        let facts = facts.without_stand_ins()?;
+        let facts = without_stand_ins(facts)?;
         let group = cgroup::path(&process).or_else(|| cgroup::search(&process));
         let exe = executable::name(pid).filter(|name| executable::is_proved(pid, name));
-        let facts = facts.completed(group.as_deref(), exe);
+        let facts = completed(facts, group.as_deref(), exe);
         if process.is_alive() { Ok(facts) } else { Err(Errno::ESRCH.into()) }
     }
 
     /// A process about which this is known, and of whose end nothing will be.
     pub fn known(facts: Facts) -> Self {
-        Self { facts, process: Found::Unknown }
+        Self { facts, process: PeerProcess::Unknown }
     }
 
     /// Finds out its unit and its executable, as far as they can be proved. Waits where `/proc` hides the process
@@ -121,8 +99,8 @@ impl Peer {
     ///
     /// # Errors
     /// Its unit could not be found out in time. It may be in one, so it must not be served as one that is in none.
-    pub async fn identify(&mut self) -> Result<(), Late> {
-        let Found::Process(process) = &self.process else { return Ok(()) };
+    pub async fn identify(&mut self) -> Result<(), IdentifyTimeout> {
+        let PeerProcess::Process(process) = &self.process else { return Ok(()) };
         let uid = self.facts.uid;
         let group = if let Some(path) = cgroup::path(process) {
             Some(path)
@@ -133,12 +111,12 @@ impl Peer {
         let exe = if let Some(name) = executable::name(process.pid()) {
             let pid = process.pid();
             let prove = move || Some(name).filter(|name| executable::is_proved(pid, name));
-            // Late is as good as not at all here: the path is the caller's choice, and may be one that hangs.
+            // IdentifyTimeout is as good as not at all here: the path is the caller's choice, and may be one that hangs.
             PROOFS.ask(uid, || None, prove).await.unwrap_or_default()
         } else {
             None
         };
-        let facts = self.facts.clone().completed(group.as_deref(), exe);
+        let facts = completed(self.facts.clone(), group.as_deref(), exe);
         // Last: that the process is still there proves that all of it was its own.
         if process.is_alive() {
             self.facts = facts;
@@ -154,8 +132,8 @@ impl Peer {
     /// The handle that tells when the process has ended, where there is one.
     pub fn process(&self) -> Option<Arc<OwnedFd>> {
         match &self.process {
-            Found::Process(process) => Some(process.handle()),
-            Found::Ended | Found::Unknown => None,
+            PeerProcess::Process(process) => Some(process.handle()),
+            PeerProcess::Ended | PeerProcess::Unknown => None,
         }
     }
 
@@ -163,50 +141,33 @@ impl Peer {
     /// of its rights.
     pub fn is_gone(&self) -> bool {
         match &self.process {
-            Found::Process(process) => !process.is_alive(),
-            Found::Ended => true,
-            Found::Unknown => false,
+            PeerProcess::Process(process) => !process.is_alive(),
+            PeerProcess::Ended => true,
+            PeerProcess::Unknown => false,
         }
     }
 }
 
-impl Facts {
-    /// The same without groups, of which there may be very many.
-    #[must_use]
-    pub fn without_groups(&self) -> Self {
-        Self {
-            uid: self.uid,
-            gid: self.gid,
-            groups: Vec::new(),
-            pid: self.pid,
-            unit: self.unit.clone(),
-            user_unit: self.user_unit.clone(),
-            invocation_id: self.invocation_id.clone(),
-            exe: self.exe.clone(),
-        }
+/// Without groups that are stand-ins for others in this process's user namespace.
+fn without_stand_ins(mut facts: Facts) -> io::Result<Facts> {
+    if !ids::is_user(facts.uid) || !ids::is_group(facts.gid) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the kernel tells no user, because this process is in a user namespace; run it without PrivateUsers=",
+        ));
     }
+    facts.groups.retain(|gid| ids::is_group(*gid));
+    Ok(facts)
+}
 
-    /// Without groups that are stand-ins for others in this process's user namespace.
-    fn without_stand_ins(mut self) -> io::Result<Self> {
-        if !ids::is_user(self.uid) || !ids::is_group(self.gid) {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "the kernel tells no user, because this process is in a user namespace; run it without PrivateUsers=",
-            ));
-        }
-        self.groups.retain(|gid| ids::is_group(*gid));
-        Ok(self)
-    }
-
-    /// With what the control group `group` tells and with an executable that was proved.
-    fn completed(mut self, group: Option<&str>, exe: Option<PathBuf>) -> Self {
-        let placement = group.map(|path| Placement::of(path, self.uid)).unwrap_or_default();
-        self.invocation_id = placement.unit.as_deref().and_then(invocation::of);
-        self.unit = placement.unit;
-        self.user_unit = placement.user_unit;
-        self.exe = exe;
-        self
-    }
+/// With what the control group `group` tells and with an executable that was proved.
+fn completed(mut facts: Facts, group: Option<&str>, exe: Option<PathBuf>) -> Facts {
+    let placement = group.map(|path| Placement::of(path, facts.uid)).unwrap_or_default();
+    facts.invocation_id = placement.unit.as_deref().and_then(invocation::of);
+    facts.unit = placement.unit;
+    facts.user_unit = placement.user_unit;
+    facts.exe = exe;
+    facts
 }
 
 /// `SO_PEERGROUPS`, which no library wraps.
@@ -289,8 +250,10 @@ mod tests {
         child.wait().unwrap();
         let facts = Facts { uid: 7, pid: Some(process.pid()), ..Facts::default() };
         // Its number is another process's now: the search below would find this one.
-        let mut peer =
-            Peer { facts: facts.clone(), process: Found::Process(process.renumbered(std::process::id())) };
+        let mut peer = Peer {
+            facts: facts.clone(),
+            process: PeerProcess::Process(process.renumbered(std::process::id())),
+        };
         peer.identify().await.unwrap();
         assert_eq!(*peer.facts(), facts);
         assert!(peer.is_gone());
@@ -305,7 +268,7 @@ mod tests {
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
         child.wait().unwrap();
         // Of what has ended the kernel tells no group, so that one is searched for.
-        let process = Found::Process(process.renumbered(i32::MAX.unsigned_abs()));
+        let process = PeerProcess::Process(process.renumbered(i32::MAX.unsigned_abs()));
         let mut peer = Peer { facts: Facts { uid: UID, ..Facts::default() }, process };
         let (let_go, gate) = std::sync::mpsc::channel::<()>();
         let hanging = SEARCHES.ask(UID, || None::<String>, move || gate.recv().ok().map(|()| String::new()));
@@ -315,7 +278,7 @@ mod tests {
         let mut identified = std::pin::pin!(peer.identify());
         assert!((&mut identified).now_or_never().is_none());
         tokio::time::advance(std::time::Duration::from_secs(60)).await;
-        assert_eq!(identified.await, Err(Late));
+        assert_eq!(identified.await, Err(IdentifyTimeout));
         drop(let_go);
     }
 
@@ -344,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_process_that_had_ended_when_it_was_looked_for_is_gone() {
-        assert!(Peer { facts: Facts::default(), process: Found::Ended }.is_gone());
+        assert!(Peer { facts: Facts::default(), process: PeerProcess::Ended }.is_gone());
         assert!(!Peer::known(Facts::default()).is_gone());
     }
 }

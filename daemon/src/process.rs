@@ -6,5 +6,4 @@ pub mod listener;
 pub mod logging;
 pub mod memlock;
 pub mod run;
-pub mod stack;
 pub mod systemd;

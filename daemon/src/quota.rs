@@ -31,7 +31,7 @@ pub struct Quota {
 
 /// What there is at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Resource {
     /// Requests that are not answered yet.
     InFlight,
     /// Calls that wait for a provider.
@@ -57,9 +57,9 @@ pub enum Rate {
 
 /// What is beyond a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Excess {
+pub enum QuotaExceeded {
     /// There is too much of it at once.
-    TooMany(Kind),
+    TooMany(Resource),
     /// It was asked for too often; at this time it may be asked again.
     TooOften(Rate, Instant),
 }
@@ -98,14 +98,14 @@ impl Default for Quota {
 }
 
 impl Quota {
-    fn of(&self, kind: Kind) -> usize {
+    fn of(&self, kind: Resource) -> usize {
         match kind {
-            Kind::InFlight => self.in_flight,
-            Kind::Waiting => self.waiting,
-            Kind::Watches => self.watches,
-            Kind::WatchedTokens => self.watched_tokens,
-            Kind::UnreadBytes => self.unread_bytes,
-            Kind::Variants => self.variants,
+            Resource::InFlight => self.in_flight,
+            Resource::Waiting => self.waiting,
+            Resource::Watches => self.watches,
+            Resource::WatchedTokens => self.watched_tokens,
+            Resource::UnreadBytes => self.unread_bytes,
+            Resource::Variants => self.variants,
         }
     }
 }
@@ -115,10 +115,10 @@ impl Usage {
     ///
     /// # Errors
     /// It would be more than the quota, and nothing was taken.
-    pub fn take(&mut self, quota: &Quota, kind: Kind, amount: usize) -> Result<(), Excess> {
+    pub fn take(&mut self, quota: &Quota, kind: Resource, amount: usize) -> Result<(), QuotaExceeded> {
         let held = self.held.get(kind as usize).copied().unwrap_or_default().saturating_add(amount);
         if held > quota.of(kind) {
-            return Err(Excess::TooMany(kind));
+            return Err(QuotaExceeded::TooMany(kind));
         }
         if let Some(slot) = self.held.get_mut(kind as usize) {
             *slot = held;
@@ -127,7 +127,7 @@ impl Usage {
     }
 
     /// Gives it back.
-    pub fn give_back(&mut self, kind: Kind, amount: usize) {
+    pub fn give_back(&mut self, kind: Resource, amount: usize) {
         if let Some(slot) = self.held.get_mut(kind as usize) {
             *slot = slot.saturating_sub(amount);
         }
@@ -137,12 +137,12 @@ impl Usage {
     ///
     /// # Errors
     /// It was too often, and does not count.
-    pub fn count(&mut self, quota: &Quota, rate: Rate, now: Instant) -> Result<(), Excess> {
+    pub fn count(&mut self, quota: &Quota, rate: Rate, now: Instant) -> Result<(), QuotaExceeded> {
         let (bucket, per_minute) = match rate {
             Rate::ProviderCalls => (&mut self.provider_calls, quota.provider_calls_per_minute),
             Rate::Refusals => (&mut self.refusals, quota.refusals_per_minute),
         };
-        bucket.draw(per_minute, now).map_err(|at| Excess::TooOften(rate, at))
+        bucket.draw(per_minute, now).map_err(|at| QuotaExceeded::TooOften(rate, at))
     }
 
     /// Whether forgetting it would change nothing.
@@ -165,16 +165,16 @@ impl Bucket {
     }
 }
 
-impl Excess {
+impl QuotaExceeded {
     /// What there is too much of, for the caller and the journal alike.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::TooMany(Kind::InFlight) => "too many requests of this user are unanswered",
-            Self::TooMany(Kind::Waiting) => "too many calls of this user wait for a provider",
-            Self::TooMany(Kind::Watches) => "this user has too many watches",
-            Self::TooMany(Kind::WatchedTokens) => "this user watches too many tokens",
-            Self::TooMany(Kind::UnreadBytes) => "this user leaves too many answers unread",
-            Self::TooMany(Kind::Variants) => "too many forms of tokens are held for this user",
+            Self::TooMany(Resource::InFlight) => "too many requests of this user are unanswered",
+            Self::TooMany(Resource::Waiting) => "too many calls of this user wait for a provider",
+            Self::TooMany(Resource::Watches) => "this user has too many watches",
+            Self::TooMany(Resource::WatchedTokens) => "this user watches too many tokens",
+            Self::TooMany(Resource::UnreadBytes) => "this user leaves too many answers unread",
+            Self::TooMany(Resource::Variants) => "too many forms of tokens are held for this user",
             Self::TooOften(Rate::ProviderCalls, _) => {
                 "this user has asked too often for what costs a provider a request"
             }
@@ -207,15 +207,18 @@ mod tests {
     #[test]
     fn what_is_taken_up_to_the_limit_can_be_taken_again_once_it_is_given_back() {
         let mut usage = Usage::default();
-        usage.take(&QUOTA, Kind::InFlight, 2).unwrap();
-        assert_eq!(usage.take(&QUOTA, Kind::InFlight, 2), Err(Excess::TooMany(Kind::InFlight)));
-        usage.take(&QUOTA, Kind::InFlight, 1).unwrap();
-        usage.take(&QUOTA, Kind::Waiting, 1).unwrap();
+        usage.take(&QUOTA, Resource::InFlight, 2).unwrap();
+        assert_eq!(
+            usage.take(&QUOTA, Resource::InFlight, 2),
+            Err(QuotaExceeded::TooMany(Resource::InFlight))
+        );
+        usage.take(&QUOTA, Resource::InFlight, 1).unwrap();
+        usage.take(&QUOTA, Resource::Waiting, 1).unwrap();
         assert!(!usage.is_blank(at(0)));
-        usage.give_back(Kind::InFlight, 3);
-        usage.give_back(Kind::Waiting, 1);
+        usage.give_back(Resource::InFlight, 3);
+        usage.give_back(Resource::Waiting, 1);
         assert!(usage.is_blank(at(0)));
-        usage.take(&QUOTA, Kind::InFlight, 3).unwrap();
+        usage.take(&QUOTA, Resource::InFlight, 3).unwrap();
     }
 
     #[test]
@@ -224,7 +227,7 @@ mod tests {
         for _ in 0..6 {
             usage.count(&QUOTA, Rate::ProviderCalls, at(0)).unwrap();
         }
-        let hint = Err(Excess::TooOften(Rate::ProviderCalls, at(10_000)));
+        let hint = Err(QuotaExceeded::TooOften(Rate::ProviderCalls, at(10_000)));
         assert_eq!(usage.count(&QUOTA, Rate::ProviderCalls, at(0)), hint);
         assert_eq!(
             usage.count(&QUOTA, Rate::ProviderCalls, at(9_999)),
@@ -255,7 +258,7 @@ mod tests {
                 now += gap;
                 match usage.count(&QUOTA, Rate::ProviderCalls, at(now)) {
                     Ok(()) => granted.push(now),
-                    Err(Excess::TooOften(_, hint)) => {
+                    Err(QuotaExceeded::TooOften(_, hint)) => {
                         prop_assert!(hint > at(now) && hint <= at(now + 10_000));
                     }
                     Err(other) => prop_assert!(false, "{:?}", other),

@@ -30,16 +30,15 @@ use zeroize::Zeroizing;
 
 use self::files::Files;
 use self::folder::Folder;
-pub use self::keep::{IssuerKeep, Keep};
+pub use self::keep::{RecordWriter, ThrottleWriter};
 use self::key::Key;
 use self::layout::Bytes;
-use self::memory::{Left, Memory};
+use self::memory::{Memory, Recovered};
 use self::moment::{BootId, Moment, Uptime};
-pub use self::open::Media;
-use self::record::{IssuerRecord, Record};
+pub use self::open::{FdStore, Media};
+use self::record::{Record, ThrottleRecord};
 use self::report::Report;
 use crate::clock::Clock;
-use crate::engine::credential::Patience;
 use crate::fingerprint::NoRandomness;
 
 /// What outlives the process.
@@ -62,8 +61,18 @@ struct State {
     claims: HashMap<Key, usize>,
     /// What was found on the disk.
     on_disk: HashSet<Key>,
-    /// [`Patience::Ended`] where the process before ended because it was told to.
-    patience: Patience,
+    /// [`PreviousExit::Orderly`] where the process before ended because it was told to.
+    previous_exit: PreviousExit,
+}
+
+/// How the process before this one ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PreviousExit {
+    /// It crashed or was killed. That ends no back-off, or a crash loop would be an attack on the provider.
+    #[default]
+    Crashed,
+    /// It was told to stop, as by `systemctl restart`. That ends every back-off, as a reload does.
+    Orderly,
 }
 
 /// A record as it was found.
@@ -80,7 +89,7 @@ impl Store {
     }
 
     /// One that keeps records in this memory alone, beginning with what is in it.
-    pub fn in_memory(clock: Clock, left: Left) -> Arc<Self> {
+    pub fn in_memory(clock: Clock, left: Recovered) -> Arc<Self> {
         let mut state = State::default();
         state.take(left);
         Arc::new(Self::new(clock, None, state, Report::default()))
@@ -94,7 +103,7 @@ impl Store {
     }
 
     /// The record of a credential, if there is one, and the way to keep its next ones.
-    pub fn claim(self: &Arc<Self>, key: Key, variant_of: Option<Key>) -> (Keep, Option<Record>) {
+    pub fn claim(self: &Arc<Self>, key: Key, variant_of: Option<Key>) -> (RecordWriter, Option<Record>) {
         let mut state = self.lock();
         *state.claims.entry(key).or_default() += 1;
         let found = state.find(&key);
@@ -120,16 +129,16 @@ impl Store {
         if let Some(files) = &self.files {
             files.folder().tell_of_damage(&key);
         }
-        (Keep::new(Arc::clone(self), key, variant_of), record)
+        (RecordWriter::new(Arc::clone(self), key, variant_of), record)
     }
 
     /// The condition of an issuer, if it was kept, and the way to keep it.
-    pub fn claim_issuer(self: &Arc<Self>, origin: &str) -> (IssuerKeep, Option<IssuerRecord>) {
+    pub fn claim_issuer(self: &Arc<Self>, origin: &str) -> (ThrottleWriter, Option<ThrottleRecord>) {
         let key = Key::of_issuer(origin);
         let now = self.now();
         let found = self.lock().found.remove(&key);
-        let record = found.and_then(|found| IssuerRecord::decode(&found.bytes, &now, found.uptime));
-        (IssuerKeep::new(Arc::clone(self), key), record)
+        let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, &now, found.uptime));
+        (ThrottleWriter::new(Arc::clone(self), key), record)
     }
 
     /// The key of fingerprints: the one before, so that a fingerprint in a log still names the same token.
@@ -157,8 +166,8 @@ impl Store {
 
     /// What the start means for those that wait after a failure: where the process before was told to end, as by
     /// `systemctl restart`, whoever told it may have put something right.
-    pub fn patience(&self) -> Patience {
-        self.lock().patience
+    pub fn previous_exit(&self) -> PreviousExit {
+        self.lock().previous_exit
     }
 
     /// Notes that the process ends because it was told to.
@@ -169,7 +178,7 @@ impl Store {
 
     /// Wipes what was found and belongs to no credential: its token is not configured any more. Variants are kept
     /// while what they are variants of is there, because nobody may have asked for them again yet.
-    pub fn settle(self: &Arc<Self>) {
+    pub fn drop_unclaimed(self: &Arc<Self>) {
         let mut state = self.lock();
         let State { found, claims, .. } = &mut *state;
         let now = self.now();
@@ -203,7 +212,7 @@ impl Store {
     fn note_how_the_last_one_ended(&self) {
         let mut state = self.lock();
         if state.found.remove(&orderly_end()).is_some() {
-            state.patience = Patience::Ended;
+            state.previous_exit = PreviousExit::Orderly;
         }
         self.wipe(&mut state, &orderly_end());
     }
@@ -234,8 +243,8 @@ impl Store {
 }
 
 impl State {
-    fn take(&mut self, left: Left) {
-        let found = |bytes| Found { bytes, uptime: Uptime::RanOn };
+    fn take(&mut self, left: Recovered) {
+        let found = |bytes| Found { bytes, uptime: Uptime::SameBoot };
         self.found.extend(left.records.into_iter().map(|(key, bytes)| (key, found(bytes))));
         self.memory = Some(left.memory);
     }
@@ -249,7 +258,7 @@ impl State {
 
     /// A record that was found, and is not needed a second time; one that is claimed again, as it is in memory now.
     fn find(&mut self, key: &Key) -> Option<Found> {
-        let now = || self.memory.as_ref()?.record(key).map(|bytes| Found { bytes, uptime: Uptime::RanOn });
+        let now = || self.memory.as_ref()?.record(key).map(|bytes| Found { bytes, uptime: Uptime::SameBoot });
         self.found.remove(key).or_else(now)
     }
 
@@ -257,7 +266,7 @@ impl State {
     fn take_from_disk(&mut self, bytes: Bytes) {
         if let Some(key) = record::key_of(&bytes) {
             self.on_disk.insert(key);
-            self.found.entry(key).or_insert(Found { bytes, uptime: Uptime::MayHaveEnded });
+            self.found.entry(key).or_insert(Found { bytes, uptime: Uptime::Unknown });
         }
     }
 }

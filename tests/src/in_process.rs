@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use tokend::Daemon;
-use tokend::clock::{Clock, Steps};
+use tokend::clock::{Clock, ClockChanges};
 use tokend::config::{self, Config};
 use tokend::store::Store;
 use tokend_egress::Egress;
@@ -37,9 +37,15 @@ impl InProcess {
         let listening = runtime.enter();
         let listener = UnixListener::bind(home.socket()).expect("the socket can be bound");
         drop(listening);
-        let store = Store::forgetful(Clock::kernel(Steps::default()));
-        let daemon =
-            runtime.block_on(Daemon::start(&config, listener, MOST_CONNECTIONS, store, Egress::Direct));
+        let store = Store::forgetful(Clock::kernel(ClockChanges::default()));
+        let daemon = runtime.block_on(Daemon::start(
+            &config,
+            listener,
+            MOST_CONNECTIONS,
+            store,
+            Egress::Direct,
+            String::new(),
+        ));
         let daemon = daemon.expect("the kernel has randomness");
         Self { daemon: Some(daemon), runtime, socket: home.socket(), config: home.config() }
     }
@@ -83,5 +89,5 @@ impl Drop for InProcess {
 }
 
 fn load(path: &Path) -> Config {
-    config::load(path).unwrap_or_else(|faults| panic!("{faults}")).config
+    config::load(path, tokend::peer::abilities()).unwrap_or_else(|faults| panic!("{faults}")).config
 }

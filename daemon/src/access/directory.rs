@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::account::{Account, NoAccount};
-use crate::access::{Named, Numbers, Principal};
+use crate::access::{Named, Principal, ResolvedIds};
 
 /// How long one request waits for the name service in all, and how long a name may be in question before
 /// nobody waits for it any more.
@@ -58,7 +58,7 @@ pub struct Patience(Instant);
 #[derive(Debug)]
 pub struct Resolved {
     /// The numbers.
-    pub numbers: Numbers,
+    pub numbers: ResolvedIds,
     /// Whether there is an answer to every name.
     pub is_complete: bool,
 }
@@ -134,7 +134,7 @@ impl Directory {
 
     /// Looks up all of `wanted`.
     pub async fn resolve(&self, wanted: &[Named], patience: Patience) -> Resolved {
-        let mut resolved = Resolved { numbers: Numbers::default(), is_complete: true };
+        let mut resolved = Resolved { numbers: ResolvedIds::default(), is_complete: true };
         if wanted.is_empty() {
             return resolved;
         }

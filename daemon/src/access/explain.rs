@@ -1,7 +1,7 @@
 //! Why a rule matches or does not, condition by condition, for whoever wants a decision explained.
 
-use super::{Condition, Numbers, Principal, Rule, holds};
-use crate::peer::Facts;
+use super::{Condition, Principal, ResolvedIds, Rule, holds};
+use crate::access::Facts;
 
 /// A rule, and how it fares with the facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,12 +11,12 @@ pub struct Finding {
     /// Whether it matches: all of its conditions hold.
     pub matches: bool,
     /// Its conditions.
-    pub conditions: Vec<Holding>,
+    pub conditions: Vec<ConditionResult>,
 }
 
 /// A condition, and how it fares with the facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holding {
+pub struct ConditionResult {
     /// The condition.
     pub condition: Condition,
     /// Whether it holds.
@@ -43,17 +43,17 @@ impl Absent {
     }
 }
 
-/// How each of the rules fares. What matches here is what [`super::decide`] lets in, exemptions apart.
-pub fn findings(peer: &Facts, absent: Absent, rules: &[Rule], numbers: &Numbers) -> Vec<Finding> {
+/// How each of the rules fares. What matches here is what [`super::decide`] lets in, implicit_access apart.
+pub fn findings(peer: &Facts, absent: Absent, rules: &[Rule], numbers: &ResolvedIds) -> Vec<Finding> {
     let finding = |rule: &Rule| {
-        let conditions: Vec<Holding> =
+        let conditions: Vec<ConditionResult> =
             rule.conditions().iter().map(|condition| holding(peer, absent, condition, numbers)).collect();
         Finding { rule: rule.clone(), matches: conditions.iter().all(|told| told.holds), conditions }
     };
     rules.iter().map(finding).collect()
 }
 
-fn holding(peer: &Facts, absent: Absent, condition: &Condition, numbers: &Numbers) -> Holding {
+fn holding(peer: &Facts, absent: Absent, condition: &Condition, numbers: &ResolvedIds) -> ConditionResult {
     let known = |what: &str, fact: Option<String>| match fact {
         Some(fact) => format!("the {what} is {fact}"),
         None => format!("the {what} is {}", absent.as_str()),
@@ -78,11 +78,11 @@ fn holding(peer: &Facts, absent: Absent, condition: &Condition, numbers: &Number
         Condition::UserUnit(_) => known("user unit", peer.user_unit.clone()),
         Condition::Exe(_) => known("executable", peer.exe.as_ref().map(|path| path.display().to_string())),
     };
-    Holding { condition: condition.clone(), holds, fact }
+    ConditionResult { condition: condition.clone(), holds, fact }
 }
 
 /// What there is to say of a name without a number.
-fn unanswered(condition: &Condition, numbers: &Numbers) -> Option<String> {
+fn unanswered(condition: &Condition, numbers: &ResolvedIds) -> Option<String> {
     let name = condition.name()?;
     match numbers.answer(&name) {
         Some(Some(_)) => None,
@@ -91,7 +91,7 @@ fn unanswered(condition: &Condition, numbers: &Numbers) -> Option<String> {
     }
 }
 
-fn number(condition: &Condition, numbers: &Numbers) -> String {
+fn number(condition: &Condition, numbers: &ResolvedIds) -> String {
     let number = condition.name().and_then(|name| numbers.answer(&name).flatten());
     number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
 }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 const OWN_UID: u32 = 900;
-const EXEMPTIONS: Exemptions = Exemptions { own_uid: OWN_UID, root: RootAccess::Allow };
+const EXEMPTIONS: ImplicitAccess = ImplicitAccess { own_uid: OWN_UID, root: RootAccess::Allow };
 
 fn peer() -> Facts {
     Facts {
@@ -19,8 +19,8 @@ fn peer() -> Facts {
 }
 
 /// About these names the host's name service was of help.
-fn numbers() -> Numbers {
-    let mut numbers = Numbers::default();
+fn numbers() -> ResolvedIds {
+    let mut numbers = ResolvedIds::default();
     numbers.note(Named::User("billing".into()), Some(1001));
     numbers.note(Named::User("ghost".into()), None);
     numbers.note(Named::Group("staff".into()), Some(50));
@@ -62,18 +62,18 @@ fn is_allowed(peer: &Facts, rule: Rule) -> bool {
 #[test]
 fn nobody_gets_anything_by_default_but_root_and_the_daemon_itself() {
     assert_eq!(decision(&peer(), &[]), Decision::Deny);
-    assert_eq!(decision(&Facts { uid: 0, ..peer() }, &[]), Decision::Allow(Grounds::Root));
-    assert_eq!(decision(&Facts { uid: OWN_UID, ..peer() }, &[]), Decision::Allow(Grounds::OwnUser));
+    assert_eq!(decision(&Facts { uid: 0, ..peer() }, &[]), Decision::Allow(Reason::Root));
+    assert_eq!(decision(&Facts { uid: OWN_UID, ..peer() }, &[]), Decision::Allow(Reason::OwnUser));
 }
 
 #[test]
 fn root_that_is_switched_off_is_let_in_by_rules_alone() {
     let root = Facts { uid: 0, gid: 0, groups: vec![], ..peer() };
-    let by_rule = |rule: Rule| Decision::Allow(Grounds::Rules(vec![rule]));
+    let by_rule = |rule: Rule| Decision::Allow(Reason::Rules(vec![rule]));
     for own_uid in [OWN_UID, 0] {
-        let exemptions = Exemptions { own_uid, root: RootAccess::Deny };
-        let decision = |rule: Rule| decide(&root, exemptions, &[rule], &numbers());
-        assert_eq!(decide(&root, exemptions, &[], &numbers()), Decision::Deny);
+        let implicit_access = ImplicitAccess { own_uid, root: RootAccess::Deny };
+        let decision = |rule: Rule| decide(&root, implicit_access, &[rule], &numbers());
+        assert_eq!(decide(&root, implicit_access, &[], &numbers()), Decision::Deny);
         assert_eq!(decision(Rule::of(user("1001"))), Decision::Deny);
         for rule in [Rule::of(user("0")), Rule::of(group("0")), Rule::of(unit("billing.service")), Rule::Any]
         {
@@ -81,8 +81,8 @@ fn root_that_is_switched_off_is_let_in_by_rules_alone() {
         }
     }
     let own = Facts { uid: OWN_UID, ..peer() };
-    let exemptions = Exemptions { own_uid: OWN_UID, root: RootAccess::Deny };
-    assert_eq!(decide(&own, exemptions, &[], &numbers()), Decision::Allow(Grounds::OwnUser));
+    let implicit_access = ImplicitAccess { own_uid: OWN_UID, root: RootAccess::Deny };
+    assert_eq!(decide(&own, implicit_access, &[], &numbers()), Decision::Allow(Reason::OwnUser));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn of_a_conjunction_every_condition_must_hold() {
 #[test]
 fn the_first_rule_that_matches_is_the_reason() {
     let rules = [user("1"), group("27"), user("1001")].map(Rule::of);
-    assert_eq!(decision(&peer(), &rules), Decision::Allow(Grounds::Rules(vec![rules[1].clone()])));
+    assert_eq!(decision(&peer(), &rules), Decision::Allow(Reason::Rules(vec![rules[1].clone()])));
 }
 
 #[test]
@@ -241,16 +241,16 @@ proptest! {
         is_root_denied in any::<bool>(),
     ) {
         let root = if is_root_denied { RootAccess::Deny } else { RootAccess::Allow };
-        let exemptions = Exemptions { own_uid: OWN_UID, root };
+        let implicit_access = ImplicitAccess { own_uid: OWN_UID, root };
         let found = findings(&peer, Absent::NotKnown, &rules, &numbers());
         let first = found.iter().find(|finding| finding.matches).map(|finding| finding.rule.clone());
         let expected = match (peer.uid, root) {
-            (0, RootAccess::Allow) => Some(Grounds::Root),
-            (OWN_UID, _) => Some(Grounds::OwnUser),
-            _ => first.map(|rule| Grounds::Rules(vec![rule])),
+            (0, RootAccess::Allow) => Some(Reason::Root),
+            (OWN_UID, _) => Some(Reason::OwnUser),
+            _ => first.map(|rule| Reason::Rules(vec![rule])),
         };
         let expected = expected.map_or(Decision::Deny, Decision::Allow);
-        prop_assert_eq!(decide(&peer, exemptions, &rules, &numbers()), expected);
+        prop_assert_eq!(decide(&peer, implicit_access, &rules, &numbers()), expected);
     }
 
     #[test]
@@ -258,7 +258,7 @@ proptest! {
         let bare = Facts { unit: None, user_unit: None, exe: None, ..peer.clone() };
         let knowing_less = [
             decide(&bare, EXEMPTIONS, &rules, &numbers()),
-            decide(&peer, EXEMPTIONS, &rules, &Numbers::default()),
+            decide(&peer, EXEMPTIONS, &rules, &ResolvedIds::default()),
         ];
         if decision(&peer, &rules) == Decision::Deny {
             prop_assert_eq!(knowing_less, [Decision::Deny, Decision::Deny]);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Group, User, geteuid};
 
 use super::fault::{Place, Sink, quoted};
-use crate::peer::Abilities;
+use crate::access::Abilities;
 
 /// What was mentioned, each with where it first was.
 #[derive(Debug, Default)]

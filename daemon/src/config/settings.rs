@@ -9,7 +9,6 @@ use std::time::Duration;
 use url::Url;
 
 use crate::access::{Principal, RootAccess, Rule};
-use crate::engine::credential::Warmth;
 use crate::quota::Quota;
 use crate::secret_source::SecretSource;
 
@@ -52,8 +51,9 @@ pub struct TokenSettings {
     pub max_requests_per_minute: Option<u32>,
     /// `refresh_before`: how long before its expiry the token is renewed, where policy shall not choose.
     pub refresh_before: Option<Duration>,
-    /// `warm` and `idle_timeout`: whether it is renewed while nobody uses it.
-    pub warmth: Warmth,
+    /// `idle_timeout` with `warm = "on-demand"`: how long after its last use it is still renewed. `None` with
+    /// `warm = "always"`: it is renewed whether anybody uses it or not.
+    pub idle_timeout: Option<Duration>,
     /// `variants`: what callers may ask for besides.
     pub variants: VariantSettings,
     /// `headers`: the headers of an API call besides `Authorization`, in order of their names.

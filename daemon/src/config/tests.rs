@@ -13,6 +13,9 @@ use crate::secret_source::SecretSource;
 mod rules;
 
 const FILE: &str = "/etc/tokend/tokend.toml";
+/// A process that can find out everything about callers.
+const ABLE: Abilities = Abilities { users: true, units: true, executables: true };
+
 const EXAMPLE: &str = include_str!("../../../systemd/tokend.toml");
 const REFERENCE: &str = include_str!("../../CONFIGURATION.md");
 
@@ -825,10 +828,10 @@ fn unknown_users_and_groups_are_looked_up_and_warned_of_only_by_a_check() {
         "{TOKEN}allow = [\"user:no-such-user-here\",\n\"group:no-such-group-here\", \"user:root\"]\n[daemon]\nsocket_group = \"no-such-group-here\""
     );
     let (_directory, path) = directory(&text, &[]);
-    assert_eq!(load(&path).unwrap().warnings, []);
+    assert_eq!(load(&path, ABLE).unwrap().warnings, []);
     let shown = path.display();
     let warnings: Vec<String> =
-        load_and_look_up(&path).unwrap().warnings.iter().map(ToString::to_string).collect();
+        load_and_look_up(&path, ABLE).unwrap().warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         [
@@ -1058,7 +1061,7 @@ fn drop_ins_replace_single_keys_in_order_of_their_names() {
             ("30.toml.bak", "colour = 1"),
         ],
     );
-    let loaded = load(&path).unwrap();
+    let loaded = load(&path, ABLE).unwrap();
     assert_eq!(loaded.warnings, []);
     let credential = &loaded.config.tokens["t"].credential;
     assert_eq!((&credential.scope, &credential.resource), (&words(&["late"]), &words(&["main"])));
@@ -1079,7 +1082,7 @@ fn of_any_two_drop_ins_the_later_name_wins() {
         .to_vec();
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let (_directory, path) = directory(PROVIDER, &files);
-    let config = load(&path).unwrap().config;
+    let config = load(&path, ABLE).unwrap().config;
     for index in 1..=8_usize {
         let scope = &config.tokens[format!("t{index}").as_str()].credential.scope;
         assert_eq!(scope.as_slice(), [format!("from{index}")]);
@@ -1107,7 +1110,7 @@ fn faults_of_all_files_come_together_each_with_its_file() {
             ("b.toml", "\n[token.t]\naudience = 1\nallow = [user:x]"),
         ],
     );
-    let faults = load(&path).unwrap_err();
+    let faults = load(&path, ABLE).unwrap_err();
     let shown: Vec<String> = faults
         .as_slice()
         .iter()
@@ -1120,20 +1123,20 @@ fn faults_of_all_files_come_together_each_with_its_file() {
 fn files_that_cannot_be_read_are_faults() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tokend.toml");
-    let missing = load(&path).unwrap_err().to_string();
+    let missing = load(&path, ABLE).unwrap_err().to_string();
     assert!(missing.starts_with(&format!("{}: cannot be read: ", path.display())), "{missing}");
     assert_eq!(missing.lines().count(), 1);
 
     std::fs::write(&path, b"[daemon]\n# caf\xe9\n").unwrap();
-    let latin = load(&path).unwrap_err().to_string();
+    let latin = load(&path, ABLE).unwrap_err().to_string();
     assert!(latin.contains("tokend.toml:2: not UTF-8"), "{latin}");
 
     write(&path, TOKEN);
     std::fs::create_dir_all(directory.path().join("tokend.toml.d/x.toml")).unwrap();
-    assert!(load(&path).unwrap_err().to_string().contains("x.toml: cannot be read"));
+    assert!(load(&path, ABLE).unwrap_err().to_string().contains("x.toml: cannot be read"));
     std::fs::remove_dir_all(directory.path().join("tokend.toml.d")).unwrap();
     std::fs::write(directory.path().join("tokend.toml.d"), "").unwrap();
-    assert!(load(&path).unwrap_err().to_string().contains("tokend.toml.d: cannot list the drop-ins"));
+    assert!(load(&path, ABLE).unwrap_err().to_string().contains("tokend.toml.d: cannot list the drop-ins"));
 }
 
 #[test]
@@ -1141,7 +1144,7 @@ fn a_file_that_others_can_write_is_a_warning() {
     let (_directory, path) = directory(TOKEN, &[]);
     for (mode, warned) in [(0o644, false), (0o664, true), (0o602, true)] {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let warnings = load(&path).unwrap().warnings;
+        let warnings = load(&path, ABLE).unwrap().warnings;
         assert_eq!(
             warnings.iter().any(|warning| warning.message.contains("can write this file")),
             warned,
@@ -1157,10 +1160,10 @@ fn warmth_and_variants() {
         config.tokens.pop_first().unwrap().1
     };
     let hour = Duration::from_secs(3600);
-    assert_eq!(of("").warmth, crate::engine::credential::Warmth::Always);
-    assert_eq!(of("warm = \"on-demand\"").warmth, crate::engine::credential::Warmth::OnDemand(hour));
-    let short = of("warm = \"on-demand\"\nidle_timeout = \"5m\"").warmth;
-    assert_eq!(short, crate::engine::credential::Warmth::OnDemand(hour / 12));
+    assert_eq!(of("").idle_timeout, None);
+    assert_eq!(of("warm = \"on-demand\"").idle_timeout, Some(hour));
+    let short = of("warm = \"on-demand\"\nidle_timeout = \"5m\"").idle_timeout;
+    assert_eq!(short, Some(hour / 12));
     assert_eq!(of("").variants, VariantSettings::default());
     let variants = of("variants = { scope = \"a b\", resource = [\"r\"], audience = \"x\" }").variants;
     assert_eq!(variants.scope.as_slice(), ["a", "b"]);

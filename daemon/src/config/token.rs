@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
         let refresh_before =
             self.layered("refresh_before", values::duration, |preset| &preset.refresh_before);
         let default_lifetime = self.default_lifetime();
-        let warmth = variants::warmth(section);
+        let idle_timeout = variants::idle_timeout(section);
         let variants = section.read("variants", variants::settings);
         let variants_place = variants.place().cloned();
         let variants = variants.or_default(Default::default);
@@ -185,7 +185,7 @@ impl<'a> Reader<'a> {
                 .map(Some)
                 .or_default(|| None)?,
             refresh_before: refresh_before.map(Some).or_default(|| None)?,
-            warmth: warmth?,
+            idle_timeout: idle_timeout?,
             variants: variants?,
             headers: headers?,
             caller_headers: caller_headers?,

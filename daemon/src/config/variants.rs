@@ -7,7 +7,6 @@ use super::fault::{Place, did_you_mean, one_of, quoted};
 use super::section::{Field, Section};
 use super::{CredentialSettings, TermKind, TermRules, TermSet, VariantSettings, rules, values};
 use crate::access::Rule;
-use crate::engine::credential::Warmth;
 
 const EXPECTED: &str = "a table such as { scope = [\"a\", \"b\"], resource = [\"https://api.example\"] }";
 
@@ -132,7 +131,7 @@ fn single(field: &Field<'_>, kind: TermKind) -> Option<String> {
 }
 
 /// `warm`, with `idle_timeout` where it has a meaning.
-pub(super) fn warmth(section: &Section<'_>) -> Option<Warmth> {
+pub(super) fn idle_timeout(section: &Section<'_>) -> Option<Option<Duration>> {
     let warm = section.read("warm", |field| {
         let text = field.text()?;
         let known = matches!(text, "always" | "on-demand");
@@ -146,8 +145,8 @@ pub(super) fn warmth(section: &Section<'_>) -> Option<Warmth> {
     let idle_timeout = section.read("idle_timeout", values::lifetime);
     let place = idle_timeout.place().cloned();
     match (warm.or_default(|| false)?, place) {
-        (true, _) => idle_timeout.or_default(|| IDLE_TIMEOUT).map(Warmth::OnDemand),
-        (false, None) => idle_timeout.is_absent().then_some(Warmth::Always),
+        (true, _) => idle_timeout.or_default(|| IDLE_TIMEOUT).map(Some),
+        (false, None) => idle_timeout.is_absent().then_some(None),
         (false, Some(place)) => {
             section.fault_at(
                 &place,

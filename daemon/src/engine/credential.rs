@@ -20,16 +20,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::actor::Actor;
-pub use self::restore::{Kept, Patience};
-pub use self::snapshot::{Failed, Snapshot, Token};
+pub use self::restore::Kept;
+pub use self::snapshot::{Snapshot, Token};
 use self::usage::Usage;
-pub use self::usage::Warmth;
 use crate::clock::{Clock, Instant};
-use crate::engine::schedule::Jitter;
-use crate::engine::throttle::Issuer;
+use crate::engine::schedule::{Jitter, RenewalMode};
+use crate::engine::throttle::OriginThrottle;
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::Provider;
-use crate::store::Keep;
+use crate::store::RecordWriter;
+pub use crate::store::record::Failed;
 
 /// Orders that may wait for the actor. Those who have to wait for a place wait in their own task.
 const ORDERS_MAX: usize = 64;
@@ -39,7 +39,7 @@ const REST_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// What an actor needs besides its provider.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
+pub struct ActorContext {
     /// Time.
     pub clock: Clock,
     /// Names tokens in logs and replies.
@@ -58,24 +58,24 @@ pub struct Schedule {
     /// How long before its expiry it is renewed, where policy shall not choose.
     pub refresh_before: Option<Duration>,
     /// Whether it is renewed while nobody uses it.
-    pub warmth: Warmth,
+    pub renewal_mode: RenewalMode,
 }
 
 /// The way to a credential's actor. The actor ends when the last handle is dropped.
 #[derive(Debug)]
 pub struct Credential {
     snapshot: watch::Receiver<Arc<Snapshot>>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Command>,
     usage: Arc<Usage>,
     clock: Clock,
-    keep: Keep,
+    keep: RecordWriter,
     stop: CancellationToken,
     discarded: CancellationToken,
 }
 
 /// What reaches an actor from outside.
 struct Inbox {
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<Command>,
     usage: Arc<Usage>,
     stop: CancellationToken,
     /// Nobody wants any more what an exchange may bring.
@@ -84,7 +84,7 @@ struct Inbox {
 
 /// What others want of the actor.
 #[derive(Debug)]
-enum Order {
+enum Command {
     /// A caller waits for a token that lasts so long.
     Need { min_ttl: Duration, done: oneshot::Sender<()> },
     /// An operator wants a new token.
@@ -139,33 +139,33 @@ impl Credential {
     /// time, only a caller starts it.
     pub fn start(
         provider: impl Provider,
-        issuer: Arc<Issuer>,
+        issuer: Arc<OriginThrottle>,
         schedule: Schedule,
         first_attempt: Option<Instant>,
-        surroundings: &Surroundings,
+        actor_context: &ActorContext,
     ) -> Self {
-        Self::resume(provider, issuer, schedule, first_attempt, Kept::default(), surroundings)
+        Self::resume(provider, issuer, schedule, first_attempt, Kept::default(), actor_context)
     }
 
     /// The same for a credential of which something is kept: it goes on from there.
     pub fn resume(
         provider: impl Provider,
-        issuer: Arc<Issuer>,
+        issuer: Arc<OriginThrottle>,
         schedule: Schedule,
         first_attempt: Option<Instant>,
         kept: Kept,
-        surroundings: &Surroundings,
+        actor_context: &ActorContext,
     ) -> Self {
-        let Kept { keep, record, patience } = kept;
-        let clock = surroundings.clock.clone();
-        let jitter = Jitter::new((surroundings.roll)());
+        let Kept { keep, record, previous_exit } = kept;
+        let clock = actor_context.clock.clone();
+        let jitter = Jitter::new((actor_context.roll)());
         let record = record.unwrap_or_default();
         let (first, memories) = restore::resume(
             &record,
-            patience,
+            previous_exit,
             (&schedule, first_attempt),
             jitter,
-            &surroundings.fingerprinter,
+            &actor_context.fingerprinter,
             clock.now(),
         );
         let (publish, snapshot) = watch::channel(Arc::new(first));
@@ -181,8 +181,8 @@ impl Credential {
             discarded: discarded.clone(),
         };
         let state = (schedule, memories);
-        let actor = Actor::new(provider, issuer, state, publish, inbox, keep.clone(), surroundings);
-        surroundings.tasks.spawn(keep_running(actor, clock.clone()));
+        let actor = Actor::new(provider, issuer, state, publish, inbox, keep.clone(), actor_context);
+        actor_context.tasks.spawn(keep_running(actor, clock.clone()));
         Self { snapshot, orders, usage, clock, keep, stop, discarded }
     }
 
@@ -218,7 +218,7 @@ impl Credential {
         // Orders may be many, and a token may come for the sake of another one.
         let answered = tokio::select! {
             biased;
-            answered = self.order(deadline, |done| Order::Need { min_ttl, done }) => answered,
+            answered = self.order(deadline, |done| Command::Need { min_ttl, done }) => answered,
             Ok(()) = async {
                 seen.wait_for(|snapshot| snapshot.usable(self.clock.now(), min_ttl).is_some()).await.map(drop)
             } => Ok(()),
@@ -233,24 +233,24 @@ impl Credential {
 
     /// Asks the provider now, whatever the schedule says.
     pub async fn refresh(&self, deadline: Instant) -> Result<Attempted, Unobtainable> {
-        self.order(deadline, |done| Order::Refresh { done }).await
+        self.order(deadline, |done| Command::Refresh { done }).await
     }
 
     /// Reports that an API refused a token: at most one request follows, however many report it.
     pub async fn reject(&self, refused: Fingerprint, deadline: Instant) -> Result<Rejected, Unobtainable> {
-        self.order(deadline, |done| Order::Reject { refused, done }).await
+        self.order(deadline, |done| Command::Reject { refused, done }).await
     }
 
     /// Changes what may change.
     pub async fn reschedule(&self, schedule: Schedule) {
         // Fails only when the actor has ended, and then there is nothing to change.
-        let _ = self.orders.send(Order::Reschedule(schedule)).await;
+        let _ = self.orders.send(Command::Reschedule(schedule)).await;
     }
 
     /// Tries again soon if the last attempt failed, because something happened after which it may go better.
     pub fn retry(&self) {
         // Where there is no place for one more order, the actor is about to be busy anyway.
-        let _ = self.orders.try_send(Order::Retry);
+        let _ = self.orders.try_send(Command::Retry);
     }
 
     /// Whether the token rests because nobody uses it, and has expired meanwhile.
@@ -289,14 +289,14 @@ impl Credential {
     fn wake_if_resting(&self, snapshot: &Snapshot) {
         if snapshot.next_attempt.is_none() && !snapshot.in_flight {
             // Where there is no place for one more order, another one will do.
-            let _ = self.orders.try_send(Order::Wake);
+            let _ = self.orders.try_send(Command::Wake);
         }
     }
 
     async fn order<T>(
         &self,
         deadline: Instant,
-        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+        order: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Unobtainable> {
         let (done, answer) = oneshot::channel();
         let exchange = async {

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, TokenName};
 
-pub use self::credential_factory::Origins;
+pub use self::credential_factory::CredentialFactory;
 pub use self::entry::Entry;
 use crate::access::Named;
 use crate::clock::Instant;
 use crate::config::{AdminSettings, Config, CredentialSettings, TokenSettings};
-use crate::engine::credential::{Credential, Schedule, Surroundings, Warmth};
+use crate::engine::credential::{ActorContext, Credential, Schedule};
+use crate::engine::schedule::RenewalMode;
 
 /// How late an actor may be before it is taken for dead.
 const OVERDUE: Duration = Duration::from_secs(60);
@@ -45,7 +46,7 @@ struct Scheduled {
 impl Registry {
     /// A registry of `config`. Credentials of `previous` whose settings are the same go on with their
     /// tokens; new ones are started; the others are for [`Registry::discard_all_but`].
-    pub fn build(config: &Config, origins: &mut Origins, previous: Option<&Self>) -> Self {
+    pub fn build(config: &Config, origins: &mut CredentialFactory, previous: Option<&Self>) -> Self {
         origins.limit_issuers(config.tokens.values());
         let schedules = schedules(&config.tokens);
         let mut credentials = HashMap::with_capacity(schedules.len());
@@ -53,7 +54,7 @@ impl Registry {
         for (settings, schedule) in schedules {
             match previous.and_then(|previous| previous.credentials.get(&settings)) {
                 Some(kept) => {
-                    let kept = kept.with_schedule(schedule, &origins.surroundings);
+                    let kept = kept.with_schedule(schedule, &origins.actor_context);
                     credentials.insert(settings, kept);
                 }
                 None => fresh.push((settings, schedule)),
@@ -154,11 +155,11 @@ impl Registry {
 }
 
 impl Scheduled {
-    fn with_schedule(&self, schedule: Schedule, surroundings: &Surroundings) -> Self {
+    fn with_schedule(&self, schedule: Schedule, actor_context: &ActorContext) -> Self {
         let credential = Arc::clone(&self.credential);
         if self.schedule != schedule {
             let (credential, schedule) = (Arc::clone(&credential), schedule.clone());
-            surroundings.tasks.spawn(async move { credential.reschedule(schedule).await });
+            actor_context.tasks.spawn(async move { credential.reschedule(schedule).await });
         }
         Self { credential, schedule }
     }
@@ -178,13 +179,16 @@ fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<Credential
         let names: Vec<&str> = sharing.iter().map(|(name, _)| name.as_str()).collect();
         let refresh_before = sharing.iter().filter_map(|(_, token)| token.refresh_before).max();
         // One that is always to be warm warms all that share it; otherwise the longest idle time counts.
-        let warmth = sharing.iter().map(|(_, token)| token.warmth).max_by_key(|warmth| match warmth {
-            Warmth::Always => Duration::MAX,
-            Warmth::OnDemand(idle_timeout) => *idle_timeout,
-            Warmth::UnusedRenewals(_) => Duration::ZERO,
-        })?;
+        let renewal_mode = sharing
+            .iter()
+            .map(|(_, token)| RenewalMode::configured(token.idle_timeout))
+            .max_by_key(|renewal_mode| match renewal_mode {
+                RenewalMode::Always => Duration::MAX,
+                RenewalMode::OnDemand(idle_timeout) => *idle_timeout,
+                RenewalMode::UnusedRenewals(_) => Duration::ZERO,
+            })?;
         let names = names.join(" ").into();
-        Some((Arc::clone(&token.credential), Schedule { names, refresh_before, warmth }))
+        Some((Arc::clone(&token.credential), Schedule { names, refresh_before, renewal_mode }))
     };
     shared.into_values().filter_map(schedule).collect()
 }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use crate::clock::Instant;
+use tokend_protocol::ErrorClass;
+
+use crate::clock::{Instant, Validity};
 
 /// The fraction of a lifetime that is kept as time to renew in. A fifth of an hour survives a provider's
 /// outage of twelve minutes without a caller noticing, and costs one request in four more than renewing at
@@ -79,40 +81,12 @@ impl Jitter {
     }
 }
 
-/// From when to when a token is valid. It counts from the moment the request was sent, so that the time on
-/// the way is never taken for lifetime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
-    /// When the request for it was sent.
-    pub sent_at: Instant,
-    /// How long it is valid from then on.
-    pub lifetime: Duration,
-}
-
-impl Life {
-    /// The first moment at which the token is not valid.
-    pub fn expires_at(self) -> Instant {
-        self.sent_at.after(self.lifetime)
-    }
-
-    /// How long it remains valid; zero when it has expired.
-    pub fn remaining(self, now: Instant) -> Duration {
-        self.expires_at().since(now)
-    }
-
-    /// Whether it may be served to a caller for whom it must last so long. An expired token never may.
-    pub fn is_usable(self, now: Instant, min_ttl: Duration) -> bool {
-        let remaining = self.remaining(now);
-        !remaining.is_zero() && remaining >= min_ttl
-    }
-}
-
 /// When a token is to be renewed.
 ///
 /// `refresh_before` is the operator's or the preset's own choice. `longest_life` is the longest lifetime with
 /// which the provider gave this very token, where it gives the same one again.
 pub fn renew_at(
-    life: Life,
+    life: Validity,
     refresh_before: Option<Duration>,
     longest_life: Duration,
     jitter: Jitter,
@@ -136,9 +110,37 @@ pub fn min_gap(lifetime: Duration) -> Duration {
     lifetime.mul_f64(MIN_GAP_FRACTION).max(MIN_GAP)
 }
 
+/// Whether a token is renewed while nobody uses it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RenewalMode {
+    /// Always, so that it is ready whenever a caller comes.
+    #[default]
+    Always,
+    /// Fetched at its first use, and not renewed once nobody has used it for this long.
+    OnDemand(Duration),
+    /// Fetched at its first use, and not renewed after this many renewals without a use in between.
+    UnusedRenewals(u32),
+}
+
+impl RenewalMode {
+    /// The mode that an operator configured.
+    pub fn configured(idle_timeout: Option<Duration>) -> Self {
+        idle_timeout.map_or(Self::Always, Self::OnDemand)
+    }
+
+    /// Whether the token rests instead of being renewed now.
+    pub fn rests(self, now: Instant, last_used: Instant, unused_renewals: u32) -> bool {
+        match self {
+            Self::Always => false,
+            Self::OnDemand(idle_timeout) => now.since(last_used) >= idle_timeout,
+            Self::UnusedRenewals(most) => unused_renewals >= most,
+        }
+    }
+}
+
 /// How a failure is going to end, which decides how long to hold back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cure {
+pub enum Recovery {
     /// It passes by itself: the network, a provider's outage, throttling.
     Time,
     /// Somebody has to change something at the provider or in the configuration.
@@ -147,23 +149,40 @@ pub enum Cure {
     Local,
 }
 
+impl Recovery {
+    /// The way in which a failure of this class ends.
+    pub fn after(class: ErrorClass) -> Self {
+        match class {
+            ErrorClass::Refused => Self::Operator,
+            ErrorClass::Secret => Self::Local,
+            ErrorClass::Unreachable
+            | ErrorClass::Timeout
+            | ErrorClass::Tls
+            | ErrorClass::Throttled
+            | ErrorClass::Server
+            | ErrorClass::Malformed
+            | ErrorClass::Internal => Self::Time,
+        }
+    }
+}
+
 /// How long to hold back after the `failures`-th failure in a row, counted from one.
 ///
 /// `remaining` is what is left of the held token, if one is valid. `retry_after` is what the provider asked
 /// for: it can only lengthen the wait.
 pub fn back_off(
-    cure: Cure,
+    recovery: Recovery,
     failures: u32,
     remaining: Option<Duration>,
     retry_after: Option<Duration>,
     jitter: Jitter,
 ) -> Duration {
-    let (first, most) = match (cure, remaining) {
-        (Cure::Operator, _) => (REFUSED_FIRST, REFUSED_MOST),
-        (Cure::Local, _) => (TRANSIENT_FIRST, LOCAL_MOST),
-        (Cure::Time, None) => (TRANSIENT_FIRST, TRANSIENT_MOST_WITHOUT_TOKEN),
+    let (first, most) = match (recovery, remaining) {
+        (Recovery::Operator, _) => (REFUSED_FIRST, REFUSED_MOST),
+        (Recovery::Local, _) => (TRANSIENT_FIRST, LOCAL_MOST),
+        (Recovery::Time, None) => (TRANSIENT_FIRST, TRANSIENT_MOST_WITHOUT_TOKEN),
         // A quarter of the rest leaves several attempts before the token expires.
-        (Cure::Time, Some(rest)) => (TRANSIENT_FIRST, TRANSIENT_MOST.min(rest / 4).max(TRANSIENT_FIRST)),
+        (Recovery::Time, Some(rest)) => (TRANSIENT_FIRST, TRANSIENT_MOST.min(rest / 4).max(TRANSIENT_FIRST)),
     };
     let delay = doubled(first, failures).min(most).mul_f64(jitter.spread());
     delay.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
@@ -196,8 +215,8 @@ mod tests {
 
     const SENT: Instant = Instant::at(Duration::from_secs(1000));
 
-    fn life(seconds: u64) -> Life {
-        Life { sent_at: SENT, lifetime: Duration::from_secs(seconds) }
+    fn life(seconds: u64) -> Validity {
+        Validity { sent_at: SENT, lifetime: Duration::from_secs(seconds) }
     }
 
     fn renewed_after(seconds: u64, roll: f64) -> f64 {
@@ -258,27 +277,27 @@ mod tests {
 
     #[test]
     fn back_off_doubles_up_to_its_cap() {
-        let wait = |cure, failures, rest: Option<u64>| {
-            back_off(cure, failures, rest.map(Duration::from_secs), None, Jitter::new(0.0)).as_secs()
+        let wait = |recovery, failures, rest: Option<u64>| {
+            back_off(recovery, failures, rest.map(Duration::from_secs), None, Jitter::new(0.0)).as_secs()
         };
         assert_eq!(
-            [1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(Cure::Time, n, Some(7_200))),
+            [1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(Recovery::Time, n, Some(7_200))),
             [1, 2, 4, 256, 300, 300]
         );
-        assert_eq!([1, 5, 6, 20].map(|n| wait(Cure::Time, n, None)), [1, 16, 30, 30]);
+        assert_eq!([1, 5, 6, 20].map(|n| wait(Recovery::Time, n, None)), [1, 16, 30, 30]);
         assert_eq!(
-            [1, 2, 3, 5, 6, 9].map(|n| wait(Cure::Operator, n, Some(7_200))),
+            [1, 2, 3, 5, 6, 9].map(|n| wait(Recovery::Operator, n, Some(7_200))),
             [30, 60, 120, 480, 900, 900]
         );
-        assert_eq!(wait(Cure::Time, 8, Some(40)), 10, "several attempts before the token expires");
-        assert_eq!(wait(Cure::Local, 30, None), 60);
+        assert_eq!(wait(Recovery::Time, 8, Some(40)), 10, "several attempts before the token expires");
+        assert_eq!(wait(Recovery::Local, 30, None), 60);
     }
 
     #[test]
     fn retry_after_lengthens_the_wait_within_reason_and_never_shortens_it() {
         let wait = |seconds| {
             let asked = Some(Duration::from_secs(seconds));
-            back_off(Cure::Time, 1, None, asked, Jitter::new(0.0)).as_secs()
+            back_off(Recovery::Time, 1, None, asked, Jitter::new(0.0)).as_secs()
         };
         assert_eq!([0, 60, 1_000_000_000].map(wait), [1, 60, 900]);
     }
@@ -299,9 +318,9 @@ mod tests {
             asked in proptest::option::of(0_u64..),
             roll in 0.0..1.0,
         ) {
-            for cure in [Cure::Time, Cure::Operator, Cure::Local] {
+            for recovery in [Recovery::Time, Recovery::Operator, Recovery::Local] {
                 let rest = rest.map(Duration::from_secs);
-                let wait = back_off(cure, failures, rest, asked.map(Duration::from_secs), Jitter::new(roll));
+                let wait = back_off(recovery, failures, rest, asked.map(Duration::from_secs), Jitter::new(roll));
                 prop_assert!(wait >= Duration::from_secs(1) && wait <= Duration::from_secs(1080));
             }
         }

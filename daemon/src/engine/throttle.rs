@@ -10,10 +10,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clock::{Clock, Instant};
 use crate::config::{CredentialSettings, Endpoint};
-use crate::engine::credential::Patience;
 use crate::engine::schedule::{Jitter, issuer_back_off};
-use crate::store::record::IssuerRecord;
-use crate::store::{IssuerKeep, Store};
+use crate::store::PreviousExit;
+use crate::store::record::ThrottleRecord;
+use crate::store::{Store, ThrottleWriter};
 
 /// Requests in flight at one issuer. Enough for a start with many tokens to be quick, few enough that no
 /// provider takes it for an attack.
@@ -36,11 +36,11 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 /// One issuer's traffic.
 #[derive(Debug)]
-pub struct Issuer {
+pub struct OriginThrottle {
     in_flight: Semaphore,
     /// Held for a look or a change, never across an await.
     condition: Mutex<Condition>,
-    keep: IssuerKeep,
+    keep: ThrottleWriter,
 }
 
 #[derive(Debug, Default)]
@@ -82,25 +82,25 @@ pub struct Held {
 /// The right to send one request, for as long as it is held.
 #[derive(Debug)]
 pub struct Admission<'a> {
-    issuer: &'a Issuer,
+    issuer: &'a OriginThrottle,
     is_probe: bool,
     _in_flight: Option<SemaphorePermit<'a>>,
 }
 
-impl Default for Issuer {
+impl Default for OriginThrottle {
     fn default() -> Self {
-        Self::with(Condition::default(), IssuerKeep::default())
+        Self::with(Condition::default(), ThrottleWriter::default())
     }
 }
 
-impl Issuer {
+impl OriginThrottle {
     /// One that goes on in the condition that it was in before a restart.
-    pub fn resume(keep: IssuerKeep, record: IssuerRecord) -> Self {
-        let IssuerRecord { quiet_until, failures, class, try_at } = record;
+    pub fn resume(keep: ThrottleWriter, record: ThrottleRecord) -> Self {
+        let ThrottleRecord { quiet_until, failures, class, try_at } = record;
         Self::with(Condition { quiet_until, failures, class, try_at, ..Condition::default() }, keep)
     }
 
-    fn with(condition: Condition, keep: IssuerKeep) -> Self {
+    fn with(condition: Condition, keep: ThrottleWriter) -> Self {
         Self { in_flight: Semaphore::new(IN_FLIGHT_MAX), condition: Mutex::new(condition), keep }
     }
 
@@ -120,7 +120,7 @@ impl Issuer {
         Ok(Admission { issuer: self, is_probe, _in_flight: in_flight })
     }
 
-    /// Waits for a turn. Turns are not given in advance: those that passed while the host slept would be taken all
+    /// Waits for a turn. FairQueue are not given in advance: those that passed while the host slept would be taken all
     /// at once. No more than the requests in flight compete for one.
     async fn take_turn(&self, clock: &Clock) {
         loop {
@@ -201,9 +201,9 @@ impl Issuer {
 
 impl Condition {
     /// What of it a restart must not change.
-    fn record(&self) -> IssuerRecord {
+    fn record(&self) -> ThrottleRecord {
         let Self { quiet_until, failures, class, try_at, .. } = *self;
-        IssuerRecord { quiet_until, failures, class, try_at }
+        ThrottleRecord { quiet_until, failures, class, try_at }
     }
 
     /// Takes the turn that there is, or tells when the next is.
@@ -238,11 +238,11 @@ impl Drop for Admission<'_> {
 
 /// All issuers that have tokens.
 #[derive(Debug, Default)]
-pub struct Issuers(HashMap<String, Weak<Issuer>>);
+pub struct OriginThrottles(HashMap<String, Weak<OriginThrottle>>);
 
-impl Issuers {
+impl OriginThrottles {
     /// The issuer of these settings, in the condition in which it was kept.
-    pub fn of(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<Issuer> {
+    pub fn of(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<OriginThrottle> {
         let origin = origin(settings);
         if let Some(known) = self.0.get(&origin).and_then(Weak::upgrade) {
             return known;
@@ -251,13 +251,15 @@ impl Issuers {
         let (keep, record) = store.claim_issuer(&origin);
         let record = record.unwrap_or_default();
         // As after a reload, a failure before may have been put right. What it asked for itself still counts.
-        let record = match store.patience() {
-            Patience::Kept => record,
-            Patience::Ended => IssuerRecord { quiet_until: record.quiet_until, ..IssuerRecord::default() },
+        let record = match store.previous_exit() {
+            PreviousExit::Crashed => record,
+            PreviousExit::Orderly => {
+                ThrottleRecord { quiet_until: record.quiet_until, ..ThrottleRecord::default() }
+            }
         };
         // What is forgotten here must not come back with the next crash.
         keep.changed(&record);
-        let issuer = Arc::new(Issuer::resume(keep, record));
+        let issuer = Arc::new(OriginThrottle::resume(keep, record));
         self.0.insert(origin, Arc::downgrade(&issuer));
         issuer
     }
@@ -281,7 +283,7 @@ mod tests {
     use super::*;
 
     struct Scene {
-        issuer: Issuer,
+        issuer: OriginThrottle,
         clock: Clock,
         start: Instant,
     }
@@ -289,7 +291,7 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let clock = Clock::simulated();
-            Self { issuer: Issuer::default(), start: clock.now(), clock }
+            Self { issuer: OriginThrottle::default(), start: clock.now(), clock }
         }
 
         fn at(&self, seconds: u64) -> Instant {

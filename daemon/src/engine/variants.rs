@@ -9,7 +9,7 @@ use tokend_protocol::Variant;
 use crate::config::{CredentialSettings, TermSet, VariantSettings};
 use crate::engine::credential::Credential;
 use crate::quota::accounts::{Allowance, Held};
-use crate::quota::{Excess, Kind};
+use crate::quota::{QuotaExceeded, Resource};
 
 /// Variants of one token that are held. Beyond it one goes that nobody waits for.
 const HELD_MAX: usize = 32;
@@ -20,7 +20,7 @@ pub enum NoVariant {
     /// The configuration does not permit it; in words for the caller.
     NotPermitted(String),
     /// The user has too many.
-    TooMany(Excess),
+    TooMany(QuotaExceeded),
     /// All that there is room for are being waited for.
     AllInUse,
 }
@@ -107,7 +107,7 @@ impl Variants {
             }
             !is_dormant
         });
-        let part = user.take(Kind::Variants, 1).map_err(NoVariant::TooMany)?;
+        let part = user.take(Resource::Variants, 1).map_err(NoVariant::TooMany)?;
         if held.len() >= HELD_MAX {
             let idle = held.iter().filter(|(_, form)| !form.is_in_use());
             // The asker's own first: nobody is to crowd out the forms of others.

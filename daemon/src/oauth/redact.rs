@@ -34,7 +34,7 @@ impl SentSecrets {
     pub const NONE: Self = Self { forms: Vec::new() };
 
     /// What `repeated` leaves of a text, without them.
-    fn removed_from(&self, text: &str, repeated: impl Fn(&str) -> String) -> String {
+    fn redact(&self, text: &str, repeated: impl Fn(&str) -> String) -> String {
         let raw = self.forms.iter().fold(text.to_owned(), |text, form| text.replace(form.as_str(), REMOVED));
         let forms = self.forms.iter().map(|form| Zeroizing::new(repeated(form)));
         let of_some_length = forms.filter(|form| !form.is_empty());
@@ -56,14 +56,14 @@ pub fn error_code(text: &str, sent: &SentSecrets) -> Option<String> {
         let letters = text.chars().map(|c| if c == ' ' { '_' } else { c });
         letters.filter(|&c| is_code_character(c)).collect()
     };
-    let code: String = sent.removed_from(text, in_code).chars().take(CODE_MAX).collect();
+    let code: String = sent.redact(text, in_code).chars().take(CODE_MAX).collect();
     (!code.is_empty()).then_some(code)
 }
 
 /// An `error_description`, for an operator.
 pub fn description(text: &str, sent: &SentSecrets) -> String {
     let in_print = |text: &str| text.chars().filter(|&c| is_printable(c)).collect();
-    printable(&sent.removed_from(text, in_print))
+    printable(&sent.redact(text, in_print))
 }
 
 /// Words that can have no secret in them, for an operator.

@@ -4,33 +4,18 @@ use std::fs;
 
 use super::process::Process;
 use super::{cgroup, ids};
+use crate::access::Abilities;
 
 /// `CAP_SYS_PTRACE` (linux/capability.h).
 const SYS_PTRACE: u32 = 19;
 
-/// What this process can find out about processes of other users. A rule that needs what is `false` here matches
-/// nobody but, perhaps, processes of this process's own user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Abilities {
-    /// Their users and groups. Not so in a user namespace of its own (`PrivateUsers=`), where the kernel tells
-    /// most of them as one.
-    pub users: bool,
-    /// Their units. Not so where systemd does not use the unified hierarchy of control groups, nor where neither
-    /// `/proc` nor `/sys/fs/cgroup` shows them.
-    pub units: bool,
-    /// Their executables. Takes `CAP_SYS_PTRACE`.
-    pub executables: bool,
-}
-
-impl Abilities {
-    /// Those of this process. Another process may have others: a command that an operator gives has not the
-    /// daemon's sandbox.
-    pub fn of_this_process() -> Self {
-        Self {
-            users: ids::are_told(),
-            units: can_tell_units(),
-            executables: fs::read_to_string("/proc/self/status").is_ok_and(|status| may_trace(&status)),
-        }
+/// What this process can find out about callers. Another process may find out other things: a command that an operator
+/// runs is outside the daemon's sandbox.
+pub fn abilities() -> Abilities {
+    Abilities {
+        users: ids::are_told(),
+        units: can_tell_units(),
+        executables: fs::read_to_string("/proc/self/status").is_ok_and(|status| may_trace(&status)),
     }
 }
 

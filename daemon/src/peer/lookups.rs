@@ -30,7 +30,7 @@ pub(super) struct Lookups {
 
 /// There is no answer in time, which says nothing about what it would have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Late;
+pub struct IdentifyTimeout;
 
 impl Lookups {
     /// So many at a time.
@@ -47,17 +47,18 @@ impl Lookups {
         uid: u32,
         known: impl Fn() -> Option<T>,
         look: impl FnOnce() -> Option<T> + Send + 'static,
-    ) -> Result<Option<T>, Late> {
+    ) -> Result<Option<T>, IdentifyTimeout> {
         let until = Instant::now() + WAIT_MAX;
-        let turn = timeout_at(until, self.turns_of(uid).acquire_owned()).await.map_err(|_| Late)?;
+        let turn =
+            timeout_at(until, self.turns_of(uid).acquire_owned()).await.map_err(|_| IdentifyTimeout)?;
         // Another of the user's may have found it meanwhile.
         if let Some(known) = known() {
             return Ok(Some(known));
         }
-        let place = timeout_at(until, self.places.acquire()).await.map_err(|_| Late)?;
+        let place = timeout_at(until, self.places.acquire()).await.map_err(|_| IdentifyTimeout)?;
         // Turn and place are free again when the thread is, however long that takes.
         let answer = spawn_blocking(move || (look(), turn, place).0);
-        timeout(PATIENCE, answer).await.map_err(|_| Late)?.map_err(|_| Late)
+        timeout(PATIENCE, answer).await.map_err(|_| IdentifyTimeout)?.map_err(|_| IdentifyTimeout)
     }
 
     fn turns_of(&self, uid: u32) -> Arc<Semaphore> {
@@ -91,7 +92,7 @@ mod tests {
         Box::leak(Box::new(Lookups::new(places)))
     }
 
-    type Asked = std::pin::Pin<Box<dyn Future<Output = Result<Option<u32>, Late>>>>;
+    type Asked = std::pin::Pin<Box<dyn Future<Output = Result<Option<u32>, IdentifyTimeout>>>>;
 
     /// A look of a user that lasts until it is let go.
     fn hanging(lookups: &'static Lookups, uid: u32) -> (Asked, Sender<()>) {
@@ -127,7 +128,7 @@ mod tests {
         let mut second = Box::pin(lookups.ask(OTHER, || None, || Some(8)));
         assert!((&mut second).now_or_never().is_none());
         advance(2 * PATIENCE).await;
-        assert_eq!(first.await, Err(Late), "the first has been looked for long enough");
+        assert_eq!(first.await, Err(IdentifyTimeout), "the first has been looked for long enough");
         assert!((&mut second).now_or_never().is_none(), "what hangs has its place still");
         tokio::time::resume();
         let_go.send(()).unwrap();
@@ -144,7 +145,7 @@ mod tests {
             let mut later = Box::pin(lookups.ask(uid, || None, || Some(8)));
             assert!((&mut later).now_or_never().is_none());
             advance(2 * WAIT_MAX).await;
-            assert_eq!(later.await, Err(Late), "user {uid}");
+            assert_eq!(later.await, Err(IdentifyTimeout), "user {uid}");
         }
         assert_eq!(
             lookups.ask(OTHER, || Some(8), || None).await,

@@ -39,7 +39,7 @@ pub(super) struct Process {
 
 /// What the kernel has to say of the process at the other end of a socket.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum PeerProcess {
     /// It was there a moment ago.
     Process(Process),
     /// It has ended.
@@ -56,7 +56,7 @@ pub(super) struct Owner {
     pub(super) groups: Vec<u32>,
 }
 
-impl Found {
+impl PeerProcess {
     /// The process that connected. Before Linux 6.5 there is only its number (`SO_PEERPIDFD`); a process that has
     /// that number and another owner has taken the place of the one that connected.
     ///
@@ -202,30 +202,30 @@ mod tests {
         assert!(process.is_alive());
         let owner = process.owner().unwrap();
         assert_eq!(owner.uid, nix::unistd::geteuid().as_raw());
-        let found = |uid, gid| Found::told(Err(Errno::ENOPROTOOPT), number(&child), uid, gid).unwrap();
-        assert!(matches!(found(owner.uid, owner.gid), Found::Process(_)));
+        let found = |uid, gid| PeerProcess::told(Err(Errno::ENOPROTOOPT), number(&child), uid, gid).unwrap();
+        assert!(matches!(found(owner.uid, owner.gid), PeerProcess::Process(_)));
         // A process of somebody else's has the number: the one that connected has ended.
-        assert!(matches!(found(owner.uid + 1, owner.gid), Found::Ended));
-        assert!(matches!(found(owner.uid, owner.gid + 1), Found::Ended));
+        assert!(matches!(found(owner.uid + 1, owner.gid), PeerProcess::Ended));
+        assert!(matches!(found(owner.uid, owner.gid + 1), PeerProcess::Ended));
 
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!process.is_alive());
         assert!(process.owner().is_err());
-        let found = Found::told(Err(Errno::ENOPROTOOPT), number(&child), owner.uid, owner.gid);
-        assert!(matches!(found, Ok(Found::Ended)));
+        let found = PeerProcess::told(Err(Errno::ENOPROTOOPT), number(&child), owner.uid, owner.gid);
+        assert!(matches!(found, Ok(PeerProcess::Ended)));
     }
 
     #[test]
     fn a_handle_that_the_kernel_has_and_does_not_give_is_not_done_without() {
         let own = nix::unistd::getpid().as_raw();
         for error in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EPERM] {
-            assert!(Found::told(Err(error), own, 0, 0).is_err(), "{error}");
-            assert!(Found::by_number(Err(error.into()), 0, 0).is_err(), "by number: {error}");
+            assert!(PeerProcess::told(Err(error), own, 0, 0).is_err(), "{error}");
+            assert!(PeerProcess::by_number(Err(error.into()), 0, 0).is_err(), "by number: {error}");
         }
-        assert!(matches!(Found::told(Err(Errno::ESRCH), own, 0, 0), Ok(Found::Ended)));
-        assert!(matches!(Found::by_number(Err(Errno::ENOSYS.into()), 0, 0), Ok(Found::Unknown)));
-        assert!(matches!(Found::told(Err(Errno::ENOPROTOOPT), 0, 0, 0), Ok(Found::Unknown)));
+        assert!(matches!(PeerProcess::told(Err(Errno::ESRCH), own, 0, 0), Ok(PeerProcess::Ended)));
+        assert!(matches!(PeerProcess::by_number(Err(Errno::ENOSYS.into()), 0, 0), Ok(PeerProcess::Unknown)));
+        assert!(matches!(PeerProcess::told(Err(Errno::ENOPROTOOPT), 0, 0, 0), Ok(PeerProcess::Unknown)));
     }
 
     #[test]

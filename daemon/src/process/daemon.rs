@@ -10,14 +10,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{Clock, Steps, watch_steps};
+use crate::clock::{Clock, ClockChanges, watch_clock_changes};
 use crate::config::{Config, DaemonSettings};
-use crate::engine::credential::Surroundings;
-use crate::engine::registry::{Origins, Registry};
+use crate::engine::credential::ActorContext;
+use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::{Fingerprinter, NoRandomness};
 use crate::quota::accounts::Allowances;
 use crate::server::accept::{self, Limits};
-use crate::server::server_state::Shared;
+use crate::server::server_state::ServerState;
 use crate::store::Store;
 
 /// How long requests in flight and exchanges with providers may take to end when the daemon stops. A token
@@ -31,7 +31,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
 /// A running daemon. It runs on the tokio runtime that it was started on.
 #[derive(Debug)]
 pub struct Daemon {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     /// What was in force at the start and stays so.
     settings: DaemonSettings,
     connections: TaskTracker,
@@ -45,33 +45,36 @@ impl Daemon {
     /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
     ///
     /// `most_connections` is what the process can hold open, whatever the configuration allows. What the `store` has
-    /// kept is used first. Providers are reached by `egress`.
+    /// kept is used first. Providers are reached by `egress`. `memory` tells
+    /// the status whether memory is locked.
     pub async fn start(
         config: &Config,
         listener: UnixListener,
         most_connections: usize,
         store: Arc<Store>,
         egress: Egress,
+        memory: String,
     ) -> Result<Self, NoRandomness> {
-        let steps = Steps::default();
+        let steps = ClockChanges::default();
         let clock = Clock::kernel(steps.clone());
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
-            if let Err(error) = watch_steps(steps).await {
+            if let Err(error) = watch_clock_changes(steps).await {
                 tracing::warn!(%error, "changes of the clock and suspends go unnoticed");
             }
         }));
         let actors = TaskTracker::new();
-        let surroundings = Surroundings {
+        let actor_context = ActorContext {
             clock: clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::with_key(&*store.fingerprint_key().await?)),
             roll: fastrand::f64,
             tasks: actors.clone(),
         };
-        let mut origins = Origins::kept_in(Arc::clone(&store), egress.clone(), surroundings);
+        let mut origins = CredentialFactory::with_store(Arc::clone(&store), egress.clone(), actor_context);
         let registry = Registry::build(config, &mut origins, None);
-        store.settle();
-        let mut shared = Shared::new(registry, origins, clock.clone());
+        store.drop_unclaimed();
+        let mut shared = ServerState::new(registry, origins, clock.clone());
+        shared.memory = memory;
         shared.allowances = Allowances::new(config.daemon.quota, clock);
         let shared = Arc::new(shared);
         tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(egress, Arc::clone(&shared))));
@@ -103,7 +106,7 @@ impl Daemon {
         let next = Arc::new(Registry::build(config, &mut origins, Some(&previous)));
         self.shared.registry.send_replace(Arc::clone(&next));
         previous.discard_all_but(&next);
-        self.shared.store.settle();
+        self.shared.store.drop_unclaimed();
         // Whoever reloads may have put something right that the configuration only names.
         next.retry_failed(|_| true);
         self.shared.set_reload_failed_at(None);
@@ -165,7 +168,7 @@ const STATES: [State; 6] =
     [State::Fresh, State::Refreshing, State::Degraded, State::Pending, State::Unavailable, State::Refused];
 
 /// Tries again what failed for want of the network, whenever the network changes.
-async fn heed_network(egress: Egress, shared: Arc<Shared>) {
+async fn heed_network(egress: Egress, shared: Arc<ServerState>) {
     let changed = || {
         let registry = shared.registry.borrow().clone();
         registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));

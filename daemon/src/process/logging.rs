@@ -104,9 +104,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::access::Grounds;
-    use crate::peer::Facts;
-    use crate::server::audit::{Audit, Verb};
+    use crate::access::Facts;
+    use crate::access::Reason;
+    use crate::server::audit::{Audit, Operation};
 
     /// What is left of an audit record and of a message at `info` after a filter.
     fn logged(filter: &str) -> String {
@@ -117,7 +117,7 @@ mod tests {
         let layer = fmt::layer().with_ansi(false).without_time().with_writer(move || outbox.clone());
         let subscriber = tracing_subscriber::registry().with(layer).with(with_audit(filter).unwrap());
         tracing::subscriber::with_default(subscriber, || {
-            Audit::default().allowed(&peer, Verb::Reject, &"t".parse().unwrap(), &Grounds::Root);
+            Audit::default().allowed(&peer, Operation::Reject, &"t".parse().unwrap(), &Reason::Root);
             tracing::info!("of interest");
         });
         drop(flush);

@@ -11,15 +11,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::access::directory;
-use crate::clock::{Clock, Steps};
+use crate::clock::{Clock, ClockChanges};
 use crate::config::{self, Config, DaemonSettings, Faults, Loaded};
 use crate::fingerprint::NoRandomness;
+use crate::peer;
 use crate::process::daemon::Daemon;
 use crate::process::hardening;
 use crate::process::listener::{OwnSocket, SocketError};
 use crate::process::memlock;
-use crate::process::systemd::{self, FdStore, PassedSocketError};
-use crate::store::{Media, Store};
+use crate::process::systemd::{self, PassedSocketError};
+use crate::store::{FdStore, Media, Store};
 
 /// How often the line for `systemctl status` is looked at, unless the watchdog wants to be fed more often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -55,7 +56,6 @@ pub enum StartError {
 /// Runs the daemon on a runtime of its own: one thread, because a second one only adds hand-overs to work
 /// that is mostly waiting.
 pub fn run_blocking(config_path: &Path, socket: Option<PathBuf>, egress: Egress) -> Result<(), StartError> {
-    memlock::lock_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| StartError::System { what: "starting the runtime", source })?;
     let result = runtime.block_on(run(config_path, socket, egress));
@@ -67,6 +67,7 @@ pub fn run_blocking(config_path: &Path, socket: Option<PathBuf>, egress: Egress)
 /// Runs the daemon with the configuration in `config_path` until it is told to stop. Providers are reached by `egress`.
 pub async fn run(config_path: &Path, socket: Option<PathBuf>, egress: Egress) -> Result<(), StartError> {
     let system = |what| move |source| StartError::System { what, source };
+    let memory = memlock::lock_all();
     // Signals are caught before anything else, so that none is lost during the start.
     let mut signals = Signals::new().map_err(system("catching signals"))?;
     let config = load(config_path)?;
@@ -74,7 +75,8 @@ pub async fn run(config_path: &Path, socket: Option<PathBuf>, egress: Egress) ->
     let (listener, own_socket) = listen(&config, passed.socket, socket)?;
     let listener = UnixListener::from_std(listener).map_err(system("registering the socket"))?;
     let store = open_store(&config, passed.store).await;
-    let daemon = Daemon::start(&config, listener, hardening::raise_descriptor_limit(), store, egress).await?;
+    let daemon =
+        Daemon::start(&config, listener, hardening::raise_descriptor_limit(), store, egress, memory).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
     systemd::ready(&daemon.summary());
     supervise(&daemon, &mut signals, config_path).await;
@@ -86,7 +88,7 @@ pub async fn run(config_path: &Path, socket: Option<PathBuf>, egress: Egress) ->
 }
 
 fn load(path: &Path) -> Result<Config, Faults> {
-    let Loaded { config, warnings } = config::load(path)?;
+    let Loaded { config, warnings } = config::load(path, peer::abilities())?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -96,7 +98,11 @@ fn load(path: &Path) -> Result<Config, Faults> {
 /// Finds what the process before left. The steps of the clock are no business of it, which waits for nothing.
 async fn open_store(config: &Config, manager: FdStore) -> Arc<Store> {
     let DaemonSettings { state_dir, state_key, .. } = config.daemon.clone();
-    Store::open(Clock::kernel(Steps::default()), Media { manager, state_dir, state_key }).await
+    Store::open(
+        Clock::kernel(ClockChanges::default()),
+        Media { manager, keep: systemd::keep_descriptor, state_dir, state_key },
+    )
+    .await
 }
 
 fn listen(

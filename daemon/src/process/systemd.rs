@@ -10,6 +10,8 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, UnixAddr, getsockname, getsockopt, sockopt};
 use sd_notify::NotifyState;
 
+use crate::store::FdStore;
+
 /// Why a passed socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PassedSocketError {
@@ -36,20 +38,6 @@ pub struct Passed {
     pub socket: Option<UnixListener>,
     /// What it keeps, and has kept, for the daemon.
     pub store: FdStore,
-}
-
-/// Whether the service manager keeps descriptors while the daemon is not running.
-#[derive(Debug)]
-pub enum FdStore {
-    /// There is no service manager.
-    Absent,
-    /// There is one.
-    Present {
-        /// What the process before left with it.
-        left: Option<OwnedFd>,
-        /// Whether it is certain that it keeps what it is given. Only systemd 254 and later say so beforehand.
-        is_proved: bool,
-    },
 }
 
 /// Takes over what the service manager passed. To be called once.

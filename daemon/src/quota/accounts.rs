@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
-use crate::quota::{Excess, Kind, Quota, Rate, Usage};
+use crate::quota::{Quota, QuotaExceeded, Rate, Resource, Usage};
 
 /// Users with nothing in use who are remembered for the sake of their rates. With more, the blank ones are dropped.
 const REMEMBERED: usize = 1024;
@@ -32,7 +32,7 @@ pub struct Allowance {
 #[must_use = "dropped at once, it limits nothing"]
 pub struct Held {
     allowance: Arc<Allowance>,
-    kind: Kind,
+    kind: Resource,
     amount: usize,
 }
 
@@ -62,7 +62,7 @@ impl Allowance {
     ///
     /// # Errors
     /// There is not as much left.
-    pub fn take(self: &Arc<Self>, kind: Kind, amount: usize) -> Result<Held, Excess> {
+    pub fn take(self: &Arc<Self>, kind: Resource, amount: usize) -> Result<Held, QuotaExceeded> {
         self.usage().take(&self.quota, kind, amount)?;
         Ok(Held { allowance: Arc::clone(self), kind, amount })
     }
@@ -71,7 +71,7 @@ impl Allowance {
     ///
     /// # Errors
     /// It was too often.
-    pub fn count(&self, rate: Rate) -> Result<(), Excess> {
+    pub fn count(&self, rate: Rate) -> Result<(), QuotaExceeded> {
         self.usage().count(&self.quota, rate, self.clock.now())
     }
 
@@ -101,11 +101,14 @@ mod tests {
     async fn connections_of_a_user_share_an_account_and_other_users_have_their_own() {
         let quota = Quota { watches: 1, ..Quota::default() };
         let allowances = Allowances::new(quota, Clock::simulated());
-        let held = allowances.of(7).take(Kind::Watches, 1).unwrap();
-        assert_eq!(allowances.of(7).take(Kind::Watches, 1).unwrap_err(), Excess::TooMany(Kind::Watches));
-        drop(allowances.of(8).take(Kind::Watches, 1).unwrap());
+        let held = allowances.of(7).take(Resource::Watches, 1).unwrap();
+        assert_eq!(
+            allowances.of(7).take(Resource::Watches, 1).unwrap_err(),
+            QuotaExceeded::TooMany(Resource::Watches)
+        );
+        drop(allowances.of(8).take(Resource::Watches, 1).unwrap());
         drop(held);
-        drop(allowances.of(7).take(Kind::Watches, 1).unwrap());
+        drop(allowances.of(7).take(Resource::Watches, 1).unwrap());
     }
 
     #[tokio::test]

@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::peer::{Late, Peer};
+use crate::peer::{IdentifyTimeout, Peer};
 use crate::server::audit::Refusal;
 use crate::server::connection::{self, error_frame};
-use crate::server::log_throttle::Seldom;
-use crate::server::server_state::Shared;
+use crate::server::log_throttle::LogThrottle;
+use crate::server::server_state::ServerState;
 use crate::server::session::Session;
 use crate::server::stream::{self, Stream};
 
@@ -64,29 +64,35 @@ impl Limits {
 pub async fn serve(
     listener: UnixListener,
     limits: Limits,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Places { limits, taken: Mutex::default(), shared: Arc::clone(&shared) });
-    let mut door =
-        Door { places, shared, tasks, stop: stop.clone(), spare: spare(), unknown: Seldom::default() };
-    let mut trouble = Trouble { rest: ACCEPT_REST_FIRST, failures: Seldom::default() };
+    let places = Arc::new(ConnectionSlots { limits, taken: Mutex::default(), shared: Arc::clone(&shared) });
+    let mut acceptor = Acceptor {
+        places,
+        shared,
+        tasks,
+        stop: stop.clone(),
+        spare: spare(),
+        unknown: LogThrottle::default(),
+    };
+    let mut backoff = AcceptBackoff { rest: ACCEPT_REST_FIRST, failures: LogThrottle::default() };
     stream::refuse_descriptors(&listener);
     let accepting = async {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => match door.welcome(Stream::accepted(stream)) {
+                Ok((stream, _)) => match acceptor.welcome(Stream::accepted(stream)) {
                     Ok(()) => {
-                        trouble.rest = ACCEPT_REST_FIRST;
+                        backoff.rest = ACCEPT_REST_FIRST;
                         // Whoever connects without end does not keep those waiting who are connected.
                         tokio::task::yield_now().await;
                     }
-                    Err(error) => trouble.pass(&error, &door.shared.clock).await,
+                    Err(error) => backoff.pass(&error, &acceptor.shared.clock).await,
                 },
                 Err(error) => {
-                    door.turn_one_away(&listener);
-                    trouble.pass(&error, &door.shared.clock).await;
+                    acceptor.turn_one_away(&listener);
+                    backoff.pass(&error, &acceptor.shared.clock).await;
                 }
             }
         }
@@ -96,14 +102,14 @@ pub async fn serve(
 
 /// What keeps connections from being accepted: most likely no descriptor is left. Those who are connected are served
 /// meanwhile.
-struct Trouble {
+struct AcceptBackoff {
     rest: Duration,
-    failures: Seldom,
+    failures: LogThrottle,
 }
 
-impl Trouble {
+impl AcceptBackoff {
     async fn pass(&mut self, error: &io::Error, clock: &Clock) {
-        if let Some(times) = self.failures.happened(clock.now()) {
+        if let Some(times) = self.failures.record(clock.now()) {
             tracing::warn!(%error, times, "connections could not be accepted");
         }
         // Without a rest the kernel would report the same connection again at once.
@@ -113,18 +119,18 @@ impl Trouble {
 }
 
 /// Where connections come in.
-struct Door {
-    places: Arc<Places>,
-    shared: Arc<Shared>,
+struct Acceptor {
+    places: Arc<ConnectionSlots>,
+    shared: Arc<ServerState>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// A descriptor that is given up so that a connection can be turned away when there is no other.
     spare: Option<File>,
     /// Peers about which the kernel tells nothing.
-    unknown: Seldom,
+    unknown: LogThrottle,
 }
 
-impl Door {
+impl Acceptor {
     /// # Errors
     /// No descriptor is left for the handle on the peer's process. The peer has been told.
     fn welcome(&mut self, stream: Stream) -> io::Result<()> {
@@ -145,7 +151,7 @@ impl Door {
     }
 
     fn let_in(&self, stream: Stream, mut peer: Peer) {
-        let Some(place) = Places::take(&self.places, peer.facts().uid) else {
+        let Some(place) = ConnectionSlots::take(&self.places, peer.facts().uid) else {
             self.shared
                 .audit
                 .turned_away(peer.facts(), Refusal::TooMuch("there are too many open connections"));
@@ -161,7 +167,7 @@ impl Door {
                     let session = Arc::new(Session::new(shared, peer));
                     connection::serve(stream, session, stop).await;
                 }
-                Some(Err(Late)) => {
+                Some(Err(IdentifyTimeout)) => {
                     shared.audit.turned_away(peer.facts(), Refusal::NotIdentified);
                     turn_away(&stream, NOT_IDENTIFIED);
                 }
@@ -171,7 +177,7 @@ impl Door {
     }
 
     fn ignore(&mut self, error: &io::Error) {
-        if let Some(times) = self.unknown.happened(self.shared.clock.now()) {
+        if let Some(times) = self.unknown.record(self.shared.clock.now()) {
             tracing::warn!(%error, times, "peers about which the kernel tells nothing were turned away");
         }
     }
@@ -203,22 +209,22 @@ fn turn_away(stream: &Stream, why: &str) {
 
 /// The places for connections.
 #[derive(Debug)]
-struct Places {
+struct ConnectionSlots {
     limits: Limits,
     /// By user. Held for a count, never across an await.
     taken: Mutex<HashMap<u32, usize>>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
 }
 
 /// A place that is taken, until it is dropped.
 #[derive(Debug)]
-struct Place {
-    places: Arc<Places>,
+struct ConnectionSlot {
+    places: Arc<ConnectionSlots>,
     uid: u32,
 }
 
-impl Places {
-    fn take(places: &Arc<Self>, uid: u32) -> Option<Place> {
+impl ConnectionSlots {
+    fn take(places: &Arc<Self>, uid: u32) -> Option<ConnectionSlot> {
         let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let in_all: usize = taken.values().sum();
         let of_user = taken.entry(uid).or_default();
@@ -229,11 +235,11 @@ impl Places {
         }
         *of_user += 1;
         places.shared.connections.fetch_add(1, Ordering::Relaxed);
-        Some(Place { places: Arc::clone(places), uid })
+        Some(ConnectionSlot { places: Arc::clone(places), uid })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_user) = taken.get_mut(&self.uid) {

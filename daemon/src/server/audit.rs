@@ -12,11 +12,11 @@ use std::time::Duration;
 use tokend_protocol::{Fingerprint, TokenName, Variant};
 use tokio::sync::Notify;
 
-use self::aggregator::Folds;
+use self::aggregator::Aggregator;
 use self::record::{Count, Decided, Outcome};
-use crate::access::Grounds;
+use crate::access::Facts;
+use crate::access::Reason;
 use crate::clock::Clock;
-use crate::peer::Facts;
 
 /// How long repetitions are counted before the count is written. What a process that is killed has counted since
 /// then is lost, so it is not long.
@@ -27,7 +27,7 @@ const WRITTEN_AT_ONCE: usize = 16;
 
 /// What a peer asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verb {
+pub enum Operation {
     /// To be connected.
     Connect,
     /// Something or other: it was refused before that was looked at.
@@ -46,7 +46,7 @@ pub enum Verb {
     Explain,
 }
 
-impl Verb {
+impl Operation {
     fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -115,7 +115,7 @@ impl Refusal {
 #[derive(Debug, Default)]
 pub struct Audit {
     /// Held for a look or a change, never across an await.
-    folds: Mutex<Folds>,
+    folds: Mutex<Aggregator>,
     begun: Notify,
 }
 
@@ -125,10 +125,10 @@ impl Audit {
     pub fn handed_out(
         &self,
         peer: &Facts,
-        verb: Verb,
+        verb: Operation,
         (token, variant): (&TokenName, &Variant),
         fingerprint: Fingerprint,
-        grounds: &Grounds,
+        grounds: &Reason,
     ) {
         let rule = grounds.to_string();
         let (token, variant, fingerprint) = (Some(token), Some(variant), Some(fingerprint));
@@ -137,21 +137,21 @@ impl Audit {
     }
 
     /// Records that a peer was allowed something that gives no token away.
-    pub fn allowed(&self, peer: &Facts, verb: Verb, token: &TokenName, grounds: &Grounds) {
+    pub fn allowed(&self, peer: &Facts, verb: Operation, token: &TokenName, grounds: &Reason) {
         let rule = grounds.to_string();
         let outcome = Outcome::Allow(&rule);
         self.note(Decided { peer, verb, token: Some(token), variant: None, fingerprint: None, outcome });
     }
 
     /// Records that a peer was refused.
-    pub fn refused(&self, peer: &Facts, verb: Verb, token: &TokenName, refusal: Refusal) {
+    pub fn refused(&self, peer: &Facts, verb: Operation, token: &TokenName, refusal: Refusal) {
         let outcome = Outcome::Deny(refusal);
         self.note(Decided { peer, verb, token: Some(token), variant: None, fingerprint: None, outcome });
     }
 
     /// Records that a peer was refused a form of a token that it may have otherwise. Only those terms of the form are
     /// to be given that are configured: others are the peer's own words.
-    pub fn refused_form(&self, peer: &Facts, verb: Verb, (token, variant): (&TokenName, &Variant)) {
+    pub fn refused_form(&self, peer: &Facts, verb: Operation, (token, variant): (&TokenName, &Variant)) {
         let outcome = Outcome::Deny(Refusal::NoRuleOfForm);
         let (token, variant) = (Some(token), Some(variant));
         self.note(Decided { peer, verb, token, variant, fingerprint: None, outcome });
@@ -159,15 +159,15 @@ impl Audit {
 
     /// Records that a peer was turned away before it could ask for anything.
     pub fn turned_away(&self, peer: &Facts, refusal: Refusal) {
-        self.without_a_name(peer, Verb::Connect, refusal);
+        self.without_a_name(peer, Operation::Connect, refusal);
     }
 
     /// Records that a request was refused whatever it asked for.
     pub fn over_quota(&self, peer: &Facts, refusal: Refusal) {
-        self.without_a_name(peer, Verb::Request, refusal);
+        self.without_a_name(peer, Operation::Request, refusal);
     }
 
-    fn without_a_name(&self, peer: &Facts, verb: Verb, refusal: Refusal) {
+    fn without_a_name(&self, peer: &Facts, verb: Operation, refusal: Refusal) {
         let outcome = Outcome::Deny(refusal);
         self.note(Decided { peer, verb, token: None, variant: None, fingerprint: None, outcome });
     }
@@ -211,7 +211,7 @@ impl Audit {
         due.map(|(record, more)| record.write(Count::More(more))).count()
     }
 
-    fn folds(&self) -> MutexGuard<'_, Folds> {
+    fn folds(&self) -> MutexGuard<'_, Aggregator> {
         self.folds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

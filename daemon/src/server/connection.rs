@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::answer::{Answer, Event};
 use self::reader::{Incoming, Reader};
-use crate::quota::Kind;
+use crate::quota::Resource;
 use crate::server::fair_queue::Turn;
-use crate::server::peer_exit::Departure;
+use crate::server::peer_exit::PeerExit;
 use crate::server::session::{Session, refusal};
 
 /// How long a peer may take to make room for its answers.
@@ -81,7 +81,7 @@ where
 struct Connection<S> {
     framing: Framing<S>,
     reader: Reader,
-    departure: Departure,
+    departure: PeerExit,
     session: Arc<Session>,
     stop: CancellationToken,
     /// Answers that have to be waited for.
@@ -101,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Some(event) = self.pending.next() => Next::Answer(event),
                 Some(event) = self.watches.next() => Next::Answer(event),
                 () = self.stop.cancelled(), if self.reading => Next::Stop,
-                () = self.departure.come() => Next::Departed,
+                () = self.departure.wait() => Next::Departed,
             };
             self.act(next).await?;
             self.flush().await?;
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(flushed) = self.framing.flush().now_or_never() {
             return flushed;
         }
-        let unread = self.session.take(Kind::UnreadBytes, self.framing.write_buffer().len());
+        let unread = self.session.take(Resource::UnreadBytes, self.framing.write_buffer().len());
         let _held = unread.map_err(|refused| io::Error::other(refused.message))?;
         within_write_timeout(self.framing.flush()).await
     }
@@ -234,7 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if let Poll::Ready(event) = poll!(&mut answer) {
                     return self.send(event).await;
                 }
-                match self.session.take(Kind::InFlight, 1) {
+                match self.session.take(Resource::InFlight, 1) {
                     Ok(held) => self.pending.push(answer::holding(held, answer)),
                     Err(refused) => return self.write(Frame { id, message: Reply::Error(refused) }).await,
                 }
@@ -304,13 +304,14 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+    use crate::access::Facts;
     use crate::clock::Clock;
     use crate::config;
-    use crate::engine::credential::Surroundings;
-    use crate::engine::registry::{Origins, Registry};
+    use crate::engine::credential::ActorContext;
+    use crate::engine::registry::{CredentialFactory, Registry};
     use crate::fingerprint::Fingerprinter;
-    use crate::peer::{Facts, Peer};
-    use crate::server::server_state::Shared;
+    use crate::peer::Peer;
+    use crate::server::server_state::ServerState;
 
     /// More than any of it takes.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -323,17 +324,17 @@ mod tests {
         let (ours, theirs) = duplex(1024 * 1024);
         let uid = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
         let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });
-        let clock = Clock::kernel(crate::clock::Steps::default());
-        let surroundings = Surroundings {
+        let clock = Clock::kernel(crate::clock::ClockChanges::default());
+        let actor_context = ActorContext {
             clock: clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
             roll: || 0.5,
             tasks: tokio_util::task::TaskTracker::new(),
         };
         let config = config::parse(Path::new("tokend.toml"), CONFIG).unwrap().config;
-        let mut origins = Origins::new(surroundings);
+        let mut origins = CredentialFactory::new(actor_context);
         let registry = Registry::build(&config, &mut origins, None);
-        let shared = Arc::new(Shared::new(registry, origins, clock));
+        let shared = Arc::new(ServerState::new(registry, origins, clock));
         let served = Arc::clone(&shared);
         tokio::spawn(async move { served.turns.keep().await });
         let session = Arc::new(Session::new(shared, peer));

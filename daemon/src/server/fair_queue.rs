@@ -24,7 +24,7 @@ const USERS_MAX: usize = 1024;
 
 /// The turns of all users.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub struct FairQueue {
     /// Held for a look or a change, never across an await.
     round: Mutex<Round>,
     exhausted: Notify,
@@ -33,7 +33,7 @@ pub struct Turns {
 /// A turn of a user, until it is dropped.
 #[derive(Debug)]
 pub struct Turn<'a> {
-    turns: &'a Turns,
+    turns: &'a FairQueue,
     uid: u32,
 }
 
@@ -45,7 +45,7 @@ struct Round {
     queues: HashMap<u32, VecDeque<oneshot::Sender<()>>>,
 }
 
-impl Turns {
+impl FairQueue {
     /// Waits for a turn of this user. Who stops waiting loses nothing but the place.
     pub async fn take(&self, uid: u32) -> Turn<'_> {
         let wait = self.round().enter(uid);
@@ -104,7 +104,7 @@ impl Round {
         Some(wait)
     }
 
-    /// Turns to a connection of the user, if there is room.
+    /// FairQueue to a connection of the user, if there is room.
     fn open(&mut self, uid: u32) -> bool {
         let done = self.done.entry(uid).or_default();
         let has_room = *done == 0 || *done + OPENING < ALLOWANCE;
@@ -158,9 +158,9 @@ mod tests {
     const CROWD: u32 = 1;
     const OTHER: u32 = 2;
 
-    /// Turns that a crowd of one user's connections takes as fast as it can, and how many units it has done.
-    fn crowded(connections: usize) -> (Arc<Turns>, Rc<Cell<u32>>) {
-        let (turns, done) = (Arc::new(Turns::default()), Rc::new(Cell::new(0)));
+    /// FairQueue that a crowd of one user's connections takes as fast as it can, and how many units it has done.
+    fn crowded(connections: usize) -> (Arc<FairQueue>, Rc<Cell<u32>>) {
+        let (turns, done) = (Arc::new(FairQueue::default()), Rc::new(Cell::new(0)));
         let keeper = Arc::clone(&turns);
         spawn_local(async move { keeper.keep().await });
         for _ in 0..connections {
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_goes_beyond_the_allowance_waits_for_the_next_round_in_order() {
-        let turns = Turns::default();
+        let turns = FairQueue::default();
         let turn = turns.take(CROWD).now_or_never().expect("there is room");
         while turn.spend(1) {}
         drop(turn);
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_a_connection_leaves_is_the_next_one_s() {
-        let turns = Turns::default();
+        let turns = FairQueue::default();
         let (a, b) = (turns.take(CROWD).now_or_never().unwrap(), turns.take(CROWD).now_or_never().unwrap());
         let mut first = Box::pin(turns.take(CROWD));
         let mut second = Box::pin(turns.take(CROWD));
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let turns = Turns::default();
+        let turns = FairQueue::default();
         for uid in 0..100_000 {
             turns.take(uid).now_or_never().expect("each has an allowance").spend(1);
         }

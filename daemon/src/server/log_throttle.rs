@@ -9,14 +9,14 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// What is to be said about one kind of event.
 #[derive(Debug, Default)]
-pub struct Seldom {
+pub struct LogThrottle {
     said_at: Option<Instant>,
     unsaid: u64,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// One more of them: how many there were since the last line, if it is time for another.
-    pub fn happened(&mut self, now: Instant) -> Option<u64> {
+    pub fn record(&mut self, now: Instant) -> Option<u64> {
         self.unsaid += 1;
         if self.said_at.is_some_and(|at| now.since(at) < INTERVAL) {
             return None;
@@ -32,11 +32,11 @@ mod tests {
 
     #[test]
     fn the_first_is_said_at_once_and_the_rest_are_counted() {
-        let mut seldom = Seldom::default();
+        let mut seldom = LogThrottle::default();
         let at = |seconds: u64| Instant::at(Duration::from_secs(1000 + seconds));
-        assert_eq!(seldom.happened(at(0)), Some(1));
-        assert_eq!(seldom.happened(at(1)), None);
-        assert_eq!(seldom.happened(at(59)), None);
-        assert_eq!(seldom.happened(at(60)), Some(3));
+        assert_eq!(seldom.record(at(0)), Some(1));
+        assert_eq!(seldom.record(at(1)), None);
+        assert_eq!(seldom.record(at(59)), None);
+        assert_eq!(seldom.record(at(60)), Some(3));
     }
 }

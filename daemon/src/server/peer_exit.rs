@@ -12,18 +12,18 @@ use tokio::io::unix::AsyncFd;
 
 use crate::peer::Peer;
 
-/// The end of one peer's process, to come or past.
+/// The end of one peer's process, to wait or past.
 #[derive(Debug)]
-pub struct Departure(Option<AsyncFd<Arc<OwnedFd>>>);
+pub struct PeerExit(Option<AsyncFd<Arc<OwnedFd>>>);
 
-impl Departure {
+impl PeerExit {
     /// That of `peer`. Where the kernel gives no handle that tells, or no room to wait for one more, it never comes.
     pub fn of(peer: &Peer) -> Self {
         Self(peer.process().and_then(watched))
     }
 
     /// Waits for it.
-    pub async fn come(&self) {
+    pub async fn wait(&self) {
         match &self.0 {
             // A pidfd becomes readable when its process ends (pidfd_open(2)), and stays so.
             Some(handle) if handle.readable().await.is_ok() => (),
@@ -53,9 +53,9 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_is_there_has_not_departed() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let departure = Departure::of(&Peer::of(ours.as_fd()).unwrap());
+        let departure = PeerExit::of(&Peer::of(ours.as_fd()).unwrap());
         assert!(departure.0.is_some(), "this kernel tells of a process's end");
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(departure.come().now_or_never().is_none());
+        assert!(departure.wait().now_or_never().is_none());
     }
 }

@@ -8,20 +8,20 @@ use tokio::sync::watch;
 
 use crate::access::directory::Directory;
 use crate::clock::Clock;
-use crate::engine::registry::{Origins, Registry};
+use crate::engine::registry::{CredentialFactory, Registry};
 use crate::quota::Quota;
 use crate::quota::accounts::Allowances;
 use crate::server::audit::Audit;
-use crate::server::fair_queue::Turns;
+use crate::server::fair_queue::FairQueue;
 use crate::store::Store;
 
 /// What all connections share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct ServerState {
     /// The registry in force.
     pub registry: watch::Sender<Arc<Registry>>,
     /// What credentials are made of. Held while a registry is built or a variant started, never across an await.
-    pub origins: Mutex<Origins>,
+    pub origins: Mutex<CredentialFactory>,
     /// What outlives the process.
     pub store: Arc<Store>,
     /// Time.
@@ -31,21 +31,23 @@ pub struct Shared {
     /// What each user has taken of its quota.
     pub allowances: Allowances,
     /// Whose turn it is.
-    pub turns: Turns,
+    pub turns: FairQueue,
     /// The host's users and groups.
     pub directory: Directory,
     /// The daemon's own user.
     pub own_uid: u32,
     /// When the daemon started.
     pub started_at: Timestamp,
+    /// Whether the process's memory is locked, for the status.
+    pub memory: String,
     /// Open connections.
     pub connections: AtomicU32,
     reload_failed_at: Mutex<Option<Timestamp>>,
 }
 
-impl Shared {
+impl ServerState {
     /// The state of a daemon that starts now.
-    pub fn new(registry: Registry, origins: Origins, clock: Clock) -> Self {
+    pub fn new(registry: Registry, origins: CredentialFactory, clock: Clock) -> Self {
         Self {
             store: origins.store(),
             registry: watch::channel(Arc::new(registry)).0,
@@ -54,9 +56,10 @@ impl Shared {
             allowances: Allowances::new(Quota::default(), clock.clone()),
             clock,
             audit: Audit::default(),
-            turns: Turns::default(),
+            turns: FairQueue::default(),
             directory: Directory::of_the_host(),
             own_uid: nix::unistd::geteuid().as_raw(),
+            memory: "not locked".to_owned(),
             connections: AtomicU32::new(0),
             reload_failed_at: Mutex::new(None),
         }

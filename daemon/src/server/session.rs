@@ -29,12 +29,12 @@ use crate::engine::credential::{Credential, Token};
 use crate::engine::registry::Entry;
 use crate::engine::variants::{self, NoVariant};
 use crate::peer::Peer;
-use crate::quota::Kind;
+use crate::quota::Resource;
 use crate::quota::accounts::Allowance;
-use crate::server::audit::Verb;
+use crate::server::audit::Operation;
 use crate::server::fair_queue::Turn;
-use crate::server::peer_exit::Departure;
-use crate::server::server_state::Shared;
+use crate::server::peer_exit::PeerExit;
+use crate::server::server_state::ServerState;
 
 /// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
 const WATCHED_MAX: usize = 256;
@@ -52,7 +52,7 @@ const HELD_TIMEOUT: Duration = Duration::from_secs(1);
 /// One connected peer and what it was found to be allowed.
 #[derive(Debug)]
 pub struct Session {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     peer: Peer,
     /// Of the peer's user.
     allowance: Arc<Allowance>,
@@ -62,15 +62,15 @@ pub struct Session {
 
 impl Session {
     /// A session of `peer`.
-    pub fn new(shared: Arc<Shared>, peer: Peer) -> Self {
+    pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
         let allowed = Mutex::new(Allowed::nothing(&shared.registry.borrow()));
         let allowance = shared.allowances.of(peer.facts().uid);
         Self { shared, peer, allowance, allowed }
     }
 
     /// The end of the peer's process.
-    pub fn departure(&self) -> Departure {
-        Departure::of(&self.peer)
+    pub fn departure(&self) -> PeerExit {
+        PeerExit::of(&self.peer)
     }
 
     /// Whether the peer's process has ended: whoever is at the other end now has none of its rights.
@@ -126,12 +126,12 @@ impl Session {
             );
             return Err(refusal(ErrorCode::InvalidRequest, message));
         }
-        let held = [self.take(Kind::Watches, 1)?, self.take(Kind::WatchedTokens, names.len())?];
+        let held = [self.take(Resource::Watches, 1)?, self.take(Resource::WatchedTokens, names.len())?];
         let patience = Patience::of_a_request();
         for (index, name) in names.iter().enumerate() {
             self.turn_for_name(index).await;
-            let entitled = self.entitled(name, &Variant::default(), Verb::Watch, patience).await?;
-            self.shared.audit.allowed(self.peer.facts(), Verb::Watch, name, &entitled.grounds);
+            let entitled = self.entitled(name, &Variant::default(), Operation::Watch, patience).await?;
+            self.shared.audit.allowed(self.peer.facts(), Operation::Watch, name, &entitled.grounds);
         }
         Ok(Watch::new(self, names, held))
     }
@@ -141,7 +141,7 @@ impl Session {
         let found = self.in_force(|_| self.token_of(&request, deadline)).await?;
         let (entitled, credential, token) = found?;
         let info = self.info(&credential, &token);
-        self.handed_out(&entitled, Verb::Get, (&request.name, &request.variant), &token);
+        self.handed_out(&entitled, Operation::Get, (&request.name, &request.variant), &token);
         Ok(Reply::Token(TokenReply { info, token: token.secret.clone() }))
     }
 
@@ -151,9 +151,9 @@ impl Session {
         deadline: Instant,
     ) -> Result<(Entitled, Arc<Credential>, Arc<Token>), ErrorReply> {
         let GetRequest { name, terms, variant } = request;
-        let entitled = self.entitled(name, variant, Verb::Get, Patience::of_a_request()).await?;
-        let credential = self.credential((Verb::Get, name), &entitled.entry, variant)?;
-        let token = self.obtain((Verb::Get, name), &credential, *terms, deadline).await?;
+        let entitled = self.entitled(name, variant, Operation::Get, Patience::of_a_request()).await?;
+        let credential = self.credential((Operation::Get, name), &entitled.entry, variant)?;
+        let token = self.obtain((Operation::Get, name), &credential, *terms, deadline).await?;
         Ok((entitled, credential, token))
     }
 
@@ -162,7 +162,7 @@ impl Session {
         let found = self.in_force(|_| self.headers_of(&request, deadline)).await?;
         let (entitled, credential, token, headers) = found?;
         let info = self.info(&credential, &token);
-        self.handed_out(&entitled, Verb::Headers, (&request.name, &request.variant), &token);
+        self.handed_out(&entitled, Operation::Headers, (&request.name, &request.variant), &token);
         Ok(Reply::Headers(HeadersReply { info, headers }))
     }
 
@@ -172,13 +172,13 @@ impl Session {
         deadline: Instant,
     ) -> Result<(Entitled, Arc<Credential>, Arc<Token>, Vec<Header>), ErrorReply> {
         let HeadersRequest { name, terms, supplied, omitted, variant } = request;
-        let entitled = self.entitled(name, variant, Verb::Headers, Patience::of_a_request()).await?;
+        let entitled = self.entitled(name, variant, Operation::Headers, Patience::of_a_request()).await?;
         let supplied = headers::supplied(&entitled.entry.caller_headers, supplied, omitted)
             .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
-        let credential = self.credential((Verb::Headers, name), &entitled.entry, variant)?;
+        let credential = self.credential((Operation::Headers, name), &entitled.entry, variant)?;
         // Before the token, which must not grow old meanwhile.
         let configured = self.configured_headers(request, &entitled.entry, deadline).await?;
-        let token = self.obtain((Verb::Headers, name), &credential, *terms, deadline).await?;
+        let token = self.obtain((Operation::Headers, name), &credential, *terms, deadline).await?;
         let headers = headers::compose(&token.secret, configured, supplied);
         Ok((entitled, credential, token, headers))
     }
@@ -213,7 +213,7 @@ impl Session {
     /// Where a name's token comes from in the form that was asked for.
     fn credential(
         &self,
-        (verb, name): (Verb, &TokenName),
+        (verb, name): (Operation, &TokenName),
         entry: &Entry,
         variant: &Variant,
     ) -> Result<Arc<Credential>, ErrorReply> {
@@ -227,7 +227,7 @@ impl Session {
 
     async fn obtain(
         &self,
-        (verb, name): (Verb, &TokenName),
+        (verb, name): (Operation, &TokenName),
         credential: &Credential,
         terms: Terms,
         deadline: Instant,
@@ -246,7 +246,7 @@ impl Session {
     fn handed_out(
         &self,
         entitled: &Entitled,
-        verb: Verb,
+        verb: Operation,
         (name, variant): (&TokenName, &Variant),
         token: &Token,
     ) {

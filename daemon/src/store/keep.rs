@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Store;
 use super::key::Key;
 use super::layout::Bytes;
-use super::record::{IssuerRecord, Record};
+use super::record::{Record, ThrottleRecord};
 
 /// Keeps the state of one credential.
 #[derive(Clone, Debug, Default)]
-pub struct Keep(Option<Arc<Held>>);
+pub struct RecordWriter(Option<Arc<Held>>);
 
 #[derive(Debug)]
 struct Held {
@@ -23,9 +23,9 @@ struct Held {
 
 /// Keeps the condition of one issuer.
 #[derive(Clone, Debug, Default)]
-pub struct IssuerKeep(Option<(Arc<Store>, Key)>);
+pub struct ThrottleWriter(Option<(Arc<Store>, Key)>);
 
-impl Keep {
+impl RecordWriter {
     pub(super) fn new(store: Arc<Store>, key: Key, variant_of: Option<Key>) -> Self {
         Self(Some(Arc::new(Held { store, key, variant_of, is_discarded: AtomicBool::new(false) })))
     }
@@ -72,13 +72,13 @@ impl Held {
     }
 }
 
-impl IssuerKeep {
+impl ThrottleWriter {
     pub(super) fn new(store: Arc<Store>, key: Key) -> Self {
         Self(Some((store, key)))
     }
 
     /// Keeps the condition, in memory.
-    pub fn changed(&self, record: &IssuerRecord) {
+    pub fn changed(&self, record: &ThrottleRecord) {
         let Some((store, key)) = &self.0 else { return };
         store.put(&mut store.lock(), key, &record.encode(&store.now()));
     }

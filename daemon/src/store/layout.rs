@@ -26,7 +26,7 @@
 //! | 28 | key (32 bytes) |
 //! | 60 | the record; zero from there to the slot's end |
 //!
-//! Numbers are little-endian. A version is read by the releases that write it.
+//! ResolvedIds are little-endian. A version is read by the releases that write it.
 
 mod scan;
 
@@ -37,7 +37,6 @@ use zeroize::Zeroizing;
 
 pub use self::scan::{Contents, Unreadable, read, record, scan};
 use super::key::{KEY_LENGTH, Key};
-use crate::process::stack;
 
 /// The version of all this.
 pub const VERSION: u16 = 1;
@@ -85,7 +84,7 @@ pub struct Place {
     current: u8,
 }
 
-/// One thing to do to the memory. Steps are done in order, and each may be cut off anywhere.
+/// One thing to do to the memory. ClockChanges are done in order, and each may be cut off anywhere.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Makes it so long, with zeros at the end.
@@ -240,14 +239,11 @@ fn slot(log: u8, generation: u64, key: &Key, record: &[u8]) -> Bytes {
 }
 
 fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM] {
-    let digest = stack::wiped_after(|| {
-        let mut context = digest::Context::new(&digest::SHA256);
-        for part in parts {
-            context.update(part);
-        }
-        context.finish()
-    });
-    digest.as_ref().first_chunk().copied().unwrap_or_default()
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 /// The smallest slot that holds a record of such a length.

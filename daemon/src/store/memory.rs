@@ -33,7 +33,7 @@ pub struct Memory {
 
 /// What was found in a memory that the process before left.
 #[derive(Debug)]
-pub struct Left {
+pub struct Recovered {
     /// The memory, to be written on.
     pub memory: Memory,
     /// Its records.
@@ -69,7 +69,7 @@ impl Memory {
     }
 
     /// The one behind a descriptor that the process before left with the service manager.
-    pub fn adopt(fd: OwnedFd) -> Result<Left, Unreadable> {
+    pub fn adopt(fd: OwnedFd) -> Result<Recovered, Unreadable> {
         let is_ours = fcntl(&fd, FcntlArg::F_GET_SEALS)
             .is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK));
         if !is_ours {
@@ -83,7 +83,7 @@ impl Memory {
             let step = memory.layout.clear(leftover);
             memory.carry_out(&step).map_err(|_| Unreadable::System)?;
         }
-        Ok(Left { memory, records: contents.records, is_damaged: contents.is_damaged })
+        Ok(Recovered { memory, records: contents.records, is_damaged: contents.is_damaged })
     }
 
     /// Keeps a record in place of the one with this key.
@@ -146,7 +146,7 @@ mod tests {
 
     const KEY: Key = Key::from_bytes([1; 32]);
 
-    fn left(memory: &Memory) -> Left {
+    fn left(memory: &Memory) -> Recovered {
         Memory::adopt(memory.as_fd().try_clone_to_owned().unwrap()).unwrap()
     }
 

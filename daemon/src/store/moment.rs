@@ -31,9 +31,9 @@ pub struct Moment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uptime {
     /// It ran on: what was written was in memory.
-    RanOn,
+    SameBoot,
     /// It may have begun anew.
-    MayHaveEnded,
+    Unknown,
 }
 
 impl Moment {
@@ -43,7 +43,7 @@ impl Moment {
     }
 
     /// Takes a point that was told at `self` for one on the clock as it is at `now`.
-    pub fn carry(&self, point: Instant, now: &Self, uptime: Uptime) -> Instant {
+    pub fn rebase(&self, point: Instant, now: &Self, uptime: Uptime) -> Instant {
         if self.is_same_uptime(now, uptime) {
             return point;
         }
@@ -52,7 +52,7 @@ impl Moment {
     }
 
     fn is_same_uptime(&self, now: &Self, uptime: Uptime) -> bool {
-        let ran_on = uptime == Uptime::RanOn || (self.boot.is_some() && self.boot == now.boot);
+        let ran_on = uptime == Uptime::SameBoot || (self.boot.is_some() && self.boot == now.boot);
         // What was written in the future was written by another clock, whatever else is said.
         ran_on && self.at <= now.at
     }
@@ -84,25 +84,25 @@ mod tests {
     #[test]
     fn within_one_uptime_a_set_wall_clock_changes_nothing() {
         let (written, now) = (moment(1_000, 50_000, 1), moment(1_010, 90_000, 1));
-        assert_eq!(written.carry(at(4_000), &now, Uptime::MayHaveEnded), at(4_000));
+        assert_eq!(written.rebase(at(4_000), &now, Uptime::Unknown), at(4_000));
         let hidden = Moment { boot: None, ..now };
-        assert_eq!(written.carry(at(4_000), &hidden, Uptime::RanOn), at(4_000));
+        assert_eq!(written.rebase(at(4_000), &hidden, Uptime::SameBoot), at(4_000));
     }
 
     #[test]
     fn after_a_reboot_the_wall_clock_counts() {
         let (written, now) = (moment(1_000, 50_000, 1), moment(30, 50_100, 2));
-        let carried = |point| written.carry(at(point), &now, Uptime::MayHaveEnded);
+        let carried = |point| written.rebase(at(point), &now, Uptime::Unknown);
         assert_eq!(carried(1_600), at(530), "500 s of 600 are left");
         assert_eq!(carried(900), at(30).before(Duration::from_secs(200)), "before the boot");
         let hidden = Moment { boot: None, ..now };
-        assert_eq!(written.carry(at(1_600), &hidden, Uptime::MayHaveEnded), at(530));
+        assert_eq!(written.rebase(at(1_600), &hidden, Uptime::Unknown), at(530));
     }
 
     #[test]
     fn a_clock_that_is_behind_what_was_written_is_another_one() {
         let (written, now) = (moment(1_000, 50_000, 1), moment(30, 50_100, 1));
-        assert_eq!(written.carry(at(1_600), &now, Uptime::RanOn), at(530));
+        assert_eq!(written.rebase(at(1_600), &now, Uptime::SameBoot), at(530));
     }
 
     proptest! {
@@ -115,8 +115,8 @@ mod tests {
         ) {
             let (written, now) = (moment(written.0, written.1, boots.0), moment(now.0, now.1, boots.1));
             let expiry = written.at.after(Duration::from_secs(left));
-            for uptime in [Uptime::RanOn, Uptime::MayHaveEnded] {
-                let carried = written.carry(expiry, &now, uptime);
+            for uptime in [Uptime::SameBoot, Uptime::Unknown] {
+                let carried = written.rebase(expiry, &now, uptime);
                 prop_assert!(carried.since(now.at) <= Duration::from_secs(left));
             }
         }

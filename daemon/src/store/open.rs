@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,6 @@ use super::report::{self, Report};
 use super::sealed::Sealer;
 use super::{State, Store};
 use crate::clock::Clock;
-use crate::process::systemd::{self, FdStore};
 use crate::secret_source::SecretSource;
 
 /// How long the start may take to read sealed files. The service manager waits for longer.
@@ -26,11 +25,27 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Sealed files that are read ahead of being taken.
 const READ_AHEAD: usize = 64;
 
+/// Whether the service manager keeps descriptors while the daemon is not running.
+#[derive(Debug)]
+pub enum FdStore {
+    /// There is no service manager.
+    Absent,
+    /// There is one.
+    Present {
+        /// What the process before left with it.
+        left: Option<OwnedFd>,
+        /// Whether it is certain that it keeps what it is given. Only systemd 254 and later say so beforehand.
+        is_proved: bool,
+    },
+}
+
 /// Where the store looks for what the process before left, and where it keeps what it is given.
 #[derive(Debug)]
 pub struct Media {
     /// What the service manager keeps, and has kept.
     pub manager: FdStore,
+    /// Gives the service manager a descriptor to keep.
+    pub keep: fn(BorrowedFd<'_>),
     /// The daemon's state directory.
     pub state_dir: PathBuf,
     /// The source of the state key.
@@ -44,7 +59,9 @@ impl Store {
         let mut state = State::default();
         match media.manager {
             FdStore::Absent => report::no_manager(),
-            FdStore::Present { left, is_proved } => open_memory(&mut state, left, is_proved, &report),
+            FdStore::Present { left, is_proved } => {
+                open_memory(&mut state, left, is_proved, media.keep, &report)
+            }
         }
         let folder = match media.state_key {
             Some(source) => open_folder(&mut state, media.state_dir, &source, &report).await,
@@ -57,7 +74,13 @@ impl Store {
 }
 
 /// The memory that was left, or a new one.
-fn open_memory(state: &mut State, left: Option<OwnedFd>, is_proved: bool, report: &Report) {
+fn open_memory(
+    state: &mut State,
+    left: Option<OwnedFd>,
+    is_proved: bool,
+    keep: fn(BorrowedFd<'_>),
+    report: &Report,
+) {
     match left.map(Memory::adopt).transpose() {
         Ok(Some(left)) if !left.is_damaged => {
             report.kept(true);
@@ -77,7 +100,7 @@ fn open_memory(state: &mut State, left: Option<OwnedFd>, is_proved: bool, report
             // Filled first: from the moment on that the manager has it, it is what a successor finds.
             state.replace_memory(memory, report);
             if let Some(memory) = &state.memory {
-                systemd::keep_descriptor(memory.as_fd());
+                keep(memory.as_fd());
             }
             report.kept(is_proved);
         }

@@ -4,6 +4,7 @@
 //! past decided, so that no renewal becomes earlier and no back-off shorter. What only counts for people, such as
 //! how many requests were sent, begins anew.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, Secret};
@@ -13,9 +14,7 @@ use super::fields::{Fields, Tag, Writer};
 use super::key::Key;
 use super::layout::Bytes;
 use super::moment::{Moment, Uptime};
-use crate::clock::Instant;
-use crate::engine::credential::Failed;
-use crate::engine::schedule::{Jitter, Life};
+use crate::clock::{Instant, Validity};
 
 /// The state of a credential.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,7 +28,7 @@ pub struct Record {
     /// Renewals in a row between which nobody did.
     pub unused_renewals: u32,
     /// Token requests in a row during which the process ended. One that is under way is counted.
-    pub cut_off: u32,
+    pub interrupted_requests: u32,
     /// The credential that it is a variant of.
     pub variant_of: Option<Key>,
 }
@@ -40,11 +39,11 @@ pub struct KeptToken {
     /// The access token.
     pub secret: Secret,
     /// From when to when it is valid.
-    pub life: Life,
+    pub life: Validity,
     /// The longest lifetime with which the provider gave it.
     pub longest_life: Duration,
     /// The jitter of its renewal.
-    pub jitter: Jitter,
+    pub jitter: f64,
 }
 
 /// Attempts that failed.
@@ -58,9 +57,29 @@ pub struct KeptFailure {
     pub next_attempt: Option<Instant>,
 }
 
+/// A failed attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// What can be done about it.
+    pub class: ErrorClass,
+    /// What happened, in words fit for a caller.
+    pub message: Arc<str>,
+    /// More for an operator alone.
+    pub detail: Option<Arc<str>>,
+    /// When.
+    pub at: Instant,
+}
+
+impl Failed {
+    /// Whether an operator has to do something before it can end.
+    pub fn needs_operator(&self) -> bool {
+        matches!(self.class, ErrorClass::Refused | ErrorClass::Secret)
+    }
+}
+
 /// The condition of an issuer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IssuerRecord {
+pub struct ThrottleRecord {
     /// Until when it asked for no requests.
     pub quiet_until: Option<Instant>,
     /// Failures in a row.
@@ -86,7 +105,7 @@ impl Record {
             writer.put_instant(Tag::SentAt, life.sent_at);
             writer.put_span(Tag::Lifetime, life.lifetime);
             writer.put_span(Tag::LongestLife, *longest_life);
-            writer.put(Tag::Jitter, &jitter.value().to_le_bytes());
+            writer.put(Tag::Jitter, &jitter.to_le_bytes());
         }
         if let Some(failure) = &self.failure {
             put_failure(&mut writer, failure);
@@ -95,7 +114,7 @@ impl Record {
             writer.put_instant(Tag::LastUsed, at);
         }
         writer.put_count(Tag::UnusedRenewals, self.unused_renewals);
-        writer.put_count(Tag::CutOff, self.cut_off);
+        writer.put_count(Tag::CutOff, self.interrupted_requests);
         if let Some(base) = &self.variant_of {
             writer.put(Tag::VariantOf, base.as_bytes());
         }
@@ -109,13 +128,13 @@ impl Record {
             return None;
         }
         let written = moment(fields)?;
-        let carry = |point| written.carry(point, now, uptime);
+        let rebase = |point| written.rebase(point, now, uptime);
         Some(Self {
-            token: token(fields, &written, carry),
-            failure: failure(fields, carry),
-            last_used: fields.instant(Tag::LastUsed).map(carry),
+            token: token(fields, &written, rebase),
+            failure: failure(fields, rebase),
+            last_used: fields.instant(Tag::LastUsed).map(rebase),
             unused_renewals: fields.count(Tag::UnusedRenewals).unwrap_or_default(),
-            cut_off: fields.count(Tag::CutOff).unwrap_or_default(),
+            interrupted_requests: fields.count(Tag::CutOff).unwrap_or_default(),
             variant_of: fields.array(Tag::VariantOf).map(Key::from_bytes),
         })
     }
@@ -139,7 +158,7 @@ impl Record {
     }
 }
 
-impl IssuerRecord {
+impl ThrottleRecord {
     /// Its bytes, written at a moment.
     pub fn encode(&self, written: &Moment) -> Bytes {
         let mut writer = Writer::with_room_for(0);
@@ -160,12 +179,12 @@ impl IssuerRecord {
     pub fn decode(bytes: &[u8], now: &Moment, uptime: Uptime) -> Option<Self> {
         let fields = Fields::of(bytes)?;
         let written = moment(fields)?;
-        let carry = |point| written.carry(point, now, uptime);
+        let rebase = |point| written.rebase(point, now, uptime);
         Some(Self {
-            quiet_until: fields.instant(Tag::QuietUntil).map(carry),
+            quiet_until: fields.instant(Tag::QuietUntil).map(rebase),
             failures: fields.count(Tag::Failures).unwrap_or_default(),
             class: fields.text(Tag::Class).and_then(class),
-            try_at: fields.instant(Tag::TryAt).map(carry),
+            try_at: fields.instant(Tag::TryAt).map(rebase),
         })
     }
 }
@@ -226,29 +245,29 @@ fn put_failure(writer: &mut Writer, KeptFailure { failures, failed, next_attempt
 }
 
 /// A token that was asked for after it was written down is none that this program wrote, and would live too long.
-fn token(fields: Fields<'_>, written: &Moment, carry: impl Fn(Instant) -> Instant) -> Option<KeptToken> {
-    let life = Life { sent_at: fields.instant(Tag::SentAt)?, lifetime: fields.span(Tag::Lifetime)? };
+fn token(fields: Fields<'_>, written: &Moment, rebase: impl Fn(Instant) -> Instant) -> Option<KeptToken> {
+    let life = Validity { sent_at: fields.instant(Tag::SentAt)?, lifetime: fields.span(Tag::Lifetime)? };
     if life.sent_at > written.at {
         return None;
     }
     Some(KeptToken {
         secret: Secret::from(Zeroizing::new(fields.text(Tag::Token)?.to_owned())),
-        life: Life { sent_at: carry(life.sent_at), ..life },
+        life: Validity { sent_at: rebase(life.sent_at), ..life },
         longest_life: fields.span(Tag::LongestLife).unwrap_or(life.lifetime),
-        jitter: Jitter::new(f64::from_le_bytes(fields.array(Tag::Jitter)?)),
+        jitter: f64::from_le_bytes(fields.array(Tag::Jitter)?),
     })
 }
 
-fn failure(fields: Fields<'_>, carry: impl Fn(Instant) -> Instant) -> Option<KeptFailure> {
+fn failure(fields: Fields<'_>, rebase: impl Fn(Instant) -> Instant) -> Option<KeptFailure> {
     Some(KeptFailure {
         failures: fields.count(Tag::Failures)?,
         failed: Failed {
             class: class(fields.text(Tag::Class)?)?,
             message: fields.text(Tag::Message)?.into(),
             detail: fields.text(Tag::Detail).map(Into::into),
-            at: carry(fields.instant(Tag::FailedAt)?),
+            at: rebase(fields.instant(Tag::FailedAt)?),
         },
-        next_attempt: fields.instant(Tag::NextAttempt).map(carry),
+        next_attempt: fields.instant(Tag::NextAttempt).map(rebase),
     })
 }
 
@@ -285,14 +304,14 @@ mod tests {
         Record {
             token: Some(KeptToken {
                 secret: Secret::from("a token".to_owned()),
-                life: Life { sent_at: at(100), lifetime: Duration::from_secs(3_600) },
+                life: Validity { sent_at: at(100), lifetime: Duration::from_secs(3_600) },
                 longest_life: Duration::from_secs(7_200),
-                jitter: Jitter::new(0.25),
+                jitter: 0.25,
             }),
             failure: Some(KeptFailure { failures: 3, failed, next_attempt: Some(at(400)) }),
             last_used: Some(at(150)),
             unused_renewals: 1,
-            cut_off: 2,
+            interrupted_requests: 2,
             variant_of: Some(Key::from_bytes([9; 32])),
         }
     }
@@ -302,23 +321,23 @@ mod tests {
         let now = moment_at(200);
         for record in [full(), Record::default(), Record { failure: None, ..full() }] {
             let bytes = record.encode(&KEY, &now);
-            assert_eq!(Record::decode(&bytes, &KEY, &moment_at(300), Uptime::RanOn), Some(record));
+            assert_eq!(Record::decode(&bytes, &KEY, &moment_at(300), Uptime::SameBoot), Some(record));
         }
-        let issuer = IssuerRecord {
+        let issuer = ThrottleRecord {
             quiet_until: Some(at(900)),
             failures: 4,
             class: Some(ErrorClass::Server),
             try_at: Some(at(300)),
         };
-        for issuer in [issuer, IssuerRecord::default()] {
-            assert_eq!(IssuerRecord::decode(&issuer.encode(&now), &now, Uptime::RanOn), Some(issuer));
+        for issuer in [issuer, ThrottleRecord::default()] {
+            assert_eq!(ThrottleRecord::decode(&issuer.encode(&now), &now, Uptime::SameBoot), Some(issuer));
         }
     }
 
     #[test]
     fn a_token_from_the_future_is_none() {
         let bytes = full().encode(&KEY, &moment_at(99));
-        let read = Record::decode(&bytes, &KEY, &moment_at(99), Uptime::RanOn).unwrap();
+        let read = Record::decode(&bytes, &KEY, &moment_at(99), Uptime::SameBoot).unwrap();
         assert_eq!(read, Record { token: None, ..full() });
     }
 
@@ -326,7 +345,7 @@ mod tests {
     fn after_a_reboot_all_points_have_moved_together() {
         let bytes = full().encode(&KEY, &moment_at(200));
         let now = Moment { at: at(20), wall: Duration::from_secs(1_700_000_260), boot: Some([b'y'; 36]) };
-        let carried = Record::decode(&bytes, &KEY, &now, Uptime::MayHaveEnded).unwrap();
+        let carried = Record::decode(&bytes, &KEY, &now, Uptime::Unknown).unwrap();
         let (token, failure) = (carried.token.unwrap(), carried.failure.unwrap());
         assert_eq!(token.life.remaining(now.at), Duration::from_secs(3_600 - 160));
         assert_eq!(token.life.lifetime, Duration::from_secs(3_600), "the schedule is made of the whole life");
@@ -337,7 +356,7 @@ mod tests {
     fn a_record_of_another_key_is_not_read() {
         let now = moment_at(200);
         let bytes = full().encode(&KEY, &now);
-        assert_eq!(Record::decode(&bytes, &Key::from_bytes([8; 32]), &now, Uptime::RanOn), None);
+        assert_eq!(Record::decode(&bytes, &Key::from_bytes([8; 32]), &now, Uptime::SameBoot), None);
     }
 
     #[test]
@@ -345,7 +364,7 @@ mod tests {
         let now = moment_at(200);
         let mut bytes = full().encode(&KEY, &now);
         bytes.extend_from_slice(&[200, 3, 0, 0, 0, 1, 2, 3]);
-        assert_eq!(Record::decode(&bytes, &KEY, &now, Uptime::RanOn), Some(full()));
+        assert_eq!(Record::decode(&bytes, &KEY, &now, Uptime::SameBoot), Some(full()));
     }
 
     proptest! {
@@ -354,7 +373,7 @@ mod tests {
             let now = moment_at(200);
             let mut bytes = full().encode(&KEY, &now);
             bytes.truncate(cut);
-            if let Some(read) = Record::decode(&bytes, &KEY, &now, Uptime::RanOn) {
+            if let Some(read) = Record::decode(&bytes, &KEY, &now, Uptime::SameBoot) {
                 prop_assert!(read.token.is_none() || read.token == full().token);
                 prop_assert!(read.failure.is_none() || read.failure.unwrap().failures == 3);
             }
@@ -362,8 +381,8 @@ mod tests {
 
         #[test]
         fn no_bytes_are_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Record::decode(&bytes, &KEY, &moment_at(200), Uptime::MayHaveEnded);
-            let _ = IssuerRecord::decode(&bytes, &moment_at(200), Uptime::MayHaveEnded);
+            let _ = Record::decode(&bytes, &KEY, &moment_at(200), Uptime::Unknown);
+            let _ = ThrottleRecord::decode(&bytes, &moment_at(200), Uptime::Unknown);
         }
     }
 }

@@ -12,9 +12,9 @@ use tokend_protocol::{ErrorClass, Secret};
 use super::record::{KeptFailure, KeptToken};
 use super::sealed::Sealer;
 use super::*;
-use crate::engine::credential::Failed;
-use crate::engine::schedule::{Jitter, Life};
-use crate::process::systemd::FdStore;
+use crate::clock::Validity;
+use crate::store::FdStore;
+use crate::store::record::Failed;
 
 const STATE_KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -23,13 +23,9 @@ fn key(number: u8) -> Key {
 }
 
 fn record(clock: &Clock, token: &str) -> Record {
-    let life = Life { sent_at: clock.now(), lifetime: Duration::from_secs(600) };
-    let token = KeptToken {
-        secret: Secret::from(token.to_owned()),
-        life,
-        longest_life: life.lifetime,
-        jitter: Jitter::new(0.5),
-    };
+    let life = Validity { sent_at: clock.now(), lifetime: Duration::from_secs(600) };
+    let token =
+        KeptToken { secret: Secret::from(token.to_owned()), life, longest_life: life.lifetime, jitter: 0.5 };
     Record { token: Some(token), ..Record::default() }
 }
 
@@ -78,7 +74,7 @@ impl Process {
     }
 
     /// What a successor would find in it.
-    fn left(&self) -> Left {
+    fn left(&self) -> Recovered {
         Memory::adopt(self.memory()).unwrap()
     }
 
@@ -139,7 +135,7 @@ async fn what_is_not_configured_any_more_is_wiped_and_a_variant_with_it() {
     }
     let life = life.next(None);
     assert!(life.token(1).is_some());
-    life.store.settle();
+    life.store.drop_unclaimed();
     let life = life.next(None);
     let kept = [1, 2, 3, 4].map(|number| life.token(number).is_some());
     assert_eq!(kept, [true, true, false, false], "a variant may still be asked for");
@@ -155,7 +151,7 @@ async fn the_wait_of_a_variant_after_a_failure_outlasts_a_crash() {
     life.store.claim(key(2), Some(key(1))).0.changed(Record { failure, ..Record::default() });
     let life = life.next(None);
     assert!(life.token(1).is_some());
-    life.store.settle();
+    life.store.drop_unclaimed();
     let (_, record) = life.store.claim(key(2), Some(key(1)));
     assert_eq!(record.and_then(|record| record.failure?.next_attempt), next_attempt);
     assert_eq!(life.fact("restored").unwrap(), "1 valid at the start", "a failure is no token");
@@ -228,7 +224,9 @@ async fn what_is_whole_in_a_damaged_memory_is_in_the_one_that_takes_its_place() 
     memory.write_all_at(&[0xff; 8], memory.metadata().unwrap().len()).unwrap();
     assert!(life.left().is_damaged);
     let manager = FdStore::Present { left: Some(memory.into()), is_proved: true };
-    let store = Store::open(clock.clone(), Media { manager, state_dir: "/".into(), state_key: None }).await;
+    let store =
+        Store::open(clock.clone(), Media { manager, keep: |_| (), state_dir: "/".into(), state_key: None })
+            .await;
     let life = Process { store, clock };
     assert!(!life.left().is_damaged);
     // That one is killed before anybody asks it for anything.
@@ -262,11 +260,11 @@ async fn of_two_credentials_of_one_key_the_second_removal_wipes() {
 async fn an_orderly_end_ends_the_waits_and_a_crash_does_not() {
     let (_, life) = start();
     let life = life.next(None);
-    assert_eq!(life.store.patience(), Patience::Kept);
+    assert_eq!(life.store.previous_exit(), PreviousExit::Crashed);
     life.store.note_orderly_end();
     let life = life.next(None);
-    assert_eq!(life.store.patience(), Patience::Ended);
-    assert_eq!(life.next(None).store.patience(), Patience::Kept, "a crash after it is one again");
+    assert_eq!(life.store.previous_exit(), PreviousExit::Orderly);
+    assert_eq!(life.next(None).store.previous_exit(), PreviousExit::Crashed, "a crash after it is one again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,10 +306,10 @@ async fn an_issuer_goes_on_in_its_condition() {
     let (clock, life) = start();
     let (keep, none) = life.store.claim_issuer("https://id.example");
     assert_eq!(none, None);
-    let condition = IssuerRecord {
+    let condition = ThrottleRecord {
         quiet_until: Some(clock.now().after(Duration::from_secs(60))),
         failures: 5,
-        ..IssuerRecord::default()
+        ..ThrottleRecord::default()
     };
     keep.changed(&condition);
     let life = life.next(None);
@@ -323,7 +321,7 @@ async fn what_is_on_the_disk_survives_without_memory_and_goes_with_its_token() {
     let (clock, disk) = before_a_reboot().await;
     let life = begin(&clock, Some(&disk));
     assert_eq!(life.token(1).as_deref(), Some("a token"));
-    life.store.settle();
+    life.store.drop_unclaimed();
     life.files_are_done().await;
     let files = std::fs::read_dir(disk.path().join("tokens")).unwrap().count();
     assert_eq!(files, 1, "the other token was not asked for by anybody");

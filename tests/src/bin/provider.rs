@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::{env, fs, io, thread};
 
-use tokend::clock::{Clock, Steps};
+use tokend::clock::{Clock, ClockChanges};
 
 use tokend_tests::{Answer, Provider, Recorded};
 
@@ -26,7 +26,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let started = arguments().and_then(|Arguments { address, secret, lifetime, mut log }| {
-        let clock = Clock::kernel(Steps::default());
+        let clock = Clock::kernel(ClockChanges::default());
         let usual = move |request: &Recorded| {
             if let Some(log) = &mut log {
                 let millis = clock.now().nanos_since_boot() / 1_000_000;

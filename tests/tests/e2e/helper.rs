@@ -24,7 +24,7 @@ fn helped(home: &Home) -> Launch {
 }
 
 /// The same in a network of its own, in which nothing is, not even loopback.
-fn cut_off(launch: Launch) -> Launch {
+fn interrupted_requests(launch: Launch) -> Launch {
     launch.through(&["unshare", "--net", "--"])
 }
 
@@ -49,12 +49,12 @@ fn a_daemon_without_a_network_has_tokens_by_way_of_the_helper_alone() {
     let home =
         home_with(&provider.token_endpoint(), &format!("ca_file = \"{}\"", authority.ca_file().display()));
     // The control: cut off it is.
-    let daemon = cut_off(Launch::new(&home)).start();
+    let daemon = interrupted_requests(Launch::new(&home)).start();
     assert_eq!(failure_of(&daemon, "t")["class"], "unreachable");
     assert!(listens_to_the_kernel(&daemon));
     drop(daemon);
     let _helper = RealEgress::start(&home);
-    let daemon = cut_off(helped(&home)).start();
+    let daemon = interrupted_requests(helped(&home)).start();
     daemon.tokenctl().get("t");
     assert_eq!(provider.count(), 1);
     assert!(!listens_to_the_kernel(&daemon), "of a network of its own, in which nothing changes");

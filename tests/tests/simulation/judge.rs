@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use tokend::clock::{Clock, Instant};
-use tokend::engine::credential::Warmth;
+use tokend::engine::schedule::RenewalMode;
 use tokend::oauth::Failure;
 use tokend_protocol::ErrorClass;
 
@@ -118,7 +118,7 @@ impl Judge {
         }
         let latest =
             valid.map_or(now, |grant| grant.sent_at.after(grant.lifetime)).max(now.after(LONGEST_WAIT));
-        let rests = snapshot.next_attempt.is_none() && key.plan.warmth != Warmth::Always;
+        let rests = snapshot.next_attempt.is_none() && key.plan.renewal_mode != RenewalMode::Always;
         let is_due_in_time = snapshot.next_attempt.is_some_and(|due| due <= latest.after(TICK));
         if !snapshot.in_flight && !is_due_in_time && !rests {
             self.violated(&format!("token {number}: the schedule has ended: {snapshot:?}"));
@@ -196,7 +196,7 @@ impl Judge {
             self.tally.least += 1.0;
         }
         key.next =
-            Some((grant.sent_at.after(key.patience(&grant)), grant.sent_at.after(gap(grant.lifetime))));
+            Some((grant.sent_at.after(key.previous_exit(&grant)), grant.sent_at.after(gap(grant.lifetime))));
         key.grants.push_back(grant);
         if key.grants.len() > 8 {
             key.grants.pop_front();

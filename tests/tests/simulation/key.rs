@@ -66,7 +66,7 @@ impl Key {
     }
 
     /// How much of a token's life has to pass before it is renewed without anybody's wish.
-    pub fn patience(&self, grant: &Grant) -> Duration {
+    pub fn previous_exit(&self, grant: &Grant) -> Duration {
         let chosen = match self.plan.refresh_before {
             Some(before) => grant.lifetime.saturating_sub(before.mul_f64(1.1)),
             None => grant.lifetime.mul_f64(0.6),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokend::engine::credential::Warmth;
+use tokend::engine::schedule::RenewalMode;
 
 const SECOND: f64 = 1.0;
 const MINUTE: f64 = 60.0;
@@ -46,7 +46,7 @@ pub struct TokenPlan {
     /// Whether the issuer gives the same token again while it is valid.
     pub is_cached: bool,
     /// Whether it is renewed while nobody uses it.
-    pub warmth: Warmth,
+    pub renewal_mode: RenewalMode,
     /// The mean time between two calls for it.
     pub calls: Duration,
     /// From when to when it is configured.
@@ -122,9 +122,9 @@ impl TokenPlan {
             lifetime: seconds(lifetime.floor()),
             refresh_before,
             is_cached: rng.u32(0..10) == 0,
-            warmth: match rng.u32(0..10) {
-                0 => Warmth::OnDemand(seconds(lifetime * between(rng, 0.3, 3.0))),
-                _ => Warmth::Always,
+            renewal_mode: match rng.u32(0..10) {
+                0 => RenewalMode::OnDemand(seconds(lifetime * between(rng, 0.3, 3.0))),
+                _ => RenewalMode::Always,
             },
             calls: seconds((lifetime * between(rng, 0.2, 2.0)).clamp(5.0, 5.0 * DAY)),
             configured: (Duration::ZERO, span),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokend::engine::credential::{Attempted, Credential, Token, Unobtainable};
-use tokend::engine::throttle::Issuer;
+use tokend::engine::throttle::OriginThrottle;
 use tokend::oauth::Failure;
 use tokend_protocol::{ErrorClass, State};
 
@@ -144,7 +144,7 @@ async fn back_off_is_computed_and_not_used() {
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_ignored() {
     let scene = Scene::begin(9);
-    let issuer: Arc<Issuer> = Arc::default();
+    let issuer: Arc<OriginThrottle> = Arc::default();
     let throttled = scene.subject("a", |now| {
         let failure = Failure::new(ErrorClass::Throttled, "scripted");
         if now < 60.0 {

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend::clock::{Clock, Instant, Simulation};
-use tokend::engine::credential::{Credential, Kept, Schedule, Surroundings, Token, Unobtainable, Warmth};
-use tokend::engine::throttle::Issuer;
+use tokend::engine::credential::{ActorContext, Credential, Kept, Schedule, Token, Unobtainable};
+use tokend::engine::schedule::RenewalMode;
+use tokend::engine::throttle::OriginThrottle;
 use tokend::fingerprint::Fingerprinter;
 use tokend::oauth::{Failure, Granted, Outcome, Provider};
 use tokend::store::Store;
@@ -90,28 +91,34 @@ impl Subject {
         self.start_at(&Arc::default(), None)
     }
 
-    pub fn start_at(&self, issuer: &Arc<Issuer>, refresh_before: Option<Duration>) -> Credential {
+    pub fn start_at(&self, issuer: &Arc<OriginThrottle>, refresh_before: Option<Duration>) -> Credential {
         self.resume(Arc::clone(issuer), refresh_before, Kept::default())
     }
 
     /// Goes on from what a store has kept, issuer and all.
     pub fn start_from(&self, store: &Arc<Store>, key: Key) -> Credential {
         let (issuer, condition) = store.claim_issuer("https://id.example");
-        let issuer = Issuer::resume(issuer, condition.unwrap_or_default());
+        let issuer = OriginThrottle::resume(issuer, condition.unwrap_or_default());
         let (keep, record) = store.claim(key, None);
-        self.resume(Arc::new(issuer), None, Kept { keep, record, patience: store.patience() })
+        self.resume(Arc::new(issuer), None, Kept { keep, record, previous_exit: store.previous_exit() })
     }
 
-    fn resume(&self, issuer: Arc<Issuer>, refresh_before: Option<Duration>, kept: Kept) -> Credential {
-        let surroundings = Surroundings {
+    fn resume(
+        &self,
+        issuer: Arc<OriginThrottle>,
+        refresh_before: Option<Duration>,
+        kept: Kept,
+    ) -> Credential {
+        let actor_context = ActorContext {
             clock: self.scene.clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
             roll: fastrand::f64,
             tasks: TaskTracker::new(),
         };
-        let schedule = Schedule { names: Arc::clone(&self.name), refresh_before, warmth: Warmth::Always };
+        let schedule =
+            Schedule { names: Arc::clone(&self.name), refresh_before, renewal_mode: RenewalMode::Always };
         let first = Some(self.scene.clock.now());
-        Credential::resume(self.clone(), issuer, schedule, first, kept, &surroundings)
+        Credential::resume(self.clone(), issuer, schedule, first, kept, &actor_context)
     }
 
     /// Asks for a token as a caller does.

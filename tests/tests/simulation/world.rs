@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokend::clock::{Clock, Instant, Simulation};
-use tokend::engine::credential::{Credential, Schedule, Surroundings, Warmth};
-use tokend::engine::throttle::{Issuer, start_delay};
+use tokend::engine::credential::{ActorContext, Credential, Schedule};
+use tokend::engine::schedule::RenewalMode;
+use tokend::engine::throttle::{OriginThrottle, start_delay};
 use tokend::fingerprint::Fingerprinter;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -76,7 +77,7 @@ impl World {
 
     async fn live(self: Arc<Self>) -> Report {
         let end = self.clock.now().after(self.plan.span);
-        let surroundings = Surroundings {
+        let actor_context = ActorContext {
             clock: self.clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
             roll: fastrand::f64,
@@ -84,10 +85,10 @@ impl World {
         };
         let mut key = 0;
         for (site, plan) in self.plan.issuers.iter().enumerate() {
-            let issuer = Arc::new(Issuer::default());
+            let issuer = Arc::new(OriginThrottle::default());
             for token in 0..plan.tokens.len() {
                 let place = Place { site, token, key };
-                let life = Arc::clone(&self).configure(place, Arc::clone(&issuer), surroundings.clone());
+                let life = Arc::clone(&self).configure(place, Arc::clone(&issuer), actor_context.clone());
                 tokio::spawn(life);
                 key += 1;
             }
@@ -105,17 +106,22 @@ impl World {
     }
 
     /// One token, from when it is configured to when it is not any more.
-    async fn configure(self: Arc<Self>, place: Place, issuer: Arc<Issuer>, surroundings: Surroundings) {
+    async fn configure(
+        self: Arc<Self>,
+        place: Place,
+        issuer: Arc<OriginThrottle>,
+        actor_context: ActorContext,
+    ) {
         let plan = &self.plan.issuers[place.site].tokens[place.token];
         let begin = self.clock.now();
         self.clock.sleep_until(begin.after(plan.configured.0)).await;
         let crowd = self.plan.issuers[place.site].tokens.len();
-        let first = self.clock.now().after(start_delay(crowd, (surroundings.roll)()));
-        let first = (plan.warmth == Warmth::Always).then_some(first);
+        let first = self.clock.now().after(start_delay(crowd, (actor_context.roll)()));
+        let first = (plan.renewal_mode == RenewalMode::Always).then_some(first);
         let provider = SimulatedProvider::new(Arc::clone(&self), place);
-        let (refresh_before, warmth) = (plan.refresh_before, plan.warmth);
-        let schedule = Schedule { names: "simulated".into(), refresh_before, warmth };
-        let credential = Arc::new(Credential::start(provider, issuer, schedule, first, &surroundings));
+        let (refresh_before, renewal_mode) = (plan.refresh_before, plan.renewal_mode);
+        let schedule = Schedule { names: "simulated".into(), refresh_before, renewal_mode };
+        let credential = Arc::new(Credential::start(provider, issuer, schedule, first, &actor_context));
         self.judge(|judge| judge.keys[place.key].seen = Some(credential.subscribe()));
         let end = begin.after(plan.configured.1);
         while self.clock.now() < end {

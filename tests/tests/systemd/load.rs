@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use tokend::clock::{Clock, Steps};
+use tokend::clock::{Clock, ClockChanges};
 use tokend_tests::{size, wait};
 
 use crate::host::{Host, PROVIDER};
@@ -74,14 +74,14 @@ fn under_load_no_kill_and_no_restart_loses_a_token_a_call_or_a_request() {
         |name: &str| -> u64 { report.get(name).unwrap_or_else(|| panic!("{report:?}")).parse().unwrap() };
     assert_eq!((figure("failed"), figure("older")), (0, 0), "{report:?}");
 
-    let Traffic { requests, cut_off } = traffic(&host, &killed);
+    let Traffic { requests, interrupted_requests } = traffic(&host, &killed);
     let still_held = names
         .iter()
         .filter(|name| host.machine.run(&["tokenctl", "get", "--deadline", "0s", name]).code == 0);
     assert_eq!(still_held.count(), TOKENS, "every token is held, without asking anybody");
     tokend_tests::report(&format!(
         "{} kills and {} restarts in {} s under {CALLERS} callers: {} calls, 0 failed, the longest {} ms; {requests} \
-         requests for {TOKENS} tokens of {LIFETIME} s, all due by schedule, {cut_off} of them a second time because \
+         requests for {TOKENS} tokens of {LIFETIME} s, all due by schedule, {interrupted_requests} of them a second time because \
          the daemon was killed before the answer",
         killed.len(),
         kills + restarts - killed.len(),
@@ -134,7 +134,7 @@ fn end_callers(host: &Host) -> BTreeMap<String, String> {
 struct Traffic {
     requests: usize,
     /// Requests that were repeated because a kill cut the exchange off.
-    cut_off: usize,
+    interrupted_requests: usize,
 }
 
 /// Looks at each request whether it was due: the one before it for the same token lies as far back as the schedule
@@ -147,7 +147,7 @@ fn traffic(host: &Host, killed: &[Kill]) -> Traffic {
         }
     }
     assert_eq!(by_scope.len(), TOKENS);
-    let mut cut_off = 0;
+    let mut interrupted_requests = 0;
     for (scope, requests) in &by_scope {
         for pair in requests.windows(2) {
             if pair[1] - pair[0] >= EARLIEST_RENEWAL_MS {
@@ -156,17 +156,21 @@ fn traffic(host: &Host, killed: &[Kill]) -> Traffic {
             let is_cut_off =
                 killed.iter().any(|kill| kill.after <= pair[0] + EXCHANGE_MS && pair[0] <= kill.before);
             assert!(is_cut_off, "{scope} was asked for {} ms after the request before", pair[1] - pair[0]);
-            cut_off += 1;
+            interrupted_requests += 1;
         }
     }
     // An exchange is over in a moment, so that hardly a kill falls into one. Were requests repeated for no such reason,
     // each kill would do it.
-    assert!(cut_off <= 1 + killed.len() / 10, "{cut_off} requests repeated after {} kills", killed.len());
-    Traffic { requests: by_scope.values().map(Vec::len).sum(), cut_off }
+    assert!(
+        interrupted_requests <= 1 + killed.len() / 10,
+        "{interrupted_requests} requests repeated after {} kills",
+        killed.len()
+    );
+    Traffic { requests: by_scope.values().map(Vec::len).sum(), interrupted_requests }
 }
 
 /// Milliseconds since the boot, as the provider counts.
 fn now() -> u64 {
-    let nanos = Clock::kernel(Steps::default()).now().nanos_since_boot();
+    let nanos = Clock::kernel(ClockChanges::default()).now().nanos_since_boot();
     u64::try_from(nanos / 1_000_000).unwrap()
 }

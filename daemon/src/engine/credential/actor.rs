@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokend_protocol::ErrorClass;
 use tokio::sync::watch;
 
-use super::restore::Memories;
-use super::{Attempted, Inbox, Order, Rejected, Schedule, Snapshot, Surroundings, Warmth};
-use crate::clock::{Clock, Instant};
-use crate::engine::schedule::{Jitter, Life, min_gap, renew_at};
-use crate::engine::throttle::{Issuer, Urgency};
+use super::restore::ActorState;
+use super::{ActorContext, Attempted, Command, Inbox, Rejected, Schedule, Snapshot};
+use crate::clock::{Clock, Instant, Validity};
+use crate::engine::schedule::{Jitter, RenewalMode, min_gap, renew_at};
+use crate::engine::throttle::{OriginThrottle, Urgency};
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::{Failure, Provider};
-use crate::store::Keep;
+use crate::store::RecordWriter;
 use crate::store::record::{KeptFailure, KeptToken, Record};
 
 /// How much of a token's own [`min_gap`] has to pass after an attempt before a caller's complaint that an API
@@ -45,11 +45,11 @@ const RETRY_SPREAD: Duration = Duration::from_secs(1);
 /// The actor of one credential.
 pub(super) struct Actor<P> {
     provider: P,
-    issuer: Arc<Issuer>,
+    issuer: Arc<OriginThrottle>,
     schedule: Schedule,
     publish: watch::Sender<Arc<Snapshot>>,
     inbox: Inbox,
-    keep: Keep,
+    keep: RecordWriter,
     clock: Clock,
     fingerprinter: Arc<Fingerprinter>,
     roll: fn() -> f64,
@@ -62,7 +62,7 @@ pub(super) struct Actor<P> {
     /// Renewals in a row between which nobody used the token.
     unused_renewals: u32,
     /// Token requests in a row during which the process ended, with the one that is under way.
-    cut_off: u32,
+    interrupted_requests: u32,
     /// Attempts because something on this host had changed, since the last success.
     changes_in_vain: u32,
     /// When the last of them began.
@@ -72,14 +72,15 @@ pub(super) struct Actor<P> {
 impl<P: Provider> Actor<P> {
     pub(super) fn new(
         provider: P,
-        issuer: Arc<Issuer>,
-        (schedule, memories): (Schedule, Memories),
+        issuer: Arc<OriginThrottle>,
+        (schedule, memories): (Schedule, ActorState),
         publish: watch::Sender<Arc<Snapshot>>,
         inbox: Inbox,
-        keep: Keep,
-        surroundings: &Surroundings,
+        keep: RecordWriter,
+        actor_context: &ActorContext,
     ) -> Self {
-        let Memories { jitter, longest_life, last_attempt, unused_renewals, cut_off } = memories;
+        let ActorState { jitter, longest_life, last_attempt, unused_renewals, interrupted_requests } =
+            memories;
         Self {
             provider,
             issuer,
@@ -87,14 +88,14 @@ impl<P: Provider> Actor<P> {
             publish,
             inbox,
             keep,
-            clock: surroundings.clock.clone(),
-            fingerprinter: Arc::clone(&surroundings.fingerprinter),
-            roll: surroundings.roll,
+            clock: actor_context.clock.clone(),
+            fingerprinter: Arc::clone(&actor_context.fingerprinter),
+            roll: actor_context.roll,
             jitter,
             longest_life,
             last_attempt,
             unused_renewals,
-            cut_off,
+            interrupted_requests,
             changes_in_vain: 0,
             last_change: None,
         }
@@ -118,7 +119,7 @@ impl<P: Provider> Actor<P> {
                 biased;
                 () = self.inbox.stop.cancelled() => break,
                 () = sleep_until(&self.clock, due) => self.come_due(due).await,
-                Some(order) = self.inbox.orders.recv() => self.obey(order).await,
+                Some(order) = self.inbox.orders.recv() => self.handle(order).await,
                 () = changed(&self.provider, &self.clock, watch_from), if hopes_for_change => {
                     self.try_after_change().await;
                 }
@@ -160,7 +161,7 @@ impl<P: Provider> Actor<P> {
         let last_used = self.inbox.usage.last();
         let is_unused = self.last_attempt.is_some_and(|at| last_used < at);
         self.unused_renewals = if is_unused { self.unused_renewals + 1 } else { 0 };
-        if self.schedule.warmth.rests(self.clock.now(), last_used, self.unused_renewals) {
+        if self.schedule.renewal_mode.rests(self.clock.now(), last_used, self.unused_renewals) {
             tracing::debug!(token = self.names(), "{} rests until somebody uses it", self.names());
             self.update(|snapshot| snapshot.next_attempt = None);
         } else {
@@ -189,25 +190,25 @@ impl<P: Provider> Actor<P> {
 
     /// Puts an actor that a panic stopped into a state to go on from.
     pub(super) fn recover(&mut self) {
-        self.cut_off = 0;
+        self.interrupted_requests = 0;
         let failure = Failure::new(ErrorClass::Internal, "a fault in the daemon");
         self.failed(failure);
     }
 
-    async fn obey(&mut self, order: Order) {
+    async fn handle(&mut self, order: Command) {
         let now = self.clock.now();
         match order {
-            Order::Need { min_ttl, done } => {
+            Command::Need { min_ttl, done } => {
                 if self.is_attempt_due_for(min_ttl, now) {
                     self.attempt(Urgency::Needed).await;
                 }
                 let _ = done.send(());
             }
-            Order::Refresh { done } => {
+            Command::Refresh { done } => {
                 let attempted = self.attempt(Urgency::Needed).await;
                 let _ = done.send(attempted);
             }
-            Order::Reject { refused, done } => {
+            Command::Reject { refused, done } => {
                 let current = self.snapshot().token.as_ref().map(|token| token.fingerprint);
                 let answer = if current != Some(refused) {
                     Rejected::Superseded
@@ -219,9 +220,9 @@ impl<P: Provider> Actor<P> {
                 };
                 let _ = done.send(answer);
             }
-            Order::Wake => self.wake(),
-            Order::Retry => self.retry(now),
-            Order::Reschedule(schedule) => self.reschedule(schedule),
+            Command::Wake => self.wake(),
+            Command::Retry => self.retry(now),
+            Command::Reschedule(schedule) => self.reschedule(schedule),
         }
     }
 
@@ -253,14 +254,14 @@ impl<P: Provider> Actor<P> {
         let current = self.snapshot().token.as_ref().map(|token| token.fingerprint);
         while let Ok(order) = self.inbox.orders.try_recv() {
             match order {
-                Order::Need { done, .. } => drop(done.send(())),
-                Order::Refresh { done } => drop(done.send(attempted.clone())),
-                Order::Reject { refused, done } if current == Some(refused) => {
+                Command::Need { done, .. } => drop(done.send(())),
+                Command::Refresh { done } => drop(done.send(attempted.clone())),
+                Command::Reject { refused, done } if current == Some(refused) => {
                     drop(done.send(Rejected::Attempted(attempted.clone())));
                 }
-                Order::Reject { done, .. } => drop(done.send(Rejected::Superseded)),
-                Order::Wake | Order::Retry => (),
-                Order::Reschedule(schedule) => self.reschedule(schedule),
+                Command::Reject { done, .. } => drop(done.send(Rejected::Superseded)),
+                Command::Wake | Command::Retry => (),
+                Command::Reschedule(schedule) => self.reschedule(schedule),
             }
         }
     }
@@ -270,13 +271,13 @@ impl<P: Provider> Actor<P> {
         let snapshot = self.snapshot();
         let next_attempt = match (&snapshot.token, &snapshot.last_error) {
             (Some(token), None) => Some(self.renewal(token.life)),
-            (None, None) if self.schedule.warmth == Warmth::Always => Some(self.clock.now()),
+            (None, None) if self.schedule.renewal_mode == RenewalMode::Always => Some(self.clock.now()),
             (None, None) | (_, Some(_)) => snapshot.next_attempt,
         };
         self.update(|snapshot| snapshot.next_attempt = next_attempt);
     }
 
-    fn renewal(&self, life: Life) -> Instant {
+    fn renewal(&self, life: Validity) -> Instant {
         renew_at(life, self.schedule.refresh_before, self.longest_life, self.jitter)
     }
 
@@ -286,14 +287,14 @@ impl<P: Provider> Actor<P> {
             secret: token.secret.clone(),
             life: token.life,
             longest_life: self.longest_life,
-            jitter: self.jitter,
+            jitter: self.jitter.value(),
         });
         let failure = snapshot.last_error.clone().filter(|_| snapshot.failures > 0).map(|failed| {
             KeptFailure { failures: snapshot.failures, failed, next_attempt: snapshot.next_attempt }
         });
         let last_used = Some(self.inbox.usage.last());
-        let (unused_renewals, cut_off) = (self.unused_renewals, self.cut_off);
-        Record { token, failure, last_used, unused_renewals, cut_off, variant_of: None }
+        let (unused_renewals, interrupted_requests) = (self.unused_renewals, self.interrupted_requests);
+        Record { token, failure, last_used, unused_renewals, interrupted_requests, variant_of: None }
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

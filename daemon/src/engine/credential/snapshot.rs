@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, Fingerprint, Secret, State};
 
-use crate::clock::Instant;
-use crate::engine::schedule::Life;
+use crate::clock::{Instant, Validity};
 use crate::oauth::{ClockSkew, Deviation, SecretInUse};
+use crate::store::record::Failed;
 
 /// A token that is held.
 #[derive(Debug)]
@@ -19,27 +19,7 @@ pub struct Token {
     /// Its name in logs and replies.
     pub fingerprint: Fingerprint,
     /// From when to when it is valid.
-    pub life: Life,
-}
-
-/// A failed attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
-    /// What can be done about it.
-    pub class: ErrorClass,
-    /// What happened, in words fit for a caller.
-    pub message: Arc<str>,
-    /// More for an operator alone.
-    pub detail: Option<Arc<str>>,
-    /// When.
-    pub at: Instant,
-}
-
-impl Failed {
-    /// Whether an operator has to do something before it can end.
-    pub fn needs_operator(&self) -> bool {
-        matches!(self.class, ErrorClass::Refused | ErrorClass::Secret)
-    }
+    pub life: Validity,
 }
 
 /// All there is to know about a credential at one moment.
@@ -104,7 +84,7 @@ impl Snapshot {
         held && !self.in_flight && self.next_attempt.is_some_and(|at| now < at)
     }
 
-    /// Whether the last attempt failed in a way that a change on this host may cure.
+    /// Whether the last attempt failed in a way that a change on this host may recovery.
     pub(super) fn awaits_change(&self) -> bool {
         self.last_error.as_ref().is_some_and(Failed::needs_operator)
     }

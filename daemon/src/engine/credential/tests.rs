@@ -70,18 +70,18 @@ impl Script {
     }
 
     /// Starts a credential that nobody has used yet.
-    fn start_resting(&self, warmth: Warmth) -> Credential {
-        let schedule = Schedule { names: "test".into(), refresh_before: None, warmth };
-        Credential::start(self.clone(), Arc::default(), schedule, None, &self.surroundings())
+    fn start_resting(&self, renewal_mode: RenewalMode) -> Credential {
+        let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode };
+        Credential::start(self.clone(), Arc::default(), schedule, None, &self.actor_context())
     }
 
-    fn start_with(&self, issuer: Arc<Issuer>, refresh_before: Option<Duration>) -> Credential {
-        let schedule = Schedule { names: "test".into(), refresh_before, warmth: Warmth::Always };
-        Credential::start(self.clone(), issuer, schedule, Some(self.start), &self.surroundings())
+    fn start_with(&self, issuer: Arc<OriginThrottle>, refresh_before: Option<Duration>) -> Credential {
+        let schedule = Schedule { names: "test".into(), refresh_before, renewal_mode: RenewalMode::Always };
+        Credential::start(self.clone(), issuer, schedule, Some(self.start), &self.actor_context())
     }
 
-    fn surroundings(&self) -> Surroundings {
-        Surroundings {
+    fn actor_context(&self) -> ActorContext {
+        ActorContext {
             clock: self.clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
             roll: || 0.0,
@@ -244,7 +244,7 @@ async fn failures_back_off_and_the_first_success_ends_it() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_after_holds_back_every_token_of_the_issuer() {
-    let issuer = Arc::new(Issuer::default());
+    let issuer = Arc::new(OriginThrottle::default());
     let first = Script::new(&[Throttle(60), Give("a", 1000)]);
     let throttled = first.start_with(Arc::clone(&issuer), None);
     first.run_for(1).await;
@@ -361,7 +361,7 @@ async fn a_reload_moves_the_renewal_and_keeps_the_token() {
         .reschedule(Schedule {
             names: "test".into(),
             refresh_before: Some(Duration::from_secs(950)),
-            warmth: Warmth::Always,
+            renewal_mode: RenewalMode::Always,
         })
         .await;
     script.run_for(100).await;
@@ -408,7 +408,7 @@ async fn a_removed_token_is_let_go_at_once_whatever_its_exchange_would_bring() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operators_refresh_while_the_issuer_wants_quiet_leaves_the_schedule_alone() {
-    let issuer = Arc::new(Issuer::default());
+    let issuer = Arc::new(OriginThrottle::default());
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
     let credential = script.start_with(Arc::clone(&issuer), None);
     script.run_for(100).await;
@@ -422,7 +422,7 @@ async fn an_operators_refresh_while_the_issuer_wants_quiet_leaves_the_schedule_a
 
 /// Requests during an outage that begins when all of so many tokens are due, and whether a `get` failed meanwhile.
 async fn requests_of_an_outage(tokens: usize, lifetime: u64, seconds: u64) -> usize {
-    let issuer = Arc::new(Issuer::default());
+    let issuer = Arc::new(OriginThrottle::default());
     let steps = [Give("a", lifetime), Fail(ErrorClass::Unreachable)];
     let first = Script::new(&steps);
     let scripts: Vec<_> = (0..tokens).map(|_| first.beside(&steps)).collect();
@@ -451,7 +451,7 @@ async fn an_hours_outage_costs_few_requests_for_one_token_and_hardly_more_for_a_
 
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_all_tokens_are_renewed_within_one_back_off() {
-    let issuer = Arc::new(Issuer::default());
+    let issuer = Arc::new(OriginThrottle::default());
     let steps = [Give("a", 100_000), Fail(ErrorClass::Unreachable)];
     let first = Script::new(&steps);
     let scripts: Vec<_> = (0..50).map(|_| first.beside(&steps)).collect();
@@ -469,7 +469,7 @@ async fn after_an_outage_all_tokens_are_renewed_within_one_back_off() {
 
 #[tokio::test(start_paused = true)]
 async fn one_tokens_failures_do_not_keep_a_caller_from_another_token_of_the_issuer() {
-    let issuer = Arc::new(Issuer::default());
+    let issuer = Arc::new(OriginThrottle::default());
     let failing = Script::new(&[Fail(ErrorClass::Server)]);
     let _failing = failing.start_with(Arc::clone(&issuer), None);
     failing.run_for(100).await;
@@ -480,7 +480,7 @@ async fn one_tokens_failures_do_not_keep_a_caller_from_another_token_of_the_issu
 
 #[tokio::test(start_paused = true)]
 async fn a_removed_token_that_waits_for_its_turn_sends_nothing() {
-    let issuer = Arc::new(Issuer::default());
+    let issuer = Arc::new(OriginThrottle::default());
     let slow = Script::new(&[Delay(20), Give("a", 1000)]);
     let busy: Vec<_> = (0..4).map(|_| slow.beside(&[Delay(20), Give("a", 1000)])).collect();
     let _busy: Vec<_> = busy.iter().map(|script| script.start_with(Arc::clone(&issuer), None)).collect();
@@ -496,7 +496,7 @@ async fn a_removed_token_that_waits_for_its_turn_sends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_token_on_demand_is_fetched_at_its_first_use_and_rests_when_nobody_uses_it() {
     let script = Script::new(&[Give("a", 1000), Give("b", 1000), Give("c", 1000), Give("d", 1000)]);
-    let credential = script.start_resting(Warmth::OnDemand(Duration::from_secs(1200)));
+    let credential = script.start_resting(RenewalMode::OnDemand(Duration::from_secs(1200)));
     script.run_for(5000).await;
     assert_eq!(script.asked_at(), Vec::<u64>::new());
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
@@ -511,7 +511,7 @@ async fn a_token_on_demand_is_fetched_at_its_first_use_and_rests_when_nobody_use
 #[tokio::test(start_paused = true)]
 async fn a_resting_token_that_is_still_valid_is_served_at_once_and_renewed_again() {
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
-    let credential = script.start_resting(Warmth::OnDemand(Duration::from_secs(600)));
+    let credential = script.start_resting(RenewalMode::OnDemand(Duration::from_secs(600)));
     credential.obtain(Duration::ZERO, script.deadline()).await.unwrap();
     script.run_for(800).await;
     assert_eq!(script.asked_at(), [0], "at rest since 700 s");
@@ -523,7 +523,7 @@ async fn a_resting_token_that_is_still_valid_is_served_at_once_and_renewed_again
 #[tokio::test(start_paused = true)]
 async fn a_variant_is_let_go_after_two_renewals_that_nobody_used() {
     let script = Script::new(&[Give("a", 1000), Give("b", 1000), Give("c", 1000), Give("d", 1000)]);
-    let credential = script.start_resting(Warmth::UnusedRenewals(2));
+    let credential = script.start_resting(RenewalMode::UnusedRenewals(2));
     credential.obtain(Duration::ZERO, script.deadline()).await.unwrap();
     script.run_for(10_000).await;
     // The first renewal comes after a use.
@@ -533,7 +533,7 @@ async fn a_variant_is_let_go_after_two_renewals_that_nobody_used() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_that_is_meant_for_one_token_does_not_silence_the_others() {
-    let issuer = Arc::new(Issuer::default());
+    let issuer = Arc::new(OriginThrottle::default());
     let refused = Script::new(&[Step::RefusedFor(600), Give("a", 1000)]);
     let _refused = refused.start_with(Arc::clone(&issuer), None);
     refused.run_for(1).await;
@@ -593,7 +593,7 @@ async fn a_secret_that_changes_for_ever_and_helps_nothing_is_tried_ever_more_sel
 #[tokio::test(start_paused = true)]
 async fn a_token_that_rests_after_a_refusal_is_not_watched_over() {
     let script = Script::new(&[Fail(ErrorClass::Refused)]);
-    let credential = script.start_resting(Warmth::OnDemand(Duration::from_secs(60)));
+    let credential = script.start_resting(RenewalMode::OnDemand(Duration::from_secs(60)));
     let _ = credential.obtain(Duration::ZERO, script.deadline()).await;
     script.run_for(10_000).await;
     assert_eq!(credential.snapshot().next_attempt, None);

@@ -10,8 +10,9 @@ use url::Url;
 use super::Scheduled;
 use crate::clock::Instant;
 use crate::config::{CredentialSettings, TokenSettings};
-use crate::engine::credential::{Credential, Kept, Schedule, Surroundings, Warmth};
-use crate::engine::throttle::{Issuer, Issuers, origin, start_delay};
+use crate::engine::credential::{ActorContext, Credential, Kept, Schedule};
+use crate::engine::schedule::RenewalMode;
+use crate::engine::throttle::{OriginThrottle, OriginThrottles, origin, start_delay};
 use crate::oauth::http::{HttpClient, HttpProvider};
 use crate::store::Store;
 use crate::store::key::Key;
@@ -22,28 +23,28 @@ const UNUSED_RENEWALS_MAX: u32 = 2;
 /// What credentials are made of, kept from one registry to the next so that issuers are not asked twice as
 /// much for a reload.
 #[derive(Debug)]
-pub struct Origins {
-    pub(super) surroundings: Surroundings,
-    issuers: Issuers,
+pub struct CredentialFactory {
+    pub(super) actor_context: ActorContext,
+    issuers: OriginThrottles,
     /// The issuers of the configuration in force, kept so that none forgets its limit.
-    limited: Vec<Arc<Issuer>>,
+    limited: Vec<Arc<OriginThrottle>>,
     /// Who connects to providers.
     egress: Egress,
     clients: HashMap<(Option<PathBuf>, Option<Url>), Weak<HttpClient>>,
     store: Arc<Store>,
 }
 
-impl Origins {
+impl CredentialFactory {
     /// Nothing yet, nothing is kept, and this process itself connects to providers.
-    pub fn new(surroundings: Surroundings) -> Self {
-        let store = Store::forgetful(surroundings.clock.clone());
-        Self::kept_in(store, Egress::Direct, surroundings)
+    pub fn new(actor_context: ActorContext) -> Self {
+        let store = Store::forgetful(actor_context.clock.clone());
+        Self::with_store(store, Egress::Direct, actor_context)
     }
 
     /// What the store has kept.
-    pub fn kept_in(store: Arc<Store>, egress: Egress, surroundings: Surroundings) -> Self {
-        let (issuers, limited, clients) = (Issuers::default(), Vec::new(), HashMap::new());
-        Self { surroundings, issuers, limited, egress, clients, store }
+    pub fn with_store(store: Arc<Store>, egress: Egress, actor_context: ActorContext) -> Self {
+        let (issuers, limited, clients) = (OriginThrottles::default(), Vec::new(), HashMap::new());
+        Self { actor_context, issuers, limited, egress, clients, store }
     }
 
     /// Where credentials are kept.
@@ -53,7 +54,7 @@ impl Origins {
 
     /// Sets how many requests each issuer is sent: where its providers differ, the least counts.
     pub(super) fn limit_issuers<'a>(&mut self, tokens: impl Iterator<Item = &'a TokenSettings>) {
-        let mut limits: HashMap<String, (Arc<Issuer>, Option<u32>)> = HashMap::new();
+        let mut limits: HashMap<String, (Arc<OriginThrottle>, Option<u32>)> = HashMap::new();
         for token in tokens {
             let issuer = || (self.issuers.of(&token.credential, &self.store), None);
             let (_, limit) = limits.entry(origin(&token.credential)).or_insert_with(issuer);
@@ -74,12 +75,12 @@ impl Origins {
         for (settings, _) in &fresh {
             *crowds.entry(origin(settings)).or_default() += 1;
         }
-        let now = self.surroundings.clock.now();
+        let now = self.actor_context.clock.now();
         let mut started = HashMap::with_capacity(fresh.len());
         for (settings, schedule) in fresh {
             let crowd = crowds.get(&origin(&settings)).copied().unwrap_or_default();
-            let first_attempt = (schedule.warmth == Warmth::Always)
-                .then(|| now.after(start_delay(crowd, (self.surroundings.roll)())));
+            let first_attempt = (schedule.renewal_mode == RenewalMode::Always)
+                .then(|| now.after(start_delay(crowd, (self.actor_context.roll)())));
             let credential = Arc::new(self.start_one(&settings, schedule.clone(), first_attempt, None));
             started.insert(settings, Scheduled { credential, schedule });
         }
@@ -93,8 +94,8 @@ impl Origins {
         base: &CredentialSettings,
         names: &Arc<str>,
     ) -> Credential {
-        let warmth = Warmth::UnusedRenewals(UNUSED_RENEWALS_MAX);
-        let schedule = Schedule { names: Arc::clone(names), refresh_before: None, warmth };
+        let renewal_mode = RenewalMode::UnusedRenewals(UNUSED_RENEWALS_MAX);
+        let schedule = Schedule { names: Arc::clone(names), refresh_before: None, renewal_mode };
         self.start_one(&Arc::new(settings.clone()), schedule, None, Some(Key::of_credential(base)))
     }
 
@@ -106,11 +107,11 @@ impl Origins {
         variant_of: Option<Key>,
     ) -> Credential {
         let http = self.client(settings);
-        let provider = HttpProvider::new(Arc::clone(settings), http, self.surroundings.clock.clone());
+        let provider = HttpProvider::new(Arc::clone(settings), http, self.actor_context.clock.clone());
         let issuer = self.issuers.of(settings, &self.store);
         let (keep, record) = self.store.claim(Key::of_credential(settings), variant_of);
-        let kept = Kept { keep, record, patience: self.store.patience() };
-        Credential::resume(provider, issuer, schedule, first_attempt, kept, &self.surroundings)
+        let kept = Kept { keep, record, previous_exit: self.store.previous_exit() };
+        Credential::resume(provider, issuer, schedule, first_attempt, kept, &self.actor_context)
     }
 
     fn client(&mut self, settings: &CredentialSettings) -> Arc<HttpClient> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokend_protocol::{TokenName, Variant};
 
-use super::Origins;
+use super::CredentialFactory;
 use crate::access::{Named, Rule};
 use crate::config::{CredentialSettings, HeaderSettings, TermKind, TokenSettings, VariantSettings};
 use crate::engine::credential::Credential;
@@ -70,7 +70,7 @@ impl Entry {
         &self,
         variant: &Variant,
         user: &Arc<Allowance>,
-        origins: &Mutex<Origins>,
+        origins: &Mutex<CredentialFactory>,
     ) -> Result<Arc<Credential>, NoVariant> {
         if variant.is_empty() {
             return Ok(Arc::clone(&self.credential));

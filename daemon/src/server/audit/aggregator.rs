@@ -1,4 +1,4 @@
-//! Folds the repetitions of a decision into one record with a count. Pure: it writes nothing and reads no clock.
+//! Aggregator the repetitions of a decision into one record with a count. Pure: it writes nothing and reads no clock.
 //!
 //! The first of its kind is for writing at once; what is like it is counted until the window ends. A caller has
 //! only so many kinds of its own in a window. After that, which process it was, and for refusals which name, no
@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use tokend_protocol::TokenName;
 
 use super::record::{Decided, Outcome, Record, Verdict};
-use crate::peer::Facts;
+use crate::access::Facts;
 
 /// Kinds of one user in a window that tell processes and refused names apart. Above what a service has, and few
 /// enough that a user cannot have more than some records a second written.
@@ -25,7 +25,7 @@ const NAMES_MAX: usize = 8;
 
 /// What has been seen in the window that has not ended.
 #[derive(Debug, Default)]
-pub(super) struct Folds {
+pub(super) struct Aggregator {
     kinds: HashMap<Kind, Fold>,
     /// How many exact kinds each user has.
     exact: HashMap<u32, usize>,
@@ -48,17 +48,17 @@ struct Fold {
 
 /// How exactly decisions are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Grain {
+enum Granularity {
     /// By all of it.
     Exact,
     /// By all but the process where it was allowed; by user, verb and reason where it was refused.
     Coarse,
 }
 
-impl Folds {
+impl Aggregator {
     /// Takes a decision in. What comes back is to be written at once; otherwise it has been counted.
     pub(super) fn note(&mut self, decided: Decided<'_>) -> Option<Record> {
-        let exact = self.kind(decided, Grain::Exact);
+        let exact = self.kind(decided, Granularity::Exact);
         if let Some(fold) = self.kinds.get_mut(&exact) {
             fold.more += 1;
             return None;
@@ -71,7 +71,7 @@ impl Folds {
             *of_user += 1;
             return Some(self.open(exact, decided.to_record(), decided));
         }
-        let coarse = self.kind(decided, Grain::Coarse);
+        let coarse = self.kind(decided, Granularity::Coarse);
         match self.kinds.get_mut(&coarse) {
             Some(fold) => {
                 fold.add(decided.token);
@@ -104,7 +104,7 @@ impl Folds {
         decided.to_record()
     }
 
-    fn kind(&self, decided: Decided<'_>, grain: Grain) -> Kind {
+    fn kind(&self, decided: Decided<'_>, grain: Granularity) -> Kind {
         Kind(self.keys.each_ref().map(|key| {
             let mut hasher = key.build_hasher();
             describe(decided, grain, &mut hasher);
@@ -123,14 +123,14 @@ impl Fold {
     }
 }
 
-fn describe(decided: Decided<'_>, grain: Grain, hasher: &mut impl Hasher) {
+fn describe(decided: Decided<'_>, grain: Granularity, hasher: &mut impl Hasher) {
     let Decided { peer, verb, token, variant, fingerprint, outcome } = decided;
     (grain, peer.uid, verb).hash(hasher);
     match (grain, outcome) {
-        (Grain::Coarse, Outcome::Deny(refusal)) => return refusal.generalised().hash(hasher),
-        (Grain::Coarse, Outcome::Allow(rule)) => rule.hash(hasher),
-        (Grain::Exact, Outcome::Deny(refusal)) => (peer.pid, false, refusal).hash(hasher),
-        (Grain::Exact, Outcome::Allow(rule)) => (peer.pid, true, rule).hash(hasher),
+        (Granularity::Coarse, Outcome::Deny(refusal)) => return refusal.generalised().hash(hasher),
+        (Granularity::Coarse, Outcome::Allow(rule)) => rule.hash(hasher),
+        (Granularity::Exact, Outcome::Deny(refusal)) => (peer.pid, false, refusal).hash(hasher),
+        (Granularity::Exact, Outcome::Allow(rule)) => (peer.pid, true, rule).hash(hasher),
     }
     (peer.gid, &peer.unit, &peer.user_unit, &peer.invocation_id, &peer.exe).hash(hasher);
     let variant = variant.map(|variant| (&variant.scope, &variant.resource, &variant.audience));
@@ -154,14 +154,14 @@ mod tests {
     use proptest::prelude::*;
     use tokend_protocol::{Fingerprint, Variant};
 
-    use super::super::{Refusal, Verb};
+    use super::super::{Operation, Refusal};
     use super::*;
 
     /// A decision as a test makes it up.
     #[derive(Clone, Debug)]
     struct Made {
         peer: Facts,
-        verb: Verb,
+        verb: Operation,
         token: TokenName,
         variant: Option<Variant>,
         fingerprint: Option<Fingerprint>,
@@ -173,7 +173,7 @@ mod tests {
             let peer = Facts { uid, gid: uid, pid: Some(pid), ..Facts::default() };
             let token = format!("t{token}").parse().unwrap();
             let outcome = Outcome::Deny(Refusal::NoRule);
-            Self { peer, verb: Verb::Get, token, variant: None, fingerprint: None, outcome }
+            Self { peer, verb: Operation::Get, token, variant: None, fingerprint: None, outcome }
         }
 
         fn allowed(mut self, rotation: u8) -> Self {
@@ -194,13 +194,13 @@ mod tests {
         }
     }
 
-    fn drain(folds: &mut Folds) -> Vec<(Record, u64)> {
+    fn drain(folds: &mut Aggregator) -> Vec<(Record, u64)> {
         std::iter::from_fn(|| folds.next_due()).collect()
     }
 
     #[test]
     fn the_first_is_written_at_once_and_the_rest_are_counted() {
-        let mut folds = Folds::default();
+        let mut folds = Aggregator::default();
         let get = Made::new(7, 1, 1).allowed(0);
         assert_eq!(folds.note(get.decided()), Some(get.decided().to_record()));
         (0..9).for_each(|_| assert_eq!(folds.note(get.decided()), None));
@@ -223,7 +223,7 @@ mod tests {
             Made::new(7, 1, 2).allowed(0),
             Made::new(7, 1, 1).allowed(1),
             Made::new(7, 1, 1),
-            Made { verb: Verb::Headers, ..first.clone() },
+            Made { verb: Operation::Headers, ..first.clone() },
             Made { variant: form("a"), ..first.clone() },
             Made { variant: form("b"), ..first.clone() },
             Made { outcome: Outcome::Allow("user:7"), ..first.clone() },
@@ -237,7 +237,7 @@ mod tests {
             },
             Made { peer: Facts { exe: Some("/a".into()), ..first.peer.clone() }, ..first.clone() },
         ];
-        let mut folds = Folds::default();
+        let mut folds = Aggregator::default();
         for made in [&[first][..], &others].concat() {
             assert_eq!(folds.note(made.decided()), Some(made.decided().to_record()), "{made:?}");
         }
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn made_up_names_and_forked_processes_are_folded_and_the_first_are_named() {
-        let mut folds = Folds::default();
+        let mut folds = Aggregator::default();
         let flood = (0..10_000_u32).filter(|n| {
             let mut made = Made::new(7, i32::try_from(*n).unwrap(), *n);
             made.variant = Some(Variant { scope: vec![format!("s{n}")], ..Variant::default() });
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_hand_out_is_never_folded_with_that_of_another_token() {
-        let mut folds = Folds::default();
+        let mut folds = Aggregator::default();
         for _ in 0..3 {
             for token in 0..1000 {
                 folds.note(Made::new(7, 1, token).allowed(0).decided());
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn hand_outs_to_many_processes_are_folded_by_the_rule_that_let_them() {
-        let mut folds = Folds::default();
+        let mut folds = Aggregator::default();
         let crowd = i32::try_from(EXACT_MAX).unwrap() + 11;
         for rule in ["user:7", "group:8"] {
             for pid in 0..crowd {
@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn what_a_caller_is_not_to_tell_apart_is_counted_as_one() {
-        let mut folds = Folds::default();
-        let deny = |folds: &mut Folds, token: u32, refusal| {
+        let mut folds = Aggregator::default();
+        let deny = |folds: &mut Aggregator, token: u32, refusal| {
             let made = Made::new(7, 1, token);
             folds.note(Decided { outcome: Outcome::Deny(refusal), ..made.decided() })
         };
@@ -325,7 +325,7 @@ mod tests {
     fn nothing_is_kept_of_a_caller_s_groups() {
         let mut made = Made::new(7, 1, 1);
         made.peer.groups = (0..65_536).collect();
-        let mut folds = Folds::default();
+        let mut folds = Aggregator::default();
         assert_eq!(folds.note(made.decided()).unwrap().peer.groups.capacity(), 0);
         assert!(folds.kinds.values().all(|fold| fold.record.peer.groups.capacity() == 0));
     }
@@ -335,7 +335,7 @@ mod tests {
         fn the_counts_add_up_and_memory_is_bounded(
             steps in prop::collection::vec((0_u32..4, 0_i32..200, 0_u32..300, any::<bool>(), 0_u8..20), 0..2000),
         ) {
-            let mut folds = Folds::default();
+            let mut folds = Aggregator::default();
             let mut written = 0;
             for (uid, pid, token, allowed, chance) in &steps {
                 let made = Made::new(*uid, *pid, *token);
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_whoever_asks() {
-        let mut folds = Folds::default();
+        let mut folds = Aggregator::default();
         let written = (0..40_000).filter(|uid| folds.note(Made::new(*uid, 1, 1).decided()).is_some());
         assert_eq!(written.count(), 40_000, "what finds no place is written");
         assert!(folds.kinds.len() <= KINDS_MAX && folds.exact.len() <= KINDS_MAX);

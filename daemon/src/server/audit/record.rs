@@ -2,8 +2,8 @@
 
 use tokend_protocol::{Fingerprint, TokenName, Variant};
 
-use super::{Refusal, Verb};
-use crate::peer::Facts;
+use super::{Operation, Refusal};
+use crate::access::Facts;
 
 /// The longest form of a token in a record, in bytes. The configuration's terms may be long and many.
 const FORM_BYTES_MAX: usize = 1024;
@@ -12,7 +12,7 @@ const FORM_BYTES_MAX: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decided<'a> {
     pub(super) peer: &'a Facts,
-    pub(super) verb: Verb,
+    pub(super) verb: Operation,
     /// Absent where the request names none.
     pub(super) token: Option<&'a TokenName>,
     pub(super) variant: Option<&'a Variant>,
@@ -35,7 +35,7 @@ pub(super) enum Outcome<'a> {
 pub(super) struct Record {
     /// Without its groups, which are not written and may be very many.
     pub(super) peer: Facts,
-    pub(super) verb: Verb,
+    pub(super) verb: Operation,
     /// The tokens that were asked for, the first few of them.
     pub(super) tokens: Vec<TokenName>,
     pub(super) variant: Option<Variant>,

@@ -11,9 +11,9 @@ use tokend_protocol::{ErrorCode, ErrorReply, TokenName, Variant};
 use super::right::{self, Right};
 use super::{Session, refusal};
 use crate::access::directory::Patience;
-use crate::access::{Decision, Exemptions, Grounds, Rule, decide};
+use crate::access::{Decision, ImplicitAccess, Reason, Rule, decide};
 use crate::engine::registry::{Entry, Registry};
-use crate::server::audit::{Refusal, Verb};
+use crate::server::audit::{Operation, Refusal};
 
 /// What a refused caller is told, whether the token exists or not.
 const NOT_ALLOWED: &str = "not allowed, or no such token";
@@ -28,7 +28,7 @@ const GROUNDS_MAX: usize = 256;
 /// What a peer may have, and why.
 pub(super) struct Entitled {
     pub(super) entry: Arc<Entry>,
-    pub(super) grounds: Arc<Grounds>,
+    pub(super) grounds: Arc<Reason>,
 }
 
 /// What a connection was found to be allowed under a registry. What it was refused is never remembered: it may
@@ -38,7 +38,7 @@ pub(super) struct Allowed {
     /// Under which. An idle connection keeps no former registry alive, nor what hangs on it.
     registry: Weak<Registry>,
     tokens: HashMap<TokenName, Right>,
-    operator: Option<Arc<Grounds>>,
+    operator: Option<Arc<Reason>>,
 }
 
 impl Allowed {
@@ -59,7 +59,7 @@ impl Session {
         &self,
         name: &TokenName,
         variant: &Variant,
-        verb: Verb,
+        verb: Operation,
         patience: Patience,
     ) -> Result<Entitled, ErrorReply> {
         // Names may be waited for meanwhile. Nothing is done by a configuration that is not in force any more, as to
@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// What a name leads to, if the peer is an operator.
-    pub(super) async fn operated(&self, name: &TokenName, verb: Verb) -> Result<Entitled, ErrorReply> {
+    pub(super) async fn operated(&self, name: &TokenName, verb: Operation) -> Result<Entitled, ErrorReply> {
         let patience = Patience::of_a_request();
         let operator = self.operator(patience).await;
         // Looked up under the configuration that was found to make it one.
@@ -109,7 +109,7 @@ impl Session {
         &self,
         name: &TokenName,
         variant: &Variant,
-        verb: Verb,
+        verb: Operation,
         patience: Patience,
     ) -> ErrorReply {
         if let Err(refused) = self.entitled(name, variant, verb, patience).await {
@@ -121,13 +121,13 @@ impl Session {
 
     /// The refusal of a form that nobody may ask for, to one who may have the token. The caller's words are for the
     /// caller and in no record.
-    pub(super) fn no_such_form(&self, verb: Verb, name: &TokenName, message: String) -> ErrorReply {
+    pub(super) fn no_such_form(&self, verb: Operation, name: &TokenName, message: String) -> ErrorReply {
         self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::NoSuchForm);
         refusal(ErrorCode::InvalidRequest, message)
     }
 
     /// Records that the peer is allowed something that gives no token away.
-    pub(super) fn allowed(&self, verb: Verb, name: &TokenName, grounds: &Grounds) {
+    pub(super) fn allowed(&self, verb: Operation, name: &TokenName, grounds: &Reason) {
         self.shared.audit.allowed(self.peer.facts(), verb, name, grounds);
     }
 
@@ -143,20 +143,20 @@ impl Session {
         entry: &Entry,
         patience: Patience,
     ) -> Result<Right, Refusal> {
-        let exemptions = self.exemptions(registry);
+        let implicit_access = self.implicit_access(registry);
         // Who needs no rule does not wait for the name service.
-        let names = match exemptions.grounds(self.peer.facts()) {
+        let names = match implicit_access.grounds(self.peer.facts()) {
             Some(_) => Vec::new(),
             None => entry.names_in_rules().collect(),
         };
         let resolved = self.shared.directory.resolve(&names, patience).await;
-        let decided = Right::decide(self.peer.facts(), exemptions, entry, &resolved.numbers);
+        let decided = Right::decide(self.peer.facts(), implicit_access, entry, &resolved.numbers);
         decided.ok_or_else(|| refused(resolved.is_complete))
     }
 
     /// Who needs no rule under this registry.
-    pub(super) fn exemptions(&self, registry: &Registry) -> Exemptions {
-        Exemptions { own_uid: self.shared.own_uid, root: registry.admin.root }
+    pub(super) fn implicit_access(&self, registry: &Registry) -> ImplicitAccess {
+        ImplicitAccess { own_uid: self.shared.own_uid, root: registry.admin.root }
     }
 
     async fn sought(
@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// Why the peer is an operator, if it is one by the configuration in force.
-    pub(super) async fn operator(&self, patience: Patience) -> Result<Arc<Grounds>, Refusal> {
+    pub(super) async fn operator(&self, patience: Patience) -> Result<Arc<Reason>, Refusal> {
         let decide = |registry: Arc<Registry>| async move { self.decide_operator(&registry, patience).await };
         self.in_force(decide).await.unwrap_or(Err(Refusal::NotAnOperator))
     }
@@ -221,18 +221,18 @@ impl Session {
         &self,
         registry: &Arc<Registry>,
         patience: Patience,
-    ) -> Result<Arc<Grounds>, Refusal> {
+    ) -> Result<Arc<Reason>, Refusal> {
         if let Some(grounds) = self.with_allowed(registry, |allowed| allowed.operator.clone()) {
             return Ok(grounds);
         }
-        let (facts, exemptions) = (self.peer.facts(), self.exemptions(registry));
+        let (facts, implicit_access) = (self.peer.facts(), self.implicit_access(registry));
         let rules = &registry.admin.allow;
-        let names: Vec<_> = match exemptions.grounds(facts) {
+        let names: Vec<_> = match implicit_access.grounds(facts) {
             Some(_) => Vec::new(),
             None => rules.iter().flat_map(Rule::names).collect(),
         };
         let resolved = self.shared.directory.resolve(&names, patience).await;
-        let Decision::Allow(grounds) = decide(facts, exemptions, rules, &resolved.numbers) else {
+        let Decision::Allow(grounds) = decide(facts, implicit_access, rules, &resolved.numbers) else {
             return Err(refused(resolved.is_complete));
         };
         let grounds = Arc::new(grounds);

@@ -13,12 +13,13 @@ use tokend_protocol::{
 use super::entitlement::Entitled;
 use super::right::{self, Right};
 use super::{Session, refusal};
+use crate::access::Facts;
 use crate::access::directory::{Account, NoAccount, Patience, Resolved};
-use crate::access::{Absent, Decision, Exemptions, Finding, RootAccess, Rule, decide, findings};
+use crate::access::{Absent, Decision, Finding, ImplicitAccess, RootAccess, Rule, decide, findings};
 use crate::engine::registry::{Entry, Registry};
 use crate::engine::variants;
-use crate::peer::{Facts, Peer};
-use crate::server::audit::Verb;
+use crate::peer::Peer;
+use crate::server::audit::Operation;
 
 /// Text of rules in one reply: half a reply frame, whatever the rules are.
 const RULES_BYTES_MAX: usize = 128 * 1024;
@@ -45,7 +46,7 @@ impl Session {
         let registry = self.registry();
         if let (Ok(grounds), Some(entry)) = (operator, registry.find(&name)) {
             self.check_form(&name, entry, &variant)?;
-            self.allowed(Verb::Explain, &name, &grounds);
+            self.allowed(Operation::Explain, &name, &grounds);
             let absent = match subject {
                 Subject::User(_) => Absent::NotAssumed,
                 Subject::Caller | Subject::Process(_) => Absent::NotKnown,
@@ -55,11 +56,12 @@ impl Session {
             return Ok(Reply::Explained(explained));
         }
         if subject != Subject::Caller {
-            return Err(self.not_an_operator(&name, &variant, Verb::Explain, patience).await);
+            return Err(self.not_an_operator(&name, &variant, Operation::Explain, patience).await);
         }
-        let Entitled { entry, grounds } = self.entitled(&name, &variant, Verb::Explain, patience).await?;
+        let Entitled { entry, grounds } =
+            self.entitled(&name, &variant, Operation::Explain, patience).await?;
         self.check_form(&name, &entry, &variant)?;
-        self.allowed(Verb::Explain, &name, &grounds);
+        self.allowed(Operation::Explain, &name, &grounds);
         let (facts, omitted) = told(self.peer.facts());
         let reason = grounds.to_string();
         let reply =
@@ -80,7 +82,7 @@ impl Session {
     fn check_form(&self, name: &TokenName, entry: &Entry, variant: &Variant) -> Result<(), ErrorReply> {
         variants::settings(entry.settings(), &entry.permitted, variant)
             .map(drop)
-            .map_err(|message| self.no_such_form(Verb::Explain, name, message))
+            .map_err(|message| self.no_such_form(Operation::Explain, name, message))
     }
 
     async fn explanation(
@@ -94,7 +96,8 @@ impl Session {
         let operators = registry.admin.allow.iter().flat_map(Rule::names);
         let names: Vec<_> = entry.names_in_rules().chain(operators).collect();
         let resolved = self.shared.directory.resolve(&names, patience).await;
-        let case = Case { facts, absent, exemptions: self.exemptions(registry), resolved: &resolved };
+        let case =
+            Case { facts, absent, implicit_access: self.implicit_access(registry), resolved: &resolved };
         case.explanation(entry, variant, &registry.admin.allow)
     }
 }
@@ -103,7 +106,7 @@ impl Session {
 struct Case<'a> {
     facts: &'a Facts,
     absent: Absent,
-    exemptions: Exemptions,
+    implicit_access: ImplicitAccess,
     resolved: &'a Resolved,
 }
 
@@ -111,9 +114,9 @@ impl Case<'_> {
     fn explanation(&self, entry: &Entry, variant: &Variant, operators: &[Rule]) -> ExplainedReply {
         let lists = lists(entry, variant);
         // Decided as every request is, so that what is explained is what happens.
-        let right = Right::decide(self.facts, self.exemptions, entry, &self.resolved.numbers);
+        let right = Right::decide(self.facts, self.implicit_access, entry, &self.resolved.numbers);
         let grounds = right.and_then(|right| right.to(entry, variant));
-        let operator = match decide(self.facts, self.exemptions, operators, &self.resolved.numbers) {
+        let operator = match decide(self.facts, self.implicit_access, operators, &self.resolved.numbers) {
             Decision::Allow(grounds) => Some(grounds.to_string()),
             Decision::Deny => None,
         };
@@ -133,14 +136,14 @@ impl Case<'_> {
     fn refusal(&self, lists: &[List<'_>]) -> String {
         let numbers = &self.resolved.numbers;
         let lets_in =
-            |list: &&List<'_>| decide(self.facts, self.exemptions, list.rules, numbers).is_allowed();
+            |list: &&List<'_>| decide(self.facts, self.implicit_access, list.rules, numbers).is_allowed();
         let refusing = lists.iter().find(|list| !lets_in(list));
         let of = refusing.map_or("token", |list| list.of.as_str());
         let mut reason = format!("no rule of the {of} matches");
         if !self.resolved.is_complete {
             reason.push_str(", and the host's name service gives no answer about some names");
         }
-        if self.facts.uid == 0 && self.exemptions.root == RootAccess::Deny {
+        if self.facts.uid == 0 && self.implicit_access.root == RootAccess::Deny {
             reason.push_str("; root needs one too ([admin] root = \"deny\")");
         }
         reason

@@ -76,15 +76,15 @@ impl Session {
         size: usize,
         patience: Patience,
     ) -> Page {
-        let exemptions = self.exemptions(registry);
-        if exemptions.grounds(self.peer.facts()).is_some() {
+        let implicit_access = self.implicit_access(registry);
+        if implicit_access.grounds(self.peer.facts()).is_some() {
             return self.page_of_all(registry, page, size).await;
         }
         let resolved = self.shared.directory.resolve(registry.names_in_rules(), patience).await;
         let mut entries = Entries::of_a_page(size);
         for (index, (name, entry)) in registry.after(None).enumerate() {
             self.pause(index).await;
-            let right = Right::decide(self.peer.facts(), exemptions, entry, &resolved.numbers);
+            let right = Right::decide(self.peer.facts(), implicit_access, entry, &resolved.numbers);
             if right.is_some() && page.after.as_ref().is_none_or(|after| name > after) {
                 entries.add(name, entry);
             }

@@ -8,12 +8,12 @@ use super::{Session, refusal};
 use crate::clock::Instant;
 use crate::engine::credential::Credential;
 use crate::quota::accounts::Held;
-use crate::quota::{Excess, Kind, Rate};
-use crate::server::audit::{Refusal, Verb};
+use crate::quota::{QuotaExceeded, Rate, Resource};
+use crate::server::audit::{Operation, Refusal};
 
 impl Session {
     /// Takes a part of the quota for a connection, whatever it asked for.
-    pub fn take(&self, kind: Kind, amount: usize) -> Result<Held, ErrorReply> {
+    pub fn take(&self, kind: Resource, amount: usize) -> Result<Held, ErrorReply> {
         self.allowance.take(kind, amount).map_err(|excess| {
             self.shared.audit.over_quota(self.peer.facts(), Refusal::TooMuch(excess.as_str()));
             self.overloaded(excess)
@@ -26,7 +26,7 @@ impl Session {
         credential: &Credential,
         min_ttl: Duration,
         deadline: Instant,
-    ) -> Result<Option<Held>, Excess> {
+    ) -> Result<Option<Held>, QuotaExceeded> {
         let now = self.shared.clock.now();
         let snapshot = credential.snapshot();
         let is_at_hand = snapshot.usable(now, min_ttl).is_some()
@@ -35,7 +35,7 @@ impl Session {
         if is_at_hand || deadline <= now {
             return Ok(None);
         }
-        let held = self.allowance.take(Kind::Waiting, 1)?;
+        let held = self.allowance.take(Resource::Waiting, 1)?;
         if !snapshot.in_flight {
             self.allowance.count(Rate::ProviderCalls)?;
         }
@@ -43,17 +43,21 @@ impl Session {
     }
 
     /// What a call takes that has the provider asked.
-    pub(super) fn may_ask_provider(&self) -> Result<Held, Excess> {
-        let held = self.allowance.take(Kind::Waiting, 1)?;
+    pub(super) fn may_ask_provider(&self) -> Result<Held, QuotaExceeded> {
+        let held = self.allowance.take(Resource::Waiting, 1)?;
         self.allowance.count(Rate::ProviderCalls)?;
         Ok(held)
     }
 
     /// The same of a report that a token was refused, which has the provider asked only where it is current.
-    pub(super) fn may_reject(&self, credential: &Credential, refused: Fingerprint) -> Result<Held, Excess> {
+    pub(super) fn may_reject(
+        &self,
+        credential: &Credential,
+        refused: Fingerprint,
+    ) -> Result<Held, QuotaExceeded> {
         let snapshot = credential.snapshot();
         let is_current = snapshot.token.as_ref().is_some_and(|token| token.fingerprint == refused);
-        let held = self.allowance.take(Kind::Waiting, 1)?;
+        let held = self.allowance.take(Resource::Waiting, 1)?;
         if is_current && !snapshot.in_flight {
             self.allowance.count(Rate::ProviderCalls)?;
         }
@@ -61,26 +65,26 @@ impl Session {
     }
 
     /// Counts a refusal: whether there were too many.
-    pub(super) fn count_refusal(&self) -> Result<(), Excess> {
+    pub(super) fn count_refusal(&self) -> Result<(), QuotaExceeded> {
         self.allowance.count(Rate::Refusals)
     }
 
     /// The refusal of a request for a token, which is recorded.
-    pub(super) fn over_quota(&self, verb: Verb, name: &TokenName, excess: Excess) -> ErrorReply {
+    pub(super) fn over_quota(&self, verb: Operation, name: &TokenName, excess: QuotaExceeded) -> ErrorReply {
         self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::TooMuch(excess.as_str()));
         self.overloaded(excess)
     }
 
     /// The refusal of a form of a token while all that there is room for are in use, which is recorded.
-    pub(super) fn no_room_for_form(&self, verb: Verb, name: &TokenName) -> ErrorReply {
+    pub(super) fn no_room_for_form(&self, verb: Operation, name: &TokenName) -> ErrorReply {
         const ALL_IN_USE: &str = "too many other forms of the token are in use";
         self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::TooMuch(ALL_IN_USE));
         refusal(ErrorCode::Overloaded, ALL_IN_USE)
     }
 
     /// The refusal, with the time from which on the call is worth a try where that can be told.
-    pub(super) fn overloaded(&self, excess: Excess) -> ErrorReply {
-        let Excess::TooOften(_, at) = excess else {
+    pub(super) fn overloaded(&self, excess: QuotaExceeded) -> ErrorReply {
+        let QuotaExceeded::TooOften(_, at) = excess else {
             return refusal(ErrorCode::Overloaded, excess.as_str());
         };
         let wait = at.since(self.shared.clock.now()).as_secs() + 1;

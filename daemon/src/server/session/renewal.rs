@@ -12,19 +12,19 @@ use super::entitlement::Entitled;
 use super::{Session, refusal};
 use crate::access::directory::Patience;
 use crate::engine::credential::{Attempted, Credential, Rejected};
-use crate::server::audit::Verb;
+use crate::server::audit::Operation;
 
 impl Session {
     pub(super) async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
-        let Entitled { entry, grounds } = self.operated(&request.name, Verb::Refresh).await?;
-        self.shared.audit.allowed(self.peer.facts(), Verb::Refresh, &request.name, &grounds);
+        let Entitled { entry, grounds } = self.operated(&request.name, Operation::Refresh).await?;
+        self.shared.audit.allowed(self.peer.facts(), Operation::Refresh, &request.name, &grounds);
         let deadline = self.deadline(request.deadline_ms);
-        let over_quota = |excess| self.over_quota(Verb::Refresh, &request.name, excess);
+        let over_quota = |excess| self.over_quota(Operation::Refresh, &request.name, excess);
         let _held = self.may_ask_provider().map_err(over_quota)?;
         let registry = self.registry();
         let attempted = entry.credential.refresh(deadline).await;
         if !Arc::ptr_eq(&registry, &self.registry()) {
-            self.operated(&request.name, Verb::Refresh).await?;
+            self.operated(&request.name, Operation::Refresh).await?;
         }
         let attempted = attempted.map_err(|reason| self.unobtainable(reason))?;
         let (info, changed) = self.after_attempt(&entry.credential, attempted)?;
@@ -32,17 +32,20 @@ impl Session {
     }
 
     pub(super) async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
-        let entitled =
-            self.entitled(&request.name, &request.variant, Verb::Reject, Patience::of_a_request()).await?;
-        let credential = self.credential((Verb::Reject, &request.name), &entitled.entry, &request.variant)?;
-        self.shared.audit.allowed(self.peer.facts(), Verb::Reject, &request.name, &entitled.grounds);
+        let entitled = self
+            .entitled(&request.name, &request.variant, Operation::Reject, Patience::of_a_request())
+            .await?;
+        let credential =
+            self.credential((Operation::Reject, &request.name), &entitled.entry, &request.variant)?;
+        self.shared.audit.allowed(self.peer.facts(), Operation::Reject, &request.name, &entitled.grounds);
         let deadline = self.deadline(request.deadline_ms);
-        let over_quota = |excess| self.over_quota(Verb::Reject, &request.name, excess);
+        let over_quota = |excess| self.over_quota(Operation::Reject, &request.name, excess);
         let _held = self.may_reject(&credential, request.fingerprint).map_err(over_quota)?;
         let registry = self.registry();
         let rejected = credential.reject(request.fingerprint, deadline).await;
         if !Arc::ptr_eq(&registry, &self.registry()) {
-            self.entitled(&request.name, &request.variant, Verb::Reject, Patience::of_a_request()).await?;
+            self.entitled(&request.name, &request.variant, Operation::Reject, Patience::of_a_request())
+                .await?;
         }
         let rejected = rejected.map_err(|reason| self.unobtainable(reason))?;
         let (attempted, outcome) = match rejected {

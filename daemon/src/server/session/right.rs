@@ -5,29 +5,29 @@ use std::sync::Arc;
 
 use tokend_protocol::Variant;
 
-use crate::access::{Decision, Exemptions, Grounds, Numbers, Rule, decide};
+use crate::access::Facts;
+use crate::access::{Decision, ImplicitAccess, Reason, ResolvedIds, Rule, decide};
 use crate::config::{TermKind, TermRules};
 use crate::engine::registry::Entry;
-use crate::peer::Facts;
 
 /// What a peer may have of a token.
 #[derive(Clone, Debug)]
 pub(super) struct Right {
     /// Why it may have the token.
-    grounds: Arc<Grounds>,
+    grounds: Arc<Reason>,
     /// For each term with rules, as the token has them: the grounds, if there are any.
-    terms: Vec<Option<Grounds>>,
+    terms: Vec<Option<Reason>>,
 }
 
 impl Right {
     /// Decides; none for a peer that may have the token in no form at all.
     pub(super) fn decide(
         peer: &Facts,
-        exemptions: Exemptions,
+        implicit_access: ImplicitAccess,
         entry: &Entry,
-        numbers: &Numbers,
+        numbers: &ResolvedIds,
     ) -> Option<Self> {
-        let grounds = |rules: &[Rule]| match decide(peer, exemptions, rules, numbers) {
+        let grounds = |rules: &[Rule]| match decide(peer, implicit_access, rules, numbers) {
             Decision::Allow(grounds) => Some(grounds),
             Decision::Deny => None,
         };
@@ -43,7 +43,7 @@ impl Right {
     }
 
     /// The grounds for the form of the token that was asked for; none if it is refused.
-    pub(super) fn to(&self, entry: &Entry, variant: &Variant) -> Option<Arc<Grounds>> {
+    pub(super) fn to(&self, entry: &Entry, variant: &Variant) -> Option<Arc<Reason>> {
         let mut rules = Vec::new();
         for (ruled, grounds) in entry.permitted.rules.iter().zip(&self.terms) {
             if counts(entry, variant, ruled) {
@@ -53,7 +53,7 @@ impl Right {
         if rules.is_empty() {
             return Some(Arc::clone(&self.grounds));
         }
-        Some(Arc::new(Grounds::Rules(self.grounds.rules().iter().chain(rules).cloned().collect())))
+        Some(Arc::new(Reason::Rules(self.grounds.rules().iter().chain(rules).cloned().collect())))
     }
 
     fn leads_to_some_form(&self, entry: &Entry) -> bool {

@@ -6,14 +6,14 @@ use tokend_protocol::{HeadersRequest, PageRequest, RefreshRequest, RejectRequest
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::access::Facts;
 use crate::access::Named;
 use crate::access::directory::Directory;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::engine::credential::{Surroundings, Unobtainable};
-use crate::engine::registry::{Origins, Registry};
+use crate::engine::credential::{ActorContext, Unobtainable};
+use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::Fingerprinter;
-use crate::peer::Facts;
 use crate::quota::Quota;
 use crate::quota::accounts::Allowances;
 
@@ -38,15 +38,15 @@ impl Scene {
 
     fn with_quota(uid: u32, directory: Directory, tokens: &str, quota: Quota) -> Self {
         let clock = Clock::simulated();
-        let surroundings = Surroundings {
+        let actor_context = ActorContext {
             clock: clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
             roll: || 0.5,
             tasks: TaskTracker::new(),
         };
-        let mut origins = Origins::new(surroundings);
+        let mut origins = CredentialFactory::new(actor_context);
         let registry = Registry::build(&config(tokens), &mut origins, None);
-        let mut shared = Shared::new(registry, origins, clock.clone());
+        let mut shared = ServerState::new(registry, origins, clock.clone());
         shared.allowances = Allowances::new(quota, clock);
         shared.directory = directory;
         shared.own_uid = OWN_UID;

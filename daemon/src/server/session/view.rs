@@ -12,8 +12,7 @@ use super::millis;
 use crate::clock::Clock;
 use crate::engine::credential::{Failed, Snapshot, Token};
 use crate::engine::registry::Entry;
-use crate::process::memlock;
-use crate::server::server_state::Shared;
+use crate::server::server_state::ServerState;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +86,7 @@ pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> Even
 }
 
 /// The daemon as it is. How busy it is, which process, and whether a reload failed are an operator's business.
-pub(super) fn daemon_status(shared: &Shared, detail: Detail) -> DaemonStatus {
+pub(super) fn daemon_status(shared: &ServerState, detail: Detail) -> DaemonStatus {
     let (pid, connections, reload_failed_at) = match detail {
         Detail::ForCallers => (0, 0, None),
         Detail::Full => {
@@ -103,7 +102,7 @@ pub(super) fn daemon_status(shared: &Shared, detail: Detail) -> DaemonStatus {
         attributes: match detail {
             Detail::ForCallers => Vec::new(),
             Detail::Full => {
-                let memory = ("memory", memlock::condition());
+                let memory = ("memory", shared.memory.clone());
                 let mut facts: Vec<_> = shared.store.facts().into_iter().chain([memory]).collect();
                 facts.sort_unstable();
                 facts.into_iter().map(attribute).collect()

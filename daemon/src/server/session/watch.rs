@@ -16,7 +16,7 @@ use crate::clock::{Clock, Instant};
 use crate::engine::credential::Snapshot;
 use crate::engine::registry::Registry;
 use crate::quota::accounts::Held;
-use crate::server::audit::Verb;
+use crate::server::audit::Operation;
 
 /// A subscription.
 #[derive(Debug)]
@@ -89,8 +89,11 @@ impl Watch {
         let patience = Patience::of_a_request();
         for (index, watched) in self.watched.iter().enumerate() {
             self.session.turn_for_name(index).await;
-            let entry =
-                self.session.entitled(&watched.name, &Variant::default(), Verb::Watch, patience).await?.entry;
+            let entry = self
+                .session
+                .entitled(&watched.name, &Variant::default(), Operation::Watch, patience)
+                .await?
+                .entry;
             let mut snapshots = entry.credential.subscribe();
             snapshots.mark_changed();
             self.changes.push(change(index, snapshots, None, self.session.shared.clock.clone()));

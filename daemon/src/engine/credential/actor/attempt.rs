@@ -6,12 +6,11 @@ use std::time::Duration;
 use tokend_protocol::ErrorClass;
 
 use super::Actor;
-use crate::clock::Instant;
+use crate::clock::{Instant, Validity};
 use crate::engine::credential::{Attempted, Failed, Snapshot, Token};
-use crate::engine::schedule::{Cure, Jitter, Life, back_off, issuer_pause};
+use crate::engine::schedule::{Jitter, Recovery, back_off, issuer_pause};
 use crate::engine::throttle::{Admission, Held, Urgency};
 use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse};
-use crate::process::memlock;
 use crate::store::record::{KeptFailure, Record};
 
 /// Tokens that were held back by their issuer's condition come back spread over so long.
@@ -19,7 +18,7 @@ const HELD_SPREAD: Duration = Duration::from_secs(5);
 
 /// Token requests in a row during which the process may end without that being a failure of theirs. A kill may fall into
 /// one, and into the next; where it always does, what comes back may be what ends the process.
-const CUT_OFF_MOST: u32 = 2;
+const INTERRUPTED_MAX: u32 = 2;
 
 /// The longest message or detail that is kept of a failure, in characters.
 const WORDS_MAX: usize = 500;
@@ -44,13 +43,13 @@ impl<P: Provider> Actor<P> {
     async fn exchange(&mut self, admission: Admission<'_>) -> Attempted {
         let sent_at = self.clock.now();
         self.last_attempt = Some(sent_at);
-        self.cut_off = self.cut_off.saturating_add(1);
+        self.interrupted_requests = self.interrupted_requests.saturating_add(1);
         self.keep.changed(self.record_if_cut_off(sent_at));
         let requested = self.inbox.discarded.run_until_cancelled(self.provider.request()).await;
         let Some(Outcome { result, deviations, requests, client_secret, clock_skew }) = requested else {
             return self.give_up();
         };
-        self.cut_off = 0;
+        self.interrupted_requests = 0;
         self.issuer.also_sent(requests.saturating_sub(1), self.clock.now());
         self.note_client_secret(client_secret);
         self.update(|snapshot| {
@@ -77,11 +76,11 @@ impl<P: Provider> Actor<P> {
     fn record_if_cut_off(&self, sent_at: Instant) -> Record {
         let snapshot = self.snapshot();
         let mut record = self.record(&snapshot);
-        if self.cut_off > CUT_OFF_MOST {
+        if self.interrupted_requests > INTERRUPTED_MAX {
             let failures = snapshot.failures.saturating_add(1);
             let remaining =
                 snapshot.usable(sent_at, Duration::ZERO).map(|token| token.life.remaining(sent_at));
-            let delay = back_off(Cure::Time, failures, remaining, None, Jitter::new((self.roll)()));
+            let delay = back_off(Recovery::Time, failures, remaining, None, Jitter::new((self.roll)()));
             let message = "the daemon ended during each of its last token requests".into();
             let failed = Failed { class: ErrorClass::Internal, message, detail: None, at: sent_at };
             record.failure = Some(KeptFailure { failures, failed, next_attempt: Some(sent_at.after(delay)) });
@@ -99,7 +98,7 @@ impl<P: Provider> Actor<P> {
     }
 
     async fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
-        let life = Life { sent_at, lifetime: granted.lifetime };
+        let life = Validity { sent_at, lifetime: granted.lifetime };
         if life.remaining(self.clock.now()).is_zero() {
             let failure = Failure::new(ErrorClass::Malformed, "an access token that expired on its way");
             return self.failed(failure);
@@ -116,7 +115,6 @@ impl<P: Provider> Actor<P> {
         }
         self.longest_life = self.longest_life.max(granted.lifetime);
         let next_attempt = Some(self.renewal(life));
-        memlock::keep_out(&granted.token);
         let token = Arc::new(Token { secret: granted.token, fingerprint, life });
         self.changes_in_vain = 0;
         let renewed = |snapshot: &mut Snapshot| {
@@ -142,7 +140,8 @@ impl<P: Provider> Actor<P> {
         let remaining = snapshot.usable(now, Duration::ZERO).map(|token| token.life.remaining(now));
         let failures = snapshot.failures.saturating_add(1);
         let jitter = Jitter::new((self.roll)());
-        let delay = back_off(failure.cure(), failures, remaining, failure.retry_after, jitter);
+        let delay =
+            back_off(Recovery::after(failure.class), failures, remaining, failure.retry_after, jitter);
         self.tell_issuer(&failure, now, jitter);
         let Failure { class, message, detail, .. } = failure;
         let detail = detail.map(|text| capped(&text));

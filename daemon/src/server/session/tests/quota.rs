@@ -52,7 +52,7 @@ async fn calls_that_wait_for_a_provider_are_limited_and_those_that_do_not_are_no
     let scene = Scene::with_quota(ALICE, directory(), &tokens, quota);
     let mut waiting = Box::pin(scene.session.answer(get("a", 60_000, &[])));
     assert!((&mut waiting).now_or_never().is_none());
-    while scene.session.allowance.take(Kind::Waiting, 1).is_ok() {
+    while scene.session.allowance.take(Resource::Waiting, 1).is_ok() {
         // The name of the rule is looked up first.
         tokio::task::yield_now().await;
         assert!((&mut waiting).now_or_never().is_none());
@@ -144,8 +144,8 @@ async fn one_user_s_forms_make_room_for_that_user_s_others_and_for_nobody_else_s
         let asked = scene.session.answer(get("t", 0, &[&format!("s{n}")])).await;
         assert_eq!(code(asked), ErrorCode::DeadlineExceeded, "s{n}: it may be asked for");
     }
-    assert!(alice.allowance.take(Kind::Variants, 100).is_err(), "hers is held still");
-    assert!(scene.session.allowance.take(Kind::Variants, 69).is_ok(), "of the other user's 31");
+    assert!(alice.allowance.take(Resource::Variants, 100).is_err(), "hers is held still");
+    assert!(scene.session.allowance.take(Resource::Variants, 69).is_ok(), "of the other user's 31");
 }
 
 #[tokio::test]

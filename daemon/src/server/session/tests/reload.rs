@@ -185,7 +185,7 @@ async fn who_loses_the_token_while_it_reports_it_or_has_it_renewed_is_told_nothi
         let scene = Scene::new(ALICE, directory(), &(token("t", ALLOWED) + admin));
         let mut answer = Box::pin(scene.session.answer(request));
         // The names are known soon, and then the provider's secret, which never comes, is waited for.
-        while scene.session.allowance.take(Kind::Waiting, Quota::default().waiting).is_ok() {
+        while scene.session.allowance.take(Resource::Waiting, Quota::default().waiting).is_ok() {
             assert!((&mut answer).now_or_never().is_none());
             tokio::task::yield_now().await;
         }

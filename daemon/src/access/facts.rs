@@ -1,0 +1,57 @@
+//! What is known about a caller, and what can be known on this host.
+
+use std::path::PathBuf;
+
+/// What is known about a process that connected, as it was when it did. A fact that cannot be proved is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Its effective user (`SO_PEERCRED`, unix(7)).
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+    /// Its supplementary groups (`SO_PEERGROUPS`).
+    pub groups: Vec<u32>,
+    /// Its process id, for the journal. Never a ground for a decision: the number may have been given to
+    /// another process since.
+    pub pid: Option<i32>,
+    /// The systemd system unit that it runs in.
+    pub unit: Option<String>,
+    /// The unit of its own user's service manager that it runs in. Its name is that user's choice.
+    pub user_unit: Option<String>,
+    /// The invocation of `unit` (systemd.exec(5), `INVOCATION_ID`).
+    pub invocation_id: Option<String>,
+    /// Its executable, where this process may see that. It says which program runs and not who runs it: whoever
+    /// may run a program can also be its debugger.
+    pub exe: Option<PathBuf>,
+}
+
+impl Facts {
+    /// The same without groups, of which there may be very many.
+    #[must_use]
+    pub fn without_groups(&self) -> Self {
+        Self {
+            uid: self.uid,
+            gid: self.gid,
+            groups: Vec::new(),
+            pid: self.pid,
+            unit: self.unit.clone(),
+            user_unit: self.user_unit.clone(),
+            invocation_id: self.invocation_id.clone(),
+            exe: self.exe.clone(),
+        }
+    }
+}
+
+/// What this process can find out about processes of other users. A rule that needs what is `false` here matches
+/// nobody but, perhaps, processes of this process's own user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Their users and groups. Not so in a user namespace of its own (`PrivateUsers=`), where the kernel tells
+    /// most of them as one.
+    pub users: bool,
+    /// Their units. Not so where systemd does not use the unified hierarchy of control groups, nor where neither
+    /// `/proc` nor `/sys/fs/cgroup` shows them.
+    pub units: bool,
+    /// Their executables. Takes `CAP_SYS_PTRACE`.
+    pub executables: bool,
+}
