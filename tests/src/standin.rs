@@ -66,6 +66,10 @@ struct Books {
     issued: HashMap<String, Instant>,
     refusals: Vec<String>,
     api_calls: usize,
+    /// Whether token requests fail, while the API works on.
+    is_down: bool,
+    /// The client secret that has taken the place of the first one.
+    new_secret: Option<String>,
 }
 
 impl Kind {
@@ -128,7 +132,7 @@ impl StandIn {
     pub fn start(kind: Kind) -> Self {
         let client = Client::invent(kind);
         let books = Arc::new(Mutex::new(Books::default()));
-        let desk = Desk { kind, expectations: Expectation::of(kind, &client), client: client.clone() };
+        let desk = Desk { kind, client: client.clone() };
         let (provider, shared) = (Provider::start(), Arc::clone(&books));
         provider.answer_with(move |request| desk.answer(request, &mut lock(&shared)));
         Self { kind, provider, client, books }
@@ -162,6 +166,19 @@ impl StandIn {
     /// Issues tokens of this lifetime instead of the provider's own.
     pub fn set_lifetime(&self, lifetime: Duration) {
         lock(&self.books).lifetime = Some(lifetime);
+    }
+
+    /// Makes token requests fail with status 503, or succeed again. The API works in either case.
+    pub fn set_down(&self, is_down: bool) {
+        lock(&self.books).is_down = is_down;
+    }
+
+    /// Replaces the client secret: from now on only the new one is accepted. The caller gives it to the daemon.
+    pub fn replace_secret(&self) -> String {
+        let secret = secrets::invent_awkward("client-secret");
+        secrets::register_basic(&format!("{}:{secret}", self.client.id));
+        lock(&self.books).new_secret = Some(secret.clone());
+        secret
     }
 
     /// Why requests were refused, in order.
@@ -233,7 +250,6 @@ impl Client {
 struct Desk {
     kind: Kind,
     client: Client,
-    expectations: Vec<Expectation>,
 }
 
 impl Desk {
@@ -241,7 +257,12 @@ impl Desk {
         if request.path == API_PATH {
             return api::answer(self.kind, &self.client, request, books);
         }
-        match token_request::compare_with_any(&self.expectations, request) {
+        if books.is_down {
+            return Answer::status(503);
+        }
+        let secret = books.new_secret.clone().unwrap_or_else(|| self.client.secret.clone());
+        let expectations = Expectation::of(self.kind, &Client { secret, ..self.client.clone() });
+        match token_request::compare_with_any(&expectations, request) {
             Ok(()) => self.issue(books),
             Err(difference) => {
                 books.refusals.push(difference.clone());
