@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use tokend_protocol::{Reply, Request, WatchRequest};
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::{Provider, RawPeer, Scene, program, raw_peer, requirement};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-use crate::{Home, Tokenctl, process, program, secrets, wait};
+use crate::{TestDir, Tokenctl, process, program, secrets, wait};
 
 /// How long a daemon may take to end when it is told to.
 const STOP: Duration = Duration::from_secs(30);
@@ -35,13 +35,13 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The daemon of a [`Home`], which logs all that it can.
-    pub fn new(home: &Home) -> Self {
+    /// The daemon of a [`TestDir`], which logs all that it can.
+    pub fn new(home: &TestDir) -> Self {
         Self::logging(home, "trace")
     }
 
-    /// The daemon of a [`Home`], which logs from this level on.
-    pub fn logging(home: &Home, level: &str) -> Self {
+    /// The daemon of a [`TestDir`], which logs from this level on.
+    pub fn logging(home: &TestDir, level: &str) -> Self {
         let mut command = Command::new(program::tokend());
         command.arg("--config").arg(home.config()).arg("--socket").arg(home.socket());
         clean(command.args(["--log-level", level]));
@@ -161,8 +161,8 @@ fn clean(command: &mut Command) -> &mut Command {
 }
 
 impl RealDaemon {
-    /// Starts the daemon of a [`Home`].
-    pub fn start(home: &Home) -> Self {
+    /// Starts the daemon of a [`TestDir`].
+    pub fn start(home: &TestDir) -> Self {
         Launch::new(home).start()
     }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-use crate::{Home, program, secrets, wait};
+use crate::{TestDir, program, secrets, wait};
 
 /// A running helper. It is killed when it is dropped.
 #[derive(Debug)]
@@ -16,11 +16,11 @@ pub struct RealEgress {
 }
 
 impl RealEgress {
-    /// Starts the one of a [`Home`], which logs all that it can, and waits until it serves.
+    /// Starts the one of a [`TestDir`], which logs all that it can, and waits until it serves.
     ///
     /// # Panics
     /// When it does not in time; the message has its log.
-    pub fn start(home: &Home) -> Self {
+    pub fn start(home: &TestDir) -> Self {
         let log = home.path().join("egress.log");
         let written = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         let served_before = serving(&log);

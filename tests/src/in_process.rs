@@ -11,7 +11,7 @@ use tokend_egress::Egress;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 
-use crate::{Home, RawPeer, Tokenctl};
+use crate::{RawPeer, TestDir, Tokenctl};
 
 /// More connections than any test opens.
 const MOST_CONNECTIONS: usize = 4096;
@@ -26,11 +26,11 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// Starts the daemon of a [`Home`].
+    /// Starts the daemon of a [`TestDir`].
     ///
     /// # Panics
     /// When its configuration has a fault.
-    pub fn start(home: &Home) -> Self {
+    pub fn start(home: &TestDir) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let config = load(&home.config());

@@ -16,11 +16,11 @@
     reason = "the harness is test code: a panic is how a test fails"
 )]
 
+pub mod capture;
 pub mod certificate;
-pub mod courier;
 pub mod daemon;
 pub mod egress;
-pub mod home;
+pub mod fd_donor;
 pub mod http;
 pub mod in_process;
 pub mod machine;
@@ -28,31 +28,31 @@ pub mod memory;
 pub mod notify;
 pub mod process;
 pub mod program;
-pub mod proof;
 pub mod provider;
 pub mod raw_peer;
 pub mod requirement;
-pub mod scene;
+pub mod scale;
 pub mod secrets;
 pub mod service_manager;
 pub mod standin;
-pub mod tap;
+pub mod test_dir;
+pub mod test_support;
 pub mod tokenctl;
 pub mod wait;
 
+pub use capture::Capture;
 pub use certificate::{Authority, Flaw, Shown};
-pub use courier::Courier;
 pub use daemon::RealDaemon;
 pub use egress::RealEgress;
-pub use home::Home;
+pub use fd_donor::FdDonor;
 pub use in_process::InProcess;
 pub use machine::Machine;
 pub use process::Finished;
-pub use proof::{report, size};
 pub use provider::{Answer, Fault, Gate, Provider, Recorded};
 pub use raw_peer::RawPeer;
-pub use scene::Scene;
+pub use scale::{report, size};
 pub use service_manager::ServiceManager;
 pub use standin::{Kind, StandIn};
-pub use tap::Tap;
+pub use test_dir::TestDir;
+pub use test_support::Scene;
 pub use tokenctl::Tokenctl;

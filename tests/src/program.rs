@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 /// All that are built.
 const PROGRAMS: [&str; 8] =
-    ["tokend", "tokend-egress", "tokenctl", "provider", "courier", "callers", "handover", "asker"];
+    ["tokend", "tokend-egress", "tokenctl", "provider", "fd_donor", "load", "fd_relay", "asker"];
 
 /// The path of the built `tokend`.
 pub fn tokend() -> PathBuf {
@@ -29,19 +29,19 @@ pub fn provider() -> PathBuf {
     directory().join("provider")
 }
 
-/// The path of the built `courier`, which gives its connection away.
-pub fn courier() -> PathBuf {
-    directory().join("courier")
+/// The path of the built `fd_donor`, which gives its connection away.
+pub fn fd_donor() -> PathBuf {
+    directory().join("fd_donor")
 }
 
-/// The path of the built `callers`, many callers at once.
-pub fn callers() -> PathBuf {
-    directory().join("callers")
+/// The path of the built `load`, many callers at once.
+pub fn load() -> PathBuf {
+    directory().join("load")
 }
 
-/// The path of the built `handover`, for callers that hand their connections over.
-pub fn handover() -> PathBuf {
-    directory().join("handover")
+/// The path of the built `fd_relay`, for callers that hand their connections over.
+pub fn fd_relay() -> PathBuf {
+    directory().join("fd_relay")
 }
 
 /// The path of the built `asker`, which asks for connections as the daemon does.

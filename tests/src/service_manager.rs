@@ -18,7 +18,7 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use crate::daemon::Launch;
-use crate::{Home, Tokenctl, wait};
+use crate::{TestDir, Tokenctl, wait};
 
 /// How long the thread waits before it looks whether it is to end.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -41,11 +41,11 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// One with an empty store, for the daemon of a [`Home`].
+    /// One with an empty store, for the daemon of a [`TestDir`].
     ///
     /// # Panics
     /// When its sockets cannot be made.
-    pub fn new(home: &Home) -> Self {
+    pub fn new(home: &TestDir) -> Self {
         let (socket, notify) = (home.path().join("managed.sock"), home.path().join("manager"));
         let listener = UnixListener::bind(&socket).expect("the socket can be bound");
         let heard = UnixDatagram::bind(&notify).expect("the socket can be bound");
@@ -64,8 +64,8 @@ impl ServiceManager {
         Self { listener, socket, notify, stored, ends, thread: Some(thread) }
     }
 
-    /// The daemon of a [`Home`], as this manager starts it.
-    pub fn launch(&self, home: &Home) -> Launch {
+    /// The daemon of a [`TestDir`], as this manager starts it.
+    pub fn launch(&self, home: &TestDir) -> Launch {
         let launch = Launch::new(home).env("NOTIFY_SOCKET", &self.notify);
         let stored = lock(&self.stored)
             .as_ref()

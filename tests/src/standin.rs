@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{Answer, Home, Provider, Recorded, secrets};
+use crate::{Answer, Provider, Recorded, TestDir, secrets};
 
 pub use token_request::{Credentials, Expectation};
 
@@ -199,7 +199,7 @@ impl StandIn {
     /// The configuration that the provider's documentation leads to: its provider and token, with secrets in
     /// files of `home`. The token's name is [`Kind::token_name`], and eConnect has a second one, with `-user`
     /// after it, for the password grant. `token` holds further lines for each token.
-    pub fn configuration(&self, home: &Home, token: &str) -> String {
+    pub fn configuration(&self, home: &TestDir, token: &str) -> String {
         let name = self.kind.token_name();
         let secret = home.secret(&format!("{name}-client-secret"), &self.client.secret);
         let mut text = format!(
@@ -213,7 +213,7 @@ impl StandIn {
         text
     }
 
-    fn particulars(&self, home: &Home, token: &str) -> String {
+    fn particulars(&self, home: &TestDir, token: &str) -> String {
         match self.kind {
             Kind::EconnectPsb => {
                 let key = home.secret("psb-subscription-key", &self.client.subscription_key);

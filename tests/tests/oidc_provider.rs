@@ -15,8 +15,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::token_table;
-use tokend_tests::{Home, RealDaemon, program, requirement, secrets};
+use tokend_tests::test_support::token_table;
+use tokend_tests::{RealDaemon, TestDir, program, requirement, secrets};
 
 const RESOURCE: &str = "https://api.example/";
 
@@ -56,8 +56,8 @@ impl Server {
     }
 
     /// A daemon with the token `t` of one of the clients.
-    fn daemon(&self, provider: &str, token: &str) -> (RealDaemon, Home) {
-        let home = Home::new();
+    fn daemon(&self, provider: &str, token: &str) -> (RealDaemon, TestDir) {
+        let home = TestDir::new();
         let secret = home.secret("oidc.secret", &self.secret);
         home.configure(
             "",

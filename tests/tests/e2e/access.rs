@@ -1,10 +1,10 @@
 //! Nobody gets what the configuration does not give them, and nobody learns what there is to get.
 
 use tokend_tests::requirement;
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::tokenctl::User;
 
-use crate::people::{ALICE, BOB, PAYMENTS, SOCKET, scene, user};
+use crate::test_users::{ALICE, BOB, PAYMENTS, SOCKET, scene, user};
 
 fn alice() -> User {
     user(ALICE)

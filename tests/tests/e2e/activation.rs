@@ -3,12 +3,12 @@
 use std::os::unix::net::UnixListener;
 
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Home, Provider, Tokenctl};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Provider, TestDir, Tokenctl};
 
 #[test]
 fn a_socket_that_is_handed_over_is_served_and_outlives_the_daemon() {
-    let (home, provider) = (Home::new(), Provider::start());
+    let (home, provider) = (TestDir::new(), Provider::start());
     home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + &token_table("t", "")));
     let path = home.path().join("activated.sock");
     let listener = UnixListener::bind(&path).unwrap();

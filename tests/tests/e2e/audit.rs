@@ -1,7 +1,7 @@
 //! Every decision is in the audit trail, and no caller can fill it.
 
 use tokend_protocol::{ExplainRequest, GetRequest, Request, Subject, Terms, TokenName, Variant};
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::{Provider, RawPeer, Scene, raw_peer};
 
 /// The audit records in a log: each line, and how many decisions it stands for.

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use tokend_client::{Client, Error, Options, TokenName, blocking};
 use tokend_protocol::{ErrorCode, Reply};
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Answer, Gate, Home, InProcess, Provider, raw_peer};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Answer, Gate, InProcess, Provider, TestDir, raw_peer};
 
 struct Setting {
     daemon: InProcess,
     provider: Provider,
-    home: Home,
+    home: TestDir,
 }
 
 fn start(provider: Provider, tokens: &str) -> Setting {
-    let home = Home::new();
+    let home = TestDir::new();
     home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + tokens));
     Setting { daemon: InProcess::start(&home), provider, home }
 }

@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use tokend_tests::scene::token_table;
-use tokend_tests::{Finished, Home, Kind, Provider, Scene, StandIn, process, program, secrets};
+use tokend_tests::test_support::token_table;
+use tokend_tests::{Finished, Kind, Provider, Scene, StandIn, TestDir, process, program, secrets};
 
-fn check(home: &Home) -> Finished {
+fn check(home: &TestDir) -> Finished {
     let config = home.config();
     let finished = process::run(
         Command::new(program::tokend()).arg("check").arg("--config").arg(config),
@@ -53,7 +53,7 @@ refresh_before = "soon"                                #! refresh_before
 
 #[test]
 fn ten_faults_are_ten_reports_each_with_its_line() {
-    let home = Home::new();
+    let home = TestDir::new();
     fs::write(home.config(), TEN_FAULTS).unwrap();
     let finished = check(&home);
     assert_ne!(finished.code, 0);
@@ -72,7 +72,7 @@ fn ten_faults_are_ten_reports_each_with_its_line() {
 
 #[test]
 fn a_good_configuration_is_told_to_be_good() {
-    let home = Home::new();
+    let home = TestDir::new();
     let standins = Kind::ALL.map(StandIn::start);
     let text: String = standins.iter().map(|standin| standin.configuration(&home, "")).collect();
     home.configure("", &text);
@@ -96,7 +96,7 @@ fn what_is_malformed_double_or_contradictory_is_told_with_its_line() {
         (provider, "[token.t]\nprovider = \"p\"\nheaders = { Authorization = \"x\" }\n", 7, "Authorization"),
     ];
     for (text, more, line, word) in cases {
-        let home = Home::new();
+        let home = TestDir::new();
         fs::write(home.config(), format!("{text}{more}")).unwrap();
         let finished = check(&home);
         assert_ne!(finished.code, 0, "{more}");
@@ -108,7 +108,7 @@ fn what_is_malformed_double_or_contradictory_is_told_with_its_line() {
 
 #[test]
 fn a_file_that_is_absent_is_a_fault_and_not_a_default() {
-    let home = Home::new();
+    let home = TestDir::new();
     let finished = check(&home);
     assert_ne!(finished.code, 0);
     assert!(finished.stderr.contains("tokend.toml"), "{}", finished.stderr);
@@ -116,7 +116,7 @@ fn a_file_that_is_absent_is_a_fault_and_not_a_default() {
 
 #[test]
 fn a_drop_in_adds_to_the_file_and_its_faults_are_its_own() {
-    let home = Home::new();
+    let home = TestDir::new();
     home.configure("", "");
     let drop_ins = home.path().join("tokend.toml.d");
     fs::create_dir(&drop_ins).unwrap();
@@ -128,7 +128,7 @@ fn a_drop_in_adds_to_the_file_and_its_faults_are_its_own() {
 
 #[test]
 fn a_secret_written_into_the_configuration_is_refused_and_not_repeated() {
-    let home = Home::new();
+    let home = TestDir::new();
     let secret = secrets::invent("client-secret");
     let text = format!(
         "[provider.p]\ntoken_endpoint = \"https://p.example/t\"\nclient_id = \"c\"\nclient_secret = \"{secret}\"\n"

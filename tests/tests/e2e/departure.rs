@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tokend_protocol::Reply;
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::tokenctl::User;
-use tokend_tests::{Answer, Courier, Gate, Provider, Scene, raw_peer, requirement};
+use tokend_tests::{Answer, FdDonor, Gate, Provider, Scene, raw_peer, requirement};
 
 const SOCKET: u32 = 61_000;
 const ALICE: u32 = 61_001;
@@ -28,9 +28,9 @@ fn a_connection_that_was_given_away_gets_nothing_once_its_maker_is_gone() {
         return;
     }
     let scene = scene(Provider::start());
-    let (mut courier, mut heir) = Courier::send(scene.socket(), &alice());
+    let (mut donor, mut heir) = FdDonor::start(scene.socket(), &alice());
     assert!(matches!(heir.ask(1, raw_peer::get("t")), Reply::Token(_)), "its maker is there, and may");
-    courier.end();
+    donor.end();
     // Closed before it asks, or because it asks.
     let _ = heir.send(2, raw_peer::get("t"));
     heir.expect_close_with_nothing(PATIENCE);
@@ -45,10 +45,10 @@ fn an_answer_that_was_waited_for_is_not_given_to_an_heir() {
     let gate = Gate::new();
     provider.always(Answer::token(600).behind(&gate));
     let scene = scene(provider);
-    let (mut courier, mut heir) = Courier::send(scene.socket(), &alice());
+    let (mut donor, mut heir) = FdDonor::start(scene.socket(), &alice());
     heir.send(1, raw_peer::get("t")).unwrap();
     scene.provider.wait_for_requests(1);
-    courier.end();
+    donor.end();
     gate.open();
     heir.expect_close_with_nothing(PATIENCE);
 }
@@ -59,8 +59,8 @@ fn idle_connections_of_a_process_that_is_gone_free_their_places() {
         return;
     }
     let scene = scene(Provider::start());
-    let (mut courier, mut heir) = Courier::send(scene.socket(), &alice());
+    let (mut donor, mut heir) = FdDonor::start(scene.socket(), &alice());
     heir.assert_alive();
-    courier.end();
+    donor.end();
     heir.expect_close_with_nothing(PATIENCE);
 }

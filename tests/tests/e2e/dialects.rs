@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::{provider_table, token_of};
-use tokend_tests::{Answer, Fault, Home, Provider, RealDaemon, secrets};
+use tokend_tests::test_support::{provider_table, token_of};
+use tokend_tests::{Answer, Fault, Provider, RealDaemon, TestDir, secrets};
 
 /// What comes of a reply.
 enum Expected {
@@ -137,8 +137,8 @@ fn refused() -> Vec<(&'static str, Answer, Expected)> {
 }
 
 /// One daemon with a token for each reply, each from a provider of its own path.
-fn start(cases: &[(&'static str, Answer, Expected)]) -> (RealDaemon, Provider, Home) {
-    let home = Home::new();
+fn start(cases: &[(&'static str, Answer, Expected)]) -> (RealDaemon, Provider, TestDir) {
+    let home = TestDir::new();
     let answers: HashMap<String, Answer> =
         cases.iter().map(|(name, answer, _)| (format!("/{name}"), answer.clone())).collect();
     let provider = Provider::start_answering(move |request| answers[&request.path].clone());

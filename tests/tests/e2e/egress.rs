@@ -8,14 +8,16 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::{provider_table, token_of};
-use tokend_tests::{Answer, Authority, Flaw, Home, Provider, RealDaemon, Tap, requirement, secrets, wait};
+use tokend_tests::test_support::{provider_table, token_of};
+use tokend_tests::{
+    Answer, Authority, Capture, Flaw, Provider, RealDaemon, TestDir, requirement, secrets, wait,
+};
 
 /// A daemon with a token `bad` that is asked for at `endpoint`, and a token `good` of a sound provider.
 struct Pair {
     daemon: RealDaemon,
     _good: Provider,
-    _home: Home,
+    _home: TestDir,
 }
 
 impl Pair {
@@ -24,7 +26,7 @@ impl Pair {
     }
 
     fn start_by(endpoint: &str, more: &str, launch: impl FnOnce(Launch) -> Launch) -> Self {
-        let (home, good) = (Home::new(), Provider::start());
+        let (home, good) = (TestDir::new(), Provider::start());
         let mut text = provider_table(&home, "bad", endpoint, more);
         text.push_str(&provider_table(&home, "good", &good.token_endpoint(), ""));
         home.configure("", &(text + &token_of("bad", "bad", "") + &token_of("good", "good", "")));
@@ -57,7 +59,7 @@ fn assert_nothing_secret(what: &str, heard: &[u8]) {
 
 #[test]
 fn a_client_secret_goes_to_its_own_token_endpoint_alone() {
-    let (home, one, other) = (Home::new(), Provider::start(), Provider::start());
+    let (home, one, other) = (TestDir::new(), Provider::start(), Provider::start());
     let mut text = provider_table(&home, "one", &one.token_endpoint(), "");
     text.push_str(&provider_table(&home, "other", &other.token_endpoint(), ""));
     home.configure("", &(text + &token_of("one", "one", "") + &token_of("other", "other", "")));
@@ -108,8 +110,8 @@ fn no_redirect_of_metadata_is_followed() {
 }
 
 /// A daemon whose token `t` is of an issuer.
-fn discovering(issuer: &Provider) -> (RealDaemon, Home) {
-    let home = Home::new();
+fn discovering(issuer: &Provider) -> (RealDaemon, TestDir) {
+    let home = TestDir::new();
     let table = provider_table(&home, "p", &issuer.url(""), "").replace("token_endpoint = ", "issuer = ");
     home.configure("", &(table + &token_of("p", "t", "")));
     (RealDaemon::start(&home), home)
@@ -145,12 +147,12 @@ fn whoever_cannot_prove_to_be_the_provider_is_sent_nothing() {
     ];
     for (what, server, more) in cases {
         let bad = Provider::start_tls(server);
-        let tap = Tap::before(bad.address());
-        let pair = Pair::start(&format!("https://{}/token", tap.address()), more);
+        let capture = Capture::before(bad.address());
+        let pair = Pair::start(&format!("https://{}/token", capture.address()), more);
         assert_eq!(pair.failure()["class"], "tls", "{what}");
         assert_eq!(bad.count(), 0, "{what}: no request arrived");
-        assert!(tap.connections() > 0, "{what}: it was tried");
-        assert_nothing_secret(what, &tap.heard());
+        assert!(capture.connections() > 0, "{what}: it was tried");
+        assert_nothing_secret(what, &capture.heard());
     }
 }
 
@@ -161,12 +163,12 @@ fn a_server_that_speaks_no_tls_is_sent_nothing() {
         b"220 mail.example ESMTP\r\n",
     ];
     for answer in answers {
-        let tap = Tap::answering(answer);
-        let pair = Pair::start(&format!("https://{}/token", tap.address()), "");
+        let capture = Capture::answering(answer);
+        let pair = Pair::start(&format!("https://{}/token", capture.address()), "");
         assert_eq!(pair.failure()["class"], "tls");
         pair.daemon.tokenctl().run(&["get", "bad"]).expect_code(6);
-        assert!(!tap.heard().is_empty(), "a handshake was begun");
-        assert_nothing_secret("a server without TLS", &tap.heard());
+        assert!(!capture.heard().is_empty(), "a handshake was begun");
+        assert_nothing_secret("a server without TLS", &capture.heard());
     }
 }
 
@@ -176,7 +178,7 @@ fn a_proxy_is_used_only_where_it_is_configured_and_sees_no_secret() {
         ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
     let authority = Authority::new();
     let trusted = format!("ca_file = \"{}\"", authority.ca_file().display());
-    let (of_environment, configured) = (Tap::proxy(), Tap::proxy());
+    let (of_environment, configured) = (Capture::proxy(), Capture::proxy());
     for (more, connections) in
         [(String::new(), 0), (format!("proxy = \"http://{}\"", configured.address()), 1)]
     {
@@ -205,7 +207,7 @@ fn a_proxy_is_used_only_where_it_is_configured_and_sees_no_secret() {
 fn the_keys_of_a_connection_are_written_nowhere() {
     let authority = Authority::new();
     let provider = Provider::start_tls(authority.server(Flaw::None));
-    let directory = Home::new();
+    let directory = TestDir::new();
     let keys = directory.path().join("keys");
     let trusted = format!("ca_file = \"{}\"", authority.ca_file().display());
     let pair =
@@ -233,7 +235,7 @@ fn localhost_is_this_host_whatever_the_name_service_says() {
         return;
     }
     let provider = Provider::start();
-    let directory = Home::new();
+    let directory = TestDir::new();
     let hosts = [("hosts", "192.0.2.1 localhost\n"), ("nsswitch.conf", "hosts: files\n")];
     let pair = Pair::start_by(&provider.url_by_name("/token"), "", |launch| {
         with_etc(launch, directory.path(), &hosts)
@@ -252,7 +254,7 @@ fn a_name_service_that_hangs_is_given_up_in_time_and_holds_up_nobody_else() {
         requirement::met("port 53 of 127.0.0.153", false);
         return;
     };
-    let directory = Home::new();
+    let directory = TestDir::new();
     let files = [
         ("resolv.conf", "nameserver 127.0.0.153\noptions timeout:30 attempts:5\n"),
         ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: dns\n"),

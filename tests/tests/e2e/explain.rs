@@ -3,11 +3,11 @@
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::tokenctl::User;
 use tokend_tests::{Scene, requirement};
 
-use crate::people::{ALICE, BOB, PAYMENTS, SOCKET, scene, user};
+use crate::test_users::{ALICE, BOB, PAYMENTS, SOCKET, scene, user};
 
 /// A process of a user that a test may ask about. It ends with the test.
 struct Running(Child);

@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use tokend_client::Options;
 use tokend_client::blocking::Client;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Home, InProcess, Provider, program};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{InProcess, Provider, TestDir, program};
 
 use check::complaints;
 use rows::{Row, rows};
@@ -41,7 +41,7 @@ fn no_fault_takes_a_token_away_or_costs_many_requests_and_each_is_recovered_from
 fn a_name_that_does_not_resolve_costs_little_and_a_reload_mends_it() {
     // Built before the clock runs.
     program::tokenctl();
-    let (home, provider) = (Home::new(), Provider::start());
+    let (home, provider) = (TestDir::new(), Provider::start());
     let configure = |endpoint: &str| {
         home.configure("", &(provider_table(&home, "p", endpoint, "") + &token_table("t", "")));
     };
@@ -63,7 +63,7 @@ fn a_name_that_does_not_resolve_costs_little_and_a_reload_mends_it() {
 
 /// Each row in both situations, side by side.
 fn run(rows: &[Row]) -> Vec<Seen> {
-    let home = Home::new();
+    let home = TestDir::new();
     let authorities = Arc::new(Authorities::default());
     let mut servers = Vec::new();
     let mut text = String::new();
@@ -94,7 +94,7 @@ fn run(rows: &[Row]) -> Vec<Seen> {
 
 /// The configuration of a subject: a provider and a token of the same name.
 fn tables(
-    home: &Home,
+    home: &TestDir,
     row: &Row,
     situation: Situation,
     server: &Server,

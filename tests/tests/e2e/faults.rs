@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokend_tests::daemon::Launch;
 use tokend_tests::provider::Door;
-use tokend_tests::scene::{provider_table, token_of, token_table};
-use tokend_tests::{Answer, Authority, Fault, Flaw, Home, Provider, RealDaemon, Scene, Tokenctl, wait};
+use tokend_tests::test_support::{provider_table, token_of, token_table};
+use tokend_tests::{Answer, Authority, Fault, Flaw, Provider, RealDaemon, Scene, TestDir, Tokenctl, wait};
 
 /// A daemon with a token `bad` of a provider with a fault, and a token `good` of one without.
 struct Pair {
     daemon: RealDaemon,
     bad: Provider,
     _good: Provider,
-    _home: Home,
+    _home: TestDir,
 }
 
 impl Pair {
@@ -23,7 +23,7 @@ impl Pair {
     }
 
     fn start_with(bad: Provider, endpoint: impl Fn(&Provider) -> String, more: &str) -> Self {
-        let (home, good) = (Home::new(), Provider::start());
+        let (home, good) = (TestDir::new(), Provider::start());
         let mut text = provider_table(&home, "bad", &endpoint(&bad), more);
         text.push_str(&provider_table(&home, "good", &good.token_endpoint(), ""));
         text.push_str("[token.bad]\nprovider = \"bad\"\n[token.good]\nprovider = \"good\"\n");
@@ -77,7 +77,7 @@ fn a_provider_that_hangs_delays_nobody_else() {
 
 #[test]
 fn a_provider_that_hangs_is_given_up_in_time() {
-    let (home, mut text) = (Home::new(), String::new());
+    let (home, mut text) = (TestDir::new(), String::new());
     let faults = [
         ("head", Fault::HangInHead),
         ("body", Fault::HangInBody),
@@ -181,8 +181,8 @@ fn an_authority_that_is_replaced_is_trusted_without_a_restart() {
 const PLACES: [&str; 2] = ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"];
 
 /// A daemon whose token `t` is of an issuer that answers so at the two places.
-fn discovering(answers: impl Fn(&Provider) -> [Answer; 2]) -> (RealDaemon, Provider, Home) {
-    let (home, issuer) = (Home::new(), Provider::start());
+fn discovering(answers: impl Fn(&Provider) -> [Answer; 2]) -> (RealDaemon, Provider, TestDir) {
+    let (home, issuer) = (TestDir::new(), Provider::start());
     let answers = answers(&issuer);
     issuer.answer_with(move |request| {
         let place = PLACES.iter().position(|place| *place == request.path);

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Home, Provider, Scene, program, requirement};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Provider, Scene, TestDir, program, requirement};
 
 #[test]
 fn it_never_dumps_core() {
@@ -35,7 +35,7 @@ fn a_fault_leaves_no_core_file_where_the_host_would_make_one() {
     {
         return;
     }
-    let scene = Home::new();
+    let scene = TestDir::new();
     scene.configure("", "");
     let directory = scene.path().join("work");
     fs::create_dir(&directory).unwrap();
@@ -59,7 +59,7 @@ fn its_own_user_cannot_look_into_its_memory() {
     if !requirement::root() {
         return;
     }
-    let home = Home::new();
+    let home = TestDir::new();
     home.configure("", "");
     let copy = home.path().join("tokend");
     program::copy(&program::tokend(), &copy);
@@ -95,7 +95,7 @@ fn as_much_memory_is_kept_out_of_swap_as_may_be() {
         if wrapper.ends_with(&["setpriv"]) {
             wrapper.extend(["--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
         }
-        let (home, provider) = (Home::new(), Provider::start());
+        let (home, provider) = (TestDir::new(), Provider::start());
         let table = provider_table(&home, "p", &provider.token_endpoint(), "");
         home.configure("", &(table + &token_table("t", "")));
         let daemon = Launch::new(&home).through(&wrapper).start();
@@ -111,7 +111,7 @@ fn as_much_memory_is_kept_out_of_swap_as_may_be() {
 
 #[test]
 fn the_socket_is_never_open_to_more_than_its_owner_and_group() {
-    let home = Home::new();
+    let home = TestDir::new();
     home.configure("", "");
     let loose = ["sh", "-c", "umask 0; exec \"$@\"", "sh"];
     let daemon = Launch::new(&home).through(&loose).spawn();

@@ -8,18 +8,18 @@ use serde_json::Value;
 use tokend_client::Options;
 use tokend_client::blocking::Client;
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::{provider_table, token_of};
-use tokend_tests::{Answer, Authority, Flaw, Home, Provider, RealDaemon, RealEgress, requirement, wait};
+use tokend_tests::test_support::{provider_table, token_of};
+use tokend_tests::{Answer, Authority, Flaw, Provider, RealDaemon, RealEgress, TestDir, requirement, wait};
 
 /// A home with a token `t`.
-fn home_with(endpoint: &str, more: &str) -> Home {
-    let home = Home::new();
+fn home_with(endpoint: &str, more: &str) -> TestDir {
+    let home = TestDir::new();
     home.configure("", &(provider_table(&home, "p", endpoint, more) + &token_of("p", "t", "")));
     home
 }
 
 /// The daemon of a home, told where the helper listens.
-fn helped(home: &Home) -> Launch {
+fn helped(home: &TestDir) -> Launch {
     Launch::new(home).argument("--egress").argument(home.egress_socket().to_str().unwrap())
 }
 
@@ -69,7 +69,7 @@ fn listens_to_the_kernel(daemon: &RealDaemon) -> bool {
 
 #[test]
 fn what_a_helper_finds_out_is_reported_as_if_the_daemon_had() {
-    let home = Home::new();
+    let home = TestDir::new();
     let endpoints = [("nobody", "https://nobody.invalid/token"), ("closed", "https://127.0.0.1:1/token")];
     let mut text = String::new();
     for (name, endpoint) in endpoints {

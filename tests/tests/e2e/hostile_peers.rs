@@ -12,9 +12,9 @@ use nix::libc::linger;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use tokend_protocol::{ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Terms, Variant};
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::tokenctl::User;
-use tokend_tests::{Courier, Provider, RawPeer, Scene, raw_peer, requirement, wait};
+use tokend_tests::{FdDonor, Provider, RawPeer, Scene, raw_peer, requirement, wait};
 
 fn scene() -> Scene {
     Scene::start(Provider::start(), &token_table("t", ""))
@@ -274,13 +274,13 @@ fn places_are_kept_for_operators() {
     }
     let settings = "socket_group = \"61000\"\nmax_connections = 8\nmax_connections_per_uid = 8";
     let scene = Scene::start_with(Provider::start(), settings, &token_table("t", "allow = [\"any\"]"));
-    let couriers: Vec<_> = (61_001..61_011)
-        .map(|uid| Courier::send(scene.socket(), &User::new(uid).with_groups(&[61_000])))
+    let donors: Vec<_> = (61_001..61_011)
+        .map(|uid| FdDonor::start(scene.socket(), &User::new(uid).with_groups(&[61_000])))
         .collect();
     let refused = scene.tokenctl().as_user(User::new(61_020).with_groups(&[61_000])).run(&["get", "t"]);
     assert_eq!(refused.code, 6, "{}", refused.stderr);
     scene.tokenctl().get("t");
-    drop(couriers);
+    drop(donors);
     scene.daemon.wait_for_log(&["tokend::server::audit", "connect refused", "too many open connections"]);
 }
 

@@ -8,8 +8,8 @@ use nix::sys::stat::Mode;
 use tokend_client::blocking::Client;
 use tokend_client::{CallerHeaders, Options};
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Home, Provider, RealDaemon};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Provider, RealDaemon, TestDir};
 
 /// Bytes of log that a pipe takes which nobody reads.
 const PIPE: i32 = 4096;
@@ -31,12 +31,12 @@ struct Stuck {
     log: File,
     client: Client,
     _provider: Provider,
-    _home: Home,
+    _home: TestDir,
 }
 
 /// A daemon whose standard error is a pipe that nobody reads.
 fn start() -> Stuck {
-    let (home, provider) = (Home::new(), Provider::start());
+    let (home, provider) = (TestDir::new(), Provider::start());
     let table = provider_table(&home, "p", &provider.token_endpoint(), "");
     let tokens: String = (0..NAMES).map(|n| token_table(&name(n), "")).collect();
     home.configure("", &(table + &tokens));

@@ -10,10 +10,10 @@ use tokend_tests::daemon::Launch;
 use tokend_tests::memory::{self, Findings, Needles};
 use tokend_tests::notify::Manager;
 use tokend_tests::raw_peer::get;
-use tokend_tests::scene::token_of;
+use tokend_tests::test_support::token_of;
 use tokend_tests::{
-    Answer, Authority, Flaw, Home, Provider, RawPeer, RealDaemon, RealEgress, Recorded, requirement, secrets,
-    wait,
+    Answer, Authority, Flaw, Provider, RawPeer, RealDaemon, RealEgress, Recorded, TestDir, requirement,
+    secrets, wait,
 };
 
 /// A daemon with tokens of a provider with TLS, and every secret that it has to do with.
@@ -22,7 +22,7 @@ struct Scene {
     helper: RealEgress,
     provider: Provider,
     authority: Authority,
-    home: Home,
+    home: TestDir,
     manager: Manager,
     needles: Needles,
     /// The tokens that the daemon holds, by name.
@@ -42,7 +42,7 @@ fn answer(request: &Recorded) -> Answer {
 
 impl Scene {
     fn start(tokens: &[&'static str]) -> Self {
-        let (home, authority) = (Home::new(), Authority::new());
+        let (home, authority) = (TestDir::new(), Authority::new());
         let provider = Provider::start_tls(authority.server(Flaw::None));
         provider.answer_with(answer);
         let mut needles = Needles::default();
@@ -134,7 +134,7 @@ impl Scene {
     }
 }
 
-fn launch(home: &Home, manager: &Manager) -> Launch {
+fn launch(home: &TestDir, manager: &Manager) -> Launch {
     let launch = Launch::new(home).env("CREDENTIALS_DIRECTORY", home.path().join("credentials"));
     let launch =
         launch.argument("--egress").argument(home.egress_socket().to_str().expect("a path of ASCII"));
@@ -145,12 +145,12 @@ fn launch(home: &Home, manager: &Manager) -> Launch {
 const HALVES: usize = 2;
 
 /// Tokens are to survive a reboot, so they are on disk as well, sealed.
-fn state_key(home: &Home) -> String {
+fn state_key(home: &TestDir) -> String {
     format!("state_key = {{ file = \"{}\" }}", home.path().join("state-key").display())
 }
 
 /// The configuration with these tokens. Each has its secret kept and sent in another way.
-fn configuration(home: &Home, authority: &Authority, provider: &Provider, tokens: &[&str]) -> String {
+fn configuration(home: &TestDir, authority: &Authority, provider: &Provider, tokens: &[&str]) -> String {
     let file = |name: &str| format!("{{ file = \"{}\" }}", home.path().join(name).display());
     let post = |name: &str| {
         format!("client_secret = {}\ntoken_endpoint_auth_method = \"client_secret_post\"", file(name))

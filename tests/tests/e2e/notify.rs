@@ -4,18 +4,18 @@ use nix::sys::signal::Signal;
 use tokend_tests::daemon::Launch;
 use tokend_tests::notify::Manager;
 use tokend_tests::provider::Door;
-use tokend_tests::scene::{provider_table, token_of, token_table};
-use tokend_tests::{Answer, Home, Provider, RealDaemon};
+use tokend_tests::test_support::{provider_table, token_of, token_table};
+use tokend_tests::{Answer, Provider, RealDaemon, TestDir};
 
 struct Managed {
     daemon: RealDaemon,
     manager: Manager,
     provider: Provider,
-    home: Home,
+    home: TestDir,
 }
 
 fn start(door: Door) -> Managed {
-    let (home, provider) = (Home::new(), Provider::start());
+    let (home, provider) = (TestDir::new(), Provider::start());
     provider.set_door(door);
     home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + &token_table("t", "")));
     let manager = Manager::listen(&home.path().join("notify"));
@@ -93,7 +93,7 @@ fn its_end_is_announced() {
 
 #[test]
 fn it_is_not_ready_with_a_bad_configuration() {
-    let home = Home::new();
+    let home = TestDir::new();
     home.configure("", "[token.t]\nprovider = \"none\"\n");
     let manager = Manager::listen(&home.path().join("notify"));
     let mut daemon = Launch::new(&home).env("NOTIFY_SOCKET", manager.path()).spawn();

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 use tokend_tests::daemon::Launch;
-use tokend_tests::{Answer, Home, Kind, RealDaemon, StandIn, http};
+use tokend_tests::{Answer, Kind, RealDaemon, StandIn, TestDir, http};
 
 /// A stand-in of its own and a daemon that is configured as the provider documents.
-fn start(kind: Kind) -> (RealDaemon, StandIn, Home) {
-    let (home, standin) = (Home::new(), StandIn::start(kind));
+fn start(kind: Kind) -> (RealDaemon, StandIn, TestDir) {
+    let (home, standin) = (TestDir::new(), StandIn::start(kind));
     home.configure("", &standin.configuration(&home, ""));
     (Launch::new(&home).start(), standin, home)
 }
@@ -96,7 +96,7 @@ fn a_stand_in_refuses_every_request_but_the_documented_one() {
         ("scope = \"banking.ais.read\"", "scope", &["psb", "bnp", "partner", "cube"]),
     ];
     for (line, field, tokens) in near_misses {
-        let (home, standins) = (Home::new(), Kind::ALL.map(StandIn::start));
+        let (home, standins) = (TestDir::new(), Kind::ALL.map(StandIn::start));
         let chosen = standins.iter().filter(|standin| tokens.contains(&standin.kind().token_name()));
         let text: String = chosen.clone().map(|standin| standin.configuration(&home, line)).collect();
         home.configure("", &text);
@@ -113,7 +113,7 @@ fn a_stand_in_refuses_every_request_but_the_documented_one() {
 #[test]
 fn a_stand_in_refuses_the_documented_request_with_the_wrong_secret() {
     for kind in Kind::ALL {
-        let (home, standin) = (Home::new(), StandIn::start(kind));
+        let (home, standin) = (TestDir::new(), StandIn::start(kind));
         let text = standin.configuration(&home, "");
         let _ = home.secret(&format!("{}-client-secret", kind.token_name()), "not the client secret");
         home.configure("", &text);
@@ -136,7 +136,7 @@ fn a_stand_in_s_api_refuses_a_call_without_the_documented_headers() {
 
 #[test]
 fn five_providers_live_in_one_daemon() {
-    let (home, standins) = (Home::new(), Kind::ALL.map(StandIn::start));
+    let (home, standins) = (TestDir::new(), Kind::ALL.map(StandIn::start));
     let text: String = standins.iter().map(|standin| standin.configuration(&home, "")).collect();
     home.configure("", &text);
     let daemon = Launch::new(&home).start();
@@ -149,7 +149,7 @@ fn five_providers_live_in_one_daemon() {
 
 #[test]
 fn one_s_own_preset_is_a_table_of_the_configuration() {
-    let home = Home::new();
+    let home = TestDir::new();
     let provider = tokend_tests::Provider::start_answering(|request| {
         let documented =
             request.field("scope").as_deref() == Some("a b") && request.field("tenant").is_some();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokend_protocol::{Reply, Request};
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::{provider_table, token_of, token_table};
-use tokend_tests::{Answer, Fault, Gate, Home, Provider, RawPeer, Scene, raw_peer, secrets, wait};
+use tokend_tests::test_support::{provider_table, token_of, token_table};
+use tokend_tests::{Answer, Fault, Gate, Provider, RawPeer, Scene, TestDir, raw_peer, secrets, wait};
 
 #[test]
 fn a_token_is_renewed_before_it_expires() {
@@ -46,7 +46,7 @@ fn failures() -> Vec<(&'static str, Answer, &'static str)> {
 
 #[test]
 fn no_error_takes_a_valid_token_away() {
-    let home = Home::new();
+    let home = TestDir::new();
     let failures = failures();
     let mut text = String::new();
     let mut providers = Vec::new();
@@ -75,7 +75,7 @@ fn no_error_takes_a_valid_token_away() {
 
 #[test]
 fn an_unreachable_provider_takes_no_valid_token_away() {
-    let home = Home::new();
+    let home = TestDir::new();
     let provider = Provider::start_answering(|_| Answer::token(40));
     let text = provider_table(&home, "p", &provider.token_endpoint(), "");
     home.configure("", &(text + &token_table("t", "refresh_before = \"39s\"")));
@@ -178,7 +178,7 @@ fn retry_after_is_honoured_and_the_caller_gets_the_token_in_the_end() {
 
 #[test]
 fn a_rotated_secret_is_used_without_a_restart() {
-    let home = Home::new();
+    let home = TestDir::new();
     let (old, new) = (secrets::invent("old-secret"), secrets::invent("new-secret"));
     let valid = std::sync::Arc::new(std::sync::Mutex::new(old.clone()));
     let known = std::sync::Arc::clone(&valid);

@@ -12,8 +12,8 @@ use tokend_client::{Error, Options, TokenName};
 use tokend_protocol::{ErrorCode, Reply};
 use tokend_tests::daemon::Launch;
 use tokend_tests::notify::Manager;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Answer, Gate, Home, InProcess, Provider, Scene, raw_peer, requirement, wait};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Answer, Gate, InProcess, Provider, Scene, TestDir, raw_peer, requirement, wait};
 
 /// Waits until a token can be had: the reload that brings it is over.
 fn wait_for_token(scene: &Scene, name: &str) -> String {
@@ -106,7 +106,7 @@ fn many_reloads_in_a_row_lose_nothing() {
 
 #[test]
 fn a_configuration_that_hangs_holds_up_nothing_else() {
-    let (home, provider) = (Home::new(), Provider::start());
+    let (home, provider) = (TestDir::new(), Provider::start());
     home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + &token_table("t", "")));
     let manager = Manager::listen(&home.path().join("notify"));
     let mut daemon =
@@ -130,12 +130,12 @@ fn a_configuration_that_hangs_holds_up_nothing_else() {
 struct Changing {
     daemon: InProcess,
     provider: Provider,
-    home: Home,
+    home: TestDir,
 }
 
 impl Changing {
     fn start(provider: Provider, tokens: &str) -> Self {
-        let home = Home::new();
+        let home = TestDir::new();
         home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + tokens));
         let daemon = InProcess::start(&home);
         Self { daemon, provider, home }

@@ -5,15 +5,15 @@ use std::fs::File;
 use std::io::Write;
 
 use nix::sys::signal::Signal;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Answer, Home, Provider, RealDaemon, ServiceManager};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Answer, Provider, RealDaemon, ServiceManager, TestDir};
 
 /// A daemon that a service manager starts again and again.
 struct Service {
     daemon: Option<RealDaemon>,
     manager: ServiceManager,
     provider: Provider,
-    home: Home,
+    home: TestDir,
 }
 
 impl Service {
@@ -23,7 +23,7 @@ impl Service {
     }
 
     fn with(provider: Provider, tokens: &str) -> Self {
-        let home = Home::new();
+        let home = TestDir::new();
         let manager = ServiceManager::new(&home);
         let mut service = Self { daemon: None, manager, provider, home };
         service.configure(tokens);
@@ -93,7 +93,7 @@ fn a_killed_daemons_successor_has_its_tokens_and_asks_for_nothing() {
 
 #[test]
 fn without_a_service_manager_nothing_is_kept_and_the_status_says_so() {
-    let (home, provider) = (Home::new(), Provider::start());
+    let (home, provider) = (TestDir::new(), Provider::start());
     home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + &token_table("t", "")));
     for start in 1..=2 {
         let mut daemon = RealDaemon::start(&home);

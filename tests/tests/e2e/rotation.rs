@@ -4,22 +4,22 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Answer, Home, Provider, RealDaemon, secrets, wait};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Answer, Provider, RealDaemon, TestDir, secrets, wait};
 
 /// A provider that takes one secret and refuses the client with any other, and a daemon with the sources
 /// `first.secret` and `second.secret`.
 struct Rotation {
     daemon: RealDaemon,
     provider: Provider,
-    home: Home,
+    home: TestDir,
     valid: Arc<Mutex<String>>,
 }
 
 impl Rotation {
     /// Starts with these secrets, of which the provider takes `valid`.
     fn start(first: &str, second: &str, valid: &str) -> Self {
-        let home = Home::new();
+        let home = TestDir::new();
         let sources =
             format!("[{}, {}]", home.secret("first.secret", first), home.secret("second.secret", second));
         let (provider, valid) = provider_that_takes(valid);
@@ -122,7 +122,7 @@ fn a_refusal_of_another_kind_is_not_tried_with_the_next_secret() {
 
 #[test]
 fn a_secret_file_that_is_put_right_brings_the_token_without_anybody_asking() {
-    let home = Home::new();
+    let home = TestDir::new();
     let (wrong, right) = (secrets::invent("wrong-secret"), secrets::invent("right-secret"));
     let (provider, _) = provider_that_takes(&right);
     let _ = home.secret("p.secret", &wrong);

@@ -3,18 +3,18 @@
 use std::fs;
 use std::path::PathBuf;
 
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Home, Provider, RealDaemon, secrets};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Provider, RealDaemon, TestDir, secrets};
 
 /// A daemon without a service manager, as after a reboot each time.
 struct Host {
-    home: Home,
+    home: TestDir,
     provider: Provider,
 }
 
 impl Host {
     fn new() -> Self {
-        let host = Self { home: Home::new(), provider: Provider::start() };
+        let host = Self { home: TestDir::new(), provider: Provider::start() };
         host.home.secret("state-key", &secrets::invent("state-key-of-enough-bytes"));
         host.configure("state-key", &token_table("t", ""));
         host

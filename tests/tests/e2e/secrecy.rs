@@ -8,8 +8,8 @@ use std::os::unix::net::UnixListener;
 use serde_json::json;
 use tokend_tests::daemon::Launch;
 use tokend_tests::notify::Manager;
-use tokend_tests::scene::{token_of, token_table};
-use tokend_tests::{Answer, Home, Kind, Provider, Scene, StandIn, secrets};
+use tokend_tests::test_support::{token_of, token_table};
+use tokend_tests::{Answer, Kind, Provider, Scene, StandIn, TestDir, secrets};
 
 #[test]
 fn the_search_finds_what_is_there_to_be_found() {
@@ -24,7 +24,7 @@ fn the_search_finds_what_is_there_to_be_found() {
 #[test]
 fn five_providers_at_the_most_talkative_log_level_tell_nothing() {
     for format in ["text", "json"] {
-        let (home, standins) = (Home::new(), Kind::ALL.map(StandIn::start));
+        let (home, standins) = (TestDir::new(), Kind::ALL.map(StandIn::start));
         let text: String = standins.iter().map(|standin| standin.configuration(&home, "")).collect();
         home.configure("", &text);
         let mut daemon = Launch::new(&home).argument(&format!("--log-format={format}")).start();
@@ -45,7 +45,7 @@ fn five_providers_at_the_most_talkative_log_level_tell_nothing() {
 
 #[test]
 fn every_place_for_a_secret_is_read_and_none_is_shown() {
-    let home = Home::new();
+    let home = TestDir::new();
     let provider = Provider::start_answering(|request| {
         let known =
             request.field("client_secret").is_some_and(|secret| !secrets::found_in(&secret).is_empty());
@@ -85,7 +85,7 @@ fn every_place_for_a_secret_is_read_and_none_is_shown() {
 }
 
 /// A token whose client secret is what a shell script prints.
-fn configure_command(home: &Home, provider: &Provider, script: &str) {
+fn configure_command(home: &TestDir, provider: &Provider, script: &str) {
     let command = format!("[\"sh\", \"-c\", \"{script}\"]");
     let provider = format!(
         "[provider.p]\ntoken_endpoint = {:?}\nclient_id = \"c\"\nclient_secret = {{ command = {command} }}\n",
@@ -96,7 +96,7 @@ fn configure_command(home: &Home, provider: &Provider, script: &str) {
 
 #[test]
 fn a_secret_command_that_fails_does_not_get_its_output_logged() {
-    let home = Home::new();
+    let home = TestDir::new();
     let secret = secrets::invent("command-secret");
     let _ = home.secret("command-secret", &secret);
     let file = home.path().join("command-secret");
@@ -130,7 +130,7 @@ fn a_reply_that_is_no_token_is_not_logged_whatever_is_in_it() {
 
 #[test]
 fn a_secret_command_is_given_nothing_of_the_daemons() {
-    let home = Home::new();
+    let home = TestDir::new();
     let secret = home.path().join("command-secret");
     let _ = home.secret("command-secret", &secrets::invent("command-secret"));
     let seen = |name: &str| home.path().join(name).display().to_string();

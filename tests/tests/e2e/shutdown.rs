@@ -8,7 +8,7 @@ use tokend_client::Options;
 use tokend_client::blocking::Client;
 use tokend_protocol::{ErrorCode, Reply};
 use tokend_tests::daemon::Launch;
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::{Answer, Gate, Provider, RawPeer, Scene, raw_peer, wait};
 
 #[test]

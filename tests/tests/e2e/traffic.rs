@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
 use tokend_client::blocking::Client;
 use tokend_client::{Options, TokenName};
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::{Answer, Provider, Scene, wait};
 
 /// The processor time that a process has used.

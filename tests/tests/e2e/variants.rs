@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokend_client::{Client, Error, Options, Variant};
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Answer, Gate, Home, InProcess, Provider, Scene, secrets};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Answer, Gate, InProcess, Provider, Scene, TestDir, secrets};
 
 /// A provider whose tokens begin with the scope that they were asked for with.
 fn naming_scopes(gate: &Gate) -> Provider {
@@ -20,7 +20,7 @@ fn naming_scopes(gate: &Gate) -> Provider {
 fn two_hundred_callers_with_eight_scopes_cost_eight_requests_and_no_token_is_crossed() {
     let gate = Gate::new();
     let provider = naming_scopes(&gate);
-    let home = Home::new();
+    let home = TestDir::new();
     let more = "scope = \"all\"\nwarm = \"on-demand\"\nvariants = { scope = \"s0 s1 s2 s3 s4 s5 s6 s7\" }";
     home.configure(
         "",
@@ -88,7 +88,7 @@ fn a_reload_that_permits_less_takes_effect_at_once_and_keeps_what_is_still_permi
     let gate = Gate::new();
     gate.open();
     let provider = naming_scopes(&gate);
-    let home = Home::new();
+    let home = TestDir::new();
     let configure = |variants: &str| {
         let token = token_table("t", &format!("scope = \"a b\"\nvariants = {{ scope = \"{variants}\" }}"));
         home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + &token));

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use serde_json::Value;
-use tokend_tests::scene::token_table;
+use tokend_tests::test_support::token_table;
 use tokend_tests::{Answer, Gate, Provider, Scene, Tokenctl, wait};
 
 /// A running `tokenctl watch --json`. It is killed when it is dropped.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokend::store::layout;
 use tokend_protocol::{RefreshRequest, Reply, Request};
 use tokend_tests::raw_peer::get;
-use tokend_tests::scene::{provider_table, token_table};
-use tokend_tests::{Answer, Home, Provider, RawPeer, ServiceManager, report, secrets, size};
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Answer, Provider, RawPeer, ServiceManager, TestDir, report, secrets, size};
 
 const PERIOD: Duration = Duration::from_millis(50);
 
@@ -30,7 +30,7 @@ struct ResolvedIds {
 #[test]
 fn what_a_killed_daemon_leaves_is_whole_and_never_older_than_one_rotation() {
     let kills = size(1_000, 30);
-    let home = Home::new();
+    let home = TestDir::new();
     let manager = ServiceManager::new(&home);
     let numbers = Arc::new(ResolvedIds { issued: AtomicU64::new(0), seen: AtomicU64::new(0) });
     let stem = secrets::invent("access-token");

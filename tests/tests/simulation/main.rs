@@ -24,8 +24,8 @@ mod plan;
 mod provider;
 mod regressions;
 mod restarts;
-mod scene;
 mod tally;
+mod test_support;
 mod trouble;
 mod world;
 

@@ -9,7 +9,7 @@ use tokend::engine::throttle::OriginThrottle;
 use tokend::oauth::Failure;
 use tokend_protocol::{ErrorClass, State};
 
-use crate::scene::{Scene, Script, Subject, fail};
+use crate::test_support::{Scene, Script, Subject, fail};
 
 const HOUR: u64 = 3_600;
 

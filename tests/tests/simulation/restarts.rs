@@ -9,7 +9,7 @@ use tokend::store::key::Key;
 use tokend::store::memory::Memory;
 use tokend_protocol::ErrorClass;
 
-use crate::scene::{Scene, Script, Subject, fail};
+use crate::test_support::{Scene, Script, Subject, fail};
 
 const HOUR: u64 = 3_600;
 

@@ -137,8 +137,8 @@ fn install(tree: &TempDir) {
     let mut command = Command::new(program::workspace().join("systemd/install"));
     command.env("DESTDIR", tree.path()).env("PREFIX", "/usr").env("TARGET_DIR", built.parent().unwrap());
     process::run(&mut command, Duration::from_secs(60)).expect_success();
-    let helpers = [program::provider(), program::callers(), program::handover(), program::asker()];
-    for (built, name) in helpers.iter().zip(["provider", "callers", "handover", "asker"]) {
+    let helpers = [program::provider(), program::load(), program::fd_relay(), program::asker()];
+    for (built, name) in helpers.iter().zip(["provider", "load", "fd_relay", "asker"]) {
         program::copy(built, &tree.path().join("usr/bin").join(name));
     }
 }

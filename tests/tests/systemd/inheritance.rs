@@ -28,20 +28,20 @@ fn hand_over(
 ) -> (String, String) {
     thread::scope(|scope| {
         let taken =
-            scope.spawn(|| machine.run_as(heir, &[&["handover", "take", HANDED_OVER], wish].concat()));
+            scope.spawn(|| machine.run_as(heir, &[&["fd_relay", "take", HANDED_OVER], wish].concat()));
         let given = between();
         (given, taken.join().map(Finished::expect_success).unwrap())
     })
 }
 
 fn give(machine: &Machine, user: &str, token: &[&str]) -> String {
-    let given = machine.run_as(user, &[&["handover", "give", HANDED_OVER, SOCKET], token].concat());
+    let given = machine.run_as(user, &[&["fd_relay", "give", HANDED_OVER, SOCKET], token].concat());
     given.expect_success()
 }
 
 /// Gives the number of a process that has ended to a new one, of this user and in a service of this name.
 fn occupy(machine: &Machine, number: &str, user: &str, unit: &str) {
-    machine.check(&["systemd-run", "--quiet", &format!("--unit={unit}"), "handover", "occupy", number, user]);
+    machine.check(&["systemd-run", "--quiet", &format!("--unit={unit}"), "fd_relay", "occupy", number, user]);
     let expected = format!("0::/system.slice/{unit}");
     let owned = format!("Uid:\t{}", machine.check(&["id", "-u", user]).trim());
     tokend_tests::wait::until("the number's new owner", || {

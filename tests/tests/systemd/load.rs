@@ -106,8 +106,8 @@ fn start_callers(host: &Host, names: &[String]) {
     let callers = [
         "systemd-run",
         "--quiet",
-        "--unit=callers",
-        "/usr/bin/callers",
+        "--unit=load",
+        "/usr/bin/load",
         "/run/tokend/tokend.sock",
         CALLERS,
         REPORT,
@@ -118,7 +118,7 @@ fn start_callers(host: &Host, names: &[String]) {
 
 /// What the callers have to say, by name.
 fn end_callers(host: &Host) -> BTreeMap<String, String> {
-    host.machine.check(&["systemctl", "kill", "--signal=TERM", "callers.service"]);
+    host.machine.check(&["systemctl", "kill", "--signal=TERM", "load.service"]);
     let report = wait::until("the callers' report", || {
         let read = host.machine.run(&["cat", REPORT]);
         (read.code == 0 && !read.stdout.is_empty()).then_some(read.stdout)

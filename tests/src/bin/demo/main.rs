@@ -11,7 +11,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokend_tests::{Home, Kind, RealDaemon, ServiceManager, StandIn, http, program, secrets};
+use tokend_tests::{Kind, RealDaemon, ServiceManager, StandIn, TestDir, http, program, secrets};
 
 use screen::{Ink, Screen};
 
@@ -31,7 +31,7 @@ struct Stage {
     daemon: RealDaemon,
     manager: ServiceManager,
     standins: Vec<StandIn>,
-    home: Home,
+    home: TestDir,
 }
 
 impl Stage {
@@ -108,7 +108,7 @@ fn step<T>(name: &str, work: impl FnOnce() -> Result<T, String>) -> Result<T, St
 }
 
 fn start(screen: &Screen) -> Result<Stage, String> {
-    let (home, standins) = (Home::new(), Vec::from(Kind::ALL.map(StandIn::start)));
+    let (home, standins) = (TestDir::new(), Vec::from(Kind::ALL.map(StandIn::start)));
     screen.heading("Providers");
     for standin in &standins {
         let (title, endpoint) = (standin.kind().title(), standin.token_endpoint());

@@ -1,7 +1,7 @@
 //! A process that connects to the daemon, gives its connection away, and ends when it is told to: what a test needs
 //! to see that a connection is worth nothing once the process that made it is gone.
 //!
-//! `courier SOCKET` sends the connected descriptor over its standard input, which must be a Unix socket, and ends
+//! `fd_donor SOCKET` sends the connected descriptor over its standard input, which must be a Unix socket, and ends
 //! when that is closed at the other end.
 
 use std::env;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     match deliver() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = io::Write::write_all(&mut io::stderr(), format!("courier: {error}\n").as_bytes());
+            let _ = io::Write::write_all(&mut io::stderr(), format!("fd_donor: {error}\n").as_bytes());
             ExitCode::from(2)
         }
     }

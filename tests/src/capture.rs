@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A listener on loopback. What it does with a connection is one of the functions that make it.
 #[derive(Debug)]
-pub struct Tap {
+pub struct Capture {
     address: SocketAddr,
     heard: Arc<Heard>,
 }
@@ -23,7 +23,7 @@ struct Heard {
     connections: AtomicUsize,
 }
 
-impl Tap {
+impl Capture {
     /// Passes everything on to a server.
     pub fn before(server: SocketAddr) -> Self {
         Self::start(move |client, heard| relay(client, &TcpStream::connect(server)?, heard))

@@ -10,11 +10,11 @@ use crate::secrets;
 
 /// The directory. It goes when the test does.
 #[derive(Debug)]
-pub struct Home {
+pub struct TestDir {
     directory: TempDir,
 }
 
-impl Home {
+impl TestDir {
     /// An empty one, which other users may pass through, to the socket, but not look into.
     pub fn new() -> Self {
         let directory =
@@ -82,7 +82,7 @@ fn in_file(path: &Path) -> String {
     format!("{{ file = \"{}\" }}", path.display())
 }
 
-impl Default for Home {
+impl Default for TestDir {
     fn default() -> Self {
         Self::new()
     }

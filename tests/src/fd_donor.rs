@@ -13,29 +13,30 @@ use crate::{RawPeer, program};
 
 /// The process, which lives until it is told to end, or is dropped.
 #[derive(Debug)]
-pub struct Courier {
+pub struct FdDonor {
     child: Child,
     way: Option<UnixStream>,
 }
 
-impl Courier {
+impl FdDonor {
     /// Starts one as `user`, which root can become, and takes its connection over.
     ///
     /// # Panics
     /// When it brings none.
-    pub fn send(socket: &Path, user: &User) -> (Self, RawPeer) {
-        let copy = socket.with_file_name("courier");
+    pub fn start(socket: &Path, user: &User) -> (Self, RawPeer) {
+        let copy = socket.with_file_name("fd_donor");
         if !copy.exists() {
-            program::copy(&program::courier(), &copy);
+            program::copy(&program::fd_donor(), &copy);
         }
         let (way, theirs) = UnixStream::pair().expect("a pair of sockets can be made");
         let mut command = Command::new("setpriv");
         command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
         command.arg(user.groups_argument()).arg("--").arg(&copy).arg(socket);
-        let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn().expect("a courier can be sent");
+        let child =
+            command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn().expect("the donor can be started");
         // Ours alone keeps the way open, once the command is gone with its copy of the other end.
         drop(command);
-        let connection = receive(&way).expect("the courier brings its connection");
+        let connection = receive(&way).expect("the donor passes its connection");
         let peer = RawPeer::over(connection).expect("the connection can be used");
         (Self { child, way: Some(way) }, peer)
     }
@@ -47,7 +48,7 @@ impl Courier {
     }
 }
 
-impl Drop for Courier {
+impl Drop for FdDonor {
     fn drop(&mut self) {
         self.end();
     }

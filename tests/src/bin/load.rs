@@ -1,7 +1,7 @@
 //! Many callers of the daemon at once, as services are: each with a client of its own, asking for one token after
 //! the other, for as long as they are let.
 //!
-//! `callers SOCKET NUMBER REPORT TOKEN...` runs until it gets SIGTERM, then writes what
+//! `load SOCKET NUMBER REPORT TOKEN...` runs until it gets SIGTERM, then writes what
 //! came of it to the file REPORT, as lines of a name and a value. A call that fails is counted and its reason told.
 
 #![expect(clippy::expect_used, reason = "test code: a panic is how it fails")]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::daemon::Launch;
-use crate::{Home, Provider, RealDaemon, Tokenctl};
+use crate::{Provider, RealDaemon, TestDir, Tokenctl};
 
 /// A daemon with one provider, `p`, in its configuration.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct Scene {
     /// The provider.
     pub provider: Provider,
     /// The directory of both.
-    pub home: Home,
+    pub home: TestDir,
 }
 
 impl Scene {
@@ -24,7 +24,7 @@ impl Scene {
 
     /// The same with further lines in `[daemon]`.
     pub fn start_with(provider: Provider, daemon: &str, tokens: &str) -> Self {
-        let home = Home::new();
+        let home = TestDir::new();
         home.configure(
             daemon,
             &format!("{}\n{tokens}", provider_table(&home, "p", &provider.token_endpoint(), "")),
@@ -35,7 +35,7 @@ impl Scene {
 
     /// The same with a daemon that logs no more than it does by default.
     pub fn quiet(provider: Provider, daemon: &str, tokens: &str) -> Self {
-        let home = Home::new();
+        let home = TestDir::new();
         let table = provider_table(&home, "p", &provider.token_endpoint(), "");
         home.configure(daemon, &format!("{table}\n{tokens}"));
         let daemon = Launch::logging(&home, "info").start();
@@ -61,7 +61,7 @@ impl Scene {
 
 /// A `[provider.NAME]` that sends its secret in the form. The secret is in a file of the home, `NAME.secret`,
 /// and is made up on first use. `more` holds further lines.
-pub fn provider_table(home: &Home, name: &str, endpoint: &str, more: &str) -> String {
+pub fn provider_table(home: &TestDir, name: &str, endpoint: &str, more: &str) -> String {
     let secret = home.secret_once(&format!("{name}.secret"));
     format!(
         "[provider.{name}]\ntoken_endpoint = {endpoint:?}\nclient_id = \"client\"\nclient_secret = {secret}\n\

@@ -1,12 +1,12 @@
 //! Callers that tokenctl is not: one that hands its connection over, one that takes it, and one that takes the
 //! number of a process that has ended. Used by the suite on a real systemd, in a machine of its own.
 //!
-//! - `handover give PATH SOCKET [TOKEN]` connects to SOCKET, asks for TOKEN there, passes the connection on at PATH,
+//! - `fd_relay give PATH SOCKET [TOKEN]` connects to SOCKET, asks for TOKEN there, passes the connection on at PATH,
 //!   prints its own number and the answer, and ends when it is let go.
-//! - `handover take PATH TOKEN` takes a connection at PATH and asks for TOKEN on it, once while the giver lives and once
+//! - `fd_relay take PATH TOKEN` takes a connection at PATH and asks for TOKEN on it, once while the giver lives and once
 //!   when it has ended.
-//! - `handover take PATH TOKEN FILE` lets the giver go at once, and asks when FILE is there.
-//! - `handover occupy NUMBER USER` runs a process with this number as this user, as root alone may.
+//! - `fd_relay take PATH TOKEN FILE` lets the giver go at once, and asks when FILE is there.
+//! - `fd_relay occupy NUMBER USER` runs a process with this number as this user, as root alone may.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic, reason = "a program of the tests")]
 
