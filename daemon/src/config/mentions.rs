@@ -108,9 +108,8 @@ impl Mentions {
 const USERS: &str = "the daemon cannot tell users and groups apart, so no rule with one matches; its unit must not \
                      have PrivateUsers=yes";
 
-const UNITS: &str = "the daemon cannot tell in which units callers run, so no rule with one matches; it takes \
-                     ProtectProc=default in a drop-in of its unit, or Linux 6.13, and systemd on the unified \
-                     hierarchy of control groups";
+const UNITS: &str = "the daemon cannot tell in which units callers run, so no rule with one matches; its unit \
+                     must not have ProtectProc=invisible, and systemd must use the unified hierarchy of control groups";
 
 const EXECUTABLES: &str = "the daemon cannot see the executables of other users' processes, so no rule with one \
                            matches them; it takes AmbientCapabilities=CAP_SYS_PTRACE and \

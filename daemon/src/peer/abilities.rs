@@ -1,29 +1,30 @@
-//! What this process can find out about callers: whether its sandbox, its rights and its kernel leave enough.
+//! Which facts about callers this process can find out, given its sandbox, its rights and its kernel.
 
 use std::fs;
 
+use super::ids;
+use super::placement::Placement;
 use super::process::Process;
-use super::{cgroup, ids};
 use crate::access::Abilities;
 
 /// `CAP_SYS_PTRACE` (linux/capability.h).
 const SYS_PTRACE: u32 = 19;
 
-/// What this process can find out about callers. Another process may find out other things: a command that an operator
-/// runs is outside the daemon's sandbox.
+/// Finds out which facts about callers this process can see. A command that an operator runs is outside the daemon's
+/// sandbox and may see others.
 pub fn abilities() -> Abilities {
     Abilities {
         users: ids::are_told(),
-        units: can_tell_units(),
+        units: shows_units(),
         executables: fs::read_to_string("/proc/self/status").is_ok_and(|status| may_trace(&status)),
     }
 }
 
-/// Tries it with the first process, which is in a group of its own and never this user's, unless this one is
-/// root's.
-fn can_tell_units() -> bool {
-    let Ok(first) = Process::open(1) else { return false };
-    cgroup::path(&first).or_else(|| cgroup::search(&first)).is_some()
+/// Whether `/proc` shows the unit of the first process, which is never this user's unless this user is root.
+fn shows_units() -> bool {
+    Process::open(1)
+        .and_then(|first| first.read("cgroup"))
+        .is_ok_and(|text| Placement::read(&text, 0).is_some())
 }
 
 fn may_trace(status: &str) -> bool {

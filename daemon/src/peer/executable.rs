@@ -5,9 +5,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// The executable of a process, where this process may see and can prove it.
+pub(super) fn of(pid: i32) -> Option<PathBuf> {
+    name(pid).filter(|name| is_proved(pid, name))
+}
+
 /// What the kernel calls the executable of a process; `None` where this process may not see it (proc(5): it takes
 /// the rights to trace the other) and where the file is gone. A name is not a proof yet: see [`is_proved`].
-pub(super) fn name(pid: i32) -> Option<PathBuf> {
+fn name(pid: i32) -> Option<PathBuf> {
     let name = fs::read_link(link(pid)).ok()?;
     let text = name.to_str()?;
     (text.starts_with('/') && !text.ends_with(" (deleted)")).then_some(name)
@@ -18,7 +23,7 @@ pub(super) fn name(pid: i32) -> Option<PathBuf> {
 ///
 /// Looks a path up that others chose, and so may take as long as their file systems do. (`RESOLVE_CACHED` would say
 /// no more than the kernel knows by itself, but the unit's `RestrictSUIDSGID=` does not let `openat2(2)` through.)
-pub(super) fn is_proved(pid: i32, name: &Path) -> bool {
+fn is_proved(pid: i32, name: &Path) -> bool {
     matches!((identity(&link(pid)), identity(name)), (Ok(running), Ok(named)) if running == named)
 }
 

@@ -1,34 +1,33 @@
-//! Users and groups as a user namespace shows them. In one of its own (`PrivateUsers=`) a process is told a
-//! stand-in for every number that it has no name for, and nobody is proved by that (`user_namespaces(7)`).
+//! Users and groups as a user namespace shows them. In a user namespace of its own (`PrivateUsers=`) a process sees one
+//! stand-in for all ids that are not mapped, and a stand-in identifies nobody (`user_namespaces(7)`).
 
 use std::fs;
 
-/// What the kernel says in place of a number that this process's user namespace does not have
-/// (`kernel.overflowuid`, `kernel.overflowgid`).
+/// The id that the kernel shows in place of those that are not mapped (`kernel.overflowuid`, `kernel.overflowgid`).
 const STAND_IN: u32 = 65_534;
 
-/// All numbers but the highest, which means none.
+/// All ids but the highest, which means none.
 const ALL: u64 = u32::MAX as u64;
 
-/// Enough to be a host's or a container's, and not a service's own.
+/// Ids of a host or a container; a service's own user namespace has fewer.
 const MANY: u64 = 65_536;
 
-/// Whether a user's number is that user's, and not the stand-in for others.
+/// Whether this is a user, and not the stand-in.
 pub(super) fn is_user(uid: u32) -> bool {
     uid != STAND_IN || mapped("/proc/self/uid_map") >= ALL
 }
 
-/// Whether a group's number is that group's.
+/// Whether this is a group, and not the stand-in.
 pub(super) fn is_group(gid: u32) -> bool {
     gid != STAND_IN || mapped("/proc/self/gid_map") >= ALL
 }
 
-/// Whether this process is told of the host's users at all.
+/// Whether this process sees the ids of the host's users at all.
 pub(super) fn are_told() -> bool {
     mapped("/proc/self/uid_map") >= MANY
 }
 
-/// How many numbers the namespace has names for. What cannot be read counts for none.
+/// How many ids are mapped. A map that cannot be read counts as empty.
 fn mapped(map: &str) -> u64 {
     fs::read_to_string(map).map_or(0, |text| count(&text))
 }

@@ -19,15 +19,15 @@ pub(super) struct Placement {
     pub(super) user_unit: Option<String>,
 }
 
-/// The path in the unified hierarchy, in the text of `/proc/PID/cgroup`. Only that hierarchy is systemd's word
-/// on every host (cgroups(7)).
-pub(super) fn unified(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::"))
-}
-
 impl Placement {
-    /// The units of a process of the user `uid` in the group `path`.
-    pub(super) fn of(path: &str, uid: u32) -> Self {
+    /// Reads `/proc/PID/cgroup` of a process of the user `uid`. Only the unified hierarchy is systemd's word on every host
+    /// (cgroups(7)); without it there is no placement.
+    pub(super) fn read(text: &str, uid: u32) -> Option<Self> {
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        Some(Self::of(path, uid))
+    }
+
+    fn of(path: &str, uid: u32) -> Self {
         // A path that leads out of what this process sees of the tree names somebody else's units, and a group
         // that is gone names none.
         let leads_out = path.split('/').any(|part| part == "..");
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn only_the_unified_hierarchy_counts() {
         let hybrid = "9:name=systemd:/x.service\n0::/system.slice/billing.service\n";
-        assert_eq!(unified(hybrid), Some("/system.slice/billing.service"));
-        assert_eq!(unified("1:name=systemd:/system.slice/billing.service\n"), None);
-        assert_eq!(unified(""), None);
+        assert_eq!(Placement::read(hybrid, UID), Some(Placement::of("/system.slice/billing.service", UID)));
+        assert_eq!(Placement::read("1:name=systemd:/system.slice/billing.service\n", UID), None);
+        assert_eq!(Placement::read("", UID), None);
     }
 }

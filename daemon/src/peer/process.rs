@@ -1,9 +1,8 @@
-//! A handle on one process, which stays that process's whatever becomes of its number (`pidfd_open(2)`). What is
-//! read from `/proc/PID` is that process's if it is still alive afterwards, and only then.
+//! A process, held by its pidfd. The pidfd stays that process's whatever becomes of its number (`pidfd_open(2)`).
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -11,49 +10,24 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
-/// Asks for the control group (`PIDFD_INFO_CGROUPID` in `linux/pidfd.h`).
-const INFO_CGROUP_ID: u64 = 1 << 2;
-
-nix::ioctl_readwrite! {
-    /// What the kernel tells about a process without `/proc`, since Linux 6.13 (`PIDFD_GET_INFO`).
-    pidfd_get_info, 0xFF, 11, Info
-}
-
-/// `struct pidfd_info` in its first version. The size is part of the request, so that a kernel which has more to
-/// tell fills this much and no more.
-#[repr(C)]
-#[derive(Debug, Default)]
-struct Info {
-    mask: u64,
-    cgroup_id: u64,
-    /// Process ids, users, groups and the exit code, which are not asked for.
-    others: [u32; 12],
-}
+use crate::access::Facts;
 
 /// A process, alive or not. One of another pid namespace has the number 0 here.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     pid: i32,
-    handle: Arc<OwnedFd>,
+    pidfd: Arc<OwnedFd>,
 }
 
-/// What the kernel has to say of the process at the other end of a socket.
+/// The process at the other end of a socket.
 #[derive(Debug)]
 pub(super) enum PeerProcess {
-    /// It was there a moment ago.
+    /// It was alive a moment ago.
     Process(Process),
     /// It has ended.
     Ended,
-    /// The kernel has no handle to give: nothing tells of its end, and nothing about it can be proved.
+    /// The kernel has no pidfd to give: the process's end cannot be noticed, and nothing about it can be proved.
     Unknown,
-}
-
-/// Who a process runs as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) groups: Vec<u32>,
 }
 
 impl PeerProcess {
@@ -61,26 +35,26 @@ impl PeerProcess {
     /// that number and another owner has taken the place of the one that connected.
     ///
     /// # Errors
-    /// The kernel has such a handle and does not give it, as when no descriptor is left. To go on without it would be
-    /// to let whoever can bring that about outlive its process.
-    pub(super) fn at(socket: BorrowedFd<'_>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
-        Self::told(getsockopt(&socket, sockopt::PeerPidfd), pid, uid, gid)
+    /// The kernel has a pidfd and does not give it, as when no descriptor is left. Without the pidfd a connection would
+    /// outlive its process, so such a peer must not be served.
+    pub(super) fn of(socket: BorrowedFd<'_>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
+        Self::from_pidfd(getsockopt(&socket, sockopt::PeerPidfd), pid, uid, gid)
     }
 
-    fn told(handle: nix::Result<OwnedFd>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
-        match handle {
-            Ok(handle) => Ok(Self::Process(Process { pid, handle: Arc::new(handle) })),
-            Err(Errno::ENOPROTOOPT) => Self::by_number(Process::open(pid), uid, gid),
+    fn from_pidfd(pidfd: nix::Result<OwnedFd>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
+        match pidfd {
+            Ok(pidfd) => Ok(Self::Process(Process { pid, pidfd: Arc::new(pidfd) })),
+            Err(Errno::ENOPROTOOPT) => Self::from_number(Process::open(pid), uid, gid),
             Err(Errno::ESRCH | Errno::EINVAL) => Ok(Self::Ended),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn by_number(opened: io::Result<Process>, uid: u32, gid: u32) -> io::Result<Self> {
+    fn from_number(opened: io::Result<Process>, uid: u32, gid: u32) -> io::Result<Self> {
         Ok(match opened {
             Ok(process) => match process.owner() {
                 Ok(owner) if (owner.uid, owner.gid) == (uid, gid) => Self::Process(process),
-                // Not shown here (proc(5), `hidepid`): its end can be told, and its facts are asked of it alone.
+                // Hidden here (proc(5), `hidepid`): its end can be noticed, and nothing else can be proved.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && process.is_alive() => {
                     Self::Process(process)
                 }
@@ -88,7 +62,7 @@ impl PeerProcess {
             },
             Err(error) => match error.raw_os_error() {
                 Some(libc::ESRCH) => Self::Ended,
-                // A kernel without handles, or a process of another pid namespace, which has no number here.
+                // A kernel without pidfds, or a process of another pid namespace, which has no number here.
                 Some(libc::ENOSYS | libc::EINVAL) => Self::Unknown,
                 _ => return Err(error),
             },
@@ -100,81 +74,67 @@ impl Process {
     /// The process that has this number now.
     pub(super) fn open(pid: i32) -> io::Result<Self> {
         // SAFETY: the call takes two numbers and touches no memory of this process.
-        #[expect(unsafe_code, reason = "a system call that no library here wraps")]
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made this descriptor for this call alone.
+        #[expect(unsafe_code, reason = "nix does not wrap pidfd_open(2)")]
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let pidfd = Errno::result(pidfd)?;
+        let pidfd = RawFd::try_from(pidfd).map_err(io::Error::other)?;
+        // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
         #[expect(unsafe_code, reason = "taking over a new descriptor")]
-        let handle = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { pid, handle: Arc::new(handle) })
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok(Self { pid, pidfd: Arc::new(pidfd) })
     }
 
-    /// Its number, which is another process's as soon as this one has ended.
+    /// Its number, which may be another process's as soon as this one has ended.
     pub(super) fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// The handle, which becomes readable when the process ends.
-    pub(super) fn handle(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.handle)
+    /// The pidfd, which becomes readable when the process ends.
+    pub(super) fn pidfd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.pidfd)
     }
 
     /// Whether it has not ended yet.
     pub(super) fn is_alive(&self) -> bool {
-        // A pidfd becomes readable when its process ends (pidfd_open(2)).
-        poll(&mut [PollFd::new(self.handle.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
+        poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
     }
 
-    /// The id of its control group in the unified hierarchy, from a kernel that tells without `/proc`.
-    pub(super) fn cgroup_id(&self) -> Option<u64> {
-        let mut info = Info { mask: INFO_CGROUP_ID, ..Info::default() };
-        // SAFETY: the descriptor is open, and the kernel writes as many bytes as `Info` has, the size being part
-        // of the request.
-        #[expect(unsafe_code, reason = "an ioctl that no library here wraps")]
-        let asked = unsafe { pidfd_get_info(self.handle.as_raw_fd(), &raw mut info) };
-        asked.ok().filter(|_| info.mask & INFO_CGROUP_ID != 0).map(|_| info.cgroup_id)
+    /// Reads a file of `/proc/PID`. The text is about this process if it is alive afterwards.
+    pub(super) fn read(&self, name: &str) -> io::Result<String> {
+        fs::read_to_string(format!("/proc/{}/{name}", self.pid))
     }
 
     /// Its effective user and group and its supplementary groups, as they are now.
-    pub(super) fn owner(&self) -> io::Result<Owner> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
+    pub(super) fn owner(&self) -> io::Result<Facts> {
+        let status = self.read("status");
         if !self.is_alive() {
-            return Err(io::Error::from(Errno::ESRCH));
+            return Err(Errno::ESRCH.into());
         }
         let status = status.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => io::Error::new(
                 io::ErrorKind::NotFound,
-                "it is another user's, and the daemon's sandbox hides those; ask about --user, or run the daemon with ProtectProc=default",
+                "/proc hides the processes of other users from the daemon",
             ),
             _ => error,
         })?;
-        Owner::read(&status).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "the kernel's account of the process makes no sense")
-        })
+        let owner = owner(&status).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(Facts { pid: Some(self.pid), ..owner })
     }
 }
 
-impl Owner {
-    /// Reads `/proc/PID/status`. Of the four numbers of a user or group the second is the effective one.
-    fn read(status: &str) -> Option<Self> {
-        let numbers = |key: &str| -> Option<Vec<u32>> {
-            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-            line.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
-        };
-        Some(Self {
-            uid: *numbers("Uid:")?.get(1)?,
-            gid: *numbers("Gid:")?.get(1)?,
-            groups: numbers("Groups:")?,
-        })
-    }
+/// Reads the owner in `/proc/PID/status`. Of the four numbers of a user or group the second is the effective one.
+fn owner(status: &str) -> Option<Facts> {
+    let numbers = |key: &str| -> Option<Vec<u32>> {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+    };
+    let (uid, gid) = (*numbers("Uid:")?.get(1)?, *numbers("Gid:")?.get(1)?);
+    Some(Facts { uid, gid, groups: numbers("Groups:")?, ..Facts::default() })
 }
 
 #[cfg(test)]
 impl Process {
-    /// This process's handle with another's number, as after that number was given away.
+    /// The same pidfd with another number, as after the number was given to another process.
     pub(super) fn renumbered(self, pid: u32) -> Self {
         Self { pid: i32::try_from(pid).unwrap(), ..self }
     }
@@ -182,7 +142,6 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -196,13 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_known_by_its_number_as_long_as_it_lives() {
+    fn before_peer_pidfds_a_process_is_found_by_its_number_and_its_owner() {
         let mut child = start();
         let process = Process::open(number(&child)).unwrap();
         assert!(process.is_alive());
         let owner = process.owner().unwrap();
         assert_eq!(owner.uid, nix::unistd::geteuid().as_raw());
-        let found = |uid, gid| PeerProcess::told(Err(Errno::ENOPROTOOPT), number(&child), uid, gid).unwrap();
+        let found =
+            |uid, gid| PeerProcess::from_pidfd(Err(Errno::ENOPROTOOPT), number(&child), uid, gid).unwrap();
         assert!(matches!(found(owner.uid, owner.gid), PeerProcess::Process(_)));
         // A process of somebody else's has the number: the one that connected has ended.
         assert!(matches!(found(owner.uid + 1, owner.gid), PeerProcess::Ended));
@@ -212,28 +172,34 @@ mod tests {
         child.wait().unwrap();
         assert!(!process.is_alive());
         assert!(process.owner().is_err());
-        let found = PeerProcess::told(Err(Errno::ENOPROTOOPT), number(&child), owner.uid, owner.gid);
+        let found = PeerProcess::from_pidfd(Err(Errno::ENOPROTOOPT), number(&child), owner.uid, owner.gid);
         assert!(matches!(found, Ok(PeerProcess::Ended)));
     }
 
     #[test]
-    fn a_handle_that_the_kernel_has_and_does_not_give_is_not_done_without() {
+    fn a_pidfd_that_the_kernel_does_not_give_is_an_error() {
         let own = nix::unistd::getpid().as_raw();
         for error in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EPERM] {
-            assert!(PeerProcess::told(Err(error), own, 0, 0).is_err(), "{error}");
-            assert!(PeerProcess::by_number(Err(error.into()), 0, 0).is_err(), "by number: {error}");
+            assert!(PeerProcess::from_pidfd(Err(error), own, 0, 0).is_err(), "{error}");
+            assert!(PeerProcess::from_number(Err(error.into()), 0, 0).is_err(), "by number: {error}");
         }
-        assert!(matches!(PeerProcess::told(Err(Errno::ESRCH), own, 0, 0), Ok(PeerProcess::Ended)));
-        assert!(matches!(PeerProcess::by_number(Err(Errno::ENOSYS.into()), 0, 0), Ok(PeerProcess::Unknown)));
-        assert!(matches!(PeerProcess::told(Err(Errno::ENOPROTOOPT), 0, 0, 0), Ok(PeerProcess::Unknown)));
+        assert!(matches!(PeerProcess::from_pidfd(Err(Errno::ESRCH), own, 0, 0), Ok(PeerProcess::Ended)));
+        assert!(matches!(
+            PeerProcess::from_number(Err(Errno::ENOSYS.into()), 0, 0),
+            Ok(PeerProcess::Unknown)
+        ));
+        assert!(matches!(
+            PeerProcess::from_pidfd(Err(Errno::ENOPROTOOPT), 0, 0, 0),
+            Ok(PeerProcess::Unknown)
+        ));
     }
 
     #[test]
-    fn a_process_that_nobody_has_reaped_yet_has_ended() {
+    fn a_zombie_has_ended() {
         let mut child = start();
         let process = Process::open(number(&child)).unwrap();
         child.kill().unwrap();
-        let mut ended = [PollFd::new(process.handle.as_fd(), PollFlags::POLLIN)];
+        let mut ended = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1));
         assert!(!process.is_alive());
         assert!(process.owner().is_err());
@@ -241,24 +207,12 @@ mod tests {
     }
 
     #[test]
-    fn the_effective_numbers_count() {
+    fn the_effective_ids_are_read_from_status() {
         let status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nNStgid:\t7\n";
-        let owner = Owner { uid: 2, gid: 6, groups: vec![9, 10] };
-        assert_eq!(Owner::read(status), Some(owner));
-        assert_eq!(Owner::read("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n").unwrap().groups, [0; 0]);
-        assert_eq!(Owner::read("Uid:\t1\nGid:\t5\t6\t7\t8\nGroups:\t\n"), None);
-        assert_eq!(Owner::read(""), None);
-    }
-
-    #[test]
-    fn the_kernel_and_proc_agree_on_the_control_group() {
-        let process = Process::open(nix::unistd::getpid().as_raw()).unwrap();
-        // Before Linux 6.13 there is nothing to compare.
-        let Some(id) = process.cgroup_id() else { return };
-        let text = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
-        let folders = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(|root| format!("{root}{path}"));
-        let ids: Vec<u64> = folders.iter().filter_map(|at| Some(fs::metadata(at).ok()?.ino())).collect();
-        assert!(ids.is_empty() || ids.contains(&id), "{id} is none of {ids:?}");
+        let expected = Facts { uid: 2, gid: 6, groups: vec![9, 10], ..Facts::default() };
+        assert_eq!(owner(status), Some(expected));
+        assert_eq!(owner("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n").unwrap().groups, [0; 0]);
+        assert_eq!(owner("Uid:\t1\nGid:\t5\t6\t7\t8\nGroups:\t\n"), None);
+        assert_eq!(owner(""), None);
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::peer::{IdentifyTimeout, Peer};
+use crate::peer::Peer;
 use crate::server::audit::Refusal;
 use crate::server::connection::{self, error_frame};
 use crate::server::log_throttle::LogThrottle;
@@ -37,9 +37,6 @@ const WELCOME_UNITS: u32 = 8;
 
 /// What those are told for whom there is no room.
 const TOO_MANY: &str = "too many open connections";
-
-/// What those are told of whom it is not known what they run in. They must not be taken for ones that run in nothing.
-const NOT_IDENTIFIED: &str = "it could not be found out in time who asks; try again";
 
 /// Connections that are kept for operators, unless there are few in all.
 const RESERVED: usize = 64;
@@ -162,17 +159,9 @@ impl Acceptor {
         self.tasks.spawn(async move {
             let _place = place;
             shared.turns.take(peer.facts().uid).await.spend(WELCOME_UNITS);
-            match stop.run_until_cancelled(peer.identify()).await {
-                Some(Ok(())) => {
-                    let session = Arc::new(Session::new(shared, peer));
-                    connection::serve(stream, session, stop).await;
-                }
-                Some(Err(IdentifyTimeout)) => {
-                    shared.audit.turned_away(peer.facts(), Refusal::NotIdentified);
-                    turn_away(&stream, NOT_IDENTIFIED);
-                }
-                None => (),
-            }
+            peer.identify();
+            let session = Arc::new(Session::new(shared, peer));
+            connection::serve(stream, session, stop).await;
         });
     }
 

@@ -78,8 +78,6 @@ pub enum Refusal {
     NothingForIt,
     /// It is not an operator.
     NotAnOperator,
-    /// What it runs in could not be found out in time.
-    NotIdentified,
     /// It, or its user, has too much of something: of what, in words.
     TooMuch(&'static str),
 }
@@ -105,7 +103,6 @@ impl Refusal {
             Self::NoSuchToken => "no such token",
             Self::NothingForIt => "no rule matches, or no such token",
             Self::NotAnOperator => "not an operator",
-            Self::NotIdentified => "its unit could not be found out in time",
             Self::TooMuch(of_what) => of_what,
         }
     }

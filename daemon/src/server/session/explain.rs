@@ -74,7 +74,7 @@ impl Session {
         match subject {
             Subject::Caller => Ok(self.peer.facts().clone()),
             Subject::User(user) => facts_of_user(user).await,
-            Subject::Process(pid) => facts_of_process(pid).await,
+            Subject::Process(pid) => facts_of_process(pid),
         }
     }
 
@@ -222,17 +222,13 @@ async fn facts_of_user(user: String) -> Result<Facts, ErrorReply> {
     }
 }
 
-async fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
+fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
     let unknown = |reason: &str| {
         let message = format!("nothing can be found out about process {pid}: {reason}");
         refusal(ErrorCode::InvalidRequest, message)
     };
     let number = i32::try_from(pid).ok().filter(|pid| *pid > 0).ok_or_else(|| unknown("there is none"))?;
-    // It may search the tree of control groups.
-    match tokio::task::spawn_blocking(move || Peer::of_pid(number)).await {
-        Ok(facts) => facts.map_err(|error| unknown(&error.to_string())),
-        Err(_) => Err(refusal(ErrorCode::Unavailable, "the question was given up; ask again")),
-    }
+    Peer::of_pid(number).map_err(|error| unknown(&error.to_string()))
 }
 
 /// The facts as they are told, and how many groups are left out.
