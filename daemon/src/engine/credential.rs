@@ -24,7 +24,7 @@ pub use self::restore::Kept;
 pub use self::snapshot::{Snapshot, Token};
 use self::usage::Usage;
 use crate::clock::{Clock, Instant};
-use crate::engine::schedule::{Jitter, RenewalMode};
+use crate::engine::schedule::{self, Jitter, RenewalMode, Serving};
 use crate::engine::throttle::OriginThrottle;
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::Provider;
@@ -68,6 +68,7 @@ pub struct Credential {
     orders: mpsc::Sender<Command>,
     usage: Arc<Usage>,
     clock: Clock,
+    issuer: Arc<OriginThrottle>,
     keep: RecordWriter,
     stop: CancellationToken,
     discarded: CancellationToken,
@@ -127,9 +128,9 @@ pub enum Unobtainable {
     /// The last attempt failed, and the next is at this time.
     Failed(Failed, Option<Instant>),
     /// A valid token is held, but the provider's tokens do not last as long as asked.
-    MinTtl(Duration),
+    MinTtlUnreachable(Duration),
     /// The caller's deadline passed.
-    Deadline,
+    DeadlineExceeded,
     /// A reload ended the credential meanwhile. Another may have taken its place.
     Ended,
 }
@@ -181,9 +182,10 @@ impl Credential {
             discarded: discarded.clone(),
         };
         let state = (schedule, memories);
-        let actor = Actor::new(provider, issuer, state, publish, inbox, keep.clone(), actor_context);
+        let actor =
+            Actor::new(provider, Arc::clone(&issuer), state, publish, inbox, keep.clone(), actor_context);
         actor_context.tasks.spawn(keep_running(actor, clock.clone()));
-        Self { snapshot, orders, usage, clock, keep, stop, discarded }
+        Self { snapshot, orders, usage, clock, issuer, keep, stop, discarded }
     }
 
     /// What the actor holds.
@@ -196,23 +198,27 @@ impl Credential {
         self.snapshot.clone()
     }
 
+    /// What a caller is given that needs a token for `min_ttl`: see [`schedule::may_serve`].
+    pub fn may_serve(&self, min_ttl: Duration) -> Serving {
+        let now = self.clock.now();
+        match schedule::may_serve(&self.snapshot.borrow(), self.issuer.quiet_until(now), now, min_ttl) {
+            Serving::Refuse(_) if self.stop.is_cancelled() => Serving::Refuse(Unobtainable::Ended),
+            serving => serving,
+        }
+    }
+
     /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.
-    ///
-    /// While the last attempt has failed and the next is not due, the failure is told at once: asking again
-    /// because somebody waits is what keeps a provider down.
     pub async fn obtain(&self, min_ttl: Duration, deadline: Instant) -> Result<Arc<Token>, Unobtainable> {
-        let snapshot = self.snapshot();
         let now = self.clock.now();
         self.usage.note(now);
-        if let Some(token) = snapshot.usable(now, min_ttl) {
-            self.wake_if_resting(&snapshot);
-            return Ok(token);
-        }
-        if snapshot.is_held_back(now) || snapshot.falls_short(now, min_ttl) {
-            return Err(self.unobtainable(&snapshot));
-        }
-        if deadline <= now {
-            return Err(Unobtainable::Deadline);
+        match self.may_serve(min_ttl) {
+            Serving::Token(token) => {
+                self.wake_if_resting(&self.snapshot());
+                return Ok(token);
+            }
+            Serving::Refuse(reason) => return Err(reason),
+            Serving::Wait { .. } if deadline <= now => return Err(Unobtainable::DeadlineExceeded),
+            Serving::Wait { .. } => (),
         }
         let mut seen = self.snapshot.clone();
         // Orders may be many, and a token may come for the sake of another one.
@@ -223,11 +229,10 @@ impl Credential {
                 seen.wait_for(|snapshot| snapshot.usable(self.clock.now(), min_ttl).is_some()).await.map(drop)
             } => Ok(()),
         };
-        let snapshot = self.snapshot();
-        match (snapshot.usable(self.clock.now(), min_ttl), answered) {
-            (Some(token), _) => Ok(token),
-            (None, Ok(())) => Err(self.unobtainable(&snapshot)),
-            (None, Err(reason)) => Err(reason),
+        match (self.may_serve(min_ttl), answered) {
+            (Serving::Token(token), _) => Ok(token),
+            (_, Err(reason)) | (Serving::Refuse(reason), Ok(())) => Err(reason),
+            (Serving::Wait { .. }, Ok(())) => Err(self.unobtainable()),
         }
     }
 
@@ -307,22 +312,24 @@ impl Credential {
         tokio::select! {
             biased;
             answer = exchange => answer,
-            () = self.clock.sleep_until(deadline) => Err(Unobtainable::Deadline),
+            () = self.clock.sleep_until(deadline) => Err(Unobtainable::DeadlineExceeded),
         }
     }
 
-    fn unobtainable(&self, snapshot: &Snapshot) -> Unobtainable {
-        if let Some(token) = snapshot.usable(self.clock.now(), Duration::ZERO) {
-            return Unobtainable::MinTtl(token.life.remaining(self.clock.now()));
-        }
+    /// Why there is no token although the wait for the provider is over.
+    fn unobtainable(&self) -> Unobtainable {
         if self.stop.is_cancelled() {
             return Unobtainable::Ended;
         }
+        let (snapshot, now) = (self.snapshot(), self.clock.now());
+        if let Some(token) = snapshot.usable(now, Duration::ZERO) {
+            return Unobtainable::MinTtlUnreachable(token.validity.remaining(now));
+        }
         let failed = snapshot.last_error.clone().unwrap_or_else(|| Failed {
             class: ErrorClass::Internal,
-            message: "no attempt was made".into(),
+            message: "the token expired before it was handed out".into(),
             detail: None,
-            at: self.clock.now(),
+            at: now,
         });
         Unobtainable::Failed(failed, snapshot.next_attempt)
     }

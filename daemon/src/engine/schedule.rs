@@ -1,13 +1,15 @@
-//! When to renew a token, how long to hold back after a failure, and whether a token may be served.
+//! Pure rules: what a caller is given, when to renew a token, how long to back off after a failure.
 //!
 //! Pure functions of what they are given: no clock is read and no jitter rolled here. All spans scale with
 //! the lifetime, so that a ten-second token and a one-year token both behave.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
 
 use crate::clock::{Instant, Validity};
+use crate::engine::credential::{Failed, Snapshot, Token, Unobtainable};
 
 /// The fraction of a lifetime that is kept as time to renew in. A fifth of an hour survives a provider's
 /// outage of twelve minutes without a caller noticing, and costs one request in four more than renewing at
@@ -31,6 +33,9 @@ const MIN_GAP: Duration = Duration::from_secs(1);
 /// ... or this fraction of the token's whole life, which stops a provider that hands out its own cached token
 /// near its end from being asked at ever shorter intervals. At its expiry it is asked in any case.
 const MIN_GAP_FRACTION: f64 = 0.10;
+
+/// After a secret could not be read, callers are told so for this long before the next one makes it be tried again.
+const SECRET_GAP: Duration = Duration::from_secs(1);
 
 /// The first back-off after a failure that passes by itself.
 const TRANSIENT_FIRST: Duration = Duration::from_secs(1);
@@ -81,23 +86,90 @@ impl Jitter {
     }
 }
 
+/// What a caller that asks for a token is given.
+#[derive(Clone, Debug)]
+pub enum Serving {
+    /// This token, at once.
+    Token(Arc<Token>),
+    /// What the provider answers: the caller waits for it.
+    Wait {
+        /// Whether a request is under way already.
+        in_flight: bool,
+    },
+    /// Nothing, at once: the provider is not asked because this caller comes.
+    Refuse(Unobtainable),
+}
+
+/// The one serving rule: what a caller that needs a token for `min_ttl` is given. `quiet_until` is when the
+/// provider's host may be sent requests again, where it asked for quiet.
+///
+/// A valid token is served whatever went wrong since it came. Without one, the provider is asked unless its last
+/// answer for this very token, or its wish for quiet, stands against it: asking again because somebody waits is what
+/// keeps a provider down.
+pub fn may_serve(
+    snapshot: &Snapshot,
+    quiet_until: Option<Instant>,
+    now: Instant,
+    min_ttl: Duration,
+) -> Serving {
+    let valid = snapshot.usable(now, Duration::ZERO);
+    if let Some(token) = valid.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)) {
+        return Serving::Token(Arc::clone(token));
+    }
+    let is_short_lived = valid.as_ref().is_some_and(|token| token.validity.lifetime < min_ttl);
+    if snapshot.in_flight && !is_short_lived {
+        return Serving::Wait { in_flight: true };
+    }
+    let held_back = held_back(snapshot, quiet_until, now);
+    let Some(token) = valid else {
+        return held_back.map_or(Serving::Wait { in_flight: false }, |(failed, until)| {
+            Serving::Refuse(Unobtainable::Failed(failed, Some(until)))
+        });
+    };
+    // Another token would hardly last longer than one that is almost new.
+    let is_almost_new = now.since(token.validity.sent_at) < min_gap(token.validity.lifetime);
+    if is_short_lived || is_almost_new || held_back.is_some() {
+        return Serving::Refuse(Unobtainable::MinTtlUnreachable(token.validity.remaining(now)));
+    }
+    Serving::Wait { in_flight: false }
+}
+
+/// Why and until when the provider is not asked, not even for a caller that waits. A secret that cannot be read
+/// delays callers by a second only: trying again costs the provider nothing.
+pub fn held_back(
+    snapshot: &Snapshot,
+    quiet_until: Option<Instant>,
+    now: Instant,
+) -> Option<(Failed, Instant)> {
+    let last_error = snapshot.last_error.as_ref().filter(|_| snapshot.failures > 0);
+    let own = last_error.and_then(|failed| match failed.class {
+        ErrorClass::Secret => Some((failed.clone(), failed.at.after(SECRET_GAP))),
+        _ => Some((failed.clone(), snapshot.next_attempt?)),
+    });
+    let quiet = quiet_until.map(|until| {
+        let message = "the provider asked for fewer requests".into();
+        (Failed { class: ErrorClass::Throttled, message, detail: None, at: now }, until)
+    });
+    [own, quiet].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
+}
+
 /// When a token is to be renewed.
 ///
 /// `refresh_before` is the operator's or the preset's own choice. `longest_life` is the longest lifetime with
 /// which the provider gave this very token, where it gives the same one again.
 pub fn renew_at(
-    life: Validity,
+    validity: Validity,
     refresh_before: Option<Duration>,
     longest_life: Duration,
     jitter: Jitter,
 ) -> Instant {
     let margin = match refresh_before {
         Some(chosen) => chosen.mul_f64(1.0 + JITTER * jitter.0),
-        None => margin(life.lifetime) + life.lifetime.mul_f64(JITTER * jitter.0),
+        None => margin(validity.lifetime) + validity.lifetime.mul_f64(JITTER * jitter.0),
     };
-    let earliest = life.sent_at.after(min_gap(longest_life.max(life.lifetime)));
-    let latest = life.expires_at().max(life.sent_at.after(MIN_GAP));
-    life.expires_at().before(margin).max(earliest).min(latest)
+    let earliest = validity.sent_at.after(min_gap(longest_life.max(validity.lifetime)));
+    let latest = validity.expires_at().max(validity.sent_at.after(MIN_GAP));
+    validity.expires_at().before(margin).max(earliest).min(latest)
 }
 
 fn margin(lifetime: Duration) -> Duration {
@@ -210,6 +282,7 @@ fn doubled(first: Duration, failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokend_protocol::{Fingerprint, Secret};
 
     use super::*;
 
@@ -273,6 +346,73 @@ mod tests {
         assert!(!token.is_usable(SENT.after(Duration::from_secs(60)), Duration::ZERO));
         assert!(token.is_usable(SENT, Duration::from_secs(60)));
         assert!(!token.is_usable(SENT.after(Duration::from_millis(1)), Duration::from_secs(60)));
+    }
+
+    /// A token of so many seconds, and a failure of a class whose next attempt is in so many seconds from `SENT`.
+    fn snapshot(lifetime: Option<u64>, failure: Option<(ErrorClass, u64)>) -> Snapshot {
+        let token = lifetime.map(|seconds| {
+            let (secret, fingerprint) = (Secret::from("t".to_owned()), Fingerprint([0; 8]));
+            Arc::new(Token { secret, fingerprint, validity: life(seconds) })
+        });
+        let next_attempt = failure.map(|(_, seconds)| SENT.after(Duration::from_secs(seconds)));
+        let last_error =
+            failure.map(|(class, _)| Failed { class, message: "failed".into(), detail: None, at: SENT });
+        let failures = u32::from(failure.is_some());
+        Snapshot { token, last_error, failures, next_attempt, ..Snapshot::default() }
+    }
+
+    /// What a caller is given so many seconds after `SENT` that needs a token for `min_ttl` seconds.
+    fn served(snapshot: &Snapshot, quiet: Option<u64>, after: u64, min_ttl: u64) -> String {
+        let quiet = quiet.map(|seconds| SENT.after(Duration::from_secs(seconds)));
+        let now = SENT.after(Duration::from_secs(after));
+        match may_serve(snapshot, quiet, now, Duration::from_secs(min_ttl)) {
+            Serving::Token(_) => "token".to_owned(),
+            Serving::Wait { in_flight } => format!("wait, in flight: {in_flight}"),
+            Serving::Refuse(Unobtainable::Failed(failed, Some(until))) => {
+                format!("{} until {}", failed.class.as_str(), until.since(SENT).as_secs())
+            }
+            Serving::Refuse(other) => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_valid_token_is_served_whatever_went_wrong_since() {
+        for class in [ErrorClass::Refused, ErrorClass::Server, ErrorClass::Secret] {
+            let failed = snapshot(Some(100), Some((class, 90)));
+            assert_eq!(served(&failed, Some(1_000), 80, 20), "token");
+            assert_ne!(served(&failed, None, 100, 0), "token", "it has expired");
+        }
+    }
+
+    #[test]
+    fn without_a_token_a_failure_or_a_wish_for_quiet_holds_callers_back_and_the_later_one_counts() {
+        let none = |failure| snapshot(None, failure);
+        assert_eq!(served(&none(None), None, 0, 0), "wait, in flight: false");
+        assert_eq!(served(&none(None), Some(60), 0, 0), "throttled until 60");
+        assert_eq!(served(&none(None), Some(60), 60, 0), "wait, in flight: false");
+        let server = none(Some((ErrorClass::Server, 30)));
+        assert_eq!(served(&server, None, 29, 0), "server until 30");
+        assert_eq!(served(&server, None, 30, 0), "wait, in flight: false");
+        assert_eq!(served(&server, Some(60), 29, 0), "throttled until 60");
+        let in_flight = Snapshot { in_flight: true, ..server };
+        assert_eq!(served(&in_flight, None, 29, 0), "wait, in flight: true");
+    }
+
+    #[test]
+    fn an_unreadable_secret_holds_callers_back_for_a_second_only() {
+        let secret = snapshot(None, Some((ErrorClass::Secret, 60)));
+        assert_eq!(served(&secret, None, 0, 0), "secret until 1");
+        assert_eq!(served(&secret, None, 1, 0), "wait, in flight: false");
+    }
+
+    #[test]
+    fn a_token_that_expires_too_soon_is_replaced_only_where_another_one_lasts_longer() {
+        let held = snapshot(Some(1_000), None);
+        assert_eq!(served(&held, None, 500, 600), "wait, in flight: false");
+        assert_eq!(served(&held, None, 500, 1_001), "MinTtlUnreachable(500s)", "no token lasts as long");
+        assert_eq!(served(&held, None, 99, 950), "MinTtlUnreachable(901s)", "it is almost new");
+        let failed = snapshot(Some(1_000), Some((ErrorClass::Server, 600)));
+        assert_eq!(served(&failed, None, 500, 600), "MinTtlUnreachable(500s)", "no other one is to be had");
     }
 
     #[test]

@@ -152,6 +152,11 @@ impl OriginThrottle {
         self.change(|condition| condition.quiet_until = condition.quiet_until.max(Some(until)));
     }
 
+    /// Until when it asked for no requests, if that is still to come.
+    pub fn quiet_until(&self, now: Instant) -> Option<Instant> {
+        self.lock().quiet_until.filter(|until| *until > now)
+    }
+
     /// Notes that it answered.
     pub fn answered(&self) {
         self.change(|condition| {

@@ -57,7 +57,7 @@ async fn order<T>(world: &World, key: usize, ordered: impl Future<Output = Resul
     let answer = ordered.await;
     world.judge(|judge| {
         judge.keys[key].orders -= 1;
-        judge.keys[key].is_abandoned |= matches!(answer, Err(Unobtainable::Deadline));
+        judge.keys[key].is_abandoned |= matches!(answer, Err(Unobtainable::DeadlineExceeded));
     });
 }
 
@@ -76,7 +76,7 @@ async fn obtain(world: &World, key: usize, credential: &Credential, min_ttl: Dur
     let is_usable = credential.snapshot().usable(until, min_ttl).is_some();
     world.judge(|judge| {
         judge.keys[key].needs -= u32::from(!was_usable);
-        judge.keys[key].is_abandoned |= matches!(answer, Err(Unobtainable::Deadline)) && until > from;
+        judge.keys[key].is_abandoned |= matches!(answer, Err(Unobtainable::DeadlineExceeded)) && until > from;
         judge.tally.served += u64::from(answer.is_ok());
         judge.tally.waited += u64::from(until > from);
         if let Ok(token) = &answer {
@@ -84,7 +84,7 @@ async fn obtain(world: &World, key: usize, credential: &Credential, min_ttl: Dur
         }
         let was_awake = judge.resumed.0 == resumed;
         let wrong = match &answer {
-            Ok(token) if !token.life.is_usable(until, min_ttl) => {
+            Ok(token) if !token.validity.is_usable(until, min_ttl) => {
                 "a token that does not last as long as asked"
             }
             _ if was_usable && (answer.is_err() || until > from) => {
@@ -97,7 +97,7 @@ async fn obtain(world: &World, key: usize, credential: &Credential, min_ttl: Dur
             _ if was_awake && until > deadline.after(Duration::from_millis(3)) => {
                 "a caller waited past its deadline"
             }
-            Err(Unobtainable::Deadline) if until < deadline => "a deadline before its time",
+            Err(Unobtainable::DeadlineExceeded) if until < deadline => "a deadline before its time",
             _ => return,
         };
         judge.violated(&format!(

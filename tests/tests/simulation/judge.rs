@@ -217,7 +217,7 @@ impl Judge {
         let failures = snapshot.as_ref().map_or(0, |snapshot| snapshot.failures);
         let rest = snapshot
             .and_then(|snapshot| snapshot.usable(now, Duration::ZERO))
-            .map(|token| token.life.remaining(now));
+            .map(|token| token.validity.remaining(now));
         let (first, most) = match failure.class {
             ErrorClass::Refused => (30.0, 900.0),
             ErrorClass::Secret => (1.0, 60.0),

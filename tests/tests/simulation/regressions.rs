@@ -203,7 +203,7 @@ async fn the_host_sleeps_over_the_expiry() {
     scene.host.suspend(Duration::from_secs(HOUR));
     let resumed = scene.clock.now();
     let token = subject.get(&called).await.unwrap();
-    assert!(token.life.sent_at >= resumed, "an expired token was served");
+    assert!(token.validity.sent_at >= resumed, "an expired token was served");
     assert!(scene.clock.now().since(resumed) < Duration::from_secs(1));
     scene.reach(500 + HOUR + 6).await;
     assert_eq!(left_alone.snapshot().state(scene.clock.now()), State::Fresh);
@@ -244,7 +244,7 @@ async fn the_wall_clock_is_set_back_an_hour_and_forward_a_day() {
     let renewed = subject.get(&credential).await.unwrap();
     assert_eq!(renewed.secret.expose(), "a-2");
     scene.host.set_back(Duration::from_secs(24 * HOUR));
-    scene.clock.sleep_until(renewed.life.expires_at()).await;
+    scene.clock.sleep_until(renewed.validity.expires_at()).await;
     assert_eq!(class(subject.get(&credential).await), ErrorClass::Server);
 }
 

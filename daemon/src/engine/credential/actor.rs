@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::restore::ActorState;
 use super::{ActorContext, Attempted, Command, Inbox, Rejected, Schedule, Snapshot};
 use crate::clock::{Clock, Instant, Validity};
-use crate::engine::schedule::{Jitter, RenewalMode, min_gap, renew_at};
+use crate::engine::schedule::{self, Jitter, RenewalMode, Serving, held_back, min_gap, renew_at};
 use crate::engine::throttle::{OriginThrottle, Urgency};
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::{Failure, Provider};
@@ -21,9 +21,6 @@ use crate::store::record::{KeptFailure, KeptToken, Record};
 /// How much of a token's own [`min_gap`] has to pass after an attempt before a caller's complaint that an API
 /// refused the token leads to the next one, at the most.
 const REJECT_GAP_MOST: Duration = Duration::from_secs(30);
-
-/// The least time between an attempt that failed and one because a caller needs a token, where any is allowed.
-const NEED_GAP: Duration = Duration::from_secs(1);
 
 /// An attempt that comes so late was due while the host slept. No host that is only busy is so late.
 const OVERSLEPT: Duration = Duration::from_secs(10);
@@ -183,7 +180,7 @@ impl<P: Provider> Actor<P> {
     fn wake(&mut self) {
         let snapshot = self.snapshot();
         if let (None, Some(token)) = (snapshot.next_attempt, &snapshot.token) {
-            let next_attempt = Some(self.renewal(token.life));
+            let next_attempt = Some(self.renewal(token.validity));
             self.update(|snapshot| snapshot.next_attempt = next_attempt);
         }
     }
@@ -199,7 +196,7 @@ impl<P: Provider> Actor<P> {
         let now = self.clock.now();
         match order {
             Command::Need { min_ttl, done } => {
-                if self.is_attempt_due_for(min_ttl, now) {
+                if matches!(self.may_serve(min_ttl, now), Serving::Wait { .. }) {
                     self.attempt(Urgency::Needed).await;
                 }
                 let _ = done.send(());
@@ -226,27 +223,15 @@ impl<P: Provider> Actor<P> {
         }
     }
 
-    /// Whether a caller's need is a reason to ask the provider ahead of the schedule.
-    fn is_attempt_due_for(&self, min_ttl: Duration, now: Instant) -> bool {
-        let snapshot = self.snapshot();
-        if snapshot.usable(now, min_ttl).is_some()
-            || snapshot.is_held_back(now)
-            || snapshot.falls_short(now, min_ttl)
-            || snapshot.failures > 0 && self.last_attempt.is_some_and(|at| now.since(at) < NEED_GAP)
-        {
-            return false;
-        }
-        // A valid token may just not last long enough for this caller. If it is almost new, another one would
-        // hardly last longer.
-        let held = snapshot.usable(now, Duration::ZERO);
-        held.is_none_or(|token| now.since(token.life.sent_at) >= min_gap(token.life.lifetime))
+    fn may_serve(&self, min_ttl: Duration, now: Instant) -> Serving {
+        schedule::may_serve(&self.snapshot(), self.issuer.quiet_until(now), now, min_ttl)
     }
 
     fn is_too_soon_to_replace(&self, now: Instant) -> bool {
         let snapshot = self.snapshot();
-        let gap = snapshot.token.as_ref().map_or(REJECT_GAP_MOST, |token| min_gap(token.life.lifetime));
+        let gap = snapshot.token.as_ref().map_or(REJECT_GAP_MOST, |token| min_gap(token.validity.lifetime));
         let lately = self.last_attempt.is_some_and(|at| now.since(at) < gap.min(REJECT_GAP_MOST));
-        lately || snapshot.is_held_back(now)
+        lately || held_back(&snapshot, self.issuer.quiet_until(now), now).is_some()
     }
 
     /// Orders that came in during an attempt are answered by it.
@@ -270,7 +255,7 @@ impl<P: Provider> Actor<P> {
         self.schedule = schedule;
         let snapshot = self.snapshot();
         let next_attempt = match (&snapshot.token, &snapshot.last_error) {
-            (Some(token), None) => Some(self.renewal(token.life)),
+            (Some(token), None) => Some(self.renewal(token.validity)),
             (None, None) if self.schedule.renewal_mode == RenewalMode::Always => Some(self.clock.now()),
             (None, None) | (_, Some(_)) => snapshot.next_attempt,
         };
@@ -285,7 +270,7 @@ impl<P: Provider> Actor<P> {
     fn record(&self, snapshot: &Snapshot) -> Record {
         let token = snapshot.token.as_ref().map(|token| KeptToken {
             secret: token.secret.clone(),
-            life: token.life,
+            life: token.validity,
             longest_life: self.longest_life,
             jitter: self.jitter.value(),
         });

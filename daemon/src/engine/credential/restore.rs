@@ -64,13 +64,14 @@ pub(super) fn resume(
     };
     let token = record.token.as_ref().map(|KeptToken { secret, life, .. }| {
         let fingerprint = fingerprinter.fingerprint(secret);
-        Arc::new(Token { secret: secret.clone(), fingerprint, life: *life })
+        Arc::new(Token { secret: secret.clone(), fingerprint, validity: *life })
     });
     let snapshot = Snapshot {
         token,
         failures: record.failure.as_ref().map_or(0, |failure| failure.failures),
         last_error: record.failure.as_ref().map(|failure| failure.failed.clone()),
-        ..Snapshot::pending(next_attempt)
+        next_attempt,
+        ..Snapshot::default()
     };
     (snapshot, memories)
 }

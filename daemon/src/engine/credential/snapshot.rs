@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokend_protocol::{ErrorClass, Fingerprint, Secret, State};
+use tokend_protocol::{Fingerprint, Secret, State};
 
 use crate::clock::{Instant, Validity};
 use crate::oauth::{ClockSkew, Deviation, SecretInUse};
@@ -19,11 +19,11 @@ pub struct Token {
     /// Its name in logs and replies.
     pub fingerprint: Fingerprint,
     /// From when to when it is valid.
-    pub life: Validity,
+    pub validity: Validity,
 }
 
 /// All there is to know about a credential at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The newest token, valid or expired.
     pub token: Option<Arc<Token>>,
@@ -46,42 +46,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Nothing yet.
-    pub(super) fn pending(next_attempt: Option<Instant>) -> Self {
-        Self {
-            token: None,
-            in_flight: false,
-            last_error: None,
-            failures: 0,
-            next_attempt,
-            requests: 0,
-            deviations: BTreeMap::new(),
-            client_secret: None,
-            clock_skew: None,
-        }
-    }
-
     /// The token, if it is valid and lasts so long.
     pub fn usable(&self, now: Instant, min_ttl: Duration) -> Option<Arc<Token>> {
-        self.token.as_ref().filter(|token| token.life.is_usable(now, min_ttl)).cloned()
-    }
-
-    /// Whether a valid token is held whose whole lifetime is shorter than asked, so that a new one would not
-    /// do either.
-    pub fn falls_short(&self, now: Instant, min_ttl: Duration) -> bool {
-        self.usable(now, Duration::ZERO).is_some_and(|token| token.life.lifetime < min_ttl)
-    }
-
-    /// Whether the provider is not to be asked yet, not even because a caller waits: the last attempt for this
-    /// very token failed, or the issuer asked for quiet. A secret that cannot be read is no reason: trying again
-    /// costs the provider nothing.
-    pub fn is_held_back(&self, now: Instant) -> bool {
-        let held = match self.last_error.as_ref().map(|failed| failed.class) {
-            None | Some(ErrorClass::Secret) => false,
-            Some(ErrorClass::Throttled) => true,
-            Some(_) => self.failures > 0,
-        };
-        held && !self.in_flight && self.next_attempt.is_some_and(|at| now < at)
+        self.token.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)).cloned()
     }
 
     /// Whether the last attempt failed in a way that a change on this host may recovery.

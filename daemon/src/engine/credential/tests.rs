@@ -224,7 +224,10 @@ async fn a_caller_waits_no_longer_than_its_deadline() {
     let script = Script::new(&[Delay(20), Give("a", 1000)]);
     let credential = script.start(None);
     let deadline = script.clock.now().after(Duration::from_secs(3));
-    assert_eq!(credential.obtain(Duration::ZERO, deadline).await.unwrap_err(), Unobtainable::Deadline);
+    assert_eq!(
+        credential.obtain(Duration::ZERO, deadline).await.unwrap_err(),
+        Unobtainable::DeadlineExceeded
+    );
     assert_eq!(script.seconds(), 3);
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a", "the request went on");
 }
@@ -295,12 +298,12 @@ async fn min_ttl_brings_a_new_token_where_that_helps_and_says_so_where_it_does_n
     assert_eq!(text(credential.obtain(Duration::from_secs(400), script.deadline()).await), "a");
     assert_eq!(text(credential.obtain(Duration::from_secs(600), script.deadline()).await), "b");
     let best = credential.obtain(Duration::from_secs(2000), script.deadline()).await;
-    assert_eq!(best.unwrap_err(), Unobtainable::MinTtl(Duration::from_secs(1000)));
+    assert_eq!(best.unwrap_err(), Unobtainable::MinTtlUnreachable(Duration::from_secs(1000)));
     script.run_for(1).await;
     let best = credential.obtain(Duration::from_secs(1000), script.deadline()).await;
     assert_eq!(
         best.unwrap_err(),
-        Unobtainable::MinTtl(Duration::from_secs(999)),
+        Unobtainable::MinTtlUnreachable(Duration::from_secs(999)),
         "no loop for one second more"
     );
     assert_eq!(script.asked_at(), [0, 500]);
@@ -614,4 +617,25 @@ async fn what_may_have_mended_a_failure_ends_the_back_off_and_nothing_else() {
     credential.retry();
     script.run_for(100).await;
     assert_eq!(script.asked_at(), [0, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_the_providers_wish_for_quiet_holds_back_is_told_until_when_and_asks_nobody() {
+    let issuer = Arc::new(OriginThrottle::default());
+    let script = Script::new(&[Give("a", 1000)]);
+    let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
+    let first_attempt = Some(script.start.after(Duration::from_secs(500)));
+    let context = script.actor_context();
+    let credential =
+        Credential::start(script.clone(), Arc::clone(&issuer), schedule, first_attempt, &context);
+    let until = script.clock.now().after(Duration::from_secs(60));
+    issuer.keep_quiet(until);
+    assert!(matches!(credential.may_serve(Duration::ZERO), Serving::Refuse(_)), "so it costs no quota");
+    let refused = credential.obtain(Duration::ZERO, script.deadline()).await.unwrap_err();
+    assert!(
+        matches!(&refused, Unobtainable::Failed(failed, Some(at)) if failed.class == ErrorClass::Throttled && *at == until),
+        "{refused:?}"
+    );
+    script.run_for(60).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
 }

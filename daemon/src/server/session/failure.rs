@@ -9,12 +9,12 @@ use crate::engine::credential::{Failed, Unobtainable};
 impl Session {
     pub(super) fn unobtainable(&self, reason: Unobtainable) -> ErrorReply {
         match reason {
-            Unobtainable::Deadline => {
+            Unobtainable::DeadlineExceeded => {
                 refusal(ErrorCode::DeadlineExceeded, "the deadline passed before the provider answered")
             }
             Unobtainable::Ended => refusal(ErrorCode::Unavailable, "the configuration of the token changed"),
             Unobtainable::Failed(failed, next) => self.failed(&failed, next),
-            Unobtainable::MinTtl(best) => ErrorReply {
+            Unobtainable::MinTtlUnreachable(best) => ErrorReply {
                 best_ttl_ms: Some(millis(best)),
                 ..refusal(ErrorCode::MinTtlUnreachable, "the provider's tokens do not last as long as asked")
             },

@@ -7,6 +7,7 @@ use tokend_protocol::{ErrorCode, ErrorReply, Fingerprint, TokenName};
 use super::{Session, refusal};
 use crate::clock::Instant;
 use crate::engine::credential::Credential;
+use crate::engine::schedule::Serving;
 use crate::quota::accounts::Held;
 use crate::quota::{QuotaExceeded, Rate, Resource};
 use crate::server::audit::{Operation, Refusal};
@@ -27,16 +28,12 @@ impl Session {
         min_ttl: Duration,
         deadline: Instant,
     ) -> Result<Option<Held>, QuotaExceeded> {
-        let now = self.shared.clock.now();
-        let snapshot = credential.snapshot();
-        let is_at_hand = snapshot.usable(now, min_ttl).is_some()
-            || snapshot.is_held_back(now)
-            || snapshot.falls_short(now, min_ttl);
-        if is_at_hand || deadline <= now {
+        let Serving::Wait { in_flight } = credential.may_serve(min_ttl) else { return Ok(None) };
+        if deadline <= self.shared.clock.now() {
             return Ok(None);
         }
         let held = self.allowance.take(Resource::Waiting, 1)?;
-        if !snapshot.in_flight {
+        if !in_flight {
             self.allowance.count(Rate::ProviderCalls)?;
         }
         Ok(Some(held))

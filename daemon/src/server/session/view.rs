@@ -122,9 +122,9 @@ fn held(snapshot: &Snapshot, clock: &Clock) -> Option<HeldToken> {
 fn held_token(token: &Token, clock: &Clock) -> HeldToken {
     let now = clock.now();
     HeldToken {
-        age_ms: millis(now.since(token.life.sent_at)),
-        expires_in_ms: millis(token.life.remaining(now)),
-        expires_at: clock.timestamp(token.life.expires_at()),
+        age_ms: millis(now.since(token.validity.sent_at)),
+        expires_in_ms: millis(token.validity.remaining(now)),
+        expires_at: clock.timestamp(token.validity.expires_at()),
         fingerprint: token.fingerprint,
     }
 }

@@ -143,7 +143,7 @@ fn change(
 fn next_turn(snapshot: &Snapshot, now: Instant) -> Option<Instant> {
     let token = snapshot.usable(now, Duration::ZERO)?;
     let due = snapshot.next_attempt.filter(|at| *at > now && snapshot.last_error.is_none());
-    Some(due.map_or(token.life.expires_at(), |due| due.min(token.life.expires_at())))
+    Some(due.map_or(token.validity.expires_at(), |due| due.min(token.validity.expires_at())))
 }
 
 impl Watched {

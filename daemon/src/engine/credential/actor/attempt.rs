@@ -79,7 +79,7 @@ impl<P: Provider> Actor<P> {
         if self.interrupted_requests > INTERRUPTED_MAX {
             let failures = snapshot.failures.saturating_add(1);
             let remaining =
-                snapshot.usable(sent_at, Duration::ZERO).map(|token| token.life.remaining(sent_at));
+                snapshot.usable(sent_at, Duration::ZERO).map(|token| token.validity.remaining(sent_at));
             let delay = back_off(Recovery::Time, failures, remaining, None, Jitter::new((self.roll)()));
             let message = "the daemon ended during each of its last token requests".into();
             let failed = Failed { class: ErrorClass::Internal, message, detail: None, at: sent_at };
@@ -115,7 +115,7 @@ impl<P: Provider> Actor<P> {
         }
         self.longest_life = self.longest_life.max(granted.lifetime);
         let next_attempt = Some(self.renewal(life));
-        let token = Arc::new(Token { secret: granted.token, fingerprint, life });
+        let token = Arc::new(Token { secret: granted.token, fingerprint, validity: life });
         self.changes_in_vain = 0;
         let renewed = |snapshot: &mut Snapshot| {
             snapshot.token = Some(token);
@@ -137,7 +137,7 @@ impl<P: Provider> Actor<P> {
     pub(super) fn failed(&mut self, failure: Failure) -> Attempted {
         let now = self.clock.now();
         let snapshot = self.snapshot();
-        let remaining = snapshot.usable(now, Duration::ZERO).map(|token| token.life.remaining(now));
+        let remaining = snapshot.usable(now, Duration::ZERO).map(|token| token.validity.remaining(now));
         let failures = snapshot.failures.saturating_add(1);
         let jitter = Jitter::new((self.roll)());
         let delay =
@@ -195,8 +195,8 @@ impl<P: Provider> Actor<P> {
     /// Sends nothing for now, because of the issuer's condition. No failure of this token's own.
     fn hold_back(&mut self, held: Held) -> Attempted {
         let message = match held.class {
-            ErrorClass::Throttled => "the issuer asked for fewer requests",
-            _ => "the issuer is down",
+            ErrorClass::Throttled => "the provider asked for fewer requests",
+            _ => "the provider does not answer",
         };
         let now = self.clock.now();
         let failed = Failed { class: held.class, message: message.into(), detail: None, at: now };
