@@ -1,38 +1,42 @@
-//! How much one user may have at a time, and how often it may ask for what costs others something. Pure: the time
-//! is told, and what is over a limit comes back as a refusal.
+//! Per-user limits: how much a user may hold at a time, and how often it may cause work for others. No lock is held
+//! across an await.
 
-pub mod accounts;
-
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// The limits of one user. The defaults are far above what services need, and low enough that one which misbehaves
-/// leaves the rest of the host its share.
+/// Users without anything in use whose rates are remembered. Beyond this number, unused accounts are dropped.
+const REMEMBERED: usize = 1024;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The limits of one user: far above what services need, and low enough to leave the other users their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Requests that are not answered yet, over all connections.
+    /// Unanswered requests, over all connections.
     pub in_flight: usize,
-    /// Of those, the ones that wait for a provider.
+    /// Calls that wait for a provider.
     pub waiting: usize,
     /// Watches.
     pub watches: usize,
-    /// Tokens that are watched, over all watches.
+    /// Watched tokens, over all watches.
     pub watched_tokens: usize,
-    /// Bytes of answers that callers do not read.
+    /// Bytes of answers that callers have not read.
     pub unread_bytes: usize,
-    /// Forms of tokens that are held because the user asked for them.
+    /// Variants of tokens that exist because the user asked for them.
     pub variants: usize,
-    /// Calls in a minute that may cost a provider a request.
+    /// Calls per minute that may cost a provider a request.
     pub provider_calls_per_minute: u32,
-    /// Refused requests in a minute. With more, the refusal says nothing but that.
+    /// Refused requests per minute. Above it, every refusal says only that there were too many.
     pub refusals_per_minute: u32,
 }
 
-/// What there is at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a user holds for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// Requests that are not answered yet.
+    /// Unanswered requests.
     InFlight,
     /// Calls that wait for a provider.
     Waiting,
@@ -40,14 +44,14 @@ pub enum Resource {
     Watches,
     /// Watched tokens.
     WatchedTokens,
-    /// Bytes of answers that are not read.
+    /// Bytes of unread answers.
     UnreadBytes,
-    /// Forms of tokens.
+    /// Variants of tokens.
     Variants,
 }
 
-/// What there is in a minute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a user does a limited number of times per minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rate {
     /// Calls that may cost a provider a request.
     ProviderCalls,
@@ -55,32 +59,45 @@ pub enum Rate {
     Refusals,
 }
 
-/// What is beyond a limit.
+/// The limit that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QuotaExceeded {
-    /// There is too much of it at once.
-    TooMany(Resource),
-    /// It was asked for too often; at this time it may be asked again.
-    TooOften(Rate, Instant),
+pub struct QuotaExceeded {
+    /// Which one, for the caller and the journal.
+    pub reason: &'static str,
+    /// When the next attempt succeeds. `None` if that depends on the user's other requests.
+    pub possible_at: Option<Instant>,
 }
 
-/// What one user has.
+/// The accounts of all users.
+#[derive(Debug)]
+pub struct Allowances {
+    quota: Quota,
+    users: Mutex<HashMap<u32, Arc<Allowance>>>,
+}
+
+/// The account of one user, shared by all its connections.
+#[derive(Debug)]
+pub struct Allowance {
+    quota: Quota,
+    usage: Mutex<Usage>,
+}
+
+/// A part of a user's quota, given back when dropped.
+#[derive(Debug)]
+#[must_use = "dropped at once, it limits nothing"]
+pub struct Held {
+    allowance: Arc<Allowance>,
+    resource: Resource,
+    amount: usize,
+}
+
+/// What one user has in use.
 #[derive(Debug, Default)]
-pub struct Usage {
-    held: [usize; KINDS],
-    provider_calls: Bucket,
-    refusals: Bucket,
+struct Usage {
+    held: HashMap<Resource, usize>,
+    /// For each rate a token bucket with a minute's worth, stored as the time at which it will be full.
+    full_at: HashMap<Rate, Instant>,
 }
-
-/// A bucket that fills up in a minute, by the time at which it will be full: so full is what has no such time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
-    full_at: Option<Instant>,
-}
-
-const KINDS: usize = 6;
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 impl Default for Quota {
     fn default() -> Self {
@@ -97,89 +114,81 @@ impl Default for Quota {
     }
 }
 
-impl Quota {
-    fn of(&self, kind: Resource) -> usize {
-        match kind {
-            Resource::InFlight => self.in_flight,
-            Resource::Waiting => self.waiting,
-            Resource::Watches => self.watches,
-            Resource::WatchedTokens => self.watched_tokens,
-            Resource::UnreadBytes => self.unread_bytes,
-            Resource::Variants => self.variants,
+impl Allowances {
+    /// Accounts that all have this quota.
+    pub fn new(quota: Quota) -> Self {
+        Self { quota, users: Mutex::default() }
+    }
+
+    /// The account of a user.
+    pub fn of(&self, uid: u32, now: Instant) -> Arc<Allowance> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.len() >= REMEMBERED && !users.contains_key(&uid) {
+            users.retain(|_, user| Arc::strong_count(user) > 1 || !user.is_unused(now));
         }
+        let new = || Arc::new(Allowance { quota: self.quota, usage: Mutex::default() });
+        Arc::clone(users.entry(uid).or_insert_with(new))
     }
 }
 
-impl Usage {
-    /// Takes so much more.
-    ///
-    /// # Errors
-    /// It would be more than the quota, and nothing was taken.
-    pub fn take(&mut self, quota: &Quota, kind: Resource, amount: usize) -> Result<(), QuotaExceeded> {
-        let held = self.held.get(kind as usize).copied().unwrap_or_default().saturating_add(amount);
-        if held > quota.of(kind) {
-            return Err(QuotaExceeded::TooMany(kind));
-        }
-        if let Some(slot) = self.held.get_mut(kind as usize) {
-            *slot = held;
-        }
-        Ok(())
-    }
-
-    /// Gives it back.
-    pub fn give_back(&mut self, kind: Resource, amount: usize) {
-        if let Some(slot) = self.held.get_mut(kind as usize) {
-            *slot = slot.saturating_sub(amount);
-        }
-    }
-
-    /// Counts one more of what has a rate.
-    ///
-    /// # Errors
-    /// It was too often, and does not count.
-    pub fn count(&mut self, quota: &Quota, rate: Rate, now: Instant) -> Result<(), QuotaExceeded> {
-        let (bucket, per_minute) = match rate {
-            Rate::ProviderCalls => (&mut self.provider_calls, quota.provider_calls_per_minute),
-            Rate::Refusals => (&mut self.refusals, quota.refusals_per_minute),
+impl Allowance {
+    /// Takes a part of the quota, or takes nothing and returns the limit that it would exceed.
+    pub fn take(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Held, QuotaExceeded> {
+        let quota = &self.quota;
+        let (limit, reason) = match resource {
+            Resource::InFlight => (quota.in_flight, "this user has too many unanswered requests"),
+            Resource::Waiting => (quota.waiting, "too many calls of this user wait for a provider"),
+            Resource::Watches => (quota.watches, "this user has too many watches"),
+            Resource::WatchedTokens => (quota.watched_tokens, "this user watches too many tokens"),
+            Resource::UnreadBytes => (quota.unread_bytes, "this user leaves too many answers unread"),
+            Resource::Variants => (quota.variants, "this user holds too many variants of tokens"),
         };
-        bucket.draw(per_minute, now).map_err(|at| QuotaExceeded::TooOften(rate, at))
-    }
-
-    /// Whether forgetting it would change nothing.
-    pub fn is_blank(&self, now: Instant) -> bool {
-        let is_full = |bucket: &Bucket| bucket.full_at.is_none_or(|at| at <= now);
-        self.held.iter().all(|held| *held == 0) && is_full(&self.provider_calls) && is_full(&self.refusals)
-    }
-}
-
-impl Bucket {
-    /// Takes one, or tells when there will be one.
-    fn draw(&mut self, per_minute: u32, now: Instant) -> Result<(), Instant> {
-        let one = MINUTE / per_minute.max(1);
-        let full_at = self.full_at.map_or(now, |at| at.max(now)).after(one);
-        if full_at.since(now) > MINUTE {
-            return Err(full_at.before(MINUTE));
+        let mut usage = self.usage();
+        let held = usage.held.entry(resource).or_default();
+        if held.saturating_add(amount) > limit {
+            return Err(QuotaExceeded { reason, possible_at: None });
         }
-        self.full_at = Some(full_at);
+        *held += amount;
+        Ok(Held { allowance: Arc::clone(self), resource, amount })
+    }
+
+    /// Counts one more use, or counts nothing and returns when the next one is possible.
+    pub fn count(&self, rate: Rate, now: Instant) -> Result<(), QuotaExceeded> {
+        let quota = &self.quota;
+        let (per_minute, reason) = match rate {
+            Rate::ProviderCalls => (quota.provider_calls_per_minute, "this user asks a provider too often"),
+            Rate::Refusals => (quota.refusals_per_minute, "too many requests of this user were refused"),
+        };
+        let mut usage = self.usage();
+        let full_at = usage.full_at.get(&rate).map_or(now, |at| now.max(*at)).after(MINUTE / per_minute.max(1));
+        if full_at.since(now) > MINUTE {
+            return Err(QuotaExceeded { reason, possible_at: Some(full_at.before(MINUTE)) });
+        }
+        usage.full_at.insert(rate, full_at);
         Ok(())
     }
+
+    /// Whether dropping the account changes nothing.
+    fn is_unused(&self, now: Instant) -> bool {
+        let usage = self.usage();
+        usage.held.values().all(|held| *held == 0) && usage.full_at.values().all(|at| *at <= now)
+    }
+
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl QuotaExceeded {
-    /// What there is too much of, for the caller and the journal alike.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::TooMany(Resource::InFlight) => "too many requests of this user are unanswered",
-            Self::TooMany(Resource::Waiting) => "too many calls of this user wait for a provider",
-            Self::TooMany(Resource::Watches) => "this user has too many watches",
-            Self::TooMany(Resource::WatchedTokens) => "this user watches too many tokens",
-            Self::TooMany(Resource::UnreadBytes) => "this user leaves too many answers unread",
-            Self::TooMany(Resource::Variants) => "too many forms of tokens are held for this user",
-            Self::TooOften(Rate::ProviderCalls, _) => {
-                "this user has asked too often for what costs a provider a request"
-            }
-            Self::TooOften(Rate::Refusals, _) => "too many requests of this user were refused",
-        }
+impl Held {
+    /// Whether it belongs to this account.
+    pub fn is_of(&self, allowance: &Arc<Allowance>) -> bool {
+        Arc::ptr_eq(&self.allowance, allowance)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        *self.allowance.usage().held.entry(self.resource).or_default() -= self.amount;
     }
 }
 
@@ -204,64 +213,61 @@ mod tests {
         Instant::at(Duration::from_secs(1000) + Duration::from_millis(millis))
     }
 
-    #[test]
-    fn what_is_taken_up_to_the_limit_can_be_taken_again_once_it_is_given_back() {
-        let mut usage = Usage::default();
-        usage.take(&QUOTA, Resource::InFlight, 2).unwrap();
-        assert_eq!(
-            usage.take(&QUOTA, Resource::InFlight, 2),
-            Err(QuotaExceeded::TooMany(Resource::InFlight))
-        );
-        usage.take(&QUOTA, Resource::InFlight, 1).unwrap();
-        usage.take(&QUOTA, Resource::Waiting, 1).unwrap();
-        assert!(!usage.is_blank(at(0)));
-        usage.give_back(Resource::InFlight, 3);
-        usage.give_back(Resource::Waiting, 1);
-        assert!(usage.is_blank(at(0)));
-        usage.take(&QUOTA, Resource::InFlight, 3).unwrap();
+    fn allowance() -> Arc<Allowance> {
+        Allowances::new(QUOTA).of(7, at(0))
     }
 
     #[test]
-    fn a_minute_s_worth_is_there_at_once_and_then_one_at_a_time() {
-        let mut usage = Usage::default();
+    fn what_is_given_back_can_be_taken_again() {
+        let user = allowance();
+        let first = user.take(Resource::InFlight, 2).unwrap();
+        let refused = user.take(Resource::InFlight, 2).unwrap_err();
+        assert_eq!(refused.possible_at, None);
+        let second = user.take(Resource::InFlight, 1).unwrap();
+        let other = user.take(Resource::Waiting, 1).unwrap();
+        assert!(!user.is_unused(at(0)));
+        drop((first, second, other));
+        assert!(user.is_unused(at(0)));
+        drop(user.take(Resource::InFlight, 3).unwrap());
+    }
+
+    #[test]
+    fn a_minute_of_calls_is_available_at_once_and_then_one_at_a_time() {
+        let user = allowance();
         for _ in 0..6 {
-            usage.count(&QUOTA, Rate::ProviderCalls, at(0)).unwrap();
+            user.count(Rate::ProviderCalls, at(0)).unwrap();
         }
-        let hint = Err(QuotaExceeded::TooOften(Rate::ProviderCalls, at(10_000)));
-        assert_eq!(usage.count(&QUOTA, Rate::ProviderCalls, at(0)), hint);
-        assert_eq!(
-            usage.count(&QUOTA, Rate::ProviderCalls, at(9_999)),
-            hint,
-            "asking again costs nothing more"
-        );
-        usage.count(&QUOTA, Rate::ProviderCalls, at(10_000)).unwrap();
-        usage.count(&QUOTA, Rate::ProviderCalls, at(10_000)).unwrap_err();
-        usage.count(&QUOTA, Rate::Refusals, at(0)).unwrap();
-        assert!(!usage.is_blank(at(69_999)) && usage.is_blank(at(70_000)));
+        let next = |now| user.count(Rate::ProviderCalls, now).unwrap_err().possible_at;
+        assert_eq!(next(at(0)), Some(at(10_000)));
+        assert_eq!(next(at(9_999)), Some(at(10_000)), "a refused attempt costs nothing");
+        user.count(Rate::ProviderCalls, at(10_000)).unwrap();
+        user.count(Rate::ProviderCalls, at(10_000)).unwrap_err();
+        user.count(Rate::Refusals, at(0)).unwrap();
+        assert!(!user.is_unused(at(69_999)) && user.is_unused(at(70_000)));
     }
 
     #[test]
-    fn what_was_not_used_is_not_saved_up() {
-        let mut usage = Usage::default();
-        usage.count(&QUOTA, Rate::ProviderCalls, at(0)).unwrap();
+    fn unused_calls_are_not_saved_up() {
+        let user = allowance();
+        user.count(Rate::ProviderCalls, at(0)).unwrap();
         let an_hour_later = at(3_600_000);
-        let granted = (0..100).filter(|_| usage.count(&QUOTA, Rate::ProviderCalls, an_hour_later).is_ok());
+        let granted = (0..100).filter(|_| user.count(Rate::ProviderCalls, an_hour_later).is_ok());
         assert_eq!(granted.count(), 6);
     }
 
     proptest! {
         #[test]
         fn no_minute_has_more_than_twice_its_worth(gaps in prop::collection::vec(0_u64..5_000, 1..500)) {
-            let mut usage = Usage::default();
+            let user = allowance();
             let (mut now, mut granted) = (0, Vec::new());
             for gap in gaps {
                 now += gap;
-                match usage.count(&QUOTA, Rate::ProviderCalls, at(now)) {
+                match user.count(Rate::ProviderCalls, at(now)) {
                     Ok(()) => granted.push(now),
-                    Err(QuotaExceeded::TooOften(_, hint)) => {
-                        prop_assert!(hint > at(now) && hint <= at(now + 10_000));
+                    Err(refused) => {
+                        let possible_at = refused.possible_at.unwrap();
+                        prop_assert!(possible_at > at(now) && possible_at <= at(now + 10_000));
                     }
-                    Err(other) => prop_assert!(false, "{:?}", other),
                 }
             }
             for (index, begin) in granted.iter().enumerate() {
@@ -269,5 +275,32 @@ mod tests {
                 prop_assert!(in_minute <= 12);
             }
         }
+    }
+
+    #[test]
+    fn connections_of_a_user_share_an_account_and_other_users_have_their_own() {
+        let allowances = Allowances::new(QUOTA);
+        let held = allowances.of(7, at(0)).take(Resource::Watches, 1).unwrap();
+        allowances.of(7, at(0)).take(Resource::Watches, 1).unwrap_err();
+        drop(allowances.of(8, at(0)).take(Resource::Watches, 1).unwrap());
+        drop(held);
+        drop(allowances.of(7, at(0)).take(Resource::Watches, 1).unwrap());
+    }
+
+    #[test]
+    fn the_account_of_a_connected_user_is_kept() {
+        let allowances = Allowances::new(QUOTA);
+        let connected = allowances.of(7, at(0));
+        (100..10_000).for_each(|uid| drop(allowances.of(uid, at(0))));
+        assert!(Arc::ptr_eq(&connected, &allowances.of(7, at(0))));
+    }
+
+    #[test]
+    fn unused_accounts_are_dropped_and_exhausted_rates_are_remembered() {
+        let allowances = Allowances::new(Quota { refusals_per_minute: 1, ..QUOTA });
+        allowances.of(1_000_000, at(0)).count(Rate::Refusals, at(0)).unwrap();
+        (0..100_000).for_each(|uid| drop(allowances.of(uid, at(0))));
+        assert!(allowances.users.lock().unwrap().len() <= REMEMBERED + 1);
+        assert!(allowances.of(1_000_000, at(0)).count(Rate::Refusals, at(0)).is_err());
     }
 }

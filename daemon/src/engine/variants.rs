@@ -8,7 +8,7 @@ use tokend_protocol::Variant;
 
 use crate::config::{CredentialSettings, TermSet, VariantSettings};
 use crate::engine::credential::Credential;
-use crate::quota::accounts::{Allowance, Held};
+use crate::quota::{Allowance, Held};
 use crate::quota::{QuotaExceeded, Resource};
 
 /// Variants of one token that are held. Beyond it one goes that nobody waits for.

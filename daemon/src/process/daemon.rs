@@ -15,7 +15,7 @@ use crate::config::{Config, DaemonSettings};
 use crate::engine::credential::ActorContext;
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::{Fingerprinter, NoRandomness};
-use crate::quota::accounts::Allowances;
+use crate::quota::Allowances;
 use crate::server::accept::{self, Limits};
 use crate::server::server_state::ServerState;
 use crate::store::Store;
@@ -75,7 +75,7 @@ impl Daemon {
         store.drop_unclaimed();
         let mut shared = ServerState::new(registry, origins, clock.clone());
         shared.memory = memory;
-        shared.allowances = Allowances::new(config.daemon.quota, clock);
+        shared.allowances = Allowances::new(config.daemon.quota);
         let shared = Arc::new(shared);
         tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(egress, Arc::clone(&shared))));
         let audited = Arc::clone(&shared);

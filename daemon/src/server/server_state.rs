@@ -10,7 +10,7 @@ use crate::access::directory::Directory;
 use crate::clock::Clock;
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::quota::Quota;
-use crate::quota::accounts::Allowances;
+use crate::quota::Allowances;
 use crate::server::audit::Audit;
 use crate::server::fair_queue::FairQueue;
 use crate::store::Store;
@@ -53,7 +53,7 @@ impl ServerState {
             registry: watch::channel(Arc::new(registry)).0,
             origins: Mutex::new(origins),
             started_at: clock.timestamp(clock.now()),
-            allowances: Allowances::new(Quota::default(), clock.clone()),
+            allowances: Allowances::new(Quota::default()),
             clock,
             audit: Audit::default(),
             turns: FairQueue::default(),

@@ -30,7 +30,7 @@ use crate::engine::registry::Entry;
 use crate::engine::variants::{self, NoVariant};
 use crate::peer::Peer;
 use crate::quota::Resource;
-use crate::quota::accounts::Allowance;
+use crate::quota::Allowance;
 use crate::server::audit::Operation;
 use crate::server::fair_queue::Turn;
 use crate::server::peer_exit::PeerExit;
@@ -64,7 +64,7 @@ impl Session {
     /// A session of `peer`.
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
         let allowed = Mutex::new(Allowed::nothing(&shared.registry.borrow()));
-        let allowance = shared.allowances.of(peer.facts().uid);
+        let allowance = shared.allowances.of(peer.facts().uid, shared.clock.now());
         Self { shared, peer, allowance, allowed }
     }
 

@@ -10,7 +10,7 @@ use crate::access::{Named, Rule};
 use crate::config::{CredentialSettings, HeaderSettings, TermKind, TokenSettings, VariantSettings};
 use crate::engine::credential::Credential;
 use crate::engine::variants::{self, NoVariant, Variants};
-use crate::quota::accounts::Allowance;
+use crate::quota::Allowance;
 
 /// What a token name leads to.
 #[derive(Debug)]

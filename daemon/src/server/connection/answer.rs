@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokend_protocol::{ErrorCode, Frame, Reply, Request, WatchRequest};
 use tokio_util::sync::CancellationToken;
 
-use crate::quota::accounts::Held;
+use crate::quota::Held;
 use crate::server::session::{Session, Watch, refusal};
 
 /// An answer to come.

@@ -8,15 +8,14 @@ use super::{Session, refusal};
 use crate::clock::Instant;
 use crate::engine::credential::Credential;
 use crate::engine::schedule::Serving;
-use crate::quota::accounts::Held;
-use crate::quota::{QuotaExceeded, Rate, Resource};
+use crate::quota::{Held, QuotaExceeded, Rate, Resource};
 use crate::server::audit::{Operation, Refusal};
 
 impl Session {
     /// Takes a part of the quota for a connection, whatever it asked for.
     pub fn take(&self, kind: Resource, amount: usize) -> Result<Held, ErrorReply> {
         self.allowance.take(kind, amount).map_err(|excess| {
-            self.shared.audit.over_quota(self.peer.facts(), Refusal::TooMuch(excess.as_str()));
+            self.shared.audit.over_quota(self.peer.facts(), Refusal::TooMuch(excess.reason));
             self.overloaded(excess)
         })
     }
@@ -34,7 +33,7 @@ impl Session {
         }
         let held = self.allowance.take(Resource::Waiting, 1)?;
         if !in_flight {
-            self.allowance.count(Rate::ProviderCalls)?;
+            self.allowance.count(Rate::ProviderCalls, self.shared.clock.now())?;
         }
         Ok(Some(held))
     }
@@ -42,7 +41,7 @@ impl Session {
     /// What a call takes that has the provider asked.
     pub(super) fn may_ask_provider(&self) -> Result<Held, QuotaExceeded> {
         let held = self.allowance.take(Resource::Waiting, 1)?;
-        self.allowance.count(Rate::ProviderCalls)?;
+        self.allowance.count(Rate::ProviderCalls, self.shared.clock.now())?;
         Ok(held)
     }
 
@@ -56,19 +55,19 @@ impl Session {
         let is_current = snapshot.token.as_ref().is_some_and(|token| token.fingerprint == refused);
         let held = self.allowance.take(Resource::Waiting, 1)?;
         if is_current && !snapshot.in_flight {
-            self.allowance.count(Rate::ProviderCalls)?;
+            self.allowance.count(Rate::ProviderCalls, self.shared.clock.now())?;
         }
         Ok(held)
     }
 
     /// Counts a refusal: whether there were too many.
     pub(super) fn count_refusal(&self) -> Result<(), QuotaExceeded> {
-        self.allowance.count(Rate::Refusals)
+        self.allowance.count(Rate::Refusals, self.shared.clock.now())
     }
 
     /// The refusal of a request for a token, which is recorded.
     pub(super) fn over_quota(&self, verb: Operation, name: &TokenName, excess: QuotaExceeded) -> ErrorReply {
-        self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::TooMuch(excess.as_str()));
+        self.shared.audit.refused(self.peer.facts(), verb, name, Refusal::TooMuch(excess.reason));
         self.overloaded(excess)
     }
 
@@ -81,11 +80,11 @@ impl Session {
 
     /// The refusal, with the time from which on the call is worth a try where that can be told.
     pub(super) fn overloaded(&self, excess: QuotaExceeded) -> ErrorReply {
-        let QuotaExceeded::TooOften(_, at) = excess else {
-            return refusal(ErrorCode::Overloaded, excess.as_str());
+        let Some(at) = excess.possible_at else {
+            return refusal(ErrorCode::Overloaded, excess.reason);
         };
         let wait = at.since(self.shared.clock.now()).as_secs() + 1;
-        let message = format!("{}; there is room again in {wait} s", excess.as_str());
+        let message = format!("{}; there is room again in {wait} s", excess.reason);
         let next_attempt = Some(self.shared.clock.timestamp(at));
         ErrorReply { next_attempt, ..refusal(ErrorCode::Overloaded, message) }
     }

@@ -15,7 +15,7 @@ use crate::engine::credential::{ActorContext, Unobtainable};
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::Fingerprinter;
 use crate::quota::Quota;
-use crate::quota::accounts::Allowances;
+use crate::quota::Allowances;
 
 mod entitlement;
 mod explain;
@@ -47,7 +47,7 @@ impl Scene {
         let mut origins = CredentialFactory::new(actor_context);
         let registry = Registry::build(&config(tokens), &mut origins, None);
         let mut shared = ServerState::new(registry, origins, clock.clone());
-        shared.allowances = Allowances::new(quota, clock);
+        shared.allowances = Allowances::new(quota);
         shared.directory = directory;
         shared.own_uid = OWN_UID;
         let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });

@@ -15,7 +15,7 @@ use crate::access::directory::Patience;
 use crate::clock::{Clock, Instant};
 use crate::engine::credential::Snapshot;
 use crate::engine::registry::Registry;
-use crate::quota::accounts::Held;
+use crate::quota::Held;
 use crate::server::audit::Operation;
 
 /// A subscription.
