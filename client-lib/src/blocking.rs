@@ -110,7 +110,7 @@ impl Client {
 
     /// Makes the daemon ask the provider now, whatever its schedule says. For operators.
     pub fn refresh(&self, name: &TokenName) -> Result<RefreshedReply, Error> {
-        self.call(request::refresh(name)).and_then(reply::refresh)
+        self.call(request::refresh(name, &self.terms)).and_then(reply::refresh)
     }
 
     /// Reports that an API refused the token with this fingerprint.

@@ -138,7 +138,7 @@ impl Client {
 
     /// Makes the daemon ask the provider now, whatever its schedule says. For operators.
     pub async fn refresh(&self, name: &TokenName) -> Result<RefreshedReply, Error> {
-        self.call(request::refresh(name)).await.and_then(reply::refresh)
+        self.call(request::refresh(name, &self.terms)).await.and_then(reply::refresh)
     }
 
     /// Reports that an API refused the token with this fingerprint.

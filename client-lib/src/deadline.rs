@@ -1,6 +1,9 @@
-//! The time that a call has left. The only file of this crate that reads a clock.
+//! The time that a call has left, and the clock of tokens. The only file of this crate that reads a clock.
 
 use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use tokend_protocol::BootInstant;
 
 /// How much later than the daemon this side gives up, so that the daemon's own word on the deadline, which
 /// says more, normally arrives first.
@@ -26,4 +29,18 @@ impl Deadline {
     pub(crate) fn left(self) -> Option<Duration> {
         (self.0 + GRACE).checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
+}
+
+/// Now, on the clock that tokens count on (`CLOCK_BOOTTIME`).
+///
+/// ```
+/// # fn example(reply: &tokend_client::TokenReply) {
+/// let remaining = reply.info.remaining(tokend_client::now());
+/// # let _ = remaining;
+/// # }
+/// ```
+pub fn now() -> BootInstant {
+    // clock_gettime(2) fails only for clocks that the kernel lacks, and Linux has had this one since 2.6.39.
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    BootInstant(u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX))
 }

@@ -152,9 +152,9 @@ impl From<ErrorReply> for Error {
             ErrorCode::NotAllowed => Self::NotAllowed { message },
             ErrorCode::UnknownToken => Self::UnknownToken { message },
             ErrorCode::Unavailable => Self::Unavailable { message, class, next_attempt },
-            ErrorCode::Refused => Self::Refused { message, class, next_attempt },
+            ErrorCode::NeedsOperator => Self::Refused { message, class, next_attempt },
             ErrorCode::DeadlineExceeded => Self::DeadlineExceeded { message },
-            ErrorCode::InvalidRequest => Self::InvalidRequest { message },
+            ErrorCode::InvalidRequest | ErrorCode::UnknownRequest => Self::InvalidRequest { message },
             ErrorCode::UnsupportedVersion => Self::UnsupportedVersion { message },
             ErrorCode::Overloaded => Self::Overloaded { message },
             ErrorCode::MinTtlUnreachable => {

@@ -61,14 +61,15 @@ mod request;
 
 #[cfg(feature = "tokio")]
 pub use client::{Client, Watch};
+pub use deadline::now;
 pub use error::Error;
 pub use options::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Options, SOCKET_VARIABLE};
 pub use reply::Status;
 pub use request::CallerHeaders;
 pub use tokend_protocol::{
-    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition, ExplainedList,
-    ExplainedReply, ExplainedRule, Fingerprint, FingerprintError, Header, HeadersReply, HeldToken, LastError,
-    ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Subject, SubjectFacts, Timestamp,
-    TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus, VERSION as PROTOCOL_VERSION, Variant,
-    VersionReply,
+    Attribute, BootInstant, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition,
+    ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, FingerprintError, Header, HeadersReply,
+    HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Subject,
+    SubjectFacts, Timestamp, TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus,
+    VERSION as PROTOCOL_VERSION, Variant, VariantStatus, VersionReply,
 };

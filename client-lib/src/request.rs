@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use tokend_protocol::{
-    CallerHeader, ExplainRequest, Fingerprint, GetRequest, HeadersRequest, PageRequest, RefreshRequest,
-    RejectRequest, Request, Subject, Terms, TokenName,
+    CallOptions, CallerHeader, ExplainRequest, Fingerprint, GetRequest, HeadersRequest, PageRequest,
+    RefreshRequest, RejectRequest, Request, StatusRequest, Subject, TokenName,
 };
 
 use crate::options;
@@ -57,8 +57,8 @@ impl fmt::Debug for CallerHeaders {
 pub(crate) fn token(name: &TokenName, terms: &options::Terms) -> impl Fn(u32) -> Request {
     move |deadline_ms| {
         let variant = terms.variant.clone();
-        let terms = Terms { deadline_ms, min_ttl_ms: round_up(terms.min_ttl) };
-        Request::Get(GetRequest { name: name.clone(), terms, variant })
+        let options = CallOptions { deadline_ms, min_ttl_ms: round_up(terms.min_ttl) };
+        Request::Get(GetRequest { name: name.clone(), options, variant })
     }
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn headers(
     move |deadline_ms| {
         Request::Headers(HeadersRequest {
             name: name.clone(),
-            terms: Terms { deadline_ms, min_ttl_ms: round_up(terms.min_ttl) },
+            options: CallOptions { deadline_ms, min_ttl_ms: round_up(terms.min_ttl) },
             supplied: caller.supplied.clone(),
             omitted: caller.omitted.clone(),
             variant: terms.variant.clone(),
@@ -83,11 +83,14 @@ pub(crate) fn list(after: Option<&TokenName>) -> impl Fn(u32) -> Request {
 }
 
 pub(crate) fn status(after: Option<&TokenName>) -> impl Fn(u32) -> Request {
-    move |_| Request::Status(PageRequest { after: after.cloned() })
+    move |_| Request::Status(StatusRequest { name: None, after: after.cloned() })
 }
 
-pub(crate) fn refresh(name: &TokenName) -> impl Fn(u32) -> Request {
-    move |deadline_ms| Request::Refresh(RefreshRequest { name: name.clone(), deadline_ms })
+pub(crate) fn refresh(name: &TokenName, terms: &options::Terms) -> impl Fn(u32) -> Request {
+    move |deadline_ms| {
+        let variant = terms.variant.clone();
+        Request::Refresh(RefreshRequest { name: name.clone(), deadline_ms, variant })
+    }
 }
 
 pub(crate) fn reject(

@@ -26,7 +26,9 @@ use tokend_client::{
     ListEntry, Options, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Status, Subject,
     TokenName, TokenReply, VersionReply, Watch, blocking,
 };
-use tokend_protocol::{ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply, Terms, Timestamp};
+use tokend_protocol::{
+    CallOptions, ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply, Timestamp,
+};
 use tokio::runtime::Runtime;
 
 /// Either client.
@@ -194,7 +196,7 @@ fn headers() -> HeadersReply {
 }
 
 fn version() -> VersionReply {
-    VersionReply { daemon: "9.8.7".to_owned(), oldest: 1, newest: 1 }
+    VersionReply { daemon: "9.8.7".to_owned(), oldest: 1, newest: 1, highest_request: 8 }
 }
 
 /// The right answer to each request.
@@ -254,10 +256,10 @@ fn what_the_caller_sets_reaches_the_daemon(open: Open) {
     else {
         panic!("{:?}", daemon.requests())
     };
-    let Terms { deadline_ms, min_ttl_ms } = get.terms;
+    let CallOptions { deadline_ms, min_ttl_ms } = get.options;
     assert!((1..=7_000).contains(&deadline_ms), "{deadline_ms}");
     assert_eq!((get.name.as_str(), min_ttl_ms), ("psb", 90_000));
-    assert_eq!((headers.name.as_str(), headers.terms.min_ttl_ms), ("bnp", 90_000));
+    assert_eq!((headers.name.as_str(), headers.options.min_ttl_ms), ("bnp", 90_000));
     let supplied: Vec<_> = headers.supplied.iter().map(|h| (h.name.as_str(), h.value.as_str())).collect();
     assert_eq!(supplied, [("Requestor-ID", "4711")]);
     assert_eq!(headers.omitted, ["X-Other"]);
@@ -282,7 +284,7 @@ fn every_error_code_has_its_error(open: Open) {
         (ErrorCode::NotAllowed, false),
         (ErrorCode::UnknownToken, false),
         (ErrorCode::Unavailable, true),
-        (ErrorCode::Refused, false),
+        (ErrorCode::NeedsOperator, false),
         (ErrorCode::DeadlineExceeded, true),
         (ErrorCode::InvalidRequest, false),
         (ErrorCode::UnsupportedVersion, false),
@@ -303,7 +305,7 @@ fn every_error_code_has_its_error(open: Open) {
             | (ErrorCode::Overloaded, Error::Overloaded { .. })
             | (ErrorCode::ShuttingDown, Error::ShuttingDown { .. }) => error.next_attempt().is_none(),
             (ErrorCode::Unavailable, Error::Unavailable { class, .. })
-            | (ErrorCode::Refused, Error::Refused { class, .. }) => {
+            | (ErrorCode::NeedsOperator, Error::Refused { class, .. }) => {
                 *class == Some(ErrorClass::Throttled) && error.next_attempt() == next
             }
             (ErrorCode::MinTtlUnreachable, Error::MinTtlUnreachable { best, .. }) => {

@@ -10,7 +10,7 @@ use tokend_client::{Client, Options, VersionReply};
 use tokend_protocol::{Reply, Request};
 
 fn version() -> Reply {
-    Reply::Version(VersionReply { daemon: "9.8.7".to_owned(), oldest: 1, newest: 1 })
+    Reply::Version(VersionReply { daemon: "9.8.7".to_owned(), oldest: 1, newest: 1, highest_request: 8 })
 }
 
 #[tokio::test]

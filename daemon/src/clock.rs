@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
-use tokend_protocol::Timestamp;
+use tokend_protocol::{BootInstant, Timestamp};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
@@ -53,6 +53,12 @@ impl Instant {
             Some(after) => nanos(after),
             None => -nanos(BEFORE_BOOT.saturating_sub(self.0)),
         }
+    }
+
+    /// The point in whole milliseconds, as the protocol has it; what was before the boot is 0.
+    pub fn to_wire(self) -> BootInstant {
+        let since_boot = self.0.saturating_sub(BEFORE_BOOT);
+        BootInstant(u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The point that [`Instant::nanos_since_boot`] tells.

@@ -13,6 +13,7 @@ pub mod secret_choice;
 pub mod skew;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, Secret};
@@ -53,6 +54,10 @@ pub struct Granted {
     pub token: Secret,
     /// How long it is valid, counted from when the request was sent.
     pub lifetime: Duration,
+    /// The token type that the provider named; `Bearer` in this spelling, also where it named none.
+    pub token_type: Arc<str>,
+    /// The scopes that the provider says it granted, separated by spaces.
+    pub scope: Option<Arc<str>>,
 }
 
 /// Why a token request brought no token.

@@ -1,12 +1,11 @@
-//! Bodies of frames to and from messages: the one core below the blocking and the tokio codec, and the
-//! only file that knows bincode.
+//! Encodes and decodes the bodies of frames, below the blocking and the tokio codec. The only file that uses bincode.
 
 use std::io;
 
-use bincode::error::DecodeError;
-use bincode::serde::decode_from_slice;
-use serde::Serialize;
+use bincode::config::standard;
+use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::{Reply, Request};
 
@@ -19,17 +18,19 @@ pub const REQUEST_MAX: usize = 16 * 1024;
 /// The largest body of a reply, in bytes. A token of 64 KiB and a page of a status fit.
 pub const REPLY_MAX: usize = 256 * 1024;
 
+/// The list of extensions that ends every message that this crate writes: it is empty.
+const NO_EXTENSIONS: u8 = 0;
+
 /// Bytes of the length that precedes a body.
 pub const LENGTH_BYTES: usize = 4;
 
-/// Bytes of version and request id, which begin every body of every version.
+/// Bytes of the version and the request id, which begin every body of every version.
 pub const HEADER_BYTES: usize = 5;
 
 /// A message in its envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame<M> {
-    /// Chosen by the caller and repeated in every answer. 0 is used by the daemon alone, where it cannot
-    /// know the id.
+    /// The id that the caller chose and every answer repeats. Only the daemon uses 0, where it does not know the id.
     pub id: u32,
     /// The message.
     pub message: M,
@@ -39,40 +40,47 @@ pub struct Frame<M> {
 pub trait Message: Serialize + DeserializeOwned {
     /// The largest body that is sent or accepted, in bytes.
     const BODY_MAX: usize;
+    /// The highest number of a message that this crate knows.
+    const HIGHEST: u32;
 }
 
 impl Message for Request {
     const BODY_MAX: usize = REQUEST_MAX;
+    const HIGHEST: u32 = 8;
 }
 
 impl Message for Reply {
     const BODY_MAX: usize = REPLY_MAX;
+    const HIGHEST: u32 = 9;
 }
 
-/// How much bincode may count against its limit for each byte of a body: it counts a number at its full
-/// width of up to eight bytes, however few it takes on the wire.
+/// How much bincode counts against its limit for each byte of a body: it counts a number at its full width of up to
+/// eight bytes, however few bytes the number takes on the wire.
 const COUNTED_PER_BYTE: usize = 8;
 
-/// A body that is not a message. The bytes after it are unaffected, so a connection can go on.
+/// A body that cannot be decoded. The bytes after it are unaffected, so the connection can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{fault}")]
 pub struct BadFrame {
-    /// The request id, as far as the body had one; otherwise 0.
+    /// The request id; 0 if the body is too short to have one.
     pub id: u32,
-    /// What is wrong.
+    /// The reason.
     pub fault: Fault,
 }
 
-/// What is wrong with a body.
+/// Why a body cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// It ends before its header does.
+    /// The body is shorter than its header.
     #[error("a body of {0} bytes has no room for version and request id")]
     Cut(usize),
-    /// It is of a version that is not spoken here.
+    /// The body has another protocol version.
     #[error("protocol version {0} is not spoken here, only {VERSION}")]
     Version(u8),
-    /// It is no message: an unknown variant, a cut field, a length that lies, an invalid token name.
+    /// The number of the message is higher than [`Message::HIGHEST`].
+    #[error("there is no message {0} in this release")]
+    UnknownMessage(u32),
+    /// The message is malformed: an unknown enum value, a cut field, a wrong length, an invalid token name.
     #[error("the body is not a message of protocol version {VERSION}")]
     Malformed,
     /// Bytes follow the message.
@@ -84,9 +92,9 @@ pub enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of {size} bytes exceeds the limit of {max}")]
 pub struct TooLarge {
-    /// The size that it has.
+    /// The size of the body.
     pub size: usize,
-    /// The size that it may have.
+    /// The largest allowed size.
     pub max: usize,
 }
 
@@ -96,7 +104,7 @@ impl From<TooLarge> for io::Error {
     }
 }
 
-/// Where frames are written: a growable buffer whose written part can be changed and cut.
+/// A growable buffer for frames, whose written part can be changed and cut.
 pub(crate) trait Buffer: AsMut<[u8]> {
     fn size(&self) -> usize;
     fn append(&mut self, bytes: &[u8]);
@@ -124,7 +132,7 @@ impl Buffer for Vec<u8> {
 ///
 /// let mut wire = Vec::new();
 /// encode(&Frame { id: 7, message: Request::Version }, &mut wire)?;
-/// assert_eq!(wire, [0, 0, 0, 6, 1, 0, 0, 0, 7, 7]);
+/// assert_eq!(wire, [0, 0, 0, 7, 1, 0, 0, 0, 7, 7, 0]);
 /// assert_eq!(decode::<Request>(&wire[4..]), Ok(Frame { id: 7, message: Request::Version }));
 /// # Ok::<(), tokend_protocol::TooLarge>(())
 /// ```
@@ -138,8 +146,8 @@ pub(crate) fn encode_into<M: Message>(frame: &Frame<M>, wire: &mut impl Buffer) 
     wire.append(&[VERSION]);
     wire.append(&frame.id.to_be_bytes());
     let mut writer = Writer(wire);
-    let written =
-        bincode::serde::encode_into_std_write(&frame.message, &mut writer, bincode::config::standard());
+    let written = encode_into_std_write(&frame.message, &mut writer, standard());
+    wire.append(&[NO_EXTENSIONS]);
     let size = wire.size() - start - LENGTH_BYTES;
     let length = u32::try_from(size).ok().filter(|_| written.is_ok() && size <= M::BODY_MAX);
     let Some(length) = length else {
@@ -174,22 +182,41 @@ pub fn decode<M: Message>(body: &[u8]) -> Result<Frame<M>, BadFrame> {
     if version != VERSION {
         return Err(BadFrame { id, fault: Fault::Version(version) });
     }
-    match decode_message(encoded) {
-        Ok((message, used)) if used == encoded.len() => Ok(Frame { id, message }),
-        Ok((_, used)) => Err(BadFrame { id, fault: Fault::TrailingBytes(encoded.len() - used) }),
-        Err(_) => Err(BadFrame { id, fault: Fault::Malformed }),
+    decode_message(encoded).map(|message| Frame { id, message }).map_err(|fault| BadFrame { id, fault })
+}
+
+fn decode_message<M: Message>(encoded: &[u8]) -> Result<M, Fault> {
+    let (number, _) = take::<u32>(encoded)?;
+    if number > M::HIGHEST {
+        return Err(Fault::UnknownMessage(number));
+    }
+    // The limit makes bincode refuse a string that claims more than a body can hold before it allocates. A list
+    // reserves at most 1 MiB, whatever length it claims, and its first missing element ends the decoding.
+    const REQUEST_LIMIT: usize = COUNTED_PER_BYTE * REQUEST_MAX;
+    const REPLY_LIMIT: usize = COUNTED_PER_BYTE * REPLY_MAX;
+    let decoded = if M::BODY_MAX <= REQUEST_MAX {
+        decode_from_slice(encoded, standard().with_limit::<REQUEST_LIMIT>())
+    } else {
+        decode_from_slice(encoded, standard().with_limit::<REPLY_LIMIT>())
+    };
+    let (message, used) = decoded.map_err(|_| Fault::Malformed)?;
+    match after_extensions(encoded.get(used..).unwrap_or_default())? {
+        [] => Ok(message),
+        rest => Err(Fault::TrailingBytes(rest.len())),
     }
 }
 
-/// A length that lies costs little memory. The limit makes bincode refuse a string that promises more than a
-/// body can hold before it allocates for it. The length of a list it hands on as a mere hint, upon which serde
-/// reserves 1 MiB at most, whatever is promised; and the first element that is missing ends the decoding.
-fn decode_message<M: Message>(encoded: &[u8]) -> Result<(M, usize), DecodeError> {
-    const REQUEST_LIMIT: usize = COUNTED_PER_BYTE * REQUEST_MAX;
-    const REPLY_LIMIT: usize = COUNTED_PER_BYTE * REPLY_MAX;
-    let config = bincode::config::standard();
-    if M::BODY_MAX <= REQUEST_MAX {
-        return decode_from_slice(encoded, config.with_limit::<REQUEST_LIMIT>());
+/// Skips the list of extensions, of which this release knows none, and returns the bytes after it.
+fn after_extensions(encoded: &[u8]) -> Result<&[u8], Fault> {
+    let (count, mut rest) = take::<u64>(encoded)?;
+    for _ in 0..count {
+        (_, rest) = take::<(u32, &[u8])>(rest)?;
     }
-    decode_from_slice(encoded, config.with_limit::<REPLY_LIMIT>())
+    Ok(rest)
+}
+
+/// Decodes a value from the beginning of `encoded`, without allocating, and returns the rest.
+fn take<'a, T: Deserialize<'a>>(encoded: &'a [u8]) -> Result<(T, &'a [u8]), Fault> {
+    let (value, used) = borrow_decode_from_slice(encoded, standard()).map_err(|_| Fault::Malformed)?;
+    Ok((value, encoded.get(used..).unwrap_or_default()))
 }

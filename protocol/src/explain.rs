@@ -1,63 +1,38 @@
-//! Why somebody may have a token or may not.
+//! The reply to an explain request.
 //!
-//! These types are a part of the wire format, under the same rules as the other messages.
+//! These types are the wire format, under the rules of the requests.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{TokenName, Variant};
-
-/// Asks why somebody may have a token or may not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExplainRequest {
-    /// Which token.
-    pub name: TokenName,
-    /// In which form.
-    pub variant: Variant,
-    /// Who.
-    pub subject: Subject,
-}
-
-/// Whom a decision is about. All but the caller itself are for operators.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Subject {
-    /// 0: the caller, as this connection shows it.
-    Caller,
-    /// 1: a user by name or number, of whom user and groups are taken and nothing else.
-    User(String),
-    /// 2: the process with this id, as it is now.
-    Process(u32),
-}
-
-/// Why somebody may have a token or may not.
+/// Why the subject may read a token or may not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedReply {
-    /// Whether it may.
+    /// Whether the subject may read the token.
     pub allowed: bool,
-    /// What lets it, as in the audit trail; or why nothing does.
+    /// The rule that allows it, as in the audit trail; or why no rule does.
     pub reason: String,
-    /// What was known of it.
+    /// The known facts about the subject.
     pub facts: SubjectFacts,
-    /// What makes it an operator, if it is one.
+    /// Why the subject is an operator, if it is one.
     pub operator: Option<String>,
-    /// The lists of rules that count: that of the token, and those of its scopes, resources and audiences. For
-    /// operators; empty to anybody else.
+    /// The rules of the token, and of its scopes, resources and audiences. Empty to anyone but an operator.
     pub lists: Vec<ExplainedList>,
-    /// How many groups and rules found no place in the reply.
+    /// The number of groups and rules that the reply has no room for.
     pub omitted: u32,
 }
 
-/// What is known of whom a decision is about. What cannot be proved is absent.
+/// The known facts about the subject of a decision. A fact that cannot be proved is absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubjectFacts {
-    /// The user.
-    pub uid: u32,
-    /// The group; `None` for a user whom the host does not know.
+    /// The user; `None` where only the unit is known.
+    pub uid: Option<u32>,
+    /// The group; `None` for a user that the host does not know.
     pub gid: Option<u32>,
     /// The supplementary groups.
     pub groups: Vec<u32>,
     /// The process.
     pub pid: Option<u32>,
-    /// The systemd system unit that the process runs in.
+    /// The systemd system unit of the process.
     pub unit: Option<String>,
     /// The unit of its user's own service manager.
     pub user_unit: Option<String>,
@@ -67,33 +42,33 @@ pub struct SubjectFacts {
     pub exe: Option<String>,
 }
 
-/// A list of rules, one of which must match.
+/// A list of rules of which one must match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedList {
-    /// Whose rules these are: `token`, or a term such as `scope transfer`.
+    /// The owner of the rules: `token`, or a term such as `scope transfer`.
     pub of: String,
     /// The rules, in the order of the configuration.
     pub rules: Vec<ExplainedRule>,
 }
 
-/// A rule, and how it fares.
+/// A rule, and whether it matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedRule {
     /// The rule, as in the audit trail.
     pub rule: String,
-    /// Whether it matches: all of its conditions hold.
+    /// Whether the rule matches: all of its conditions hold.
     pub matches: bool,
-    /// Its conditions; the rule `any` has none.
+    /// The conditions; the rule `any` has none.
     pub conditions: Vec<ExplainedCondition>,
 }
 
-/// A condition of a rule, and how it fares.
+/// A condition of a rule, and whether it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedCondition {
     /// The condition.
     pub condition: String,
-    /// Whether it holds.
+    /// Whether the condition holds.
     pub holds: bool,
-    /// The fact that makes it hold or not, in words.
+    /// The fact that decides, in words.
     pub fact: String,
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokend_protocol::{
-    BadFrame, ErrorCode, Frame, GetRequest, Reply, Request, Terms, TokenName, Variant, VersionReply, encode,
-    read_frame, write_frame,
+    BadFrame, CallOptions, ErrorCode, Frame, GetRequest, Reply, Request, TokenName, Variant, VersionReply,
+    encode, read_frame, write_frame,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -23,7 +23,7 @@ pub fn get(name: &str) -> Request {
     let name: TokenName = name.parse().expect("a test asks by a name that can exist");
     Request::Get(GetRequest {
         name,
-        terms: Terms { deadline_ms: 15_000, min_ttl_ms: 0 },
+        options: CallOptions { deadline_ms: 15_000, min_ttl_ms: 0 },
         variant: Variant::default(),
     })
 }

@@ -7,13 +7,13 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use tokend_protocol::{
-    DaemonStatus, ErrorCode, ErrorReply, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
-    Fingerprint, Frame, HeldToken, Reply, Request, Secret, State, SubjectFacts, Timestamp, TokenInfo,
-    TokenName, TokenReply, TokenStatus, encode, read_frame, write_frame,
+    BootInstant, DaemonStatus, ErrorCode, ErrorReply, ExplainedCondition, ExplainedList, ExplainedReply,
+    ExplainedRule, Fingerprint, Frame, HeldToken, Reply, Request, Secret, State, SubjectFacts, Timestamp,
+    TokenInfo, TokenName, TokenReply, TokenStatus, encode, read_frame, write_frame,
 };
 
 /// The access token that the samples hold.
@@ -145,10 +145,12 @@ pub fn fingerprint() -> Fingerprint {
 
 /// A fresh token with an hour less 48 seconds to live, until 2033-05-18T03:33:20Z.
 pub fn info() -> TokenInfo {
+    static NOW: OnceLock<BootInstant> = OnceLock::new();
+    let now = *NOW.get_or_init(tokend_client::now);
     TokenInfo {
-        age_ms: 48_000,
-        expires_in_ms: 3_552_000,
-        expires_at: Timestamp(2_000_000_000_000),
+        issued_at: BootInstant(now.0.saturating_sub(48_000)),
+        expires_at: BootInstant(now.0 + 3_552_900),
+        expires_at_wall: Timestamp(2_000_000_000_000),
         state: State::Fresh,
         last_error: None,
         next_attempt: None,
@@ -157,7 +159,12 @@ pub fn info() -> TokenInfo {
 }
 
 pub fn token() -> Reply {
-    Reply::Token(TokenReply { info: info(), token: Secret::from(TOKEN.to_owned()) })
+    Reply::Token(TokenReply {
+        info: info(),
+        token: Secret::from(TOKEN.to_owned()),
+        token_type: "Bearer".to_owned(),
+        scope: Some("aisp pisp".to_owned()),
+    })
 }
 
 pub fn error(code: ErrorCode) -> ErrorReply {
@@ -182,8 +189,8 @@ pub fn daemon_status() -> DaemonStatus {
 }
 
 pub fn held() -> HeldToken {
-    let TokenInfo { age_ms, expires_in_ms, expires_at, fingerprint, .. } = info();
-    HeldToken { age_ms, expires_in_ms, expires_at, fingerprint }
+    let TokenInfo { issued_at, expires_at, expires_at_wall, fingerprint, .. } = info();
+    HeldToken { issued_at, expires_at, expires_at_wall, fingerprint }
 }
 
 pub fn token_status(text: &str) -> TokenStatus {
@@ -199,6 +206,8 @@ pub fn token_status(text: &str) -> TokenStatus {
         hand_outs: 40,
         deviations: Vec::new(),
         attributes: Vec::new(),
+        variants_held: 0,
+        variants: Vec::new(),
     }
 }
 
@@ -219,7 +228,7 @@ pub fn explained() -> ExplainedReply {
         allowed: true,
         reason: "unit:pay@*.service".to_owned(),
         facts: SubjectFacts {
-            uid: 1001,
+            uid: Some(1001),
             gid: Some(1001),
             groups: vec![27, 1001],
             pid: Some(4711),

@@ -163,7 +163,7 @@ fn reject(client: &Client, form: Form, name: &TokenName, fingerprint: Option<Fin
 }
 
 fn expiry(info: &TokenInfo) -> String {
-    format!("expires in {}", human::duration(Duration::from_millis(info.expires_in_ms)))
+    format!("expires in {}", human::duration(info.remaining(tokend_client::now())))
 }
 
 /// Tells events until the reader, the daemon or the user ends it.

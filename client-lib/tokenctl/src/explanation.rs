@@ -31,14 +31,14 @@ pub(crate) fn text(name: &TokenName, subject: &Subject, reply: &ExplainedReply) 
 fn facts(facts: &SubjectFacts, subject: &Subject) -> Vec<(&'static str, String)> {
     // What was asked about a user is asked about all that it may run, so nothing of a process is assumed.
     let absent = match subject {
-        Subject::User(_) => "not assumed",
+        Subject::User(_) | Subject::Unit(_) => "not assumed",
         Subject::Caller | Subject::Process(_) => "not known",
     };
     let text = |fact: Option<&str>| fact.map_or_else(|| absent.to_owned(), clean);
     let number = |fact: Option<u32>| fact.map_or_else(|| absent.to_owned(), |number| number.to_string());
     let groups: Vec<String> = facts.groups.iter().map(u32::to_string).collect();
     vec![
-        ("user", facts.uid.to_string()),
+        ("user", number(facts.uid)),
         ("group", facts.gid.map_or_else(|| "not known".to_owned(), |gid| gid.to_string())),
         ("groups", if groups.is_empty() { "none".to_owned() } else { groups.join(" ") }),
         ("process", number(facts.pid)),

@@ -6,8 +6,6 @@
 mod explanation;
 mod status;
 
-use std::time::Duration;
-
 use serde::Serialize;
 use tokend_client::{
     ErrorClass, EventReply, HeadersReply, HeldToken, ListEntry, PROTOCOL_VERSION, RefreshedReply,
@@ -22,7 +20,7 @@ use crate::human::{clean, rfc3339};
 pub(crate) struct Token<'a> {
     name: &'a str,
     token: &'a str,
-    token_type: &'static str,
+    token_type: &'a str,
     #[serde(flatten)]
     info: Info,
 }
@@ -132,7 +130,12 @@ pub(crate) fn line(shape: &impl Serialize) -> String {
 }
 
 pub(crate) fn token<'a>(name: &'a TokenName, reply: &'a TokenReply) -> Token<'a> {
-    Token { name: name.as_str(), token: reply.token.expose(), token_type: "Bearer", info: info(&reply.info) }
+    Token {
+        name: name.as_str(),
+        token: reply.token.expose(),
+        token_type: &reply.token_type,
+        info: info(&reply.info),
+    }
 }
 
 pub(crate) fn headers<'a>(name: &'a TokenName, reply: &'a HeadersReply) -> Headers<'a> {
@@ -192,9 +195,10 @@ pub(crate) fn versions(reply: &VersionReply) -> Versions {
 }
 
 fn info(info: &TokenInfo) -> Info {
-    let TokenInfo { age_ms, expires_in_ms, expires_at, state, last_error, next_attempt, fingerprint } = *info;
+    let TokenInfo { issued_at, expires_at, expires_at_wall, state, last_error, next_attempt, fingerprint } =
+        *info;
     Info {
-        held: held(HeldToken { age_ms, expires_in_ms, expires_at, fingerprint }),
+        held: held(HeldToken { issued_at, expires_at, expires_at_wall, fingerprint }),
         state: State::as_str(state),
         last_error: last_error.map(ErrorClass::as_str),
         next_attempt: next_attempt.map(time),
@@ -202,18 +206,15 @@ fn info(info: &TokenInfo) -> Info {
 }
 
 fn held(token: HeldToken) -> Held {
+    let now = tokend_client::now();
     Held {
-        expires_at: time(token.expires_at),
-        expires_in: seconds(token.expires_in_ms),
-        age: seconds(token.age_ms),
+        expires_at: time(token.expires_at_wall),
+        expires_in: token.remaining(now).as_secs(),
+        age: token.age(now).as_secs(),
         fingerprint: token.fingerprint.to_string(),
     }
 }
 
 fn time(timestamp: Timestamp) -> String {
     rfc3339(timestamp.to_system_time())
-}
-
-fn seconds(milliseconds: u64) -> u64 {
-    Duration::from_millis(milliseconds).as_secs()
 }

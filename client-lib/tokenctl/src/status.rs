@@ -58,7 +58,7 @@ pub(crate) fn long(status: &Status, now: SystemTime, colours: Colours) -> String
         row.push(
             token
                 .held
-                .map_or_else(|| NONE.to_owned(), |held| rfc3339(held.expires_at.to_system_time()))
+                .map_or_else(|| NONE.to_owned(), |held| rfc3339(held.expires_at_wall.to_system_time()))
                 .into(),
         );
         row.extend(error);
@@ -118,7 +118,7 @@ fn failed(error: &LastError, now: SystemTime) -> String {
 }
 
 fn lifetime(held: HeldToken) -> String {
-    duration(Duration::from_millis(held.expires_in_ms))
+    duration(held.remaining(tokend_client::now()))
 }
 
 fn renewal(at: Timestamp, now: SystemTime) -> String {

@@ -46,7 +46,7 @@ impl Cell {
         let paint = match state {
             State::Fresh => Paint::Green,
             State::Refreshing | State::Degraded | State::Pending => Paint::Yellow,
-            State::Unavailable | State::Refused => Paint::Red,
+            State::Unavailable | State::NeedsOperator => Paint::Red,
         };
         Self { text: state.as_str().to_owned(), paint: Some(paint) }
     }

@@ -147,7 +147,12 @@ fn well(request: &Request) -> Reply {
             Reply::Rejected(RejectedReply { outcome: RejectOutcome::Replaced, info: info() })
         }
         Request::Watch(_) => Reply::Event(event(State::Fresh)),
-        Request::Version => Reply::Version(VersionReply { daemon: "9.8.7".to_owned(), oldest: 1, newest: 1 }),
+        Request::Version => Reply::Version(VersionReply {
+            daemon: "9.8.7".to_owned(),
+            oldest: 1,
+            newest: 1,
+            highest_request: 8,
+        }),
         Request::Explain(_) => Reply::Explained(explained()),
     }
 }
@@ -162,8 +167,8 @@ fn get_prints_the_token_and_nothing_else() {
     let daemon = bench.daemon(well);
     bench.run(&["get", "psb", "--min-ttl", "1m 30s", "--deadline", "3s"]).is(0, "eyJ-sample-token\n", "");
     let [Request::Get(asked)] = &daemon.requests()[..] else { panic!("{:?}", daemon.requests()) };
-    assert_eq!((asked.name.as_str(), asked.terms.min_ttl_ms), ("psb", 90_000));
-    assert!((1..=3_000).contains(&asked.terms.deadline_ms), "{asked:?}");
+    assert_eq!((asked.name.as_str(), asked.options.min_ttl_ms), ("psb", 90_000));
+    assert!((1..=3_000).contains(&asked.options.deadline_ms), "{asked:?}");
 }
 
 #[test]
@@ -345,8 +350,8 @@ fn wait_ends_at_the_deadline_and_tells_how_the_token_is() {
     let unavailable = "still unavailable (last error: timeout), not fresh";
     run("fresh", "1s").is(8, "", &format!("tokenctl: psb: {unavailable}; {advice}"));
     drop(daemon);
-    let _daemon = telling(&bench, &[State::Refused]);
-    run("valid", "1s").is(8, "", &format!("tokenctl: psb: still refused, not valid; {advice}"));
+    let _daemon = telling(&bench, &[State::NeedsOperator]);
+    run("valid", "1s").is(8, "", &format!("tokenctl: psb: still needs-operator, not valid; {advice}"));
     let ran = bench.run(&["wait", "psb", "--for", "fresh", "--deadline", "10ms", "--json"]);
     assert_eq!(ran.json()["error"]["code"], "deadline-exceeded", "{ran:?}");
 }
@@ -440,7 +445,7 @@ fn each_refusal_has_its_exit_status_and_its_advice() {
         (ErrorCode::ShuttingDown, 6, "its words; try again in a moment"),
         (ErrorCode::MinTtlUnreachable, 2, "psb: its words; ask for less with --min-ttl, 1m at most"),
         (
-            ErrorCode::Refused,
+            ErrorCode::NeedsOperator,
             7,
             "psb: its words; an operator has to act: `tokenctl status --verbose` and the daemon's journal tell more",
         ),

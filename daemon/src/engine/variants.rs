@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokend_protocol::Variant;
 
 use crate::config::{CredentialSettings, TermSet, VariantSettings};
-use crate::engine::credential::Credential;
+use crate::engine::credential::{Credential, Snapshot};
 use crate::quota::{Allowance, Held};
 use crate::quota::{QuotaExceeded, Resource};
 
@@ -124,14 +124,22 @@ impl Variants {
         Ok(credential)
     }
 
-    /// How many are held.
-    pub fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Whether none is held.
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+    /// What callers asked for and the condition of each, sorted.
+    pub fn snapshots(&self) -> Vec<(Variant, Arc<Snapshot>)> {
+        let owned = |terms: &TermSet| terms.as_slice().to_vec();
+        let of = |settings: &CredentialSettings| Variant {
+            scope: owned(&settings.scope),
+            resource: owned(&settings.resource),
+            audience: owned(&settings.audience),
+        };
+        let held = self.lock();
+        let mut snapshots: Vec<_> =
+            held.iter().map(|(settings, form)| (of(settings), form.credential.snapshot())).collect();
+        drop(held);
+        snapshots.sort_by(|(a, _), (b, _)| {
+            (&a.scope, &a.resource, &a.audience).cmp(&(&b.scope, &b.resource, &b.audience))
+        });
+        snapshots
     }
 
     /// Ends all of them, each after the exchange that it may be in.

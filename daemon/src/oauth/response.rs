@@ -15,6 +15,9 @@ use crate::oauth::{ClockSkew, Deviation, Failure, Granted, Outcome, jwt};
 /// a longer header.
 const TOKEN_MAX: usize = 64 * 1024;
 
+/// The longest list of granted scopes that is passed on, in bytes.
+const SCOPE_MAX: usize = 16 * 1024;
+
 /// The longest lifetime that is believed. Beyond it the figure is an error or means "for ever".
 const LIFETIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
@@ -76,6 +79,7 @@ struct Values {
     access_token: Option<Zeroizing<String>>,
     token_type: Option<String>,
     expires_in: Option<Number>,
+    scope: Option<String>,
     error: Option<String>,
     error_description: Option<String>,
 }
@@ -125,6 +129,7 @@ fn json_values(fields: &Fields<'_>, deviations: &mut Vec<Deviation>) -> Values {
         access_token: fields.access_token.and_then(text).map(Zeroizing::new),
         token_type: fields.token_type.and_then(text),
         expires_in: fields.expires_in.map(number),
+        scope: fields.scope.and_then(scope),
         error: fields.error.and_then(text).filter(|error| !error.is_empty()),
         error_description: fields.error_description.and_then(text),
     }
@@ -132,6 +137,11 @@ fn json_values(fields: &Fields<'_>, deviations: &mut Vec<Deviation>) -> Values {
 
 fn text(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
+}
+
+/// The granted scopes, separated by spaces: a text, or the list that some providers send.
+fn scope(value: &RawValue) -> Option<String> {
+    text(value).or_else(|| serde_json::from_str::<Vec<String>>(value.get()).ok().map(|list| list.join(" ")))
 }
 
 fn number(value: &RawValue) -> Number {
@@ -159,6 +169,7 @@ fn form_values(reply: &HttpReply<'_>) -> Option<Values> {
             "access_token" => values.access_token = Some(Zeroizing::new(value)),
             "token_type" => values.token_type = Some(value),
             "expires_in" | "expires" => values.expires_in = Some(Number { text: value, deviation: None }),
+            "scope" => values.scope = Some(value),
             "error" if !value.is_empty() => values.error = Some(value),
             "error_description" => values.error_description = Some(value),
             _ => (),
@@ -197,7 +208,28 @@ fn granted(
     if lifetime.is_zero() {
         return Err(malformed("an access token that has already expired"));
     }
-    Ok(Granted { token: Secret::from(token.clone()), lifetime })
+    Ok(Granted {
+        token: Secret::from(token.clone()),
+        lifetime,
+        token_type: token_type(values.token_type.as_deref()).into(),
+        scope: values.scope.as_deref().filter(|scope| is_scope(scope)).map(Into::into),
+    })
+}
+
+/// The token type in the spelling that an `Authorization` header has. What no header can carry counts as `Bearer`.
+fn token_type(named: Option<&str>) -> &str {
+    let is_scheme = |text: &&str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !text.is_empty() && text.len() <= 64 && text.bytes().all(is_allowed)
+    };
+    named.filter(is_scheme).filter(|text| !text.eq_ignore_ascii_case("bearer")).unwrap_or("Bearer")
+}
+
+/// Whether a text is a list of scopes (RFC 6749 section 3.3) of a sensible length.
+fn is_scope(text: &str) -> bool {
+    !text.trim().is_empty()
+        && text.len() <= SCOPE_MAX
+        && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
 }
 
 fn token_type_deviation(token_type: Option<&str>) -> Option<Deviation> {

@@ -164,8 +164,14 @@ impl Daemon {
 }
 
 /// The states in the order of a summary.
-const STATES: [State; 6] =
-    [State::Fresh, State::Refreshing, State::Degraded, State::Pending, State::Unavailable, State::Refused];
+const STATES: [State; 6] = [
+    State::Fresh,
+    State::Refreshing,
+    State::Degraded,
+    State::Pending,
+    State::Unavailable,
+    State::NeedsOperator,
+];
 
 /// Tries again what failed for want of the network, whenever the network changes.
 async fn heed_network(egress: Egress, shared: Arc<ServerState>) {

@@ -42,6 +42,8 @@ pub enum Operation {
     Reject,
     /// To be told of changes.
     Watch,
+    /// To be told the condition of one token.
+    Status,
     /// To be told why somebody may have the token or may not.
     Explain,
 }
@@ -50,6 +52,7 @@ impl Operation {
     fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Status => "status",
             Self::Request => "request",
             Self::Get => "get",
             Self::Headers => "headers",

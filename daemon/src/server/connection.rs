@@ -267,7 +267,8 @@ async fn feed<S: AsyncWrite + Unpin>(framing: &mut Framing<S>, frame: Frame<Repl
         // The codec says so before it has written any of it.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             tracing::error!(%error, "an answer was larger than a caller may be sent");
-            let refused = error_frame(id, ErrorCode::Refused, "the answer is larger than a reply may be");
+            let refused =
+                error_frame(id, ErrorCode::NeedsOperator, "the answer is larger than a reply may be");
             framing.feed(refused).await
         }
         fed => fed,
@@ -282,6 +283,7 @@ async fn within_write_timeout(writing: impl Future<Output = io::Result<()>>) -> 
 fn bad_frame(bad: BadFrame) -> Frame<Reply> {
     let code = match bad.fault {
         Fault::Version(_) => ErrorCode::UnsupportedVersion,
+        Fault::UnknownMessage(_) => ErrorCode::UnknownRequest,
         Fault::Cut(_) | Fault::Malformed | Fault::TrailingBytes(_) => ErrorCode::InvalidRequest,
     };
     error_frame(bad.id, code, &bad.fault.to_string())
@@ -382,7 +384,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_is_too_large_costs_the_others_nothing() {
         let version = |id, daemon: String| {
-            let message = Reply::Version(VersionReply { daemon, oldest: 1, newest: 1 });
+            let message = Reply::Version(VersionReply { daemon, oldest: 1, newest: 1, highest_request: 8 });
             Frame { id, message }
         };
         let mut framing = Framing::with_capacity(std::io::Cursor::new(Vec::new()), Codec::new(), BUFFER);
@@ -400,7 +402,7 @@ mod tests {
         }
         assert_eq!(answers[0], version(1, "1".into()));
         assert_eq!(answers[1].id, 2);
-        assert!(matches!(&answers[1].message, Reply::Error(error) if error.code == ErrorCode::Refused));
+        assert!(matches!(&answers[1].message, Reply::Error(error) if error.code == ErrorCode::NeedsOperator));
         assert_eq!(answers[2], version(3, "3".into()));
     }
 }

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend_protocol::{
-    ErrorClass, ErrorCode, ErrorReply, GetRequest, Header, HeadersReply, HeadersRequest, Reply, Request,
-    Terms, TokenInfo, TokenName, TokenReply, VERSION, Variant, VersionReply, WatchRequest,
+    CallOptions, ErrorClass, ErrorCode, ErrorReply, GetRequest, Header, HeadersReply, HeadersRequest,
+    Message, Reply, Request, TokenInfo, TokenName, TokenReply, VERSION, Variant, VersionReply, WatchRequest,
 };
 
 use self::entitlement::{Allowed, Entitled};
@@ -105,6 +105,7 @@ impl Session {
                 daemon: env!("CARGO_PKG_VERSION").to_owned(),
                 oldest: VERSION,
                 newest: VERSION,
+                highest_request: Request::HIGHEST,
             })),
         };
         answer.unwrap_or_else(Reply::Error)
@@ -137,12 +138,17 @@ impl Session {
     }
 
     async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
-        let deadline = self.deadline(request.terms.deadline_ms);
+        let deadline = self.deadline(request.options.deadline_ms);
         let found = self.in_force(|_| self.token_of(&request, deadline)).await?;
         let (entitled, credential, token) = found?;
         let info = self.info(&credential, &token);
         self.handed_out(&entitled, Operation::Get, (&request.name, &request.variant), &token);
-        Ok(Reply::Token(TokenReply { info, token: token.secret.clone() }))
+        Ok(Reply::Token(TokenReply {
+            info,
+            token: token.secret.clone(),
+            token_type: token.token_type.to_string(),
+            scope: token.scope.as_deref().map(str::to_owned),
+        }))
     }
 
     async fn token_of(
@@ -150,15 +156,15 @@ impl Session {
         request: &GetRequest,
         deadline: Instant,
     ) -> Result<(Entitled, Arc<Credential>, Arc<Token>), ErrorReply> {
-        let GetRequest { name, terms, variant } = request;
+        let GetRequest { name, options, variant } = request;
         let entitled = self.entitled(name, variant, Operation::Get, Patience::of_a_request()).await?;
         let credential = self.credential((Operation::Get, name), &entitled.entry, variant)?;
-        let token = self.obtain((Operation::Get, name), &credential, *terms, deadline).await?;
+        let token = self.obtain((Operation::Get, name), &credential, *options, deadline).await?;
         Ok((entitled, credential, token))
     }
 
     async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
-        let deadline = self.deadline(request.terms.deadline_ms);
+        let deadline = self.deadline(request.options.deadline_ms);
         let found = self.in_force(|_| self.headers_of(&request, deadline)).await?;
         let (entitled, credential, token, headers) = found?;
         let info = self.info(&credential, &token);
@@ -171,14 +177,14 @@ impl Session {
         request: &HeadersRequest,
         deadline: Instant,
     ) -> Result<(Entitled, Arc<Credential>, Arc<Token>, Vec<Header>), ErrorReply> {
-        let HeadersRequest { name, terms, supplied, omitted, variant } = request;
+        let HeadersRequest { name, options, supplied, omitted, variant } = request;
         let entitled = self.entitled(name, variant, Operation::Headers, Patience::of_a_request()).await?;
         let supplied = headers::supplied(&entitled.entry.caller_headers, supplied, omitted)
             .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
         let credential = self.credential((Operation::Headers, name), &entitled.entry, variant)?;
         // Before the token, which must not grow old meanwhile.
         let configured = self.configured_headers(request, &entitled.entry, deadline).await?;
-        let token = self.obtain((Operation::Headers, name), &credential, *terms, deadline).await?;
+        let token = self.obtain((Operation::Headers, name), &credential, *options, deadline).await?;
         let headers = headers::compose(&token.secret, configured, supplied);
         Ok((entitled, credential, token, headers))
     }
@@ -190,7 +196,7 @@ impl Session {
         entry: &Entry,
         deadline: Instant,
     ) -> Result<Vec<Header>, ErrorReply> {
-        let deadline = match request.terms.deadline_ms {
+        let deadline = match request.options.deadline_ms {
             0 => self.shared.clock.now().after(HELD_TIMEOUT),
             _ => deadline,
         };
@@ -206,7 +212,7 @@ impl Session {
         read.map_err(|error| {
             tracing::warn!(token = %request.name, %error, "a header cannot be made");
             let message = "a secret of the header set cannot be read on this host";
-            ErrorReply { class: Some(ErrorClass::Secret), ..refusal(ErrorCode::Refused, message) }
+            ErrorReply { class: Some(ErrorClass::Secret), ..refusal(ErrorCode::NeedsOperator, message) }
         })
     }
 
@@ -229,10 +235,10 @@ impl Session {
         &self,
         (verb, name): (Operation, &TokenName),
         credential: &Credential,
-        terms: Terms,
+        options: CallOptions,
         deadline: Instant,
     ) -> Result<Arc<Token>, ErrorReply> {
-        let min_ttl = Duration::from_millis(terms.min_ttl_ms.into());
+        let min_ttl = Duration::from_millis(options.min_ttl_ms.into());
         let _held = self
             .may_obtain(credential, min_ttl, deadline)
             .map_err(|excess| self.over_quota(verb, name, excess))?;

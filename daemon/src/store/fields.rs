@@ -20,6 +20,8 @@ pub(super) enum Tag {
     Lifetime = 12,
     LongestLife = 13,
     Jitter = 14,
+    TokenType = 15,
+    Scope = 16,
     Failures = 20,
     Class = 21,
     Message = 22,

@@ -44,6 +44,10 @@ pub struct KeptToken {
     pub longest_life: Duration,
     /// The jitter of its renewal.
     pub jitter: f64,
+    /// The token type for the `Authorization` header.
+    pub token_type: Arc<str>,
+    /// The granted scopes, where the provider named them.
+    pub scope: Option<Arc<str>>,
 }
 
 /// Attempts that failed.
@@ -95,17 +99,22 @@ impl Record {
     pub fn encode(&self, key: &Key, written: &Moment) -> Bytes {
         let words =
             |failed: &Failed| failed.message.len() + failed.detail.as_ref().map_or(0, |text| text.len());
-        let texts = self.token.as_ref().map_or(0, |token| token.secret.expose().len())
+        let scope = |token: &KeptToken| token.scope.as_ref().map_or(0, |scope| scope.len());
+        let texts = self.token.as_ref().map_or(0, |token| token.secret.expose().len() + scope(token))
             + self.failure.as_ref().map_or(0, |failure| words(&failure.failed));
         let mut writer = Writer::with_room_for(texts);
         put_moment(&mut writer, written);
         writer.put(Tag::Key, key.as_bytes());
-        if let Some(KeptToken { secret, life, longest_life, jitter }) = &self.token {
+        if let Some(KeptToken { secret, life, longest_life, jitter, token_type, scope }) = &self.token {
             writer.put(Tag::Token, secret.expose().as_bytes());
             writer.put_instant(Tag::SentAt, life.sent_at);
             writer.put_span(Tag::Lifetime, life.lifetime);
             writer.put_span(Tag::LongestLife, *longest_life);
             writer.put(Tag::Jitter, &jitter.to_le_bytes());
+            writer.put(Tag::TokenType, token_type.as_bytes());
+            if let Some(scope) = scope {
+                writer.put(Tag::Scope, scope.as_bytes());
+            }
         }
         if let Some(failure) = &self.failure {
             put_failure(&mut writer, failure);
@@ -255,6 +264,8 @@ fn token(fields: Fields<'_>, written: &Moment, rebase: impl Fn(Instant) -> Insta
         life: Validity { sent_at: rebase(life.sent_at), ..life },
         longest_life: fields.span(Tag::LongestLife).unwrap_or(life.lifetime),
         jitter: f64::from_le_bytes(fields.array(Tag::Jitter)?),
+        token_type: fields.text(Tag::TokenType).unwrap_or("Bearer").into(),
+        scope: fields.text(Tag::Scope).map(Into::into),
     })
 }
 
@@ -307,6 +318,8 @@ mod tests {
                 life: Validity { sent_at: at(100), lifetime: Duration::from_secs(3_600) },
                 longest_life: Duration::from_secs(7_200),
                 jitter: 0.25,
+                token_type: "Bearer".into(),
+                scope: Some("aisp pisp".into()),
             }),
             failure: Some(KeptFailure { failures: 3, failed, next_attempt: Some(at(400)) }),
             last_used: Some(at(150)),

@@ -24,8 +24,14 @@ fn key(number: u8) -> Key {
 
 fn record(clock: &Clock, token: &str) -> Record {
     let life = Validity { sent_at: clock.now(), lifetime: Duration::from_secs(600) };
-    let token =
-        KeptToken { secret: Secret::from(token.to_owned()), life, longest_life: life.lifetime, jitter: 0.5 };
+    let token = KeptToken {
+        secret: Secret::from(token.to_owned()),
+        life,
+        longest_life: life.lifetime,
+        jitter: 0.5,
+        token_type: "Bearer".into(),
+        scope: None,
+    };
     Record { token: Some(token), ..Record::default() }
 }
 

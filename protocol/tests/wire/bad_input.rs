@@ -3,9 +3,9 @@
 use std::io::{self, Read};
 
 use tokend_protocol::{
-    BadFrame, ErrorCode, ErrorReply, Fault, Frame, GetRequest, HEADER_BYTES, ListEntry, ListReply, Message,
-    REPLY_MAX, REQUEST_MAX, Reply, Request, Secret, State, Terms, TokenReply, TooLarge, Variant, decode,
-    encode, read_frame, write_frame,
+    BadFrame, CallOptions, ErrorCode, ErrorReply, Fault, Frame, GetRequest, HEADER_BYTES, ListEntry,
+    ListReply, Message, REPLY_MAX, REQUEST_MAX, Reply, Request, Secret, State, TokenReply, TooLarge, Variant,
+    decode, encode, read_frame, write_frame,
 };
 
 use crate::samples::{self, Sample};
@@ -83,18 +83,20 @@ fn another_version_is_named_with_the_id_and_nothing_behind_it_is_read() {
 }
 
 #[test]
-fn unknown_variants_are_refused() {
-    assert_eq!(request(&[8]), Err(malformed()), "one past the last request");
-    assert_eq!(request(&[0xfc, 0xff, 0xff, 0xff, 0xff]), Err(malformed()), "the last number there is");
-    assert_eq!(decode::<Reply>(&body(&[9])), Err(malformed()), "one past the last reply");
-    let list_with_state = |state: u8| decode::<Reply>(&body(&[2, 1, 1, b'a', state, 0]));
+fn unknown_numbers_are_refused() {
+    let unknown = |number| BadFrame { id: ID, fault: Fault::UnknownMessage(number) };
+    let beyond = |highest: u32| [u8::try_from(highest + 1).unwrap()];
+    assert_eq!(request(&beyond(Request::HIGHEST)), Err(unknown(Request::HIGHEST + 1)));
+    assert_eq!(request(&[0xfc, 0xff, 0xff, 0xff, 0xff]), Err(unknown(u32::MAX)));
+    assert_eq!(decode::<Reply>(&body(&beyond(Reply::HIGHEST))), Err(unknown(Reply::HIGHEST + 1)));
+    let list_with_state = |state: u8| decode::<Reply>(&body(&[2, 1, 1, b'a', state, 0, 0]));
     assert!(list_with_state(5).is_ok());
     assert_eq!(list_with_state(6), Err(malformed()), "one past the last state");
 }
 
 #[test]
 fn only_what_the_specification_allows_is_a_number_a_bool_or_an_option() {
-    let get = |deadline: &[u8]| request(&[&[0, 1, b'a'], deadline, &[0, 0, 0, 0]].concat());
+    let get = |deadline: &[u8]| request(&[&[0, 1, b'a'], deadline, &[0, 0, 0, 0, 0]].concat());
     assert!(get(&[0xfc, 0xff, 0xff, 0xff, 0xff]).is_ok(), "the greatest u32");
     assert!(get(&[0xfb, 0x01, 0x00]).is_ok(), "a longer form than needed");
     assert_eq!(get(&[0xfd, 1, 0, 0, 0, 0, 0, 0, 0]), Err(malformed()), "a u64 where a u32 stands");
@@ -111,7 +113,7 @@ fn a_name_inside_a_message_is_checked_as_any_other() {
             || [&[0xfb][..], &u16::try_from(name.len()).unwrap().to_le_bytes()].concat(),
             |length| vec![length],
         );
-        request(&[&[0][..], &length, name, &[0, 0, 0, 0, 0]].concat())
+        request(&[&[0][..], &length, name, &[0, 0, 0, 0, 0, 0]].concat())
     };
     let longest = [b'x'; 255];
     for good in [&b"psb"[..], b"a.b_c-d@e:f+g", &longest] {
@@ -183,8 +185,8 @@ fn a_message_of_exactly_the_limit_passes_both_ways() {
         let code = ErrorCode::Unavailable;
         Reply::Error(ErrorReply { code, message, class: None, next_attempt: None, best_ttl_ms: None })
     };
-    // Header, variant, code, a length of five bytes, three options without a value.
-    let fixed = HEADER_BYTES + 1 + 1 + 5 + 3;
+    // Header, number, code, a length of five bytes, three options without a value, no extensions.
+    let fixed = HEADER_BYTES + 1 + 1 + 5 + 3 + 1;
     let largest = Frame { id: ID, message: reply(REPLY_MAX - fixed) };
     let mut wire = Vec::new();
     encode(&largest, &mut wire).unwrap();
@@ -199,7 +201,7 @@ fn a_message_of_exactly_the_limit_passes_both_ways() {
 #[test]
 fn a_full_page_of_the_shortest_entries_can_be_read() {
     let entry = ListEntry { name: samples::name("a"), state: State::Fresh };
-    let fits = (REPLY_MAX - HEADER_BYTES - 1 - 5 - 1) / 3;
+    let fits = (REPLY_MAX - HEADER_BYTES - 1 - 5 - 1 - 1) / 3;
     let message = Reply::List(ListReply { tokens: vec![entry; fits], more: true });
     let frame = Frame { id: ID, message };
     let mut wire = Vec::new();
@@ -211,7 +213,7 @@ fn a_full_page_of_the_shortest_entries_can_be_read() {
 #[test]
 fn the_frame_behind_a_bad_body_can_be_read() {
     let mut wire = Vec::new();
-    for bad in [&[][..], &[1, 0, 0], &[9, 0, 0, 0, 7], &body(&[0xff]), &body(&[7, 0])] {
+    for bad in [&[][..], &[1, 0, 0], &[9, 0, 0, 0, 7], &body(&[0xff]), &body(&[7, 0, 0])] {
         wire.extend_from_slice(&u32::try_from(bad.len()).unwrap().to_be_bytes());
         wire.extend_from_slice(bad);
     }
@@ -273,12 +275,27 @@ fn an_error_text_does_not_repeat_what_was_received() {
 }
 
 #[test]
+fn unknown_extensions_are_skipped() {
+    let version = |extensions: &[u8]| request(&[&[7], extensions].concat());
+    let expected = Ok(Frame { id: ID, message: Request::Version });
+    for extensions in [&[0][..], &[1, 5, 0], &[2, 5, 3, 1, 2, 3, 0xfb, 0xe8, 0x03, 0]] {
+        assert_eq!(version(extensions), expected, "{extensions:?}");
+    }
+    assert_eq!(version(&[]), Err(malformed()), "no list");
+    assert_eq!(version(&[1]), Err(malformed()), "an element that is missing");
+    assert_eq!(version(&[1, 5, 2, 9]), Err(malformed()), "an element that is cut");
+    assert_eq!(version(&[0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), Err(malformed()));
+    let trailing = BadFrame { id: ID, fault: Fault::TrailingBytes(1) };
+    assert_eq!(version(&[1, 5, 1, 9, 7]), Err(trailing));
+}
+
+#[test]
 fn the_limits_are_those_of_the_specification() {
     assert_eq!((Request::BODY_MAX, Reply::BODY_MAX), (16_384, 262_144));
-    let terms = Terms { deadline_ms: 0, min_ttl_ms: 0 };
-    let request = GetRequest { name: samples::name("a"), terms, variant: Variant::default() };
+    let options = CallOptions { deadline_ms: 0, min_ttl_ms: 0 };
+    let request = GetRequest { name: samples::name("a"), options, variant: Variant::default() };
     let get = Frame { id: ID, message: Request::Get(request) };
     let mut wire = Vec::new();
     encode(&get, &mut wire).unwrap();
-    assert_eq!(wire, [0, 0, 0, 13, 1, 1, 2, 3, 4, 0, 1, b'a', 0, 0, 0, 0, 0]);
+    assert_eq!(wire, [0, 0, 0, 14, 1, 1, 2, 3, 4, 0, 1, b'a', 0, 0, 0, 0, 0, 0]);
 }

@@ -4,12 +4,13 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use tokend_protocol::{
-    Attribute, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply,
-    ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, Frame,
-    GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply, Message,
-    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
-    Secret, State, StatusReply, Subject, SubjectFacts, Terms, Timestamp, TokenInfo, TokenName, TokenReply,
-    TokenStatus, Variant, VersionReply, WatchRequest, decode, encode,
+    Attribute, BootInstant, CallOptions, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode,
+    ErrorReply, EventReply, ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
+    Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
+    ListReply, Message, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
+    RejectedReply, Reply, Request, Secret, State, StatusReply, StatusRequest, Subject, SubjectFacts,
+    Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, Variant, VariantStatus, VersionReply,
+    WatchRequest, decode, encode,
 };
 
 use crate::samples::{self, CLASSES, CODES, OUTCOMES, STATES};
@@ -32,7 +33,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_a_good_header_are_a_message_or_a_fault(variant in 0..9_u8, rest in vec(0..8_u8, 0..200)) {
+    fn any_bytes_behind_a_good_header_are_a_message_or_a_fault(variant in 0..=highest(), rest in vec(0..8_u8, 0..200)) {
         let body = [&[1, 0, 0, 0, 1, variant], &rest[..]].concat();
         is_consistent::<Request>(&body);
         is_consistent::<Reply>(&body);
@@ -49,6 +50,11 @@ proptest! {
         is_consistent::<Request>(&body);
         is_consistent::<Reply>(&body);
     }
+}
+
+/// The highest number of a message in either direction.
+fn highest() -> u8 {
+    u8::try_from(Request::HIGHEST.max(Reply::HIGHEST)).unwrap()
 }
 
 fn survives<M: Message + PartialEq + std::fmt::Debug>(frame: &Frame<M>) {
@@ -70,26 +76,28 @@ fn is_consistent<M: Message + PartialEq + std::fmt::Debug>(body: &[u8]) {
 fn request() -> impl Strategy<Value = Request> {
     let page = || option::of(name()).prop_map(|after| PageRequest { after });
     let header = (text(), text()).prop_map(|(name, value)| CallerHeader { name, value });
-    let headers = (name(), terms(), vec(header, 0..5), vec(text(), 0..5), variant()).prop_map(
-        |(name, terms, supplied, omitted, variant)| HeadersRequest {
+    let headers = (name(), options(), vec(header, 0..5), vec(text(), 0..5), variant()).prop_map(
+        |(name, options, supplied, omitted, variant)| HeadersRequest {
             name,
-            terms,
+            options,
             supplied,
             omitted,
             variant,
         },
     );
     prop_oneof![
-        (name(), terms(), variant()).prop_map(|(name, terms, variant)| Request::Get(GetRequest {
+        (name(), options(), variant()).prop_map(|(name, options, variant)| Request::Get(GetRequest {
             name,
-            terms,
+            options,
             variant
         })),
         headers.prop_map(Request::Headers),
         page().prop_map(Request::List),
-        page().prop_map(Request::Status),
-        (name(), any::<u32>())
-            .prop_map(|(name, deadline_ms)| Request::Refresh(RefreshRequest { name, deadline_ms })),
+        (option::of(name()), option::of(name()))
+            .prop_map(|(name, after)| Request::Status(StatusRequest { name, after })),
+        (name(), any::<u32>(), variant()).prop_map(|(name, deadline_ms, variant)| {
+            Request::Refresh(RefreshRequest { name, deadline_ms, variant })
+        }),
         (name(), fingerprint(), any::<u32>(), variant()).prop_map(
             |(name, fingerprint, deadline_ms, variant)| {
                 Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant })
@@ -107,7 +115,8 @@ fn subject() -> impl Strategy<Value = Subject> {
     prop_oneof![
         Just(Subject::Caller),
         text().prop_map(Subject::User),
-        any::<u32>().prop_map(Subject::Process)
+        any::<u32>().prop_map(Subject::Process),
+        text().prop_map(Subject::Unit),
     ]
 }
 
@@ -128,7 +137,7 @@ fn explained() -> impl Strategy<Value = ExplainedReply> {
 }
 
 fn subject_facts() -> impl Strategy<Value = SubjectFacts> {
-    let numbers = any::<(u32, Option<u32>, Vec<u32>, Option<u32>)>();
+    let numbers = any::<(Option<u32>, Option<u32>, Vec<u32>, Option<u32>)>();
     let words = || option::of(text());
     (numbers, words(), words(), words(), words()).prop_map(
         |(numbers, unit, user_unit, invocation_id, exe)| {
@@ -145,7 +154,9 @@ fn variant() -> impl Strategy<Value = Variant> {
 
 fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
-        (info(), secret()).prop_map(|(info, token)| Reply::Token(TokenReply { info, token })),
+        (info(), secret(), text(), option::of(text())).prop_map(|(info, token, token_type, scope)| {
+            Reply::Token(TokenReply { info, token, token_type, scope })
+        }),
         (info(), vec(header(), 0..5))
             .prop_map(|(info, headers)| Reply::Headers(HeadersReply { info, headers })),
         (vec(list_entry(), 0..20), any::<bool>())
@@ -156,8 +167,11 @@ fn reply() -> impl Strategy<Value = Reply> {
             .prop_map(|(info, changed)| Reply::Refreshed(RefreshedReply { info, changed })),
         (outcome(), info()).prop_map(|(outcome, info)| Reply::Rejected(RejectedReply { outcome, info })),
         event().prop_map(Reply::Event),
-        (text(), any::<u8>(), any::<u8>())
-            .prop_map(|(daemon, oldest, newest)| Reply::Version(VersionReply { daemon, oldest, newest })),
+        (text(), any::<u8>(), any::<u8>(), any::<u32>()).prop_map(
+            |(daemon, oldest, newest, highest_request)| {
+                Reply::Version(VersionReply { daemon, oldest, newest, highest_request })
+            }
+        ),
         error().prop_map(Reply::Error),
         explained().prop_map(Reply::Explained),
     ]
@@ -179,12 +193,16 @@ fn header() -> impl Strategy<Value = Header> {
     (text(), secret()).prop_map(|(name, value)| Header { name, value })
 }
 
-fn terms() -> impl Strategy<Value = Terms> {
-    any::<(u32, u32)>().prop_map(|(deadline_ms, min_ttl_ms)| Terms { deadline_ms, min_ttl_ms })
+fn options() -> impl Strategy<Value = CallOptions> {
+    any::<(u32, u32)>().prop_map(|(deadline_ms, min_ttl_ms)| CallOptions { deadline_ms, min_ttl_ms })
 }
 
 fn time() -> impl Strategy<Value = Timestamp> {
     any::<u64>().prop_map(Timestamp)
+}
+
+fn boot_instant() -> impl Strategy<Value = BootInstant> {
+    any::<u64>().prop_map(BootInstant)
 }
 
 fn fingerprint() -> impl Strategy<Value = Fingerprint> {
@@ -210,18 +228,18 @@ fn code() -> impl Strategy<Value = ErrorCode> {
 fn info() -> impl Strategy<Value = TokenInfo> {
     (held(), state(), option::of(class()), option::of(time())).prop_map(
         |(held, state, last_error, next_attempt)| {
-            let HeldToken { age_ms, expires_in_ms, expires_at, fingerprint } = held;
-            TokenInfo { age_ms, expires_in_ms, expires_at, state, last_error, next_attempt, fingerprint }
+            let HeldToken { issued_at, expires_at, expires_at_wall, fingerprint } = held;
+            TokenInfo { issued_at, expires_at, expires_at_wall, state, last_error, next_attempt, fingerprint }
         },
     )
 }
 
 fn held() -> impl Strategy<Value = HeldToken> {
-    (any::<u64>(), any::<u64>(), time(), fingerprint()).prop_map(
-        |(age_ms, expires_in_ms, expires_at, fingerprint)| HeldToken {
-            age_ms,
-            expires_in_ms,
+    (boot_instant(), boot_instant(), time(), fingerprint()).prop_map(
+        |(issued_at, expires_at, expires_at_wall, fingerprint)| HeldToken {
+            issued_at,
             expires_at,
+            expires_at_wall,
             fingerprint,
         },
     )
@@ -254,12 +272,13 @@ fn token_status() -> impl Strategy<Value = TokenStatus> {
     let deviation = (text(), any::<u64>()).prop_map(|(kind, count)| Deviation { kind, count });
     let parts = (name(), text(), state(), option::of(held()), option::of(last_error));
     let counts = (any::<u32>(), option::of(time()), any::<u64>(), any::<u64>());
-    let lists = (vec(deviation, 0..5), attributes());
+    let variants = (any::<u32>(), vec(variant_status(), 0..3));
+    let lists = (vec(deviation, 0..5), attributes(), variants);
     (parts, counts, lists).prop_map(
         |(
             (name, provider, state, held, last_error),
             (failures, next_attempt, requests, hand_outs),
-            (deviations, attributes),
+            (deviations, attributes, (variants_held, variants)),
         )| {
             TokenStatus {
                 name,
@@ -273,7 +292,21 @@ fn token_status() -> impl Strategy<Value = TokenStatus> {
                 hand_outs,
                 deviations,
                 attributes,
+                variants_held,
+                variants,
             }
+        },
+    )
+}
+
+fn variant_status() -> impl Strategy<Value = VariantStatus> {
+    (variant(), state(), option::of(held()), option::of(class()), option::of(time())).prop_map(
+        |(variant, state, held, last_error, next_attempt)| VariantStatus {
+            variant,
+            state,
+            held,
+            last_error,
+            next_attempt,
         },
     )
 }

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use tokend_protocol::{
-    Attribute, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode, ErrorReply, EventReply,
-    ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, Frame,
-    GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry, ListReply,
-    PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply, Reply, Request,
-    Secret, State, StatusReply, Subject, SubjectFacts, Terms, Timestamp, TokenInfo, TokenName, TokenReply,
-    TokenStatus, Variant, VersionReply, WatchRequest,
+    Attribute, BootInstant, CallOptions, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode,
+    ErrorReply, EventReply, ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
+    Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
+    ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
+    Reply, Request, Secret, State, StatusReply, StatusRequest, Subject, SubjectFacts, Timestamp, TokenInfo,
+    TokenName, TokenReply, TokenStatus, Variant, VariantStatus, VersionReply, WatchRequest,
 };
 
 /// A frame of either direction.
@@ -18,8 +18,14 @@ pub(crate) enum Sample {
     Reply(Frame<Reply>),
 }
 
-pub(crate) const STATES: [State; 6] =
-    [State::Fresh, State::Refreshing, State::Degraded, State::Pending, State::Unavailable, State::Refused];
+pub(crate) const STATES: [State; 6] = [
+    State::Fresh,
+    State::Refreshing,
+    State::Degraded,
+    State::Pending,
+    State::Unavailable,
+    State::NeedsOperator,
+];
 
 pub(crate) const CLASSES: [ErrorClass; 9] = [
     ErrorClass::Unreachable,
@@ -36,17 +42,18 @@ pub(crate) const CLASSES: [ErrorClass; 9] = [
 pub(crate) const OUTCOMES: [RejectOutcome; 4] =
     [RejectOutcome::Replaced, RejectOutcome::Superseded, RejectOutcome::Unchanged, RejectOutcome::TooSoon];
 
-pub(crate) const CODES: [ErrorCode; 10] = [
+pub(crate) const CODES: [ErrorCode; 11] = [
     ErrorCode::NotAllowed,
     ErrorCode::UnknownToken,
     ErrorCode::Unavailable,
-    ErrorCode::Refused,
+    ErrorCode::NeedsOperator,
     ErrorCode::DeadlineExceeded,
     ErrorCode::InvalidRequest,
     ErrorCode::UnsupportedVersion,
     ErrorCode::Overloaded,
     ErrorCode::MinTtlUnreachable,
     ErrorCode::ShuttingDown,
+    ErrorCode::UnknownRequest,
 ];
 
 impl Sample {
@@ -90,7 +97,7 @@ pub(crate) fn name(text: &str) -> TokenName {
 }
 
 fn requests() -> Vec<(String, Request)> {
-    let terms = Terms { deadline_ms: 5000, min_ttl_ms: 30_000 };
+    let options = CallOptions { deadline_ms: 5000, min_ttl_ms: 30_000 };
     let supplied = vec![CallerHeader { name: "Requestor-ID".to_owned(), value: "np-42".to_owned() }];
     let variant = Variant {
         scope: vec!["aisp".to_owned()],
@@ -99,21 +106,29 @@ fn requests() -> Vec<(String, Request)> {
     };
     let as_configured = Variant::default;
     let omitted = vec!["X-Trace".to_owned()];
-    let headers = HeadersRequest { name: name("wealth"), terms, supplied, omitted, variant: as_configured() };
+    let headers =
+        HeadersRequest { name: name("wealth"), options, supplied, omitted, variant: as_configured() };
     let fingerprint = Fingerprint([0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]);
     let reject = RejectRequest { name: name("psb"), fingerprint, deadline_ms: 250, variant: as_configured() };
+    let refresh = RefreshRequest {
+        name: name("psb"),
+        deadline_ms: 100_000,
+        variant: Variant { scope: vec!["aisp".to_owned()], ..Variant::default() },
+    };
     let samples = [
-        ("0-get", Request::Get(GetRequest { name: name("psb"), terms, variant })),
+        ("0-get", Request::Get(GetRequest { name: name("psb"), options, variant })),
         ("1-headers", Request::Headers(headers)),
         ("2-list", Request::List(PageRequest { after: None })),
-        ("3-status", Request::Status(PageRequest { after: Some(name("psb")) })),
-        ("4-refresh", Request::Refresh(RefreshRequest { name: name("psb"), deadline_ms: 100_000 })),
+        ("3-status", Request::Status(StatusRequest { name: None, after: Some(name("psb")) })),
+        ("3-status-of-one", Request::Status(StatusRequest { name: Some(name("psb")), after: None })),
+        ("4-refresh", Request::Refresh(refresh)),
         ("5-reject", Request::Reject(reject)),
         ("6-watch", Request::Watch(WatchRequest { names: vec![name("psb"), name("bnp-aisp")] })),
         ("7-version", Request::Version),
         ("8-explain-caller", Request::Explain(explain(Subject::Caller))),
         ("8-explain-user", Request::Explain(explain(Subject::User("billing".to_owned())))),
         ("8-explain-process", Request::Explain(explain(Subject::Process(4711)))),
+        ("8-explain-unit", Request::Explain(explain(Subject::Unit("billing.service".to_owned())))),
     ];
     samples.into_iter().map(|(name, request)| (name.to_owned(), request)).collect()
 }
@@ -133,7 +148,7 @@ fn explained() -> ExplainedReply {
         allowed: true,
         reason: "any".to_owned(),
         facts: SubjectFacts {
-            uid: 1001,
+            uid: Some(1001),
             gid: Some(1001),
             groups: vec![27],
             pid: Some(4711),
@@ -160,11 +175,16 @@ fn replies() -> Vec<(String, Reply)> {
         Header { name: "Authorization".to_owned(), value: secret("Bearer 2YotnFZFEjr1zCsicMWpAA") },
         Header { name: "Accept".to_owned(), value: secret("application/json") },
     ];
-    let version = VersionReply { daemon: "0.1.0".to_owned(), oldest: 1, newest: 1 };
+    let version = VersionReply { daemon: "0.1.0".to_owned(), oldest: 1, newest: 1, highest_request: 8 };
     let mut samples = vec![
         (
             "0-token".to_owned(),
-            Reply::Token(TokenReply { info: fresh(), token: secret("2YotnFZFEjr1zCsicMWpAA") }),
+            Reply::Token(TokenReply {
+                info: fresh(),
+                token: secret("2YotnFZFEjr1zCsicMWpAA"),
+                token_type: "Bearer".to_owned(),
+                scope: Some("aisp pisp".to_owned()),
+            }),
         ),
         ("1-headers".to_owned(), Reply::Headers(HeadersReply { info: degraded(), headers })),
         ("2-list".to_owned(), Reply::List(every_state())),
@@ -195,9 +215,9 @@ fn at(seconds: u64) -> Timestamp {
 
 fn fresh() -> TokenInfo {
     TokenInfo {
-        age_ms: 250,
-        expires_in_ms: 3_599_750,
-        expires_at: at(3600),
+        issued_at: BootInstant(86_400_000),
+        expires_at: BootInstant(90_000_000),
+        expires_at_wall: at(3600),
         state: State::Fresh,
         last_error: None,
         next_attempt: Some(at(2880)),
@@ -240,6 +260,14 @@ fn token_status() -> TokenStatus {
         hand_outs: 70_000,
         deviations: vec![Deviation { kind: "expires_in-string".to_owned(), count: 1 }],
         attributes: vec![attribute("client-secret", "expires in 6 days"), attribute("clock-skew", "-3s")],
+        variants_held: 1,
+        variants: vec![VariantStatus {
+            variant: Variant { scope: vec!["aisp".to_owned()], ..Variant::default() },
+            state: State::Fresh,
+            held: Some(held()),
+            last_error: None,
+            next_attempt: Some(at(2880)),
+        }],
     }
 }
 
@@ -261,13 +289,15 @@ fn every_class() -> Vec<TokenStatus> {
         hand_outs: 0,
         deviations: Vec::new(),
         attributes: Vec::new(),
+        variants_held: 0,
+        variants: Vec::new(),
     };
     CLASSES.map(bare).to_vec()
 }
 
 fn held() -> HeldToken {
-    let TokenInfo { age_ms, expires_in_ms, expires_at, fingerprint, .. } = fresh();
-    HeldToken { age_ms, expires_in_ms, expires_at, fingerprint }
+    let TokenInfo { issued_at, expires_at, expires_at_wall, fingerprint, .. } = fresh();
+    HeldToken { issued_at, expires_at, expires_at_wall, fingerprint }
 }
 
 fn event() -> EventReply {

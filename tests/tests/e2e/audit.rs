@@ -1,6 +1,6 @@
 //! Every decision is in the audit trail, and no caller can fill it.
 
-use tokend_protocol::{ExplainRequest, GetRequest, Request, Subject, Terms, TokenName, Variant};
+use tokend_protocol::{CallOptions, ExplainRequest, GetRequest, Request, Subject, TokenName, Variant};
 use tokend_tests::test_support::token_table;
 use tokend_tests::{Provider, RawPeer, Scene, raw_peer};
 
@@ -60,8 +60,8 @@ fn scope(terms: &[&str]) -> Variant {
 }
 
 fn get(variant: Variant) -> Request {
-    let terms = Terms { deadline_ms: 15_000, min_ttl_ms: 0 };
-    Request::Get(GetRequest { name: "t".parse().unwrap(), terms, variant })
+    let options = CallOptions { deadline_ms: 15_000, min_ttl_ms: 0 };
+    Request::Get(GetRequest { name: "t".parse().unwrap(), options, variant })
 }
 
 #[test]

@@ -11,7 +11,9 @@ use std::time::Duration;
 use nix::libc::linger;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
-use tokend_protocol::{ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Terms, Variant};
+use tokend_protocol::{
+    CallOptions, ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Variant,
+};
 use tokend_tests::test_support::token_table;
 use tokend_tests::tokenctl::User;
 use tokend_tests::{FdDonor, Provider, RawPeer, Scene, raw_peer, requirement, wait};
@@ -52,8 +54,8 @@ fn nonsense_in_a_frame_is_refused_by_its_name_and_the_connection_goes_on() {
     let scene = scene();
     let mut unknown_version = body(7, Request::Version);
     unknown_version[0] = 99;
-    let mut unknown_variant = body(7, Request::Version);
-    unknown_variant[5] = 200;
+    let mut unknown_request = body(7, Request::Version);
+    unknown_request[5] = 200;
     let mut trailing = body(7, Request::Version);
     trailing.extend_from_slice(b"more");
     let mut cut = body(7, raw_peer::get("t"));
@@ -65,7 +67,7 @@ fn nonsense_in_a_frame_is_refused_by_its_name_and_the_connection_goes_on() {
         ("empty", Vec::new(), 0, ErrorCode::InvalidRequest),
         ("cut header", vec![1, 0, 0], 0, ErrorCode::InvalidRequest),
         ("unknown version", unknown_version, 7, ErrorCode::UnsupportedVersion),
-        ("unknown variant", unknown_variant, 7, ErrorCode::InvalidRequest),
+        ("unknown request", unknown_request, 7, ErrorCode::UnknownRequest),
         ("trailing bytes", trailing, 7, ErrorCode::InvalidRequest),
         ("cut body", cut, 7, ErrorCode::InvalidRequest),
         ("a name with a slash", named(b'/').collect(), 7, ErrorCode::InvalidRequest),
@@ -185,8 +187,8 @@ fn a_deadline_of_nothing_is_answered_at_once() {
     let provider = Provider::start();
     provider.always(tokend_tests::Answer::token(60).with_fault(tokend_tests::Fault::HangBeforeHead));
     let scene = Scene::start(provider, &token_table("t", ""));
-    let terms = Terms { deadline_ms: 0, min_ttl_ms: 0 };
-    let request = GetRequest { name: "t".parse().unwrap(), terms, variant: Variant::default() };
+    let options = CallOptions { deadline_ms: 0, min_ttl_ms: 0 };
+    let request = GetRequest { name: "t".parse().unwrap(), options, variant: Variant::default() };
     match peer(&scene).ask(1, Request::Get(request)) {
         Reply::Error(error) => assert_eq!(error.code, ErrorCode::DeadlineExceeded),
         other => panic!("a refusal was expected, not {other:?}"),

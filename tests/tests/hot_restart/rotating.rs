@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokend::store::layout;
-use tokend_protocol::{RefreshRequest, Reply, Request};
+use tokend_protocol::{RefreshRequest, Reply, Request, Variant};
 use tokend_tests::raw_peer::get;
 use tokend_tests::test_support::{provider_table, token_table};
 use tokend_tests::{Answer, Provider, RawPeer, ServiceManager, TestDir, report, secrets, size};
@@ -99,7 +99,11 @@ impl Rotation {
         let rotations = thread::spawn(move || {
             while !until.load(Ordering::SeqCst) {
                 let began = Instant::now();
-                let refresh = RefreshRequest { name: "t".parse().unwrap(), deadline_ms: 10_000 };
+                let refresh = RefreshRequest {
+                    name: "t".parse().unwrap(),
+                    deadline_ms: 10_000,
+                    variant: Variant::default(),
+                };
                 ask(&mut operator, Request::Refresh(refresh));
                 thread::sleep(PERIOD.saturating_sub(began.elapsed()));
             }

@@ -18,7 +18,7 @@ pub(crate) struct Explanation<'a> {
 
 #[derive(Serialize)]
 struct Facts {
-    uid: u32,
+    uid: Option<u32>,
     gid: Option<u32>,
     groups: Vec<u32>,
     pid: Option<u32>,

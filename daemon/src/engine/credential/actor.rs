@@ -273,6 +273,8 @@ impl<P: Provider> Actor<P> {
             life: token.validity,
             longest_life: self.longest_life,
             jitter: self.jitter.value(),
+            token_type: Arc::clone(&token.token_type),
+            scope: token.scope.clone(),
         });
         let failure = snapshot.last_error.clone().filter(|_| snapshot.failures > 0).map(|failed| {
             KeptFailure { failures: snapshot.failures, failed, next_attempt: snapshot.next_attempt }

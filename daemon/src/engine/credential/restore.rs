@@ -62,9 +62,14 @@ pub(super) fn resume(
         (Some(token), None) => Some(renewal(token, schedule, first_attempt, now)),
         (None, None) => first_attempt,
     };
-    let token = record.token.as_ref().map(|KeptToken { secret, life, .. }| {
-        let fingerprint = fingerprinter.fingerprint(secret);
-        Arc::new(Token { secret: secret.clone(), fingerprint, validity: *life })
+    let token = record.token.as_ref().map(|kept: &KeptToken| {
+        Arc::new(Token {
+            secret: kept.secret.clone(),
+            fingerprint: fingerprinter.fingerprint(&kept.secret),
+            validity: kept.life,
+            token_type: Arc::clone(&kept.token_type),
+            scope: kept.scope.clone(),
+        })
     });
     let snapshot = Snapshot {
         token,
@@ -124,6 +129,8 @@ mod tests {
             },
             longest_life: Duration::from_secs(3_600),
             jitter: 0.0,
+            token_type: "Bearer".into(),
+            scope: None,
         }
     }
 

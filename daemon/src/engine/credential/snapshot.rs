@@ -20,6 +20,10 @@ pub struct Token {
     pub fingerprint: Fingerprint,
     /// From when to when it is valid.
     pub validity: Validity,
+    /// The token type for the `Authorization` header.
+    pub token_type: Arc<str>,
+    /// The granted scopes, separated by spaces, where the provider named them.
+    pub scope: Option<Arc<str>>,
 }
 
 /// All there is to know about a credential at one moment.
@@ -65,7 +69,7 @@ impl Snapshot {
             }
             (Some(_), None) => State::Fresh,
             (None, None) => State::Pending,
-            (None, Some(failed)) if failed.needs_operator() => State::Refused,
+            (None, Some(failed)) if failed.needs_operator() => State::NeedsOperator,
             (None, Some(_)) => State::Unavailable,
         }
     }

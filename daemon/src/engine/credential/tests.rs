@@ -110,6 +110,8 @@ impl Provider for Script {
                 Give(token, seconds) => Ok(Granted {
                     token: Secret::from(token.to_owned()),
                     lifetime: Duration::from_secs(seconds),
+                    token_type: "Bearer".into(),
+                    scope: None,
                 }),
                 Fail(class) => Err(Failure::new(class, "scripted")),
                 Throttle(seconds) => Err(Failure {

@@ -30,6 +30,12 @@ const GROUPS_MAX: usize = 1024;
 /// The longest name of a user. Linux allows 32; directory services more.
 const USER_BYTES_MAX: usize = 256;
 
+/// The longest name of a unit that systemd allows.
+const UNIT_BYTES_MAX: usize = 255;
+
+/// What the kernel calls no user.
+const NO_USER: u32 = u32::MAX;
+
 /// What the kernel calls no group.
 const NO_GROUP: u32 = u32::MAX;
 
@@ -48,7 +54,7 @@ impl Session {
             self.check_form(&name, entry, &variant)?;
             self.allowed(Operation::Explain, &name, &grounds);
             let absent = match subject {
-                Subject::User(_) => Absent::NotAssumed,
+                Subject::User(_) | Subject::Unit(_) => Absent::NotAssumed,
                 Subject::Caller | Subject::Process(_) => Absent::NotKnown,
             };
             let facts = (&self.facts_of(subject).await?, absent);
@@ -75,6 +81,7 @@ impl Session {
             Subject::Caller => Ok(self.peer.facts().clone()),
             Subject::User(user) => facts_of_user(user).await,
             Subject::Process(pid) => facts_of_process(pid),
+            Subject::Unit(unit) => facts_of_unit(unit),
         }
     }
 
@@ -222,6 +229,14 @@ async fn facts_of_user(user: String) -> Result<Facts, ErrorReply> {
     }
 }
 
+/// A process of a unit, of which nothing else is known.
+fn facts_of_unit(unit: String) -> Result<Facts, ErrorReply> {
+    if unit.is_empty() || unit.len() > UNIT_BYTES_MAX || unit.contains(|c: char| c.is_control() || c == '/') {
+        return Err(refusal(ErrorCode::InvalidRequest, "this is not the name of a unit"));
+    }
+    Ok(Facts { uid: NO_USER, gid: NO_GROUP, unit: Some(unit), ..Facts::default() })
+}
+
 fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
     let unknown = |reason: &str| {
         let message = format!("nothing can be found out about process {pid}: {reason}");
@@ -235,7 +250,7 @@ fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
 fn told(facts: &Facts) -> (SubjectFacts, u32) {
     let omitted = facts.groups.len().saturating_sub(GROUPS_MAX);
     let told = SubjectFacts {
-        uid: facts.uid,
+        uid: Some(facts.uid).filter(|uid| *uid != NO_USER),
         gid: Some(facts.gid).filter(|gid| *gid != NO_GROUP),
         groups: facts.groups.iter().take(GROUPS_MAX).copied().collect(),
         pid: facts.pid.and_then(|pid| u32::try_from(pid).ok()),

@@ -5,12 +5,15 @@
 
 use std::sync::Arc;
 
-use tokend_protocol::{ErrorReply, ListEntry, ListReply, PageRequest, Reply, StatusReply, TokenName};
+use tokend_protocol::{
+    ErrorReply, ListEntry, ListReply, PageRequest, Reply, StatusReply, StatusRequest, TokenName, Variant,
+};
 
 use super::right::Right;
 use super::{Session, view};
 use crate::access::directory::Patience;
 use crate::engine::registry::{Entry, Registry};
+use crate::server::audit::Operation;
 
 /// Names in one page of a list: with the longest names some 130 KiB, half a reply frame.
 const LIST_PAGE: usize = 512;
@@ -43,16 +46,36 @@ impl Session {
         Ok(Reply::List(ListReply { tokens: entries.into_iter().map(entry).collect(), more }))
     }
 
-    pub(super) async fn status(&self, page: PageRequest) -> Result<Reply, ErrorReply> {
+    pub(super) async fn status(&self, request: StatusRequest) -> Result<Reply, ErrorReply> {
+        if let Some(name) = request.name {
+            return self.status_of(name).await;
+        }
         let patience = Patience::of_a_request();
-        let page = &page;
+        let page = &PageRequest { after: request.after };
         let look = |registry: Arc<Registry>| async move { self.status_page(&registry, page, patience).await };
         let (detail, (entries, more)) = self.in_force(look).await?;
         let tokens = entries
             .into_iter()
-            .map(|(name, entry)| view::token_status(name, &entry, &self.shared.clock, detail))
+            .map(|(name, entry)| view::token_status(name, &entry, &self.shared.clock, detail, false))
             .collect();
         Ok(Reply::Status(StatusReply { daemon: view::daemon_status(&self.shared, detail), tokens, more }))
+    }
+
+    /// The detailed status of one token.
+    async fn status_of(&self, name: TokenName) -> Result<Reply, ErrorReply> {
+        let patience = Patience::of_a_request();
+        let is_operator = self.is_operator(patience).await;
+        let (entry, detail) = match self.registry().find(&name).filter(|_| is_operator) {
+            Some(entry) => (Arc::clone(entry), view::Detail::Full),
+            None => {
+                let variant = Variant::default();
+                let entitled = self.entitled(&name, &variant, Operation::Status, patience).await?;
+                (entitled.entry, view::Detail::ForCallers)
+            }
+        };
+        let tokens = vec![view::token_status(name, &entry, &self.shared.clock, detail, true)];
+        let daemon = view::daemon_status(&self.shared, detail);
+        Ok(Reply::Status(StatusReply { daemon, tokens, more: false }))
     }
 
     async fn status_page(

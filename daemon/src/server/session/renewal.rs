@@ -17,17 +17,18 @@ use crate::server::audit::Operation;
 impl Session {
     pub(super) async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
         let Entitled { entry, grounds } = self.operated(&request.name, Operation::Refresh).await?;
+        let credential = self.credential((Operation::Refresh, &request.name), &entry, &request.variant)?;
         self.shared.audit.allowed(self.peer.facts(), Operation::Refresh, &request.name, &grounds);
         let deadline = self.deadline(request.deadline_ms);
         let over_quota = |excess| self.over_quota(Operation::Refresh, &request.name, excess);
         let _held = self.may_ask_provider().map_err(over_quota)?;
         let registry = self.registry();
-        let attempted = entry.credential.refresh(deadline).await;
+        let attempted = credential.refresh(deadline).await;
         if !Arc::ptr_eq(&registry, &self.registry()) {
             self.operated(&request.name, Operation::Refresh).await?;
         }
         let attempted = attempted.map_err(|reason| self.unobtainable(reason))?;
-        let (info, changed) = self.after_attempt(&entry.credential, attempted)?;
+        let (info, changed) = self.after_attempt(&credential, attempted)?;
         Ok(Reply::Refreshed(RefreshedReply { info, changed }))
     }
 

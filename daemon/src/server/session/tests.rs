@@ -2,7 +2,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use nix::errno::Errno;
-use tokend_protocol::{HeadersRequest, PageRequest, RefreshRequest, RejectRequest, Variant, WatchRequest};
+use tokend_protocol::{
+    HeadersRequest, PageRequest, RefreshRequest, RejectRequest, StatusRequest, Variant, WatchRequest,
+};
 use tokio_util::task::TaskTracker;
 
 use super::*;
@@ -68,7 +70,7 @@ impl Scene {
 
     /// What a `get` of what is held comes to, of which there is nothing.
     async fn get(&self, name: &str) -> ErrorCode {
-        let request = GetRequest { name: name.parse().unwrap(), terms: HELD, variant: Variant::default() };
+        let request = GetRequest { name: name.parse().unwrap(), options: HELD, variant: Variant::default() };
         code(self.session.answer(Request::Get(request)).await)
     }
 
@@ -100,7 +102,7 @@ fn counting() -> (Directory, Arc<AtomicUsize>) {
     (directory, asked)
 }
 
-const HELD: Terms = Terms { deadline_ms: 0, min_ttl_ms: 0 };
+const HELD: CallOptions = CallOptions { deadline_ms: 0, min_ttl_ms: 0 };
 
 fn config(tokens: &str) -> Config {
     let text = format!(
@@ -215,7 +217,7 @@ async fn only_an_operator_is_told_about_the_process() {
         let shared = &scene.session.shared;
         shared.connections.store(7, Ordering::Relaxed);
         shared.set_reload_failed_at(Some(shared.started_at));
-        match scene.session.answer(Request::Status(PageRequest { after: None })).await {
+        match scene.session.answer(Request::Status(StatusRequest { name: None, after: None })).await {
             Reply::Status(status) => {
                 let daemon = status.daemon;
                 assert_eq!(daemon.version, env!("CARGO_PKG_VERSION"));
@@ -264,11 +266,11 @@ async fn secrets_of_headers_that_hang_end_with_the_deadline() {
     let headers = "headers = { Key = { command = [\"sleep\", \"600\"] } }";
     let scene = Scene::new(OWN_UID, directory(), &token("t", headers));
     let request = |deadline_ms| {
-        let terms = Terms { deadline_ms, min_ttl_ms: 0 };
+        let options = CallOptions { deadline_ms, min_ttl_ms: 0 };
         let name = "t".parse().unwrap();
         Request::Headers(HeadersRequest {
             name,
-            terms,
+            options,
             supplied: vec![],
             omitted: vec![],
             variant: Variant::default(),

@@ -1,14 +1,14 @@
 //! What is told about tokens and the daemon, as the protocol has it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokend_protocol::{
     Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, TokenInfo, TokenName,
-    TokenStatus,
+    TokenStatus, Variant, VariantStatus,
 };
 
-use super::millis;
 use crate::clock::Clock;
 use crate::engine::credential::{Failed, Snapshot, Token};
 use crate::engine::registry::Entry;
@@ -26,9 +26,9 @@ pub(super) enum Detail {
 pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> TokenInfo {
     let held = held_token(token, clock);
     TokenInfo {
-        age_ms: held.age_ms,
-        expires_in_ms: held.expires_in_ms,
+        issued_at: held.issued_at,
         expires_at: held.expires_at,
+        expires_at_wall: held.expires_at_wall,
         state: snapshot.state(clock.now()),
         last_error: error_class(snapshot),
         next_attempt: snapshot.next_attempt.map(|at| clock.timestamp(at)),
@@ -36,8 +36,23 @@ pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> T
     }
 }
 
-pub(super) fn token_status(name: TokenName, entry: &Entry, clock: &Clock, detail: Detail) -> TokenStatus {
+pub(super) fn token_status(
+    name: TokenName,
+    entry: &Entry,
+    clock: &Clock,
+    detail: Detail,
+    is_only_token: bool,
+) -> TokenStatus {
     let snapshot = entry.credential.snapshot();
+    let variants: Vec<_> = match detail {
+        Detail::ForCallers => Vec::new(),
+        Detail::Full => {
+            let told =
+                |(variant, snapshot): (Variant, Arc<Snapshot>)| variant_status(variant, &snapshot, clock);
+            entry.variants.snapshots().into_iter().map(told).collect()
+        }
+    };
+    let variants_held = variants.iter().filter(|variant| variant.held.is_some()).count();
     TokenStatus {
         name,
         provider: entry.provider.to_string(),
@@ -55,20 +70,30 @@ pub(super) fn token_status(name: TokenName, entry: &Entry, clock: &Clock, detail
             .collect(),
         attributes: match detail {
             Detail::ForCallers => Vec::new(),
-            Detail::Full => attributes(entry, &snapshot),
+            Detail::Full => attributes(&snapshot),
         },
+        variants_held: u32::try_from(variants_held).unwrap_or(u32::MAX),
+        variants: if is_only_token { variants } else { Vec::new() },
+    }
+}
+
+fn variant_status(variant: Variant, snapshot: &Snapshot, clock: &Clock) -> VariantStatus {
+    VariantStatus {
+        variant,
+        state: snapshot.state(clock.now()),
+        held: held(snapshot, clock),
+        last_error: error_class(snapshot),
+        next_attempt: snapshot.next_attempt.map(|at| clock.timestamp(at)),
     }
 }
 
 /// What an operator may want to finish or to look into, in order of the names.
-fn attributes(entry: &Entry, snapshot: &Snapshot) -> Vec<Attribute> {
+fn attributes(snapshot: &Snapshot) -> Vec<Attribute> {
     let unfinished = snapshot.client_secret.filter(|secret| secret.is_not_the_first());
     let skew = snapshot.clock_skew.filter(|skew| skew.is_remarkable());
-    let variants = Some(entry.variants.len()).filter(|held| *held > 0);
     let told = [
         ("client-secret", unfinished.map(|secret| secret.to_string())),
         ("clock-skew", skew.map(|skew| skew.to_string())),
-        ("variants", variants.map(|held| format!("{held} held"))),
     ];
     let attribute =
         |(name, value): (&str, Option<String>)| Some(Attribute { name: name.to_owned(), value: value? });
@@ -120,11 +145,11 @@ fn held(snapshot: &Snapshot, clock: &Clock) -> Option<HeldToken> {
 }
 
 fn held_token(token: &Token, clock: &Clock) -> HeldToken {
-    let now = clock.now();
+    let expires_at = token.validity.expires_at();
     HeldToken {
-        age_ms: millis(now.since(token.validity.sent_at)),
-        expires_in_ms: millis(token.validity.remaining(now)),
-        expires_at: clock.timestamp(token.validity.expires_at()),
+        issued_at: token.validity.sent_at.to_wire(),
+        expires_at: expires_at.to_wire(),
+        expires_at_wall: clock.timestamp(expires_at),
         fingerprint: token.fingerprint,
     }
 }

@@ -77,7 +77,7 @@ impl Complaints<'_> {
         let is_refusal = class == ErrorClass::Refused;
         let (state, exit_code) = match (situation, is_refusal) {
             (Situation::Held, _) => (State::Degraded, 0),
-            (Situation::Empty, true) => (State::Refused, OPERATOR),
+            (Situation::Empty, true) => (State::NeedsOperator, OPERATOR),
             (Situation::Empty, false) => (State::Unavailable, RETRY),
         };
         self.expect(status.state == state, "the status has another state");

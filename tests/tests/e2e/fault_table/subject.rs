@@ -187,7 +187,7 @@ pub(super) fn name_of(row: &Row, situation: Situation) -> String {
 fn ask(peer: &mut RawPeer, name: &TokenName) -> (Reply, Duration) {
     let mut request = raw_peer::get(name.as_str());
     if let Request::Get(get) = &mut request {
-        get.terms.deadline_ms = 0;
+        get.options.deadline_ms = 0;
     }
     let began = Instant::now();
     let reply = peer.ask(1, request);
@@ -203,7 +203,7 @@ impl Callers {
                 self.other_tokens += usize::from(Some(reply.info.fingerprint) != held);
             }
             Reply::Error(ErrorReply {
-                code: ErrorCode::Unavailable | ErrorCode::Refused,
+                code: ErrorCode::Unavailable | ErrorCode::NeedsOperator,
                 class: Some(class),
                 ..
             }) => self.classes.push(class),

@@ -115,7 +115,13 @@ impl<P: Provider> Actor<P> {
         }
         self.longest_life = self.longest_life.max(granted.lifetime);
         let next_attempt = Some(self.renewal(life));
-        let token = Arc::new(Token { secret: granted.token, fingerprint, validity: life });
+        let token = Arc::new(Token {
+            secret: granted.token,
+            fingerprint,
+            validity: life,
+            token_type: granted.token_type,
+            scope: granted.scope,
+        });
         self.changes_in_vain = 0;
         let renewed = |snapshot: &mut Snapshot| {
             snapshot.token = Some(token);

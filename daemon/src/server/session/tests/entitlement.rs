@@ -12,7 +12,7 @@ fn scope(terms: &[&str]) -> Variant {
 
 /// What a `get` of a form comes to; `DeadlineExceeded` is a grant, because nothing is held.
 async fn get(scene: &Scene, name: &str, variant: Variant) -> ErrorReply {
-    let request = GetRequest { name: name.parse().unwrap(), terms: HELD, variant };
+    let request = GetRequest { name: name.parse().unwrap(), options: HELD, variant };
     match scene.session.answer(Request::Get(request)).await {
         Reply::Error(error) => error,
         other => panic!("{other:?}"),
@@ -29,7 +29,11 @@ async fn root_that_is_switched_off_is_given_what_rules_give_it_and_operates_noth
     assert_eq!(scene.get("absent").await, ErrorCode::NotAllowed);
     assert_eq!(scene.get("named").await, ErrorCode::DeadlineExceeded);
     assert_eq!(scene.list().await, ["any", "named"]);
-    let refresh = Request::Refresh(RefreshRequest { name: "named".parse().unwrap(), deadline_ms: 0 });
+    let refresh = Request::Refresh(RefreshRequest {
+        name: "named".parse().unwrap(),
+        deadline_ms: 0,
+        variant: Variant::default(),
+    });
     assert_eq!(code(scene.session.answer(refresh.clone()).await), ErrorCode::NotAllowed);
 
     // The open connection has it back with a reload, and loses it with the next.
@@ -116,15 +120,19 @@ fn every_request(name: &TokenName) -> Vec<Request> {
             Request::Explain(ExplainRequest { name: name.clone(), variant: variant.clone(), subject })
         };
         requests.extend([
-            Request::Get(GetRequest { name: name.clone(), terms: HELD, variant: variant.clone() }),
+            Request::Get(GetRequest { name: name.clone(), options: HELD, variant: variant.clone() }),
             Request::Headers(HeadersRequest {
                 name: name.clone(),
                 supplied: vec![],
                 omitted: vec!["X-Unknown".to_owned()],
-                terms: HELD,
+                options: HELD,
                 variant: variant.clone(),
             }),
-            Request::Refresh(RefreshRequest { name: name.clone(), deadline_ms: 0 }),
+            Request::Refresh(RefreshRequest {
+                name: name.clone(),
+                deadline_ms: 0,
+                variant: Variant::default(),
+            }),
             explain(Subject::Caller),
             explain(Subject::User("root".to_owned())),
             explain(Subject::Process(1)),

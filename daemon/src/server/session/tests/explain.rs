@@ -47,10 +47,10 @@ async fn what_is_explained_is_what_happens() {
             for scope in [&[][..], &["a"], &["b"], &["c"], &["a", "b"]] {
                 let scope = scope.iter().map(|term| (*term).to_owned()).collect();
                 let variant = Variant { scope, ..Variant::default() };
-                let terms = (variant.clone(), variant.clone());
-                let request = GetRequest { name: name.parse().unwrap(), terms: HELD, variant: terms.0 };
+                let request =
+                    GetRequest { name: name.parse().unwrap(), options: HELD, variant: variant.clone() };
                 let happened = code(subject.session.answer(Request::Get(request)).await);
-                let explained = match ask(&operator, name, terms.1, user(uid)).await {
+                let explained = match ask(&operator, name, variant.clone(), user(uid)).await {
                     Reply::Explained(reply) if reply.allowed => ErrorCode::DeadlineExceeded,
                     Reply::Explained(_) => ErrorCode::NotAllowed,
                     Reply::Error(error) => error.code,
@@ -86,7 +86,7 @@ async fn an_operator_is_told_how_each_rule_fares_with_anybody() {
     assert_eq!(reply.lists[0].rules[1].conditions[1].fact, "the unit is not assumed");
     assert_eq!(
         (reply.facts.uid, reply.facts.gid, reply.facts.pid, reply.operator),
-        (ALICE, None, None, None)
+        (Some(ALICE), None, None, None)
     );
 
     let own = explained(&scene, "t", Subject::Caller).await;
@@ -100,7 +100,7 @@ async fn a_process_is_explained_with_its_facts() {
     let scene = Scene::new(OWN_UID, directory(), &token("t", "allow = [\"any\"]"));
     let reply = explained(&scene, "t", Subject::Process(std::process::id())).await;
     assert_eq!(reply.facts.pid, Some(std::process::id()));
-    assert_eq!(reply.facts.uid, nix::unistd::geteuid().as_raw());
+    assert_eq!(reply.facts.uid, Some(nix::unistd::geteuid().as_raw()));
     assert_eq!(reply.facts.gid, Some(nix::unistd::getegid().as_raw()));
     for (subject, part) in [
         (Subject::Process(0), "process 0"),
@@ -124,7 +124,7 @@ async fn root_that_is_switched_off_is_told_so() {
     let reply = explained(&scene, "t", Subject::User("root".into())).await;
     let reason = "no rule of the token matches; root needs one too ([admin] root = \"deny\")";
     assert_eq!((reply.allowed, reply.reason.as_str(), reply.operator), (false, reason, None));
-    assert_eq!((reply.facts.uid, reply.facts.gid), (0, Some(0)));
+    assert_eq!((reply.facts.uid, reply.facts.gid), (Some(0), Some(0)));
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn anybody_else_is_told_what_lets_it_in_and_not_the_policy() {
     let scene = Scene::new(ALICE, directory(), &(token("t", rules) + &token("hidden", FORBIDDEN)));
     let reply = explained(&scene, "t", Subject::Caller).await;
     assert_eq!((reply.allowed, reply.reason.as_str()), (true, "user:alice"));
-    assert_eq!((reply.facts.uid, reply.operator, reply.lists), (ALICE, None, vec![]));
+    assert_eq!((reply.facts.uid, reply.operator, reply.lists), (Some(ALICE), None, vec![]));
     let about_others = [Subject::User("root".into()), user(ALICE), Subject::Process(1)];
     for subject in about_others.iter().cloned().chain([Subject::Caller]) {
         let hidden = ask(&scene, "hidden", Variant::default(), subject.clone()).await;
@@ -161,4 +161,19 @@ async fn an_explanation_of_very_many_rules_fits_a_frame() {
     assert!(shown > 500, "{shown}");
     assert_eq!(shown + usize::try_from(reply.omitted).unwrap(), 5000);
     encode(&Frame { id: 1, message: Reply::Explained(reply) }, &mut Vec::new()).unwrap();
+}
+
+#[tokio::test]
+async fn a_unit_is_explained_without_a_user() {
+    let rules = "allow = [\"unit:billing.service\", \"user:alice and unit:billing.service\"]";
+    let scene = Scene::new(OWN_UID, directory(), &token("t", rules));
+    let reply = explained(&scene, "t", Subject::Unit("billing.service".into())).await;
+    assert_eq!((reply.allowed, reply.reason.as_str()), (true, "unit:billing.service"));
+    assert_eq!((reply.facts.uid, reply.facts.gid), (None, None));
+    assert_eq!(reply.facts.unit.as_deref(), Some("billing.service"));
+    assert!(!reply.lists[0].rules[1].matches);
+    let Reply::Error(error) = ask(&scene, "t", Variant::default(), Subject::Unit("a/b".into())).await else {
+        panic!()
+    };
+    assert_eq!(error.code, ErrorCode::InvalidRequest);
 }

@@ -9,8 +9,9 @@ fn mostly_forbidden(rule: impl Fn(usize) -> String) -> String {
 }
 
 fn requests(after: Option<&str>) -> [Request; 2] {
-    let page = || PageRequest { after: after.map(|name| name.parse().unwrap()) };
-    [Request::List(page()), Request::Status(page())]
+    let after = || after.map(|name| name.parse().unwrap());
+    let (list, status) = (PageRequest { after: after() }, StatusRequest { name: None, after: after() });
+    [Request::List(list), Request::Status(status)]
 }
 
 fn names(reply: &Reply) -> Vec<&str> {
@@ -72,7 +73,7 @@ async fn pages_follow_each_other_without_a_gap_for_whoever_asks() {
         let mut seen: Vec<String> = Vec::new();
         for page in 1..=4 {
             let after = seen.last().map(|name| name.parse().unwrap());
-            let reply = scene.session.answer(Request::Status(PageRequest { after })).await;
+            let reply = scene.session.answer(Request::Status(StatusRequest { name: None, after })).await;
             seen.extend(names(&reply).into_iter().map(ToOwned::to_owned));
             let Reply::Status(status) = reply else { panic!("{reply:?}") };
             assert_eq!(status.more, page < 4, "page {page}");

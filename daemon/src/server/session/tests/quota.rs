@@ -8,7 +8,7 @@ fn get(name: &str, deadline_ms: u32, scope: &[&str]) -> Request {
     let scope = scope.iter().map(|term| (*term).to_owned()).collect();
     Request::Get(GetRequest {
         name: name.parse().unwrap(),
-        terms: Terms { deadline_ms, min_ttl_ms: 0 },
+        options: CallOptions { deadline_ms, min_ttl_ms: 0 },
         variant: Variant { scope, ..Variant::default() },
     })
 }
@@ -68,7 +68,13 @@ async fn calls_that_wait_for_a_provider_are_limited_and_those_that_do_not_are_no
 async fn calls_that_may_cost_a_provider_a_request_are_counted() {
     let quota = Quota { provider_calls_per_minute: 1, ..Quota::default() };
     let scene = Scene::with_quota(OWN_UID, directory(), &token("t", ""), quota);
-    let refresh = || Request::Refresh(RefreshRequest { name: "t".parse().unwrap(), deadline_ms: 0 });
+    let refresh = || {
+        Request::Refresh(RefreshRequest {
+            name: "t".parse().unwrap(),
+            deadline_ms: 0,
+            variant: Variant::default(),
+        })
+    };
     assert_eq!(code(scene.session.answer(refresh()).await), ErrorCode::DeadlineExceeded);
     let refused = error(scene.session.answer(refresh()).await);
     assert_eq!(refused.code, ErrorCode::Overloaded);

@@ -133,13 +133,13 @@ async fn a_form_that_is_removed_while_a_name_is_looked_up_is_not_started() {
     let allow = ("allow", "[\"user:alice\"]");
     let name: TokenName = "t".parse().unwrap();
     let variant = Variant { scope: vec!["b".to_owned()], ..Variant::default() };
-    let terms = Terms { deadline_ms: 60_000, min_ttl_ms: 0 };
+    let options = CallOptions { deadline_ms: 60_000, min_ttl_ms: 0 };
     let fingerprint = tokend_protocol::Fingerprint([0; 8]);
     let (get, headers, reject) = (
-        GetRequest { name: name.clone(), terms, variant: variant.clone() },
+        GetRequest { name: name.clone(), options, variant: variant.clone() },
         HeadersRequest {
             name: name.clone(),
-            terms,
+            options,
             supplied: vec![],
             omitted: vec![],
             variant: variant.clone(),
@@ -155,7 +155,7 @@ async fn a_form_that_is_removed_while_a_name_is_looked_up_is_not_started() {
         scene.reload(&tables(&[], &[allow, ("variants", "{ scope = \"a\" }")]));
         open.send(()).unwrap();
         assert_eq!(code(answer.await), ErrorCode::InvalidRequest);
-        assert!(former.variants.is_empty(), "what the configuration took away was started");
+        assert!(former.variants.snapshots().is_empty(), "what the configuration took away was started");
     }
 }
 
@@ -178,7 +178,7 @@ async fn who_ceases_to_be_an_operator_while_it_asks_about_others_is_told_nothing
 async fn who_loses_the_token_while_it_reports_it_or_has_it_renewed_is_told_nothing_of_it() {
     let (name, fingerprint): (TokenName, _) = ("t".parse().unwrap(), tokend_protocol::Fingerprint([0; 8]));
     let variant = Variant::default();
-    let refresh = RefreshRequest { name: name.clone(), deadline_ms: 60_000 };
+    let refresh = RefreshRequest { name: name.clone(), deadline_ms: 60_000, variant: Variant::default() };
     let reject = RejectRequest { name, fingerprint, deadline_ms: 60_000, variant };
     let admin = "[admin]\nallow = [\"user:alice\"]";
     for request in [Request::Refresh(refresh), Request::Reject(reject)] {
