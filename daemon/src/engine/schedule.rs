@@ -352,7 +352,8 @@ mod tests {
     fn snapshot(lifetime: Option<u64>, failure: Option<(ErrorClass, u64)>) -> Snapshot {
         let token = lifetime.map(|seconds| {
             let (secret, fingerprint) = (Secret::from("t".to_owned()), Fingerprint([0; 8]));
-            Arc::new(Token { secret, fingerprint, validity: life(seconds) })
+            let (token_type, scope) = ("Bearer".into(), None);
+            Arc::new(Token { secret, fingerprint, validity: life(seconds), token_type, scope })
         });
         let next_attempt = failure.map(|(_, seconds)| SENT.after(Duration::from_secs(seconds)));
         let last_error =

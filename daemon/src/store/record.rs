@@ -110,11 +110,11 @@ impl Record {
             writer.put_instant(Tag::SentAt, life.sent_at);
             writer.put_span(Tag::Lifetime, life.lifetime);
             writer.put_span(Tag::LongestLife, *longest_life);
-            writer.put(Tag::Jitter, &jitter.to_le_bytes());
             writer.put(Tag::TokenType, token_type.as_bytes());
             if let Some(scope) = scope {
                 writer.put(Tag::Scope, scope.as_bytes());
             }
+            writer.put(Tag::Jitter, &jitter.to_le_bytes());
         }
         if let Some(failure) = &self.failure {
             put_failure(&mut writer, failure);

@@ -165,7 +165,7 @@ async fn an_explanation_of_very_many_rules_fits_a_frame() {
 
 #[tokio::test]
 async fn a_unit_is_explained_without_a_user() {
-    let rules = "allow = [\"unit:billing.service\", \"user:alice and unit:billing.service\"]";
+    let rules = "allow = [\"unit:billing.service\", \"user:alice\"]";
     let scene = Scene::new(OWN_UID, directory(), &token("t", rules));
     let reply = explained(&scene, "t", Subject::Unit("billing.service".into())).await;
     assert_eq!((reply.allowed, reply.reason.as_str()), (true, "unit:billing.service"));
