@@ -65,3 +65,24 @@ impl Serve {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_manual_page_names_every_command_and_option() {
+        let page = include_str!("../../systemd/tokend.8").replace('\\', "");
+        let command = Cli::command();
+        let commands = command.get_subcommands().chain([&command]);
+        for command in commands {
+            assert!(page.contains(command.get_name()), "{}", command.get_name());
+            let options = command.get_arguments().filter_map(|argument| argument.get_long());
+            for option in options {
+                assert!(page.contains(&format!("--{option}")), "--{option} of {}", command.get_name());
+            }
+        }
+    }
+}

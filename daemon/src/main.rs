@@ -12,12 +12,11 @@ use tokend::process::{hardening, logging};
 use tokend::{config, peer};
 use zeroizing_alloc::ZeroAlloc;
 
-/// Wipes every block of memory that is freed. Libraries below copy secrets into buffers of their own, for HTTP, TLS
-/// and JSON, and wipe none of them.
+/// Zeroes all freed memory, because libraries copy secrets into buffers for HTTP, TLS and JSON and do not zero them.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
-/// Says that a configuration has faults (`sysexits.h`), which starting again does not mend.
+/// The exit status for a configuration with faults (`sysexits.h`).
 const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
@@ -43,12 +42,12 @@ fn serve(options: Serve) -> ExitCode {
     drop(log);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(StartError::Config(faults)) => fail(&faults.to_string(), ExitCode::from(EX_CONFIG)),
-        Err(error) => fail(&error.to_string(), ExitCode::FAILURE),
+        Err(StartError::Config) => ExitCode::from(EX_CONFIG),
+        Err(StartError::Other(error)) => fail(&error.to_string(), ExitCode::FAILURE),
     }
 }
 
-/// Checks a configuration as a compiler would: a line for each finding, beginning with its place.
+/// Checks a configuration and prints one line per finding, as a compiler does.
 fn check(path: &Path) -> ExitCode {
     match config::load_and_look_up(path, peer::abilities()) {
         Ok(loaded) => {
@@ -69,7 +68,7 @@ fn fail(reasons: &str, status: ExitCode) -> ExitCode {
     status
 }
 
-/// Prints lines, and nothing if nobody listens there any more.
+/// Prints lines. A closed pipe is no error.
 fn print(mut out: impl Write, lines: impl IntoIterator<Item = String>) {
     for line in lines {
         let _ = writeln!(out, "{line}");

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 /// A connection on which nothing happens for so long is given up, so that no thread outlives its test for long.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A listener on loopback. What it does with a connection is one of the functions that make it.
 #[derive(Debug)]

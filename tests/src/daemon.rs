@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 
 use crate::{TestDir, Tokenctl, process, program, secrets, wait};
 
-/// How long a daemon may take to end when it is told to.
-const STOP: Duration = Duration::from_secs(30);
+/// How long a daemon may take to stop.
+const STOP: Duration = Duration::from_secs(180);
 
 /// A running daemon. It is killed when it is dropped, and what it left behind is searched for secrets.
 #[derive(Debug)]

@@ -10,7 +10,11 @@ use std::time::Duration;
 use crate::process::run;
 use crate::{Finished, program, secrets};
 
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long a boot or a command may take.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// How long a boot may take, in seconds.
+const BOOT: &str = "300";
 
 /// A booted machine. It is powered off when it is dropped.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ impl Machine {
         let machine =
             Self { name: format!("tokend-{}-{}", process::id(), BOOTED.fetch_add(1, Ordering::Relaxed)) };
         let mut command = machine.command();
-        command.args(["up", "--max-life", "1800"]);
+        command.args(["up", "--max-life", "3600", "--timeout", BOOT]);
         command.args(other_systemd());
         for (source, place) in copies {
             command.arg("--copy").arg(format!("{}:{place}", source.display()));
@@ -98,6 +102,12 @@ impl Machine {
         let input = std::fs::File::open(source).expect("a file can be read");
         let status = command.stdin(input).status().expect("the machine takes a command");
         assert!(status.success(), "{path} could not be written");
+    }
+
+    /// The number of its systemd's version.
+    pub fn systemd_version(&self) -> u32 {
+        let version = self.check(&["systemctl", "--version"]);
+        version.split_ascii_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a version")
     }
 
     /// Its journal, or a part of it.

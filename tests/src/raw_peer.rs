@@ -10,7 +10,7 @@ use tokend_protocol::{
     encode, read_frame, write_frame,
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A connection without manners.
 #[derive(Debug)]

@@ -1,18 +1,32 @@
-//! What a test needs of the machine: present, missing and skipped aloud, or missing and a failure.
+//! What a test needs of the machine. A test that cannot run is reported: it is never skipped silently.
+//!
+//! `tests/run` sets `TOKEND_TESTS_SKIPPED` to a file, and prints its lines at the end.
 
 use std::env;
+use std::fs::File;
+use std::io::Write;
+use std::thread;
 
 use nix::unistd::Uid;
 
-/// Says whether the test may go on. Where it may not, it says why on standard error; with `CI=true` or
-/// `TOKEND_TESTS_REQUIRE_ALL=1` it fails instead, so that nothing is skipped unseen.
+/// Whether the test may go on. Otherwise the test is reported as skipped; with `CI=true` or `TOKEND_TESTS_REQUIRE_ALL=1`
+/// it fails instead. For what can be installed or arranged.
 pub fn met(what: &str, present: bool) -> bool {
-    if present {
-        return true;
+    let requires_all = is_set("CI", "true") || is_set("TOKEND_TESTS_REQUIRE_ALL", "1");
+    assert!(present || !requires_all, "{what}: missing, and no test may be skipped here");
+    if !present {
+        report("skipped", &format!("{what} is missing"));
     }
-    assert!(!everything_required(), "{what}: missing, and nothing may be skipped here");
-    complain(what);
-    false
+    present
+}
+
+/// Whether the test applies to this machine. Otherwise it is reported as not applicable, and never fails: for what a
+/// version of systemd or a setting of the kernel decides.
+pub fn applies(what: &str, present: bool) -> bool {
+    if !present {
+        report("not applicable", &format!("needs {what}"));
+    }
+    present
 }
 
 /// Whether the test runs as root, which it must to become other users.
@@ -26,12 +40,43 @@ pub fn program(name: &str) -> bool {
     met(name, env::split_paths(&path).any(|directory| directory.join(name).is_file()))
 }
 
-fn everything_required() -> bool {
-    env::var("CI").is_ok_and(|value| value == "true")
-        || env::var("TOKEND_TESTS_REQUIRE_ALL").is_ok_and(|value| value == "1")
+fn is_set(variable: &str, value: &str) -> bool {
+    env::var(variable).is_ok_and(|set| set == value)
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen by whoever reads the test run")]
-fn complain(what: &str) {
-    eprintln!("skipped: {what} is missing");
+fn report(kind: &str, reason: &str) {
+    // The thread of a test has its name.
+    let line = format!("{kind}: {}: {reason}", thread::current().name().unwrap_or("a test"));
+    eprintln!("{line}");
+    if let Some(path) = env::var_os("TOKEND_TESTS_SKIPPED") {
+        let file = File::options().create(true).append(true).open(path);
+        file.and_then(|mut file| writeln!(file, "{line}")).expect("the list of skipped tests can be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_does_not_apply_is_reported() {
+        const VARIABLE: &str = "TOKEND_TESTS_REPORT_CHILD";
+        if env::var_os(VARIABLE).is_some() {
+            assert!(!applies("systemd 999", false));
+            return;
+        }
+        let list = tempfile::NamedTempFile::new().unwrap();
+        let run = std::process::Command::new(env::current_exe().unwrap())
+            .args(["--exact", "requirement::tests::a_test_that_does_not_apply_is_reported"])
+            .env(VARIABLE, "1")
+            .env("TOKEND_TESTS_SKIPPED", list.path())
+            .output()
+            .unwrap();
+        assert!(run.status.success());
+        assert_eq!(
+            std::fs::read_to_string(list.path()).unwrap(),
+            "not applicable: requirement::tests::a_test_that_does_not_apply_is_reported: needs systemd 999\n"
+        );
+    }
 }

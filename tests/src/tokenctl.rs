@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{Finished, process, program, secrets};
 
 /// No command of a test waits longer than this.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs `tokenctl` against one socket.
 #[derive(Clone, Debug)]

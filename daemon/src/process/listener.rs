@@ -1,13 +1,12 @@
-//! The daemon's own socket, for when systemd passes none.
+//! The daemon's own listening socket, for when systemd passes none.
 //!
-//! There is no moment at which the socket's file is more open than it ends up, none at which a dead socket
-//! has been removed and no new one is there, and a socket that somebody serves is never taken away.
+//! The socket's file is never more open than it ends up, and a socket that another process serves is never taken away.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -20,40 +19,36 @@ use nix::unistd::{Gid, chown};
 /// The mode of the socket: its user and group may connect.
 const MODE: u32 = 0o660;
 
-/// What makes the name of a draft: the socket's own name and so under the socket's own lock, and only a byte
-/// longer, because a socket's path can have no more than 107.
-const DRAFT_SUFFIX: &str = "~";
-
-/// Connections that the kernel keeps until they are accepted. It is capped by net.core.somaxconn.
+/// Connections that the kernel queues until they are accepted, capped by net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody serves it.
+    /// Another process serves it.
     #[error("{} is served by another process; stop that one first, or choose another socket", .0.display())]
     InUse(PathBuf),
     /// The path holds something that is not a socket.
     #[error("{} exists and is not a socket; remove it, or choose another path", .0.display())]
     NotASocket(PathBuf),
-    /// The operating system does not let it be made.
+    /// A system call failed.
     #[error("the socket {} cannot be made: {what}: {source}", .path.display())]
     System {
         /// The socket.
         path: PathBuf,
         /// What was tried.
         what: &'static str,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// A socket that was made here. Its file goes when it is dropped.
+/// A socket that this process made. Its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct OwnSocket {
     path: PathBuf,
     inode: u64,
-    /// Held as long as the socket is served, so that of two daemons that start together one fails.
+    /// Held while the socket is served, so that only one of two daemons that start together gets it.
     _lock: Flock<File>,
 }
 
@@ -61,89 +56,58 @@ impl OwnSocket {
     /// Makes the socket and listens on it.
     pub fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Self), SocketError> {
         let failed = |what| move |source| SocketError::System { path: path.to_owned(), what, source };
-        let lock = lock(path)?;
-        refuse_if_taken(path)?;
-        // Made under a name of its own and given its mode and group there, the socket appears under its
-        // real name complete, in the one step in which it replaces a dead one.
-        let draft = with_suffix(path, DRAFT_SUFFIX);
-        refuse_if_taken(&draft)?;
-        remove_if_there(&draft).map_err(failed("removing a leftover"))?;
-        let listener = listen_at(&draft, group).map_err(failed("binding"))?;
-        fs::rename(&draft, path).map_err(failed("renaming it into place"))?;
-        let inode = fs::symlink_metadata(path).map_err(failed("looking at it"))?.ino();
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = OsString::from(path);
+        lock.push(".lock");
+        let lock = options.open(lock).map_err(failed("opening its lock file"))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+            Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
+            error => failed("locking")(error.into()),
+        })?;
+        remove_if_dead(path)?;
+        let listener = listen_at(path, group).map_err(failed("binding"))?;
+        let inode = fs::symlink_metadata(path).map_err(failed("reading its inode number"))?.ino();
         Ok((listener, Self { path: path.to_owned(), inode, _lock: lock }))
     }
 }
 
 impl Drop for OwnSocket {
     fn drop(&mut self) {
-        // Somebody may have put another one in its place since.
+        // Another process may have put its own in this place since.
         if fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
-}
-
-fn lock(path: &Path) -> Result<Flock<File>, SocketError> {
-    let failed = |source| SocketError::System { path: path.to_owned(), what: "locking", source };
-    let lock_path = with_suffix(path, ".lock");
-    let mut options = OpenOptions::new();
-    let file =
-        options.write(true).create(true).truncate(false).mode(0o600).open(lock_path).map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
-        error => failed(error.into()),
-    })
-}
-
-fn refuse_if_taken(path: &Path) -> Result<(), SocketError> {
-    use std::os::unix::fs::FileTypeExt;
+/// Removes the socket that a killed daemon left, and nothing else.
+fn remove_if_dead(path: &Path) -> Result<(), SocketError> {
+    let failed = |what| move |source| SocketError::System { path: path.to_owned(), what, source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => {
-            return Err(SocketError::System { path: path.to_owned(), what: "looking at it", source });
-        }
+        Err(error) => return Err(failed("looking for another")(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(SocketError::NotASocket(path.to_owned()));
         }
         Ok(_) => (),
     }
-    match knock(path) {
-        // Also where it is full of those who wait to be accepted, or is of another kind: somebody has it.
+    match try_connect(path) {
+        // A full queue, or a socket of another type: a process listens there all the same.
         Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Err(SocketError::InUse(path.to_owned())),
-        // Nobody listens: a daemon that was killed left it.
-        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
-        Err(error) => Err(SocketError::System {
-            path: path.to_owned(),
-            what: "finding out whether the one that is there is served",
-            source: error.into(),
-        }),
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(failed("removing a dead one")),
+        Err(error) => Err(failed("connecting to the one that is there")(error.into())),
     }
 }
 
-/// Connects without waiting for whoever listens, who may hang.
-fn knock(path: &Path) -> nix::Result<()> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+/// Connects without waiting: the process that listens may hang.
+fn try_connect(path: &Path) -> nix::Result<()> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags(), None)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags(), None)?;
     // The file takes its mode from the socket, so it is private from its first moment.
     fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
@@ -153,6 +117,10 @@ fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     fs::set_permissions(path, Permissions::from_mode(MODE))?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
     Ok(UnixListener::from(fd))
+}
+
+fn flags() -> SockFlag {
+    SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK
 }
 
 #[cfg(test)]
@@ -198,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_somebody_put_in_its_place_stays() {
+    fn another_socket_in_its_place_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let (_listener, socket) = OwnSocket::bind(&path, None).unwrap();
@@ -209,10 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_one_directory_have_nothing_in_common() {
+    fn daemons_that_start_together_in_one_directory_get_their_own_sockets() {
         let dir = tempfile::tempdir().unwrap();
         let names: Vec<PathBuf> = (0..8).map(|n| dir.path().join(format!("{n}.sock"))).collect();
-        // As many daemons, all in the moment in which they make their sockets.
         let start = |path: &Path| {
             (0..50).for_each(|_| drop(OwnSocket::bind(path, None).unwrap()));
             OwnSocket::bind(path, None).unwrap()
@@ -223,23 +190,13 @@ mod tests {
         });
         for ((listener, _), path) in bound.iter().zip(&names) {
             let caller = UnixStream::connect(path).unwrap();
-            let (accepted, _) = listener.accept().expect("whoever calls this socket reaches this daemon");
+            let (accepted, _) = listener.accept().expect("a caller of this socket reaches this daemon");
             drop((caller, accepted));
         }
     }
 
     #[test]
-    fn a_served_socket_under_the_name_of_the_draft_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, neighbour) = (dir.path().join("s.sock"), dir.path().join("s.sock~"));
-        let _foreign = UnixListener::bind(&neighbour).unwrap();
-        let taken = OwnSocket::bind(&path, None).unwrap_err();
-        assert!(matches!(taken, SocketError::InUse(found) if found == neighbour));
-        UnixStream::connect(&neighbour).unwrap();
-    }
-
-    #[test]
-    fn a_socket_whose_daemon_accepts_nobody_is_in_use() {
+    fn a_socket_with_a_full_queue_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let flags = SockFlag::SOCK_CLOEXEC;
@@ -247,7 +204,7 @@ mod tests {
         bind(busy.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
         listen(&busy, Backlog::new(0).unwrap()).unwrap();
         let _waiting = UnixStream::connect(&path).unwrap();
-        assert_eq!(knock(&path), Err(Errno::EAGAIN), "there is no room for another");
+        assert_eq!(try_connect(&path), Err(Errno::EAGAIN), "there is no room for another");
         assert!(matches!(OwnSocket::bind(&path, None), Err(SocketError::InUse(_))));
     }
 }

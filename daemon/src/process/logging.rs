@@ -1,10 +1,11 @@
-//! Where events go: the journal with fields and priorities, text for a person, or JSON for a collector.
+//! The log: the journal with fields and priorities, text for a person, or JSON for a collector.
 //!
-//! Whoever reports an event never waits for any of them: see `logging/outbox.rs`.
+//! An event never waits for the log: see `logging/outbox.rs`.
 
 mod journal;
 mod outbox;
 
+use std::env;
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
@@ -20,38 +21,25 @@ use crate::process::systemd;
 /// The target of the audit trail ([`crate::server::audit`]).
 const AUDIT: &str = "tokend::server::audit";
 
-/// The form of events.
+/// The format of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// The journal where standard error leads there, text everywhere else.
+    /// The journal if standard error is connected to it, otherwise text.
     #[default]
     Auto,
-    /// A line of text for each event, coloured on a terminal.
+    /// One line of text per event, coloured on a terminal.
     Text,
-    /// A JSON object on a line for each event.
+    /// One line per event, with a JSON object.
     Json,
-    /// The journal's own protocol: `TOKEND_` fields, levels as priorities.
+    /// The journal's own protocol, with `TOKEND_` fields and levels as priorities.
     Journal,
-}
-
-/// Why there is no log.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// A filter that cannot be understood.
-    #[error(
-        "--log-level {0:?} is neither a level (error, warn, info, debug, trace) nor a list of target=level"
-    )]
-    BadFilter(String),
-    /// The operating system gives no thread.
-    #[error("starting the log: {0}")]
-    System(#[from] io::Error),
 }
 
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Sends all events of the process on their way. `filter` is a level or a list of `target=level`. What is
-/// returned belongs at the end of `main`.
-pub fn start(format: LogFormat, filter: &str) -> Result<Flush, LogError> {
+/// Starts the log of this process. `filter` is a level or a list of `target=level`. Keep the result until the end of
+/// `main`.
+pub fn start(format: LogFormat, filter: &str) -> io::Result<Flush> {
     let filter = with_audit(filter)?;
     let (output, flush) = output(format)?;
     // Fails only where a test has already installed a subscriber of its own.
@@ -59,44 +47,32 @@ pub fn start(format: LogFormat, filter: &str) -> Result<Flush, LogError> {
     Ok(flush)
 }
 
-/// The filter, which keeps the audit trail unless it names it: an operator who wants fewer messages does not
-/// mean to lose the record of who was given what.
-fn with_audit(filter: &str) -> Result<EnvFilter, LogError> {
+/// Adds the audit trail to a filter that does not name it: `--log-level error` must not lose the record of hand-outs.
+fn with_audit(filter: &str) -> io::Result<EnvFilter> {
     let names_audit = filter.split(',').any(|directive| directive.starts_with(AUDIT));
     let complete = if names_audit { filter.to_owned() } else { format!("{filter},{AUDIT}=info") };
-    EnvFilter::try_new(complete).map_err(|_| LogError::BadFilter(filter.to_owned()))
+    EnvFilter::try_new(complete).map_err(|_| {
+        let wanted = "neither a level (error, warn, info, debug, trace) nor a list of target=level";
+        io::Error::other(format!("--log-level {filter:?} is {wanted}"))
+    })
 }
 
 fn output(format: LogFormat) -> io::Result<(Output, Flush)> {
-    match format {
-        LogFormat::Auto if systemd::stderr_is_journal() => journal(),
-        LogFormat::Auto | LogFormat::Text => text(),
-        LogFormat::Json => json(),
-        LogFormat::Journal => journal(),
+    let wants_journal =
+        format == LogFormat::Journal || format == LogFormat::Auto && systemd::stderr_is_journal();
+    // Without the journal's socket, standard error still takes text.
+    if wants_journal && let Ok(write) = journal::connect(journal::SOCKET) {
+        let (outbox, flush) = Outbox::start(write)?;
+        return Ok((Journal::new(outbox).boxed(), flush));
     }
-}
-
-fn text() -> io::Result<(Output, Flush)> {
-    let colours =
-        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (outbox, flush) = Outbox::start(to_stderr)?;
-    Ok((fmt::layer().with_ansi(colours).with_writer(move || outbox.clone()).boxed(), flush))
-}
-
-fn json() -> io::Result<(Output, Flush)> {
-    let (outbox, flush) = Outbox::start(to_stderr)?;
-    Ok((fmt::layer().json().flatten_event(true).with_writer(move || outbox.clone()).boxed(), flush))
-}
-
-fn journal() -> io::Result<(Output, Flush)> {
-    // Without the journal's socket its standard error still takes text.
-    let Ok(connection) = journal::connect(journal::SOCKET) else { return text() };
-    let (outbox, flush) = Outbox::start(connection)?;
-    Ok((Journal::new(outbox).boxed(), flush))
-}
-
-fn to_stderr(event: &[u8]) -> io::Result<()> {
-    io::stderr().write_all(event)
+    let (outbox, flush) = Outbox::start(|event: &[u8]| io::stderr().write_all(event))?;
+    let lines = fmt::layer().with_writer(move || outbox.clone());
+    if format == LogFormat::Json {
+        return Ok((lines.json().flatten_event(true).boxed(), flush));
+    }
+    let has_colours =
+        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    Ok((lines.with_ansi(has_colours).boxed(), flush))
 }
 
 #[cfg(test)]
@@ -108,7 +84,7 @@ mod tests {
     use crate::access::Reason;
     use crate::server::audit::{Audit, Operation};
 
-    /// What is left of an audit record and of a message at `info` after a filter.
+    /// The log of an audit record and a message at `info` with a filter.
     fn logged(filter: &str) -> String {
         let peer = Facts { uid: 7, gid: 7, ..Facts::default() };
         let written = Arc::new(Mutex::new(Vec::new()));
@@ -137,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_names_the_audit_trail_is_obeyed() {
+    fn a_filter_that_names_the_audit_trail_applies_to_it() {
         for filter in ["tokend::server::audit=off", "info,tokend::server::audit=warn"] {
             assert!(!logged(filter).contains("allowed to uid 7"), "{filter}");
         }
     }
 
     #[test]
-    fn a_filter_that_is_none_is_refused_as_it_was_written() {
+    fn a_filter_with_a_syntax_error_is_quoted_in_the_error() {
         let refused = with_audit("loud=very").unwrap_err().to_string();
         assert!(refused.contains("\"loud=very\""), "{refused}");
     }

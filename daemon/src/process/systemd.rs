@@ -1,5 +1,5 @@
-//! The service manager: what it passes, what it keeps, and what it is told (`sd_listen_fds(3)`, `sd_notify(3)`,
-//! `sd_pid_notify_with_fds(3)`). The only user of sd-notify. Without a service manager all of it does nothing.
+//! The service manager: sockets and descriptors that it passes, and notifications to it (`sd_listen_fds(3)`,
+//! `sd_notify(3)`, `sd_pid_notify_with_fds(3)`). The only user of sd-notify. Without a service manager it does nothing.
 
 use std::env;
 use std::io;
@@ -12,46 +12,31 @@ use sd_notify::NotifyState;
 
 use crate::store::FdStore;
 
-/// Why a passed socket cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PassedSocketError {
-    /// There are several.
-    #[error("the service manager passes {0} sockets; one Unix stream socket is expected")]
-    Several(usize),
-    /// It is of another kind.
-    #[error(
-        "the service manager passes a descriptor that is not a listening Unix stream socket (ListenStream= with a path)"
-    )]
-    WrongKind,
-    /// The environment that describes it makes no sense.
-    #[error("what the service manager says about the sockets that it passes cannot be understood")]
-    Environment(#[source] io::Error),
-}
-
-/// The name under which the service manager keeps the daemon's memory. All else that it passes is a socket.
+/// The name of the daemon's memory in the service manager's descriptor store. All other descriptors are sockets.
 const STORE: &str = "tokend-store";
 
-/// What the service manager passed at the start.
+/// Descriptors that the service manager passed at the start.
 #[derive(Debug)]
 pub struct Passed {
     /// The listening socket, if it passed one.
     pub socket: Option<UnixListener>,
-    /// What it keeps, and has kept, for the daemon.
+    /// Its descriptor store.
     pub store: FdStore,
 }
 
-/// Takes over what the service manager passed. To be called once.
-pub fn passed() -> Result<Passed, PassedSocketError> {
-    let passed = sd_notify::listen_fds_with_names().map_err(PassedSocketError::Environment)?;
+/// Takes over the passed descriptors. To be called once.
+pub fn passed() -> io::Result<Passed> {
+    let passed = sd_notify::listen_fds_with_names()
+        .map_err(|error| io::Error::other(format!("LISTEN_FDS or LISTEN_FDNAMES is malformed: {error}")))?;
     let (stored, sockets): (Vec<_>, Vec<_>) = passed.partition(|(_, name)| name == STORE);
-    let mut stored = stored.into_iter().map(|(fd, _)| take_over(fd));
+    let mut stored: Vec<OwnedFd> = stored.into_iter().map(|(fd, _)| take_over(fd)).collect();
     let socket = match sockets.as_slice() {
         [] => None,
         [(fd, _)] => Some(adopt(*fd)?),
-        _ => return Err(PassedSocketError::Several(sockets.len())),
+        _ => return Err(unusable()),
     };
-    let left = stored.next();
-    stored.for_each(drop);
+    stored.truncate(1);
+    let left = stored.pop();
     let store = match env::var_os("NOTIFY_SOCKET") {
         None if left.is_none() => FdStore::Absent,
         _ => FdStore::Present { is_proved: left.is_some() || env::var_os("FDSTORE").is_some(), left },
@@ -59,45 +44,47 @@ pub fn passed() -> Result<Passed, PassedSocketError> {
     Ok(Passed { socket, store })
 }
 
-/// Asks the service manager to keep a descriptor while the daemon is not running, and to forget the one that it may
-/// have kept before.
+/// Puts a descriptor into the service manager's store, in place of an earlier one.
 pub fn keep_descriptor(fd: BorrowedFd<'_>) {
     notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(STORE)]);
-    if let Err(error) = sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(STORE)], &[fd])
-    {
+    let store = [NotifyState::FdStore, NotifyState::FdName(STORE)];
+    if let Err(error) = sd_notify::notify_with_fds(&store, &[fd]) {
         tracing::warn!(%error, "the service manager could not be given the memory to keep");
     }
 }
 
 fn take_over(fd: RawFd) -> OwnedFd {
-    // SAFETY: the service manager passes this descriptor to this process (LISTEN_PID was checked), and
-    // nothing else in the process knows its number.
+    // SAFETY: the service manager passes this descriptor to this process (LISTEN_PID was checked), and nothing else in
+    // the process knows its number.
     #[expect(unsafe_code, reason = "taking over an inherited descriptor")]
     unsafe {
         OwnedFd::from_raw_fd(fd)
     }
 }
 
-fn adopt(fd: RawFd) -> Result<UnixListener, PassedSocketError> {
-    // Looked at before it is taken over: the number may be that of nothing at all.
+fn adopt(fd: RawFd) -> io::Result<UnixListener> {
+    // Checked before it is taken over: the number may be of no open descriptor.
     if getsockname::<UnixAddr>(fd).ok().and_then(|name| name.family()) != Some(AddressFamily::Unix) {
-        return Err(PassedSocketError::WrongKind);
+        return Err(unusable());
     }
     let socket = take_over(fd);
     let is_stream = getsockopt(&socket, sockopt::SockType) == Ok(SockType::Stream);
     let is_listening = getsockopt(&socket, sockopt::AcceptConn) == Ok(true);
-    if !(is_stream && is_listening) {
-        return Err(PassedSocketError::WrongKind);
-    }
-    Ok(UnixListener::from(socket))
+    if is_stream && is_listening { Ok(UnixListener::from(socket)) } else { Err(unusable()) }
 }
 
-/// Sockets are bound and the configuration is good.
+fn unusable() -> io::Error {
+    io::Error::other(
+        "the service manager must pass one listening Unix stream socket (ListenStream= with a path)",
+    )
+}
+
+/// Reports that the daemon serves, after the start or a reload.
 pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A reload has begun. [`ready`] says that it has ended.
+/// Reports the begin of a reload. [`ready`] reports its end.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -105,24 +92,24 @@ pub fn reloading() {
     }
 }
 
-/// The shutdown has begun.
+/// Reports the begin of the shutdown.
 pub fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
-/// How the daemon is, in a line for `systemctl status`.
+/// Sets the line in `systemctl status`.
 pub fn status(text: &str) {
     notify(&[NotifyState::Status(text)]);
 }
 
-/// The daemon is alive.
+/// Feeds the watchdog.
 pub fn watchdog() {
     notify(&[NotifyState::Watchdog]);
 }
 
-/// How often the service manager wants to hear [`watchdog`]: half of the time after which it would step in.
+/// Half of the watchdog's time-out, if there is a watchdog.
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|timeout| timeout / 2).filter(|pause| !pause.is_zero())
+    sd_notify::watchdog_enabled().map(|timeout| timeout / 2).filter(|interval| !interval.is_zero())
 }
 
 /// Whether standard error is connected to the journal (systemd.exec(5), `JOURNAL_STREAM`).
@@ -134,6 +121,6 @@ pub fn stderr_is_journal() -> bool {
 
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager could not be told");
+        tracing::warn!(%error, "the service manager could not be notified");
     }
 }

@@ -3,16 +3,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
 
 use tokend_tests::test_support::token_table;
-use tokend_tests::{Finished, Kind, Provider, Scene, StandIn, TestDir, process, program, secrets};
+use tokend_tests::{Finished, Kind, Provider, Scene, StandIn, TestDir, process, program, secrets, wait};
 
 fn check(home: &TestDir) -> Finished {
     let config = home.config();
     let finished = process::run(
         Command::new(program::tokend()).arg("check").arg("--config").arg(config),
-        Duration::from_secs(20),
+        wait::PATIENCE,
     );
     secrets::assert_absent("standard output of tokend check", &finished.stdout);
     finished

@@ -11,7 +11,7 @@ const SOCKET: u32 = 61_000;
 const ALICE: u32 = 61_001;
 
 /// More than the daemon takes to notice.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = tokend_tests::wait::PATIENCE;
 
 fn scene(provider: Provider) -> Scene {
     let group = format!("socket_group = {:?}", SOCKET.to_string());

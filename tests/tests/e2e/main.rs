@@ -24,6 +24,7 @@ mod hostile_peers;
 mod log;
 mod memory;
 mod notify;
+mod packaging;
 mod providers;
 mod refresh;
 mod reload;

@@ -1,7 +1,6 @@
 //! The daemon goes in good order, and never takes a socket from another that lives.
 
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokend_client::Options;
@@ -42,7 +41,7 @@ fn who_waits_for_a_token_is_answered_before_it_ends() {
         Reply::Error(error) => assert_eq!(error.code, ErrorCode::ShuttingDown),
         other => panic!("a token was expected, not {other:?}"),
     }
-    waiting.expect_close_within(Duration::from_secs(20));
+    waiting.expect_close_within(wait::PATIENCE);
     assert_eq!(scene.daemon.wait_for_exit(), 0);
 }
 
@@ -64,7 +63,7 @@ fn an_idle_or_silent_peer_does_not_hold_it_up() {
     let mut half = RawPeer::connect(scene.socket()).unwrap();
     half.write(&[0, 0]).unwrap();
     assert_eq!(scene.daemon.stop(), 0);
-    idle.expect_close_within(Duration::from_secs(5));
+    idle.expect_close_within(wait::PATIENCE);
 }
 
 #[test]

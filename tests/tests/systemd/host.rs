@@ -1,10 +1,9 @@
 //! A machine of the test's own with tokend on it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::OnceLock;
 
-use tempfile::TempDir;
 use tokend_tests::{Machine, process, program, requirement, secrets, wait};
 
 /// Where the provider is.
@@ -19,8 +18,6 @@ const REQUESTS: &str = "/tmp/requests";
 /// A machine on which tokend is installed and configured as a packager and an operator would.
 pub(crate) struct Host {
     pub(crate) machine: Machine,
-    /// What was installed.
-    pub(crate) tree: TempDir,
 }
 
 impl Host {
@@ -37,11 +34,8 @@ impl Host {
 
     /// Boots it with further files and with folders that outlive it, and prepares nothing.
     pub(crate) fn boot_with(copies: &[(&Path, &str)], disk: &[(&Path, &str)]) -> Self {
-        let tree = TempDir::new().unwrap();
-        install(&tree);
-        let usr = tree.path().join("usr");
-        let copies = [&[(usr.as_path(), "/usr")], copies].concat();
-        Self { machine: Machine::boot_with_disk(&copies, disk), tree }
+        let copies = [&[(installed(), "/usr")], copies].concat();
+        Self { machine: Machine::boot_with_disk(&copies, disk) }
     }
 
     /// Users, secrets and a configuration.
@@ -131,14 +125,23 @@ impl Host {
     }
 }
 
-/// Installs into a tree as a packager does.
-fn install(tree: &TempDir) {
-    let built = program::tokend();
-    let mut command = Command::new(program::workspace().join("systemd/install"));
-    command.env("DESTDIR", tree.path()).env("PREFIX", "/usr").env("TARGET_DIR", built.parent().unwrap());
-    process::run(&mut command, Duration::from_secs(60)).expect_success();
-    let helpers = [program::provider(), program::load(), program::fd_relay(), program::asker()];
-    for (built, name) in helpers.iter().zip(["provider", "load", "fd_relay", "asker"]) {
-        program::copy(built, &tree.path().join("usr/bin").join(name));
-    }
+/// The `usr` of an installation, made once, without debug information so that a machine boots fast.
+pub(crate) fn installed() -> &'static Path {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let tree = Path::new(env!("CARGO_TARGET_TMPDIR")).join("installed");
+        let _ = std::fs::remove_dir_all(&tree);
+        let built = program::tokend();
+        let mut command = Command::new(program::workspace().join("systemd/install"));
+        command.env("DESTDIR", &tree).env("PREFIX", "/usr").env("TARGET_DIR", built.parent().unwrap());
+        process::run(&mut command, wait::PATIENCE).expect_success();
+        let usr = tree.join("usr");
+        std::fs::remove_dir_all(usr.join("lib/debug")).unwrap();
+        for built in [program::provider(), program::load(), program::fd_relay(), program::asker()] {
+            let mut install = Command::new("install");
+            install.args(["--strip", "--mode=0755", "-t"]).arg(usr.join("bin")).arg(built);
+            process::run(&mut install, wait::PATIENCE).expect_success();
+        }
+        usr
+    })
 }

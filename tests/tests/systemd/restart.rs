@@ -1,13 +1,13 @@
 //! What survives a crash, a restart, an upgrade and a reboot of a real machine: the tokens, at no request.
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokend_tests::{process, secrets, wait};
 
-use crate::host::Host;
+use crate::host::{Host, installed};
 
 #[test]
 fn a_crash_a_restart_and_an_upgrade_cost_no_token_and_no_request() {
@@ -35,39 +35,56 @@ fn a_crash_a_restart_and_an_upgrade_cost_no_token_and_no_request() {
     host.stop_cleanly();
 }
 
-/// Installs a package of the same programs over them, as `apt upgrade` does.
+/// Installs a package of the next version, as `apt upgrade` does.
 pub(crate) fn upgrade(host: &Host) {
-    let package = host.tree.path().join("package");
-    std::fs::create_dir_all(package.join("DEBIAN")).unwrap();
-    std::fs::write(
-        package.join("DEBIAN/control"),
-        "Package: tokend\nVersion: 99\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: a test\n",
-    )
-    .unwrap();
-    let postinst = package.join("DEBIAN/postinst");
-    std::fs::write(
-        &postinst,
-        "#!/bin/sh\nset -e\nsystemctl daemon-reload\nsystemctl try-restart tokend.service tokend-egress.service\n",
-    )
-    .unwrap();
-    run("chmod", &["0755".as_ref(), &postinst]);
-    run("cp", &["-a".as_ref(), &host.tree.path().join("usr"), &package]);
-    let built = host.tree.path().join("tokend.deb");
-    run(
-        "dpkg-deb",
-        &["--build".as_ref(), "--root-owner-group".as_ref(), "-Zgzip".as_ref(), &package, &built],
+    let version = next_version();
+    let package = TempDir::new().unwrap();
+    let path = |name: &str| package.path().join(name);
+    for folder in ["DEBIAN", "usr/bin"] {
+        std::fs::create_dir_all(path(folder)).unwrap();
+    }
+    let control = format!(
+        "Package: tokend\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\n\
+         Description: a test\n"
     );
-    let pids = || ["tokend", "tokend-egress"].map(|unit| host.machine.property(unit, "MainPID"));
-    let before = pids();
+    std::fs::write(path("DEBIAN/control"), control).unwrap();
+    let restart = "#!/bin/sh\nset -e\nsystemctl daemon-reload\nsystemctl try-restart tokend.service\n";
+    std::fs::write(path("DEBIAN/postinst"), restart).unwrap();
+    for program in ["tokend", "tokenctl"] {
+        let built = std::fs::read(installed().join("bin").join(program)).unwrap();
+        std::fs::write(path("usr/bin").join(program), with_version(built, &version)).unwrap();
+    }
+    for script in ["DEBIAN/postinst", "usr/bin/tokend", "usr/bin/tokenctl"] {
+        std::fs::set_permissions(path(script), Permissions::from_mode(0o755)).unwrap();
+    }
+    let built = TempDir::new().unwrap();
+    let built = built.path().join("tokend.deb");
+    let mut build = Command::new("dpkg-deb");
+    build.args(["--root-owner-group", "-Zgzip", "-z1", "--build"]).arg(package.path()).arg(&built);
+    process::run(&mut build, wait::PATIENCE).expect_success();
+    let before = host.machine.property("tokend", "MainPID");
     host.machine.send(&built, "/tmp/tokend.deb");
     host.machine.check(&["dpkg", "-i", "/tmp/tokend.deb"]);
-    for (after, before) in pids().iter().zip(&before) {
-        assert!(after != before || before == "0", "the package restarts the services that run");
-    }
+    assert_ne!(host.machine.property("tokend", "MainPID"), before, "the package restarts the service");
+    assert!(host.machine.check(&["tokenctl", "version"]).contains(&version), "the new version runs");
 }
 
-fn run(program: &str, arguments: &[&Path]) {
-    process::run(Command::new(program).args(arguments), Duration::from_secs(60)).expect_success();
+/// This version with another last digit, so that it has the same length.
+fn next_version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let (rest, last) = version.split_at(version.len() - 1);
+    format!("{rest}{}", (last.parse::<u8>().unwrap() + 1) % 10)
+}
+
+/// A program of another version, without a build: its version is a string in it.
+fn with_version(mut program: Vec<u8>, version: &str) -> Vec<u8> {
+    let current = env!("CARGO_PKG_VERSION").as_bytes();
+    let mut at = 0;
+    while let Some(found) = program[at..].windows(current.len()).position(|window| window == current) {
+        at += found;
+        program[at..at + current.len()].copy_from_slice(version.as_bytes());
+    }
+    program
 }
 
 #[test]

@@ -10,12 +10,9 @@ fn the_service_starts_serves_and_stops_on_a_real_machine() {
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
 
-    // No provider is there: the start must not wait for one.
+    // There is no provider yet, and the start does not wait for one.
     machine.check(&["systemctl", "start", "tokend"]);
     assert_eq!(machine.property("tokend", "ActiveState"), "active");
-    let took = microseconds(machine, "ActiveEnterTimestampMonotonic")
-        - microseconds(machine, "InactiveExitTimestampMonotonic");
-    assert!(took < 1_000_000, "active only after {took} microseconds");
     assert_eq!(machine.run_as("alice", &["tokenctl", "get", "psb"]).code, 6);
 
     host.start_provider();
@@ -53,10 +50,6 @@ fn audited(machine: &Machine, user: &str, decision: &str, priority: &str) {
     });
 }
 
-fn microseconds(machine: &Machine, property: &str) -> u64 {
-    machine.property("tokend", property).parse().unwrap()
-}
-
 #[test]
 fn a_reload_takes_effect_or_fails_aloud() {
     let Some(host) = Host::boot() else { return };
@@ -79,6 +72,30 @@ fn a_reload_takes_effect_or_fails_aloud() {
     assert_eq!(machine.property("tokend", "ActiveState"), "active");
     assert_eq!(host.token_for("bob", "second"), token, "what was there is still there");
     assert!(machine.journal(&["-u", "tokend"]).contains("token.third.provider"));
+    host.stop_cleanly();
+}
+
+#[test]
+fn a_restart_with_a_faulty_configuration_ends_neither_the_socket_nor_the_tokens() {
+    const GET_30_TIMES: &str = "for i in $(seq 30); do tokenctl get psb; echo $?; done";
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    host.start_provider();
+    machine.check(&["systemctl", "start", "tokend"]);
+    let token = host.token_for("alice", "psb");
+    let socket_since = machine.property("tokend.socket", "ActiveEnterTimestampMonotonic");
+
+    host.configure("[token.third]\nprovider = \"psp\"\n");
+    assert_ne!(machine.run(&["systemctl", "restart", "tokend"]).code, 0);
+    let calls = machine.run_as("alice", &["sh", "-c", GET_30_TIMES]);
+    assert_eq!(calls.stdout, "6\n".repeat(30), "{}", calls.stderr);
+    assert_eq!(calls.stderr.matches("configuration has faults").count(), 30, "{}", calls.stderr);
+    assert!(machine.journal(&["-u", "tokend", "-p", "err"]).contains("token.third.provider"));
+
+    host.configure("");
+    assert_eq!(host.token_for("alice", "psb"), token);
+    assert_eq!(host.requests().len(), 1);
+    assert_eq!(machine.property("tokend.socket", "ActiveEnterTimestampMonotonic"), socket_since);
     host.stop_cleanly();
 }
 

@@ -1,5 +1,5 @@
-//! Events in the journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): each a datagram of
-//! fields, so that `journalctl TOKEND_TOKEN=NAME` finds them.
+//! Events in the journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram of fields per event,
+//! so that `journalctl TOKEND_TOKEN=NAME` finds them.
 
 use std::fmt;
 use std::io;
@@ -13,30 +13,30 @@ use tracing_subscriber::layer::Context;
 
 use super::outbox::Outbox;
 
-/// Where the journal takes datagrams.
+/// The journal's socket.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Bytes of a value that are sent, so that an event always fits into a datagram. No event comes near it.
+/// Bytes of a value that are sent, so that an event always fits into a datagram.
 const VALUE_MAX: usize = 8 * 1024;
 
-/// What precedes the names of the daemon's own fields, among those that all programs share.
+/// The prefix of the daemon's own fields.
 const PREFIX: &str = "TOKEND_";
 
-/// Writes records to the journal's socket, if the journal is there.
+/// Returns a function that sends records to the journal, if the journal is there.
 pub(super) fn connect(path: &str) -> io::Result<impl FnMut(&[u8]) -> io::Result<()> + Send + use<>> {
     let path = PathBuf::from(path);
     let socket = UnixDatagram::unbound()?;
-    // The journal ignores an empty record. One that hangs is there nevertheless.
+    // The journal ignores an empty record. A journal that hangs is there all the same.
     socket.set_nonblocking(true)?;
     match socket.send_to(&[], &path) {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
         _ => socket.set_nonblocking(false)?,
     }
-    // By its path each time, because a journal that was started anew is behind another socket.
+    // By path each time, because a restarted journal has another socket.
     Ok(move |record: &[u8]| socket.send_to(record, &path).map(|_| ()))
 }
 
-/// Makes a record of every event.
+/// A layer that turns every event into a record.
 #[derive(Debug)]
 pub(super) struct Journal {
     outbox: Outbox,
@@ -73,7 +73,7 @@ impl Record {
         }
     }
 
-    /// Every value with its length before it, so that it may have line breaks and forges no field.
+    /// Adds a field, with its length before the value: a value with line breaks forges no field.
     fn put(&mut self, name: &str, value: &str) {
         let value = capped(value);
         self.0.extend_from_slice(name.as_bytes());
@@ -97,7 +97,7 @@ impl Visit for Record {
     }
 }
 
-/// Levels as syslog(3) counts them. What is told at `info` is for an operator to read: a notice.
+/// The level as a priority of syslog(3). `info` is for operators to read: a notice.
 fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -139,7 +139,7 @@ mod tests {
             Self { journal, directory }
         }
 
-        /// Runs something whose events go to the journal.
+        /// Runs a function whose events go to the journal.
         fn run(&self, reporting: impl FnOnce()) {
             let path = self.directory.path().join("socket");
             let (outbox, flush) = Outbox::start(connect(path.to_str().unwrap()).unwrap()).unwrap();
@@ -172,7 +172,7 @@ mod tests {
     fn an_event_is_a_record_of_fields() {
         let scene = Scene::new();
         scene.run(|| tracing::warn!(target: "tokend::server::audit", token = "t", uid = 7, unit = None::<&str>, retry.after = %"soon", "refused to uid 7"));
-        assert!(scene.record().is_empty(), "the question whether the journal is there");
+        assert!(scene.record().is_empty(), "the probe whether the journal is there");
         let mut record = scene.record();
         assert!(record.remove("CODE_FILE").unwrap().ends_with("journal.rs"));
         assert!(record.remove("CODE_LINE").unwrap().parse::<u32>().is_ok());
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_journal_that_hangs_delays_nobody() {
         let scene = Scene::new();
-        // Nobody reads, and the kernel keeps but a few of so many. It would never end if it waited.
+        // Nobody reads, and the kernel queues only a few. A log that waits would never return.
         scene.run(|| (0..50_000).for_each(|count| tracing::info!(count, "an event")));
     }
 

@@ -1,7 +1,10 @@
-//! Between events and whatever takes them: a queue and one thread that writes.
+//! A bounded queue of events, and one thread that writes them.
 //!
-//! Who reports an event never waits for the log. A terminal that was stopped, a pipe that nobody reads or a
-//! journal that hangs costs events, which are counted and reported, and delays nobody who wants a token.
+//! An event never waits for the log. Behind a stopped terminal, a pipe that nobody reads or a journal that hangs, events
+//! are dropped, and the number of dropped ones is logged as soon as the log goes on.
+//!
+//! `tracing-appender` does not hold that promise: when the log hangs at the end, its guard prints to standard output,
+//! which then often hangs as well, so the process would not end. It bounds lines instead of bytes, and ignores failed writes.
 
 use std::io;
 use std::sync::Arc;
@@ -10,20 +13,20 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-/// Bytes of events that may wait to be written: some ten thousand events.
+/// Bytes of events in the queue at most: some ten thousand events.
 const WAITING_MAX: usize = 4 * 1024 * 1024;
 
 /// How long the end of the process waits for the last events to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where events are put. Each write is one event.
+/// The end of the queue for events. Each write is one event.
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
     queue: Sender<Item>,
     counts: Arc<Counts>,
 }
 
-/// Lets the last events be written when it is dropped, as far as the log takes them in a second.
+/// Waits, when dropped, until all events are written, for a second at most.
 #[derive(Debug)]
 #[must_use = "dropped at once, it waits for no event"]
 pub struct Flush(Sender<Item>);
@@ -31,7 +34,7 @@ pub struct Flush(Sender<Item>);
 #[derive(Debug)]
 enum Item {
     Event(Vec<u8>),
-    /// All events before it have been written.
+    /// Asks for a message once all events before it are written.
     Flush(Sender<()>),
 }
 
@@ -39,7 +42,7 @@ enum Item {
 struct Counts {
     /// Bytes in the queue.
     waiting: AtomicUsize,
-    /// Events since the start.
+    /// Events dropped since the start.
     lost: AtomicU64,
 }
 
@@ -49,14 +52,14 @@ impl Outbox {
     where
         W: FnMut(&[u8]) -> io::Result<()> + Send + 'static,
     {
-        let (queue, received) = mpsc::channel();
-        let counts = Arc::new(Counts::default());
-        let counted = Arc::clone(&counts);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_each(received, &counted, write))?;
-        Ok((Self { queue: queue.clone(), counts }, Flush(queue)))
+        let (queue, items) = mpsc::channel();
+        let outbox = Self { queue: queue.clone(), counts: Arc::default() };
+        let counts = Arc::clone(&outbox.counts);
+        thread::Builder::new().name("log".to_owned()).spawn(move || write_each(items, &counts, write))?;
+        Ok((outbox, Flush(queue)))
     }
 
-    /// Takes an event, or counts it as lost where too much is waiting already.
+    /// Queues an event, or drops and counts it where the queue is full.
     pub(super) fn put(&self, event: Vec<u8>) {
         let size = event.len();
         let before = self.counts.waiting.fetch_add(size, Ordering::Relaxed);
@@ -67,7 +70,7 @@ impl Outbox {
     }
 }
 
-/// For the formats of lines, which write an event in one piece.
+/// For the line formats, which write an event in one piece.
 impl io::Write for Outbox {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         self.put(event.to_owned());
@@ -83,18 +86,14 @@ impl Drop for Flush {
     fn drop(&mut self) {
         let (done, written) = mpsc::channel();
         if self.0.send(Item::Flush(done)).is_ok() {
-            // A log that hangs must not hang the end of the process as well.
             let _ = written.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 }
 
-fn write_each<W>(queue: Receiver<Item>, counts: &Counts, mut write: W)
-where
-    W: FnMut(&[u8]) -> io::Result<()>,
-{
+fn write_each(items: Receiver<Item>, counts: &Counts, mut write: impl FnMut(&[u8]) -> io::Result<()>) {
     let mut reported = 0;
-    for item in queue {
+    for item in items {
         let event = match item {
             Item::Event(event) => event,
             Item::Flush(done) => {
@@ -111,7 +110,7 @@ where
         let lost = counts.lost.load(Ordering::Relaxed);
         if lost > reported {
             reported = lost;
-            // It goes through the queue as all events do, and so stands where the others are missing.
+            // This event goes through the queue too, so it stands where the others are missing.
             tracing::error!(lost, "{lost} events were lost since the start: the log took them too slowly");
         }
     }
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_hangs_costs_events_and_nobody_s_time() {
+    fn a_log_that_hangs_drops_events_and_delays_nobody() {
         const EVENT: usize = 1024;
         let (resume, resumed) = mpsc::channel::<()>();
         let (outbox, flush) = Outbox::start(move |_| {
