@@ -138,11 +138,10 @@ fn who_gets_what_is_what_the_rules_say() {
     host.stop_cleanly();
 }
 
-fn phases() -> [Phase; 5] {
+fn phases() -> [Phase; 4] {
     const TRACE: &str = "AmbientCapabilities=CAP_SYS_PTRACE\nCapabilityBoundingSet=CAP_SYS_PTRACE";
     [
         Phase::new("as installed", "", "", "alice", cells::of_rules()),
-        Phase::new("ProtectProc=default", "ProtectProc=default", "", "alice", cells::of_rules()),
         Phase::new("root = \"deny\"", "", "[admin]\nroot = \"deny\"\n", "alice", cells::of_root_denied()),
         Phase::new("CAP_SYS_PTRACE", TRACE, "", "alice", cells::of_executables()),
         Phase::new("PrivateUsers=yes", "PrivateUsers=yes", "", "root", cells::of_users_who_are_not_told()),
