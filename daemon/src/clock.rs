@@ -11,12 +11,13 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 use tokend_protocol::{BootInstant, Timestamp};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 /// A point in time, on a clock that begins `BEFORE_BOOT` before the host booted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Instant(Duration);
 
 /// How long before the boot the first point lies that can be told: two centuries, so that what happened before a
@@ -70,7 +71,7 @@ impl Instant {
 
 /// From when to when a token is valid. It counts from the moment the request was sent, so that the time on
 /// the way is never taken for lifetime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validity {
     /// When the request for it was sent.
     pub sent_at: Instant,

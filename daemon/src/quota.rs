@@ -160,7 +160,8 @@ impl Allowance {
             Rate::Refusals => (quota.refusals_per_minute, "too many requests of this user were refused"),
         };
         let mut usage = self.usage();
-        let full_at = usage.full_at.get(&rate).map_or(now, |at| now.max(*at)).after(MINUTE / per_minute.max(1));
+        let full_at =
+            usage.full_at.get(&rate).map_or(now, |at| now.max(*at)).after(MINUTE / per_minute.max(1));
         if full_at.since(now) > MINUTE {
             return Err(QuotaExceeded { reason, possible_at: Some(full_at.before(MINUTE)) });
         }

@@ -18,6 +18,7 @@ use std::process::ExitStatus;
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
+use serde::Serialize;
 use tokend_protocol::Secret;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -35,7 +36,7 @@ static FILES: Semaphore = Semaphore::const_new(64);
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// A place that holds a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum SecretSource {
     /// `{ credential = "NAME" }`: a systemd credential, in `$CREDENTIALS_DIRECTORY`.
     Credential(String),

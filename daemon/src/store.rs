@@ -1,240 +1,232 @@
-//! What outlives the process: the tokens with their schedules, so that a crash, a restart or an upgrade costs the
-//! provider no request and no caller a token.
+//! What outlives the process: tokens with their schedules, so that a crash, a restart or an upgrade costs no request
+//! and no token.
 //!
-//! There are two media. The first is memory that the service manager keeps open while the daemon is not running; it
-//! is written at every change, before others see it. The second is a folder of sealed files, for hosts on which
-//! tokens are to survive a reboot; it is written where there is a state key, and only for tokens.
+//! Records are stored in two places. The first is memory that the service manager keeps open while the daemon is not
+//! running. It is written at every change, before callers see the change. The second is a folder of sealed files, for
+//! tokens that survive a reboot. It is written only if there is a state key, and only for tokens.
 //!
-//! Neither may ever stop the daemon. What cannot be kept is reported once, and the token is served nevertheless;
-//! what cannot be read is as if it had never been there; and nothing that is found is trusted beyond what its
-//! checksum or seal proves.
+//! Neither may stop the daemon. A record that cannot be stored is reported once, and its token is served nevertheless.
+//! A record that cannot be read is treated as if it had never been there. Nothing is used before its checksum or seal
+//! was found right.
 
-mod fields;
 mod files;
 pub mod folder;
-mod keep;
 pub mod key;
-pub mod layout;
 pub mod memory;
-pub mod moment;
 mod open;
 pub mod record;
 mod report;
 pub mod sealed;
+pub mod slots;
+mod writer;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
-use zeroize::Zeroizing;
 
 use self::files::Files;
-use self::folder::Folder;
-pub use self::keep::{RecordWriter, ThrottleWriter};
 use self::key::Key;
-use self::layout::Bytes;
 use self::memory::{Memory, Recovered};
-use self::moment::{BootId, Moment, Uptime};
 pub use self::open::{FdStore, Media};
-use self::record::{Record, ThrottleRecord};
+use self::record::{Moment, Record, ThrottleRecord, Uptime};
 use self::report::Report;
+pub use self::writer::{RecordWriter, ThrottleWriter};
 use crate::clock::Clock;
 use crate::fingerprint::NoRandomness;
 
-/// What outlives the process.
+/// Stores the state of credentials and issuers, and finds what the process before stored.
 #[derive(Debug)]
 pub struct Store {
     clock: Clock,
-    boot: Option<BootId>,
     files: Option<Files>,
     report: Arc<Report>,
-    /// Held for a look or a change, never across an await.
+    /// Never locked across an await, nor while the disk is at work.
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     memory: Option<Memory>,
-    /// What was found and has not been asked for yet.
+    /// What the process before left and no credential has claimed yet.
     found: HashMap<Key, Found>,
-    /// How many credentials there are of a key: there may be two where a variant has two names.
+    /// Whether what is found on the disk comes too late.
+    has_started: bool,
+    /// How many credentials have a key. There are two where a variant has two names.
     claims: HashMap<Key, usize>,
-    /// What was found on the disk.
-    on_disk: HashSet<Key>,
-    /// [`PreviousExit::Orderly`] where the process before ended because it was told to.
     previous_exit: PreviousExit,
 }
 
 /// How the process before this one ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PreviousExit {
-    /// It crashed or was killed. That ends no back-off, or a crash loop would be an attack on the provider.
+    /// It crashed or was killed. Back-offs stay in force, or a crash loop would be an attack on the provider.
     #[default]
     Crashed,
     /// It was told to stop, as by `systemctl restart`. That ends every back-off, as a reload does.
     Orderly,
 }
 
-/// A record as it was found.
 #[derive(Debug)]
 struct Found {
-    bytes: Bytes,
+    bytes: Vec<u8>,
     uptime: Uptime,
+    on_disk: bool,
 }
 
 impl Store {
-    /// One that keeps nothing.
+    /// Creates a store that stores nothing.
     pub fn forgetful(clock: Clock) -> Arc<Self> {
-        Arc::new(Self::new(clock, None, State::default(), Report::default()))
+        Self::new(clock, None, State::default(), Arc::default())
     }
 
-    /// One that keeps records in this memory alone, beginning with what is in it.
-    pub fn in_memory(clock: Clock, left: Recovered) -> Arc<Self> {
+    /// Creates a store with memory only.
+    pub fn in_memory(clock: Clock, recovered: Recovered) -> Arc<Self> {
         let mut state = State::default();
-        state.take(left);
-        Arc::new(Self::new(clock, None, state, Report::default()))
+        state.take(recovered);
+        Self::new(clock, None, state, Arc::default())
     }
 
-    fn new(clock: Clock, folder: Option<Arc<Folder>>, state: State, report: Report) -> Self {
-        let boot = moment::boot_id();
-        let report = Arc::new(report);
-        let files = folder.map(|folder| Files::new(folder, Arc::clone(&report)));
-        Self { clock, boot, files, report, state: Mutex::new(state) }
+    fn new(clock: Clock, files: Option<Files>, mut state: State, report: Arc<Report>) -> Arc<Self> {
+        if state.found.remove(&orderly_end()).is_some() {
+            state.previous_exit = PreviousExit::Orderly;
+        }
+        let store = Self { clock, files, report, state: Mutex::new(state) };
+        store.wipe(&mut store.lock(), &orderly_end());
+        Arc::new(store)
     }
 
-    /// The record of a credential, if there is one, and the way to keep its next ones.
+    /// The record of a credential, if there is one, and the handle for storing its next ones.
     pub fn claim(self: &Arc<Self>, key: Key, variant_of: Option<Key>) -> (RecordWriter, Option<Record>) {
+        let now = self.now();
         let mut state = self.lock();
         *state.claims.entry(key).or_default() += 1;
         let found = state.find(&key);
-        let now = self.now();
-        let record = found.as_ref().and_then(|found| Record::decode(&found.bytes, &key, &now, found.uptime));
-        let record = record.map(|record| record.as_of(now.at));
+        let record = found.as_ref().and_then(|found| Record::decode(&found.bytes, now, found.uptime));
         match (&found, &record) {
-            // From the disk, or from another uptime: as it is now, it is kept in memory.
-            (Some(_), Some(record)) => {
-                let bytes = record.encode(&key, &now);
+            // It may be from the disk, or its token may have expired: memory gets it as it is now.
+            (Some(found), Some(record)) => {
+                let bytes = record::encode(record, now);
                 self.put(&mut state, &key, &bytes);
-                if record.token.is_some() && !state.on_disk.contains(&key) {
-                    self.write_some_time(key, bytes);
+                if record.token.is_some() && !found.on_disk {
+                    self.write_in_background(key, bytes);
                 }
             }
             (Some(_), None) => self.wipe(&mut state, &key),
             (None, _) => (),
         }
         drop(state);
-        if record.as_ref().is_some_and(|record| record.is_usable(now.at)) {
+        if record.as_ref().is_some_and(|record| record.token.is_some()) {
             self.report.restored();
-        }
-        if let Some(files) = &self.files {
-            files.folder().tell_of_damage(&key);
         }
         (RecordWriter::new(Arc::clone(self), key, variant_of), record)
     }
 
-    /// The condition of an issuer, if it was kept, and the way to keep it.
+    /// The condition of an issuer, if it was stored, and the handle for storing it.
     pub fn claim_issuer(self: &Arc<Self>, origin: &str) -> (ThrottleWriter, Option<ThrottleRecord>) {
         let key = Key::of_issuer(origin);
-        let now = self.now();
         let found = self.lock().found.remove(&key);
-        let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, &now, found.uptime));
+        let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, self.now(), found.uptime));
         (ThrottleWriter::new(Arc::clone(self), key), record)
     }
 
-    /// The key of fingerprints: the one before, so that a fingerprint in a log still names the same token.
-    pub async fn fingerprint_key(self: &Arc<Self>) -> Result<Zeroizing<[u8; 32]>, NoRandomness> {
-        let key = Key::of_the("fingerprint key");
+    /// The key of fingerprints. It is the one of the process before, so that a fingerprint in a log still names the same
+    /// token.
+    pub async fn fingerprint_key(&self) -> Result<[u8; 32], NoRandomness> {
+        let key = Key::named("fingerprint key");
         let found = self.lock().found.remove(&key);
-        if let Some(secret) = found.and_then(|found| record::decode_fingerprint_key(&found.bytes)) {
-            let bytes = record::encode_fingerprint_key(&secret, &key, &self.now());
-            let mut state = self.lock();
-            self.put(&mut state, &key, &bytes);
-            if !state.on_disk.contains(&key) {
-                self.write_some_time(key, bytes);
-            }
-            return Ok(secret);
+        let on_disk = found.as_ref().map(|found| found.on_disk);
+        let known: Option<[u8; 32]> = found.and_then(|found| record::decode(&found.bytes));
+        let mut secret = known.unwrap_or_default();
+        if known.is_none() {
+            SystemRandom::new().fill(&mut secret).map_err(|_| NoRandomness)?;
         }
-        let mut secret = Zeroizing::new([0; 32]);
-        SystemRandom::new().fill(secret.as_mut_slice()).map_err(|_| NoRandomness)?;
-        let bytes = record::encode_fingerprint_key(&secret, &key, &self.now());
+        let bytes = record::encode(&secret, self.now());
         self.put(&mut self.lock(), &key, &bytes);
-        if let Some(files) = &self.files {
-            files.write(key, bytes).await;
+        match (known, on_disk, &self.files) {
+            (None, _, Some(files)) => files.write(key, bytes).await,
+            (Some(_), Some(false), _) => self.write_in_background(key, bytes),
+            _ => (),
         }
         Ok(secret)
     }
 
-    /// What the start means for those that wait after a failure: where the process before was told to end, as by
-    /// `systemctl restart`, whoever told it may have put something right.
+    /// How the process before ended. If it was told to end, the operator may have put something right.
     pub fn previous_exit(&self) -> PreviousExit {
         self.lock().previous_exit
     }
 
     /// Notes that the process ends because it was told to.
     pub fn note_orderly_end(&self) {
-        let bytes = record::encode_mark(&self.now());
-        self.put(&mut self.lock(), &orderly_end(), &bytes);
+        self.put(&mut self.lock(), &orderly_end(), &record::encode(&(), self.now()));
     }
 
-    /// Wipes what was found and belongs to no credential: its token is not configured any more. Variants are kept
-    /// while what they are variants of is there, because nobody may have asked for them again yet.
-    pub fn drop_unclaimed(self: &Arc<Self>) {
+    /// Wipes the records of tokens that are not configured any more. Variants stay while their base token is there,
+    /// because a caller may ask for them again.
+    pub fn drop_unclaimed(&self) {
+        let now = self.now();
         let mut state = self.lock();
         let State { found, claims, .. } = &mut *state;
-        let now = self.now();
-        let is_wanted = |key: &Key, found: &Found| {
-            let record = Record::decode(&found.bytes, key, &now, found.uptime);
+        let is_wanted = |found: &Found| {
+            let record = Record::decode(&found.bytes, now, found.uptime);
             record.is_some_and(|record| {
-                record.says_anything(now.at)
-                    && record.variant_of.is_some_and(|base| claims.contains_key(&base))
+                record.matters(now.at) && record.variant_of.is_some_and(|base| claims.contains_key(&base))
             })
         };
-        let unwanted: Vec<Key> =
-            found.iter().filter(|(key, found)| !is_wanted(key, found)).map(|(key, _)| *key).collect();
-        for key in &unwanted {
-            state.found.remove(key);
-            self.wipe(&mut state, key);
-        }
-        if let Some(folder) = self.files.as_ref().map(Files::folder) {
-            report::foreign_files(folder.path(), folder.foreign(state.claims.keys()));
-        }
+        let unwanted: Vec<Key> = found.extract_if(|_, found| !is_wanted(found)).map(|(key, _)| key).collect();
+        unwanted.iter().for_each(|key| self.wipe(&mut state, key));
         drop(state);
         if let Some(files) = &self.files {
             files.remove(unwanted);
         }
     }
 
-    /// What there is to say about it, as names and values for people.
+    /// The condition of the store, as names and values for people.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
-        self.report.facts(self.files.as_ref().map(Files::folder))
+        self.report.facts(self.files.as_ref().map(Files::folder).as_deref())
     }
 
-    fn note_how_the_last_one_ended(&self) {
+    /// Whether several credentials have this key, as where a variant of one token is the whole of another.
+    fn is_shared(&self, key: &Key) -> bool {
+        self.lock().claims.get(key).is_some_and(|claims| *claims > 1)
+    }
+
+    /// Removes a record, unless another credential has the same key.
+    fn release(&self, key: Key) {
         let mut state = self.lock();
-        if state.found.remove(&orderly_end()).is_some() {
-            state.previous_exit = PreviousExit::Orderly;
+        match state.claims.get_mut(&key) {
+            Some(claims) if *claims > 1 => *claims -= 1,
+            _ => {
+                state.claims.remove(&key);
+                self.wipe(&mut state, &key);
+                drop(state);
+                if let Some(files) = &self.files {
+                    files.remove([key]);
+                }
+            }
         }
-        self.wipe(&mut state, &orderly_end());
     }
 
-    fn write_some_time(&self, key: Key, bytes: Bytes) {
+    fn write_in_background(&self, key: Key, bytes: Vec<u8>) {
         if let Some(files) = &self.files {
-            files.write_some_time(key, bytes);
+            files.write_in_background(key, bytes);
         }
     }
 
     fn now(&self) -> Moment {
-        Moment::now(&self.clock, self.boot)
+        Moment::now(&self.clock)
     }
 
     fn put(&self, state: &mut State, key: &Key, record: &[u8]) {
-        let Some(memory) = &mut state.memory else { return };
-        self.report.memory(memory.put(key, record));
+        if let Some(memory) = &mut state.memory {
+            self.report.memory(memory.put(key, record));
+        }
     }
 
     fn wipe(&self, state: &mut State, key: &Key) {
-        let Some(memory) = &mut state.memory else { return };
-        self.report.memory(memory.remove(key).map_err(Into::into));
+        if let Some(memory) = &mut state.memory {
+            self.report.memory(memory.remove(key));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -243,37 +235,19 @@ impl Store {
 }
 
 impl State {
-    fn take(&mut self, left: Recovered) {
-        let found = |bytes| Found { bytes, uptime: Uptime::SameBoot };
-        self.found.extend(left.records.into_iter().map(|(key, bytes)| (key, found(bytes))));
-        self.memory = Some(left.memory);
-    }
-
-    fn replace_memory(&mut self, mut memory: Memory, report: &Report) {
-        for (key, found) in &self.found {
-            report.memory(memory.put(key, &found.bytes));
-        }
-        self.memory = Some(memory);
-    }
-
-    /// A record that was found, and is not needed a second time; one that is claimed again, as it is in memory now.
+    /// The record that the process before left, or the current one where another credential has claimed it already.
     fn find(&mut self, key: &Key) -> Option<Found> {
-        let now = || self.memory.as_ref()?.record(key).map(|bytes| Found { bytes, uptime: Uptime::SameBoot });
-        self.found.remove(key).or_else(now)
-    }
-
-    /// What is in memory is never older than what is on the disk.
-    fn take_from_disk(&mut self, bytes: Bytes) {
-        if let Some(key) = record::key_of(&bytes) {
-            self.on_disk.insert(key);
-            self.found.entry(key).or_insert(Found { bytes, uptime: Uptime::Unknown });
-        }
+        let current = || {
+            let bytes = self.memory.as_ref()?.record(key)?;
+            Some(Found { bytes, uptime: Uptime::SameBoot, on_disk: true })
+        };
+        self.found.remove(key).or_else(current)
     }
 }
 
-/// The mark of a process that ended because it was told to.
+/// The key of the mark that a process leaves which ends because it was told to.
 fn orderly_end() -> Key {
-    Key::of_the("orderly end")
+    Key::named("orderly end")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use url::Url;
 
 use crate::access::{Principal, RootAccess, Rule};
@@ -101,7 +102,7 @@ pub enum TermKind {
 
 /// Everything that makes a token request what it is. Two equal ones bring the same token, so they are the
 /// canonical key of a credential; where any part changes, so does the credential.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct CredentialSettings {
     /// `token_endpoint` or `issuer`.
     pub endpoint: Endpoint,
@@ -130,7 +131,7 @@ pub struct CredentialSettings {
 }
 
 /// Where tokens are asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Endpoint {
     /// The token endpoint itself (RFC 6749 section 3.2).
     Token(Url),
@@ -139,7 +140,7 @@ pub enum Endpoint {
 }
 
 /// How the client proves who it is, by the IANA names of the methods.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum ClientAuthentication {
     /// `client_secret_basic`.
     SecretBasic {
@@ -158,7 +159,7 @@ pub enum ClientAuthentication {
 }
 
 /// How `client_secret_basic` joins id and secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum BasicEncoding {
     /// `form`: each form-encoded first, as RFC 6749 section 2.3.1 says.
     Form,
@@ -167,7 +168,7 @@ pub enum BasicEncoding {
 }
 
 /// The grant with what it needs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Grant {
     /// `client_credentials` (RFC 6749 section 4.4).
     ClientCredentials,
@@ -284,6 +285,12 @@ impl PartialEq for TermSet {
 }
 
 impl Eq for TermSet {}
+
+impl Serialize for TermSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.sorted())
+    }
+}
 
 impl std::hash::Hash for TermSet {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {

@@ -66,7 +66,7 @@ impl Daemon {
         let actors = TaskTracker::new();
         let actor_context = ActorContext {
             clock: clock.clone(),
-            fingerprinter: Arc::new(Fingerprinter::with_key(&*store.fingerprint_key().await?)),
+            fingerprinter: Arc::new(Fingerprinter::with_key(&store.fingerprint_key().await?)),
             roll: fastrand::f64,
             tasks: actors.clone(),
         };

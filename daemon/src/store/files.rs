@@ -1,26 +1,23 @@
-//! The folder of sealed files as the daemon's tasks use it: by few threads at a time, the newest order for a file
-//! last, no token kept waiting for long, and what could not be done tried again once the disk works.
+//! Writes and removes sealed files in the background: one at a time, the newest state of each file only. A token waits
+//! for its file for a bounded time, and what failed is tried again once the disk works.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::spawn_blocking;
 
 use super::folder::Folder;
 use super::key::Key;
-use super::layout::Bytes;
 use super::report::Report;
 
-/// How long a token waits to be on the disk before it is handed out all the same. A disk that is only busy is done
-/// by then, and callers wait no longer than for a slow provider.
+/// How long a token waits for the disk before it is handed out all the same. A disk that is only busy is done by then,
+/// and callers wait no longer than for a slow provider.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Orders that are carried out at once. On a disk that hangs each holds a thread.
-pub(super) const PLACES: usize = 8;
-
-/// The way to the folder.
+/// The writer of a folder.
 #[derive(Clone, Debug)]
 pub(super) struct Files(Arc<Shared>);
 
@@ -28,162 +25,151 @@ pub(super) struct Files(Arc<Shared>);
 struct Shared {
     folder: Arc<Folder>,
     report: Arc<Report>,
-    places: Arc<Semaphore>,
-    /// Held for a look or a change, never while the disk is at work.
-    orders: Mutex<Orders>,
+    /// Never locked while the disk is at work.
+    queue: Mutex<Queue>,
 }
 
 #[derive(Debug, Default)]
-struct Orders {
-    newest: HashMap<Key, Arc<Order>>,
-    /// Files that a thread is at work on.
-    under_way: HashSet<Key>,
-    /// Files whose newest order could not be carried out.
+pub(super) struct Queue {
+    /// What the disk does not have yet.
+    pending: HashMap<Key, Pending>,
+    /// The pending files in the order in which they are worked on.
+    order: VecDeque<Key>,
+    /// The pending files whose last attempt failed. A success puts all of them in order again.
     failed: HashSet<Key>,
-    /// Whether somebody waited in vain, and nothing has been done since.
+    /// Whether a thread works on the files.
+    pub(super) is_working: bool,
+    /// Whether a token waited in vain, and nothing was written since.
     is_slow: bool,
 }
 
-/// What is to become of a file.
+/// The newest state of a file: a record, or none.
 #[derive(Debug)]
-enum Order {
-    Write(Bytes),
-    Remove,
+struct Pending {
+    record: Option<Vec<u8>>,
+    /// Dropped with it, which ends their wait.
+    waiters: Vec<oneshot::Sender<()>>,
 }
 
 impl Files {
     pub(super) fn new(folder: Arc<Folder>, report: Arc<Report>) -> Self {
-        let (places, orders) = (Arc::new(Semaphore::new(PLACES)), Mutex::default());
-        Self(Arc::new(Shared { folder, report, places, orders }))
+        Self(Arc::new(Shared { folder, report, queue: Mutex::default() }))
     }
 
-    pub(super) fn folder(&self) -> &Folder {
-        &self.0.folder
+    pub(super) fn folder(&self) -> Arc<Folder> {
+        Arc::clone(&self.0.folder)
     }
 
-    /// Writes a record, and waits for it as long as a token may wait; not at all while the disk is known to be slow.
-    pub(super) async fn write(&self, key: Key, record: Bytes) {
-        self.0.orders().newest.insert(key, Arc::new(Order::Write(record)));
-        let limit = if self.0.orders().is_slow { Duration::ZERO } else { LIMIT };
-        if tokio::time::timeout(limit, carry_out(Arc::clone(&self.0), key)).await.is_err() {
-            self.0.waited(&key);
-        }
-    }
-
-    /// Writes a record for which nobody waits.
-    pub(super) fn write_some_time(&self, key: Key, record: Bytes) {
-        self.0.orders().newest.insert(key, Arc::new(Order::Write(record)));
-        tokio::spawn(carry_out(Arc::clone(&self.0), key));
-    }
-
-    /// Removes records. Nobody waits for it.
-    pub(super) fn remove(&self, keys: impl IntoIterator<Item = Key>) {
-        for key in keys {
-            self.0.orders().newest.insert(key, Arc::new(Order::Remove));
-            tokio::spawn(carry_out(Arc::clone(&self.0), key));
-        }
-    }
-
-    /// All places for orders, when none is being carried out.
-    #[cfg(test)]
-    pub(super) async fn all_places(&self) -> OwnedSemaphorePermit {
-        let all = u32::try_from(PLACES).unwrap();
-        Arc::clone(&self.0.places).acquire_many_owned(all).await.unwrap()
-    }
-}
-
-/// Carries out the newest order for a file, on a thread that may block, and then what has failed before.
-async fn carry_out(shared: Arc<Shared>, key: Key) {
-    let Some(place) = shared.place().await else { return };
-    let done = spawn_blocking(move || {
-        let mut next = Some(key);
-        while let Some(key) = next {
-            next = shared.carry_out(key);
-        }
-        // Given back when it is done, not when nobody waits for it any more; and last, so that nothing is left of an
-        // order whose place is free.
-        drop(shared);
-        drop(place);
-    });
-    // Ends early only with the daemon.
-    let _ = done.await;
-}
-
-impl Shared {
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        // Fails only for a closed semaphore, and nothing closes it.
-        Arc::clone(&self.places).acquire_owned().await.ok()
-    }
-
-    /// Carries out the newest order for a file, and tells which file is worth another try after that.
-    fn carry_out(&self, key: Key) -> Option<Key> {
-        let order = {
-            let mut orders = self.orders();
-            let order = Arc::clone(orders.newest.get(&key)?);
-            // Whoever is at work on it looks for a newer order when done.
-            if !orders.under_way.insert(key) {
-                return None;
-            }
-            order
-        };
-        let done = match &*order {
-            Order::Write(record) => self.folder.write(&key, record),
-            Order::Remove => self.folder.remove(&key),
-        };
-        let mut orders = self.orders();
-        orders.under_way.remove(&key);
-        let is_newest = orders.newest.get(&key).is_some_and(|newest| Arc::ptr_eq(newest, &order));
-        let mut next = None;
-        if done.is_ok() {
-            orders.is_slow = false;
-            orders.failed.remove(&key);
-            if is_newest {
-                orders.newest.remove(&key);
-            }
-            next = orders.failed.iter().next().copied();
-        } else {
-            orders.failed.insert(key);
-        }
-        let is_all_done = orders.failed.is_empty();
-        drop(orders);
-        match done {
-            Err(error) => self.report.files(Err(&error)),
-            Ok(()) if is_all_done => self.report.files(Ok(())),
-            Ok(()) => (),
-        }
-        if is_newest { next } else { Some(key) }
-    }
-
-    /// Notes that somebody waited for long enough, unless it was done in this very moment.
-    fn waited(&self, key: &Key) {
-        let mut orders = self.orders();
-        let has_just_failed = orders.failed.contains(key) && !orders.under_way.contains(key);
-        if !orders.newest.contains_key(key) || has_just_failed {
+    /// Writes a record, and waits for the disk for up to two seconds; not at all while it is known to be slow.
+    pub(super) async fn write(&self, key: Key, record: Vec<u8>) {
+        let (waiter, mut written) = oneshot::channel();
+        self.submit(key, Some(record), Some(waiter));
+        let is_slow = self.queue().is_slow;
+        if is_slow || tokio::time::timeout(LIMIT, &mut written).await.is_ok() {
             return;
         }
-        orders.is_slow = true;
-        drop(orders);
-        self.report.files(Err(&format!(
-            "{}: writing takes more than {} s; tokens are handed out before they are on the disk; look into the disk",
-            self.folder.path().display(),
+        let mut queue = self.queue();
+        if matches!(written.try_recv(), Err(TryRecvError::Closed)) {
+            // It was done in this very moment.
+            return;
+        }
+        queue.is_slow = true;
+        self.0.report.files(Err(format!(
+            "{}: writing takes more than {} s; tokens are handed out before they are on the disk; check the disk",
+            self.folder().path().display(),
             LIMIT.as_secs()
         )));
     }
 
-    fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Writes a record for which nobody waits.
+    pub(super) fn write_in_background(&self, key: Key, record: Vec<u8>) {
+        self.submit(key, Some(record), None);
+    }
+
+    /// Removes records. Nobody waits for it.
+    pub(super) fn remove(&self, keys: impl IntoIterator<Item = Key>) {
+        keys.into_iter().for_each(|key| self.submit(key, None, None));
+    }
+
+    fn submit(&self, key: Key, record: Option<Vec<u8>>, waiter: Option<oneshot::Sender<()>>) {
+        let mut queue = self.queue();
+        if queue.failed.remove(&key) || !queue.pending.contains_key(&key) {
+            queue.order.push_back(key);
+        }
+        let pending = queue.pending.entry(key).or_insert(Pending { record: None, waiters: Vec::new() });
+        pending.record = record;
+        pending.waiters.extend(waiter);
+        if !std::mem::replace(&mut queue.is_working, true) {
+            let shared = Arc::clone(&self.0);
+            spawn_blocking(move || while shared.work_on_next() {});
+        }
+    }
+
+    /// Waits until no thread works on the files.
+    #[cfg(test)]
+    pub(super) async fn done(&self) {
+        while self.queue().is_working {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue()
+    }
+}
+
+impl Shared {
+    /// Writes or removes the file whose turn it is. Returns whether there was one.
+    fn work_on_next(&self) -> bool {
+        let mut queue = self.queue();
+        let next = queue.order.pop_front().and_then(|key| queue.pending.remove_entry(&key));
+        let Some((key, pending)) = next else {
+            queue.is_working = false;
+            return false;
+        };
+        drop(queue);
+        let done = match &pending.record {
+            Some(record) => self.folder.write(&key, record),
+            None => self.folder.remove(&key),
+        };
+        let Pending { record, waiters } = pending;
+        let mut queue = self.queue();
+        drop(waiters);
+        match done {
+            Ok(()) => {
+                queue.is_slow = false;
+                if queue.pending.is_empty() {
+                    self.report.files(Ok(()));
+                }
+                let Queue { order, failed, .. } = &mut *queue;
+                order.extend(failed.drain());
+            }
+            Err(error) => {
+                self.report.files(Err(error));
+                // Unless there is a newer state by now.
+                if let Entry::Vacant(entry) = queue.pending.entry(key) {
+                    entry.insert(Pending { record, waiters: Vec::new() });
+                    queue.failed.insert(key);
+                }
+            }
+        }
+        true
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::ops::ControlFlow;
 
     use tempfile::TempDir;
     use tokend_protocol::Secret;
     use tokio::task::yield_now;
     use tokio::time::timeout;
-    use zeroize::Zeroizing;
 
     use super::*;
     use crate::store::sealed::Sealer;
@@ -191,34 +177,73 @@ mod tests {
     /// More than any of it takes.
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    const KEY: Key = Key::from_bytes([1; 32]);
+    fn key(number: u8) -> Key {
+        Key::from_bytes([number; 32])
+    }
+
+    fn sealer() -> Sealer {
+        Sealer::new(&Secret::from("0123456789abcdef0123456789abcdef".to_owned())).unwrap()
+    }
+
+    fn files(disk: &TempDir) -> Files {
+        Files::new(Arc::new(Folder::new(disk.path(), sealer())), Arc::default())
+    }
+
+    fn records(files: &Files) -> HashMap<Key, Vec<u8>> {
+        let mut records = HashMap::new();
+        let take = |key: Key, record: Vec<u8>| {
+            records.insert(key, record);
+            ControlFlow::Continue(())
+        };
+        files.folder().read(take).unwrap();
+        records
+    }
 
     #[tokio::test]
-    async fn a_file_that_hangs_takes_one_place_and_has_its_newest_record_in_the_end() {
+    async fn after_a_hang_each_file_has_its_newest_record() {
         let disk = TempDir::new().unwrap();
-        let sealer = Sealer::new(&Secret::from("0123456789abcdef0123456789abcdef".to_owned())).unwrap();
-        let files = Files::new(Arc::new(Folder::new(disk.path(), sealer)), Arc::default());
-        let hanging = files.folder().hang();
+        let files = files(&disk);
+        let folder = files.folder();
+        let hanging = folder.hang();
         for record in ["one", "two", "three"] {
-            files.write_some_time(KEY, Zeroizing::new(record.as_bytes().to_vec()));
+            files.write_in_background(key(1), record.as_bytes().to_vec());
             let taken_up = async {
-                yield_now().await;
-                while !files.0.orders().under_way.contains(&KEY) {
+                while record == "one" && files.queue().pending.contains_key(&key(1)) {
                     yield_now().await;
                 }
             };
             timeout(PATIENCE, taken_up).await.expect("a thread takes it up");
         }
-        let others = Arc::clone(&files.0.places).acquire_many_owned(7);
-        drop(timeout(PATIENCE, others).await.expect("all but one are for other files"));
+        files.write_in_background(key(2), b"of another file".to_vec());
         drop(hanging);
-        drop(files.all_places().await);
-        let mut records = Vec::new();
-        let take = |record: Bytes| {
-            records.push(record.to_vec());
-            ControlFlow::Continue(())
-        };
-        files.folder().read(&HashSet::new(), take).unwrap();
-        assert_eq!(records, [b"three"]);
+        timeout(PATIENCE, files.done()).await.unwrap();
+        let expected = [(key(1), b"three".to_vec()), (key(2), b"of another file".to_vec())];
+        assert_eq!(records(&files), expected.into());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_keeps_failing_holds_up_no_other_retry() {
+        let disk = TempDir::new().unwrap();
+        let place = disk.path().join("tokens");
+        fs::write(&place, b"a file where the folder should be").unwrap();
+        let files = files(&disk);
+        for number in 1..=8 {
+            files.write(key(number), vec![number]).await;
+        }
+        assert_eq!(files.queue().failed.len(), 8);
+        fs::remove_file(&place).unwrap();
+        fs::create_dir(&place).unwrap();
+        // A damaged file that cannot be moved aside, because there are nine of its name already.
+        let name = sealer().name(&key(3));
+        let ends = (1..=9).map(|number| format!(".{number}.damaged"));
+        for end in ends.chain([String::new()]) {
+            fs::write(place.join(format!("{name}{end}")), b"spoilt").unwrap();
+        }
+        files.write(key(9), vec![9]).await;
+        timeout(PATIENCE, files.done()).await.unwrap();
+        let mut written: Vec<u8> = records(&files).into_values().flatten().collect();
+        written.sort_unstable();
+        assert_eq!(written, [1, 2, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(files.queue().failed, HashSet::from([key(3)]), "it is tried again after the next success");
     }
 }

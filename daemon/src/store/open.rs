@@ -1,29 +1,24 @@
-//! The start: what the process before left, on either medium, and what takes its place where that is of no use.
+//! The start: reads what the process before left in memory and on the disk, and replaces what is of no use.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
+use super::files::Files;
 use super::folder::Folder;
 use super::key::Key;
-use super::layout::Bytes;
-use super::memory::Memory;
-use super::report::{self, Report};
+use super::memory::{Memory, Recovered};
+use super::record::Uptime;
+use super::report::Report;
 use super::sealed::Sealer;
-use super::{State, Store};
+use super::{Found, State, Store};
 use crate::clock::Clock;
 use crate::secret_source::SecretSource;
 
 /// How long the start may take to read sealed files. The service manager waits for longer.
 const READ_LIMIT: Duration = Duration::from_secs(5);
-
-/// Sealed files that are read ahead of being taken.
-const READ_AHEAD: usize = 64;
 
 /// Whether the service manager keeps descriptors while the daemon is not running.
 #[derive(Debug)]
@@ -34,15 +29,15 @@ pub enum FdStore {
     Present {
         /// What the process before left with it.
         left: Option<OwnedFd>,
-        /// Whether it is certain that it keeps what it is given. Only systemd 254 and later say so beforehand.
+        /// Whether it certainly keeps what it is given. Only systemd 254 and later say so beforehand.
         is_proved: bool,
     },
 }
 
-/// Where the store looks for what the process before left, and where it keeps what it is given.
+/// Where the store finds what the process before left, and where it stores records.
 #[derive(Debug)]
 pub struct Media {
-    /// What the service manager keeps, and has kept.
+    /// What the service manager keeps.
     pub manager: FdStore,
     /// Gives the service manager a descriptor to keep.
     pub keep: fn(BorrowedFd<'_>),
@@ -53,27 +48,70 @@ pub struct Media {
 }
 
 impl Store {
-    /// Finds what the process before left. Whatever is wrong with it is reported, and no reason not to start.
+    /// Finds what the process before left. Whatever is wrong with it is reported, and is no reason not to start.
     pub async fn open(clock: Clock, media: Media) -> Arc<Self> {
-        let report = Report::default();
+        let report = Arc::new(Report::default());
         let mut state = State::default();
         match media.manager {
-            FdStore::Absent => report::no_manager(),
+            FdStore::Absent => {
+                tracing::info!("no service manager keeps tokens while the daemon is not running");
+            }
             FdStore::Present { left, is_proved } => {
-                open_memory(&mut state, left, is_proved, media.keep, &report)
+                open_memory(&mut state, left, is_proved, media.keep, &report);
             }
         }
         let folder = match media.state_key {
-            Some(source) => open_folder(&mut state, media.state_dir, &source, &report).await,
+            Some(source) => open_folder(&media.state_dir, &source, &report).await,
             None => None,
         };
-        let store = Self::new(clock, folder, state, report);
-        store.note_how_the_last_one_ended();
-        Arc::new(store)
+        let files = folder.map(|folder| Files::new(folder, Arc::clone(&report)));
+        let store = Self::new(clock, files, state, report);
+        store.read_folder().await;
+        store
+    }
+
+    /// Takes over the records of the folder, as far as they are read in time.
+    pub(super) async fn read_folder(self: &Arc<Self>) {
+        let Some(files) = &self.files else { return };
+        let (store, folder) = (Arc::clone(self), files.folder());
+        let reading = tokio::task::spawn_blocking(move || {
+            folder.read(|key, record| store.lock().take_from_disk(key, record))
+        });
+        let read = tokio::time::timeout(READ_LIMIT, reading).await;
+        self.lock().has_started = true;
+        self.report.files(match read {
+            Ok(Ok(Ok(()))) => return,
+            Ok(Ok(Err(fault))) => Err(fault),
+            Ok(Err(_)) => Err("reading the state directory broke off".to_owned()),
+            Err(_) => Err(format!(
+                "{}: reading takes more than {} s; tokens that were not read are asked for anew; check the disk",
+                files.folder().path().display(),
+                READ_LIMIT.as_secs()
+            )),
+        });
     }
 }
 
-/// The memory that was left, or a new one.
+impl State {
+    /// Takes over what the process before left in memory.
+    pub(super) fn take(&mut self, recovered: Recovered) {
+        let found = |bytes| Found { bytes, uptime: Uptime::SameBoot, on_disk: false };
+        self.found.extend(recovered.records.into_iter().map(|(key, bytes)| (key, found(bytes))));
+        self.memory = Some(recovered.memory);
+    }
+
+    /// Takes over a record from the disk, unless memory has the same or a newer one.
+    fn take_from_disk(&mut self, key: Key, bytes: Vec<u8>) -> ControlFlow<()> {
+        if self.has_started {
+            return ControlFlow::Break(());
+        }
+        let found = || Found { bytes, uptime: Uptime::Unknown, on_disk: true };
+        self.found.entry(key).or_insert_with(found).on_disk = true;
+        ControlFlow::Continue(())
+    }
+}
+
+/// Opens the memory that the process before left, or creates one.
 fn open_memory(
     state: &mut State,
     left: Option<OwnedFd>,
@@ -82,85 +120,42 @@ fn open_memory(
     report: &Report,
 ) {
     match left.map(Memory::adopt).transpose() {
-        Ok(Some(left)) if !left.is_damaged => {
-            report.kept(true);
-            state.take(left);
-            return;
+        Ok(Some(recovered)) if !recovered.is_damaged => {
+            report.kept_by_manager(true);
+            return state.take(recovered);
         }
-        // What is whole in it is taken over into the new one.
-        Ok(Some(left)) => {
-            report::damaged_memory();
-            state.take(left);
+        Ok(Some(recovered)) => {
+            tracing::error!(
+                "the memory that the last process left is damaged; its whole records are used, the rest is asked for anew"
+            );
+            state.take(recovered);
         }
         Ok(None) => (),
-        Err(reason) => report::unreadable_memory(reason),
+        Err(reason) => tracing::error!(
+            "the memory that the last process left is not used, and is replaced: {reason}; tokens are asked for anew"
+        ),
     }
-    match Memory::create() {
-        Ok(memory) => {
-            // Filled first: from the moment on that the manager has it, it is what a successor finds.
-            state.replace_memory(memory, report);
-            if let Some(memory) = &state.memory {
-                keep(memory.as_fd());
-            }
-            report.kept(is_proved);
-        }
-        Err(error) => report.memory(Err(error.into())),
+    let mut memory = match Memory::create() {
+        Ok(memory) => memory,
+        Err(error) => return report.memory(Err(error)),
+    };
+    // Filled first: as soon as the manager has it, a successor finds what is in it.
+    for (key, found) in &state.found {
+        report.memory(memory.put(key, &found.bytes));
     }
+    keep(memory.as_fd());
+    state.memory = Some(memory);
+    report.kept_by_manager(is_proved);
 }
 
-/// The folder of sealed files with what opens in it.
-async fn open_folder(
-    state: &mut State,
-    state_dir: PathBuf,
-    source: &SecretSource,
-    report: &Report,
-) -> Option<Arc<Folder>> {
-    let secret = match source.read().await {
-        Ok(secret) => secret,
-        Err(error) => {
-            report.no_state_key(&error);
-            return None;
-        }
+/// The folder of sealed files, if the state key can be used.
+async fn open_folder(state_dir: &Path, source: &SecretSource, report: &Report) -> Option<Arc<Folder>> {
+    let sealer = match source.read().await {
+        Ok(secret) => Sealer::new(&secret).map_err(|reason| format!("{source}: {reason}")),
+        Err(error) => Err(error.to_string()),
     };
-    let sealer = match Sealer::new(&secret) {
-        Ok(sealer) => sealer,
-        Err(reason) => {
-            report.no_state_key(&format!("{source}: {reason}"));
-            return None;
-        }
-    };
-    let folder = Arc::new(Folder::new(&state_dir, sealer));
-    read_folder(state, &folder, report).await;
-    Some(folder)
-}
-
-/// Takes what opens in the folder, as far as it is read in time.
-async fn read_folder(state: &mut State, folder: &Arc<Folder>, report: &Report) {
-    let held: HashSet<Key> = state.found.keys().copied().collect();
-    let (sender, mut records) = mpsc::channel::<Bytes>(READ_AHEAD);
-    let reading = tokio::task::spawn_blocking({
-        let folder = Arc::clone(folder);
-        move || {
-            folder.read(&held, |record| match sender.blocking_send(record) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            })
-        }
+    let sealer = sealer.map_err(|fault| {
+        report.files(Err(format!("daemon.state_key: {fault}; put it right, then restart the daemon")));
     });
-    let taken = async {
-        while let Some(record) = records.recv().await {
-            state.take_from_disk(record);
-        }
-        reading.await
-    };
-    match tokio::time::timeout(READ_LIMIT, taken).await {
-        Ok(Ok(Ok(present))) => state.on_disk.extend(present),
-        Ok(Ok(Err(error))) => report.files(Err(&error)),
-        Ok(Err(_)) => report.files(Err(&"reading the state directory broke off")),
-        Err(_) => report.files(Err(&format!(
-            "{}: reading takes more than {} s; tokens that were not read by then are asked for anew; look into the disk",
-            folder.path().display(),
-            READ_LIMIT.as_secs()
-        ))),
-    }
+    sealer.ok().map(|sealer| Arc::new(Folder::new(state_dir, sealer)))
 }

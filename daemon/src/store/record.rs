@@ -1,31 +1,33 @@
-//! What is kept of a credential and of an issuer, and its bytes.
+//! What is stored of a credential and of an issuer.
 //!
-//! As much as a restart must not change: the token with its life, and the part of its schedule that chance or the
-//! past decided, so that no renewal becomes earlier and no back-off shorter. What only counts for people, such as
-//! how many requests were sent, begins anew.
+//! It is as much as a restart must not change: the token with its validity, and the part of its schedule that chance
+//! or the past decided, so that no renewal comes earlier and no back-off gets shorter. Counters that only people read
+//! begin anew.
+//!
+//! The format is JSON, so that a release can add a field, and another release passes over a field that it does not
+//! know. A field that is here must keep its name and its type. One that is added needs a default.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokend_protocol::{ErrorClass, Secret};
-use zeroize::Zeroizing;
 
-use super::fields::{Fields, Tag, Writer};
 use super::key::Key;
-use super::layout::Bytes;
-use super::moment::{Moment, Uptime};
-use crate::clock::{Instant, Validity};
+use crate::clock::{Clock, Instant, Validity};
 
 /// The state of a credential.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Record {
-    /// Its token, which may have expired.
-    pub token: Option<KeptToken>,
-    /// Why it was not renewed, since it was the last time.
-    pub failure: Option<KeptFailure>,
-    /// When somebody last used it.
+    /// Its token.
+    pub token: Option<TokenRecord>,
+    /// Why the last renewals failed.
+    pub failure: Option<FailureRecord>,
+    /// When a caller last used it.
     pub last_used: Option<Instant>,
-    /// Renewals in a row between which nobody did.
+    /// Renewals in a row without a use in between.
     pub unused_renewals: u32,
     /// Token requests in a row during which the process ended. One that is under way is counted.
     pub interrupted_requests: u32,
@@ -33,15 +35,16 @@ pub struct Record {
     pub variant_of: Option<Key>,
 }
 
-/// A token and what its schedule is made of.
-#[derive(Clone, Debug, PartialEq)]
-pub struct KeptToken {
+/// A token and what its schedule depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenRecord {
     /// The access token.
+    #[serde(serialize_with = "expose", deserialize_with = "conceal")]
     pub secret: Secret,
     /// From when to when it is valid.
-    pub life: Validity,
+    pub validity: Validity,
     /// The longest lifetime with which the provider gave it.
-    pub longest_life: Duration,
+    pub longest_lifetime: Duration,
     /// The jitter of its renewal.
     pub jitter: f64,
     /// The token type for the `Authorization` header.
@@ -50,243 +53,152 @@ pub struct KeptToken {
     pub scope: Option<Arc<str>>,
 }
 
-/// Attempts that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptFailure {
+/// Renewals that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureRecord {
     /// How many in a row.
     pub failures: u32,
     /// The last of them.
     pub failed: Failed,
-    /// When the next is due.
+    /// When the next one is due.
     pub next_attempt: Option<Instant>,
 }
 
 /// A failed attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
     /// What can be done about it.
     pub class: ErrorClass,
     /// What happened, in words fit for a caller.
     pub message: Arc<str>,
-    /// More for an operator alone.
+    /// Further details for operators only.
     pub detail: Option<Arc<str>>,
     /// When.
     pub at: Instant,
 }
 
-impl Failed {
-    /// Whether an operator has to do something before it can end.
-    pub fn needs_operator(&self) -> bool {
-        matches!(self.class, ErrorClass::Refused | ErrorClass::Secret)
-    }
-}
-
 /// The condition of an issuer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ThrottleRecord {
-    /// Until when it asked for no requests.
+    /// Until when the issuer asked for no requests.
     pub quiet_until: Option<Instant>,
     /// Failures in a row.
     pub failures: u32,
-    /// What the last of them was.
+    /// The class of the last one.
     pub class: Option<ErrorClass>,
     /// When it may be tried again, while it is down.
     pub try_at: Option<Instant>,
 }
 
-impl Record {
-    /// Its bytes, written at a moment under a key.
-    pub fn encode(&self, key: &Key, written: &Moment) -> Bytes {
-        let words =
-            |failed: &Failed| failed.message.len() + failed.detail.as_ref().map_or(0, |text| text.len());
-        let scope = |token: &KeptToken| token.scope.as_ref().map_or(0, |scope| scope.len());
-        let texts = self.token.as_ref().map_or(0, |token| token.secret.expose().len() + scope(token))
-            + self.failure.as_ref().map_or(0, |failure| words(&failure.failed));
-        let mut writer = Writer::with_room_for(texts);
-        put_moment(&mut writer, written);
-        writer.put(Tag::Key, key.as_bytes());
-        if let Some(KeptToken { secret, life, longest_life, jitter, token_type, scope }) = &self.token {
-            writer.put(Tag::Token, secret.expose().as_bytes());
-            writer.put_instant(Tag::SentAt, life.sent_at);
-            writer.put_span(Tag::Lifetime, life.lifetime);
-            writer.put_span(Tag::LongestLife, *longest_life);
-            writer.put(Tag::TokenType, token_type.as_bytes());
-            if let Some(scope) = scope {
-                writer.put(Tag::Scope, scope.as_bytes());
-            }
-            writer.put(Tag::Jitter, &jitter.to_le_bytes());
-        }
-        if let Some(failure) = &self.failure {
-            put_failure(&mut writer, failure);
-        }
-        if let Some(at) = self.last_used {
-            writer.put_instant(Tag::LastUsed, at);
-        }
-        writer.put_count(Tag::UnusedRenewals, self.unused_renewals);
-        writer.put_count(Tag::CutOff, self.interrupted_requests);
-        if let Some(base) = &self.variant_of {
-            writer.put(Tag::VariantOf, base.as_bytes());
-        }
-        writer.finish()
+/// A moment on the clock that lifetimes count on, and in wall time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// On the clock that begins with the boot.
+    pub at: Instant,
+    /// Since the Unix epoch.
+    pub wall: Duration,
+}
+
+/// What is known of the clock from when a record was written until now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uptime {
+    /// It ran on: the record was in memory.
+    SameBoot,
+    /// The host may have rebooted: the record was on the disk.
+    Unknown,
+}
+
+/// A record as it is written.
+#[derive(Serialize, Deserialize)]
+struct Written<T> {
+    at: Moment,
+    record: T,
+}
+
+impl Failed {
+    /// Whether it lasts until an operator changes something.
+    pub fn needs_operator(&self) -> bool {
+        matches!(self.class, ErrorClass::Refused | ErrorClass::Secret)
+    }
+}
+
+impl Moment {
+    /// The current moment.
+    pub fn now(clock: &Clock) -> Self {
+        Self { at: clock.now(), wall: clock.wall() }
     }
 
-    /// The record in these bytes, if it is one of this key, its points in time as they are now.
-    pub fn decode(bytes: &[u8], key: &Key, now: &Moment, uptime: Uptime) -> Option<Self> {
-        let fields = Fields::of(bytes)?;
-        if key_of(bytes)? != *key {
-            return None;
-        }
-        let written = moment(fields)?;
-        let rebase = |point| written.rebase(point, now, uptime);
-        Some(Self {
-            token: token(fields, &written, rebase),
-            failure: failure(fields, rebase),
-            last_used: fields.instant(Tag::LastUsed).map(rebase),
-            unused_renewals: fields.count(Tag::UnusedRenewals).unwrap_or_default(),
-            interrupted_requests: fields.count(Tag::CutOff).unwrap_or_default(),
-            variant_of: fields.array(Tag::VariantOf).map(Key::from_bytes),
-        })
-    }
-
-    /// The record without a token that has expired.
+    /// Converts an instant that was written at `self` to the clock as it is at `now`.
+    ///
+    /// Across a reboot only the wall clock tells how much time passed, and it may have been set or have stood still. So
+    /// no token gets more life than it had left when it was written, but some of that may have passed unnoticed.
     #[must_use]
-    pub fn as_of(mut self, now: Instant) -> Self {
-        self.token = self.token.filter(|token| token.life.is_usable(now, Duration::ZERO));
-        self
+    pub fn rebase(self, instant: Instant, now: Self, uptime: Uptime) -> Instant {
+        // A record from the future was written on another clock, wherever it was found.
+        if uptime == Uptime::SameBoot && self.at <= now.at {
+            return instant;
+        }
+        // Within one boot the difference of the instants has passed, and after a reboot at least the new uptime.
+        let elapsed = now.wall.saturating_sub(self.wall).max(now.at.since(self.at));
+        now.at.before(elapsed).after(instant.since(self.at)).before(self.at.since(instant))
+    }
+}
+
+impl Record {
+    /// The record in these bytes, with its instants as of now and without a token that has expired.
+    pub fn decode(bytes: &[u8], now: Moment, uptime: Uptime) -> Option<Self> {
+        let Written { at: written, record: mut this } =
+            serde_json::from_slice::<Written<Self>>(bytes).ok()?;
+        let rebase = |instant: &mut Instant| *instant = written.rebase(*instant, now, uptime);
+        // A token that was asked for after it was written would live too long.
+        this.token = this.token.filter(|token| token.validity.sent_at <= written.at);
+        if let Some(token) = &mut this.token {
+            rebase(&mut token.validity.sent_at);
+        }
+        if let Some(failure) = &mut this.failure {
+            rebase(&mut failure.failed.at);
+            failure.next_attempt.as_mut().map(rebase);
+        }
+        this.last_used.as_mut().map(rebase);
+        this.token = this.token.filter(|token| token.validity.is_usable(now.at, Duration::ZERO));
+        Some(this)
     }
 
-    /// Whether it still matters: by its token, or by a failure after which it is not time yet.
-    pub fn says_anything(&self, now: Instant) -> bool {
-        let waits = |failure: &KeptFailure| failure.next_attempt.is_some_and(|at| at > now);
-        self.is_usable(now) || self.failure.as_ref().is_some_and(waits)
-    }
-
-    /// Whether a valid token is in it.
-    pub fn is_usable(&self, now: Instant) -> bool {
-        self.token.as_ref().is_some_and(|token| token.life.is_usable(now, Duration::ZERO))
+    /// Whether it still matters: it has a token, or a failure whose wait is not over.
+    pub fn matters(&self, now: Instant) -> bool {
+        let next_attempt = self.failure.as_ref().and_then(|failure| failure.next_attempt);
+        self.token.is_some() || next_attempt.is_some_and(|at| at > now)
     }
 }
 
 impl ThrottleRecord {
-    /// Its bytes, written at a moment.
-    pub fn encode(&self, written: &Moment) -> Bytes {
-        let mut writer = Writer::with_room_for(0);
-        put_moment(&mut writer, written);
-        writer.put_count(Tag::Failures, self.failures);
-        if let Some(class) = self.class {
-            writer.put(Tag::Class, class.as_str().as_bytes());
-        }
-        for (tag, point) in [(Tag::QuietUntil, self.quiet_until), (Tag::TryAt, self.try_at)] {
-            if let Some(point) = point {
-                writer.put_instant(tag, point);
-            }
-        }
-        writer.finish()
-    }
-
-    /// The condition in these bytes.
-    pub fn decode(bytes: &[u8], now: &Moment, uptime: Uptime) -> Option<Self> {
-        let fields = Fields::of(bytes)?;
-        let written = moment(fields)?;
-        let rebase = |point| written.rebase(point, now, uptime);
-        Some(Self {
-            quiet_until: fields.instant(Tag::QuietUntil).map(rebase),
-            failures: fields.count(Tag::Failures).unwrap_or_default(),
-            class: fields.text(Tag::Class).and_then(class),
-            try_at: fields.instant(Tag::TryAt).map(rebase),
-        })
+    /// The condition in these bytes, with its instants as of now.
+    pub fn decode(bytes: &[u8], now: Moment, uptime: Uptime) -> Option<Self> {
+        let Written { at: written, record } = serde_json::from_slice::<Written<Self>>(bytes).ok()?;
+        let rebase = |instant: Option<Instant>| instant.map(|instant| written.rebase(instant, now, uptime));
+        Some(Self { quiet_until: rebase(record.quiet_until), try_at: rebase(record.try_at), ..record })
     }
 }
 
-/// The key that a record was written under.
-pub fn key_of(record: &[u8]) -> Option<Key> {
-    Fields::of(record)?.array(Tag::Key).map(Key::from_bytes)
+/// The bytes of any record, written at this moment.
+pub fn encode(record: &impl Serialize, at: Moment) -> Vec<u8> {
+    // Records consist of numbers, texts and options, so that this does not fail.
+    serde_json::to_vec(&Written { at, record }).unwrap_or_default()
 }
 
-/// The bytes of a record that says nothing but when it was written.
-pub fn encode_mark(written: &Moment) -> Bytes {
-    let mut writer = Writer::with_room_for(0);
-    put_moment(&mut writer, written);
-    writer.finish()
+/// A record without instants.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice::<Written<T>>(bytes).ok().map(|written| written.record)
 }
 
-/// The bytes of the record that has the key of fingerprints.
-pub fn encode_fingerprint_key(secret: &[u8; 32], key: &Key, written: &Moment) -> Bytes {
-    let mut writer = Writer::with_room_for(0);
-    put_moment(&mut writer, written);
-    writer.put(Tag::Key, key.as_bytes());
-    writer.put(Tag::FingerprintKey, secret);
-    writer.finish()
+/// The one place besides the wire where a token is serialized.
+fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose())
 }
 
-/// The key of fingerprints in these bytes.
-pub fn decode_fingerprint_key(bytes: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
-    Fields::of(bytes)?.array(Tag::FingerprintKey).map(Zeroizing::new)
-}
-
-fn put_moment(writer: &mut Writer, written: &Moment) {
-    writer.put_instant(Tag::WrittenAt, written.at);
-    writer.put_span(Tag::WrittenWall, written.wall);
-    if let Some(boot) = &written.boot {
-        writer.put(Tag::WrittenBoot, boot);
-    }
-}
-
-fn moment(fields: Fields<'_>) -> Option<Moment> {
-    Some(Moment {
-        at: fields.instant(Tag::WrittenAt)?,
-        wall: fields.span(Tag::WrittenWall)?,
-        boot: fields.array(Tag::WrittenBoot),
-    })
-}
-
-fn put_failure(writer: &mut Writer, KeptFailure { failures, failed, next_attempt }: &KeptFailure) {
-    writer.put_count(Tag::Failures, *failures);
-    writer.put(Tag::Class, failed.class.as_str().as_bytes());
-    writer.put(Tag::Message, failed.message.as_bytes());
-    if let Some(detail) = &failed.detail {
-        writer.put(Tag::Detail, detail.as_bytes());
-    }
-    writer.put_instant(Tag::FailedAt, failed.at);
-    if let Some(at) = next_attempt {
-        writer.put_instant(Tag::NextAttempt, *at);
-    }
-}
-
-/// A token that was asked for after it was written down is none that this program wrote, and would live too long.
-fn token(fields: Fields<'_>, written: &Moment, rebase: impl Fn(Instant) -> Instant) -> Option<KeptToken> {
-    let life = Validity { sent_at: fields.instant(Tag::SentAt)?, lifetime: fields.span(Tag::Lifetime)? };
-    if life.sent_at > written.at {
-        return None;
-    }
-    Some(KeptToken {
-        secret: Secret::from(Zeroizing::new(fields.text(Tag::Token)?.to_owned())),
-        life: Validity { sent_at: rebase(life.sent_at), ..life },
-        longest_life: fields.span(Tag::LongestLife).unwrap_or(life.lifetime),
-        jitter: f64::from_le_bytes(fields.array(Tag::Jitter)?),
-        token_type: fields.text(Tag::TokenType).unwrap_or("Bearer").into(),
-        scope: fields.text(Tag::Scope).map(Into::into),
-    })
-}
-
-fn failure(fields: Fields<'_>, rebase: impl Fn(Instant) -> Instant) -> Option<KeptFailure> {
-    Some(KeptFailure {
-        failures: fields.count(Tag::Failures)?,
-        failed: Failed {
-            class: class(fields.text(Tag::Class)?)?,
-            message: fields.text(Tag::Message)?.into(),
-            detail: fields.text(Tag::Detail).map(Into::into),
-            at: rebase(fields.instant(Tag::FailedAt)?),
-        },
-        next_attempt: fields.instant(Tag::NextAttempt).map(rebase),
-    })
-}
-
-fn class(word: &str) -> Option<ErrorClass> {
-    use ErrorClass::{Internal, Malformed, Refused, Secret, Server, Throttled, Timeout, Tls, Unreachable};
-    [Unreachable, Timeout, Tls, Throttled, Server, Malformed, Refused, Secret, Internal]
-        .into_iter()
-        .find(|class| class.as_str() == word)
+fn conceal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    String::deserialize(deserializer).map(Secret::from)
 }
 
 #[cfg(test)]
@@ -295,14 +207,12 @@ mod tests {
 
     use super::*;
 
-    const KEY: Key = Key::from_bytes([7; 32]);
-
     fn at(seconds: u64) -> Instant {
         Instant::at(Duration::from_secs(seconds))
     }
 
-    fn moment_at(seconds: u64) -> Moment {
-        Moment { at: at(seconds), wall: Duration::from_secs(1_700_000_000 + seconds), boot: Some([b'x'; 36]) }
+    fn moment(at: u64, wall: u64) -> Moment {
+        Moment { at: Instant::at(Duration::from_secs(at)), wall: Duration::from_secs(wall) }
     }
 
     fn full() -> Record {
@@ -313,15 +223,15 @@ mod tests {
             at: at(190),
         };
         Record {
-            token: Some(KeptToken {
-                secret: Secret::from("a token".to_owned()),
-                life: Validity { sent_at: at(100), lifetime: Duration::from_secs(3_600) },
-                longest_life: Duration::from_secs(7_200),
-                jitter: 0.25,
+            token: Some(TokenRecord {
+                secret: Secret::from("a \"token\"".to_owned()),
+                validity: Validity { sent_at: at(100), lifetime: Duration::from_secs(3_600) },
+                longest_lifetime: Duration::from_secs(7_200),
+                jitter: 0.1,
                 token_type: "Bearer".into(),
                 scope: Some("aisp pisp".into()),
             }),
-            failure: Some(KeptFailure { failures: 3, failed, next_attempt: Some(at(400)) }),
+            failure: Some(FailureRecord { failures: 3, failed, next_attempt: Some(at(400)) }),
             last_used: Some(at(150)),
             unused_renewals: 1,
             interrupted_requests: 2,
@@ -330,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
-        let now = moment_at(200);
+    fn a_record_is_read_as_it_was_written() {
+        let (written, now) = (moment(200, 1_000), moment(300, 5_000));
         for record in [full(), Record::default(), Record { failure: None, ..full() }] {
-            let bytes = record.encode(&KEY, &now);
-            assert_eq!(Record::decode(&bytes, &KEY, &moment_at(300), Uptime::SameBoot), Some(record));
+            let bytes = encode(&record, written);
+            assert_eq!(Record::decode(&bytes, now, Uptime::SameBoot), Some(record));
         }
         let issuer = ThrottleRecord {
             quiet_until: Some(at(900)),
@@ -343,59 +253,84 @@ mod tests {
             try_at: Some(at(300)),
         };
         for issuer in [issuer, ThrottleRecord::default()] {
-            assert_eq!(ThrottleRecord::decode(&issuer.encode(&now), &now, Uptime::SameBoot), Some(issuer));
+            let bytes = encode(&issuer, written);
+            assert_eq!(ThrottleRecord::decode(&bytes, now, Uptime::SameBoot), Some(issuer));
         }
     }
 
     #[test]
-    fn a_token_from_the_future_is_none() {
-        let bytes = full().encode(&KEY, &moment_at(99));
-        let read = Record::decode(&bytes, &KEY, &moment_at(99), Uptime::SameBoot).unwrap();
-        assert_eq!(read, Record { token: None, ..full() });
-    }
-
-    #[test]
-    fn after_a_reboot_all_points_have_moved_together() {
-        let bytes = full().encode(&KEY, &moment_at(200));
-        let now = Moment { at: at(20), wall: Duration::from_secs(1_700_000_260), boot: Some([b'y'; 36]) };
-        let carried = Record::decode(&bytes, &KEY, &now, Uptime::Unknown).unwrap();
-        let (token, failure) = (carried.token.unwrap(), carried.failure.unwrap());
-        assert_eq!(token.life.remaining(now.at), Duration::from_secs(3_600 - 160));
-        assert_eq!(token.life.lifetime, Duration::from_secs(3_600), "the schedule is made of the whole life");
-        assert_eq!(failure.next_attempt, Some(at(160)));
-    }
-
-    #[test]
-    fn a_record_of_another_key_is_not_read() {
-        let now = moment_at(200);
-        let bytes = full().encode(&KEY, &now);
-        assert_eq!(Record::decode(&bytes, &Key::from_bytes([8; 32]), &now, Uptime::SameBoot), None);
+    fn a_token_that_is_expired_or_from_the_future_is_dropped() {
+        let without_token = Some(Record { token: None, ..full() });
+        for (written, now) in [(99, 99), (200, 3_700)] {
+            let bytes = encode(&full(), moment(written, 1_000));
+            assert_eq!(Record::decode(&bytes, moment(now, 1_000), Uptime::SameBoot), without_token);
+        }
     }
 
     #[test]
     fn a_field_that_a_later_release_adds_is_passed_over() {
-        let now = moment_at(200);
-        let mut bytes = full().encode(&KEY, &now);
-        bytes.extend_from_slice(&[200, 3, 0, 0, 0, 1, 2, 3]);
-        assert_eq!(Record::decode(&bytes, &KEY, &now, Uptime::SameBoot), Some(full()));
+        let text = String::from_utf8(encode(&full(), moment(200, 0))).unwrap();
+        let text =
+            text.replace("\"jitter\"", "\"color\":[1],\"jitter\"").replace("{\"at\"", "{\"x\":null,\"at\"");
+        assert_eq!(Record::decode(text.as_bytes(), moment(200, 0), Uptime::SameBoot), Some(full()));
+        let older = encode(&serde_json::json!({}), moment(200, 0));
+        assert_eq!(Record::decode(&older, moment(200, 0), Uptime::SameBoot), Some(Record::default()));
+    }
+
+    #[test]
+    fn within_one_boot_a_set_wall_clock_changes_nothing() {
+        let (written, now) = (moment(1_000, 50_000), moment(1_010, 90_000));
+        assert_eq!(written.rebase(at(4_000), now, Uptime::SameBoot), at(4_000));
+    }
+
+    #[test]
+    fn after_a_reboot_all_instants_move_by_the_wall_clock() {
+        let bytes = encode(&full(), moment(200, 50_000));
+        let now = moment(20, 50_060);
+        let read = Record::decode(&bytes, now, Uptime::Unknown).unwrap();
+        let (token, failure) = (read.token.unwrap(), read.failure.unwrap());
+        assert_eq!(token.validity.remaining(now.at), Duration::from_secs(3_600 - 160));
+        assert_eq!(token.validity.lifetime, Duration::from_secs(3_600), "the schedule depends on all of it");
+        assert_eq!(failure.next_attempt, Some(at(160)));
+        assert_eq!(failure.failed.at, at(20).before(Duration::from_secs(70)), "before the boot");
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_the_record_is_another_one() {
+        let (written, now) = (moment(1_000, 50_000), moment(30, 50_100));
+        assert_eq!(written.rebase(at(1_600), now, Uptime::SameBoot), at(530));
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_set_back_hides_no_uptime() {
+        let (written, now) = (moment(1_000, 50_000), moment(1_500, 40_000));
+        assert_eq!(written.rebase(at(1_600), now, Uptime::Unknown), at(1_600), "100 s are left");
     }
 
     proptest! {
         #[test]
-        fn a_part_of_a_record_is_never_taken_for_more_than_it_says(cut in 0_usize..400) {
-            let now = moment_at(200);
-            let mut bytes = full().encode(&KEY, &now);
-            bytes.truncate(cut);
-            if let Some(read) = Record::decode(&bytes, &KEY, &now, Uptime::SameBoot) {
-                prop_assert!(read.token.is_none() || read.token == full().token);
-                prop_assert!(read.failure.is_none() || read.failure.unwrap().failures == 3);
+        fn no_clock_lengthens_a_lifetime(
+            written in (0_u64..10_000_000, 0_u64..10_000_000),
+            now in (0_u64..10_000_000, 0_u64..10_000_000),
+            left in 0_u64..10_000_000,
+        ) {
+            let (written, now) = (moment(written.0, written.1), moment(now.0, now.1));
+            let expiry = written.at.after(Duration::from_secs(left));
+            for uptime in [Uptime::SameBoot, Uptime::Unknown] {
+                let expiry = written.rebase(expiry, now, uptime);
+                prop_assert!(expiry.since(now.at) <= Duration::from_secs(left));
             }
         }
 
         #[test]
-        fn no_bytes_are_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Record::decode(&bytes, &KEY, &moment_at(200), Uptime::Unknown);
-            let _ = ThrottleRecord::decode(&bytes, &moment_at(200), Uptime::Unknown);
+        fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..600) {
+            let mut part = encode(&full(), moment(200, 0));
+            part.truncate(cut);
+            for bytes in [bytes, part] {
+                let read = Record::decode(&bytes, moment(200, 0), Uptime::Unknown);
+                prop_assert!(read.is_none_or(|read| read == full()));
+                let _ = ThrottleRecord::decode(&bytes, moment(200, 0), Uptime::Unknown);
+            }
         }
     }
 }

@@ -1,35 +1,29 @@
-//! Records as they may lie on a disk: unreadable, and impossible to change or to swap, for whoever lacks the state
-//! key. Pure, but for randomness.
+//! Records as they lie on a disk. Without the state key nobody can read them, change them or swap them. Pure, except
+//! for randomness.
 //!
-//! A file is named by a keyed hash of its record's key, so that a look at the folder does not tell which tokens the
-//! host has. Its content is sealed by ChaCha20-Poly1305, which is as fast as AES where a processor has nothing for
-//! AES, under a key for this one writing: it is derived from the state key and 32 random bytes at the head of the
-//! file. So there is no nonce that could ever come twice, however many tokens are written over how many years,
-//! where 96 random bits would be used up by a hundred thousand of them in five. The file's name is sealed along
-//! with it, so that a file under another name does not open.
+//! The name of a file is a keyed hash of its record's key, so that the folder does not show which tokens the host has.
+//! Its content is sealed with ChaCha20-Poly1305 under a key for this one write, which is derived from the state key and
+//! 32 random bytes at the head of the file. So no nonce can ever repeat, however many tokens are written over the years.
+//! The name is authenticated with the content: a file under another name does not open.
 //!
 //! | at | what |
 //! | --- | --- |
-//! | 0 | magic (8 bytes), version (`u16`, little-endian) |
+//! | 0 | magic (10 bytes), with the version of the format |
 //! | 10 | 32 random bytes |
-//! | 42 | the sealed record, and 16 bytes more that prove it |
+//! | 42 | the sealed key (32 bytes) and record, then 16 bytes that authenticate them |
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::error::Unspecified;
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{hkdf, hmac};
 use tokend_protocol::Secret;
-use zeroize::Zeroizing;
 
-use super::key::Key;
-use super::layout::Bytes;
-use crate::fingerprint::NoRandomness;
+use super::key::{KEY_LENGTH, Key};
 
 /// The shortest state key, in bytes.
 const STATE_KEY_MIN: usize = 32;
 
-const MAGIC: &[u8; 8] = b"tokendRS";
-const VERSION: u16 = 1;
-const HEAD: usize = 10;
+const MAGIC: &[u8; 10] = b"tokendRS\x02\0";
 const SALT: usize = 32;
 
 /// Seals and opens records.
@@ -38,89 +32,62 @@ pub struct Sealer {
     contents: hkdf::Prk,
 }
 
-/// The state key is too short to be one.
+/// The state key is too short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "has {0} bytes, and a state key has at least {STATE_KEY_MIN}; make one with `head -c 32 /dev/urandom | base64`"
 )]
 pub struct TooShort(usize);
 
-/// Why a file does not open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unopened {
-    /// It was never written by this program, or not to its end.
-    #[error("is not a sealed record of tokend")]
-    Foreign,
-    /// Another release wrote it.
-    #[error("has version {0} of the format, and this release reads version {VERSION}")]
-    Version(u16),
-    /// The system does not let it be read.
-    #[error("cannot be read")]
-    Unreadable,
-    /// Another key sealed it, under another name, or it was changed since.
-    #[error("was sealed under another state key, or is damaged")]
-    Sealed,
-}
-
 impl Sealer {
-    /// One for this state key.
+    /// Creates one for this state key.
     pub fn new(state_key: &Secret) -> Result<Self, TooShort> {
         let material = state_key.expose().as_bytes();
+        let too_short = TooShort(material.len());
         if material.len() < STATE_KEY_MIN {
-            return Err(TooShort(material.len()));
+            return Err(too_short);
         }
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tokend state key").extract(material);
-        // Fails only for a length that no hash has.
-        let names = root.expand(&[b"names"], hmac::HMAC_SHA256).map(hmac::Key::from);
-        let contents = root.expand(&[b"contents"], hkdf::HKDF_SHA256).map(hkdf::Prk::from);
-        match (names, contents) {
-            (Ok(names), Ok(contents)) => Ok(Self { names, contents }),
-            _ => Err(TooShort(material.len())),
-        }
+        // Expanding fails only for a length that no hash has.
+        let names = root.expand(&[b"names"], hmac::HMAC_SHA256).map_err(|_| too_short)?.into();
+        let contents = root.expand(&[b"contents"], hkdf::HKDF_SHA256).map_err(|_| too_short)?.into();
+        Ok(Self { names, contents })
     }
 
     /// The name of the file of this key.
     pub fn name(&self, key: &Key) -> String {
         let tag = hmac::sign(&self.names, key.as_bytes());
-        tag.as_ref().iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"))
+        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The content of the file of this name.
-    pub fn seal(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NoRandomness> {
+    /// The content of the file of this name. Fails only without randomness.
+    pub fn seal(&self, name: &str, key: &Key, record: &[u8]) -> Result<Vec<u8>, Unspecified> {
         let mut salt = [0; SALT];
-        SystemRandom::new().fill(&mut salt).map_err(|_| NoRandomness)?;
-        let head = head();
-        let mut sealed = Zeroizing::new(record.to_vec());
-        let key = self.key(&salt).ok_or(NoRandomness)?;
-        let tag = key.seal_in_place_separate_tag(nonce(), aad(&head, name), &mut sealed);
-        let tag = tag.map_err(|_| NoRandomness)?;
-        Ok([&head, salt.as_slice(), &sealed, tag.as_ref()].concat())
+        SystemRandom::new().fill(&mut salt)?;
+        let mut sealed = [key.as_bytes(), record].concat();
+        let tag = self.write_key(&salt)?.seal_in_place_separate_tag(nonce(), aad(name), &mut sealed)?;
+        Ok([MAGIC, salt.as_slice(), &sealed, tag.as_ref()].concat())
     }
 
-    /// The record in the file of this name.
-    pub fn open(&self, name: &str, file: &[u8]) -> Result<Bytes, Unopened> {
-        let (found, rest) = file.split_first_chunk::<HEAD>().ok_or(Unopened::Foreign)?;
-        let (magic, version) = found.split_at(MAGIC.len());
-        if magic != MAGIC {
-            return Err(Unopened::Foreign);
-        }
-        let version = version.first_chunk().copied().map(u16::from_le_bytes).unwrap_or_default();
-        if version != VERSION {
-            return Err(Unopened::Version(version));
-        }
-        let (salt, sealed) = rest.split_first_chunk::<SALT>().ok_or(Unopened::Foreign)?;
-        let key = self.key(salt).ok_or(Unopened::Sealed)?;
-        let mut record = Zeroizing::new(sealed.to_vec());
-        let opened = key.open_in_place(nonce(), aad(found, name), &mut record);
-        let length = opened.map_err(|_| Unopened::Sealed)?.len();
-        record.truncate(length);
-        Ok(record)
+    /// The record in the file of this name, and its key; or why it does not open.
+    pub fn open(&self, name: &str, file: &[u8]) -> Result<(Key, Vec<u8>), &'static str> {
+        let foreign = "is not a sealed record of this release of tokend";
+        let rest = file.strip_prefix(MAGIC).ok_or(foreign)?;
+        let (salt, sealed) = rest.split_first_chunk::<SALT>().ok_or(foreign)?;
+        let mut sealed = sealed.to_vec();
+        let opened = self.write_key(salt).and_then(|key| {
+            let record = key.open_in_place(nonce(), aad(name), &mut sealed)?;
+            let (key, record) = record.split_first_chunk::<KEY_LENGTH>().ok_or(Unspecified)?;
+            Ok((Key::from_bytes(*key), record.to_vec()))
+        });
+        opened.map_err(|Unspecified| "was sealed under another state key, or is damaged")
     }
 
-    /// The key of one writing.
-    fn key(&self, salt: &[u8; SALT]) -> Option<LessSafeKey> {
-        let okm = self.contents.expand(&[b"tokend record", salt], &CHACHA20_POLY1305).map(UnboundKey::from);
-        okm.ok().map(LessSafeKey::new)
+    /// The key of one write.
+    fn write_key(&self, salt: &[u8; SALT]) -> Result<LessSafeKey, Unspecified> {
+        let info = [b"tokend record".as_slice(), salt];
+        let key = self.contents.expand(&info, &CHACHA20_POLY1305)?;
+        Ok(LessSafeKey::new(UnboundKey::from(key)))
     }
 }
 
@@ -130,20 +97,13 @@ impl std::fmt::Debug for Sealer {
     }
 }
 
-fn head() -> [u8; HEAD] {
-    let mut head = [0; HEAD];
-    let bytes = MAGIC.iter().copied().chain(VERSION.to_le_bytes());
-    head.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
-    head
-}
-
 /// Each key seals once, so that its nonce may always be the same.
 fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; 12])
 }
 
-fn aad(head: &[u8; HEAD], name: &str) -> Aad<Vec<u8>> {
-    Aad::from([head.as_slice(), name.as_bytes()].concat())
+fn aad(name: &str) -> Aad<Vec<u8>> {
+    Aad::from([MAGIC, name.as_bytes()].concat())
 }
 
 #[cfg(test)]
@@ -155,26 +115,31 @@ mod tests {
     }
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
+    const RECORD_KEY: Key = Key::from_bytes([1; 32]);
     const RECORD: &[u8] = b"a record with a token";
 
     #[test]
-    fn what_is_sealed_opens_under_its_key_and_name_alone() {
+    fn a_file_opens_only_under_its_state_key_and_name() {
         let one = sealer(KEY);
-        let name = one.name(&Key::from_bytes([1; 32]));
-        let file = one.seal(&name, RECORD).unwrap();
-        assert_eq!(one.open(&name, &file).unwrap().as_slice(), RECORD);
-        assert_eq!(sealer(KEY).open(&name, &file).unwrap().as_slice(), RECORD, "after a restart");
+        let name = one.name(&RECORD_KEY);
+        let file = one.seal(&name, &RECORD_KEY, RECORD).unwrap();
+        assert_eq!(one.open(&name, &file).unwrap(), (RECORD_KEY, RECORD.to_vec()));
+        assert_eq!(sealer(KEY).open(&name, &file).unwrap().1, RECORD, "after a restart");
         let other = one.name(&Key::from_bytes([2; 32]));
-        assert_eq!(one.open(&other, &file), Err(Unopened::Sealed), "swapped with another file");
+        assert_eq!(
+            one.open(&other, &file),
+            Err("was sealed under another state key, or is damaged"),
+            "swapped with another file"
+        );
         let foreign = sealer("another key of thirty-two bytes!");
-        assert_eq!(foreign.open(&name, &file), Err(Unopened::Sealed));
-        assert_ne!(foreign.name(&Key::from_bytes([1; 32])), name);
+        assert!(foreign.open(&name, &file).is_err());
+        assert_ne!(foreign.name(&RECORD_KEY), name);
     }
 
     #[test]
-    fn a_changed_byte_or_a_missing_end_is_noticed_wherever_it_is() {
+    fn every_changed_byte_and_every_missing_end_is_noticed() {
         let one = sealer(KEY);
-        let file = one.seal("name", RECORD).unwrap();
+        let file = one.seal("name", &RECORD_KEY, RECORD).unwrap();
         for at in 0..file.len() {
             let mut changed = file.clone();
             changed[at] ^= 1;
@@ -184,19 +149,19 @@ mod tests {
         assert!(one.open("name", &[file.as_slice(), b"x"].concat()).is_err());
         let mut newer = file;
         newer[8] = 9;
-        assert_eq!(one.open("name", &newer), Err(Unopened::Version(9)));
+        assert_eq!(one.open("name", &newer), Err("is not a sealed record of this release of tokend"));
     }
 
     #[test]
-    fn no_two_writings_are_alike_and_none_shows_the_record() {
+    fn no_two_writes_are_alike_and_none_shows_the_record() {
         let one = sealer(KEY);
-        let [first, second] = [(); 2].map(|()| one.seal("name", RECORD).unwrap());
-        assert_ne!(first[HEAD + SALT..], second[HEAD + SALT..]);
+        let [first, second] = [(); 2].map(|()| one.seal("name", &RECORD_KEY, RECORD).unwrap());
+        assert_ne!(first[MAGIC.len() + SALT..], second[MAGIC.len() + SALT..]);
         assert!(!first.windows(8).any(|bytes| bytes == b"a record"));
     }
 
     #[test]
-    fn a_short_key_is_refused_with_what_to_do() {
+    fn a_short_state_key_is_refused_with_the_remedy() {
         let error = Sealer::new(&Secret::from("short".to_owned())).unwrap_err();
         assert!(error.to_string().contains("has 5 bytes"), "{error}");
     }

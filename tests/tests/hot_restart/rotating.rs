@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokend::store::layout;
+use tokend::store::slots::Contents;
 use tokend_protocol::{RefreshRequest, Reply, Request, Variant};
 use tokend_tests::raw_peer::get;
 use tokend_tests::test_support::{provider_table, token_table};
@@ -140,7 +140,7 @@ fn wait_for_the_moment(kill: usize, numbers: &ResolvedIds) {
 
 /// The number of the one token in what is stored, which must be whole.
 fn stored_number(bytes: &[u8], stem: &str) -> u64 {
-    let contents = layout::read(bytes).expect("what is stored can be read");
+    let contents = Contents::of(bytes).expect("what is stored can be read");
     assert!(!contents.is_damaged);
     let tokens: Vec<u64> = contents
         .records

@@ -22,7 +22,7 @@ async fn crash_again_and_again(scene: &Scene, subject: &Subject, seconds: u64) -
         let left = Memory::adopt(memory.try_clone().unwrap()).unwrap();
         assert!(!left.is_damaged);
         let store = Store::in_memory(scene.clock.clone(), left);
-        let credential = subject.start_from(&store, Key::of_the("subject"));
+        let credential = subject.start_from(&store, Key::named("subject"));
         next += 20.0 * fastrand::f64();
         tokio::time::sleep(Duration::from_secs_f64(next - scene.seconds().min(next))).await;
         // What is under way then is for `hot_restart`, with a real process.
@@ -90,7 +90,7 @@ async fn crash_at_each_request(scene: &Scene, subject: &Subject, longest_life: f
     while scene.seconds() < 3_600.0 {
         let left = Memory::adopt(memory.try_clone().unwrap()).unwrap();
         let store = Store::in_memory(scene.clock.clone(), left);
-        let credential = subject.start_from(&store, Key::of_the("subject"));
+        let credential = subject.start_from(&store, Key::named("subject"));
         let (asked_before, end) = (subject.asked_at().len(), scene.seconds() + longest_life);
         while subject.asked_at().len() == asked_before && scene.seconds() < end.min(3_600.0) {
             let impatient = scene.clock.now().after(Duration::from_millis(100));

@@ -16,7 +16,7 @@ use crate::engine::throttle::{OriginThrottle, Urgency};
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::{Failure, Provider};
 use crate::store::RecordWriter;
-use crate::store::record::{KeptFailure, KeptToken, Record};
+use crate::store::record::{FailureRecord, Record, TokenRecord};
 
 /// How much of a token's own [`min_gap`] has to pass after an attempt before a caller's complaint that an API
 /// refused the token leads to the next one, at the most.
@@ -268,16 +268,16 @@ impl<P: Provider> Actor<P> {
 
     /// What a successor needs to go on as if it had been here all the time.
     fn record(&self, snapshot: &Snapshot) -> Record {
-        let token = snapshot.token.as_ref().map(|token| KeptToken {
+        let token = snapshot.token.as_ref().map(|token| TokenRecord {
             secret: token.secret.clone(),
-            life: token.validity,
-            longest_life: self.longest_life,
+            validity: token.validity,
+            longest_lifetime: self.longest_life,
             jitter: self.jitter.value(),
             token_type: Arc::clone(&token.token_type),
             scope: token.scope.clone(),
         });
         let failure = snapshot.last_error.clone().filter(|_| snapshot.failures > 0).map(|failed| {
-            KeptFailure { failures: snapshot.failures, failed, next_attempt: snapshot.next_attempt }
+            FailureRecord { failures: snapshot.failures, failed, next_attempt: snapshot.next_attempt }
         });
         let last_used = Some(self.inbox.usage.last());
         let (unused_renewals, interrupted_requests) = (self.unused_renewals, self.interrupted_requests);

@@ -7,7 +7,7 @@ use super::{Schedule, Snapshot, Token};
 use crate::clock::Instant;
 use crate::engine::schedule::{Jitter, renew_at};
 use crate::fingerprint::Fingerprinter;
-use crate::store::record::{KeptFailure, KeptToken, Record};
+use crate::store::record::{FailureRecord, Record, TokenRecord};
 use crate::store::{PreviousExit, RecordWriter};
 
 /// What a credential begins with: what is kept of it, and the way to keep what follows.
@@ -34,11 +34,11 @@ pub(super) struct ActorState {
 impl ActorState {
     fn of(record: &Record, jitter: Jitter) -> Self {
         let token = record.token.as_ref();
-        let sent_at = token.map(|token| token.life.sent_at);
+        let sent_at = token.map(|token| token.validity.sent_at);
         let failed_at = record.failure.as_ref().map(|failure| failure.failed.at);
         Self {
             jitter: token.map_or(jitter, |token| Jitter::new(token.jitter)),
-            longest_life: token.map_or(Duration::ZERO, |token| token.longest_life),
+            longest_life: token.map_or(Duration::ZERO, |token| token.longest_lifetime),
             last_attempt: sent_at.max(failed_at),
             unused_renewals: record.unused_renewals,
             interrupted_requests: record.interrupted_requests,
@@ -62,13 +62,13 @@ pub(super) fn resume(
         (Some(token), None) => Some(renewal(token, schedule, first_attempt, now)),
         (None, None) => first_attempt,
     };
-    let token = record.token.as_ref().map(|kept: &KeptToken| {
+    let token = record.token.as_ref().map(|record: &TokenRecord| {
         Arc::new(Token {
-            secret: kept.secret.clone(),
-            fingerprint: fingerprinter.fingerprint(&kept.secret),
-            validity: kept.life,
-            token_type: Arc::clone(&kept.token_type),
-            scope: kept.scope.clone(),
+            secret: record.secret.clone(),
+            fingerprint: fingerprinter.fingerprint(&record.secret),
+            validity: record.validity,
+            token_type: Arc::clone(&record.token_type),
+            scope: record.scope.clone(),
         })
     });
     let snapshot = Snapshot {
@@ -82,16 +82,22 @@ pub(super) fn resume(
 }
 
 /// When it would have been renewed. What is overdue is spread as at any start, and not beyond its end.
-fn renewal(token: &KeptToken, schedule: &Schedule, first_attempt: Option<Instant>, now: Instant) -> Instant {
-    let due = renew_at(token.life, schedule.refresh_before, token.longest_life, Jitter::new(token.jitter));
+fn renewal(
+    token: &TokenRecord,
+    schedule: &Schedule,
+    first_attempt: Option<Instant>,
+    now: Instant,
+) -> Instant {
+    let due =
+        renew_at(token.validity, schedule.refresh_before, token.longest_lifetime, Jitter::new(token.jitter));
     if due > now {
         return due;
     }
-    first_attempt.map_or(now, |spread| spread.min(token.life.expires_at()))
+    first_attempt.map_or(now, |spread| spread.min(token.validity.expires_at()))
 }
 
 fn after_failure(
-    failure: &KeptFailure,
+    failure: &FailureRecord,
     previous_exit: PreviousExit,
     first_attempt: Option<Instant>,
     now: Instant,
@@ -120,30 +126,30 @@ mod tests {
     }
 
     /// A token of an hour that was asked for so long ago. Without jitter it is renewed after 2,880 seconds.
-    fn token(age: u64) -> KeptToken {
-        KeptToken {
+    fn token(age: u64) -> TokenRecord {
+        TokenRecord {
             secret: Secret::from("a token".to_owned()),
-            life: Validity {
+            validity: Validity {
                 sent_at: NOW.before(Duration::from_secs(age)),
                 lifetime: Duration::from_secs(3_600),
             },
-            longest_life: Duration::from_secs(3_600),
+            longest_lifetime: Duration::from_secs(3_600),
             jitter: 0.0,
             token_type: "Bearer".into(),
             scope: None,
         }
     }
 
-    fn failure(next_attempt: Option<Instant>) -> KeptFailure {
+    fn failure(next_attempt: Option<Instant>) -> FailureRecord {
         let at = NOW.before(Duration::from_secs(10));
         let failed = Failed { class: ErrorClass::Refused, message: "refused".into(), detail: None, at };
-        KeptFailure { failures: 4, failed, next_attempt }
+        FailureRecord { failures: 4, failed, next_attempt }
     }
 
     /// What a credential begins with that would else ask in 20 seconds.
     fn resumed(
-        token: Option<KeptToken>,
-        failure: Option<KeptFailure>,
+        token: Option<TokenRecord>,
+        failure: Option<FailureRecord>,
         previous_exit: PreviousExit,
     ) -> (Snapshot, ActorState) {
         let record = Record { token, failure, ..Record::default() };

@@ -16,8 +16,8 @@ use crate::config::{self, Config};
 use crate::engine::credential::{ActorContext, Unobtainable};
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::Fingerprinter;
-use crate::quota::Quota;
 use crate::quota::Allowances;
+use crate::quota::Quota;
 
 mod entitlement;
 mod explain;

@@ -11,7 +11,7 @@ use crate::engine::credential::{Attempted, Failed, Snapshot, Token};
 use crate::engine::schedule::{Jitter, Recovery, back_off, issuer_pause};
 use crate::engine::throttle::{Admission, Held, Urgency};
 use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse};
-use crate::store::record::{KeptFailure, Record};
+use crate::store::record::{FailureRecord, Record};
 
 /// Tokens that were held back by their issuer's condition come back spread over so long.
 const HELD_SPREAD: Duration = Duration::from_secs(5);
@@ -83,7 +83,8 @@ impl<P: Provider> Actor<P> {
             let delay = back_off(Recovery::Time, failures, remaining, None, Jitter::new((self.roll)()));
             let message = "the daemon ended during each of its last token requests".into();
             let failed = Failed { class: ErrorClass::Internal, message, detail: None, at: sent_at };
-            record.failure = Some(KeptFailure { failures, failed, next_attempt: Some(sent_at.after(delay)) });
+            record.failure =
+                Some(FailureRecord { failures, failed, next_attempt: Some(sent_at.after(delay)) });
         }
         record
     }
