@@ -20,52 +20,36 @@ use tokio::sync::Notify;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Instant(Duration);
 
-/// How long before the boot the first point lies that can be told: two centuries, so that what happened before a
-/// reboot has its place, and every point can be told in 64 bits as nanoseconds from the boot.
+/// Two centuries, so that instants before a reboot can be represented. A part of the format of stored records.
 const BEFORE_BOOT: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 
 impl Instant {
-    /// The point so much later, or the last one that can be told.
+    /// The instant that is later by `delay`.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(delay))
     }
 
-    /// The point so much earlier, or the first one that can be told.
+    /// The instant that is earlier by `delay`.
     #[must_use]
     pub fn before(self, delay: Duration) -> Self {
         Self(self.0.saturating_sub(delay))
     }
 
-    /// How long ago `earlier` was; zero if it is still to come.
+    /// The time from `earlier` to here; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The point at so long after boot.
+    /// The instant at this time after the boot.
     pub const fn at(since_boot: Duration) -> Self {
         Self(BEFORE_BOOT.saturating_add(since_boot))
     }
 
-    /// Nanoseconds after the boot; negative for what was before it. Has a meaning for as long as the host is up.
-    pub fn nanos_since_boot(self) -> i64 {
-        let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
-        match self.0.checked_sub(BEFORE_BOOT) {
-            Some(after) => nanos(after),
-            None => -nanos(BEFORE_BOOT.saturating_sub(self.0)),
-        }
-    }
-
-    /// The point in whole milliseconds, as the protocol has it; what was before the boot is 0.
+    /// The instant in whole milliseconds, as in the protocol. An instant before the boot is 0.
     pub fn to_wire(self) -> BootInstant {
         let since_boot = self.0.saturating_sub(BEFORE_BOOT);
         BootInstant(u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// The point that [`Instant::nanos_since_boot`] tells.
-    pub fn from_nanos_since_boot(nanos: i64) -> Self {
-        let span = Duration::from_nanos(nanos.unsigned_abs());
-        if nanos < 0 { Self(BEFORE_BOOT.saturating_sub(span)) } else { Self::at(span) }
     }
 }
 
@@ -90,23 +74,22 @@ impl Validity {
         self.expires_at().since(now)
     }
 
-    /// Whether it may be served to a caller for whom it must last so long. An expired token never may.
+    /// Whether it lasts for at least `min_ttl`. An expired token never does.
     pub fn is_usable(self, now: Instant, min_ttl: Duration) -> bool {
         let remaining = self.remaining(now);
         !remaining.is_zero() && remaining >= min_ttl
     }
 }
 
-/// Tells sleepers that the clocks were set or that the host has resumed from sleep, all of them in the order in
-/// which they went to sleep.
+/// Wakes sleepers when the clocks were set or the host has resumed from sleep, in the order in which they went to sleep.
 #[derive(Clone, Debug, Default)]
 pub struct ClockChanges(Arc<Notify>);
 
-/// Tells the time and waits for it.
+/// Reads the time and waits for it.
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
-    steps: ClockChanges,
+    changes: ClockChanges,
 }
 
 #[derive(Clone, Debug)]
@@ -115,13 +98,13 @@ enum Source {
     Simulated(Simulation),
 }
 
-/// The host of a simulated clock. It follows tokio's own clock, which a test can pause and advance, and does
-/// besides what happens to hosts.
+/// The host of a simulated clock. It follows tokio's clock, which a test can pause and advance, and can be suspended and
+/// set.
 #[derive(Clone, Debug)]
 pub struct Simulation {
     origin: tokio::time::Instant,
     shifts: Arc<Mutex<Shifts>>,
-    steps: ClockChanges,
+    changes: ClockChanges,
 }
 
 /// How far a simulated host's clocks are ahead of the time that tokio has counted.
@@ -132,9 +115,9 @@ struct Shifts {
 }
 
 impl Clock {
-    /// The host's clocks. `steps` tells whenever they are set or the host resumes from sleep.
-    pub fn kernel(steps: ClockChanges) -> Self {
-        Self { source: Source::Kernel, steps }
+    /// The host's clocks. `changes` wakes sleepers when they are set or when the host resumes from sleep.
+    pub fn kernel(changes: ClockChanges) -> Self {
+        Self { source: Source::Kernel, changes }
     }
 
     /// A clock that follows tokio's own, for tests under `start_paused`. It begins an hour after boot.
@@ -169,7 +152,7 @@ impl Clock {
     pub async fn sleep_until(&self, instant: Instant) {
         loop {
             // Counts from here, so that no step is missed between the look and the wait.
-            let stepped = self.steps.0.notified();
+            let stepped = self.changes.0.notified();
             let left = instant.since(self.now());
             if left.is_zero() {
                 return;
@@ -191,13 +174,13 @@ impl Simulation {
         Self {
             origin: tokio::time::Instant::now(),
             shifts: Arc::new(Mutex::new(shifts)),
-            steps: ClockChanges::default(),
+            changes: ClockChanges::default(),
         }
     }
 
     /// Its clock.
     pub fn clock(&self) -> Clock {
-        Clock { source: Source::Simulated(self.clone()), steps: self.steps.clone() }
+        Clock { source: Source::Simulated(self.clone()), changes: self.changes.clone() }
     }
 
     /// Sleeps for so long: boot and wall time go on, tokio's timers do not.
@@ -220,7 +203,7 @@ impl Simulation {
 
     fn step(&self, change: impl FnOnce(&mut Shifts)) {
         change(&mut self.shifts.lock().unwrap_or_else(PoisonError::into_inner));
-        self.steps.0.notify_waiters();
+        self.changes.0.notify_waiters();
     }
 
     fn shifts(&self) -> Shifts {
@@ -234,26 +217,24 @@ fn kernel_time(clock: ClockId) -> Duration {
 }
 
 /// Notices when the wall clock is set and when the host resumes from sleep (`timerfd_create(2)`,
-/// `TFD_TIMER_CANCEL_ON_SET`), and tells it by `steps`. Runs until it is dropped.
+/// `TFD_TIMER_CANCEL_ON_SET`), and wakes sleepers. Runs until it is dropped.
 ///
 /// # Errors
 /// What the kernel says when it gives no such timer. The daemon can run on without it: sleepers then
 /// wake late after a suspend, by as long as the suspend was.
-pub async fn watch_clock_changes(steps: ClockChanges) -> std::io::Result<()> {
+pub async fn watch_clock_changes(changes: ClockChanges) -> std::io::Result<()> {
     let timer = TimerFd::new(TimerClock::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
     // SAFETY: the descriptor stays the same and open as long as `registered` lives, which borrows it.
     #[expect(unsafe_code, reason = "the safe constructor cannot promise that the descriptor stays open")]
     let registered = unsafe { AsyncFd::register(timer.as_fd()) }?;
-    let note = |said| -> nix::Result<()> {
-        if is_step(said)? {
-            steps.0.notify_waiters();
-        }
-        Ok(())
-    };
     loop {
-        note(arm(&timer))?;
+        if is_step(arm(&timer))? {
+            changes.0.notify_waiters();
+        }
         let mut ready = registered.readable().await?;
-        note(timer.wait())?;
+        if is_step(timer.wait())? {
+            changes.0.notify_waiters();
+        }
         ready.clear_ready();
     }
 }
@@ -265,8 +246,8 @@ fn arm(timer: &TimerFd) -> nix::Result<()> {
     timer.set(expiry, TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET)
 }
 
-/// Whether what the kernel says about the timer is that there was a step. It says so of a step while the timer
-/// is waited for, and when the timer is armed again, of one in between; then it is armed nevertheless.
+/// Whether the kernel reports that the clock was set: while the timer is waited for, or in between, when the timer is
+/// armed again. It is armed nevertheless.
 fn is_step(said: nix::Result<()>) -> nix::Result<bool> {
     match said {
         Err(Errno::ECANCELED) => Ok(true),
@@ -288,16 +269,12 @@ mod tests {
     }
 
     #[test]
-    fn points_before_and_after_the_boot_are_told_in_nanoseconds() {
+    fn instants_before_and_after_the_boot() {
         let boot = Instant::at(Duration::ZERO);
         let (before, after) = (boot.before(Duration::from_millis(7)), boot.after(Duration::from_millis(7)));
-        assert_eq!([before, boot, after].map(Instant::nanos_since_boot), [-7_000_000, 0, 7_000_000]);
-        for point in [before, boot, after] {
-            assert_eq!(Instant::from_nanos_since_boot(point.nanos_since_boot()), point);
-        }
+        assert!(before < boot && boot < after);
         assert_eq!(after.since(before), Duration::from_millis(14));
-        assert!(Instant::from_nanos_since_boot(i64::MIN) < boot);
-        assert!(Instant::from_nanos_since_boot(i64::MAX) > boot);
+        assert_eq!([before, boot, after].map(Instant::to_wire), [0, 0, 7].map(BootInstant));
     }
 
     #[tokio::test(start_paused = true)]

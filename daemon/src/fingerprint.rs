@@ -1,17 +1,12 @@
-//! Names tokens without telling them.
+//! Fingerprints, which name tokens without revealing them.
 
 use ring::hmac;
 use ring::rand::SystemRandom;
 use tokend_protocol::{Fingerprint, Secret};
 
-/// Makes fingerprints under a key of its own, so that nobody can test a guessed token against a log.
+/// Makes fingerprints under a secret key, so that nobody can test a guessed token against a log.
+#[derive(Debug)]
 pub struct Fingerprinter(hmac::Key);
-
-impl std::fmt::Debug for Fingerprinter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Fingerprinter")
-    }
-}
 
 /// The kernel gave no random bytes.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -24,7 +19,7 @@ impl Fingerprinter {
         hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map(Self).map_err(|_| NoRandomness)
     }
 
-    /// A fingerprinter with the key of an earlier one, so that its fingerprints stay what they were.
+    /// A fingerprinter with the key of an earlier one, which makes the same fingerprints.
     pub fn with_key(key: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
@@ -41,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_token_has_one_fingerprint_under_one_key_and_another_under_another() {
+    fn a_fingerprint_depends_on_the_token_and_the_key() {
         let [one, other] = [(); 2].map(|()| Fingerprinter::generate().unwrap());
         let secret = |text: &str| Secret::from(text.to_owned());
         assert_eq!(one.fingerprint(&secret("a")), one.fingerprint(&secret("a")));

@@ -17,7 +17,6 @@ mod open;
 pub mod record;
 mod report;
 pub mod sealed;
-pub mod slots;
 mod writer;
 
 use std::collections::HashMap;
@@ -39,7 +38,7 @@ use crate::fingerprint::NoRandomness;
 #[derive(Debug)]
 pub struct Store {
     clock: Clock,
-    files: Option<Files>,
+    files: Option<Arc<Files>>,
     report: Arc<Report>,
     /// Never locked across an await, nor while the disk is at work.
     state: Mutex<State>,
@@ -87,7 +86,7 @@ impl Store {
         Self::new(clock, None, state, Arc::default())
     }
 
-    fn new(clock: Clock, files: Option<Files>, mut state: State, report: Arc<Report>) -> Arc<Self> {
+    fn new(clock: Clock, files: Option<Arc<Files>>, mut state: State, report: Arc<Report>) -> Arc<Self> {
         if state.found.remove(&orderly_end()).is_some() {
             state.previous_exit = PreviousExit::Orderly;
         }
@@ -183,7 +182,7 @@ impl Store {
 
     /// The condition of the store, as names and values for people.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
-        self.report.facts(self.files.as_ref().map(Files::folder).as_deref())
+        self.report.facts(self.files.as_ref().map(|files| &files.folder))
     }
 
     /// Whether several credentials have this key, as where a variant of one token is the whole of another.

@@ -10,8 +10,8 @@ use tokend::store::record::{self, Moment, Record, ThrottleRecord, Uptime};
 
 fuzz_target!(|input: &[u8]| {
     let _ = record::decode::<[u8; 32]>(input);
-    for (at, wall) in [(0, 0), (3_600_000_000_000, 1_700_000_000), (i64::MAX, u64::MAX)] {
-        let now = Moment { at: Instant::from_nanos_since_boot(at), wall: Duration::from_secs(wall) };
+    for (at, wall) in [(0, 0), (3_600, 1_700_000_000), (u64::MAX, u64::MAX)] {
+        let now = Moment { at: Instant::at(Duration::from_secs(at)), wall: Duration::from_secs(wall) };
         for uptime in [Uptime::SameBoot, Uptime::Unknown] {
             let _ = ThrottleRecord::decode(input, now, uptime);
             let Some(record) = Record::decode(input, now, uptime) else { continue };

@@ -18,12 +18,9 @@ use super::report::Report;
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// The writer of a folder.
-#[derive(Clone, Debug)]
-pub(super) struct Files(Arc<Shared>);
-
 #[derive(Debug)]
-struct Shared {
-    folder: Arc<Folder>,
+pub(super) struct Files {
+    pub(super) folder: Folder,
     report: Arc<Report>,
     /// Never locked while the disk is at work.
     queue: Mutex<Queue>,
@@ -52,16 +49,12 @@ struct Pending {
 }
 
 impl Files {
-    pub(super) fn new(folder: Arc<Folder>, report: Arc<Report>) -> Self {
-        Self(Arc::new(Shared { folder, report, queue: Mutex::default() }))
-    }
-
-    pub(super) fn folder(&self) -> Arc<Folder> {
-        Arc::clone(&self.0.folder)
+    pub(super) fn new(folder: Folder, report: Arc<Report>) -> Arc<Self> {
+        Arc::new(Self { folder, report, queue: Mutex::default() })
     }
 
     /// Writes a record, and waits for the disk for up to two seconds; not at all while it is known to be slow.
-    pub(super) async fn write(&self, key: Key, record: Vec<u8>) {
+    pub(super) async fn write(self: &Arc<Self>, key: Key, record: Vec<u8>) {
         let (waiter, mut written) = oneshot::channel();
         self.submit(key, Some(record), Some(waiter));
         let is_slow = self.queue().is_slow;
@@ -74,24 +67,24 @@ impl Files {
             return;
         }
         queue.is_slow = true;
-        self.0.report.files(Err(format!(
+        self.report.files(Err(format!(
             "{}: writing takes more than {} s; tokens are handed out before they are on the disk; check the disk",
-            self.folder().path().display(),
+            self.folder.path().display(),
             LIMIT.as_secs()
         )));
     }
 
     /// Writes a record for which nobody waits.
-    pub(super) fn write_in_background(&self, key: Key, record: Vec<u8>) {
+    pub(super) fn write_in_background(self: &Arc<Self>, key: Key, record: Vec<u8>) {
         self.submit(key, Some(record), None);
     }
 
     /// Removes records. Nobody waits for it.
-    pub(super) fn remove(&self, keys: impl IntoIterator<Item = Key>) {
+    pub(super) fn remove(self: &Arc<Self>, keys: impl IntoIterator<Item = Key>) {
         keys.into_iter().for_each(|key| self.submit(key, None, None));
     }
 
-    fn submit(&self, key: Key, record: Option<Vec<u8>>, waiter: Option<oneshot::Sender<()>>) {
+    fn submit(self: &Arc<Self>, key: Key, record: Option<Vec<u8>>, waiter: Option<oneshot::Sender<()>>) {
         let mut queue = self.queue();
         if queue.failed.remove(&key) || !queue.pending.contains_key(&key) {
             queue.order.push_back(key);
@@ -100,8 +93,8 @@ impl Files {
         pending.record = record;
         pending.waiters.extend(waiter);
         if !std::mem::replace(&mut queue.is_working, true) {
-            let shared = Arc::clone(&self.0);
-            spawn_blocking(move || while shared.work_on_next() {});
+            let this = Arc::clone(self);
+            spawn_blocking(move || while this.work_on_next() {});
         }
     }
 
@@ -113,12 +106,6 @@ impl Files {
         }
     }
 
-    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.queue()
-    }
-}
-
-impl Shared {
     /// Writes or removes the file whose turn it is. Returns whether there was one.
     fn work_on_next(&self) -> bool {
         let mut queue = self.queue();
@@ -156,7 +143,7 @@ impl Shared {
         true
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -185,8 +172,8 @@ mod tests {
         Sealer::new(&Secret::from("0123456789abcdef0123456789abcdef".to_owned())).unwrap()
     }
 
-    fn files(disk: &TempDir) -> Files {
-        Files::new(Arc::new(Folder::new(disk.path(), sealer())), Arc::default())
+    fn files(disk: &TempDir) -> Arc<Files> {
+        Files::new(Folder::new(disk.path(), sealer()), Arc::default())
     }
 
     fn records(files: &Files) -> HashMap<Key, Vec<u8>> {
@@ -195,7 +182,7 @@ mod tests {
             records.insert(key, record);
             ControlFlow::Continue(())
         };
-        files.folder().read(take).unwrap();
+        files.folder.read(take).unwrap();
         records
     }
 
@@ -203,8 +190,7 @@ mod tests {
     async fn after_a_hang_each_file_has_its_newest_record() {
         let disk = TempDir::new().unwrap();
         let files = files(&disk);
-        let folder = files.folder();
-        let hanging = folder.hang();
+        let hanging = files.folder.hang();
         for record in ["one", "two", "three"] {
             files.write_in_background(key(1), record.as_bytes().to_vec());
             let taken_up = async {

@@ -1,5 +1,20 @@
 //! The memory that outlives the process: an unnamed file that the service manager keeps open while the daemon is not
-//! running. Module `slots` says what lies where in it.
+//! running.
+//!
+//! Each record has a slot, whose size is a power of two. A change writes the new state into a free slot, in one write,
+//! and only then wipes the slot of the former state. A process that is killed at any byte of that therefore leaves the
+//! old state or the new one. Where it leaves both, the higher generation counts. No record is used before its checksum
+//! was found right, and no bytes cause a panic.
+//!
+//! After a header of 64 bytes follow the slots, with little-endian numbers:
+//!
+//! | at | what |
+//! | --- | --- |
+//! | 0 | `slot`, the binary logarithm of its size, the complement of that, 2 zero bytes |
+//! | 8 | generation (`u64`), 0 in a free slot |
+//! | 16 | length of the record (`u32`) |
+//! | 20 | the first 16 bytes of the SHA-256 of generation, length, key and record |
+//! | 36 | key (32 bytes), then the record, then zeros up to the end of the slot |
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,9 +24,9 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use ring::digest::{Context, SHA256};
 
-use super::key::Key;
-use super::slots::{Contents, HEADER, Slots};
+use super::key::{KEY_LENGTH, Key};
 
 /// Shown in `/proc/PID/fd`; it has no other meaning.
 const NAME: &str = "tokend-store";
@@ -19,21 +34,48 @@ const NAME: &str = "tokend-store";
 /// Can never be made executable. Kernels before 6.3 do not know it.
 const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x0008);
 
+/// Names the format and its version.
+pub const HEADER: &[u8; 64] = b"tokend records, version 2. Written by tokend only..............\n";
+
+/// Bytes of a slot that say how large it is. They stay when it is wiped.
+const MARK: usize = 8;
+
+const CHECKSUM: usize = 16;
+
+/// Bytes of a slot before its record.
+const SLOT_HEAD: usize = MARK + 8 + 4 + CHECKSUM + KEY_LENGTH;
+
+/// The smallest slot has room for a short opaque token. The largest has room for the largest reply of a provider, which
+/// is a mebibyte.
+const SMALLEST: u8 = 8;
+const LARGEST: u8 = 21;
+const BLOCK: usize = 1 << SMALLEST;
+
 /// Records in memory that outlives the process.
 #[derive(Debug)]
-pub struct Memory {
-    file: File,
-    slots: Slots,
+pub struct Memory<F = File> {
+    file: F,
+    held: HashMap<Key, Slot>,
+    /// By the logarithm of their size.
+    free: HashMap<u8, Vec<Slot>>,
+    end: u64,
+    generation: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    at: u64,
+    log: u8,
 }
 
 /// What the process before left in its memory.
 #[derive(Debug)]
-pub struct Recovered {
+pub struct Recovered<F = File> {
     /// The memory, ready for further writes.
-    pub memory: Memory,
+    pub memory: Memory<F>,
     /// Its records.
     pub records: HashMap<Key, Vec<u8>>,
-    /// Whether a part of it is damaged.
+    /// Whether there are bytes that no killed process explains.
     pub is_damaged: bool,
 }
 
@@ -44,34 +86,112 @@ impl Memory {
             Err(Errno::EINVAL) => memfd_create(NAME, MFdFlags::MFD_CLOEXEC)?,
             made => made?,
         };
-        let file = File::from(file);
-        file.write_all_at(HEADER, 0)?;
-        Ok(Self { file, slots: Slots::default() })
+        Self::begin(File::from(file))
     }
 
     /// Takes over the memory that the process before left with the service manager.
     pub fn adopt(fd: OwnedFd) -> io::Result<Recovered> {
         let file = File::from(fd);
-        let mut read = |at, buffer: &mut [u8]| file.read_exact_at(buffer, at);
-        let mut write = |at, bytes: &[u8]| file.write_all_at(bytes, at);
-        let Contents { records, slots, is_damaged } =
-            Contents::read(file.metadata()?.len(), &mut read, &mut write)?;
-        Ok(Recovered { memory: Self { file, slots }, records, is_damaged })
+        let length = file.metadata()?.len();
+        Self::recover(file, length)
+    }
+}
+
+impl<F: FileExt> Memory<F> {
+    /// Begins a memory in an empty file.
+    pub fn begin(file: F) -> io::Result<Self> {
+        file.write_all_at(HEADER, 0)?;
+        Ok(Self::empty(file))
+    }
+
+    fn empty(file: F) -> Self {
+        Self { file, held: HashMap::new(), free: HashMap::new(), end: HEADER.len() as u64, generation: 0 }
+    }
+
+    /// Reads a memory of so many bytes, and wipes what a killed process left half done.
+    ///
+    /// # Errors
+    /// What makes the whole memory unusable. Damage of one record costs only that record.
+    pub fn recover(file: F, length: u64) -> io::Result<Recovered<F>> {
+        let mut header = [0; HEADER.len()];
+        if length < HEADER.len() as u64 || file.read_exact_at(&mut header, 0).is_err() || header != *HEADER {
+            return Err(io::Error::other("it does not begin as the memory of this release of tokend"));
+        }
+        let (mut memory, mut is_damaged, mut at) = (Self::empty(file), false, HEADER.len() as u64);
+        let mut records: HashMap<Key, (u64, Vec<u8>)> = HashMap::new();
+        let mut block = [0; BLOCK];
+        while at.saturating_add(BLOCK as u64) <= length {
+            memory.file.read_exact_at(&mut block, at)?;
+            let Some(slot) = slot_at(at, &block) else {
+                // A process that was killed while it added a slot leaves no more than a mark.
+                is_damaged |= block.iter().skip(MARK).any(|byte| *byte != 0);
+                at += BLOCK as u64;
+                if at - memory.end > 1 << LARGEST {
+                    is_damaged = true;
+                    break;
+                }
+                continue;
+            };
+            if slot.end() > length {
+                // Its writer was killed.
+                break;
+            }
+            (at, memory.end) = (slot.end(), slot.end());
+            match decode(&memory.bytes(slot)?) {
+                Some((generation, key, record))
+                    if records.get(&key).is_none_or(|known| known.0 < generation) =>
+                {
+                    memory.generation = memory.generation.max(generation);
+                    records.insert(key, (generation, record.to_vec()));
+                    let former = memory.held.insert(key, slot);
+                    former.map_or(Ok(()), |former| memory.wipe(former))?;
+                }
+                _ => memory.wipe(slot)?,
+            }
+        }
+        let rest = usize::try_from(length - memory.end).unwrap_or(usize::MAX);
+        if rest > 0 && !is_damaged {
+            memory.file.write_all_at(&vec![0; rest.min(1 << LARGEST)], memory.end)?;
+        }
+        let records = records.into_iter().map(|(key, (_, record))| (key, record)).collect();
+        Ok(Recovered { memory, records, is_damaged })
     }
 
     /// Stores a record in place of the one with this key.
     pub fn put(&mut self, key: &Key, record: &[u8]) -> io::Result<()> {
-        self.slots.put(key, record, &mut |at, bytes| self.file.write_all_at(bytes, at))
-    }
-
-    /// The record with this key.
-    pub fn record(&self, key: &Key) -> Option<Vec<u8>> {
-        self.slots.record(key, &mut |at, buffer| self.file.read_exact_at(buffer, at))
+        let log = (SMALLEST..=LARGEST).find(|log| record.len().saturating_add(SLOT_HEAD) <= 1 << log);
+        let log = log.ok_or_else(|| io::Error::other("a record of more than two mebibytes"))?;
+        let free = self.free.entry(log).or_default();
+        let slot = free.last().copied().unwrap_or(Slot { at: self.end, log });
+        self.generation = self.generation.saturating_add(1);
+        self.file.write_all_at(&encode(log, self.generation, key, record), slot.at)?;
+        free.pop();
+        self.end = self.end.max(slot.end());
+        let former = self.held.insert(*key, slot);
+        former.map_or(Ok(()), |former| self.wipe(former))
     }
 
     /// Wipes a record, if there is one.
     pub fn remove(&mut self, key: &Key) -> io::Result<()> {
-        self.slots.remove(key, &mut |at, bytes| self.file.write_all_at(bytes, at))
+        self.held.remove(key).map_or(Ok(()), |slot| self.wipe(slot))
+    }
+
+    /// The record with this key.
+    pub fn record(&self, key: &Key) -> Option<Vec<u8>> {
+        let bytes = self.bytes(*self.held.get(key)?).ok()?;
+        decode(&bytes).map(|(_, _, record)| record.to_vec())
+    }
+
+    fn bytes(&self, slot: Slot) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; slot.size()];
+        self.file.read_exact_at(&mut bytes, slot.at)?;
+        Ok(bytes)
+    }
+
+    fn wipe(&mut self, slot: Slot) -> io::Result<()> {
+        self.file.write_all_at(&vec![0; slot.size() - MARK], slot.at + MARK as u64)?;
+        self.free.entry(slot.log).or_default().push(slot);
+        Ok(())
     }
 }
 
@@ -81,38 +201,52 @@ impl AsFd for Memory {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: Key = Key::from_bytes([1; 32]);
-
-    fn recovered(memory: &Memory) -> Recovered {
-        Memory::adopt(memory.as_fd().try_clone_to_owned().unwrap()).unwrap()
+impl Slot {
+    fn size(self) -> usize {
+        1 << self.log
     }
 
-    #[test]
-    fn the_next_process_finds_the_records() {
-        let mut memory = Memory::create().unwrap();
-        memory.put(&KEY, b"one").unwrap();
-        memory.put(&KEY, b"two").unwrap();
-        let mut next = recovered(&memory);
-        assert_eq!(next.records[&KEY], b"two");
-        assert!(!next.is_damaged);
-        next.memory.put(&KEY, &[b'x'; 5_000]).unwrap();
-        next.memory.put(&Key::from_bytes([2; 32]), b"three").unwrap();
-        assert_eq!(next.memory.record(&KEY).unwrap(), [b'x'; 5_000]);
-        let third = recovered(&next.memory);
-        assert_eq!(third.records.len(), 2);
-        assert_eq!(third.records[&KEY], [b'x'; 5_000]);
-    }
-
-    #[test]
-    fn other_files_are_refused() {
-        let foreign = tempfile::tempfile().unwrap();
-        foreign.write_all_at(&[b'x'; 1_000], 0).unwrap();
-        assert!(Memory::adopt(foreign.into()).is_err());
-        let (reader, _writer) = nix::unistd::pipe().unwrap();
-        assert!(Memory::adopt(reader).is_err());
+    fn end(self) -> u64 {
+        self.at.saturating_add(1 << self.log)
     }
 }
+
+/// The slot that begins at a place with these bytes.
+fn slot_at(at: u64, bytes: &[u8]) -> Option<Slot> {
+    let log = *bytes.get(4)?;
+    let is_slot = bytes.starts_with(&mark(log)) && (SMALLEST..=LARGEST).contains(&log);
+    is_slot.then_some(Slot { at, log })
+}
+
+fn mark(log: u8) -> [u8; MARK] {
+    [b's', b'l', b'o', b't', log, !log, 0, 0]
+}
+
+fn encode(log: u8, generation: u64, key: &Key, record: &[u8]) -> Vec<u8> {
+    let generation = generation.to_le_bytes();
+    let length = u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let checksum = checksum(&[&generation, &length, key.as_bytes(), record]);
+    let mut slot = [mark(log).as_slice(), &generation, &length, &checksum, key.as_bytes(), record].concat();
+    slot.resize(1 << log, 0);
+    slot
+}
+
+/// Generation, key and record of a slot, if it holds a whole record.
+fn decode(slot: &[u8]) -> Option<(u64, Key, &[u8])> {
+    let (generation, rest) = slot.get(MARK..)?.split_first_chunk::<8>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (expected, rest) = rest.split_first_chunk::<CHECKSUM>()?;
+    let (key, rest) = rest.split_first_chunk::<KEY_LENGTH>()?;
+    let record = rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    let is_whole = *generation != [0; 8] && checksum(&[generation, length, key, record]) == *expected;
+    is_whole.then_some((u64::from_le_bytes(*generation), Key::from_bytes(*key), record))
+}
+
+fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM] {
+    let mut context = Context::new(&SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -60,11 +60,10 @@ impl Store {
                 open_memory(&mut state, left, is_proved, media.keep, &report);
             }
         }
-        let folder = match media.state_key {
-            Some(source) => open_folder(&media.state_dir, &source, &report).await,
+        let files = match media.state_key {
+            Some(source) => open_files(&media.state_dir, &source, &report).await,
             None => None,
         };
-        let files = folder.map(|folder| Files::new(folder, Arc::clone(&report)));
         let store = Self::new(clock, files, state, report);
         store.read_folder().await;
         store
@@ -73,9 +72,9 @@ impl Store {
     /// Takes over the records of the folder, as far as they are read in time.
     pub(super) async fn read_folder(self: &Arc<Self>) {
         let Some(files) = &self.files else { return };
-        let (store, folder) = (Arc::clone(self), files.folder());
+        let (store, folder) = (Arc::clone(self), Arc::clone(files));
         let reading = tokio::task::spawn_blocking(move || {
-            folder.read(|key, record| store.lock().take_from_disk(key, record))
+            folder.folder.read(|key, record| store.lock().take_from_disk(key, record))
         });
         let read = tokio::time::timeout(READ_LIMIT, reading).await;
         self.lock().has_started = true;
@@ -85,7 +84,7 @@ impl Store {
             Ok(Err(_)) => Err("reading the state directory broke off".to_owned()),
             Err(_) => Err(format!(
                 "{}: reading takes more than {} s; tokens that were not read are asked for anew; check the disk",
-                files.folder().path().display(),
+                files.folder.path().display(),
                 READ_LIMIT.as_secs()
             )),
         });
@@ -148,14 +147,17 @@ fn open_memory(
     report.kept_by_manager(is_proved);
 }
 
-/// The folder of sealed files, if the state key can be used.
-async fn open_folder(state_dir: &Path, source: &SecretSource, report: &Report) -> Option<Arc<Folder>> {
+/// The writer of sealed files, if the state key can be used.
+async fn open_files(state_dir: &Path, source: &SecretSource, report: &Arc<Report>) -> Option<Arc<Files>> {
     let sealer = match source.read().await {
         Ok(secret) => Sealer::new(&secret).map_err(|reason| format!("{source}: {reason}")),
         Err(error) => Err(error.to_string()),
     };
-    let sealer = sealer.map_err(|fault| {
-        report.files(Err(format!("daemon.state_key: {fault}; put it right, then restart the daemon")));
-    });
-    sealer.ok().map(|sealer| Arc::new(Folder::new(state_dir, sealer)))
+    match sealer {
+        Ok(sealer) => Some(Files::new(Folder::new(state_dir, sealer), Arc::clone(report))),
+        Err(fault) => {
+            report.files(Err(format!("daemon.state_key: {fault}; put it right, then restart the daemon")));
+            None
+        }
+    }
 }

@@ -5,13 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::folder::Folder;
 
 /// What there is to report.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Report(Mutex<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    /// Who keeps the memory while the daemon is not running.
-    keeper: &'static str,
+    /// Whether the service manager keeps the memory for certain, if there is one. Before release 254 systemd does not
+    /// say so.
+    is_kept: Option<bool>,
     restored: usize,
     /// Why memory is not written.
     memory: Option<String>,
@@ -19,22 +20,9 @@ struct State {
     files: Option<String>,
 }
 
-impl Default for Report {
-    fn default() -> Self {
-        let keeper = "no service manager keeps the tokens";
-        Self(Mutex::new(State { keeper, restored: 0, memory: None, files: None }))
-    }
-}
-
 impl Report {
-    /// Notes that the service manager keeps the memory. Before release 254 systemd does not say whether it does.
     pub(super) fn kept_by_manager(&self, is_proved: bool) {
-        self.lock().keeper = match is_proved {
-            true => "the service manager keeps the tokens",
-            false => {
-                "the service manager was asked to keep the tokens (FileDescriptorStoreMax= must allow it)"
-            }
-        };
+        self.lock().is_kept = Some(is_proved);
     }
 
     pub(super) fn restored(&self) {
@@ -55,6 +43,13 @@ impl Report {
     /// Names and values for people, in order of the names.
     pub(super) fn facts(&self, folder: Option<&Folder>) -> Vec<(&'static str, String)> {
         let state = self.lock();
+        let keeper = match state.is_kept {
+            None => "no service manager keeps the tokens",
+            Some(true) => "the service manager keeps the tokens",
+            Some(false) => {
+                "the service manager was asked to keep the tokens (FileDescriptorStoreMax= must allow it)"
+            }
+        };
         let not_kept = |fault: &String| format!("tokens are not kept: {fault}");
         let damaged = folder.map(Folder::damaged).filter(|damaged| *damaged > 0);
         let damaged = damaged
@@ -62,7 +57,7 @@ impl Report {
         let sealed = folder.map(|folder| format!("tokens are sealed in {}", folder.path().display()));
         let facts = [
             ("damaged-files", damaged),
-            ("hot-restart", Some(state.memory.as_ref().map_or(state.keeper.to_owned(), not_kept))),
+            ("hot-restart", Some(state.memory.as_ref().map_or(keeper.to_owned(), not_kept))),
             ("reboot", state.files.as_ref().map(not_kept).or(sealed)),
             ("restored", Some(format!("{} valid at the start", state.restored))),
         ];

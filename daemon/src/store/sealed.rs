@@ -27,30 +27,29 @@ const MAGIC: &[u8; 10] = b"tokendRS\x02\0";
 const SALT: usize = 32;
 
 /// Seals and opens records.
+#[derive(Debug)]
 pub struct Sealer {
     names: hmac::Key,
     contents: hkdf::Prk,
 }
 
-/// The state key is too short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "has {0} bytes, and a state key has at least {STATE_KEY_MIN}; make one with `head -c 32 /dev/urandom | base64`"
-)]
-pub struct TooShort(usize);
-
 impl Sealer {
-    /// Creates one for this state key.
-    pub fn new(state_key: &Secret) -> Result<Self, TooShort> {
+    /// Creates one for this state key, unless that is too short.
+    pub fn new(state_key: &Secret) -> Result<Self, String> {
         let material = state_key.expose().as_bytes();
-        let too_short = TooShort(material.len());
+        let too_short = || {
+            let length = material.len();
+            format!(
+                "has {length} bytes, and a state key has at least {STATE_KEY_MIN}; make one with `head -c 32 /dev/urandom | base64`"
+            )
+        };
         if material.len() < STATE_KEY_MIN {
-            return Err(too_short);
+            return Err(too_short());
         }
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tokend state key").extract(material);
-        // Expanding fails only for a length that no hash has.
-        let names = root.expand(&[b"names"], hmac::HMAC_SHA256).map_err(|_| too_short)?.into();
-        let contents = root.expand(&[b"contents"], hkdf::HKDF_SHA256).map_err(|_| too_short)?.into();
+        // Fails only for a length that no hash has.
+        let names = root.expand(&[b"names"], hmac::HMAC_SHA256).map_err(|_| too_short())?.into();
+        let contents = root.expand(&[b"contents"], hkdf::HKDF_SHA256).map_err(|_| too_short())?.into();
         Ok(Self { names, contents })
     }
 
@@ -88,12 +87,6 @@ impl Sealer {
         let info = [b"tokend record".as_slice(), salt];
         let key = self.contents.expand(&info, &CHACHA20_POLY1305)?;
         Ok(LessSafeKey::new(UnboundKey::from(key)))
-    }
-}
-
-impl std::fmt::Debug for Sealer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sealer")
     }
 }
 
@@ -163,6 +156,6 @@ mod tests {
     #[test]
     fn a_short_state_key_is_refused_with_the_remedy() {
         let error = Sealer::new(&Secret::from("short".to_owned())).unwrap_err();
-        assert!(error.to_string().contains("has 5 bytes"), "{error}");
+        assert!(error.contains("has 5 bytes"), "{error}");
     }
 }

@@ -51,7 +51,7 @@ async fn with_state(clock: &Clock, state: State, state_dir: Option<&TempDir>) ->
     let report = Arc::<Report>::default();
     let files = state_dir.map(|dir| {
         let sealer = Sealer::new(&Secret::from(STATE_KEY.to_owned())).unwrap();
-        Files::new(Arc::new(Folder::new(dir.path(), sealer)), Arc::clone(&report))
+        Files::new(Folder::new(dir.path(), sealer), Arc::clone(&report))
     });
     let store = Store::new(clock.clone(), files, state, report);
     store.read_folder().await;
@@ -78,7 +78,7 @@ impl Process {
         Memory::adopt(self.memory()).unwrap()
     }
 
-    fn files(&self) -> &Files {
+    fn files(&self) -> &Arc<Files> {
         self.store.files.as_ref().unwrap()
     }
 
@@ -175,7 +175,7 @@ async fn a_token_that_only_memory_has_is_written_to_the_disk_at_the_next_start()
     let process = process.next(Some(&state_dir)).await;
     assert_eq!(process.token(1).as_deref(), Some("one"));
     process.files().done().await;
-    let folder = process.files().folder();
+    let folder = &process.files().folder;
     let mut keys = Vec::new();
     let take = |key, _| {
         keys.push(key);

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         let clock = Clock::kernel(ClockChanges::default());
         let usual = move |request: &Recorded| {
             if let Some(log) = &mut log {
-                let millis = clock.now().nanos_since_boot() / 1_000_000;
+                let millis = clock.now().to_wire().0;
                 let scope = request.field("scope").unwrap_or_default();
                 log.write_all(format!("{millis} {scope}\n").as_bytes()).expect("the log can be written");
             }

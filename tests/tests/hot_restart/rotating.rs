@@ -1,12 +1,13 @@
 //! A daemon that is killed at random instants while its token rotates every 50 milliseconds. What it leaves is
 //! whole each time, and holds what it last handed out, or the one token after it.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokend::store::slots::Contents;
+use tokend::store::memory::Memory;
 use tokend_protocol::{RefreshRequest, Reply, Request, Variant};
 use tokend_tests::raw_peer::get;
 use tokend_tests::test_support::{provider_table, token_table};
@@ -140,7 +141,9 @@ fn wait_for_the_moment(kill: usize, numbers: &ResolvedIds) {
 
 /// The number of the one token in what is stored, which must be whole.
 fn stored_number(bytes: &[u8], stem: &str) -> u64 {
-    let contents = Contents::of(bytes).expect("what is stored can be read");
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    let contents = Memory::adopt(file.into()).expect("what is stored can be read");
     assert!(!contents.is_damaged);
     let tokens: Vec<u64> = contents
         .records

@@ -171,6 +171,5 @@ fn traffic(host: &Host, killed: &[Kill]) -> Traffic {
 
 /// Milliseconds since the boot, as the provider counts.
 fn now() -> u64 {
-    let nanos = Clock::kernel(ClockChanges::default()).now().nanos_since_boot();
-    u64::try_from(nanos / 1_000_000).unwrap()
+    Clock::kernel(ClockChanges::default()).now().to_wire().0
 }

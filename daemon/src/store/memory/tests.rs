@@ -1,7 +1,9 @@
 //! Sequences of changes, cut off after any number of bytes. A successor finds the state before the change or the one
 //! after it, wipes the rest, and can go on.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use proptest::prelude::*;
 
@@ -19,40 +21,46 @@ use Change::{Put, Remove};
 
 /// The bytes of a memory, whose writer is killed once it has written so many more bytes.
 #[derive(Clone, Debug)]
-struct Memory {
-    bytes: Vec<u8>,
-    budget: usize,
+struct Bytes {
+    bytes: RefCell<Vec<u8>>,
+    budget: Cell<usize>,
 }
 
-impl Memory {
-    fn write(&mut self, at: u64, new: &[u8]) -> io::Result<()> {
-        let at = usize::try_from(at).unwrap();
-        let length = new.len().min(self.budget);
-        self.bytes.resize(self.bytes.len().max(at + length), 0);
-        self.bytes[at..at + length].copy_from_slice(&new[..length]);
-        self.budget -= length;
-        if length < new.len() { Err(io::Error::other("killed")) } else { Ok(()) }
+impl FileExt for Bytes {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.bytes.borrow().get(usize::try_from(at).unwrap()..).unwrap_or_default().read(buffer)
     }
 
-    fn apply(&mut self, slots: &mut Slots, change: &Change) -> io::Result<()> {
+    fn write_at(&self, new: &[u8], at: u64) -> io::Result<usize> {
+        let (at, mut bytes) = (usize::try_from(at).unwrap(), self.bytes.borrow_mut());
+        let length = new.len().min(self.budget.get());
+        let end = bytes.len().max(at + length);
+        bytes.resize(end, 0);
+        bytes[at..at + length].copy_from_slice(&new[..length]);
+        self.budget.set(self.budget.get() - length);
+        if length < new.len() { Err(io::Error::other("killed")) } else { Ok(length) }
+    }
+}
+
+type Contents = Recovered<Bytes>;
+
+impl Memory<Bytes> {
+    fn apply(&mut self, change: &Change) -> io::Result<()> {
         match change {
-            Put(number, record) => slots.put(&key(*number), record, &mut |at, bytes| self.write(at, bytes)),
-            Remove(number) => slots.remove(&key(*number), &mut |at, bytes| self.write(at, bytes)),
+            Put(number, record) => self.put(&key(*number), record),
+            Remove(number) => self.remove(&key(*number)),
         }
     }
 
-    /// What a successor finds, after which it may write as much as it likes.
-    fn recover(&mut self) -> Contents {
-        self.budget = usize::MAX;
-        let before = self.bytes.clone();
-        let mut read = |at, buffer: &mut [u8]| {
-            let at = usize::try_from(at).unwrap();
-            buffer.copy_from_slice(&before[at..at + buffer.len()]);
-            Ok(())
-        };
-        let length = before.len() as u64;
-        Contents::read(length, &mut read, &mut |at, bytes| self.write(at, bytes)).unwrap()
+    fn all(&self) -> Vec<u8> {
+        self.file.bytes.borrow().clone()
     }
+}
+
+/// What a successor finds, which may write as much as it likes.
+fn recover(bytes: &[u8]) -> io::Result<Contents> {
+    let (length, bytes) = (bytes.len() as u64, RefCell::new(bytes.to_vec()));
+    Memory::recover(Bytes { bytes, budget: Cell::new(usize::MAX) }, length)
 }
 
 fn key(number: u8) -> Key {
@@ -72,29 +80,28 @@ fn apply(model: &mut Model, change: &Change) {
 }
 
 /// Applies changes. With a stride, each is also cut off after every so many bytes.
-fn run(changes: &[Change], stride: Option<usize>) -> (Memory, Slots, Model) {
-    let mut memory = Memory { bytes: HEADER.to_vec(), budget: usize::MAX };
-    let (mut slots, mut expected) = (Slots::default(), Model::new());
+fn run(changes: &[Change], stride: Option<usize>) -> (Memory<Bytes>, Model) {
+    let empty = Bytes { bytes: RefCell::default(), budget: Cell::new(usize::MAX) };
+    let (mut memory, mut expected) = (Memory::begin(empty).unwrap(), Model::new());
     for change in changes {
-        let (before, image) = (expected.clone(), memory.bytes.clone());
-        memory.budget = usize::MAX;
-        memory.apply(&mut slots, change).unwrap();
+        let (before, image) = (expected.clone(), memory.all());
+        memory.file.budget.set(usize::MAX);
+        memory.apply(change).unwrap();
         apply(&mut expected, change);
-        let written = usize::MAX - memory.budget;
-        assert_eq!(model(&Contents::of(&memory.bytes).unwrap()), expected);
+        let written = usize::MAX - memory.file.budget.get();
+        assert_eq!(model(&recover(&memory.all()).unwrap()), expected);
         for cut in stride.into_iter().flat_map(|stride| (0..written).step_by(stride)) {
-            let mut left = Memory { bytes: image.clone(), budget: usize::MAX };
-            let mut slots = left.recover().slots;
-            left.budget = cut;
-            left.apply(&mut slots, change).unwrap_err();
-            let found = left.recover();
+            let mut killed = recover(&image).unwrap().memory;
+            killed.file.budget.set(cut);
+            killed.apply(change).unwrap_err();
+            let found = recover(&killed.all()).unwrap();
             let found_model = model(&found);
             assert!(found_model == before || found_model == expected, "{change:?} cut off after {cut} bytes");
-            assert_only_these(&left.bytes, &found_model);
-            check_that_it_can_go_on(left, found);
+            assert_only_these(&found.memory.all(), &found_model);
+            check_that_it_can_go_on(found);
         }
     }
-    (memory, slots, expected)
+    (memory, expected)
 }
 
 /// Nothing but these records is left in a memory.
@@ -107,14 +114,14 @@ fn assert_only_these(bytes: &[u8], records: &Model) {
     assert!(nonzero <= most + slots * MARK, "{nonzero} bytes are left of {most}");
 }
 
-fn check_that_it_can_go_on(mut memory: Memory, found: Contents) {
-    let (mut expected, mut slots) = (model(&found), found.slots);
+fn check_that_it_can_go_on(found: Contents) {
+    let (mut expected, mut memory) = (model(&found), found.memory);
     for change in [Put(1, vec![1; 300]), Put(200, vec![2; 10]), Put(201, vec![3; 700]), Remove(200)] {
-        memory.apply(&mut slots, &change).unwrap();
+        memory.apply(&change).unwrap();
         apply(&mut expected, &change);
     }
-    assert_eq!(model(&Contents::of(&memory.bytes).unwrap()), expected);
-    assert_only_these(&memory.bytes, &expected);
+    assert_eq!(model(&recover(&memory.all()).unwrap()), expected);
+    assert_only_these(&memory.all(), &expected);
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -149,69 +156,72 @@ fn the_newer_one_of_two_states_is_found_wherever_it_lies() {
 #[test]
 fn a_change_writes_two_slots_however_many_records_there_are() {
     let changes: Vec<Change> = (0..200).map(|number| Put(number, vec![number; 100])).collect();
-    let (mut memory, mut slots, _) = run(&changes, None);
+    let (mut memory, _) = run(&changes, None);
     for _ in 0..100 {
-        let mut writes = Vec::new();
-        let mut write = |at, bytes: &[u8]| {
-            writes.push(bytes.len());
-            memory.write(at, bytes)
-        };
-        slots.put(&key(17), b"new", &mut write).unwrap();
-        assert_eq!(writes, [256, 256 - MARK]);
+        memory.file.budget.set(256 + 256 - MARK);
+        memory.apply(&Put(17, b"new".to_vec())).unwrap();
     }
-    assert_eq!(memory.bytes.len(), 64 + 201 * 256, "slots are used again");
+    assert_eq!(memory.all().len(), 64 + 201 * 256, "slots are used again");
 }
 
 #[test]
 fn a_failed_write_leaves_the_record_as_it_was() {
-    let (mut memory, mut slots, mut expected) = run(&[Put(1, b"one".to_vec())], None);
+    let (mut memory, mut expected) = run(&[Put(1, b"one".to_vec())], None);
     for length in [3, 300] {
-        memory.budget = 100;
-        memory.apply(&mut slots, &Put(1, vec![b'x'; length])).unwrap_err();
+        memory.file.budget.set(100);
+        memory.apply(&Put(1, vec![b'x'; length])).unwrap_err();
     }
-    memory.budget = usize::MAX;
-    assert_eq!(
-        slots.record(&key(1), &mut |at, buffer| {
-            buffer.copy_from_slice(&memory.bytes[usize::try_from(at).unwrap()..][..buffer.len()]);
-            Ok(())
-        }),
-        Some(b"one".to_vec())
-    );
+    memory.file.budget.set(usize::MAX);
+    assert_eq!(memory.record(&key(1)), Some(b"one".to_vec()));
     for change in [Put(2, b"two".to_vec()), Put(3, vec![b'y'; 300])] {
-        memory.apply(&mut slots, &change).unwrap();
+        memory.apply(&change).unwrap();
         apply(&mut expected, &change);
     }
-    assert_eq!(model(&memory.recover()), expected);
-    assert!(slots.put(&key(1), &vec![0; 1 << LARGEST], &mut |_, _| Ok(())).is_err(), "it fits in no slot");
+    assert_eq!(model(&recover(&memory.all()).unwrap()), expected);
+    assert!(memory.put(&key(1), &vec![0; 1 << LARGEST]).is_err(), "it fits in no slot");
 }
 
 #[test]
 fn other_formats_and_versions_are_refused() {
     let version_1 = [b"tokendRM\x01\0".as_slice(), &[0; 4096]].concat();
     for bytes in [&[], [0; 4096].as_slice(), &HEADER[..63], &version_1] {
-        assert!(Contents::of(bytes).is_err());
+        assert!(recover(bytes).is_err());
     }
+    let (reader, _writer) = nix::unistd::pipe().unwrap();
+    assert!(Memory::adopt(reader).is_err());
 }
 
 #[test]
 fn damage_costs_only_the_damaged_record() {
     let changes = [Put(1, b"one".to_vec()), Put(2, vec![b'2'; 600]), Put(3, b"three".to_vec())];
-    let (memory, _, model) = run(&changes, None);
+    let bytes = run(&changes, None).0.all();
     // The first byte of the record, then its mark.
     for (at, is_reported) in [(64 + SLOT_HEAD, false), (64, true), (64 + 256, true), (64 + 256 + 4, true)] {
-        let mut bytes = memory.bytes.clone();
+        let mut bytes = bytes.clone();
         bytes[at] ^= 1;
         let lost = if at < 64 + 256 { 1 } else { 2 };
-        let contents = Contents::of(&bytes).unwrap();
+        let contents = recover(&bytes).unwrap();
         assert_eq!(contents.is_damaged, is_reported);
         let found: Vec<u8> = contents.records.keys().map(|key| key.as_bytes()[0]).collect();
-        assert!(found.len() == 2 && !found.contains(&lost), "{found:?} of {:?}", model.keys());
+        assert!(found.len() == 2 && !found.contains(&lost), "{found:?}");
     }
-    let garbage = [memory.bytes.as_slice(), &[1; 4096]].concat();
-    assert!(Contents::of(&garbage).unwrap().is_damaged);
-    let mut huge = Memory { bytes: memory.bytes, budget: usize::MAX };
-    huge.bytes.resize(3 << LARGEST, 0);
-    assert!(huge.recover().is_damaged, "nobody leaves so many zeros");
+    let garbage = [bytes.as_slice(), &[1; 4096]].concat();
+    assert!(recover(&garbage).unwrap().is_damaged);
+    let too_long = [bytes.as_slice(), &vec![0; 3 << LARGEST]].concat();
+    assert!(recover(&too_long).unwrap().is_damaged, "no killed process leaves so many zeros");
+}
+
+#[test]
+fn the_next_process_finds_the_records() {
+    let mut memory = Memory::create().unwrap();
+    memory.put(&key(1), b"one").unwrap();
+    memory.put(&key(1), b"two").unwrap();
+    let next = |memory: &Memory| Memory::adopt(memory.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let mut second = next(&memory);
+    assert_eq!(second.records[&key(1)], b"two");
+    second.memory.put(&key(1), &[b'x'; 5_000]).unwrap();
+    assert_eq!(second.memory.record(&key(1)).unwrap(), [b'x'; 5_000]);
+    assert_eq!(next(&second.memory).records[&key(1)], [b'x'; 5_000]);
 }
 
 proptest! {
@@ -230,20 +240,20 @@ proptest! {
         changes in proptest::collection::vec(change(), 1..12),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..6),
     ) {
-        let (mut memory, _, _) = run(&changes, None);
+        let mut bytes = run(&changes, None).0.all();
         for (index, flip) in flips {
-            let at = index.index(memory.bytes.len());
-            memory.bytes[at] ^= flip;
+            let at = index.index(bytes.len());
+            bytes[at] ^= flip;
         }
         let written = |found: &Vec<u8>| changes.iter().any(|change| matches!(change, Put(_, record) if record == found));
-        if let Ok(contents) = Contents::of(&memory.bytes) {
+        if let Ok(contents) = recover(&bytes) {
             prop_assert!(contents.records.values().all(written));
         }
     }
 
     #[test]
     fn no_bytes_cause_a_panic(rest in proptest::collection::vec(any::<u8>(), 0..2_000)) {
-        let _ = Contents::of(&rest);
-        let _ = Contents::of(&[HEADER.as_slice(), &rest].concat());
+        let _ = recover(&rest);
+        let _ = recover(&[HEADER.as_slice(), &rest].concat());
     }
 }
