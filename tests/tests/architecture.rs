@@ -1,0 +1,182 @@
+//! Holds the sources against ARCHITECTURE.md: the arrows between the rooms of the daemon, the two lives, and the size of
+//! files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokend_tests::program::workspace;
+
+/// The most lines of a file before its tests. A longer one has more than one job.
+const FILE_LINES_MAX: usize = 400;
+
+/// The most hops of the life of a request, and of a refresh.
+const REQUEST_HOPS_MAX: usize = 15;
+const REFRESH_HOPS_MAX: usize = 12;
+
+/// What each room may import, by its name.
+type Arrows = BTreeMap<String, BTreeSet<String>>;
+
+/// A source file of the daemon.
+struct Source {
+    /// Below `daemon/src`.
+    path: String,
+    /// What comes before its tests.
+    code: String,
+}
+
+impl Source {
+    /// The first part of the path: `server` for both `server.rs` and `server/accept.rs`.
+    fn room(&self) -> &str {
+        self.path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+    }
+
+    /// The rooms that are named after `crate::`.
+    fn imports(&self) -> BTreeSet<&str> {
+        let code = self.code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let after = code.flat_map(|line| line.split("crate::").skip(1));
+        let is_in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        after.map(|rest| rest.split(|c| !is_in_name(c)).next().unwrap_or_default()).collect()
+    }
+}
+
+fn architecture() -> String {
+    fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap()
+}
+
+/// The part of the document below a heading.
+fn section<'a>(document: &'a str, heading: &str) -> &'a str {
+    let (_, below) = document.split_once(&format!("\n## {heading}\n")).expect("the heading is there");
+    below.split("\n## ").next().unwrap_or_default()
+}
+
+/// The table of arrows: `| `room` | `room`, `room` |`.
+fn stated_arrows(document: &str) -> Arrows {
+    let rows = section(document, "Arrows").lines().filter(|line| line.starts_with("| `"));
+    let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+    let row = |line: &str| {
+        let mut cells = line.split('|').skip(1).map(names);
+        let (rooms, may_import) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        rooms.into_iter().map(move |room| (room, may_import.clone())).collect::<Vec<_>>()
+    };
+    rows.flat_map(row).collect()
+}
+
+fn sources(below: &Path) -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut folders = vec![below.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            if name.starts_with("tests") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(source(below, &path));
+            }
+        }
+    }
+    found
+}
+
+fn source(below: &Path, path: &PathBuf) -> Source {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+    Source { path: path.strip_prefix(below).unwrap().to_str().unwrap().to_owned(), code }
+}
+
+/// Every import that the table does not allow, as a sentence.
+fn violations(sources: &[Source], arrows: &Arrows) -> Vec<String> {
+    let nothing = BTreeSet::new();
+    let mut found = Vec::new();
+    for source in sources {
+        let room = source.room();
+        let Some(allowed) = arrows.get(room).or((room == "lib").then_some(&nothing)) else {
+            found.push(format!("{}: the room {room} is not in the table of arrows", source.path));
+            continue;
+        };
+        let is_wrong = |import: &&str| *import != room && !allowed.contains(*import);
+        let wrong = source.imports().into_iter().filter(is_wrong);
+        found.extend(wrong.map(|import| format!("{}: {room} must not import {import}", source.path)));
+    }
+    found
+}
+
+/// A room that can reach itself by the arrows.
+fn circle(arrows: &Arrows) -> Option<&String> {
+    arrows.keys().find(|start| {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![*start];
+        while let Some(room) = next.pop() {
+            for to in arrows.get(room).into_iter().flatten() {
+                if reached.insert(to) {
+                    next.push(to);
+                }
+            }
+        }
+        reached.contains(start)
+    })
+}
+
+#[test]
+fn every_import_follows_the_arrows() {
+    let arrows = stated_arrows(&architecture());
+    assert!(arrows.len() >= 12, "the table has all rooms: {arrows:?}");
+    let sources = sources(&workspace().join("daemon/src"));
+    assert!(sources.len() > 40, "the sources are found");
+    let found = violations(&sources, &arrows);
+    assert!(found.is_empty(), "ARCHITECTURE.md forbids:\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_arrows_form_no_circle() {
+    assert_eq!(circle(&stated_arrows(&architecture())), None);
+}
+
+#[test]
+fn a_wrong_import_is_found() {
+    let arrows = stated_arrows(&architecture());
+    let planted = Source { path: "clock.rs".to_owned(), code: "use crate::server::accept;\n".to_owned() };
+    assert_eq!(violations(&[planted], &arrows), ["clock.rs: clock must not import server"]);
+    let unknown = Source { path: "cellar.rs".to_owned(), code: String::new() };
+    assert_eq!(violations(&[unknown], &arrows).len(), 1);
+    let mut round = arrows;
+    round.get_mut("clock").unwrap().insert("server".to_owned());
+    assert!(circle(&round).is_some());
+}
+
+#[test]
+fn no_file_is_longer_than_a_reader_can_hold() {
+    for package in ["daemon/src", "protocol/src", "client-lib/src", "client-lib/tokenctl/src"] {
+        for source in sources(&workspace().join(package)) {
+            let lines = source.code.lines().count();
+            assert!(lines <= FILE_LINES_MAX, "{package}/{}: {lines} lines before its tests", source.path);
+        }
+    }
+}
+
+/// Each hop names a file below `daemon/src` and a function in it: `server/accept.rs:serve`.
+#[test]
+fn the_two_lives_name_functions_that_exist() {
+    let document = architecture();
+    let lives = [("The life of a request", REQUEST_HOPS_MAX), ("The life of a refresh", REFRESH_HOPS_MAX)];
+    for (heading, most) in lives {
+        let steps = section(&document, heading).lines().filter(|line| {
+            line.split_once(". `").is_some_and(|(number, _)| number.parse::<u32>().is_ok())
+        });
+        let mut hops = 0;
+        for step in steps {
+            let hop = step.split('`').nth(1).unwrap();
+            let (file, function) = hop.split_once(':').unwrap_or_else(|| panic!("{hop}: not file:function"));
+            let path = workspace().join("daemon/src").join(file);
+            let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let is_there = [format!("fn {function}("), format!("fn {function}<")];
+            assert!(is_there.iter().any(|text_of| text.contains(text_of)), "{hop}: no such function");
+            hops += 1;
+        }
+        assert!((1..=most).contains(&hops), "{heading}: {hops} hops, {most} at most");
+    }
+}
