@@ -31,6 +31,10 @@ pub enum Command {
         /// The configuration; drop-ins are read from FILE.d/*.toml.
         #[arg(long, value_name = "FILE", default_value = CONFIG)]
         config: PathBuf,
+        /// The user who must be able to read all files. By default user tokend if root runs this and that user exists,
+        /// otherwise the user who runs it.
+        #[arg(long, value_name = "USER")]
+        as_user: Option<String>,
     },
 }
 

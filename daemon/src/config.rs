@@ -1,24 +1,21 @@
 #![doc = include_str!("../CONFIGURATION.md")]
 //!
 //! # In this module
-//! What an operator wrote, checked once and then trusted. [`load`] finds every fault of all files in one go. It must
-//! never read a secret's value, nor repeat one that was written into the configuration by mistake.
+//! Reads configuration files into checked settings. [`load`] finds every fault of all files in one go. It never reads
+//! a secret, and no fault repeats one that was written into the configuration by mistake.
 
 mod document;
 mod fault;
 mod files;
 mod headers;
 mod host;
-mod mentions;
+mod host_check;
 mod preset;
 mod provider;
 mod rules;
-mod secret;
 mod section;
 mod settings;
-mod syntax;
 mod token;
-mod url;
 mod values;
 mod variants;
 
@@ -31,19 +28,49 @@ use tokend_protocol::TokenName;
 
 use crate::access::Abilities;
 
-use fault::Sink;
 pub use fault::{Fault, Faults};
-use files::Sections;
-use mentions::Asker;
+use fault::{Place, Sink};
+use files::{Raw, Sections};
 use preset::Presets;
 use provider::Provider;
+use section::Section;
 pub use settings::{
     AdminSettings, BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant,
     HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, TokenSettings, VariantSettings,
 };
-use token::Providers;
 
-/// A configuration that can be used, with what an operator should look at nevertheless.
+/// The kinds of sections, each with its header and its keys.
+const KINDS: [(&str, &str, &str); 5] = [
+    (
+        "token",
+        "[token.NAME]",
+        "provider grant_type scope resource audience params username password headers caller_headers allow \
+         refresh_before default_lifetime warm idle_timeout variants",
+    ),
+    (
+        "provider",
+        "[provider.NAME]",
+        "preset environment token_endpoint issuer client_id client_secret token_endpoint_auth_method \
+         client_secret_basic_encoding ca_file proxy accept default_lifetime max_requests_per_minute",
+    ),
+    (
+        "daemon",
+        "[daemon]",
+        "socket socket_group state_dir state_key max_connections max_connections_per_uid max_in_flight_per_uid \
+         max_waiting_per_uid max_watches_per_uid max_watched_tokens_per_uid max_unread_bytes_per_uid \
+         max_variants_per_uid max_provider_calls_per_minute_per_uid max_refusals_per_minute_per_uid",
+    ),
+    ("admin", "[admin]", "allow root"),
+    (
+        "preset",
+        "[preset.NAME]",
+        "description documentation environment token_endpoint_auth_method client_secret_basic_encoding accept \
+         grant_types scope resource audience params required_params headers caller_headers refresh_before \
+         default_lifetime",
+    ),
+];
+
+/// A configuration without faults, and warnings about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
     /// The configuration.
@@ -59,88 +86,78 @@ pub struct Config {
     pub daemon: DaemonSettings,
     /// `[admin]`.
     pub admin: AdminSettings,
-    /// `[token.NAME]`, each with what its provider and preset contribute.
+    /// `[token.NAME]`, each with the settings of its provider and preset.
     pub tokens: BTreeMap<TokenName, TokenSettings>,
 }
 
-/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them, and warns of rules
-/// that this process lacks the abilities for. Reads files and nothing else, so that the daemon starts and reloads
-/// whatever the host's name service does.
+/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them. Warns of rules that
+/// this process lacks the abilities for. Asks no name service, so the daemon starts and reloads without one.
 pub fn load(path: &Path, abilities: Abilities) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let config = read(path, &sink);
-    sink.mentions().warn_of_inabilities(abilities, Asker::Daemon, &sink);
+    let config = read(Sections::read(path, &sink), path, &sink);
+    host_check::warn_of_inabilities(abilities, &sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
-/// As [`load`], for whoever checks a configuration; with a warning also for each rule that matches nobody on this host
-/// as it is. It may hang as long as the host's name service does.
+/// As [`load`], for `tokend check`: also reports files that this process's user cannot read, and warns of rules that
+/// match nobody on this host at present. It may hang as long as the name service or a file system does.
 pub fn load_and_look_up(path: &Path, abilities: Abilities) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let config = read(path, &sink);
-    if !sink.has_faults() {
-        let mentions = sink.mentions();
-        mentions.warn_of_unknown(&sink);
-        mentions.warn_of_inabilities(abilities, Asker::of_a_check(), &sink);
-    }
+    let config = read(Sections::read(path, &sink), path, &sink);
+    host_check::warn_of_inabilities(abilities, &sink);
+    host_check::look_up(&sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
 /// Reads the configuration in `text`, as if it were in the file `path`.
 pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let mut sections = Sections::default();
-    sections.add_text(&Arc::from(path), text, &sink);
-    let config = check(&sections, path, &sink);
+    let config = read(Sections::of_text(&Arc::from(path), text, &sink), path, &sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
-fn read(path: &Path, sink: &Sink) -> Config {
-    let sections = Sections::read(path, sink);
-    check(&sections, path, sink)
-}
-
-fn check(sections: &Sections, path: &Path, sink: &Sink) -> Config {
-    let presets = Presets::read(&sections.presets, sink);
-    let misplaced = token::misplaced(&sections.tokens);
-    let read = |(name, raw): (&String, _)| {
-        (name.clone(), Provider::read(name, raw, misplaced.get(name.as_str()), &presets, sink))
+/// Reads all sections. Settings with a fault have any value, because [`Sink::finish`] refuses the whole.
+fn read(mut sections: Sections, path: &Path, sink: &Sink) -> Config {
+    let file = Place { file: Arc::from(path), line: 0 };
+    let presets = Presets::read(sections.take("preset"), sink);
+    let provider = |(name, raw): (String, Raw)| {
+        let provider = Provider::read(&name, raw, &presets, sink);
+        (name, provider)
     };
-    let providers = Providers {
-        by_name: sections.providers.sections.iter().map(read).collect(),
-        some_lost: sections.providers.some_lost,
+    let providers = sections.take("provider").into_iter().map(provider).collect();
+    let mut single = |kind: &str| {
+        let absent = Raw { place: file.clone(), table: BTreeMap::new(), is_incomplete: false };
+        sections.take(kind).remove("").unwrap_or(absent)
     };
+    let (daemon, admin) = (single("daemon"), single("admin"));
     let config = Config {
-        daemon: host::daemon(sections.daemon.as_ref(), sink),
-        admin: host::admin(sections.admin.as_ref(), sink),
-        tokens: token::read_all(&sections.tokens, &providers, sink),
+        daemon: host::daemon(&Section::new("daemon".to_owned(), &daemon, sink)),
+        admin: host::admin(&Section::new("admin".to_owned(), &admin, sink)),
+        tokens: token::read_all(sections.take("token"), &providers, sink),
     };
     if config.tokens.is_empty() {
-        sink.warn_of_file(path, "no [token.NAME] section, so there is nothing to hand out");
+        sink.warn(&file, "", "no [token.NAME] section, so there is nothing to hand out");
     }
     config
 }
 
-/// Whether secrets may travel to a URL: by TLS, or without leaving this host.
+/// Whether secrets may be sent to a URL: by TLS, or without leaving this host.
 pub fn is_secure_endpoint(url: &Url) -> bool {
-    url.scheme() == "https" || (url.scheme() == "http" && url::is_loopback(url))
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let is_loopback =
+        || host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    url.scheme() == "https" || (url.scheme() == "http" && is_loopback())
 }
 
-/// Whether some section has a key of this name.
-fn is_known_key(name: &str) -> bool {
-    home_of(name).is_some()
+/// The keys of a kind of section.
+fn keys_of(kind: &str) -> impl Iterator<Item = &'static str> {
+    let keys = KINDS.into_iter().find(|(other, ..)| *other == kind).map_or("", |(_, _, keys)| keys);
+    keys.split_whitespace()
 }
 
-/// The section that a key belongs in.
-fn home_of(name: &str) -> Option<&'static str> {
-    let homes = [
-        (token::KEYS, "[token.NAME]"),
-        (provider::KEYS, "[provider.NAME]"),
-        (host::DAEMON_KEYS, "[daemon]"),
-        (host::ADMIN_KEYS, "[admin]"),
-        (preset::KEYS, "[preset.NAME]"),
-    ];
-    homes.into_iter().find(|(keys, _)| keys.contains(&name)).map(|(_, home)| home)
+/// A key of this name, and the header of the first kind of section that has it.
+fn home_of(name: &str) -> Option<(&'static str, &'static str)> {
+    KINDS.into_iter().find_map(|(kind, header, _)| Some((keys_of(kind).find(|key| *key == name)?, header)))
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! tokend: the daemon that owns a host's OAuth 2.0 credentials.
 
 use std::alloc::System;
+use std::ffi::CString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::unistd::{User, geteuid, initgroups, setgid, setuid};
 use tokend::cli::{Cli, Command, Serve};
 use tokend::process::run::{self, StartError};
 use tokend::process::{hardening, logging};
@@ -16,13 +18,19 @@ use zeroizing_alloc::ZeroAlloc;
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
+/// The user of the shipped unit.
+const DAEMON_USER: &str = "tokend";
+
 /// The exit status for a configuration with faults (`sysexits.h`).
 const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Some(Command::Check { config }) => check(&config),
+        Some(Command::Check { config, as_user }) => match become_user(as_user.as_deref()) {
+            Ok(()) => check(&config),
+            Err(reason) => fail(&reason, ExitCode::FAILURE),
+        },
         None => serve(cli.serve),
     }
 }
@@ -61,6 +69,22 @@ fn check(path: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Becomes the user whose eyes a check looks with: `name`, or else the daemon's user if this is root.
+fn become_user(name: Option<&str>) -> Result<(), String> {
+    let wanted = name.unwrap_or(DAEMON_USER);
+    let found = User::from_name(wanted).map_err(|error| format!("looking up user {wanted}: {error}"))?;
+    let user = match (found, name) {
+        (Some(user), _) if user.uid == geteuid() => return Ok(()),
+        (_, None) if !geteuid().is_root() => return Ok(()),
+        (None, None) => return Ok(()),
+        (None, Some(name)) => return Err(format!("--as-user: this host has no user {name}")),
+        (Some(user), _) => user,
+    };
+    let name = CString::new(user.name.as_str()).map_err(|error| error.to_string())?;
+    let became = initgroups(&name, user.gid).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid));
+    became.map_err(|error| format!("checking as user {wanted}: {error}; only root can check as another user"))
 }
 
 fn fail(reasons: &str, status: ExitCode) -> ExitCode {

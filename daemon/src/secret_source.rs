@@ -1,8 +1,7 @@
-//! Where a secret is kept. It is read at each use, so that rotating it needs no restart, and never kept here
-//! past one use.
+//! Reads secrets where they are kept: systemd credentials, files, the environment, the output of commands. A secret is
+//! read at each use and not kept here, so a new one needs no reload.
 //!
-//! What was read is wiped from memory when it is dropped, and no error repeats any of it: an error names the
-//! source and what to do about it.
+//! No error repeats any of a secret. An error names the source and the remedy.
 
 mod command;
 mod stamp;
@@ -10,7 +9,7 @@ mod stamp;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -21,19 +20,20 @@ use nix::unistd::geteuid;
 use serde::Serialize;
 use tokend_protocol::Secret;
 use tokio::sync::Semaphore;
-use zeroize::Zeroizing;
 
 pub use self::stamp::{Stamp, stamps};
 
 /// The largest secret, in bytes. A private key or an assertion has a tenth of it.
 pub const SECRET_MAX: usize = 64 * 1024;
 
-/// Files that are read at once. On a file system that hangs each holds a thread of those that read files and
-/// look up hosts, of which there are hundreds.
+/// Files that are read at once. On a file system that hangs, each read occupies one of several hundred threads.
 static FILES: Semaphore = Semaphore::const_new(64);
 
-/// Where systemd puts the credentials of a service.
+/// The variable with the directory that systemd makes for the credentials of a service.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// The directory of the credentials of all services.
+const ALL_CREDENTIALS: &str = "/run/credentials";
 
 /// A place that holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -54,7 +54,7 @@ pub enum SecretSource {
 pub struct SecretSourceError {
     /// The source, as in `secret file /etc/tokend/psb.secret`.
     pub place: String,
-    /// Why, and what to do.
+    /// Why, and the remedy.
     pub reason: Unreadable,
 }
 
@@ -68,14 +68,17 @@ pub enum Unreadable {
     #[error("not set in the daemon's environment; add it to tokend.service, or choose another source")]
     NotSet,
     /// The system refuses.
-    #[error("cannot be read: {0}")]
-    System(String),
+    #[error("cannot be read: {1}")]
+    System(ErrorKind, String),
     /// A directory, a device, a pipe or a socket.
-    #[error("not a regular file; name one that has nothing but the secret")]
+    #[error("not a regular file; name one with nothing but the secret")]
     NotAFile,
-    /// Users who have no business with it can read or write the file.
-    #[error("{0}")]
-    Exposed(Exposure),
+    /// Other users can read or write this file of this mode. The text names the remedy.
+    #[error("mode {mode:04o} is open to other users; chmod 0600 {}", .0.display(), mode = .1)]
+    Exposed(PathBuf, u32),
+    /// This file belongs to this third user, who can read and replace the secret. The text names the remedy.
+    #[error("owned by user {owner}, neither root nor the daemon's; chown {} {}", geteuid(), .0.display(), owner = .1)]
+    ForeignOwner(PathBuf, u32),
     /// The program could not be started.
     #[error("cannot be started: {0}")]
     NotStarted(String),
@@ -99,48 +102,25 @@ pub enum Unreadable {
     HasNul,
 }
 
-/// What is wrong with the owner or mode of a file. Its text names the command that puts it right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exposure {
-    path: PathBuf,
-    mode: u32,
-    fault: ExposureFault,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum ExposureFault {
-    Mode,
-    ForeignOwner(u32),
-}
-
-impl fmt::Display for Exposure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, mode) = (self.path.display(), self.mode);
-        match self.fault {
-            ExposureFault::Mode => write!(f, "mode {mode:04o} is open to other users; chmod 0600 {path}"),
-            ExposureFault::ForeignOwner(uid) => {
-                write!(f, "owned by user {uid}, neither root nor the daemon's; chown {} {path}", geteuid())
-            }
-        }
+/// Drops the description of the attempt, which names no source.
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        Self::System(error.kind(), error.to_string())
     }
 }
 
 impl SecretSource {
-    /// Reads the secret as it is now.
+    /// Reads the secret as it is now, without one end of line at its end.
     ///
-    /// One end of line at the end is not a part of it. Files are read on another thread: they may be on a file
-    /// system that hangs, and then no other token must wait.
+    /// Files are read on another thread: on a file system that hangs, no other token must wait.
     pub async fn read(&self) -> Result<Secret, SecretSourceError> {
         self.read_with(&|name| std::env::var_os(name)).await
     }
 
-    /// Reads the secret because a caller asked for something. Callers may ask as often as they like, so of the
-    /// programs that may run at once they have only a share, and the renewal of tokens has the rest.
+    /// Reads the secret because a caller asked for something. Callers may ask as often as they like, so they have only
+    /// a share of the commands that may run at once; renewals have the rest.
     pub async fn read_for_caller(&self) -> Result<Secret, SecretSourceError> {
-        let _share = match self {
-            Self::Command(_) => command::callers_share().await,
-            Self::Credential(_) | Self::File(_) | Self::Environment(_) => None,
-        };
+        let _share = if let Self::Command(_) = self { command::callers_share().await } else { None };
         self.read().await
     }
 
@@ -150,20 +130,20 @@ impl SecretSource {
     ) -> Result<Secret, SecretSourceError> {
         let bytes = match self {
             Self::Credential(name) => match environment(CREDENTIALS_DIRECTORY) {
-                Some(directory) => on_another_thread(Path::new(&directory).join(name), open).await,
+                Some(directory) => read_file(Path::new(&directory).join(name), open).await,
                 None => Err(Unreadable::NoCredentials),
             },
             Self::File(path) if is_credential(path, environment(CREDENTIALS_DIRECTORY)) => {
-                on_another_thread(path.clone(), open).await
+                read_file(path.clone(), open).await
             }
-            Self::File(path) => on_another_thread(path.clone(), open_guarded).await,
+            Self::File(path) => read_file(path.clone(), open_guarded).await,
             Self::Environment(name) => match environment(name) {
-                Some(value) => Ok(Zeroizing::new(value.as_bytes().to_vec())),
+                Some(value) => Ok(value.as_bytes().to_vec()),
                 None => Err(Unreadable::NotSet),
             },
             Self::Command(words) => command::output(words, environment).await,
         };
-        let secret = bytes.and_then(|bytes| text(&bytes));
+        let secret = bytes.and_then(text);
         secret.map_err(|reason| SecretSourceError { place: self.to_string(), reason })
     }
 }
@@ -182,93 +162,88 @@ impl fmt::Display for SecretSource {
     }
 }
 
-/// Whether a file is in the directory that systemd made for credentials of this service. It lets nobody else in,
-/// by means that a file's mode does not show.
+/// Whether this process's user could read a secret file. Reads nothing. Credentials of a unit can be seen only inside
+/// it, so outside they pass.
+pub fn check_file(path: &Path) -> Result<(), Unreadable> {
+    let directory = std::env::var_os(CREDENTIALS_DIRECTORY);
+    if directory.is_none() && is_credential(path, Some(ALL_CREDENTIALS.into())) {
+        return Ok(());
+    }
+    let open = if is_credential(path, directory) { open } else { open_guarded };
+    open(path).map(drop)
+}
+
+/// Whether a file is in a directory that systemd made for credentials. systemd lets no other user in, by means that
+/// the mode of the file does not show.
 fn is_credential(path: &Path, directory: Option<OsString>) -> bool {
     let directory = directory.map(PathBuf::from).filter(|directory| directory.is_absolute());
     let leads_out = path.components().any(|component| component == Component::ParentDir);
     directory.is_some_and(|directory| path.starts_with(directory)) && !leads_out
 }
 
-async fn on_another_thread(
+async fn read_file(
     path: PathBuf,
     open: fn(&Path) -> Result<File, Unreadable>,
-) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
-    let place = FILES.acquire().await.map_err(|error| Unreadable::System(error.to_string()))?;
-    let reading = tokio::task::spawn_blocking(move || {
-        // Given back when the reading ends, not when nobody waits for it any more.
-        let _place = place;
-        content(open(&path)?)
+) -> Result<Vec<u8>, Unreadable> {
+    on_another_thread(move || {
+        let mut content = Vec::new();
+        open(&path)?.take(SECRET_MAX as u64 + 1).read_to_end(&mut content)?;
+        Ok(content)
+    })
+    .await?
+}
+
+/// Runs `work` on one of a bounded number of threads.
+async fn on_another_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unreadable> {
+    let permit = FILES.acquire().await.map_err(io::Error::other)?;
+    let working = tokio::task::spawn_blocking(move || {
+        // Given back when the work ends, not when its caller stops waiting.
+        let _permit = permit;
+        work()
     });
-    reading.await.unwrap_or_else(|error| Err(Unreadable::System(error.to_string())))
+    Ok(working.await.map_err(io::Error::other)?)
 }
 
 /// Opens a regular file without ever waiting for it, as opening a pipe or a device might.
 fn open(path: &Path) -> Result<File, Unreadable> {
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(system)?;
-    if file.metadata().map_err(system)?.is_file() { Ok(file) } else { Err(Unreadable::NotAFile) }
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(Unreadable::NotAFile) }
 }
 
-/// Opens a regular file that nobody but root and the daemon's user can read. The daemon's own group is no
-/// exception: whoever may connect to the socket may be in it. The open file is looked at, not the path, so that
-/// no other file can take its place in between.
+/// Opens a regular file that only root and the daemon's user can read. The daemon's own group cannot either: users who
+/// may connect to the socket may be in it. The open file is checked, not the path, so that no other file can take its
+/// place in between.
 fn open_guarded(path: &Path) -> Result<File, Unreadable> {
     let file = open(path)?;
-    let metadata = file.metadata().map_err(system)?;
-    let mode = metadata.mode() & 0o7777;
-    let fault = if mode & 0o077 != 0 {
-        ExposureFault::Mode
-    } else if metadata.uid() != 0 && metadata.uid() != geteuid().as_raw() {
-        ExposureFault::ForeignOwner(metadata.uid())
+    let metadata = file.metadata()?;
+    let (mode, owner, path) = (metadata.mode() & 0o7777, metadata.uid(), path.to_owned());
+    if mode & 0o077 != 0 {
+        Err(Unreadable::Exposed(path, mode))
+    } else if owner != 0 && owner != geteuid().as_raw() {
+        Err(Unreadable::ForeignOwner(path, owner))
     } else {
-        return Ok(file);
-    };
-    Err(Unreadable::Exposed(Exposure { path: path.to_owned(), mode, fault }))
-}
-
-/// Reads into a buffer that never grows, because growing leaves a copy behind that is not wiped.
-fn content(mut file: File) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
-    let mut buffer = Zeroizing::new(vec![0; SECRET_MAX + 1]);
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(error) => return Err(system(error)),
-        }
+        Ok(file)
     }
-    checked_size(buffer, filled)
 }
 
-fn checked_size(mut buffer: Zeroizing<Vec<u8>>, filled: usize) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
-    if filled > SECRET_MAX {
-        return Err(Unreadable::TooLarge);
-    }
-    buffer.truncate(filled);
-    Ok(buffer)
-}
-
-fn text(bytes: &[u8]) -> Result<Secret, Unreadable> {
+fn text(bytes: Vec<u8>) -> Result<Secret, Unreadable> {
     if bytes.len() > SECRET_MAX {
         return Err(Unreadable::TooLarge);
     }
-    let text = str::from_utf8(bytes).map_err(|_| Unreadable::NotText)?;
-    let text = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let mut text = String::from_utf8(bytes).map_err(|_| Unreadable::NotText)?;
+    if text.ends_with('\n') {
+        text.truncate(text.len() - if text.ends_with("\r\n") { 2 } else { 1 });
+    }
     if text.is_empty() {
         return Err(Unreadable::Empty);
     }
     if text.contains('\0') {
         return Err(Unreadable::HasNul);
     }
-    Ok(Secret::from(Zeroizing::new(text.to_owned())))
-}
-
-/// The system's words for its error, without what was being done.
-#[expect(clippy::needless_pass_by_value, reason = "used as a function of `map_err`")]
-fn system(error: io::Error) -> Unreadable {
-    Unreadable::System(error.to_string())
+    Ok(Secret::from(text))
 }
 
 #[cfg(test)]

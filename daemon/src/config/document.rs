@@ -1,30 +1,20 @@
-//! One file as a tree in which every key and value knows its place, so that faults found long after parsing
-//! still name their line.
+//! One file as a tree in which every value has its place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::fault::{Place, Sink, segment};
-use super::syntax;
+use super::fault::{Place, Sink};
 
 /// A table, by key.
-pub(super) type Table = BTreeMap<String, Entry>;
+pub(super) type Table = BTreeMap<String, Item>;
 
-/// A key with its value.
+/// A value with the place of its key, or with its own place if it is an item of an array.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    /// Where the key is.
-    pub(super) place: Place,
-    pub(super) node: Node,
-}
-
-/// A value with its place.
-#[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(super) struct Item {
     pub(super) place: Place,
     pub(super) value: Value,
 }
@@ -33,15 +23,12 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(String),
-    /// The greatest that fits, where it is greater.
+    /// Capped at the largest number that fits.
     Integer(i128),
-    Float,
-    Boolean,
-    Time,
-    List(Vec<Node>),
+    List(Vec<Item>),
     Table(Table),
-    /// A syntax error was reported here. Nothing more is to be said about it.
-    Broken,
+    /// A type that no key has: its name with an article.
+    Other(&'static str),
 }
 
 impl Value {
@@ -50,101 +37,64 @@ impl Value {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) => "an integer",
-            Self::Float => "a float",
-            Self::Boolean => "a boolean",
-            Self::Time => "a date or time",
             Self::List(_) => "an array",
             Self::Table(_) => "a table",
-            Self::Broken => "a syntax error",
+            Self::Other(name) => name,
         }
     }
 }
 
-/// A parsed file.
-#[derive(Debug)]
-pub(super) struct Document {
-    pub(super) root: Table,
-    /// Whether a section's header could not be read, so that any name may be defined here after all.
-    pub(super) lost_sections: bool,
-}
-
-/// Parses `text`, and reports every syntax error in it.
-pub(super) fn parse(file: &Arc<Path>, text: &str, sink: &Sink) -> Document {
-    let healed = syntax::heal(text);
-    let (root, _) = DeTable::parse_recoverable(&healed.text);
-    let mut reader = Reader {
-        file,
-        line_starts: syntax::line_starts(&healed.text),
-        broken: healed.broken.iter().map(|broken| broken.statement).collect(),
-        names: BTreeMap::new(),
-    };
-    let mut root = reader.table(root.get_ref(), "");
-    root.retain(|_, entry| !healed.lost_headers.contains(&entry.place.line));
-    for broken in &healed.broken {
-        let place = Place { file: Arc::clone(file), line: broken.line };
-        sink.fault(&place, reader.names.remove(&broken.statement), broken.message.as_str());
+/// Parses `text`, or reports its first syntax error: the parser may find more, but those are often its consequences.
+/// Messages of the parser are fixed texts without any of the file.
+pub(super) fn parse(file: &Arc<Path>, text: &str, sink: &Sink) -> Option<Table> {
+    let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(index, _)| index + 1)).collect();
+    let reader = Reader { file, line_starts: starts };
+    match DeTable::parse(text) {
+        Ok(root) => Some(reader.table(root.get_ref())),
+        Err(error) => {
+            let span = error.span().unwrap_or_default();
+            let before = text.get(..span.start).filter(|before| before.len() < text.trim_end().len());
+            let before = before.unwrap_or(text.trim_end());
+            let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+            let key = text.get(span).filter(|key| super::home_of(key).is_some()).unwrap_or_default();
+            sink.syntax_error(&reader.place(before.len()), column, key, error.message());
+            None
+        }
     }
-    for duplicate in &healed.duplicates {
-        let place = Place { file: Arc::clone(file), line: duplicate.line };
-        sink.fault(&place, Some(duplicate.key.clone()), duplicate.message.as_str());
-    }
-    Document { root, lost_sections: healed.incomplete || !healed.lost_headers.is_empty() }
 }
 
 struct Reader<'a> {
     file: &'a Arc<Path>,
     line_starts: Vec<usize>,
-    broken: BTreeSet<usize>,
-    /// The keys of broken statements, by line.
-    names: BTreeMap<usize, String>,
 }
 
 impl Reader<'_> {
-    fn table(&mut self, table: &DeTable<'_>, path: &str) -> Table {
-        table.iter().map(|(key, value)| self.entry(key, value, path)).collect()
-    }
-
-    fn entry(
-        &mut self,
-        key: &Spanned<std::borrow::Cow<'_, str>>,
-        value: &Spanned<DeValue<'_>>,
-        path: &str,
-    ) -> (String, Entry) {
-        let name = key.get_ref().as_ref();
-        let place = self.place(key.span().start);
-        let path = if path.is_empty() { segment(name) } else { format!("{path}.{}", segment(name)) };
-        let node = match value.get_ref() {
-            // A table on a line that was broken is a section whose header was put right.
-            DeValue::Table(_) => self.node(value, &path),
-            _ if self.broken.contains(&place.line) => {
-                // What stands before the fault may be a part of a secret, unless it is a key that is known.
-                if super::is_known_key(name) {
-                    self.names.insert(place.line, path);
-                }
-                Node { place: place.clone(), value: Value::Broken }
-            }
-            _ => self.node(value, &path),
+    fn table(&self, table: &DeTable<'_>) -> Table {
+        let item = |(key, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+            (key.get_ref().as_ref().to_owned(), self.item(key.span().start, value))
         };
-        (name.to_owned(), Entry { place, node })
+        table.iter().map(item).collect()
     }
 
-    fn node(&mut self, value: &Spanned<DeValue<'_>>, path: &str) -> Node {
-        let place = self.place(value.span().start);
+    fn item(&self, offset: usize, value: &Spanned<DeValue<'_>>) -> Item {
         let value = match value.get_ref() {
             DeValue::String(text) => Value::Text(text.clone().into_owned()),
             DeValue::Integer(number) => {
                 Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX))
             }
-            DeValue::Float(_) => Value::Float,
-            DeValue::Boolean(_) => Value::Boolean,
-            DeValue::Datetime(_) => Value::Time,
-            DeValue::Array(items) => Value::List(items.iter().map(|item| self.node(item, path)).collect()),
-            DeValue::Table(table) => Value::Table(self.table(table, path)),
+            DeValue::Float(_) => Value::Other("a float"),
+            DeValue::Boolean(_) => Value::Other("a boolean"),
+            DeValue::Datetime(_) => Value::Other("a date or time"),
+            DeValue::Array(items) => {
+                Value::List(items.iter().map(|item| self.item(item.span().start, item)).collect())
+            }
+            DeValue::Table(table) => Value::Table(self.table(table)),
         };
-        Node { place, value }
+        Item { place: self.place(offset), value }
     }
 
     fn place(&self, offset: usize) -> Place {
-        Place { file: Arc::clone(self.file), line: syntax::line_at(&self.line_starts, offset) }
+        let line = self.line_starts.partition_point(|start| *start <= offset).max(1);
+        Place { file: Arc::clone(self.file), line }
     }
 }

@@ -1,32 +1,33 @@
-//! What is wrong with a configuration, and where. A fault never repeats a secret: not the value of a key
-//! that holds one, not that of an unknown key, and no line of the file.
+//! Faults and warnings, each with its place. None repeats the value of a key that may hold a secret, the value of an
+//! unknown key, or a line of the file.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::mentions::{Mention, Mentions};
-
-/// One thing that an operator has to put right (or, as a warning, should look at).
+/// One fault of a configuration, or one warning about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The file it is in.
+    /// The file.
     pub file: PathBuf,
-    /// The line it is on, counted from 1; none where the file as a whole is meant.
+    /// The line, counted from 1; none if the fault is about the whole file.
     pub line: Option<usize>,
-    /// The dotted key, as in `token.psb.scope`; none where the fault belongs to no key.
+    /// The column of a syntax error, counted from 1.
+    pub column: Option<usize>,
+    /// The dotted key, as in `token.psb.scope`; none if the fault belongs to no key.
     pub key: Option<String>,
-    /// What was found, what was expected, what to do next.
+    /// What is wrong and how to mend it.
     pub message: String,
 }
 
-/// `FILE:LINE: KEY: MESSAGE`, without the parts that are not known.
+/// `FILE:LINE:COLUMN: KEY: MESSAGE`, without the parts that are not known.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(f, "{line}:")?;
+        for number in self.line.iter().chain(&self.column) {
+            write!(f, "{number}:")?;
         }
         if let Some(key) = &self.key {
             write!(f, " {key}:")?;
@@ -46,80 +47,104 @@ impl Faults {
     }
 }
 
-/// One line for each.
+/// One line for each fault.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            fault.fmt(f)?;
-        }
-        Ok(())
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
 impl std::error::Error for Faults {}
 
-/// Where something was written.
+/// The file and line of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) file: Arc<Path>,
-    /// Counted from 1; 0 is the file as a whole.
+    /// Counted from 1; 0 is the whole file.
     pub(super) line: usize,
 }
+
+/// A name or path that only the host can judge: the key of a rule's condition (or `file`, `ca_file`) and its value.
+pub(super) type Mention = (&'static str, String);
 
 /// Collects faults and warnings while the configuration is read.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
-    mentions: RefCell<Mentions>,
+    /// Whether a part of the configuration could not be read, so that absent keys may be in that part.
+    is_incomplete: Cell<bool>,
+    /// Keys that were reported as written into a wrong section, so they are not missing.
+    misplaced: RefCell<BTreeSet<&'static str>>,
+    /// Each with the place and key where it is first mentioned.
+    mentions: RefCell<BTreeMap<Mention, (Place, String)>>,
 }
 
 impl Sink {
-    pub(super) fn fault(&self, place: &Place, key: Option<String>, message: impl Into<String>) {
+    /// Reports a fault of a single key or file.
+    pub(super) fn fault(&self, place: &Place, key: &str, message: impl Into<String>) {
         self.faults.borrow_mut().push(located(place, key, message.into()));
     }
 
-    pub(super) fn warn(&self, place: &Place, key: Option<String>, message: impl Into<String>) {
+    /// Reports a syntax error, with the key if it is known, and marks the configuration as incomplete.
+    pub(super) fn syntax_error(&self, place: &Place, column: usize, key: &str, message: &str) {
+        let fault = located(place, key, format!("syntax error: {message}"));
+        self.faults.borrow_mut().push(Fault { column: Some(column), ..fault });
+        self.is_incomplete.set(true);
+    }
+
+    /// Reports a key that is missing or contradicts another, unless the part that could not be read may explain it.
+    pub(super) fn conflict(&self, place: &Place, key: &str, message: impl Into<String>) {
+        if !self.is_incomplete.get() {
+            self.fault(place, key, message);
+        }
+    }
+
+    pub(super) fn warn(&self, place: &Place, key: &str, message: impl Into<String>) {
         self.warnings.borrow_mut().push(located(place, key, message.into()));
     }
 
-    pub(super) fn warn_of_file(&self, file: &Path, message: &str) {
-        self.warn(&Place { file: Arc::from(file), line: 0 }, None, message);
+    pub(super) fn set_incomplete(&self) {
+        self.is_incomplete.set(true);
     }
 
-    /// Remembers where something is first mentioned.
+    pub(super) fn misplaced(&self) -> &RefCell<BTreeSet<&'static str>> {
+        &self.misplaced
+    }
+
     pub(super) fn mention(&self, mention: Mention, place: &Place, key: &str) {
-        self.mentions.borrow_mut().note(mention, place, key);
+        self.mentions.borrow_mut().entry(mention).or_insert_with(|| (place.clone(), key.to_owned()));
     }
 
-    /// All that was mentioned.
-    pub(super) fn mentions(&self) -> Mentions {
-        self.mentions.take()
+    pub(super) fn mentions(&self) -> &RefCell<BTreeMap<Mention, (Place, String)>> {
+        &self.mentions
     }
 
-    pub(super) fn has_faults(&self) -> bool {
-        !self.faults.borrow().is_empty()
+    pub(super) fn fault_count(&self) -> usize {
+        self.faults.borrow().len()
     }
 
-    /// The warnings, where there are no faults; otherwise the faults.
+    /// The warnings if there are no faults; otherwise the faults.
     pub(super) fn finish(self) -> Result<Vec<Fault>, Faults> {
+        // Drop-ins are read in order of their names and after the main file, so paths sort as they are read.
+        let in_order = |mut faults: Vec<Fault>| {
+            faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+            faults
+        };
         let faults = in_order(self.faults.into_inner());
         if faults.is_empty() { Ok(in_order(self.warnings.into_inner())) } else { Err(Faults(faults)) }
     }
 }
 
-fn located(place: &Place, key: Option<String>, message: String) -> Fault {
-    let line = Some(place.line).filter(|line| *line > 0);
-    Fault { file: place.file.to_path_buf(), line, key, message }
-}
-
-/// Drop-ins are read in order of their names and after the main file, so paths sort as they are read.
-fn in_order(mut faults: Vec<Fault>) -> Vec<Fault> {
-    faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-    faults
+fn located(place: &Place, key: &str, message: String) -> Fault {
+    Fault {
+        file: place.file.to_path_buf(),
+        line: Some(place.line).filter(|line| *line > 0),
+        column: None,
+        key: Some(key.to_owned()).filter(|key| !key.is_empty()),
+        message,
+    }
 }
 
 /// A text of the operator's within a message: quoted, on one line, and not too long.
@@ -131,10 +156,11 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// A part of a dotted key: bare where TOML would allow it so, otherwise quoted.
-pub(super) fn segment(name: &str) -> String {
+/// A dotted key with one more part: bare if TOML allows that, otherwise quoted.
+pub(super) fn join(path: &str, name: &str) -> String {
     let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    if bare && (1..=64).contains(&name.len()) { name.to_owned() } else { quoted(name) }
+    let name = if bare && (1..=64).contains(&name.len()) { name.to_owned() } else { quoted(name) };
+    if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
 /// `"a", "b" or "c"`.
@@ -151,13 +177,10 @@ pub(super) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 pub(super) fn near_miss<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let name = plain(name);
-    let allowed = (name.len() / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&name, &plain(candidate)), candidate))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let distance = |candidate| strsim::damerau_levenshtein(&name, &plain(candidate));
+    let near = candidates.into_iter().map(|candidate| (distance(candidate), candidate));
+    let nearest = near.min_by_key(|(distance, _)| *distance)?;
+    (nearest.0 <= (name.len() / 3).max(1)).then_some(nearest.1)
 }
 
 /// `; did you mean "x"?` or nothing.

@@ -2,42 +2,19 @@
 
 use std::path::PathBuf;
 
-use super::fault::Sink;
-use super::files::Raw;
 use super::section::Section;
-use super::{AdminSettings, DaemonSettings, rules, secret, values};
+use super::{AdminSettings, DaemonSettings, rules, values};
 use crate::access::{RootAccess, Rule};
 use crate::quota::Quota;
 
-/// The keys of `[daemon]`.
-pub(super) const DAEMON_KEYS: &[&str] = &[
-    "socket",
-    "socket_group",
-    "state_dir",
-    "state_key",
-    "max_connections",
-    "max_connections_per_uid",
-    "max_in_flight_per_uid",
-    "max_waiting_per_uid",
-    "max_watches_per_uid",
-    "max_watched_tokens_per_uid",
-    "max_unread_bytes_per_uid",
-    "max_variants_per_uid",
-    "max_provider_calls_per_minute_per_uid",
-    "max_refusals_per_minute_per_uid",
-];
-
-/// The keys of `[admin]`.
-pub(super) const ADMIN_KEYS: &[&str] = &["allow", "root"];
-
-/// More need more file descriptors than a service usually has.
+/// More connections need more file descriptors than a service usually has.
 const CONNECTIONS_MAX: usize = 100_000;
 
-/// More of anything else would be no limit.
+/// A higher limit would limit nothing.
 const QUOTA_MAX: usize = 1_000_000_000;
 
-/// More in a minute would be none either.
-const RATE_MAX: usize = 1_000_000;
+/// A higher rate would limit nothing.
+const RATE_MAX: u32 = 1_000_000;
 
 impl Default for DaemonSettings {
     fn default() -> Self {
@@ -53,72 +30,54 @@ impl Default for DaemonSettings {
     }
 }
 
-/// `[daemon]`. What is faulty is as by default, which nobody sees.
-pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
+/// Reads `[daemon]`.
+pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
     let default = DaemonSettings::default();
-    let Some(raw) = raw else { return default };
-    let section = Section::new("daemon".to_owned(), raw, DAEMON_KEYS, sink);
-    let count = |key| section.read(key, |field| values::count(field, 1..=CONNECTIONS_MAX));
-    let all = count("max_connections");
-    let per_uid = count("max_connections_per_uid");
-    let faulty = all.is_faulty();
-    let all = all.into_value().unwrap_or(default.max_connections);
-    if let Some(place) = per_uid.place().filter(|_| !faulty && per_uid.value().is_some_and(|one| *one > all))
-    {
-        let message = format!("is more than max_connections ({all}), so it would never apply; lower it");
-        section.fault_at(place, "max_connections_per_uid", message);
+    let count = |key, max| section.read(key, |field| values::count(field, 1..=max));
+    let quota = |key, default| count(key, QUOTA_MAX).unwrap_or(default);
+    let rate =
+        |key, default| section.read(key, |field| values::count(field, 1..=RATE_MAX)).unwrap_or(default);
+    let connections = count("max_connections", CONNECTIONS_MAX);
+    let max_connections = connections.unwrap_or(default.max_connections);
+    let per_uid = count("max_connections_per_uid", CONNECTIONS_MAX);
+    let is_faulty = connections.is_none() && section.has("max_connections");
+    if per_uid.is_some_and(|per_uid| per_uid > max_connections) && !is_faulty {
+        let message =
+            format!("is more than max_connections ({max_connections}), so it would never apply; lower it");
+        section.conflict::<()>("max_connections_per_uid", message);
     }
     DaemonSettings {
-        socket: section.read("socket", values::socket_path).into_value().unwrap_or(default.socket),
-        socket_group: section.read("socket_group", rules::group).into_value(),
-        state_dir: section.read("state_dir", values::path).into_value().unwrap_or(default.state_dir),
-        state_key: section.read("state_key", secret::source).into_value(),
-        max_connections: all,
-        max_connections_per_uid: per_uid.into_value().unwrap_or(default.max_connections_per_uid.min(all)),
-        quota: quota(&section),
+        socket: section.read("socket", values::socket_path).unwrap_or(default.socket),
+        socket_group: section.read("socket_group", rules::group),
+        state_dir: section.read("state_dir", values::path).unwrap_or(default.state_dir),
+        state_key: section.read("state_key", values::secret_source),
+        max_connections,
+        max_connections_per_uid: per_uid.unwrap_or(default.max_connections_per_uid.min(max_connections)),
+        quota: Quota {
+            in_flight: quota("max_in_flight_per_uid", default.quota.in_flight),
+            waiting: quota("max_waiting_per_uid", default.quota.waiting),
+            watches: quota("max_watches_per_uid", default.quota.watches),
+            watched_tokens: quota("max_watched_tokens_per_uid", default.quota.watched_tokens),
+            unread_bytes: quota("max_unread_bytes_per_uid", default.quota.unread_bytes),
+            variants: quota("max_variants_per_uid", default.quota.variants),
+            provider_calls_per_minute: rate(
+                "max_provider_calls_per_minute_per_uid",
+                default.quota.provider_calls_per_minute,
+            ),
+            refusals_per_minute: rate("max_refusals_per_minute_per_uid", default.quota.refusals_per_minute),
+        },
     }
 }
 
-/// What else one user may have.
-fn quota(section: &Section<'_>) -> Quota {
-    let default = Quota::default();
-    let count = |key, default| {
-        let read = section.read(key, |field| values::count(field, 1..=QUOTA_MAX));
-        read.into_value().unwrap_or(default)
-    };
-    let rate = |key, default| {
-        let read = section.read(key, |field| values::count(field, 1..=RATE_MAX));
-        read.into_value().and_then(|count| u32::try_from(count).ok()).unwrap_or(default)
-    };
-    Quota {
-        in_flight: count("max_in_flight_per_uid", default.in_flight),
-        waiting: count("max_waiting_per_uid", default.waiting),
-        watches: count("max_watches_per_uid", default.watches),
-        watched_tokens: count("max_watched_tokens_per_uid", default.watched_tokens),
-        unread_bytes: count("max_unread_bytes_per_uid", default.unread_bytes),
-        variants: count("max_variants_per_uid", default.variants),
-        provider_calls_per_minute: rate(
-            "max_provider_calls_per_minute_per_uid",
-            default.provider_calls_per_minute,
-        ),
-        refusals_per_minute: rate("max_refusals_per_minute_per_uid", default.refusals_per_minute),
-    }
-}
-
-/// `[admin]`.
-pub(super) fn admin(raw: Option<&Raw>, sink: &Sink) -> AdminSettings {
-    let Some(raw) = raw else { return AdminSettings::default() };
-    let section = Section::new("admin".to_owned(), raw, ADMIN_KEYS, sink);
+/// Reads `[admin]`.
+pub(super) fn admin(section: &Section<'_>) -> AdminSettings {
     let words = [("allow", RootAccess::Allow), ("deny", RootAccess::Deny)];
-    let allow = section.read("allow", rules::list);
-    if let Some(place) =
-        allow.place().filter(|_| allow.value().is_some_and(|rules| rules.contains(&Rule::Any)))
-    {
-        let message = "\"any\" makes every process that reaches the socket an operator";
-        sink.warn(place, Some("admin.allow".to_owned()), message);
+    let allow = section.read("allow", rules::list).unwrap_or_default();
+    if allow.contains(&Rule::Any) {
+        section.warn("allow", "\"any\" makes every process that reaches the socket an operator");
     }
     AdminSettings {
-        allow: allow.into_value().unwrap_or_default(),
-        root: section.read("root", |field| values::word(field, &words)).into_value().unwrap_or_default(),
+        allow,
+        root: section.read("root", |field| values::word(field, &words)).unwrap_or_default(),
     }
 }

@@ -1,5 +1,4 @@
-//! What a checked configuration consists of. Equality decides what a reload keeps, and so does the hash of
-//! [`CredentialSettings`].
+//! Checked settings. Their equality decides what a reload keeps, and so does the hash of [`CredentialSettings`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,15 +19,15 @@ pub struct DaemonSettings {
     pub socket: PathBuf,
     /// `socket_group`: the group that may connect to a socket made by the daemon itself.
     pub socket_group: Option<Principal>,
-    /// `state_dir`: what must survive a reboot.
+    /// `state_dir`: directory for tokens that survive a reboot.
     pub state_dir: PathBuf,
-    /// `state_key`: seals what survives a reboot. Without it nothing does.
+    /// `state_key`: seals the tokens that survive a reboot. Without it none does.
     pub state_key: Option<SecretSource>,
     /// `max_connections`: open at once.
     pub max_connections: usize,
     /// `max_connections_per_uid`: open at once from one user.
     pub max_connections_per_uid: usize,
-    /// `max_..._per_uid`: what else one user may have.
+    /// `max_..._per_uid`: other limits of one user.
     pub quota: Quota,
 }
 
@@ -46,16 +45,16 @@ pub struct AdminSettings {
 pub struct TokenSettings {
     /// The `[provider.NAME]` it comes from, for people.
     pub provider: Arc<str>,
-    /// What is asked for, and how. Tokens that agree in it share one credential.
+    /// The token request. Tokens with equal ones share one credential.
     pub credential: Arc<CredentialSettings>,
     /// `max_requests_per_minute` of the provider: the most that its host is sent.
     pub max_requests_per_minute: Option<u32>,
-    /// `refresh_before`: how long before its expiry the token is renewed, where policy shall not choose.
+    /// `refresh_before`: how long before its expiry the token is renewed. `None`: the policy chooses.
     pub refresh_before: Option<Duration>,
     /// `idle_timeout` with `warm = "on-demand"`: how long after its last use it is still renewed. `None` with
     /// `warm = "always"`: it is renewed whether anybody uses it or not.
     pub idle_timeout: Option<Duration>,
-    /// `variants`: what callers may ask for besides.
+    /// `variants`: scopes, resources and audiences that callers may choose.
     pub variants: VariantSettings,
     /// `headers`: the headers of an API call besides `Authorization`, in order of their names.
     pub headers: Vec<HeaderSettings>,
@@ -65,7 +64,7 @@ pub struct TokenSettings {
     pub allow: Vec<Rule>,
 }
 
-/// `variants`: the terms out of which a caller may choose its own form of a token.
+/// `variants`: the terms out of which a caller may choose a variant of a token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VariantSettings {
     /// `variants.scope`.
@@ -74,14 +73,14 @@ pub struct VariantSettings {
     pub resource: TermSet,
     /// `variants.audience`.
     pub audience: TermSet,
-    /// Who may have those terms that not everybody may have who may have the token.
+    /// Rules of single terms.
     pub rules: Vec<TermRules>,
 }
 
-/// Who may have a term, out of those who may have the token.
+/// Rules of a term, besides those of the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TermRules {
-    /// Of which kind the term is.
+    /// The kind of the term.
     pub kind: TermKind,
     /// The term.
     pub term: String,
@@ -100,8 +99,7 @@ pub enum TermKind {
     Audience,
 }
 
-/// Everything that makes a token request what it is. Two equal ones bring the same token, so they are the
-/// canonical key of a credential; where any part changes, so does the credential.
+/// All settings of a token request: the canonical key of a credential. Equal ones bring the same token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct CredentialSettings {
     /// `token_endpoint` or `issuer`.
@@ -126,11 +124,11 @@ pub struct CredentialSettings {
     pub ca_file: Option<PathBuf>,
     /// `proxy`: an HTTP proxy for the token request.
     pub proxy: Option<Url>,
-    /// `default_lifetime`: for replies that tell none.
+    /// `default_lifetime`: for replies that have none.
     pub default_lifetime: Duration,
 }
 
-/// Where tokens are asked for.
+/// The token endpoint, or the way to discover it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Endpoint {
     /// The token endpoint itself (RFC 6749 section 3.2).
@@ -139,19 +137,19 @@ pub enum Endpoint {
     Issuer(Url),
 }
 
-/// How the client proves who it is, by the IANA names of the methods.
+/// Client authentication, by the IANA names of the methods.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum ClientAuthentication {
     /// `client_secret_basic`.
     SecretBasic {
-        /// The client secrets, in order of preference. There is one at least.
+        /// The client secrets, in order of preference. At least one.
         secrets: Vec<SecretSource>,
         /// How id and secret are joined.
         encoding: BasicEncoding,
     },
     /// `client_secret_post`.
     SecretPost {
-        /// The client secrets, in order of preference. There is one at least.
+        /// The client secrets, in order of preference. At least one.
         secrets: Vec<SecretSource>,
     },
     /// `none`: a public client.
@@ -243,6 +241,15 @@ impl CredentialSettings {
             TermKind::Scope => &self.scope,
             TermKind::Resource => &self.resource,
             TermKind::Audience => &self.audience,
+        }
+    }
+}
+
+impl Endpoint {
+    /// The URL, of either kind.
+    pub fn url(&self) -> &Url {
+        match self {
+            Self::Token(url) | Self::Issuer(url) => url,
         }
     }
 }

@@ -1,330 +1,187 @@
-//! `[token.NAME]`: what is asked for, and who may have it.
+//! `[token.NAME]`: the token request, and who may have the token.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::TokenName;
 
-use super::document::Value;
-use super::fault::{Place, Sink, did_you_mean, one_of, quoted, segment};
-use super::files::{Named, Raw};
-use super::headers::{self, Headers};
-use super::preset::{self, GrantType, Preset};
-use super::provider::{self, Provider};
-use super::section::{Field, Section, Setting};
-use super::{CredentialSettings, Grant, HeaderSettings, TokenSettings, rules, secret, values, variants};
-use crate::secret_source::SecretSource;
+use super::fault::{Sink, did_you_mean, join, one_of, quoted};
+use super::files::Raw;
+use super::preset;
+use super::provider::Provider;
+use super::section::{Field, Section};
+use super::{CredentialSettings, Grant, TermKind, TokenSettings, headers, rules, values, variants};
 
-/// The keys of `[token.NAME]`.
-pub(super) const KEYS: &[&str] = &[
-    "provider",
-    "grant_type",
-    "scope",
-    "resource",
-    "audience",
-    "params",
-    "username",
-    "password",
-    "headers",
-    "caller_headers",
-    "allow",
-    "refresh_before",
-    "default_lifetime",
-    "warm",
-    "idle_timeout",
-    "variants",
-];
-
-const DEFAULT_ACCEPT: &str = "application/json";
-
-/// A reply that tells no lifetime is trusted for as long as the shortest-lived tokens seen in practice live: what
-/// is handed out is then hardly ever expired, at the price of a dozen requests in an hour.
+/// The lifetime of a token if the reply has none: that of the shortest-lived tokens seen in practice, so that an expired
+/// token is hardly ever handed out. It costs a dozen requests in an hour.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
-/// The providers, by name, and what has been seen of their use.
-#[derive(Debug)]
-pub(super) struct Providers {
-    pub(super) by_name: BTreeMap<String, Provider>,
-    pub(super) some_lost: bool,
+/// A grant type, without its credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GrantType {
+    ClientCredentials,
+    Password,
 }
 
-/// Reads all sections, and warns of providers that none of them uses.
+/// Reads all sections, and warns of providers that no token uses.
 pub(super) fn read_all(
-    named: &Named,
-    providers: &Providers,
+    sections: BTreeMap<String, Raw>,
+    providers: &BTreeMap<String, Provider>,
     sink: &Sink,
 ) -> BTreeMap<TokenName, TokenSettings> {
-    let mut used = BTreeSet::new();
     let mut tokens = BTreeMap::new();
-    for (name, raw) in &named.sections {
-        // The section itself may be among those that were lost.
-        let excused = if named.some_lost && raw.is_headless() { KEYS } else { &[] };
-        let reader = Reader::new(name, raw, excused, providers, sink);
-        used.extend(reader.provider.value().map(|provider| Arc::clone(&provider.name)));
-        let settings = reader.read();
-        match name.parse::<TokenName>() {
-            Ok(name) => drop(settings.map(|settings| tokens.insert(name, settings))),
-            Err(error) => sink.fault(&raw.place, Some(path(name)), error.to_string()),
+    for (name, raw) in sections {
+        if let (Some(settings), Ok(name)) = (read(&name, raw, providers, sink), name.parse()) {
+            tokens.insert(name, settings);
         }
     }
-    for (name, provider) in &providers.by_name {
-        if !used.contains(name.as_str()) {
-            sink.warn(
-                &provider.place,
-                Some(format!("provider.{}", segment(name))),
-                "no token uses this provider",
-            );
-        }
+    for (name, provider) in providers.iter().filter(|(_, provider)| !provider.is_used.get()) {
+        sink.warn(&provider.place, &join("provider", name), "no token uses this provider");
     }
     tokens
 }
 
-/// Keys of providers that were written into a token, by the provider that the token names.
-pub(super) fn misplaced<'a>(tokens: &'a Named) -> BTreeMap<&'a str, BTreeSet<&'static str>> {
-    let mut found: BTreeMap<&'a str, BTreeSet<&'static str>> = BTreeMap::new();
-    for raw in tokens.sections.values() {
-        let Some(Value::Text(provider)) = raw.entries.get("provider").map(|entry| &entry.node.value) else {
-            continue;
-        };
-        let belongs_there = |key: &&&str| !KEYS.contains(*key) && raw.entries.contains_key(**key);
-        found.entry(provider).or_default().extend(provider::KEYS.iter().filter(belongs_there));
+/// Reads every key before it gives up, so that every fault is found.
+fn read(
+    name: &str,
+    mut raw: Raw,
+    providers: &BTreeMap<String, Provider>,
+    sink: &Sink,
+) -> Option<TokenSettings> {
+    let own = Section::new(join("token", name), &raw, sink);
+    let provider = own.read("provider", |field| find_provider(field, providers));
+    if !own.has("provider") {
+        own.missing::<()>("provider", "name one of the [provider.NAME] sections");
+    }
+    let is_own = |key: &str| raw.table.contains_key(key);
+    let clash_key = if is_own("caller_headers") || !is_own("headers") { "caller_headers" } else { "headers" };
+    if let Some(provider) = provider {
+        provider.is_used.set(true);
+        preset::fill(&mut raw.table, &provider.token_defaults, &raw.place);
+    }
+    let section = &Section::new(join("token", name), &raw, sink);
+    let grant = grant(section);
+    let [scope, resource, audience] = TermKind::ALL
+        .map(|kind| section.read(kind.as_str(), |field| values::terms(field, kind)).unwrap_or_default());
+    let params = params(section);
+    let headers = section.read("headers", headers::headers).unwrap_or_default();
+    let caller_headers = section.read("caller_headers", headers::caller_headers).unwrap_or_default();
+    let is_fixed =
+        |name: &&String| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_str()));
+    if let Some(name) = caller_headers.iter().find(is_fixed) {
+        let message = format!("{} is among both headers and caller_headers; keep it in one", quoted(name));
+        section.conflict::<()>(clash_key, message);
+    }
+    let allow = section.read("allow", rules::list).unwrap_or_default();
+    let refresh_before = section.read("refresh_before", values::duration);
+    let default_lifetime = section.read("default_lifetime", values::lifetime);
+    let idle_timeout = variants::idle_timeout(section);
+    let variants = section.read("variants", variants::settings).unwrap_or_default();
+    let provider = provider?;
+    let credential = CredentialSettings {
+        endpoint: provider.endpoint.clone()?,
+        client_id: provider.client_id.clone()?,
+        authentication: provider.authentication.clone()?,
+        grant: grant?,
+        scope,
+        resource,
+        audience,
+        params,
+        accept: provider.accept.clone(),
+        ca_file: provider.ca_file.clone(),
+        proxy: provider.proxy.clone(),
+        default_lifetime: default_lifetime.or(provider.default_lifetime).unwrap_or(DEFAULT_LIFETIME),
+    };
+    Some(TokenSettings {
+        provider: Arc::clone(&provider.name),
+        credential: Arc::new(credential),
+        max_requests_per_minute: provider.max_requests_per_minute,
+        refresh_before,
+        idle_timeout,
+        variants,
+        headers,
+        caller_headers,
+        allow,
+    })
+}
+
+fn find_provider<'p>(field: &Field<'_>, providers: &'p BTreeMap<String, Provider>) -> Option<&'p Provider> {
+    let name = field.text()?;
+    let found = providers.get(name);
+    if found.is_none() {
+        let hint = did_you_mean(name, providers.keys().map(String::as_str));
+        let message = format!("no provider {}; add [{}]{hint}", quoted(name), join("provider", name));
+        field.sink.conflict(&field.item.place, &field.path, message);
     }
     found
 }
 
-fn path(name: &str) -> String {
-    format!("token.{}", segment(name))
+const GRANT_TYPES: [(&str, GrantType); 2] =
+    [("client_credentials", GrantType::ClientCredentials), ("password", GrantType::Password)];
+
+/// `grant_type` of a token.
+fn grant_type(field: &Field<'_>) -> Option<GrantType> {
+    values::word(field, &GRANT_TYPES)
 }
 
-/// A section with its provider.
-struct Reader<'a> {
-    section: Section<'a>,
-    provider: Setting<&'a Provider>,
-    preset: Setting<&'a Preset>,
+/// `grant_types` of a preset.
+pub(super) fn grant_types(field: &Field<'_>) -> Option<Vec<GrantType>> {
+    values::list(field, "an array such as [\"client_credentials\"]", grant_type)
 }
 
-impl<'a> Reader<'a> {
-    fn new(
-        name: &str,
-        raw: &'a Raw,
-        excused: &[&'static str],
-        providers: &'a Providers,
-        sink: &'a Sink,
-    ) -> Self {
-        let mut section = Section::new(path(name), raw, KEYS, sink);
-        section.excuse(excused.iter().copied());
-        let provider = section.read("provider", |field| {
-            let name = field.text()?;
-            let found = providers.by_name.get(name);
-            if found.is_none() && !providers.some_lost {
-                let names = || providers.by_name.keys().map(String::as_str);
-                let hint = did_you_mean(name, names());
-                let header = format!("[provider.{}]", segment(name));
-                field.fault(format!("no provider {}; add {header}{hint}", quoted(name)));
+fn grant(section: &Section<'_>) -> Option<Grant> {
+    let grant_type = section.read("grant_type", grant_type);
+    let username = section.read("username", values::line);
+    let password = section.read("password", values::secret_source);
+    if grant_type.is_none() && section.has("grant_type") {
+        return None;
+    }
+    let grant_type = grant_type.unwrap_or(GrantType::ClientCredentials);
+    let name_of = |grant: GrantType| {
+        GRANT_TYPES.into_iter().find(|(_, other)| *other == grant).map_or("", |(name, _)| name)
+    };
+    let offered = section.read("grant_types", grant_types);
+    if let Some(offered) = offered.filter(|offered| !offered.contains(&grant_type)) {
+        let offered = one_of(offered.into_iter().map(name_of));
+        let name = quoted(name_of(grant_type));
+        let message = format!("{name} is not offered by the provider's preset, only {offered}");
+        return section.conflict("grant_type", message);
+    }
+    match grant_type {
+        GrantType::Password => {
+            let missing = ["username", "password"].into_iter().filter(|key| !section.has(key));
+            let missing: Vec<&str> = missing.collect();
+            if !missing.is_empty() {
+                let message = format!("\"password\" also needs {}", missing.join(" and "));
+                return section.conflict("grant_type", message);
             }
-            found
-        });
-        if provider.is_absent() {
-            section.missing("provider", "name one of the [provider.NAME] sections");
+            Some(Grant::Password { username: username?, password: password? })
         }
-        let preset = match provider.value() {
-            None => Setting::Faulty,
-            Some(provider) => match &provider.preset {
-                Setting::Set(preset, place) => Setting::Set(preset.as_ref(), place.clone()),
-                Setting::Absent => Setting::Absent,
-                Setting::Faulty => Setting::Faulty,
-            },
-        };
-        Self { section, provider, preset }
-    }
-
-    /// Reads every key before it gives up, so that every fault is found.
-    fn read(&self) -> Option<TokenSettings> {
-        let section = &self.section;
-        let grant = self.grant();
-        let scope = self.layered("scope", values::scope, |preset| &preset.scope).or_default(Default::default);
-        let resource =
-            self.layered("resource", values::terms, |preset| &preset.resource).or_default(Default::default);
-        let audience =
-            self.layered("audience", values::terms, |preset| &preset.audience).or_default(Default::default);
-        let params = self.params();
-        let (headers, caller_headers) = self.headers();
-        let allow = section.read("allow", rules::list).or_default(Vec::new);
-        let refresh_before =
-            self.layered("refresh_before", values::duration, |preset| &preset.refresh_before);
-        let default_lifetime = self.default_lifetime();
-        let idle_timeout = variants::idle_timeout(section);
-        let variants = section.read("variants", variants::settings);
-        let variants_place = variants.place().cloned();
-        let variants = variants.or_default(Default::default);
-        let provider = *self.provider.value()?;
-        let credential = CredentialSettings {
-            endpoint: provider.endpoint.value()?.clone(),
-            client_id: provider.client_id.value()?.clone(),
-            authentication: provider.authentication.value()?.clone(),
-            grant: grant?,
-            scope: scope?,
-            resource: resource?,
-            audience: audience?,
-            params: params?,
-            accept: self.accept(provider)?,
-            ca_file: provider.ca_file.clone().map(Some).or_default(|| None)?,
-            proxy: provider.proxy.clone().map(Some).or_default(|| None)?,
-            default_lifetime: default_lifetime?,
-        };
-        if let Some((place, variants)) = variants_place.as_ref().zip(variants.as_ref()) {
-            variants::warn_of_unruled_form(section, place, variants, &credential);
-        }
-        Some(TokenSettings {
-            provider: Arc::clone(&provider.name),
-            credential: Arc::new(credential),
-            max_requests_per_minute: provider
-                .max_requests_per_minute
-                .clone()
-                .map(Some)
-                .or_default(|| None)?,
-            refresh_before: refresh_before.map(Some).or_default(|| None)?,
-            idle_timeout: idle_timeout?,
-            variants: variants?,
-            headers: headers?,
-            caller_headers: caller_headers?,
-            allow: allow?,
-        })
-    }
-
-    /// What the preset says, where there is a preset and it is good.
-    fn preset_setting<T: Clone>(&self, pick: impl FnOnce(&Preset) -> &Setting<T>) -> Setting<T> {
-        match &self.preset {
-            Setting::Set(preset, _) => pick(preset).clone(),
-            Setting::Absent => Setting::Absent,
-            Setting::Faulty => Setting::Faulty,
+        GrantType::ClientCredentials => {
+            if let Some(key) = ["username", "password"].into_iter().find(|key| section.has(key)) {
+                let message =
+                    "belongs to grant_type = \"password\"; set that, or remove username and password";
+                return section.conflict(key, message);
+            }
+            Some(Grant::ClientCredentials)
         }
     }
+}
 
-    /// A key of this section, or else of the preset.
-    fn layered<T: Clone>(
-        &self,
-        key: &str,
-        reader: impl FnOnce(&Field<'_>) -> Option<T>,
-        pick: impl FnOnce(&Preset) -> &Setting<T>,
-    ) -> Setting<T> {
-        self.section.read(key, reader).or(self.preset_setting(pick))
+/// The form fields. Those that the preset requires must be there.
+fn params(section: &Section<'_>) -> BTreeMap<String, String> {
+    let params = section.read("params", headers::params);
+    let is_faulty = params.is_none() && section.has("params");
+    let params = params.unwrap_or_default();
+    let required =
+        section.read("required_params", |field| values::strings(field, values::line)).unwrap_or_default();
+    let missing = required.iter().filter(|name| !params.contains_key(*name)).map(String::as_str);
+    let missing: Vec<&str> = missing.collect();
+    if !missing.is_empty() && !is_faulty {
+        let required = one_of(missing).replace(" or ", " and ");
+        let message = format!("missing {required}, which the provider's preset requires");
+        section.conflict::<()>("params", message);
     }
-
-    fn accept(&self, provider: &Provider) -> Option<String> {
-        let below = self.preset_setting(|preset| &preset.accept);
-        provider.accept.clone().or(below).or_default(|| DEFAULT_ACCEPT.to_owned())
-    }
-
-    fn default_lifetime(&self) -> Option<Duration> {
-        let own = self.section.read("default_lifetime", values::lifetime);
-        let provider =
-            self.provider.value().map_or(Setting::Faulty, |provider| provider.default_lifetime.clone());
-        own.or(provider)
-            .or(self.preset_setting(|preset| &preset.default_lifetime))
-            .or_default(|| DEFAULT_LIFETIME)
-    }
-
-    fn grant(&self) -> Option<Grant> {
-        let section = &self.section;
-        let grant_type = section.read("grant_type", preset::grant_type);
-        let username = section.read("username", values::line);
-        let password = section.read("password", secret::source);
-        let place = grant_type.place().unwrap_or(section.place).clone();
-        let kind = grant_type.or_default(|| GrantType::ClientCredentials)?;
-        let offered = self.preset_setting(|preset| &preset.grant_types);
-        if let Some(offered) = offered.into_value().filter(|offered| !offered.contains(&kind)) {
-            let offered = one_of(offered.into_iter().map(GrantType::name));
-            let message =
-                format!("{} is not offered by the provider's preset, only {offered}", quoted(kind.name()));
-            section.fault_at(&place, "grant_type", message);
-            return None;
-        }
-        if kind == GrantType::Password {
-            self.report_missing_user(&place, &username, &password);
-            return Some(Grant::Password {
-                username: username.into_value()?,
-                password: password.into_value()?,
-            });
-        }
-        let surplus = [("username", username.place()), ("password", password.place())];
-        if let Some((key, place)) = surplus.into_iter().find_map(|(key, place)| Some((key, place?))) {
-            section.fault_at(
-                place,
-                key,
-                "belongs to grant_type = \"password\"; set that, or remove user name and password",
-            );
-            return None;
-        }
-        Some(Grant::ClientCredentials)
-    }
-
-    fn report_missing_user(
-        &self,
-        place: &Place,
-        username: &Setting<String>,
-        password: &Setting<SecretSource>,
-    ) {
-        let missing: Vec<&str> = [("username", username.is_absent()), ("password", password.is_absent())]
-            .into_iter()
-            .filter_map(|(name, absent)| absent.then_some(name))
-            .collect();
-        if !missing.is_empty() {
-            let message = format!("\"password\" also needs {}", missing.join(" and "));
-            self.section.fault_at(place, "grant_type", message);
-        }
-    }
-
-    /// Own form fields over those of the preset, by name; then those that the preset demands must be there.
-    fn params(&self) -> Option<BTreeMap<String, String>> {
-        let own = self.section.read("params", headers::params);
-        let place = own.place().unwrap_or(self.section.place).clone();
-        let own = own.or_default(BTreeMap::new);
-        let preset = self.preset_setting(|preset| &preset.params).or_default(BTreeMap::new);
-        let required = self.preset_setting(|preset| &preset.required_params).or_default(Vec::new);
-        let (mut params, own, required) = (preset?, own?, required?);
-        params.extend(own);
-        let missing: Vec<&str> =
-            required.iter().filter(|name| !params.contains_key(*name)).map(String::as_str).collect();
-        if !missing.is_empty() {
-            let demands = one_of(missing).replace(" or ", " and ");
-            self.section.fault_at(
-                &place,
-                "params",
-                format!("missing {demands}, which the provider's preset demands"),
-            );
-            return None;
-        }
-        Some(params)
-    }
-
-    /// Own headers over those of the preset, by name, in order of the names; and the caller's.
-    fn headers(&self) -> (Option<Vec<HeaderSettings>>, Option<Vec<String>>) {
-        let own = self.section.read("headers", headers::headers);
-        let own_place = own.place().cloned();
-        let preset = self.preset_setting(|preset| &preset.headers).or_default(Headers::new);
-        let callers = self.section.read("caller_headers", headers::caller_headers);
-        let callers_place = callers.place().cloned();
-        let callers = callers.or(self.preset_setting(|preset| &preset.caller_headers)).or_default(Vec::new);
-        let merged = own.or_default(Headers::new).zip(preset).map(|(own, mut headers)| {
-            headers.extend(own);
-            headers
-        });
-        let both = merged.as_ref().zip(callers.as_ref()).and_then(|(headers, callers)| {
-            callers.iter().find(|name| headers.contains_key(&name.to_ascii_lowercase()))
-        });
-        if let Some(name) = both {
-            let (place, key) = match (callers_place, own_place) {
-                (Some(place), _) => (place, "caller_headers"),
-                (None, Some(place)) => (place, "headers"),
-                (None, None) => (self.section.place.clone(), "caller_headers"),
-            };
-            let message =
-                format!("{} is among both headers and caller_headers; keep it in one", quoted(name));
-            self.section.fault_at(&place, key, message);
-            return (None, None);
-        }
-        (merged.map(|headers| headers.into_values().collect()), callers)
-    }
+    params
 }

@@ -1,172 +1,155 @@
-//! Readers of single values: texts, words, durations, numbers, paths, scopes, lists.
+//! Readers of single values.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::TermSet;
-use super::fault::{did_you_mean, one_of, quoted};
-use super::section::Field;
+use url::Url;
 
-/// Nothing in this configuration lasts longer than a year; a larger number is a slip.
+use super::document::Value;
+use super::fault::{did_you_mean, near_miss, one_of, quoted};
+use super::section::Field;
+use super::{TermKind, TermSet};
+use crate::secret_source::SecretSource;
+
+/// A longer duration is probably a mistake.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// What token, provider and preset names are made of, as `TokenName` decides.
-pub(super) const NAME_RULE: &str =
-    "1 to 255 letters, digits and . _ - @ : +, beginning with a letter or a digit";
+/// The longest path of a socket: `sun_path` has 108 bytes, and a NUL ends it.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Sources of one secret that may overlap. During a rotation there are two, and each is tried in turn.
+const SOURCES_MAX: usize = 4;
 
 /// Any text of at least one character and without control characters.
 pub(super) fn line(field: &Field<'_>) -> Option<String> {
     let text = field.text()?;
-    if text.is_empty() {
-        field.fault("empty; expected a text");
-        return None;
-    }
-    if text.chars().any(char::is_control) {
-        field.fault("has a control character, such as a newline; expected a text on one line");
-        return None;
-    }
+    field.ensure(!text.is_empty(), "empty; expected a text")?;
+    let message = "has a control character, such as a newline; expected a text on one line";
+    field.ensure(!text.chars().any(char::is_control), message)?;
     Some(text.to_owned())
 }
 
 /// One of a few words.
 pub(super) fn word<T: Copy>(field: &Field<'_>, words: &[(&str, T)]) -> Option<T> {
     let text = field.text()?;
-    let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-    if found.is_none() {
-        let names = || words.iter().map(|(word, _)| *word);
-        let hint = did_you_mean(text, names());
-        field.fault(format!("found {}, expected {}{hint}", quoted(text), one_of(names())));
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*value);
     }
-    found
+    let names = || words.iter().map(|(word, _)| *word);
+    field.fault(format!(
+        "found {}, expected {}{}",
+        quoted(text),
+        one_of(names()),
+        did_you_mean(text, names())
+    ))
 }
 
-/// A span of time as people write it.
+/// A duration with a unit.
 pub(super) fn duration(field: &Field<'_>) -> Option<Duration> {
     const EXPECTED: &str = "a duration with a unit, such as \"5m\", \"1h 30m\" or \"0s\"";
-    if let Some(number) = field.as_integer() {
-        field.fault(format!("expected {EXPECTED}, found an integer; for seconds write \"{number}s\""));
-        return None;
+    if let Value::Integer(number) = field.item.value {
+        return field
+            .fault(format!("expected {EXPECTED}, found an integer; for seconds write \"{number}s\""));
     }
-    let text = field.as_text();
-    let Some(text) = text else {
-        field.wrong_type(EXPECTED);
-        return None;
-    };
-    if text.contains('M') {
-        field.fault(format!("found {}, where \"M\" means months; write \"m\" for minutes", quoted(text)));
-        return None;
-    }
+    let text = field.text_or(EXPECTED)?;
+    let found = format!("found {}", quoted(text));
+    field
+        .ensure(!text.contains('M'), format!("{found}, where \"M\" means months; write \"m\" for minutes"))?;
     let Ok(duration) = humantime::parse_duration(text) else {
-        field.fault(format!("found {}, expected {EXPECTED}", quoted(text)));
-        return None;
+        return field.fault(format!("{found}, expected {EXPECTED}"));
     };
-    if duration > DURATION_MAX {
-        field
-            .fault(format!("found {}, which is longer than a year (366 days); check the unit", quoted(text)));
-        return None;
-    }
+    let message = format!("{found}, which is longer than a year (366 days); check the unit");
+    field.ensure(duration <= DURATION_MAX, message)?;
     Some(duration)
 }
 
-/// A lifetime, which is a duration of a second at least.
+/// A duration of at least a second.
 pub(super) fn lifetime(field: &Field<'_>) -> Option<Duration> {
     let lifetime = duration(field)?;
-    if lifetime < Duration::from_secs(1) {
-        field.fault("a token that lives less than a second cannot be used; expected \"1s\" or more");
-        return None;
-    }
+    let message = "less than a second is too short to use a token; expected \"1s\" or more";
+    field.ensure(lifetime >= Duration::from_secs(1), message)?;
     Some(lifetime)
 }
 
 /// A whole number within bounds.
-pub(super) fn count(field: &Field<'_>, bounds: std::ops::RangeInclusive<usize>) -> Option<usize> {
-    let Some(number) = field.as_integer() else {
-        field.wrong_type("an integer");
-        return None;
-    };
-    let count = usize::try_from(number).ok().filter(|count| bounds.contains(count));
-    if count.is_none() {
-        field.fault(format!("found {number}, expected {} to {}", bounds.start(), bounds.end()));
+pub(super) fn count<T>(field: &Field<'_>, bounds: RangeInclusive<T>) -> Option<T>
+where
+    T: TryFrom<i128> + PartialOrd + Display,
+{
+    let Value::Integer(number) = field.item.value else { return field.wrong_type("an integer") };
+    match T::try_from(number).ok().filter(|count| bounds.contains(count)) {
+        None => field.fault(format!("found {number}, expected {} to {}", bounds.start(), bounds.end())),
+        count => count,
     }
-    count
 }
 
 /// An absolute path.
 pub(super) fn path(field: &Field<'_>) -> Option<PathBuf> {
     let text = field.text()?;
-    if text.contains('\0') {
-        field.fault("has a NUL character, which no path can have");
-        return None;
-    }
-    if !text.starts_with('/') {
-        field.fault("expected an absolute path, which begins with \"/\"");
-        return None;
-    }
+    field.ensure(!text.contains('\0'), "has a NUL character, which no path can have")?;
+    field.ensure(text.starts_with('/'), "expected an absolute path, which begins with \"/\"")?;
     Some(PathBuf::from(text))
 }
 
-/// A path that a socket can be bound to.
-pub(super) fn socket_path(field: &Field<'_>) -> Option<PathBuf> {
-    /// `sun_path` has 108 bytes, one of which ends it.
-    const SOCKET_PATH_MAX: usize = 107;
+/// The path of a file with certificates.
+pub(super) fn ca_file(field: &Field<'_>) -> Option<PathBuf> {
     let path = path(field)?;
-    let length = path.as_os_str().len();
-    if length > SOCKET_PATH_MAX {
-        field.fault(format!("a path of {length} bytes, but a socket's path has at most {SOCKET_PATH_MAX}"));
-        return None;
-    }
+    field.mention("ca_file", field.text()?);
     Some(path)
 }
 
-/// A scope: terms in one string, or an array of them.
-pub(super) fn scope(field: &Field<'_>) -> Option<TermSet> {
-    let fields = field.as_list();
-    let terms: Option<Vec<Vec<String>>> = match &fields {
-        Some(items) => all(items.iter().map(scope_item)),
-        None if field.as_text().is_some() => Some(vec![scope_terms(field)?]),
-        None => {
-            field.wrong_type("a string of terms with spaces between, or an array of strings");
-            None
+/// A path to which a socket can be bound.
+pub(super) fn socket_path(field: &Field<'_>) -> Option<PathBuf> {
+    let path = path(field)?;
+    let length = path.as_os_str().len();
+    let message = format!("a path of {length} bytes, but a socket's path has at most {SOCKET_PATH_MAX}");
+    field.ensure(length <= SOCKET_PATH_MAX, message)?;
+    Some(path)
+}
+
+/// Terms of a kind: one, or an array of them. A scope in one string has spaces between its terms.
+pub(super) fn terms(field: &Field<'_>, kind: TermKind) -> Option<TermSet> {
+    match kind {
+        TermKind::Scope if field.is_text() => {
+            Some(scope(field)?.split(' ').filter(|term| !term.is_empty()).map(str::to_owned).collect())
         }
-    };
-    Some(terms?.into_iter().flatten().collect())
-}
-
-fn scope_item(field: &Field<'_>) -> Option<Vec<String>> {
-    scope_term(field).map(|term| vec![term])
-}
-
-/// A single term of a scope.
-pub(super) fn scope_term(field: &Field<'_>) -> Option<String> {
-    let text = field.text()?;
-    if text.is_empty() || text.contains(' ') {
-        field.fault(format!("found {}, expected one scope term in each string of an array", quoted(text)));
-        return None;
+        kind => strings(field, |field| term(field, kind)).map(TermSet::from_iter),
     }
-    scope_terms(field)?.pop()
-}
-
-fn scope_terms(field: &Field<'_>) -> Option<Vec<String>> {
-    let text = field.text()?;
-    let allowed = |c: char| matches!(c, '\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e');
-    if let Some(bad) = text.chars().find(|c| *c != ' ' && !allowed(*c)) {
-        field.fault(format!("has {bad:?}, which a scope cannot have (RFC 6749 section 3.3)"));
-        return None;
-    }
-    Some(text.split(' ').filter(|term| !term.is_empty()).map(str::to_owned).collect())
-}
-
-/// One or several values that are sent as they are, as `resource` and `audience`.
-pub(super) fn terms(field: &Field<'_>) -> Option<TermSet> {
-    strings(field, line).map(TermSet::from_iter)
 }
 
 /// One string or an array of them.
-pub(super) fn strings<T>(field: &Field<'_>, reader: impl Fn(&Field<'_>) -> Option<T>) -> Option<Vec<T>> {
-    if field.as_text().is_some() {
-        return Some(vec![reader(field)?]);
+pub(super) fn strings(
+    field: &Field<'_>,
+    reader: impl Fn(&Field<'_>) -> Option<String>,
+) -> Option<Vec<String>> {
+    if field.is_text() {
+        Some(vec![reader(field)?])
+    } else {
+        list(field, "a string or an array of strings", reader)
     }
-    list(field, "a string or an array of strings", reader)
+}
+
+/// One term of a kind. Resources and audiences are sent as they are.
+pub(super) fn term(field: &Field<'_>, kind: TermKind) -> Option<String> {
+    if kind != TermKind::Scope {
+        return line(field);
+    }
+    let text = scope(field)?;
+    let message = format!("found {}, expected one scope term in each string of an array", quoted(text));
+    field.ensure(!text.is_empty() && !text.contains(' '), message)?;
+    Some(text.to_owned())
+}
+
+/// The text of a scope.
+fn scope<'a>(field: &Field<'a>) -> Option<&'a str> {
+    let text = field.text()?;
+    let allowed = |c: char| matches!(c, ' ' | '\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e');
+    match text.chars().find(|c| !allowed(*c)) {
+        Some(bad) => field.fault(format!("has {bad:?}, which a scope cannot have (RFC 6749 section 3.3)")),
+        None => Some(text),
+    }
 }
 
 /// An array, with every item read.
@@ -175,15 +158,129 @@ pub(super) fn list<T>(
     expected: &str,
     reader: impl Fn(&Field<'_>) -> Option<T>,
 ) -> Option<Vec<T>> {
-    let Some(items) = field.as_list() else {
-        field.wrong_type(expected);
-        return None;
-    };
-    all(items.iter().map(reader))
+    all(field.list(expected)?.iter().map(reader))
 }
 
-/// All values, or none if one is missing; but each is asked for, so that each fault is found.
+/// All values, or none if one is missing; each is read nevertheless, so that each fault is found.
 pub(super) fn all<T>(values: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
     let values: Vec<Option<T>> = values.collect();
     values.into_iter().collect()
+}
+
+/// A URL to which secrets are sent, so it is encrypted unless it stays on this host.
+pub(super) fn secure_url(field: &Field<'_>) -> Option<Url> {
+    let url = http_url(field)?;
+    let message = format!(
+        "http:// to {} would send the client secret unencrypted; expected https:// (http:// is only for \
+         loopback hosts)",
+        quoted(url.host_str().unwrap_or_default())
+    );
+    field.ensure(super::is_secure_endpoint(&url), message)?;
+    Some(url)
+}
+
+/// An issuer: a URL without a query (RFC 8414 section 2).
+pub(super) fn issuer(field: &Field<'_>) -> Option<Url> {
+    let url = secure_url(field)?;
+    let message = "an issuer has no query (RFC 8414); remove the \"?\" and the text after it";
+    field.ensure(url.query().is_none(), message)?;
+    Some(url)
+}
+
+/// A proxy: a URL without a path. It may be `http://`, because the requests through it are encrypted end to end.
+pub(super) fn proxy(field: &Field<'_>) -> Option<Url> {
+    let url = http_url(field)?;
+    let message = "expected only scheme, host and port of a proxy, such as \"http://proxy.example:3128\"";
+    field.ensure(url.path() == "/" && url.query().is_none(), message)?;
+    Some(url)
+}
+
+/// The text of a URL may hold a password, so no fault repeats it.
+fn http_url(field: &Field<'_>) -> Option<Url> {
+    const EXPECTED: &str = "expected a URL such as \"https://host.example/path\"";
+    let text = field.text()?;
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(error) => return field.fault(format!("not a URL ({error}); {EXPECTED}")),
+    };
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    for (is_wrong, problem) in [
+        (text.chars().any(|c| c.is_whitespace() || c.is_control()), "has white space"),
+        (!matches!(url.scheme(), "https" | "http"), "has a scheme other than https and http"),
+        (has_user, "has a user name or password before the host, which logs would show"),
+        (url.port() == Some(0), "has port 0, at which no server can listen"),
+        (url.fragment().is_some(), "has a fragment, which is never sent"),
+    ] {
+        field.ensure(!is_wrong, format!("{problem}; {EXPECTED}"))?;
+    }
+    Some(url)
+}
+
+const SOURCE: &str = "{ credential = \"NAME\" }, { file = \"/PATH\" }, { env = \"NAME\" } or { command = [\"PROGRAM\", \"ARGUMENT\"] }";
+
+/// One source, or an array of sources for one secret that is being replaced, in order of preference.
+pub(super) fn secret_sources(field: &Field<'_>) -> Option<Vec<SecretSource>> {
+    let Value::List(items) = &field.item.value else { return Some(vec![secret_source(field)?]) };
+    let found = items.len();
+    let message = format!(
+        "an array of {found} sources, expected 1 to {SOURCES_MAX}, the preferred one first: [{SOURCE}]"
+    );
+    field.ensure((1..=SOURCES_MAX).contains(&found), message)?;
+    let mut sources = Vec::new();
+    for (item, source) in field.list(SOURCE)?.iter().zip(list(field, SOURCE, secret_source)?) {
+        item.ensure(!sources.contains(&source), "the same source is listed twice; remove one of the two")?;
+        sources.push(source);
+    }
+    Some(sources)
+}
+
+/// Where a secret is kept. The secret itself may stand here by mistake, so no fault repeats a value.
+pub(super) fn secret_source(field: &Field<'_>) -> Option<SecretSource> {
+    const KINDS: [&str; 4] = ["credential", "file", "env", "command"];
+    let message = || format!("a secret is not written here; say where it is kept: {SOURCE}");
+    field.ensure(!field.is_text(), message())?;
+    let kinds = field.table(SOURCE)?;
+    if let Some((name, _)) = kinds.iter().find(|(name, _)| !KINDS.contains(name)) {
+        // A name that is near to none may be the secret.
+        let hint = near_miss(name, KINDS).map(|meant| format!("; did you mean {}?", quoted(meant)));
+        let hint = hint.unwrap_or_default();
+        return field.fault(format!("unknown kind of secret source{hint}; expected {SOURCE}"));
+    }
+    match kinds.as_slice() {
+        [("credential", value)] => credential(value),
+        [("file", value)] => {
+            let path = path(value)?;
+            value.mention("file", value.text()?);
+            Some(SecretSource::File(path))
+        }
+        [("env", value)] => {
+            let name = value.text()?;
+            let message = "expected the name of an environment variable, which is not empty and has no \"=\"";
+            value.ensure(!name.is_empty() && !name.contains(['=', '\0']), message)?;
+            Some(SecretSource::Environment(name.to_owned()))
+        }
+        [("command", value)] => command(value),
+        [] => field.fault(format!("an empty table; expected {SOURCE}")),
+        several => field.fault(format!("{} sources for one secret; expected one: {SOURCE}", several.len())),
+    }
+}
+
+fn credential(field: &Field<'_>) -> Option<SecretSource> {
+    let name = field.text()?;
+    let is_name = !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\0']);
+    field.ensure(is_name, "expected the name of a systemd credential, which is a file name without \"/\"")?;
+    Some(SecretSource::Credential(name.to_owned()))
+}
+
+fn command(field: &Field<'_>) -> Option<SecretSource> {
+    const EXPECTED: &str =
+        "an array of a program and its arguments, such as [\"pass\", \"show\", \"x\"]; there is no shell";
+    let words = list(field, EXPECTED, |field| {
+        let text = field.text()?;
+        field.ensure(!text.contains('\0'), "has a NUL character, which no argument can have")?;
+        Some(text.to_owned())
+    })?;
+    let has_program = words.first().is_some_and(|program| !program.is_empty());
+    field.ensure(has_program, format!("names no program; expected {EXPECTED}"))?;
+    Some(SecretSource::Command(words))
 }

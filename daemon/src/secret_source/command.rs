@@ -1,5 +1,5 @@
-//! Runs a program and takes its standard output, within bounds of time and size. No shell is involved, and
-//! the program sees little of the daemon's environment.
+//! Runs a program and reads its standard output, within bounds of time and size. There is no shell, and the program gets
+//! little of the daemon's environment.
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -10,23 +10,22 @@ use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use zeroize::Zeroizing;
 
-use super::{SECRET_MAX, Unreadable, checked_size};
+use super::{SECRET_MAX, Unreadable};
 
-/// Longer than a password manager takes that asks its server; shorter than anyone waits for a token.
+/// Longer than a password manager takes to ask its server; shorter than callers wait for a token.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Programs that run at once. A host with many tokens starts them one after the other.
+/// Programs that run at once. The others wait for their turn.
 const RUNNING_MAX: usize = 4;
 
-/// How many of them callers may cause.
+/// Those of them that run for callers.
 const CALLERS_MAX: usize = 2;
 
 static RUNNING: Semaphore = Semaphore::const_new(RUNNING_MAX);
 static CALLERS: Semaphore = Semaphore::const_new(CALLERS_MAX);
 
-/// What a password manager needs to find its data, and nothing that may be a secret of another token.
+/// The variables with which a password manager finds its data. None can be the secret of another token.
 const PASSED_ON: [&str; 13] = [
     "PATH",
     "HOME",
@@ -43,9 +42,9 @@ const PASSED_ON: [&str; 13] = [
     "CREDENTIALS_DIRECTORY",
 ];
 
-/// Waits for one of the callers' places.
+/// Waits for a permit of the callers' share.
 pub(super) async fn callers_share() -> Option<SemaphorePermit<'static>> {
-    // An error would mean that the places were closed, which nothing does.
+    // An error would mean that the semaphore was closed, and nothing closes it.
     CALLERS.acquire().await.ok()
 }
 
@@ -53,17 +52,17 @@ pub(super) async fn callers_share() -> Option<SemaphorePermit<'static>> {
 pub(super) async fn output(
     words: &[String],
     environment: &(dyn Fn(&str) -> Option<OsString> + Sync),
-) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+) -> Result<Vec<u8>, Unreadable> {
     let _place = RUNNING.acquire().await.map_err(|error| Unreadable::NotStarted(error.to_string()))?;
     let mut running = Running::start(words, environment)?;
-    // Where this ends early, by time or because nobody waits any more, dropping `running` kills the program.
+    // If this ends early, by time-out or because its caller stops waiting, dropping `running` kills the program.
     match tokio::time::timeout(TIME_MAX, running.finish()).await {
         Ok(output) => output,
         Err(_) => Err(Unreadable::TimedOut(TIME_MAX.as_secs())),
     }
 }
 
-/// A program in a process group of its own, which does not outlive this value unless it came to its end.
+/// A program in a process group of its own. Dropping this kills the group unless the program has ended.
 struct Running {
     child: Child,
     group: Option<Pid>,
@@ -88,25 +87,18 @@ impl Running {
         Ok(Self { child, group })
     }
 
-    async fn finish(&mut self) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
-        let output = self.read().await?;
-        let status = self.child.wait().await.map_err(super::system)?;
+    async fn finish(&mut self) -> Result<Vec<u8>, Unreadable> {
+        let mut output = Vec::new();
+        if let Some(stdout) = self.child.stdout.as_mut() {
+            stdout.take(SECRET_MAX as u64 + 1).read_to_end(&mut output).await?;
+        }
+        if output.len() > SECRET_MAX {
+            return Err(Unreadable::TooLarge);
+        }
+        let status = self.child.wait().await?;
         // The number of a process that has been waited for may be another's by now.
         self.group = None;
         if status.success() { Ok(output) } else { Err(Unreadable::Failed(status)) }
-    }
-
-    async fn read(&mut self) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
-        let mut buffer = Zeroizing::new(vec![0; SECRET_MAX + 1]);
-        let mut filled = 0;
-        let Some(stdout) = self.child.stdout.as_mut() else { return checked_size(buffer, filled) };
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match stdout.read(rest).await.map_err(super::system)? {
-                0 => break,
-                n => filled += n,
-            }
-        }
-        checked_size(buffer, filled)
     }
 }
 

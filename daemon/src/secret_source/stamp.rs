@@ -1,43 +1,22 @@
-//! What a secret's file looks like from outside. Where two stamps differ, reading it again may bring something
-//! else; where they agree, it would not. No secret is read for one.
+//! What identifies the content of a secret's file from outside. If two stamps differ, reading the file again may bring
+//! another secret. No secret is read for a stamp.
 
-use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{CREDENTIALS_DIRECTORY, FILES, SecretSource};
+use super::{CREDENTIALS_DIRECTORY, SecretSource, on_another_thread};
 
-/// The look of a file, following links; nothing where there is none. Owner and mode are part of it, because they
+/// Device, inode, size, owner, mode and the times of a file, following links; nothing if there is none. Owner and mode
 /// decide whether a secret may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(Option<Look>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
-    file: (u64, u64),
-    size: u64,
-    owner: u32,
-    mode: u32,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
+pub struct Stamp(Option<(u64, u64, u64, u32, u32, [i64; 4])>);
 
 impl Stamp {
     fn of(path: &Path) -> Self {
-        Self(std::fs::metadata(path).ok().map(|metadata| Look::of(&metadata)))
-    }
-}
-
-impl Look {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            file: (metadata.dev(), metadata.ino()),
-            size: metadata.size(),
-            owner: metadata.uid(),
-            mode: metadata.mode(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
+        Self(std::fs::metadata(path).ok().map(|of| {
+            let times = [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()];
+            (of.dev(), of.ino(), of.size(), of.uid(), of.mode(), times)
+        }))
     }
 }
 
@@ -54,16 +33,10 @@ impl SecretSource {
     }
 }
 
-/// The stamps of these files, taken on another thread: they may be on a file system that hangs. Nothing where
-/// they cannot be taken.
+/// The stamps of these files, taken on another thread because their file system may hang. Nothing if they cannot be
+/// taken.
 pub async fn stamps(paths: Vec<PathBuf>) -> Option<Vec<Stamp>> {
-    let place = FILES.acquire().await.ok()?;
-    let looking = tokio::task::spawn_blocking(move || {
-        // Given back when the look ends, not when nobody waits for it any more.
-        let _place = place;
-        paths.iter().map(|path| Stamp::of(path)).collect()
-    });
-    looking.await.ok()
+    on_another_thread(move || paths.iter().map(|path| Stamp::of(path)).collect()).await.ok()
 }
 
 #[cfg(test)]

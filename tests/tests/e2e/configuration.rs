@@ -152,3 +152,37 @@ fn a_secret_file_that_others_can_read_is_refused_with_the_way_to_mend_it() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     scene.tokenctl().run(&["refresh", "t"]).expect_success();
 }
+
+#[test]
+fn a_check_looks_with_the_eyes_of_the_user_who_runs_the_daemon() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let home = TestDir::new();
+    let path = home.path().join("p.secret");
+    fs::write(&path, secrets::invent("client-secret")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!(
+        "[provider.p]\ntoken_endpoint = \"https://p.example/t\"\nclient_id = \"c\"\nclient_secret = {{ file = {path:?} }}\n"
+    );
+    home.configure("", &text);
+    fs::set_permissions(home.config(), fs::Permissions::from_mode(0o644)).unwrap();
+    let check_as = |user: &str| {
+        let mut command = Command::new(program::tokend());
+        command.arg("check").arg("--config").arg(home.config()).args(["--as-user", user]);
+        process::run(&mut command, wait::PATIENCE)
+    };
+    assert_eq!(check_as("root").code, 0);
+    let refused = check_as("nobody");
+    assert_ne!(refused.code, 0);
+    let remedy = format!("chown nobody {}; chmod 0400", path.display());
+    for part in ["tokend.toml:", "provider.p.client_secret.file: ", &remedy] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    std::os::unix::fs::chown(&path, Some(nobody.uid.as_raw()), None).unwrap();
+    let finished = check_as("nobody");
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    let unknown = check_as("no-such-user-here");
+    assert!(unknown.code != 0 && unknown.stderr.contains("no user no-such-user-here"), "{}", unknown.stderr);
+}
