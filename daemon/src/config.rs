@@ -23,7 +23,7 @@ mod values;
 mod variants;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::url::Url;
@@ -42,6 +42,15 @@ pub use settings::{
     HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, TokenSettings, VariantSettings,
 };
 use token::Providers;
+
+/// Where a configuration comes from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The main file. Drop-ins are read from `PATH.d/*.toml`.
+    pub path: PathBuf,
+    /// Replaces `egress_dir` of `[daemon]`. An empty path means none.
+    pub egress_dir: Option<PathBuf>,
+}
 
 /// A configuration that can be used, with what an operator should look at nevertheless.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,21 +72,21 @@ pub struct Config {
     pub tokens: BTreeMap<TokenName, TokenSettings>,
 }
 
-/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them, and warns of rules
+/// Reads a configuration, or finds every fault in them, and warns of rules
 /// that this process lacks the abilities for. Reads files and nothing else, so that the daemon starts and reloads
 /// whatever the host's name service does.
-pub fn load(path: &Path, abilities: Abilities) -> Result<Loaded, Faults> {
+pub fn load(source: &Source, abilities: Abilities) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let config = read(path, &sink);
+    let config = read(source, &sink);
     sink.mentions().warn_of_inabilities(abilities, Asker::Daemon, &sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
 /// As [`load`], for whoever checks a configuration; with a warning also for each rule that matches nobody on this host
 /// as it is. It may hang as long as the host's name service does.
-pub fn load_and_look_up(path: &Path, abilities: Abilities) -> Result<Loaded, Faults> {
+pub fn load_and_look_up(source: &Source, abilities: Abilities) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let config = read(path, &sink);
+    let config = read(source, &sink);
     if !sink.has_faults() {
         let mentions = sink.mentions();
         mentions.warn_of_unknown(&sink);
@@ -91,16 +100,17 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
     let sink = Sink::default();
     let mut sections = Sections::default();
     sections.add_text(&Arc::from(path), text, &sink);
-    let config = check(&sections, path, &sink);
+    let source = Source { path: path.to_owned(), egress_dir: None };
+    let config = check(&sections, &source, &sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
-fn read(path: &Path, sink: &Sink) -> Config {
-    let sections = Sections::read(path, sink);
-    check(&sections, path, sink)
+fn read(source: &Source, sink: &Sink) -> Config {
+    let sections = Sections::read(&source.path, sink);
+    check(&sections, source, sink)
 }
 
-fn check(sections: &Sections, path: &Path, sink: &Sink) -> Config {
+fn check(sections: &Sections, source: &Source, sink: &Sink) -> Config {
     let presets = Presets::read(&sections.presets, sink);
     let misplaced = token::misplaced(&sections.tokens);
     let read = |(name, raw): (&String, _)| {
@@ -110,13 +120,17 @@ fn check(sections: &Sections, path: &Path, sink: &Sink) -> Config {
         by_name: sections.providers.sections.iter().map(read).collect(),
         some_lost: sections.providers.some_lost,
     };
+    let daemon = host::daemon(sections.daemon.as_ref(), source.egress_dir.as_deref(), sink);
+    if daemon.egress_dir.is_some() {
+        providers.by_name.values().for_each(|provider| provider.refuse_proxy_with_egress(sink));
+    }
     let config = Config {
-        daemon: host::daemon(sections.daemon.as_ref(), sink),
+        daemon,
         admin: host::admin(sections.admin.as_ref(), sink),
         tokens: token::read_all(&sections.tokens, &providers, sink),
     };
     if config.tokens.is_empty() {
-        sink.warn_of_file(path, "no [token.NAME] section, so there is nothing to hand out");
+        sink.warn_of_file(&source.path, "no [token.NAME] section, so there is nothing to hand out");
     }
     config
 }

@@ -1,6 +1,6 @@
 //! `[daemon]` and `[admin]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::fault::Sink;
 use super::files::Raw;
@@ -15,6 +15,7 @@ pub(super) const DAEMON_KEYS: &[&str] = &[
     "socket_group",
     "state_dir",
     "state_key",
+    "egress_dir",
     "max_connections",
     "max_connections_per_uid",
     "max_in_flight_per_uid",
@@ -46,6 +47,7 @@ impl Default for DaemonSettings {
             socket_group: None,
             state_dir: PathBuf::from("/var/lib/tokend"),
             state_key: None,
+            egress_dir: None,
             max_connections: 4096,
             max_connections_per_uid: 1024,
             quota: Quota::default(),
@@ -53,10 +55,12 @@ impl Default for DaemonSettings {
     }
 }
 
-/// `[daemon]`. What is faulty is as by default, which nobody sees.
-pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
+/// Reads `[daemon]`. Faulty values are replaced by the defaults, which nobody sees. `egress_dir` of the command line
+/// replaces that of the file.
+pub(super) fn daemon(raw: Option<&Raw>, egress_dir: Option<&Path>, sink: &Sink) -> DaemonSettings {
+    let egress_dir = egress_dir.map(|path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty()));
     let default = DaemonSettings::default();
-    let Some(raw) = raw else { return default };
+    let Some(raw) = raw else { return DaemonSettings { egress_dir: egress_dir.flatten(), ..default } };
     let section = Section::new("daemon".to_owned(), raw, DAEMON_KEYS, sink);
     let count = |key| section.read(key, |field| values::count(field, 1..=CONNECTIONS_MAX));
     let all = count("max_connections");
@@ -73,6 +77,10 @@ pub(super) fn daemon(raw: Option<&Raw>, sink: &Sink) -> DaemonSettings {
         socket_group: section.read("socket_group", rules::group).into_value(),
         state_dir: section.read("state_dir", values::path).into_value().unwrap_or(default.state_dir),
         state_key: section.read("state_key", secret::source).into_value(),
+        egress_dir: {
+            let configured = section.read("egress_dir", values::path).into_value();
+            egress_dir.unwrap_or(configured)
+        },
         max_connections: all,
         max_connections_per_uid: per_uid.into_value().unwrap_or(default.max_connections_per_uid.min(all)),
         quota: quota(&section),

@@ -93,6 +93,16 @@ impl Provider {
             preset,
         }
     }
+
+    /// Reports a proxy where every connection goes through an egress socket.
+    pub(super) fn refuse_proxy_with_egress(&self, sink: &Sink) {
+        if let Some(place) = self.proxy.place() {
+            let key = format!("provider.{}.proxy", segment(&self.name));
+            let message = "a proxy is never used together with egress_dir, through which every connection goes; remove one \
+                           of the two";
+            sink.fault(place, Some(key), message);
+        }
+    }
 }
 
 /// What the operator set, or what the preset knows for the environment.
