@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use tokend_egress::{Egress, Helper};
 
+use crate::config::Source;
 use crate::process::logging::LogFormat;
 
 /// Where the configuration is unless a command line says otherwise.
@@ -28,9 +28,9 @@ pub struct Cli {
 pub enum Command {
     /// Checks a configuration and lists every fault in it, each with its file, line and key.
     Check {
-        /// The configuration; drop-ins are read from FILE.d/*.toml.
-        #[arg(long, value_name = "FILE", default_value = CONFIG)]
-        config: PathBuf,
+        /// What to check.
+        #[command(flatten)]
+        config: ConfigArgs,
         /// The user who must be able to read all files. By default user tokend if root runs this and that user exists,
         /// otherwise the user who runs it.
         #[arg(long, value_name = "USER")]
@@ -41,16 +41,12 @@ pub enum Command {
 /// How to serve.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// The configuration; drop-ins are read from FILE.d/*.toml.
-    #[arg(long, value_name = "FILE", default_value = CONFIG)]
-    pub config: PathBuf,
+    /// With which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Where to listen, instead of what the configuration says. Ignored when systemd passes a socket.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// The socket of tokend-egress, which then makes all connections to providers. Without it the daemon makes them
-    /// itself.
-    #[arg(long, value_name = "PATH", env = "TOKEND_EGRESS")]
-    egress: Option<OsString>,
     /// The form of the log on standard error.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
@@ -60,13 +56,22 @@ pub struct Serve {
     pub log_level: String,
 }
 
-impl Serve {
-    /// Who makes connections to providers. A path that is empty is none: so an environment can take one away.
-    pub fn egress(&self) -> Egress {
-        match self.egress.as_deref().filter(|path| !path.is_empty()) {
-            Some(path) => Egress::Helper(Helper::new(path)),
-            None => Egress::Direct,
-        }
+/// Which configuration to read.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration; drop-ins are read from FILE.d/*.toml.
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+    /// Reach every provider through the Unix socket PATH/HOST:PORT, whatever `egress_dir` in the configuration says. An
+    /// empty PATH means a connection of the daemon's own.
+    #[arg(long, value_name = "PATH", env = "TOKEND_EGRESS_DIR")]
+    egress_dir: Option<OsString>,
+}
+
+impl ConfigArgs {
+    /// Where the configuration comes from.
+    pub fn source(self) -> Source {
+        Source { path: self.config, egress_dir: self.egress_dir.map(PathBuf::from) }
     }
 }
 

@@ -20,7 +20,7 @@ mod values;
 mod variants;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::url::Url;
@@ -56,8 +56,8 @@ const KINDS: [(&str, &str, &str); 5] = [
     (
         "daemon",
         "[daemon]",
-        "socket socket_group state_dir state_key max_connections max_connections_per_uid max_in_flight_per_uid \
-         max_waiting_per_uid max_watches_per_uid max_watched_tokens_per_uid max_unread_bytes_per_uid \
+        "socket socket_group state_dir state_key egress_dir max_connections max_connections_per_uid \
+         max_in_flight_per_uid max_waiting_per_uid max_watches_per_uid max_watched_tokens_per_uid max_unread_bytes_per_uid \
          max_variants_per_uid max_provider_calls_per_minute_per_uid max_refusals_per_minute_per_uid",
     ),
     ("admin", "[admin]", "allow root"),
@@ -69,6 +69,15 @@ const KINDS: [(&str, &str, &str); 5] = [
          default_lifetime",
     ),
 ];
+
+/// Where a configuration comes from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The main file. Drop-ins are read from `PATH.d/*.toml`.
+    pub path: PathBuf,
+    /// Replaces `egress_dir` of `[daemon]`. An empty path means none.
+    pub egress_dir: Option<PathBuf>,
+}
 
 /// A configuration without faults, and warnings about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,20 +99,20 @@ pub struct Config {
     pub tokens: BTreeMap<TokenName, TokenSettings>,
 }
 
-/// Reads the configuration in `path` with the drop-ins in `path.d`, or finds every fault in them. Warns of rules that
+/// Reads the configuration with its drop-ins, or finds every fault in them. Warns of rules that
 /// this process lacks the abilities for. Asks no name service, so the daemon starts and reloads without one.
-pub fn load(path: &Path, abilities: Abilities) -> Result<Loaded, Faults> {
+pub fn load(source: &Source, abilities: Abilities) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let config = read(Sections::read(path, &sink), path, &sink);
+    let config = read(Sections::read(&source.path, &sink), source, &sink);
     host_check::warn_of_inabilities(abilities, &sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
 /// As [`load`], for `tokend check`: also reports files that this process's user cannot read, and warns of rules that
 /// match nobody on this host at present. It may hang as long as the name service or a file system does.
-pub fn load_and_look_up(path: &Path, abilities: Abilities) -> Result<Loaded, Faults> {
+pub fn load_and_look_up(source: &Source, abilities: Abilities) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let config = read(Sections::read(path, &sink), path, &sink);
+    let config = read(Sections::read(&source.path, &sink), source, &sink);
     host_check::warn_of_inabilities(abilities, &sink);
     host_check::look_up(&sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
@@ -112,26 +121,31 @@ pub fn load_and_look_up(path: &Path, abilities: Abilities) -> Result<Loaded, Fau
 /// Reads the configuration in `text`, as if it were in the file `path`.
 pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
     let sink = Sink::default();
-    let config = read(Sections::of_text(&Arc::from(path), text, &sink), path, &sink);
+    let source = Source { path: path.to_owned(), egress_dir: None };
+    let config = read(Sections::of_text(&Arc::from(path), text, &sink), &source, &sink);
     sink.finish().map(|warnings| Loaded { config, warnings })
 }
 
 /// Reads all sections. Settings with a fault have any value, because [`Sink::finish`] refuses the whole.
-fn read(mut sections: Sections, path: &Path, sink: &Sink) -> Config {
-    let file = Place { file: Arc::from(path), line: 0 };
+fn read(mut sections: Sections, source: &Source, sink: &Sink) -> Config {
+    let file = Place { file: Arc::from(source.path.as_path()), line: 0 };
     let presets = Presets::read(sections.take("preset"), sink);
-    let provider = |(name, raw): (String, Raw)| {
-        let provider = Provider::read(&name, raw, &presets, sink);
-        (name, provider)
-    };
-    let providers = sections.take("provider").into_iter().map(provider).collect();
     let mut single = |kind: &str| {
         let absent = Raw { place: file.clone(), table: BTreeMap::new(), is_incomplete: false };
         sections.take(kind).remove("").unwrap_or(absent)
     };
     let (daemon, admin) = (single("daemon"), single("admin"));
+    let mut daemon = host::daemon(&Section::new("daemon".to_owned(), &daemon, sink));
+    if let Some(path) = &source.egress_dir {
+        daemon.egress_dir = Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+    }
+    let provider = |(name, raw): (String, Raw)| {
+        let provider = Provider::read(&name, raw, &presets, &daemon, sink);
+        (name, provider)
+    };
+    let providers = sections.take("provider").into_iter().map(provider).collect();
     let config = Config {
-        daemon: host::daemon(&Section::new("daemon".to_owned(), &daemon, sink)),
+        daemon,
         admin: host::admin(&Section::new("admin".to_owned(), &admin, sink)),
         tokens: token::read_all(sections.take("token"), &providers, sink),
     };

@@ -3,15 +3,15 @@
 use std::alloc::System;
 use std::ffi::CString;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use nix::unistd::{User, geteuid, initgroups, setgid, setuid};
 use tokend::cli::{Cli, Command, Serve};
+use tokend::config::{self, Source};
+use tokend::peer;
 use tokend::process::run::{self, StartError};
 use tokend::process::{hardening, logging};
-use tokend::{config, peer};
 use zeroizing_alloc::ZeroAlloc;
 
 /// Zeroes all freed memory, because libraries copy secrets into buffers for HTTP, TLS and JSON and do not zero them.
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Check { config, as_user }) => match become_user(as_user.as_deref()) {
-            Ok(()) => check(&config),
+            Ok(()) => check(&config.source()),
             Err(reason) => fail(&reason, ExitCode::FAILURE),
         },
         None => serve(cli.serve),
@@ -45,8 +45,7 @@ fn serve(options: Serve) -> ExitCode {
     if let Err(error) = hardening::forbid_dumps() {
         return fail(&format!("forbidding core dumps: {error}"), ExitCode::FAILURE);
     }
-    let egress = options.egress();
-    let ended = run::run_blocking(&options.config, options.socket, egress);
+    let ended = run::run_blocking(&options.config.source(), options.socket);
     drop(log);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,12 +55,12 @@ fn serve(options: Serve) -> ExitCode {
 }
 
 /// Checks a configuration and prints one line per finding, as a compiler does.
-fn check(path: &Path) -> ExitCode {
-    match config::load_and_look_up(path, peer::abilities()) {
+fn check(source: &Source) -> ExitCode {
+    match config::load_and_look_up(source, peer::abilities()) {
         Ok(loaded) => {
             print(std::io::stderr(), loaded.warnings.iter().map(|warning| format!("warning: {warning}")));
             let tokens = loaded.config.tokens.len();
-            print(std::io::stdout(), [format!("{}: no faults, {tokens} token(s)", path.display())]);
+            print(std::io::stdout(), [format!("{}: no faults, {tokens} token(s)", source.path.display())]);
             ExitCode::SUCCESS
         }
         Err(faults) => {

@@ -1,17 +1,19 @@
-//! One token request and its outcome. Nothing here schedules, and nothing is asked twice in the same words: where
-//! several client secrets are configured, one that the provider refuses is followed by the next.
+//! Sends one token request and describes what came of it. Nothing here schedules or repeats: only where several client
+//! secrets are configured, one that the provider refuses is followed by the next.
 
+pub mod client;
 pub mod deviation;
 pub mod discovery;
-pub mod error;
+mod error;
 pub mod http;
 pub mod jwt;
 pub mod redact;
 pub mod request;
 pub mod response;
-pub mod secret_choice;
+mod secret_watch;
 pub mod skew;
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +21,15 @@ use std::time::Duration;
 use tokend_protocol::{ErrorClass, Secret};
 
 pub use deviation::Deviation;
-pub use secret_choice::SecretInUse;
 pub use skew::ClockSkew;
 
-/// Where a token comes from. There are two: [`http::HttpProvider`] and the scripted one of the tests.
+/// A source of one kind of token: [`http::HttpProvider`], or a scripted one in tests.
 pub trait Provider: Send + Sync + 'static {
-    /// Sends one token request. It must end by itself, in success or failure, within a bounded time.
+    /// Sends one token request. It ends by itself, in success or failure, within a bounded time.
     fn request(&self) -> impl Future<Output = Outcome> + Send;
 
-    /// Ends when something on this host that the last request depended on has changed, so that the next one may
-    /// end otherwise. It may cost something while it is waited for, and nothing else.
+    /// Ends when something on this host that the last request depended on has changed, so that the next one may end
+    /// otherwise. It costs nothing unless it is awaited.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -37,13 +38,13 @@ pub trait Provider: Send + Sync + 'static {
 pub struct Outcome {
     /// The token, or why there is none.
     pub result: Result<Granted, Failure>,
-    /// Where the reply departed from the RFCs.
+    /// Where the reply deviated from the RFCs.
     pub deviations: Vec<Deviation>,
     /// How many token requests were sent.
     pub requests: u32,
     /// The client secret that brought the token, where several are configured.
     pub client_secret: Option<SecretInUse>,
-    /// How far the provider's clock is off, where its reply tells the time.
+    /// The difference between the provider's clock and this host's, where the reply has a `Date`.
     pub clock_skew: Option<ClockSkew>,
 }
 
@@ -65,33 +66,60 @@ pub struct Granted {
 pub struct Failure {
     /// What can be done about it.
     pub class: ErrorClass,
-    /// What happened, in words fit for a caller: a fixed text or an RFC 6749 error code.
+    /// What happened, for callers: a fixed text or an RFC 6749 error code.
     pub message: String,
-    /// More for an operator alone: the provider's own description or the TLS library's words, cleaned and
-    /// capped, or the path of a file.
+    /// More for operators only: the provider's description or the TLS library's text, cleaned and capped, or the source of
+    /// a secret.
     pub detail: Option<String>,
     /// The wait that the provider asked for (RFC 9110 section 10.2.3).
     pub retry_after: Option<Duration>,
-    /// Whether the provider does not take the client for who it says it is, so that another secret may help.
+    /// Whether the provider did not authenticate the client, so that another secret may help.
     pub refuses_client: bool,
 }
 
+/// The client secret that brought a token, out of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecretInUse {
+    /// Its position in the configuration, from 0.
+    pub index: usize,
+    /// How many are configured.
+    pub of: usize,
+}
+
 impl Outcome {
-    /// The end of so many requests, with nothing more to tell.
+    /// The end of so many requests, with nothing else to report.
     pub fn of(result: Result<Granted, Failure>, requests: u32) -> Self {
         Self { result, deviations: Vec::new(), requests, client_secret: None, clock_skew: None }
     }
 }
 
 impl Failure {
-    /// A failure with no `Retry-After`.
+    /// A failure with a class and a message only.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into(), detail: None, retry_after: None, refuses_client: false }
     }
 
-    /// The same with more for an operator.
+    /// The same failure with a detail for operators.
     #[must_use]
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: Some(detail.into()), ..self }
+    }
+}
+
+impl SecretInUse {
+    /// Whether an operator has a rotation to finish: the first secret is not the one in use.
+    pub fn is_not_the_first(self) -> bool {
+        self.index > 0
+    }
+}
+
+impl fmt::Display for SecretInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = ["first", "second", "third"].get(self.index).unwrap_or(&"last");
+        write!(f, "the {place} of {} is in use", self.of)?;
+        if self.is_not_the_first() {
+            f.write_str("; the first is refused or cannot be read")?;
+        }
+        Ok(())
     }
 }

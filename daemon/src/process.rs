@@ -5,5 +5,6 @@ mod faulty_start;
 pub mod hardening;
 pub mod listener;
 pub mod logging;
+pub mod network;
 pub mod run;
 pub mod systemd;

@@ -154,7 +154,7 @@ fn clean(command: &mut Command) -> &mut Command {
         "FDSTORE",
         "JOURNAL_STREAM",
         "RUST_LOG",
-        "TOKEND_EGRESS",
+        "TOKEND_EGRESS_DIR",
     ]
     .into_iter()
     .fold(command, |command, name| command.env_remove(name))

@@ -1,68 +1,68 @@
-//! The real `tokend-egress` as a process.
+//! An egress socket on which a stand-in for `systemd-socket-proxyd` listens.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
-
-use crate::{TestDir, program, secrets, wait};
-
-/// A running helper. It is killed when it is dropped.
+/// The socket. It goes with its directory.
 #[derive(Debug)]
-pub struct RealEgress {
-    child: Child,
-    log: PathBuf,
+pub struct EgressSocket {
+    connections: Arc<AtomicUsize>,
 }
 
-impl RealEgress {
-    /// Starts the one of a [`TestDir`], which logs all that it can, and waits until it serves.
+impl EgressSocket {
+    /// A socket `directory/instance` whose connections lead to a server.
     ///
     /// # Panics
-    /// When it does not in time; the message has its log.
-    pub fn start(home: &TestDir) -> Self {
-        let log = home.path().join("egress.log");
-        let written = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        let served_before = serving(&log);
-        let mut command = Command::new(program::tokend_egress());
-        command.arg("--socket").arg(home.egress_socket()).args(["--log-level", "trace"]);
-        for of_this_service in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "JOURNAL_STREAM"] {
-            command.env_remove(of_this_service);
-        }
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(written).spawn();
-        let helper = Self { child: child.expect("tokend-egress can be started"), log };
-        wait::until("that tokend-egress serves", || (serving(&helper.log) > served_before).then_some(()));
-        helper
+    /// When the socket cannot be bound.
+    pub fn to(directory: &Path, instance: &str, server: SocketAddr) -> Self {
+        Self::start(directory, instance, move |client| relay(client, &TcpStream::connect(server)?))
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// A socket whose connections are closed without a byte, as for a server that cannot be reached.
+    ///
+    /// # Panics
+    /// When the socket cannot be bound.
+    pub fn to_nowhere(directory: &Path, instance: &str) -> Self {
+        Self::start(directory, instance, |_| Ok(()))
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id is small"));
-        signal::kill(pid, signal).expect("our own child can be signalled");
+    /// How many connections there were so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
-    /// All that it and those before it wrote so far.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+    fn start(
+        directory: &Path,
+        instance: &str,
+        serve: impl Fn(UnixStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        std::fs::create_dir_all(directory).expect("the directory can be made");
+        let listener = UnixListener::bind(directory.join(instance)).expect("the socket can be bound");
+        let (connections, serve) = (Arc::new(AtomicUsize::new(0)), Arc::new(serve));
+        let counted = Arc::clone(&connections);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let serve = Arc::clone(&serve);
+                thread::spawn(move || serve(client));
+            }
+        });
+        Self { connections }
     }
 }
 
-/// How many have begun to serve.
-fn serving(log: &Path) -> usize {
-    std::fs::read_to_string(log).unwrap_or_default().matches("serving").count()
-}
-
-impl Drop for RealEgress {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if !std::thread::panicking() {
-            secrets::assert_absent("the log of tokend-egress", &self.log());
-        }
-    }
+fn relay(mut client: UnixStream, server: &TcpStream) -> io::Result<()> {
+    let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
+    thread::spawn(move || {
+        let _ = io::copy(&mut from_server, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
+    let ended = io::copy(&mut client, &mut server.try_clone()?);
+    let _ = server.shutdown(Shutdown::Write);
+    ended.map(drop)
 }

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tokend::Daemon;
 use tokend::clock::{Clock, ClockChanges};
-use tokend::config::{self, Config};
+use tokend::config::{self, Config, Source};
 use tokend::store::Store;
-use tokend_egress::Egress;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 
@@ -38,14 +37,8 @@ impl InProcess {
         let listener = UnixListener::bind(home.socket()).expect("the socket can be bound");
         drop(listening);
         let store = Store::forgetful(Clock::kernel(ClockChanges::default()));
-        let daemon = runtime.block_on(Daemon::start(
-            &config,
-            listener,
-            MOST_CONNECTIONS,
-            store,
-            Egress::Direct,
-            String::new(),
-        ));
+        let daemon =
+            runtime.block_on(Daemon::start(&config, listener, MOST_CONNECTIONS, store, String::new()));
         let daemon = daemon.expect("the kernel has randomness");
         Self { daemon: Some(daemon), runtime, socket: home.socket(), config: home.config() }
     }
@@ -89,5 +82,6 @@ impl Drop for InProcess {
 }
 
 fn load(path: &Path) -> Config {
-    config::load(path, tokend::peer::abilities()).unwrap_or_else(|faults| panic!("{faults}")).config
+    let source = Source { path: path.to_owned(), egress_dir: None };
+    config::load(&source, tokend::peer::abilities()).unwrap_or_else(|faults| panic!("{faults}")).config
 }

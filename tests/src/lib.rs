@@ -43,7 +43,7 @@ pub mod wait;
 pub use capture::Capture;
 pub use certificate::{Authority, Flaw, Shown};
 pub use daemon::RealDaemon;
-pub use egress::RealEgress;
+pub use egress::EgressSocket;
 pub use fd_donor::FdDonor;
 pub use in_process::InProcess;
 pub use machine::Machine;

@@ -6,17 +6,11 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// All that are built.
-const PROGRAMS: [&str; 8] =
-    ["tokend", "tokend-egress", "tokenctl", "provider", "fd_donor", "load", "fd_relay", "asker"];
+const PROGRAMS: [&str; 6] = ["tokend", "tokenctl", "provider", "fd_donor", "load", "fd_relay"];
 
 /// The path of the built `tokend`.
 pub fn tokend() -> PathBuf {
     directory().join("tokend")
-}
-
-/// The path of the built `tokend-egress`.
-pub fn tokend_egress() -> PathBuf {
-    directory().join("tokend-egress")
 }
 
 /// The path of the built `tokenctl`.
@@ -42,11 +36,6 @@ pub fn load() -> PathBuf {
 /// The path of the built `fd_relay`, for callers that hand their connections over.
 pub fn fd_relay() -> PathBuf {
     directory().join("fd_relay")
-}
-
-/// The path of the built `asker`, which asks for connections as the daemon does.
-pub fn asker() -> PathBuf {
-    directory().join("asker")
 }
 
 /// Copies a program to where every user can run it: the source tree may be closed to others.

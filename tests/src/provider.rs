@@ -125,9 +125,10 @@ impl Provider {
     /// Starts one at an address of the caller's choice.
     pub fn start_at(
         address: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
         usual: impl FnMut(&Recorded) -> Answer + Send + 'static,
     ) -> io::Result<Self> {
-        let provider = Self::start_with(std::net::TcpListener::bind(address)?, None);
+        let provider = Self::start_with(std::net::TcpListener::bind(address)?, tls);
         provider.answer_with(usual);
         Ok(provider)
     }

@@ -33,9 +33,9 @@ impl TestDir {
         self.path().join("tokend.sock")
     }
 
-    /// The socket of the process that connects to providers, where there is one.
-    pub fn egress_socket(&self) -> PathBuf {
-        self.path().join("egress.sock")
+    /// The directory of egress sockets, where a test makes some.
+    pub fn egress_dir(&self) -> PathBuf {
+        self.path().join("egress")
     }
 
     /// The configuration file.

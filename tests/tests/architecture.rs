@@ -164,9 +164,9 @@ fn the_two_lives_name_functions_that_exist() {
     let document = architecture();
     let lives = [("The life of a request", REQUEST_HOPS_MAX), ("The life of a refresh", REFRESH_HOPS_MAX)];
     for (heading, most) in lives {
-        let steps = section(&document, heading).lines().filter(|line| {
-            line.split_once(". `").is_some_and(|(number, _)| number.parse::<u32>().is_ok())
-        });
+        let steps = section(&document, heading)
+            .lines()
+            .filter(|line| line.split_once(". `").is_some_and(|(number, _)| number.parse::<u32>().is_ok()));
         let mut hops = 0;
         for step in steps {
             let hop = step.split('`').nth(1).unwrap();

@@ -6,15 +6,14 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use tokend::oauth::response::{Context, HttpReply, read};
 use tokend::oauth::redact::SentSecrets;
-use zeroize::Zeroizing;
+use tokend::oauth::response::{Context, HttpReply, read};
 
 /// What the request has sent. Seeds and dictionary repeat it.
 const SECRET: &str = "s3cr3t value";
 
 static SENT: LazyLock<SentSecrets> = LazyLock::new(|| {
-    [SECRET, "s3cr3t+value"].map(|form| Zeroizing::new(form.to_owned())).into_iter().collect()
+    [SECRET, "s3cr3t+value"].map(str::to_owned).into_iter().collect()
 });
 
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);

@@ -23,6 +23,7 @@ impl Default for DaemonSettings {
             socket_group: None,
             state_dir: PathBuf::from("/var/lib/tokend"),
             state_key: None,
+            egress_dir: None,
             max_connections: 4096,
             max_connections_per_uid: 1024,
             quota: Quota::default(),
@@ -51,6 +52,7 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
         socket_group: section.read("socket_group", rules::group),
         state_dir: section.read("state_dir", values::path).unwrap_or(default.state_dir),
         state_key: section.read("state_key", values::secret_source),
+        egress_dir: section.read("egress_dir", values::path),
         max_connections,
         max_connections_per_uid: per_uid.unwrap_or(default.max_connections_per_uid.min(max_connections)),
         quota: Quota {

@@ -12,7 +12,7 @@ use super::fault::{Place, Sink, did_you_mean, join, one_of, quoted};
 use super::files::Raw;
 use super::preset::{self, Preset, Presets};
 use super::section::{Field, Section};
-use super::{BasicEncoding, ClientAuthentication, Endpoint, headers, values};
+use super::{BasicEncoding, ClientAuthentication, DaemonSettings, Endpoint, headers, values};
 
 const DEFAULT_ACCEPT: &str = "application/json";
 
@@ -48,7 +48,13 @@ pub(super) struct Provider {
 
 impl Provider {
     /// Reads a section, and reports all that is wrong with it.
-    pub(super) fn read(name: &str, mut raw: Raw, presets: &Presets, sink: &Sink) -> Self {
+    pub(super) fn read(
+        name: &str,
+        mut raw: Raw,
+        presets: &Presets,
+        daemon: &DaemonSettings,
+        sink: &Sink,
+    ) -> Self {
         let path = join("provider", name);
         let preset = Section::new(path.clone(), &raw, sink).read("preset", |field| presets.find(field));
         raw.is_incomplete |= raw.table.contains_key("preset") && preset.is_none();
@@ -71,6 +77,10 @@ impl Provider {
         if is_plain && proxy.is_some() {
             // The proxy would read the secret in the request.
             let message = "an http:// endpoint on this host is not reached through a proxy; remove it";
+            section.conflict::<()>("proxy", message);
+        }
+        if proxy.is_some() && daemon.egress_dir.is_some() {
+            let message = "contradicts egress_dir, through which every connection goes; remove one of them";
             section.conflict::<()>("proxy", message);
         }
         Self {

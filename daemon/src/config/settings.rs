@@ -23,6 +23,9 @@ pub struct DaemonSettings {
     pub state_dir: PathBuf,
     /// `state_key`: seals the tokens that survive a reboot. Without it none does.
     pub state_key: Option<SecretSource>,
+    /// `egress_dir`: the directory of the Unix sockets through which providers are reached. Without it the daemon connects
+    /// by itself.
+    pub egress_dir: Option<PathBuf>,
     /// `max_connections`: open at once.
     pub max_connections: usize,
     /// `max_connections_per_uid`: open at once from one user.

@@ -44,6 +44,10 @@ fn token(text: &str) -> TokenSettings {
     good(text).tokens.into_values().next().unwrap()
 }
 
+fn source(path: &Path) -> Source {
+    Source { path: path.to_owned(), egress_dir: None }
+}
+
 fn warnings(text: &str) -> Vec<String> {
     parse(Path::new(FILE), text).unwrap().warnings.iter().map(ToString::to_string).collect()
 }
@@ -390,6 +394,21 @@ fn a_proxy_is_scheme_host_and_port_and_never_for_plain_http() {
 }
 
 #[test]
+fn a_proxy_is_not_combined_with_an_egress_directory() {
+    let proxy = format!("{PROVIDER}proxy = \"http://proxy.example\"\n");
+    let egress = "[daemon]\negress_dir = \"/run/tokend-egress\"\n";
+    assert_faults(&format!("{proxy}{egress}"), &[(5, "provider.p.proxy", "egress_dir")]);
+    assert_eq!(good(&format!("{PROVIDER}{egress}")).daemon.egress_dir, Some("/run/tokend-egress".into()));
+
+    // The command line decides.
+    let (_directory, path) = directory(&format!("{proxy}{egress}"), &[]);
+    assert!(load(&Source { egress_dir: Some("".into()), ..source(&path) }, ABLE).is_ok());
+    let (_directory, path) = directory(&proxy, &[]);
+    let faults = load(&Source { egress_dir: Some("/run/x".into()), ..source(&path) }, ABLE).unwrap_err();
+    assert_eq!(faults.as_slice()[0].key.as_deref(), Some("provider.p.proxy"));
+}
+
+#[test]
 fn client_authentication_agrees_with_the_secret() {
     assert_each(
         PROVIDER,
@@ -688,7 +707,7 @@ fn a_broken_file_hides_no_fault_of_a_value_in_another_file_and_causes_none() {
              [token.v]\n[daemon]\nmax_connections_per_uid = 5000",
         )],
     );
-    let found = load(&path, ABLE).unwrap_err();
+    let found = load(&source(&path), ABLE).unwrap_err();
     let shown: Vec<_> =
         found.as_slice().iter().map(|fault| (fault.line.unwrap(), fault.key.as_deref())).collect();
     assert_eq!(shown, [(7, None), (5, Some("token.u.scope"))], "{found}");
@@ -794,10 +813,10 @@ fn unknown_users_and_groups_are_looked_up_and_warned_of_only_by_a_check() {
         "{TOKEN}allow = [\"user:no-such-user-here\",\n\"group:no-such-group-here\", \"user:root\"]\n[daemon]\nsocket_group = \"no-such-group-here\""
     );
     let (_directory, path) = directory(&text, &[]);
-    assert_eq!(load(&path, ABLE).unwrap().warnings, []);
+    assert_eq!(load(&source(&path), ABLE).unwrap().warnings, []);
     let shown = path.display();
     let warnings: Vec<String> =
-        load_and_look_up(&path, ABLE).unwrap().warnings.iter().map(ToString::to_string).collect();
+        load_and_look_up(&source(&path), ABLE).unwrap().warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         [
@@ -815,7 +834,7 @@ fn a_check_reports_files_that_its_user_cannot_read() {
     let (file, ca) = (folder.path().join("secret"), folder.path().join("ca.pem"));
     let text = TOKEN.replace("{ env = \"S\" }", &format!("{{ file = {file:?} }}\nca_file = {ca:?}"));
     let (_directory, path) = directory(&text, &[]);
-    let found = || match load_and_look_up(&path, ABLE) {
+    let found = || match load_and_look_up(&source(&path), ABLE) {
         Ok(loaded) => loaded.warnings.iter().map(ToString::to_string).collect(),
         Err(faults) => faults.as_slice().iter().map(ToString::to_string).collect::<Vec<_>>(),
     };
@@ -824,7 +843,7 @@ fn a_check_reports_files_that_its_user_cannot_read() {
     assert_eq!(missing.len(), 2, "{missing:#?}");
     assert!(missing[0].starts_with(&format!("{shown}:4: provider.p.client_secret.file: ")), "{missing:#?}");
     assert!(missing[1].starts_with(&format!("{shown}:5: provider.p.ca_file: ")), "{missing:#?}");
-    assert_eq!(load(&path, ABLE).unwrap().warnings, [], "the daemon waits for the secret");
+    assert_eq!(load(&source(&path), ABLE).unwrap().warnings, [], "the daemon waits for the secret");
     for path in [&file, &ca] {
         write(path, CANARY);
     }
@@ -1052,7 +1071,7 @@ fn drop_ins_replace_single_keys_in_order_of_their_names() {
             ("30.toml.bak", "colour = 1"),
         ],
     );
-    let loaded = load(&path, ABLE).unwrap();
+    let loaded = load(&source(&path), ABLE).unwrap();
     assert_eq!(loaded.warnings, []);
     let credential = &loaded.config.tokens["t"].credential;
     assert_eq!((&credential.scope, &credential.resource), (&words(&["late"]), &words(&["main"])));
@@ -1073,7 +1092,7 @@ fn of_any_two_drop_ins_the_later_name_wins() {
         .to_vec();
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let (_directory, path) = directory(PROVIDER, &files);
-    let config = load(&path, ABLE).unwrap().config;
+    let config = load(&source(&path), ABLE).unwrap().config;
     for index in 1..=8_usize {
         let scope = &config.tokens[format!("t{index}").as_str()].credential.scope;
         assert_eq!(scope.as_slice(), [format!("from{index}")]);
@@ -1101,7 +1120,7 @@ fn faults_of_all_files_come_together_each_with_its_file() {
             ("b.toml", "\n[token.t]\naudience = 1\nallow = [\"x\"]"),
         ],
     );
-    let faults = load(&path, ABLE).unwrap_err();
+    let faults = load(&source(&path), ABLE).unwrap_err();
     let shown: Vec<String> = faults
         .as_slice()
         .iter()
@@ -1114,20 +1133,25 @@ fn faults_of_all_files_come_together_each_with_its_file() {
 fn files_that_cannot_be_read_are_faults() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tokend.toml");
-    let missing = load(&path, ABLE).unwrap_err().to_string();
+    let missing = load(&source(&path), ABLE).unwrap_err().to_string();
     assert!(missing.starts_with(&format!("{}: cannot be read: ", path.display())), "{missing}");
     assert_eq!(missing.lines().count(), 1);
 
     std::fs::write(&path, b"[daemon]\n# caf\xe9\n").unwrap();
-    let latin = load(&path, ABLE).unwrap_err().to_string();
+    let latin = load(&source(&path), ABLE).unwrap_err().to_string();
     assert!(latin.contains("tokend.toml:2: not UTF-8"), "{latin}");
 
     write(&path, TOKEN);
     std::fs::create_dir_all(directory.path().join("tokend.toml.d/x.toml")).unwrap();
-    assert!(load(&path, ABLE).unwrap_err().to_string().contains("x.toml: cannot be read"));
+    assert!(load(&source(&path), ABLE).unwrap_err().to_string().contains("x.toml: cannot be read"));
     std::fs::remove_dir_all(directory.path().join("tokend.toml.d")).unwrap();
     std::fs::write(directory.path().join("tokend.toml.d"), "").unwrap();
-    assert!(load(&path, ABLE).unwrap_err().to_string().contains("tokend.toml.d: cannot list the drop-ins"));
+    assert!(
+        load(&source(&path), ABLE)
+            .unwrap_err()
+            .to_string()
+            .contains("tokend.toml.d: cannot list the drop-ins")
+    );
 }
 
 #[test]
@@ -1135,7 +1159,7 @@ fn a_file_that_others_can_write_is_a_warning() {
     let (_directory, path) = directory(TOKEN, &[]);
     for (mode, warned) in [(0o644, false), (0o664, true), (0o602, true)] {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let warnings = load(&path, ABLE).unwrap().warnings;
+        let warnings = load(&source(&path), ABLE).unwrap().warnings;
         assert_eq!(
             warnings.iter().any(|warning| warning.message.contains("can write this file")),
             warned,

@@ -1,59 +1,43 @@
-//! Where providers depart from the RFCs and are understood all the same.
+//! Where providers deviate from the RFCs and are understood all the same.
 
-/// A tolerated departure from the RFCs.
+/// A tolerated deviation from the RFCs, as one word for the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Deviation {
-    /// `expires_in` is a JSON string.
-    ExpiresInString,
-    /// `expires_in` has a fraction or an exponent.
-    ExpiresInFloat,
-    /// There is no `expires_in` (which RFC 6749 only recommends).
-    ExpiresInMissing,
-    /// `expires_in` is `null`.
-    ExpiresInNull,
-    /// `expires_in` is zero.
-    ExpiresInZero,
-    /// `expires_in` is negative.
-    ExpiresInNegative,
-    /// `expires_in` is longer than anybody means.
-    ExpiresInHuge,
-    /// `expires_in` is no number at all.
-    ExpiresInInvalid,
-    /// There is no `token_type`.
-    TokenTypeMissing,
-    /// `token_type` is not a spelling of `Bearer`.
-    TokenTypeOther,
-    /// `scope` is an array.
-    ScopeArray,
-    /// An error came with the status 200.
-    ErrorWith200,
-    /// The body is form-encoded.
-    FormEncoded,
-    /// The body is JSON and `Content-Type` says otherwise.
-    ContentType,
-    /// The access token is a JWT that expires before `expires_in` says.
-    JwtExpiresEarlier,
-}
+pub struct Deviation(&'static str);
 
 impl Deviation {
-    /// The departure as one word, for status.
+    /// `expires_in` is a JSON string.
+    pub const EXPIRES_IN_STRING: Self = Self("expires_in-string");
+    /// `expires_in` has a fraction or an exponent.
+    pub const EXPIRES_IN_FLOAT: Self = Self("expires_in-float");
+    /// There is no `expires_in` (which RFC 6749 only recommends).
+    pub const EXPIRES_IN_MISSING: Self = Self("expires_in-missing");
+    /// `expires_in` is `null`.
+    pub const EXPIRES_IN_NULL: Self = Self("expires_in-null");
+    /// `expires_in` is zero.
+    pub const EXPIRES_IN_ZERO: Self = Self("expires_in-zero");
+    /// `expires_in` is negative.
+    pub const EXPIRES_IN_NEGATIVE: Self = Self("expires_in-negative");
+    /// `expires_in` is longer than anybody means.
+    pub const EXPIRES_IN_HUGE: Self = Self("expires_in-huge");
+    /// `expires_in` is no number at all.
+    pub const EXPIRES_IN_INVALID: Self = Self("expires_in-invalid");
+    /// There is no `token_type`.
+    pub const TOKEN_TYPE_MISSING: Self = Self("token_type-missing");
+    /// `token_type` is not a spelling of `Bearer`.
+    pub const TOKEN_TYPE_OTHER: Self = Self("token_type-other");
+    /// `scope` is an array.
+    pub const SCOPE_ARRAY: Self = Self("scope-array");
+    /// An error came with the status 200.
+    pub const ERROR_WITH_200: Self = Self("error-with-200");
+    /// The body is form-encoded.
+    pub const FORM_ENCODED: Self = Self("form-encoded");
+    /// The body is JSON and `Content-Type` says otherwise.
+    pub const CONTENT_TYPE: Self = Self("content-type");
+    /// The access token is a JWT that expires before `expires_in` says.
+    pub const JWT_EXPIRES_EARLIER: Self = Self("jwt-expires-earlier");
+
+    /// The word.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ExpiresInString => "expires_in-string",
-            Self::ExpiresInFloat => "expires_in-float",
-            Self::ExpiresInMissing => "expires_in-missing",
-            Self::ExpiresInNull => "expires_in-null",
-            Self::ExpiresInZero => "expires_in-zero",
-            Self::ExpiresInNegative => "expires_in-negative",
-            Self::ExpiresInHuge => "expires_in-huge",
-            Self::ExpiresInInvalid => "expires_in-invalid",
-            Self::TokenTypeMissing => "token_type-missing",
-            Self::TokenTypeOther => "token_type-other",
-            Self::ScopeArray => "scope-array",
-            Self::ErrorWith200 => "error-with-200",
-            Self::FormEncoded => "form-encoded",
-            Self::ContentType => "content-type",
-            Self::JwtExpiresEarlier => "jwt-expires-earlier",
-        }
+        self.0
     }
 }

@@ -1,4 +1,4 @@
-//! Which token endpoint an issuer's metadata names (RFC 8414, OpenID Connect Discovery 1.0). Pure functions.
+//! Finds the token endpoint in an issuer's metadata (RFC 8414, OpenID Connect Discovery 1.0). Pure functions.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ struct Metadata {
     token_endpoint: String,
 }
 
-/// Where an issuer's metadata may be, in the order in which to look: OpenID Connect appends the well-known
-/// part to the issuer's path, RFC 8414 puts it in front.
+/// The URLs at which an issuer's metadata may be, in the order in which to look: OpenID Connect appends the well-known part
+/// to the issuer's path, RFC 8414 prepends it.
 pub fn metadata_urls(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().trim_end_matches('/');
     let paths = [
         format!("{path}/.well-known/openid-configuration"),
         format!("/.well-known/oauth-authorization-server{path}"),
     ];
-    let with_path = |path: &String| {
+    let with_path = |path: String| {
         let mut url = issuer.clone();
-        url.set_path(path);
+        url.set_path(&path);
         url
     };
-    paths.iter().map(with_path).collect()
+    paths.map(with_path).into()
 }
 
 /// The token endpoint in a reply, or `None` where there is no document at this URL.
@@ -38,22 +38,19 @@ pub fn read(issuer: &Url, reply: &HttpReply<'_>, wall: Duration) -> Result<Optio
         200..300 => token_endpoint(issuer, reply.body).map(Some),
         404 | 410 => Ok(None),
         status => {
-            let failure = Failure::new(response::class(status, None), sentence(status));
+            let message = match status {
+                300..400 => format!(
+                    "discovery: a redirect (status {status}), which is never followed: configure the final issuer"
+                ),
+                _ => format!("discovery: status {status}"),
+            };
+            let failure = Failure::new(response::class(status, None), message);
             Err(Failure { retry_after: response::retry_after(reply, wall), ..failure })
         }
     }
 }
 
-fn sentence(status: u16) -> String {
-    match status {
-        300..400 => format!(
-            "discovery: a redirect (status {status}), which is never followed: configure the final issuer"
-        ),
-        _ => format!("discovery: status {status}"),
-    }
-}
-
-/// Whether a failure at one URL ends the search: the issuer cannot be asked now, or asks for a rest.
+/// Whether a failure at one URL ends the search: the issuer cannot be reached, or asked for a pause.
 pub fn ends_search(failure: &Failure) -> bool {
     let cannot_be_asked = matches!(
         failure.class,
@@ -66,13 +63,13 @@ pub fn ends_search(failure: &Failure) -> bool {
     cannot_be_asked || failure.retry_after.is_some()
 }
 
-/// What a search says that found no document anywhere.
+/// The failure of a search that found no document.
 pub fn nothing_found() -> Failure {
     let message = "discovery: the issuer publishes no metadata; configure its token_endpoint";
     Failure::new(ErrorClass::Refused, message)
 }
 
-/// The token endpoint in a metadata document, which must be the issuer's own (RFC 8414 section 3.3).
+/// The token endpoint in a metadata document, whose issuer must be the configured one (RFC 8414 section 3.3).
 fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
     let refused = |message: &str| Failure::new(ErrorClass::Refused, format!("discovery: {message}"));
     let metadata: Metadata = serde_json::from_slice(document).map_err(|_| {
@@ -88,8 +85,8 @@ fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
     if !endpoint.username().is_empty() || endpoint.password().is_some() {
         return Err(refused("a token_endpoint with a user name or password before the host"));
     }
-    // Only who was asked on this host without TLS may send secrets to this host without it. Another one's reply
-    // would choose which local service gets them, and a proxy would read them on the way.
+    // Only an issuer on this host may name an endpoint without TLS. Another issuer could choose which local service gets
+    // the secret.
     let is_secure =
         endpoint.scheme() == "https" || (issuer.scheme() == "http" && is_secure_endpoint(&endpoint));
     if is_secure { Ok(endpoint) } else { Err(refused("a token_endpoint without TLS")) }

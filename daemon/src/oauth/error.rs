@@ -1,89 +1,75 @@
-//! What an HTTP client's error means. Its own text is never passed on: it would carry the whole URL. The TLS
-//! library's is for operators alone: a certificate can put anything into it, such as every name of a host.
+//! Describes a failure of the HTTP client, sorted by type. The client's own text is never passed on: it would carry the
+//! whole URL. The TLS library's text is for operators only: a certificate can put anything into it.
 
 use std::error::Error;
 use std::io;
 
-use hyper_util::client::legacy;
 use rustls::CertificateError;
-use tokend_egress::ConnectError;
 use tokend_protocol::ErrorClass;
-use tower::timeout::error::Elapsed;
 
+use crate::oauth::client::Unresolved;
 use crate::oauth::{Failure, redact};
 
-/// Why no reply began.
-pub fn of_request(error: &legacy::Error) -> Failure {
-    if let Some(fault) = cause::<rustls::Error>(error) {
-        return tls_failure(fault);
-    }
-    if let Some(fault) = cause::<ConnectError>(error) {
-        return connect_failure(fault);
-    }
-    if cause::<Elapsed>(error).is_some() {
-        return no_connection_in_time();
-    }
-    match cause::<io::Error>(error) {
-        Some(fault) => {
-            io_failure(fault, if error.is_connect() { no_connection_in_time } else { no_reply_in_time })
+/// Why an exchange brought no reply. With the instance of its egress units, what to do about those is added.
+pub(super) fn of(error: &reqwest::Error, egress: Option<&str>) -> Failure {
+    let failure = sorted(error);
+    // A host with other characters has no unit, and an operator is not to paste it into a shell.
+    let in_a_unit_name = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_".contains(&byte);
+    let Some(instance) = egress.filter(|instance| instance.bytes().all(in_a_unit_name)) else {
+        return failure;
+    };
+    let socket_is_missing = cause::<io::Error>(error).is_some_and(|fault| {
+        matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    });
+    match failure.class {
+        ErrorClass::Unreachable if error.is_connect() && socket_is_missing => {
+            let message = "network: no egress socket for the provider";
+            Failure::new(ErrorClass::Unreachable, message).with_detail(format!(
+                "nothing listens for {instance}; run `systemctl enable --now tokend-egress@{instance}.socket`"
+            ))
         }
-        None if error.is_connect() => Failure::new(ErrorClass::Unreachable, "no connection to the provider"),
-        None => Failure::new(ErrorClass::Unreachable, "the exchange with the provider broke off"),
+        ErrorClass::Unreachable | ErrorClass::Timeout => {
+            failure.with_detail(format!("see `journalctl -u 'tokend-egress@{instance}.service'`"))
+        }
+        _ => failure,
     }
 }
 
-/// Why a reply did not come to its end.
-pub fn of_body(error: &(dyn Error + 'static)) -> Failure {
+fn sorted(error: &reqwest::Error) -> Failure {
+    let unreachable = |message: String| Failure::new(ErrorClass::Unreachable, message);
     if let Some(fault) = cause::<rustls::Error>(error) {
         return tls_failure(fault);
     }
-    // A decoder's complaint is an I/O error too, but it is about what the provider sent.
-    let is_decoders =
-        |fault: &&io::Error| matches!(fault.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
-    match cause::<io::Error>(error).filter(|fault| !is_decoders(fault)) {
-        Some(fault) => io_failure(fault, no_reply_in_time),
-        None => Failure::new(ErrorClass::Malformed, "a reply that breaks off or cannot be decoded"),
+    if let Some(Unresolved(reason)) = cause::<Unresolved>(error) {
+        let failure = unreachable("network: the provider's name cannot be resolved".to_owned());
+        return failure.with_detail(redact::printable(reason));
     }
-}
-
-/// The reply had not come to its end when the time for it was over.
-pub fn no_reply_in_time() -> Failure {
-    Failure::new(ErrorClass::Timeout, "no complete reply in time")
-}
-
-fn no_connection_in_time() -> Failure {
-    Failure::new(ErrorClass::Timeout, "no connection in time")
-}
-
-fn connect_failure(fault: &ConnectError) -> Failure {
+    let fault = cause::<io::Error>(error).map(io::Error::kind);
+    if error.is_timeout() || fault == Some(io::ErrorKind::TimedOut) {
+        let message = if error.is_connect() { "no connection in time" } else { "no complete reply in time" };
+        return Failure::new(ErrorClass::Timeout, message);
+    }
     match fault {
-        ConnectError::Unresolved(reason) => {
-            let failure =
-                Failure::new(ErrorClass::Unreachable, "network: the provider's name cannot be resolved");
-            failure.with_detail(redact::printable(reason))
+        // A decoder's complaint is an I/O error too, but it is about what the provider sent.
+        Some(kind) if !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+            unreachable(format!("network: {kind}"))
         }
-        ConnectError::Failed(fault) => io_failure(fault, no_connection_in_time),
-        ConnectError::Helper { .. } => {
-            let failure = Failure::new(ErrorClass::Unreachable, "network: tokend-egress makes no connection");
-            failure.with_detail(redact::printable(&fault.to_string()))
+        _ if error.is_builder() => Failure::new(ErrorClass::Internal, "the request cannot be written"),
+        _ if error.is_decode() => {
+            Failure::new(ErrorClass::Malformed, "a reply that breaks off or cannot be decoded")
         }
-    }
-}
-
-fn io_failure(fault: &io::Error, late: fn() -> Failure) -> Failure {
-    match fault.kind() {
-        io::ErrorKind::TimedOut => late(),
-        kind => Failure::new(ErrorClass::Unreachable, format!("network: {kind}")),
+        _ if error.is_connect() => unreachable("no connection to the provider".to_owned()),
+        _ => unreachable("the exchange with the provider broke off".to_owned()),
     }
 }
 
 fn tls_failure(fault: &rustls::Error) -> Failure {
     let message = match fault {
         rustls::Error::InvalidCertificate(fault) => certificate_fault(fault),
-        rustls::Error::NoCertificatesPresented => "TLS: the provider shows no certificate",
-        rustls::Error::InvalidMessage(_) => "TLS: what answers does not speak TLS",
+        rustls::Error::NoCertificatesPresented => "TLS: the provider presented no certificate",
+        rustls::Error::InvalidMessage(_) => "TLS: the server did not answer with TLS",
         rustls::Error::PeerIncompatible(_) => "TLS: no version or cipher suite in common with the provider",
-        rustls::Error::AlertReceived(_) => "TLS: the provider broke the connection off with an alert",
+        rustls::Error::AlertReceived(_) => "TLS: the provider closed the connection with an alert",
         _ => "TLS: no encrypted connection to the provider",
     };
     Failure::new(ErrorClass::Tls, message).with_detail(redact::printable(&fault.to_string()))
@@ -98,25 +84,21 @@ fn certificate_fault(fault: &CertificateError) -> &'static str {
         Expired | ExpiredContext { .. } => "TLS: the provider's certificate has expired",
         NotValidYet | NotValidYetContext { .. } => "TLS: the provider's certificate is not valid yet",
         NotValidForName | NotValidForNameContext { .. } => {
-            "TLS: the provider's certificate is that of another host"
+            "TLS: the provider's certificate is for another host"
         }
-        UnknownIssuer => "TLS: the provider's certificate is of an authority that is not trusted here",
-        _ => "TLS: the provider's certificate is not good",
+        UnknownIssuer => "TLS: the provider's certificate is from an authority that is not trusted here",
+        _ => "TLS: the provider's certificate is not valid",
     }
 }
 
 /// The innermost error of a type among an error and its causes.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    chain(error).filter_map(|error| error.downcast_ref::<E>()).last()
-}
-
-/// An error and its causes, outermost first.
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| {
+    let causes = std::iter::successors(Some(error), |&error| {
         // An io::Error that wraps another error does not name it as its source.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         wrapped.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source())
-    })
+    });
+    causes.filter_map(|error| error.downcast_ref::<E>()).last()
 }
 
 #[cfg(test)]
@@ -131,25 +113,25 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_can_put_nothing_into_what_callers_see_and_little_into_what_operators_see() {
+    fn a_certificate_puts_nothing_into_a_message_and_little_into_a_detail() {
         let presented = (0..10_000).map(|n| format!("\u{202e}{n}.internal.example")).collect();
         let expected = rustls::pki_types::ServerName::try_from("id.example").unwrap();
         let fault = CertificateError::NotValidForNameContext { expected, presented };
         let failure = tls_failure(&rustls::Error::InvalidCertificate(fault));
-        assert_eq!(failure.message, "TLS: the provider's certificate is that of another host");
+        assert_eq!(failure.message, "TLS: the provider's certificate is for another host");
         let detail = failure.detail.unwrap();
         assert!(detail.contains("1.internal.example") && !detail.contains('\u{202e}'), "{detail}");
         assert!(detail.len() < 500, "{} bytes", detail.len());
     }
 
     #[test]
-    fn each_fault_of_a_certificate_that_is_met_has_words_of_its_own() {
+    fn each_usual_fault_of_a_certificate_has_a_message_of_its_own() {
         use rustls::AlertDescription;
         let cases = [
             (CertificateError::Expired.into(), "expired"),
             (CertificateError::NotValidYet.into(), "not valid yet"),
             (CertificateError::UnknownIssuer.into(), "not trusted here"),
-            (CertificateError::Revoked.into(), "not good"),
+            (CertificateError::Revoked.into(), "not valid"),
             (rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), "alert"),
         ];
         for (fault, words) in cases {

@@ -1,61 +1,75 @@
-//! Token requests over HTTP: TLS or loopback only, no redirect, no proxy that is not configured, a deadline
-//! on everything, a bound on the body.
+//! Token requests over HTTP: reads the secrets, finds the token endpoint, and sends one request for each client secret
+//! until one is accepted.
 
-mod client;
-mod secret_watch;
-mod trust;
-
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER,
-};
-use http::{Request, Response};
-use http_body_util::Full;
+use reqwest::header::{ACCEPT, HeaderValue};
+use reqwest::{Method, Request};
 use tokend_protocol::{ErrorClass, Secret};
+use tokio::time::Instant;
 use url::Url;
-use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::{CredentialSettings, Endpoint, Grant};
-use crate::oauth::request::{RequestSecrets, TokenRequest, compose, sent_secrets};
-use crate::oauth::response::{Context, HttpReply, read};
-use crate::oauth::secret_choice::SecretChoice;
-use crate::oauth::{Failure, Outcome, Provider, SecretInUse, discovery};
+use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient, Received};
+use crate::oauth::request::{RequestSecrets, compose};
+use crate::oauth::response::{Context, read};
+use crate::oauth::secret_watch::SecretWatch;
+use crate::oauth::{ClockSkew, Deviation, Failure, Granted, Outcome, Provider, SecretInUse, discovery};
 use crate::secret_source::SecretSource;
-pub use client::HttpClient;
-use client::{Http, TOTAL_TIMEOUT, exchange, uri};
-use secret_watch::SecretWatch;
 
-/// Asks one provider for one kind of token.
+/// How long all exchanges of one token request may take: discovery, and one exchange for each client secret. Together with
+/// [`SECRETS_TIMEOUT`] and a look at the secrets' files it bounds a token request to 47 seconds.
+const EXCHANGES_TIMEOUT: Duration = EXCHANGE_TIMEOUT.saturating_mul(3);
+
+/// How long reading all secrets of one token request may take. A command has ten seconds of it, and may wait for others.
+const SECRETS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Requests one kind of token from one provider.
 #[derive(Debug)]
 pub struct HttpProvider {
     settings: Arc<CredentialSettings>,
     http: Arc<HttpClient>,
     clock: Clock,
-    /// The token endpoint that the issuer's metadata named. Forgotten after a failure, because it may have
-    /// moved. Held for a read or a write of one value, never across an await.
+    /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved. Locked
+    /// for a read or a write, never across an await.
     discovered: Mutex<Option<Url>>,
-    /// Which client secret is sent first.
-    choice: SecretChoice,
-    /// The files that the secrets are in.
+    /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
+    preferred: AtomicUsize,
     watch: SecretWatch,
+}
+
+/// One token request: what came of it so far, and how much time is left for each part.
+struct Attempt<'a> {
+    provider: &'a HttpProvider,
+    time_for_exchanges: Duration,
+    time_for_secrets: Duration,
+    requests: u32,
+    deviations: Vec<Deviation>,
+    clock_skew: Option<ClockSkew>,
+    client_secret: Option<SecretInUse>,
 }
 
 impl Provider for HttpProvider {
     async fn request(&self) -> Outcome {
-        let sent = AtomicU32::new(0);
-        // Each exchange has a deadline of its own; discovery and secrets that are refused make some more.
-        let ended = tokio::time::timeout(3 * TOTAL_TIMEOUT, self.exchange(&sent)).await;
-        let ended =
-            ended.unwrap_or_else(|_| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")));
-        let outcome = ended.unwrap_or_else(|failure| Outcome::of(Err(failure), 0));
-        if outcome.result.is_err() {
+        let mut attempt = Attempt {
+            provider: self,
+            time_for_exchanges: EXCHANGES_TIMEOUT,
+            time_for_secrets: SECRETS_TIMEOUT,
+            requests: 0,
+            deviations: Vec::new(),
+            clock_skew: None,
+            client_secret: None,
+        };
+        let result = attempt.run().await;
+        if result.is_err() {
             *self.discovered() = None;
         }
-        Outcome { requests: sent.into_inner(), ..outcome }
+        let Attempt { requests, deviations, clock_skew, client_secret, .. } = attempt;
+        Outcome { result, deviations, requests, client_secret, clock_skew }
     }
 
     async fn changed(&self) {
@@ -67,104 +81,93 @@ impl HttpProvider {
     /// A provider with these settings.
     pub fn new(settings: Arc<CredentialSettings>, http: Arc<HttpClient>, clock: Clock) -> Self {
         let watch = SecretWatch::new(&settings);
-        Self { settings, http, clock, discovered: Mutex::new(None), choice: SecretChoice::default(), watch }
-    }
-
-    async fn exchange(&self, sent: &AtomicU32) -> Result<Outcome, Failure> {
-        self.watch.look().await;
-        let client = self.http.client().await?;
-        let ended = self.exchange_by(&client, sent).await;
-        if ended.as_ref().is_err_and(|failure| failure.class == ErrorClass::Tls) {
-            self.http.forget(&client).await;
-        }
-        ended
-    }
-
-    /// Goes through the client secrets, once: one that cannot be read here or that the provider refuses gives way
-    /// to the next. Any other answer is final, because it is about something else.
-    async fn exchange_by(&self, client: &Http, sent: &AtomicU32) -> Result<Outcome, Failure> {
-        let endpoint = self.token_endpoint(client).await?;
-        let sources = self.settings.authentication.secrets();
-        if sources.is_empty() {
-            let secrets = self.with_password(None).await?;
-            return self.ask(client, endpoint, &secrets, sent).await;
-        }
-        let mut passed_over = Vec::new();
-        let (mut deviations, mut clock_skew) = (Vec::new(), None);
-        for index in self.choice.order(sources.len()) {
-            let client_secret = match read_secret("client_secret", sources.get(index)).await {
-                Ok(secret) => secret,
-                Err(failure) => {
-                    passed_over.push(failure);
-                    continue;
-                }
-            };
-            let secrets = self.with_password(client_secret).await?;
-            let mut outcome = self.ask(client, endpoint.clone(), &secrets, sent).await?;
-            deviations.append(&mut outcome.deviations);
-            clock_skew = outcome.clock_skew.or(clock_skew);
-            let outcome = match outcome.result {
-                Err(failure) if failure.refuses_client => {
-                    passed_over.push(failure);
-                    continue;
-                }
-                Err(_) => outcome,
-                Ok(_) => self.remember(index, outcome),
-            };
-            return Ok(Outcome { deviations, clock_skew, ..outcome });
-        }
-        Ok(Outcome { deviations, clock_skew, ..Outcome::of(Err(verdict(passed_over)), 0) })
-    }
-
-    fn remember(&self, index: usize, outcome: Outcome) -> Outcome {
-        self.choice.worked(index);
-        let of = self.settings.authentication.secrets().len();
-        Outcome { client_secret: (of > 1).then_some(SecretInUse { index, of }), ..outcome }
-    }
-
-    async fn ask(
-        &self,
-        client: &Http,
-        endpoint: Url,
-        secrets: &RequestSecrets,
-        sent: &AtomicU32,
-    ) -> Result<Outcome, Failure> {
-        let request = compose(&self.settings, secrets);
-        let words = sent_secrets(&request, secrets);
-        sent.fetch_add(1, Ordering::Relaxed);
-        let received = exchange(client, self.post(&endpoint, request)?).await?;
-        let context = Context {
-            default_lifetime: self.settings.default_lifetime,
-            wall: self.clock.wall(),
-            sent: &words,
-        };
-        Ok(read(&reply(&received), context))
-    }
-
-    async fn token_endpoint(&self, client: &Http) -> Result<Url, Failure> {
-        let issuer = match &self.settings.endpoint {
-            Endpoint::Token(url) => return Ok(url.clone()),
-            Endpoint::Issuer(issuer) => issuer,
-        };
-        let known = self.discovered().clone();
-        if let Some(url) = known {
-            return Ok(url);
-        }
-        let url = self.discover(client, issuer).await?;
-        *self.discovered() = Some(url.clone());
-        Ok(url)
+        let (discovered, preferred) = (Mutex::default(), AtomicUsize::default());
+        Self { settings, http, clock, discovered, preferred, watch }
     }
 
     fn discovered(&self) -> MutexGuard<'_, Option<Url>> {
         self.discovered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Looks in each place. Of several failures the first counts, because the usual place comes first; but one
-    /// that ends the search counts most, because what would have been found is not known then.
-    async fn discover(&self, client: &Http, issuer: &Url) -> Result<Url, Failure> {
+impl Attempt<'_> {
+    /// Tries each client secret once, the one that worked last first. One that cannot be read or that the provider
+    /// refuses is followed by the next. Any other answer is final, because it is not about the secret.
+    async fn run(&mut self) -> Result<Granted, Failure> {
+        let HttpProvider { settings, preferred, watch, .. } = self.provider;
+        watch.look().await;
+        let endpoint = self.token_endpoint().await?;
+        let mut secrets = RequestSecrets::default();
+        if let Grant::Password { password, .. } = &settings.grant {
+            secrets.password = Some(self.secret("password", password).await?);
+        }
+        let sources = settings.authentication.secrets();
+        if sources.is_empty() {
+            return self.ask(&endpoint, &secrets).await;
+        }
+        let mut passed_over = Vec::new();
+        let first = preferred.load(Ordering::Relaxed);
+        for (index, source) in sources.iter().enumerate().cycle().skip(first).take(sources.len()) {
+            let result = match self.secret("client_secret", source).await {
+                Ok(secret) => {
+                    secrets.client_secret = Some(secret);
+                    self.ask(&endpoint, &secrets).await
+                }
+                Err(failure) => Err(failure),
+            };
+            match result {
+                Ok(granted) => {
+                    preferred.store(index, Ordering::Relaxed);
+                    self.client_secret =
+                        (sources.len() > 1).then_some(SecretInUse { index, of: sources.len() });
+                    return Ok(granted);
+                }
+                Err(failure) if failure.refuses_client || failure.class == ErrorClass::Secret => {
+                    passed_over.push(failure);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(verdict(passed_over))
+    }
+
+    async fn ask(&mut self, endpoint: &Url, secrets: &RequestSecrets) -> Result<Granted, Failure> {
+        let provider = self.provider;
+        let (request, sent) = compose(&provider.settings, endpoint, secrets)?;
+        self.requests += 1;
+        let received = self.exchange(request).await?;
+        let default_lifetime = provider.settings.default_lifetime;
+        let context = Context { default_lifetime, wall: provider.clock.wall(), sent: &sent };
+        let mut outcome = read(&received.reply(), context);
+        self.deviations.append(&mut outcome.deviations);
+        self.clock_skew = outcome.clock_skew.or(self.clock_skew);
+        outcome.result
+    }
+
+    async fn token_endpoint(&mut self) -> Result<Url, Failure> {
+        let issuer = match &self.provider.settings.endpoint {
+            Endpoint::Token(url) => return Ok(url.clone()),
+            Endpoint::Issuer(issuer) => issuer,
+        };
+        let known = self.provider.discovered().clone();
+        let url = match known {
+            Some(url) => return Ok(url),
+            None => self.discover(issuer).await?,
+        };
+        *self.provider.discovered() = Some(url.clone());
+        Ok(url)
+    }
+
+    /// Looks in each place. Of several failures the first counts, because the usual place comes first; but one that
+    /// ends the search counts most, because what would have been found is not known then.
+    async fn discover(&mut self, issuer: &Url) -> Result<Url, Failure> {
         let mut first = None;
         for url in discovery::metadata_urls(issuer) {
-            match self.fetch_metadata(client, issuer, url).await {
+            let mut request = Request::new(Method::GET, url);
+            request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+            let received = self.exchange(request).await;
+            let wall = self.provider.clock.wall();
+            match received.and_then(|received| discovery::read(issuer, &received.reply(), wall)) {
                 Ok(Some(endpoint)) => return Ok(endpoint),
                 Ok(None) => (),
                 Err(failure) if discovery::ends_search(&failure) => return Err(failure),
@@ -174,54 +177,36 @@ impl HttpProvider {
         Err(first.unwrap_or_else(discovery::nothing_found))
     }
 
-    async fn fetch_metadata(&self, client: &Http, issuer: &Url, url: Url) -> Result<Option<Url>, Failure> {
-        let request = Request::get(uri(&url)?).header(ACCEPT, "application/json").body(Full::default());
-        let received = exchange(client, request.map_err(|_| not_sendable())?).await?;
-        discovery::read(issuer, &reply(&received), self.clock.wall())
+    async fn exchange(&mut self, request: Request) -> Result<Received, Failure> {
+        let exchanged = within(&mut self.time_for_exchanges, self.provider.http.exchange(request)).await;
+        exchanged.unwrap_or_else(|| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")))
     }
 
-    async fn with_password(&self, client_secret: Option<Secret>) -> Result<RequestSecrets, Failure> {
-        let password = match &self.settings.grant {
-            Grant::ClientCredentials => None,
-            Grant::Password { password, .. } => Some(password),
+    /// Reads a secret. What hangs here is on this host, and says nothing about the provider.
+    async fn secret(&mut self, name: &str, source: &SecretSource) -> Result<Secret, Failure> {
+        let (message, detail) = match within(&mut self.time_for_secrets, source.read()).await {
+            Some(Ok(secret)) => return Ok(secret),
+            Some(Err(error)) => (format!("the {name} cannot be read on this host"), error.to_string()),
+            None => {
+                let limit = SECRETS_TIMEOUT.as_secs();
+                let detail = format!("{source}: no answer within {limit} seconds");
+                (format!("the {name} cannot be read in time on this host"), detail)
+            }
         };
-        Ok(RequestSecrets { client_secret, password: read_secret("password", password).await? })
-    }
-
-    /// The request as it is sent.
-    fn post(&self, endpoint: &Url, request: TokenRequest) -> Result<Request<Full<Bytes>>, Failure> {
-        // Body and header take over the wiped memory that the request is in, where they would copy a text.
-        let mut builder = Request::post(uri(endpoint)?)
-            .header(ACCEPT, &self.settings.accept)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-        if let Some(credentials) = request.authorization {
-            let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(credentials))
-                .map_err(|_| Failure::new(ErrorClass::Secret, "credentials that no header can carry"))?;
-            value.set_sensitive(true);
-            builder = builder.header(AUTHORIZATION, value);
-        }
-        builder.body(Full::new(Bytes::from_owner(request.body))).map_err(|_| not_sendable())
+        Err(Failure::new(ErrorClass::Secret, message).with_detail(detail))
     }
 }
 
-fn not_sendable() -> Failure {
-    Failure::new(ErrorClass::Internal, "a request that cannot be written")
+/// What a step returns, unless the time that is left ends first. The step's time is taken from what is left.
+async fn within<T>(left: &mut Duration, step: impl Future<Output = T>) -> Option<T> {
+    let began = Instant::now();
+    let ended = tokio::time::timeout(*left, step).await.ok();
+    *left = left.saturating_sub(began.elapsed());
+    ended
 }
 
-fn reply(received: &Response<Zeroizing<Vec<u8>>>) -> HttpReply<'_> {
-    let text = |name: &HeaderName| received.headers().get(name).and_then(|value| value.to_str().ok());
-    HttpReply {
-        status: received.status().as_u16(),
-        content_type: text(&CONTENT_TYPE),
-        content_encoding: text(&CONTENT_ENCODING),
-        date: text(&DATE),
-        retry_after: text(&RETRY_AFTER),
-        body: received.body(),
-    }
-}
-
-/// What to tell where no client secret helped. A refusal weighs more than a secret that cannot be read: the
-/// provider has been asked, and is not to be asked again soon.
+/// The failure to report where no client secret helped. A refusal weighs more than a secret that cannot be read: the
+/// provider has been asked, and should not be asked again soon.
 fn verdict(failures: Vec<Failure>) -> Failure {
     let several = (failures.len() > 1).then(|| {
         let each = failures.iter().map(|failure| failure.detail.as_deref().unwrap_or(&failure.message));
@@ -230,36 +215,57 @@ fn verdict(failures: Vec<Failure>) -> Failure {
     let heaviest = failures.into_iter().reduce(|heaviest, other| {
         if other.refuses_client && !heaviest.refuses_client { other } else { heaviest }
     });
-    let told = heaviest.unwrap_or_else(|| Failure::new(ErrorClass::Secret, "no client secret is configured"));
-    Failure { detail: several.or(told.detail), ..told }
-}
-
-async fn read_secret(what: &str, source: Option<&SecretSource>) -> Result<Option<Secret>, Failure> {
-    let Some(source) = source else { return Ok(None) };
-    match source.read().await {
-        Ok(secret) => Ok(Some(secret)),
-        Err(error) => {
-            let message = format!("the {what} cannot be read on this host");
-            Err(Failure::new(ErrorClass::Secret, message).with_detail(error.to_string()))
-        }
-    }
+    let heaviest =
+        heaviest.unwrap_or_else(|| Failure::new(ErrorClass::Secret, "no client secret is configured"));
+    Failure { detail: several.or(heaviest.detail), ..heaviest }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientAuthentication;
+    use crate::oauth::request::tests::settings;
 
     #[test]
-    fn where_no_secret_helps_a_refusal_weighs_most_and_each_is_told() {
+    fn a_refusal_weighs_most_and_each_secret_is_reported() {
         let unreadable =
             || Failure::new(ErrorClass::Secret, "cannot be read").with_detail("secret file /new");
         let refused =
             || Failure { refuses_client: true, ..Failure::new(ErrorClass::Refused, "invalid_client") };
         assert_eq!(verdict(vec![refused()]), refused());
         assert_eq!(verdict(vec![unreadable()]), unreadable());
-        let told = verdict(vec![unreadable(), refused()]);
-        assert_eq!((told.class, &*told.message), (ErrorClass::Refused, "invalid_client"));
+        let failure = verdict(vec![unreadable(), refused()]);
+        assert_eq!((failure.class, &*failure.message), (ErrorClass::Refused, "invalid_client"));
         let detail = "none of 2 client secrets helped: secret file /new; invalid_client";
-        assert_eq!(told.detail.as_deref(), Some(detail));
+        assert_eq!(failure.detail.as_deref(), Some(detail));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_a_step_is_taken_from_what_is_left() {
+        let mut left = Duration::from_secs(15);
+        assert_eq!(within(&mut left, tokio::time::sleep(Duration::from_secs(10))).await, Some(()));
+        assert_eq!(left, Duration::from_secs(5));
+        assert_eq!(within(&mut left, std::future::pending::<()>()).await, None);
+        assert_eq!(left, Duration::ZERO);
+    }
+
+    /// Sixteen commands that hang, of which four run at once: most wait in the queue until their time is up.
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_that_hangs_is_not_a_timeout_of_the_provider() {
+        let command = SecretSource::Command(["sleep", "1000"].map(str::to_owned).into());
+        let authentication = ClientAuthentication::SecretPost { secrets: vec![command] };
+        let (settings, http) =
+            (Arc::new(settings(authentication)), Arc::new(HttpClient::new(None, None, None)));
+        let provider = Arc::new(HttpProvider::new(settings, http, Clock::simulated()));
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let provider = Arc::clone(&provider);
+            requests.spawn(async move { provider.request().await.result.unwrap_err() });
+        }
+        while let Some(failure) = requests.join_next().await {
+            let failure = failure.unwrap();
+            assert_eq!(failure.class, ErrorClass::Secret);
+            assert!(failure.detail.is_some_and(|detail| detail.starts_with("secret command \"sleep\": ")));
+        }
     }
 }

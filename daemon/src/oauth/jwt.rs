@@ -1,14 +1,12 @@
-//! What a JWT access token says about its own lifetime (RFC 9068, RFC 7519 section 4.1).
+//! Reads the lifetime that a JWT access token claims for itself (RFC 9068, RFC 7519 section 4.1).
 //!
-//! The signature is the API's business: these claims can only shorten a lifetime, so a forged one gains
-//! nothing.
+//! The signature is not verified: these claims can only shorten a lifetime, so a forged one gains nothing.
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
 /// The largest claim set that is looked at, encoded.
 const CLAIMS_MAX: usize = 64 * 1024;
@@ -36,14 +34,13 @@ pub fn times(token: &str) -> Option<Times> {
     if parts.next().is_some() || claims.len() > CLAIMS_MAX {
         return None;
     }
-    let json = Zeroizing::new(URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?);
+    let json = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
     let Claims { exp, iat } = serde_json::from_slice(&json).ok()?;
     Some(Times { expires_at: exp, issued_at: iat })
 }
 
 impl Times {
-    /// What remains of the lifetime. `date` is the provider's own clock at the reply; without it a new
-    /// token is assumed to have been issued just now, and without `iat` the host's clock `wall` is believed.
+    /// The remaining lifetime. The time now is the reply's `date`, else the token's `iat`, else the host's clock `wall`.
     pub fn remaining(self, date: Option<Duration>, wall: Duration) -> Duration {
         let now = date.map(|date| date.as_secs_f64()).or(self.issued_at).unwrap_or(wall.as_secs_f64());
         let seconds = self.expires_at - now;

@@ -1,11 +1,11 @@
-//! A provider's words, made fit to be repeated in a log or to a caller: without the secrets that it was sent,
-//! in characters that a terminal shows as they are, and not too many. Pure functions.
+//! Makes a provider's text fit for a log or a caller: without the secrets of the request, in printable characters, and
+//! short. Pure functions.
 //!
-//! Secrets are removed from the raw words, before anything else. Removed later, one that a cap has cut in two or
-//! that has lost a character would not be recognised any more, and what is left of it would show. They are removed
-//! once more from what is repeated of the words: a line break within a secret is not, and so it would be whole again.
+//! Secrets are removed from the raw text first: one that was cut in two, or that has lost a character, would not be
+//! recognised any more. They are removed once more from the printable text: a secret with a line break in it becomes
+//! whole when the line break is dropped.
 
-use zeroize::Zeroizing;
+use tokend_protocol::Secret;
 
 /// The longest description that is repeated, in characters.
 const DESCRIPTION_MAX: usize = 200;
@@ -13,49 +13,39 @@ const DESCRIPTION_MAX: usize = 200;
 /// The longest error code that is repeated, in characters. Those of the RFCs have half of it.
 const CODE_MAX: usize = 64;
 
-/// What stands where a secret was. An error code can have it.
+/// Stands where a secret was. Its characters are allowed in an error code.
 const REMOVED: &str = "***";
 
-/// The secrets that a request carried, in every form in which it carried them.
-#[derive(Default)]
-pub struct SentSecrets {
-    /// Longest first, so that a secret which is a part of another one does not leave the rest of it.
-    forms: Vec<Zeroizing<String>>,
-}
-
-impl std::fmt::Debug for SentSecrets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SentSecrets").finish_non_exhaustive()
-    }
-}
+/// The secrets that a request carried, in every encoding in which it carried them.
+/// Longest first, so that a secret which is a part of another does not leave the rest of that.
+#[derive(Debug, Default)]
+pub struct SentSecrets(Vec<Secret>);
 
 impl SentSecrets {
     /// None.
-    pub const NONE: Self = Self { forms: Vec::new() };
+    pub const NONE: Self = Self(Vec::new());
 
-    /// What `repeated` leaves of a text, without them.
+    /// What `repeated` leaves of a text, without the secrets.
     fn redact(&self, text: &str, repeated: impl Fn(&str) -> String) -> String {
-        let raw = self.forms.iter().fold(text.to_owned(), |text, form| text.replace(form.as_str(), REMOVED));
-        let forms = self.forms.iter().map(|form| Zeroizing::new(repeated(form)));
-        let of_some_length = forms.filter(|form| !form.is_empty());
-        of_some_length.fold(repeated(&raw), |text, form| text.replace(form.as_str(), REMOVED))
+        let secrets = || self.0.iter().map(Secret::expose);
+        let raw = secrets().fold(text.to_owned(), |text, secret| text.replace(secret, REMOVED));
+        let printed = secrets().map(&repeated).filter(|secret| !secret.is_empty());
+        printed.fold(repeated(&raw), |text, secret| text.replace(&secret, REMOVED))
     }
 }
 
-impl FromIterator<Zeroizing<String>> for SentSecrets {
-    fn from_iter<I: IntoIterator<Item = Zeroizing<String>>>(forms: I) -> Self {
-        let mut forms: Vec<_> = forms.into_iter().filter(|form| !form.is_empty()).collect();
-        forms.sort_unstable_by_key(|form| std::cmp::Reverse(form.len()));
-        Self { forms }
+impl FromIterator<String> for SentSecrets {
+    fn from_iter<I: IntoIterator<Item = String>>(secrets: I) -> Self {
+        let mut secrets: Vec<_> = secrets.into_iter().filter(|secret| !secret.is_empty()).collect();
+        secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
+        Self(secrets.into_iter().map(Secret::from).collect())
     }
 }
 
 /// An `error` as one word in the characters of RFC 6749 section 5.2, or `None` where nothing is left.
 pub fn error_code(text: &str, sent: &SentSecrets) -> Option<String> {
-    let in_code = |text: &str| {
-        let letters = text.chars().map(|c| if c == ' ' { '_' } else { c });
-        letters.filter(|&c| is_code_character(c)).collect()
-    };
+    let is_allowed = |c: &char| matches!(c, '\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e');
+    let in_code = |text: &str| text.replace(' ', "_").chars().filter(is_allowed).collect();
     let code: String = sent.redact(text, in_code).chars().take(CODE_MAX).collect();
     (!code.is_empty()).then_some(code)
 }
@@ -66,13 +56,9 @@ pub fn description(text: &str, sent: &SentSecrets) -> String {
     printable(&sent.redact(text, in_print))
 }
 
-/// Words that can have no secret in them, for an operator.
+/// A text that can hold no secret, for an operator.
 pub fn printable(text: &str) -> String {
     text.chars().filter(|&c| is_printable(c)).take(DESCRIPTION_MAX).collect()
-}
-
-fn is_code_character(c: char) -> bool {
-    matches!(c, '\x20'..='\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e')
 }
 
 /// Whether a character shows as itself: no control character, and none that is invisible or changes the order
@@ -91,7 +77,7 @@ mod tests {
     use super::*;
 
     fn sent(forms: &[&str]) -> SentSecrets {
-        forms.iter().map(|form| Zeroizing::new((*form).to_owned())).collect()
+        forms.iter().map(|form| (*form).to_owned()).collect()
     }
 
     #[test]

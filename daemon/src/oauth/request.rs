@@ -1,21 +1,16 @@
-//! What a token request says: the form body and the `Authorization` header (RFC 6749 sections 2.3.1, 4.3.2
-//! and 4.4.2). Pure functions.
+//! Composes a token request: the form body and the `Authorization` header (RFC 6749 sections 2.3.1, 4.3.2 and 4.4.2).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::Serializer;
-use tokend_protocol::Secret;
-use zeroize::Zeroizing;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Request};
+use tokend_protocol::{ErrorClass, Secret};
+use url::Url;
 
 use crate::config::{BasicEncoding, ClientAuthentication, CredentialSettings, Grant};
+use crate::oauth::Failure;
 use crate::oauth::redact::SentSecrets;
-
-/// Room for every usual request but for its secrets. A body that grew would leave copies behind that are not
-/// wiped.
-const BODY_CAPACITY: usize = 4096;
-
-/// How many characters form encoding makes of a byte, at most.
-const FORM_ENCODED_MAX: usize = 3;
 
 /// The secrets that a request needs, read for this one request.
 #[derive(Debug, Default)]
@@ -26,50 +21,46 @@ pub struct RequestSecrets {
     pub password: Option<Secret>,
 }
 
-impl RequestSecrets {
-    fn iter(&self) -> impl Iterator<Item = &Secret> {
-        self.client_secret.iter().chain(&self.password)
+/// Composes the request. Beside it, its secrets in every encoding in which it sends them, so that a reply that repeats one
+/// can be cleaned.
+pub fn compose(
+    settings: &CredentialSettings,
+    endpoint: &Url,
+    secrets: &RequestSecrets,
+) -> Result<(Request, SentSecrets), Failure> {
+    let mut request = Request::new(Method::POST, endpoint.clone());
+    let headers = request.headers_mut();
+    headers.insert(ACCEPT, header_value(&settings.accept)?);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    let exposed = secrets.client_secret.iter().chain(&secrets.password).map(Secret::expose);
+    let mut sent: Vec<String> =
+        exposed.flat_map(|secret| [secret.to_owned(), form_encoded(secret)]).collect();
+    if let ClientAuthentication::SecretBasic { encoding, .. } = &settings.authentication {
+        let credentials = basic(&settings.client_id, expose(secrets.client_secret.as_ref()), *encoding);
+        let mut value = header_value(&format!("Basic {credentials}"))?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+        sent.push(credentials);
     }
+    *request.body_mut() = Some(form(settings, secrets).into());
+    Ok((request, sent.into_iter().collect()))
 }
 
-/// A token request, ready to be sent.
-pub struct TokenRequest {
-    /// The form-encoded body.
-    pub body: Zeroizing<String>,
-    /// The value of `Authorization`, for `client_secret_basic`.
-    pub authorization: Option<Zeroizing<String>>,
-}
-
-impl std::fmt::Debug for TokenRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenRequest").finish_non_exhaustive()
-    }
-}
-
-/// Composes the request.
-pub fn compose(settings: &CredentialSettings, secrets: &RequestSecrets) -> TokenRequest {
-    let secrets_len: usize = secrets.iter().map(|secret| secret.expose().len()).sum();
-    let mut form = Serializer::new(String::with_capacity(BODY_CAPACITY + FORM_ENCODED_MAX * secrets_len));
+fn form(settings: &CredentialSettings, secrets: &RequestSecrets) -> String {
+    let mut form = Serializer::new(String::new());
     match &settings.grant {
         Grant::ClientCredentials => form.append_pair("grant_type", "client_credentials"),
         Grant::Password { username, .. } => form
             .append_pair("grant_type", "password")
             .append_pair("username", username)
-            .append_pair("password", exposed(secrets.password.as_ref())),
+            .append_pair("password", expose(secrets.password.as_ref())),
     };
-    let client_secret = exposed(secrets.client_secret.as_ref());
-    let authorization = match &settings.authentication {
-        ClientAuthentication::SecretBasic { encoding, .. } => {
-            Some(basic(&settings.client_id, client_secret, *encoding))
-        }
-        ClientAuthentication::SecretPost { .. } => {
-            form.append_pair("client_id", &settings.client_id).append_pair("client_secret", client_secret);
-            None
-        }
-        ClientAuthentication::None => {
-            form.append_pair("client_id", &settings.client_id);
-            None
-        }
+    match &settings.authentication {
+        ClientAuthentication::SecretBasic { .. } => &mut form,
+        ClientAuthentication::SecretPost { .. } => form
+            .append_pair("client_id", &settings.client_id)
+            .append_pair("client_secret", expose(secrets.client_secret.as_ref())),
+        ClientAuthentication::None => form.append_pair("client_id", &settings.client_id),
     };
     if !settings.scope.as_slice().is_empty() {
         form.append_pair("scope", &settings.scope.as_slice().join(" "));
@@ -77,36 +68,28 @@ pub fn compose(settings: &CredentialSettings, secrets: &RequestSecrets) -> Token
     form.extend_pairs(settings.resource.as_slice().iter().map(|value| ("resource", value)));
     form.extend_pairs(settings.audience.as_slice().iter().map(|value| ("audience", value)));
     form.extend_pairs(&settings.params);
-    TokenRequest { body: Zeroizing::new(form.finish()), authorization }
+    form.finish()
 }
 
-fn exposed(secret: Option<&Secret>) -> &str {
+fn expose(secret: Option<&Secret>) -> &str {
     secret.map(Secret::expose).unwrap_or_default()
 }
 
-/// `Basic` credentials (RFC 7617), with id and secret form-encoded first where the provider follows RFC 6749.
-fn basic(client_id: &str, client_secret: &str, encoding: BasicEncoding) -> Zeroizing<String> {
-    let pair = Zeroizing::new(match encoding {
+fn header_value(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text)
+        .map_err(|_| Failure::new(ErrorClass::Internal, "a header that cannot be sent"))
+}
+
+/// The credentials of `Basic` (RFC 7617), with id and secret form-encoded first where the provider follows RFC 6749.
+fn basic(client_id: &str, client_secret: &str, encoding: BasicEncoding) -> String {
+    STANDARD.encode(match encoding {
         BasicEncoding::Raw => format!("{client_id}:{client_secret}"),
-        BasicEncoding::Form => format!("{}:{}", &*form_encoded(client_id), &*form_encoded(client_secret)),
-    });
-    let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
-    Zeroizing::new(format!("Basic {}", &*encoded))
+        BasicEncoding::Form => format!("{}:{}", form_encoded(client_id), form_encoded(client_secret)),
+    })
 }
 
-fn form_encoded(text: &str) -> Zeroizing<String> {
-    let mut encoded = Zeroizing::new(String::with_capacity(FORM_ENCODED_MAX * text.len()));
-    encoded.extend(form_urlencoded::byte_serialize(text.as_bytes()));
-    encoded
-}
-
-/// The request's secrets in every form in which it sends them, so that they can be told from a provider's own
-/// words.
-pub fn sent_secrets(request: &TokenRequest, secrets: &RequestSecrets) -> SentSecrets {
-    let credentials = request.authorization.as_deref().and_then(|value| value.strip_prefix("Basic "));
-    let as_they_are = secrets.iter().map(Secret::expose).chain(credentials);
-    let encoded = secrets.iter().map(|secret| form_encoded(secret.expose()));
-    as_they_are.map(|text| Zeroizing::new(text.to_owned())).chain(encoded).collect()
+fn form_encoded(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 #[cfg(test)]
@@ -143,39 +126,42 @@ pub(crate) mod tests {
         RequestSecrets { client_secret: Some(Secret::from("s/3+c ü".to_owned())), password: None }
     }
 
-    fn decoded(value: Option<&Zeroizing<String>>) -> String {
-        let encoded = value.unwrap().strip_prefix("Basic ").unwrap().to_owned();
-        String::from_utf8(STANDARD.decode(encoded).unwrap()).unwrap()
+    /// The body, and the decoded credentials.
+    fn composed(settings: &CredentialSettings, secrets: &RequestSecrets) -> (String, Option<String>) {
+        let endpoint = "https://id.example/token".parse().unwrap();
+        let (request, _) = compose(settings, &endpoint, secrets).unwrap();
+        let body = request.body().and_then(reqwest::Body::as_bytes).unwrap();
+        let credentials = request.headers().get(AUTHORIZATION).map(|value| {
+            let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap();
+            String::from_utf8(STANDARD.decode(encoded).unwrap()).unwrap()
+        });
+        (String::from_utf8(body.to_vec()).unwrap(), credentials)
     }
 
     #[test]
     fn post_puts_the_credentials_into_the_body() {
-        let request =
-            compose(&settings(ClientAuthentication::SecretPost { secrets: vec![source()] }), &secrets());
+        let authentication = ClientAuthentication::SecretPost { secrets: vec![source()] };
         let expected = "grant_type=client_credentials&client_id=my+client%3A1&client_secret=s%2F3%2Bc+%C3%BC";
-        assert_eq!(request.body.as_str(), expected);
-        assert!(request.authorization.is_none());
+        assert_eq!(composed(&settings(authentication), &secrets()), (expected.to_owned(), None));
     }
 
     #[test]
     fn basic_is_form_encoded_or_raw_as_the_provider_wants() {
-        let compose_as = |encoding| {
-            compose(
-                &settings(ClientAuthentication::SecretBasic { secrets: vec![source()], encoding }),
-                &secrets(),
-            )
-        };
-        let form = compose_as(BasicEncoding::Form);
-        assert_eq!(decoded(form.authorization.as_ref()), "my+client%3A1:s%2F3%2Bc+%C3%BC");
-        assert_eq!(form.body.as_str(), "grant_type=client_credentials");
-        let raw = compose_as(BasicEncoding::Raw);
-        assert_eq!(decoded(raw.authorization.as_ref()), "my client:1:s/3+c ü");
+        for (encoding, expected) in [
+            (BasicEncoding::Form, "my+client%3A1:s%2F3%2Bc+%C3%BC"),
+            (BasicEncoding::Raw, "my client:1:s/3+c ü"),
+        ] {
+            let authentication = ClientAuthentication::SecretBasic { secrets: vec![source()], encoding };
+            let (body, credentials) = composed(&settings(authentication), &secrets());
+            assert_eq!(body, "grant_type=client_credentials");
+            assert_eq!(credentials.as_deref(), Some(expected));
+        }
     }
 
     #[test]
     fn a_public_client_only_names_itself() {
-        let request = compose(&settings(ClientAuthentication::None), &RequestSecrets::default());
-        assert_eq!(request.body.as_str(), "grant_type=client_credentials&client_id=my+client%3A1");
+        let (body, _) = composed(&settings(ClientAuthentication::None), &RequestSecrets::default());
+        assert_eq!(body, "grant_type=client_credentials&client_id=my+client%3A1");
     }
 
     #[test]
@@ -189,7 +175,7 @@ pub(crate) mod tests {
         settings.params = [("acr_values".to_owned(), "tenant:acme".to_owned())].into();
         let secrets = RequestSecrets { client_secret: None, password: Some(Secret::from("p&w".to_owned())) };
         assert_eq!(
-            compose(&settings, &secrets).body.as_str(),
+            composed(&settings, &secrets).0,
             "grant_type=password&username=u%40x&password=p%26w&client_id=c&scope=b+a\
              &resource=connectapi&resource=urn%3Ax&audience=api&acr_values=tenant%3Aacme"
         );
@@ -200,10 +186,10 @@ pub(crate) mod tests {
         let authentication =
             ClientAuthentication::SecretBasic { secrets: vec![source()], encoding: BasicEncoding::Form };
         let secrets = secrets();
-        let request = compose(&settings(authentication), &secrets);
-        let credentials = request.authorization.clone().unwrap();
-        let echo = format!("bad secret s/3+c ü or s%2F3%2Bc+%C3%BC in {}", &*credentials);
-        let sent = sent_secrets(&request, &secrets);
+        let endpoint = "https://id.example/token".parse().unwrap();
+        let (request, sent) = compose(&settings(authentication), &endpoint, &secrets).unwrap();
+        let credentials = request.headers()[AUTHORIZATION].to_str().unwrap();
+        let echo = format!("bad secret s/3+c ü or s%2F3%2Bc+%C3%BC in {credentials}");
         assert_eq!(description(&echo, &sent), "bad secret *** or *** in Basic ***");
     }
 }

@@ -1,27 +1,25 @@
-//! Reads a token response (RFC 6749 sections 5.1 and 5.2): tolerant of what real providers send, and
-//! counting each departure so that an operator can see it. Pure: bytes in, outcome out.
+//! Reads a token response (RFC 6749 sections 5.1 and 5.2). Tolerates what real providers send, and notes each deviation
+//! for operators. Pure functions.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokend_protocol::{ErrorClass, Secret};
-use zeroize::Zeroizing;
 
 use crate::oauth::redact::{self, SentSecrets};
 use crate::oauth::{ClockSkew, Deviation, Failure, Granted, Outcome, jwt};
 
-/// The longest access token that is accepted, in bytes. It must fit a reply frame, and no HTTP server takes
-/// a longer header.
+/// The longest access token that is accepted, in bytes. It must fit into a reply frame.
 const TOKEN_MAX: usize = 64 * 1024;
 
 /// The longest list of granted scopes that is passed on, in bytes.
 const SCOPE_MAX: usize = 16 * 1024;
 
-/// The longest lifetime that is believed. Beyond it the figure is an error or means "for ever".
+/// The longest lifetime that is believed. A longer one is an error or means "for ever".
 const LIFETIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
-/// An HTTP reply, as far as it matters.
+/// The parts of an HTTP reply that are read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpReply<'a> {
     /// The status code.
@@ -38,10 +36,10 @@ pub struct HttpReply<'a> {
     pub body: &'a [u8],
 }
 
-/// What the reading depends on besides the reply.
+/// What the result depends on besides the reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The lifetime where the reply tells none.
+    /// The lifetime of a token whose reply states none.
     pub default_lifetime: Duration,
     /// Wall time now.
     pub wall: Duration,
@@ -66,17 +64,17 @@ struct Fields<'a> {
     error_description: Option<&'a RawValue>,
 }
 
-/// Keeps `null` apart from a field that is not there.
+/// Tells `null` from a missing field.
 fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The fields as texts, however the body was encoded.
+/// The fields as text, from a JSON or a form-encoded body.
 #[derive(Default)]
 struct Values {
-    access_token: Option<Zeroizing<String>>,
+    access_token: Option<String>,
     token_type: Option<String>,
     expires_in: Option<Number>,
     scope: Option<String>,
@@ -84,54 +82,137 @@ struct Values {
     error_description: Option<String>,
 }
 
-/// `expires_in` as it was written.
-struct Number {
-    text: String,
-    deviation: Option<Deviation>,
+/// `expires_in` as it was written, and how that deviates.
+type Number = (String, Option<Deviation>);
+
+/// A reply while it is read.
+struct Reading<'a> {
+    reply: &'a HttpReply<'a>,
+    context: Context<'a>,
+    deviations: Vec<Deviation>,
 }
 
 /// Reads a reply.
 pub fn read(reply: &HttpReply<'_>, context: Context<'_>) -> Outcome {
-    let mut deviations = Vec::new();
-    let mut result = match values(reply, &mut deviations) {
-        Some(values) if (200..300).contains(&reply.status) => {
-            granted(&values, reply, context, &mut deviations)
-        }
+    let mut reading = Reading { reply, context, deviations: Vec::new() };
+    let mut result = match reading.values() {
+        Some(values) if (200..300).contains(&reply.status) => reading.granted(values),
         values => Err(refused(reply.status, values.as_ref(), context.sent)),
     };
     if let Err(failure) = &mut result {
         failure.retry_after = retry_after(reply, context.wall);
     }
     let clock_skew = reply.date.and_then(http_date).map(|date| ClockSkew::between(date, context.wall));
-    Outcome { deviations, clock_skew, ..Outcome::of(result, 1) }
+    Outcome { deviations: reading.deviations, clock_skew, ..Outcome::of(result, 1) }
 }
 
-fn values(reply: &HttpReply<'_>, deviations: &mut Vec<Deviation>) -> Option<Values> {
-    if reply.content_encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-        return None;
-    }
-    if let Ok(fields) = serde_json::from_slice::<Fields<'_>>(reply.body) {
-        if reply.content_type.is_some_and(|value| !value.to_ascii_lowercase().contains("json")) {
-            deviations.push(Deviation::ContentType);
+impl Reading<'_> {
+    fn values(&mut self) -> Option<Values> {
+        let HttpReply { content_encoding, content_type, body, .. } = *self.reply;
+        if content_encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+            return None;
         }
-        return Some(json_values(&fields, deviations));
+        let Ok(fields) = serde_json::from_slice::<Fields<'_>>(body) else {
+            let values = form_values(self.reply)?;
+            self.deviations.push(Deviation::FORM_ENCODED);
+            return Some(values);
+        };
+        if content_type.is_some_and(|value| !value.to_ascii_lowercase().contains("json")) {
+            self.deviations.push(Deviation::CONTENT_TYPE);
+        }
+        if fields.scope.is_some_and(|scope| scope.get().starts_with('[')) {
+            self.deviations.push(Deviation::SCOPE_ARRAY);
+        }
+        Some(Values {
+            access_token: fields.access_token.and_then(text),
+            token_type: fields.token_type.and_then(text),
+            expires_in: fields.expires_in.map(number),
+            scope: fields.scope.and_then(scope),
+            error: fields.error.and_then(text).filter(|error| !error.is_empty()),
+            error_description: fields.error_description.and_then(text),
+        })
     }
-    let values = form_values(reply)?;
-    deviations.push(Deviation::FormEncoded);
-    Some(values)
-}
 
-fn json_values(fields: &Fields<'_>, deviations: &mut Vec<Deviation>) -> Values {
-    if fields.scope.is_some_and(|scope| scope.get().starts_with('[')) {
-        deviations.push(Deviation::ScopeArray);
+    fn granted(&mut self, values: Values) -> Result<Granted, Failure> {
+        let malformed = |message: &str| Failure::new(ErrorClass::Malformed, message);
+        let Some(token) = values.access_token else {
+            if values.error.is_some() {
+                self.deviations.push(Deviation::ERROR_WITH_200);
+                return Err(refused(self.reply.status, Some(&values), self.context.sent));
+            }
+            return Err(malformed("a reply without an access token"));
+        };
+        if token.is_empty() {
+            return Err(malformed("an empty access token"));
+        }
+        if token.len() > TOKEN_MAX {
+            return Err(malformed("an access token of more than 64 KiB"));
+        }
+        // RFC 6749 appendix A.12, without the space, which RFC 6750 section 2.1 excludes. Other characters could break
+        // the header that the token is put into.
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(malformed("an access token with characters that no header can carry"));
+        }
+        match values.token_type.as_deref() {
+            None => self.deviations.push(Deviation::TOKEN_TYPE_MISSING),
+            Some(text) if text.eq_ignore_ascii_case("bearer") => (),
+            Some(_) => self.deviations.push(Deviation::TOKEN_TYPE_OTHER),
+        }
+        let lifetime = self.lifetime(values.expires_in.as_ref(), &token);
+        if lifetime.is_zero() {
+            return Err(malformed("an access token that has already expired"));
+        }
+        Ok(Granted {
+            token: Secret::from(token),
+            lifetime,
+            token_type: token_type(values.token_type.as_deref()).into(),
+            scope: values.scope.as_deref().filter(|scope| is_scope(scope)).map(Into::into),
+        })
     }
-    Values {
-        access_token: fields.access_token.and_then(text).map(Zeroizing::new),
-        token_type: fields.token_type.and_then(text),
-        expires_in: fields.expires_in.map(number),
-        scope: fields.scope.and_then(scope),
-        error: fields.error.and_then(text).filter(|error| !error.is_empty()),
-        error_description: fields.error_description.and_then(text),
+
+    /// The shorter lifetime of `expires_in` and the token's own claims; without both, the default.
+    fn lifetime(&mut self, expires_in: Option<&Number>, token: &str) -> Duration {
+        let stated = self.stated_lifetime(expires_in);
+        let date = self.reply.date.and_then(http_date);
+        let claimed =
+            jwt::times(token).map(|times| times.remaining(date, self.context.wall).min(LIFETIME_MAX));
+        match (stated, claimed) {
+            (Some(stated), Some(claimed)) => {
+                // Both clocks are rounded to whole seconds.
+                if claimed + Duration::from_secs(2) < stated {
+                    self.deviations.push(Deviation::JWT_EXPIRES_EARLIER);
+                }
+                stated.min(claimed)
+            }
+            (Some(lifetime), None) | (None, Some(lifetime)) => lifetime,
+            (None, None) => self.context.default_lifetime,
+        }
+    }
+
+    fn stated_lifetime(&mut self, expires_in: Option<&Number>) -> Option<Duration> {
+        let Some((text, deviation)) = expires_in else {
+            self.deviations.push(Deviation::EXPIRES_IN_MISSING);
+            return None;
+        };
+        self.deviations.extend(*deviation);
+        if *deviation == Some(Deviation::EXPIRES_IN_NULL) {
+            return None;
+        }
+        let text = text.trim();
+        let seconds = text.parse().ok().filter(|seconds: &f64| !seconds.is_nan());
+        if seconds.is_some() && text.contains(['.', 'e', 'E']) {
+            self.deviations.push(Deviation::EXPIRES_IN_FLOAT);
+        }
+        let longest = LIFETIME_MAX.as_secs_f64();
+        let (deviation, lifetime) = match seconds {
+            None => (Deviation::EXPIRES_IN_INVALID, None),
+            Some(seconds) if seconds > longest => (Deviation::EXPIRES_IN_HUGE, Some(LIFETIME_MAX)),
+            Some(seconds) if seconds > 0.0 => return Duration::try_from_secs_f64(seconds).ok(),
+            Some(seconds) if seconds < 0.0 => (Deviation::EXPIRES_IN_NEGATIVE, None),
+            Some(_) => (Deviation::EXPIRES_IN_ZERO, None),
+        };
+        self.deviations.push(deviation);
+        lifetime
     }
 }
 
@@ -146,16 +227,16 @@ fn scope(value: &RawValue) -> Option<String> {
 
 fn number(value: &RawValue) -> Number {
     match (value.get(), text(value)) {
-        ("null", _) => Number { text: String::new(), deviation: Some(Deviation::ExpiresInNull) },
-        (_, Some(text)) => Number { text, deviation: Some(Deviation::ExpiresInString) },
-        (written, None) => Number { text: written.to_owned(), deviation: None },
+        ("null", _) => (String::new(), Some(Deviation::EXPIRES_IN_NULL)),
+        (_, Some(text)) => (text, Some(Deviation::EXPIRES_IN_STRING)),
+        (written, None) => (written.to_owned(), None),
     }
 }
 
-/// A form-encoded body, as some old providers send. Only one that has a field of a token response counts.
+/// Reads a form-encoded body, as some old providers send. It must have a field of a token response.
 ///
-/// Every text parses as a form, so whatever names itself otherwise or has the look of markup is none: an access
-/// token in a link of a page is not meant for this client.
+/// Every text parses as a form. So other content types and markup are excluded: an access token in a link of a page is
+/// not meant for this client.
 fn form_values(reply: &HttpReply<'_>) -> Option<Values> {
     let content_type = reply.content_type.unwrap_or_default().to_ascii_lowercase();
     if ["html", "json", "xml"].iter().any(|other| content_type.contains(other)) || reply.body.contains(&b'<')
@@ -166,9 +247,9 @@ fn form_values(reply: &HttpReply<'_>) -> Option<Values> {
     for (name, value) in form_urlencoded::parse(reply.body) {
         let value = value.into_owned();
         match &*name {
-            "access_token" => values.access_token = Some(Zeroizing::new(value)),
+            "access_token" => values.access_token = Some(value),
             "token_type" => values.token_type = Some(value),
-            "expires_in" | "expires" => values.expires_in = Some(Number { text: value, deviation: None }),
+            "expires_in" | "expires" => values.expires_in = Some((value, None)),
             "scope" => values.scope = Some(value),
             "error" if !value.is_empty() => values.error = Some(value),
             "error_description" => values.error_description = Some(value),
@@ -178,45 +259,7 @@ fn form_values(reply: &HttpReply<'_>) -> Option<Values> {
     (values.access_token.is_some() || values.error.is_some()).then_some(values)
 }
 
-fn granted(
-    values: &Values,
-    reply: &HttpReply<'_>,
-    context: Context<'_>,
-    deviations: &mut Vec<Deviation>,
-) -> Result<Granted, Failure> {
-    let malformed = |message: &str| Failure::new(ErrorClass::Malformed, message);
-    let Some(token) = &values.access_token else {
-        if values.error.is_some() {
-            deviations.push(Deviation::ErrorWith200);
-            return Err(refused(reply.status, Some(values), context.sent));
-        }
-        return Err(malformed("a reply without an access token"));
-    };
-    if token.is_empty() {
-        return Err(malformed("an empty access token"));
-    }
-    if token.len() > TOKEN_MAX {
-        return Err(malformed("an access token of more than 64 KiB"));
-    }
-    // RFC 6749 appendix A.12, without the space, which the credentials of RFC 6750 section 2.1 have no place for.
-    // Anything else could break the header that the token is put into.
-    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(malformed("an access token with characters that no header can carry"));
-    }
-    deviations.extend(token_type_deviation(values.token_type.as_deref()));
-    let lifetime = lifetime(values, token, reply.date, context, deviations);
-    if lifetime.is_zero() {
-        return Err(malformed("an access token that has already expired"));
-    }
-    Ok(Granted {
-        token: Secret::from(token.clone()),
-        lifetime,
-        token_type: token_type(values.token_type.as_deref()).into(),
-        scope: values.scope.as_deref().filter(|scope| is_scope(scope)).map(Into::into),
-    })
-}
-
-/// The token type in the spelling that an `Authorization` header has. What no header can carry counts as `Bearer`.
+/// The token type as an `Authorization` header spells it. One that no header can carry counts as `Bearer`.
 fn token_type(named: Option<&str>) -> &str {
     let is_scheme = |text: &&str| {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -232,73 +275,13 @@ fn is_scope(text: &str) -> bool {
         && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
 }
 
-fn token_type_deviation(token_type: Option<&str>) -> Option<Deviation> {
-    match token_type {
-        None => Some(Deviation::TokenTypeMissing),
-        Some(text) if text.eq_ignore_ascii_case("bearer") => None,
-        Some(_) => Some(Deviation::TokenTypeOther),
-    }
-}
-
-/// The shortest of what `expires_in` and the token itself say; where neither says anything, the default.
-fn lifetime(
-    values: &Values,
-    token: &str,
-    date: Option<&str>,
-    context: Context<'_>,
-    deviations: &mut Vec<Deviation>,
-) -> Duration {
-    let stated = stated_lifetime(values.expires_in.as_ref(), deviations);
-    let date = date.and_then(http_date);
-    let claimed = jwt::times(token).map(|times| times.remaining(date, context.wall).min(LIFETIME_MAX));
-    match (stated, claimed) {
-        (Some(stated), Some(claimed)) => {
-            // The two clocks that are compared have whole seconds each.
-            if claimed + Duration::from_secs(2) < stated {
-                deviations.push(Deviation::JwtExpiresEarlier);
-            }
-            stated.min(claimed)
-        }
-        (Some(lifetime), None) | (None, Some(lifetime)) => lifetime,
-        (None, None) => context.default_lifetime,
-    }
-}
-
-fn stated_lifetime(number: Option<&Number>, deviations: &mut Vec<Deviation>) -> Option<Duration> {
-    let Some(Number { text, deviation }) = number else {
-        deviations.push(Deviation::ExpiresInMissing);
-        return None;
-    };
-    deviations.extend(*deviation);
-    if *deviation == Some(Deviation::ExpiresInNull) {
-        return None;
-    }
-    let text = text.trim();
-    let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| !seconds.is_nan()) else {
-        deviations.push(Deviation::ExpiresInInvalid);
-        return None;
-    };
-    if text.contains(['.', 'e', 'E']) {
-        deviations.push(Deviation::ExpiresInFloat);
-    }
-    if seconds <= 0.0 {
-        deviations.push(if seconds < 0.0 { Deviation::ExpiresInNegative } else { Deviation::ExpiresInZero });
-        return None;
-    }
-    if seconds > LIFETIME_MAX.as_secs_f64() {
-        deviations.push(Deviation::ExpiresInHuge);
-        return Some(LIFETIME_MAX);
-    }
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
 fn http_date(text: &str) -> Option<Duration> {
     let date: SystemTime = httpdate::parse_http_date(text).ok()?;
     date.duration_since(UNIX_EPOCH).ok()
 }
 
-/// `Retry-After` in both its forms: seconds, or a date, which is compared with the provider's own clock
-/// where it tells it. What is neither, or lies in the past, says nothing.
+/// Reads `Retry-After`: seconds, or a date, which is compared with the reply's `Date` where there is one. Anything else,
+/// or a date in the past, is ignored.
 pub fn retry_after(reply: &HttpReply<'_>, wall: Duration) -> Option<Duration> {
     let text = reply.retry_after?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -317,11 +300,11 @@ fn refused(status: u16, values: Option<&Values>, sent: &SentSecrets) -> Failure 
         refuses_client: class == ErrorClass::Refused
             && matches!((error, status), (Some("invalid_client"), _) | (None, 401)),
         detail: description.map(|text| redact::description(text, sent)),
-        ..Failure::new(class, sentence(status, code.as_deref()))
+        ..Failure::new(class, message(status, code.as_deref()))
     }
 }
 
-/// Sorts a refusal: by its RFC 6749 code where it has one, by its status where it has none.
+/// The class of a failure, by its RFC 6749 code, or by its status where it has none.
 pub fn class(status: u16, code: Option<&str>) -> ErrorClass {
     match (code, status) {
         (_, 429) | (Some("slow_down"), _) => ErrorClass::Throttled,
@@ -331,15 +314,13 @@ pub fn class(status: u16, code: Option<&str>) -> ErrorClass {
     }
 }
 
-fn sentence(status: u16, code: Option<&str>) -> String {
+fn message(status: u16, code: Option<&str>) -> String {
     match (status, code) {
         (_, Some(code)) => format!("{code} (status {status})"),
         (200..300, None) => format!("a reply that is not a token response (status {status})"),
-        (300..400, None) => {
-            format!(
-                "a redirect (status {status}), which is never followed: configure the final token endpoint"
-            )
-        }
+        (300..400, None) => format!(
+            "a redirect (status {status}), which is never followed: configure the final token endpoint"
+        ),
         (_, None) => format!("status {status} without an OAuth error code"),
     }
 }
@@ -371,24 +352,24 @@ mod tests {
 
     #[test]
     fn every_way_to_write_a_lifetime_is_understood_and_the_odd_ones_are_counted() {
-        use Deviation::*;
+        use Deviation as D;
         let huge = LIFETIME_MAX.as_secs();
         let cases: [(&str, u64, &[Deviation]); 15] = [
             (r#""expires_in":3600,"#, 3600, &[]),
-            (r#""expires_in":"1799","#, 1799, &[ExpiresInString]),
-            (r#""expires_in":" 60 ","#, 60, &[ExpiresInString]),
-            (r#""expires_in":59.9,"#, 59, &[ExpiresInFloat]),
-            (r#""expires_in":1e3,"#, 1000, &[ExpiresInFloat]),
-            (r#""expires_in":"3.6e3","#, 3600, &[ExpiresInString, ExpiresInFloat]),
-            (r#""expires_in":99999999999999999999999,"#, huge, &[ExpiresInHuge]),
-            (r#""expires_in":1e400,"#, huge, &[ExpiresInFloat, ExpiresInHuge]),
-            ("", 300, &[ExpiresInMissing]),
-            (r#""expires_in":null,"#, 300, &[ExpiresInNull]),
-            (r#""expires_in":0,"#, 300, &[ExpiresInZero]),
-            (r#""expires_in":-5,"#, 300, &[ExpiresInNegative]),
-            (r#""expires_in":"soon","#, 300, &[ExpiresInString, ExpiresInInvalid]),
-            (r#""expires_in":[1],"#, 300, &[ExpiresInInvalid]),
-            (r#""expires_in":true,"#, 300, &[ExpiresInInvalid]),
+            (r#""expires_in":"1799","#, 1799, &[D::EXPIRES_IN_STRING]),
+            (r#""expires_in":" 60 ","#, 60, &[D::EXPIRES_IN_STRING]),
+            (r#""expires_in":59.9,"#, 59, &[D::EXPIRES_IN_FLOAT]),
+            (r#""expires_in":1e3,"#, 1000, &[D::EXPIRES_IN_FLOAT]),
+            (r#""expires_in":"3.6e3","#, 3600, &[D::EXPIRES_IN_STRING, D::EXPIRES_IN_FLOAT]),
+            (r#""expires_in":99999999999999999999999,"#, huge, &[D::EXPIRES_IN_HUGE]),
+            (r#""expires_in":1e400,"#, huge, &[D::EXPIRES_IN_FLOAT, D::EXPIRES_IN_HUGE]),
+            ("", 300, &[D::EXPIRES_IN_MISSING]),
+            (r#""expires_in":null,"#, 300, &[D::EXPIRES_IN_NULL]),
+            (r#""expires_in":0,"#, 300, &[D::EXPIRES_IN_ZERO]),
+            (r#""expires_in":-5,"#, 300, &[D::EXPIRES_IN_NEGATIVE]),
+            (r#""expires_in":"soon","#, 300, &[D::EXPIRES_IN_STRING, D::EXPIRES_IN_INVALID]),
+            (r#""expires_in":[1],"#, 300, &[D::EXPIRES_IN_INVALID]),
+            (r#""expires_in":true,"#, 300, &[D::EXPIRES_IN_INVALID]),
         ];
         for (field, seconds, deviations) in cases {
             assert_eq!(with_expiry(field), (Ok(seconds), deviations.to_vec()), "{field}");
@@ -404,8 +385,8 @@ mod tests {
             let Outcome { result, deviations, .. } = read_json(200, &body);
             (result.unwrap().lifetime.as_secs(), deviations)
         };
-        assert_eq!(reading(""), (600, vec![Deviation::ExpiresInMissing]));
-        assert_eq!(reading(r#","expires_in":3600"#), (600, vec![Deviation::JwtExpiresEarlier]));
+        assert_eq!(reading(""), (600, vec![Deviation::EXPIRES_IN_MISSING]));
+        assert_eq!(reading(r#","expires_in":3600"#), (600, vec![Deviation::JWT_EXPIRES_EARLIER]));
         assert_eq!(reading(r#","expires_in":60"#), (60, vec![]));
     }
 
@@ -441,12 +422,12 @@ mod tests {
         let Outcome { result, deviations, .. } = read_json(200, body);
         let granted = result.unwrap();
         assert_eq!((granted.token.expose(), granted.lifetime.as_secs()), ("tok", 1799));
-        assert_eq!(deviations, [Deviation::TokenTypeOther, Deviation::ExpiresInString]);
+        assert_eq!(deviations, [Deviation::TOKEN_TYPE_OTHER, Deviation::EXPIRES_IN_STRING]);
     }
 
     #[test]
     fn token_types_scopes_and_encodings_of_all_kinds() {
-        use Deviation::*;
+        use Deviation as D;
         let read_as = |content_type, body: &str| {
             read(
                 &HttpReply { status: 200, content_type, body: body.as_bytes(), ..HttpReply::default() },
@@ -459,16 +440,16 @@ mod tests {
             (
                 json,
                 r#"{"access_token":"t","expires_in":1,"scope":["a","b"]}"#,
-                &[ScopeArray, TokenTypeMissing],
+                &[D::SCOPE_ARRAY, D::TOKEN_TYPE_MISSING],
             ),
-            (json, r#"{"access_token":"t","token_type":7,"expires_in":1}"#, &[TokenTypeMissing]),
+            (json, r#"{"access_token":"t","token_type":7,"expires_in":1}"#, &[D::TOKEN_TYPE_MISSING]),
             (
                 Some("text/html"),
                 r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#,
-                &[ContentType],
+                &[D::CONTENT_TYPE],
             ),
             (None, r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#, &[]),
-            (None, "access_token=t&token_type=bearer&expires_in=1", &[FormEncoded]),
+            (None, "access_token=t&token_type=bearer&expires_in=1", &[D::FORM_ENCODED]),
         ];
         for (content_type, body, deviations) in cases {
             let outcome = read_as(content_type, body);
@@ -573,8 +554,7 @@ mod tests {
 
     #[test]
     fn a_refusal_repeats_no_secret_of_the_request() {
-        let sent =
-            ["pass phrase", "s3cr3t"].map(|form| Zeroizing::new(form.to_owned())).into_iter().collect();
+        let sent = ["pass phrase", "s3cr3t"].map(|form| form.to_owned()).into_iter().collect();
         let body = format!(
             r#"{{"error":"not pass phrase","error_description":"{}s3cr3t is wrong"}}"#,
             "x".repeat(195)
@@ -587,7 +567,7 @@ mod tests {
 
     #[test]
     fn a_code_is_understood_even_if_a_secret_is_a_part_of_it() {
-        let sent = [Zeroizing::new("slow".to_owned())].into_iter().collect();
+        let sent = ["slow".to_owned()].into_iter().collect();
         let reply = HttpReply { status: 400, body: br#"{"error":"slow_down"}"#, ..HttpReply::default() };
         let failure = read(&reply, Context { sent: &sent, ..CONTEXT }).result.unwrap_err();
         assert_eq!(

@@ -1,27 +1,27 @@
-//! How far a provider's clock and this host's are apart. No lifetime depends on it, because lifetimes count from
-//! the request on a clock of their own; but whoever compares a token's claims with the wall clock is bound to stumble.
+//! The difference between a provider's clock and this host's. Lifetimes do not depend on it, because they count from the
+//! request on a monotonic clock. But an API that compares a token's claims with the wall clock may refuse the token.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Differences up to this are the whole seconds of a `Date` header and the time on the way.
+/// Differences in seconds up to which the rounding of `Date` and the time on the way explain them.
 const UNREMARKABLE: u64 = 5;
 
-/// The difference, in whole seconds.
+/// A difference in whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockSkew {
-    /// The provider's clock less this host's.
+    /// The provider's clock minus this host's.
     seconds: i64,
 }
 
 impl ClockSkew {
-    /// Between a reply's `Date` and this host's wall time at its arrival.
+    /// The difference between a reply's `Date` and this host's wall time at its arrival.
     pub fn between(date: Duration, wall: Duration) -> Self {
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         Self { seconds: seconds(date).saturating_sub(seconds(wall)) }
     }
 
-    /// Whether it is worth telling.
+    /// Whether it is worth reporting.
     pub fn is_remarkable(self) -> bool {
         self.seconds.unsigned_abs() > UNREMARKABLE
     }
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_told_with_its_direction_once_it_is_more_than_the_way_explains() {
+    fn a_difference_is_shown_with_its_direction_once_the_way_does_not_explain_it() {
         assert!(!skew(1000, 1005).is_remarkable() && !skew(1005, 1000).is_remarkable());
         assert!(skew(1000, 1006).is_remarkable());
         assert_eq!(skew(1000, 1090).to_string(), "the provider's clock is 90 s behind this host's");

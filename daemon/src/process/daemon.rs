@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokend_egress::Egress;
 use tokend_protocol::{ErrorClass, State};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -15,6 +14,7 @@ use crate::config::{Config, DaemonSettings};
 use crate::engine::credential::ActorContext;
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::{Fingerprinter, NoRandomness};
+use crate::process::network;
 use crate::quota::Allowances;
 use crate::server::accept::{self, Limits};
 use crate::server::server_state::ServerState;
@@ -45,14 +45,12 @@ impl Daemon {
     /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
     ///
     /// `most_connections` is what the process can hold open, whatever the configuration allows. What the `store` has
-    /// kept is used first. Providers are reached by `egress`. `memory` tells
-    /// the status whether memory is locked.
+    /// kept is used first. `memory` tells the status whether memory is locked.
     pub async fn start(
         config: &Config,
         listener: UnixListener,
         most_connections: usize,
         store: Arc<Store>,
-        egress: Egress,
         memory: String,
     ) -> Result<Self, NoRandomness> {
         let steps = ClockChanges::default();
@@ -70,14 +68,18 @@ impl Daemon {
             roll: fastrand::f64,
             tasks: actors.clone(),
         };
-        let mut origins = CredentialFactory::with_store(Arc::clone(&store), egress.clone(), actor_context);
+        let mut origins = CredentialFactory::with_store(
+            Arc::clone(&store),
+            config.daemon.egress_dir.clone(),
+            actor_context,
+        );
         let registry = Registry::build(config, &mut origins, None);
         store.drop_unclaimed();
         let mut shared = ServerState::new(registry, origins, clock.clone());
         shared.memory = memory;
         shared.allowances = Allowances::new(config.daemon.quota);
         let shared = Arc::new(shared);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(egress, Arc::clone(&shared))));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(Arc::clone(&shared))));
         let audited = Arc::clone(&shared);
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             audited.audit.keep(&audited.clock).await;
@@ -174,12 +176,13 @@ const STATES: [State; 6] = [
 ];
 
 /// Tries again what failed for want of the network, whenever the network changes.
-async fn heed_network(egress: Egress, shared: Arc<ServerState>) {
+async fn heed_network(shared: Arc<ServerState>) {
     let changed = || {
         let registry = shared.registry.borrow().clone();
         registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));
     };
-    if let Err(error) = egress.watch_network(changed).await {
-        tracing::warn!(%error, "changes of the network go unnoticed");
+    // A daemon without a network of its own has no such notices, and no use for them.
+    if let Err(error) = network::watch(changed).await {
+        tracing::debug!(%error, "changes of the network go unnoticed");
     }
 }

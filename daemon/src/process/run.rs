@@ -2,19 +2,18 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
-use tokend_egress::Egress;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 
 use crate::access::directory;
 use crate::clock::{Clock, ClockChanges};
-use crate::config::{self, Config, DaemonSettings, Faults, Loaded};
+use crate::config::{self, Config, DaemonSettings, Faults, Loaded, Source};
 use crate::peer;
 use crate::process::daemon::Daemon;
 use crate::process::listener::OwnSocket;
@@ -41,22 +40,22 @@ impl<E: Error + Send + Sync + 'static> From<E> for StartError {
 }
 
 /// Runs the daemon on a runtime of its own. One thread: the work is mostly waiting, and a second one only adds hand-overs.
-pub fn run_blocking(config_path: &Path, socket: Option<PathBuf>, egress: Egress) -> Result<(), StartError> {
+pub fn run_blocking(source: &Source, socket: Option<PathBuf>) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(run(config_path, socket, egress));
+    let result = runtime.block_on(run(source, socket));
     // A name service or a disk that hangs must not hang the end.
     runtime.shutdown_background();
     result
 }
 
-/// Runs the daemon with the configuration in `config_path` until a signal stops it. Providers are reached by `egress`.
-pub async fn run(config_path: &Path, socket: Option<PathBuf>, egress: Egress) -> Result<(), StartError> {
+/// Runs the daemon with this configuration until a signal stops it.
+pub async fn run(source: &Source, socket: Option<PathBuf>) -> Result<(), StartError> {
     let memory = hardening::lock_memory();
     // Signals are caught before anything else, so that none is lost during the start.
     let mut signals = Signals::new()?;
     let passed = systemd::passed()?;
     let passed_socket = passed.socket.map(register).transpose()?;
-    let config = match load(config_path) {
+    let config = match load(source) {
         Ok(config) => config,
         Err(faults) => return refuse_start(&faults, passed_socket, &mut signals).await,
     };
@@ -65,11 +64,10 @@ pub async fn run(config_path: &Path, socket: Option<PathBuf>, egress: Egress) ->
         None => bind(&config, socket)?,
     };
     let store = open_store(&config, passed.store).await;
-    let daemon =
-        Daemon::start(&config, listener, hardening::raise_descriptor_limit(), store, egress, memory).await?;
+    let daemon = Daemon::start(&config, listener, hardening::raise_descriptor_limit(), store, memory).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
     systemd::ready(&daemon.summary());
-    supervise(&daemon, &mut signals, config_path).await;
+    supervise(&daemon, &mut signals, source).await;
     systemd::stopping();
     tracing::info!("stopping");
     daemon.stop().await;
@@ -97,8 +95,8 @@ fn log_faults(faults: &Faults) {
     faults.as_slice().iter().for_each(|fault| tracing::error!("{fault}"));
 }
 
-fn load(path: &Path) -> Result<Config, Faults> {
-    let Loaded { config, warnings } = config::load(path, peer::abilities())?;
+fn load(source: &Source) -> Result<Config, Faults> {
+    let Loaded { config, warnings } = config::load(source, peer::abilities())?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -133,7 +131,7 @@ fn register(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListen
 }
 
 /// Handles signals, reloads and the watchdog until a signal asks to stop.
-async fn supervise(daemon: &Daemon, signals: &mut Signals, config_path: &Path) {
+async fn supervise(daemon: &Daemon, signals: &mut Signals, source: &Source) {
     let interval =
         systemd::watchdog_interval().map_or(STATUS_INTERVAL, |interval| interval.min(STATUS_INTERVAL));
     let mut heartbeat = tokio::time::interval(interval);
@@ -146,9 +144,9 @@ async fn supervise(daemon: &Daemon, signals: &mut Signals, config_path: &Path) {
             // A signal during a reload is kept, and starts another one after it.
             Some(()) = signals.hangup.recv(), if reload.is_none() => {
                 systemd::reloading();
-                let path = config_path.to_owned();
+                let source = source.clone();
                 // On a thread of its own: a slow disk delays no caller, no signal and no heartbeat.
-                reload = Some(tokio::task::spawn_blocking(move || load(&path)));
+                reload = Some(tokio::task::spawn_blocking(move || load(&source)));
             }
             Some(loaded) = OptionFuture::from(reload.as_mut()) => {
                 reload = None;

@@ -1,9 +1,10 @@
 //! A scripted provider as a program of its own, for places that the harness cannot reach into: the network
 //! of a machine that was booted for a test.
 //!
-//! `provider ADDRESS SECRET-FILE LIFETIME [LOG]` gives tokens of so many seconds to every request that carries the
+//! `provider ADDRESS SECRET-FILE LIFETIME [LOG [CA-FILE]]` gives tokens of so many seconds to every request that carries the
 //! client secret in the file, and refuses every other as RFC 6749 section 5.2 says. To the log it adds a line for
-//! each request: the milliseconds since the host booted, and the scope.
+//! each request: the milliseconds since the host booted, and the scope. With a CA-FILE it speaks TLS, with a certificate
+//! of an authority of its own that it writes there.
 
 #![expect(clippy::expect_used, reason = "test code: a panic is how it fails")]
 
@@ -15,17 +16,18 @@ use std::{env, fs, io, thread};
 
 use tokend::clock::{Clock, ClockChanges};
 
-use tokend_tests::{Answer, Provider, Recorded};
+use tokend_tests::{Answer, Authority, Flaw, Provider, Recorded};
 
 struct Arguments {
     address: SocketAddr,
     secret: String,
     lifetime: u64,
     log: Option<File>,
+    ca_file: Option<String>,
 }
 
 fn main() -> ExitCode {
-    let started = arguments().and_then(|Arguments { address, secret, lifetime, mut log }| {
+    let started = arguments().and_then(|Arguments { address, secret, lifetime, mut log, ca_file }| {
         let clock = Clock::kernel(ClockChanges::default());
         let usual = move |request: &Recorded| {
             if let Some(log) = &mut log {
@@ -35,7 +37,13 @@ fn main() -> ExitCode {
             }
             answer(request, &secret, lifetime)
         };
-        Provider::start_at(address, usual).map_err(|e| e.to_string())
+        let authority = ca_file.as_ref().map(|_| Authority::new());
+        let tls = authority.as_ref().map(|authority| authority.server(Flaw::None));
+        let provider = Provider::start_at(address, tls, usual).map_err(|e| e.to_string())?;
+        // Written last, so that whoever waits for it finds a server.
+        let written = ca_file.zip(authority).map(|(to, authority)| fs::copy(authority.ca_file(), to));
+        written.transpose().map_err(|e| e.to_string())?;
+        Ok(provider)
     });
     match started {
         // It serves on a thread of its own until it is killed.
@@ -51,10 +59,9 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<Arguments, String> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let (address, secret, lifetime, log) = match arguments.as_slice() {
-        [address, secret, lifetime] => (address, secret, lifetime, None),
-        [address, secret, lifetime, log] => (address, secret, lifetime, Some(log)),
-        _ => return Err("expected ADDRESS SECRET-FILE LIFETIME [LOG]".to_owned()),
+    let (address, secret, lifetime, rest) = match arguments.as_slice() {
+        [address, secret, lifetime, rest @ ..] if rest.len() <= 2 => (address, secret, lifetime, rest),
+        _ => return Err("expected ADDRESS SECRET-FILE LIFETIME [LOG [CA-FILE]]".to_owned()),
     };
     let append = |path| {
         let file = File::options().create(true).append(true).open(path);
@@ -64,7 +71,8 @@ fn arguments() -> Result<Arguments, String> {
         address: address.parse().map_err(|_| format!("{address} is no address and port"))?,
         lifetime: lifetime.parse().map_err(|_| format!("{lifetime} is no number of seconds"))?,
         secret: fs::read_to_string(secret).map_err(|e| format!("{secret}: {e}"))?.trim_end().to_owned(),
-        log: log.map(append).transpose()?,
+        log: rest.first().map(append).transpose()?,
+        ca_file: rest.get(1).cloned(),
     })
 }
 

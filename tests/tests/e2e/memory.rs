@@ -1,5 +1,5 @@
 //! What a reader of the daemon's memory finds at rest: no client secret, password or header secret, and of tokens
-//! those alone that are held, once each. In the memory of `tokend-egress`, which connects for it, there is nothing.
+//! those alone that are held, once each.
 
 use std::fs;
 use std::time::Duration;
@@ -12,14 +12,12 @@ use tokend_tests::notify::Manager;
 use tokend_tests::raw_peer::get;
 use tokend_tests::test_support::token_of;
 use tokend_tests::{
-    Answer, Authority, Flaw, Provider, RawPeer, RealDaemon, RealEgress, Recorded, TestDir, requirement,
-    secrets, wait,
+    Answer, Authority, Flaw, Provider, RawPeer, RealDaemon, Recorded, TestDir, requirement, secrets, wait,
 };
 
 /// A daemon with tokens of a provider with TLS, and every secret that it has to do with.
 struct Scene {
     daemon: RealDaemon,
-    helper: RealEgress,
     provider: Provider,
     authority: Authority,
     home: TestDir,
@@ -56,10 +54,8 @@ impl Scene {
         fs::copy(home.path().join("password"), credentials.join("password")).unwrap();
         home.configure(&state_key(&home), &configuration(&home, &authority, &provider, tokens));
         let manager = Manager::listen(&home.path().join("notify"));
-        let helper = RealEgress::start(&home);
         let daemon = launch(&home, &manager).start();
-        let mut scene =
-            Self { daemon, helper, provider, authority, home, manager, needles, held: Vec::new() };
+        let mut scene = Self { daemon, provider, authority, home, manager, needles, held: Vec::new() };
         for name in tokens {
             scene.hold(name);
         }
@@ -117,12 +113,6 @@ impl Scene {
              ({files} KiB); of {} secrets and former tokens nothing",
             self.needles.secrets() - held
         );
-        let pid = self.helper.pid();
-        let beside = [memory::search(pid, &self.needles), memory::search_files(pid, &self.needles)];
-        let [searched, _] = beside.each_ref().map(|findings| findings.searched / 1024);
-        assert!(searched > 0, "{when}: nothing of tokend-egress was searched");
-        assert!(beside.iter().all(|findings| findings.total() == 0), "{when}, tokend-egress: {beside:?}");
-        println!("    and nothing at all in tokend-egress ({searched} KiB)");
         let mut on_disk = Findings::default();
         memory::search_directory(&self.home.path().join("state"), &self.needles, &mut on_disk);
         assert!(on_disk.searched > 0 && on_disk.total() == 0, "{when}, on disk: {on_disk}");
@@ -136,8 +126,6 @@ impl Scene {
 
 fn launch(home: &TestDir, manager: &Manager) -> Launch {
     let launch = Launch::new(home).env("CREDENTIALS_DIRECTORY", home.path().join("credentials"));
-    let launch =
-        launch.argument("--egress").argument(home.egress_socket().to_str().expect("a path of ASCII"));
     launch.env("NOTIFY_SOCKET", manager.path())
 }
 

@@ -1,156 +1,144 @@
-//! The daemon has no network, and gets its connections from tokend-egress: who may ask for them, and what comes of it
-//! when either of the two is killed, restarted, confined or not there.
+//! How the daemon reaches providers: by itself as shipped, and through `tokend-egress@.socket` without a network.
 
 use std::thread;
 
 use tokend_tests::{Machine, wait};
 
 use crate::host::{Host, PROVIDER};
-use crate::restart::upgrade;
 
-const SOCKET: &str = "/run/tokend/egress.sock";
-const DROPIN: &str = "/etc/systemd/system/tokend.service.d/network.conf";
-
-/// What `tokend.service` says for a daemon that makes its connections itself.
-const NETWORK: &str = "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK\n\
-    IPAddressDeny=\nInaccessiblePaths=\nUnsetEnvironment=TOKEND_EGRESS\n";
-
-/// What a package of a release without the helper has not.
-const HELPER: [&str; 3] = [
-    "/usr/bin/tokend-egress",
-    "/usr/lib/systemd/system/tokend-egress.service",
-    "/usr/lib/systemd/system/tokend-egress.socket",
-];
-
-fn start() -> Option<Host> {
-    let host = Host::boot()?;
-    host.start_provider();
-    host.machine.check(&["systemctl", "start", "tokend"]);
-    host.token_for("alice", "psb");
-    Some(host)
-}
+const DROPIN: &str = "/etc/systemd/system/tokend.service.d/no-network.conf";
 
 fn main_pid(machine: &Machine, unit: &str) -> String {
     machine.property(unit, "MainPID")
 }
 
-/// Has the token in force replaced, by a request on a connection of its own.
-fn renew(host: &Host) -> String {
-    until_no_connection_is_left(&host.machine);
-    host.machine.check(&["tokenctl", "refresh", "--deadline", "20s", "psb"]);
-    host.token_for("alice", "psb")
+/// The command that an error names for a provider.
+fn enable(instance: &str) -> String {
+    format!("systemctl enable --now tokend-egress@{instance}.socket")
 }
 
-/// A connection is kept for a moment after a request, and what goes over it needs nobody's help.
-fn until_no_connection_is_left(machine: &Machine) {
+/// Has the token in force replaced, by a request on a connection of its own.
+fn renew(host: &Host) -> String {
+    // A connection is kept for a moment after a request.
     let (_, port) = PROVIDER.split_once(':').unwrap();
     let to_provider = format!(":{:04X} 01", port.parse::<u16>().unwrap());
     wait::until("the end of the connections to the provider", || {
-        let connections = machine.check(&["cat", "/proc/net/tcp"]);
+        let connections = host.machine.check(&["cat", "/proc/net/tcp"]);
         (!connections.contains(&to_provider)).then_some(())
     });
+    host.machine.check(&["tokenctl", "refresh", "--deadline", "60s", "psb"]);
+    host.token_for("alice", "psb")
+}
+
+/// Starts a provider with TLS and a private authority: the lines of its configuration.
+fn start_tls_provider(machine: &Machine, name: &str, address: &str, host_and_port: &str) -> String {
+    let ca_file = format!("/etc/{name}.pem");
+    let unit = format!("--unit=provider-{name}");
+    let (secret, log) = ("/etc/credstore/psb.secret", format!("/tmp/requests-{name}"));
+    machine.check(&["systemd-run", "--quiet", &unit, "provider", address, secret, "3600", &log, &ca_file]);
+    wait::until(&format!("the provider {name}"), || {
+        (machine.run(&["test", "-e", &ca_file]).code == 0).then_some(())
+    });
+    machine.check(&["chmod", "0644", &ca_file]);
+    format!(
+        "[provider.{name}]\npreset = \"econnect-psb\"\ntoken_endpoint = \"https://{host_and_port}/token\"\n\
+         client_id = \"host\"\nclient_secret = {{ credential = \"psb.secret\" }}\nca_file = \"{ca_file}\"\n\
+         [token.{name}]\nprovider = \"{name}\"\nallow = [\"user:alice\"]\n"
+    )
 }
 
 #[test]
-fn the_daemon_has_no_network_and_tokens_come_all_the_same() {
-    let Some(host) = start() else { return };
-    let machine = &host.machine;
-    let network = |pid: &str| machine.check(&["readlink", &format!("/proc/{pid}/ns/net")]);
-    let (daemon, helper) = (main_pid(machine, "tokend"), main_pid(machine, "tokend-egress"));
-    assert_ne!(network(&daemon), network("1"));
-    assert_eq!(network(&helper), network("1"));
-    let (address, port) = PROVIDER.split_once(':').unwrap();
-    let connect = format!("exec 3<>/dev/tcp/{address}/{port}");
-    assert_eq!(machine.run(&["bash", "-c", &connect]).code, 0);
-    let from_there = ["nsenter", "--net", "--target", &daemon, "bash", "-c", &connect];
-    assert_ne!(machine.run(&from_there).code, 0, "the provider is reached from the daemon's network");
-    host.stop_cleanly();
-}
-
-#[test]
-fn only_root_and_the_daemons_user_may_ask_for_connections() {
-    let Some(host) = start() else { return };
-    let (address, port) = PROVIDER.split_once(':').unwrap();
-    let ask = |user: &str| host.machine.run_as(user, &["asker", SOCKET, address, port]).expect_success();
-    for user in ["root", "tokend"] {
-        assert_eq!(ask(user).trim_end(), PROVIDER, "{user}");
-    }
-    // A member of the group that may connect to the daemon, and somebody else.
-    for user in ["alice", "carol"] {
-        let refused = ask(user);
-        assert!(refused.contains("Permission denied (os error 13)"), "{user}: {refused}");
-    }
-    host.stop_cleanly();
-}
-
-#[test]
-fn a_helper_that_is_killed_at_work_is_there_again_and_nobody_waits_for_what_is_held() {
+fn as_shipped_the_daemon_has_the_network_and_fetches_its_tokens_itself() {
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
+    host.start_provider();
+    machine.check(&["systemctl", "start", "tokend"]);
+    host.token_for("alice", "psb");
+    let network = |pid: &str| machine.check(&["readlink", &format!("/proc/{pid}/ns/net")]);
+    assert_eq!(network(&main_pid(machine, "tokend")), network("1"));
+    host.stop_cleanly();
+}
+
+#[test]
+fn without_a_network_only_enabled_providers_are_reached_and_the_daemon_verifies_them() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    let text = [
+        ("one", "127.0.0.1:8443", "localhost:8443"),
+        ("two", "127.0.0.1:8444", "127.0.0.1:8444"),
+        ("three", "127.0.0.1:8445", "localhost:8445"),
+    ]
+    .map(|(name, address, host)| start_tls_provider(machine, name, address, host))
+    .concat();
+    // The authority of `one` did not sign the certificate of `imposter`, whose socket is enabled as well.
+    let imposter =
+        text.split("[provider.two]").next().unwrap().replace("8443", "8444").replace("one", "imposter");
+    host.configure(&(text + &imposter.replace("/etc/imposter.pem", "/etc/one.pem")));
+    host.take_network();
+    for instance in ["localhost:8443", "127.0.0.1:8444", "localhost:8444"] {
+        machine.check(&enable(instance).split(' ').collect::<Vec<_>>());
+    }
+    machine.check(&["systemctl", "start", "tokend"]);
+    host.token_for("alice", "one");
+    host.token_for("alice", "two");
+
+    let refused = machine.run_as("alice", &["tokenctl", "get", "--deadline", "20s", "three"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (6, ""), "{}", refused.stderr);
+    let shown = machine.check(&["tokenctl", "status", "--verbose"]);
+    assert!(shown.contains(&enable("localhost:8445")), "{shown}");
+    assert!(machine.journal(&["-u", "tokend", "--output=export"]).contains(&enable("localhost:8445")));
+    assert_ne!(machine.run_as("alice", &["tokenctl", "get", "--deadline", "20s", "imposter"]).code, 0);
+    let requests =
+        |name: &str| machine.run(&["cat", &format!("/tmp/requests-{name}")]).stdout.lines().count();
+    assert_eq!([requests("one"), requests("two"), requests("three")], [1, 1, 0]);
+
+    let daemon = main_pid(machine, "tokend");
+    let connect = "exec 3<>/dev/tcp/127.0.0.1/8443";
+    assert_eq!(machine.run(&["bash", "-c", connect]).code, 0);
+    assert_ne!(machine.run(&["nsenter", "--net", "--target", &daemon, "bash", "-c", connect]).code, 0);
+    // Members of the group that may connect to the daemon get no way out.
+    let writes = |user| machine.run_as(user, &["test", "-w", "/run/tokend-egress/localhost:8443"]).code == 0;
+    assert_eq!(["root", "tokend", "alice", "carol"].map(writes), [true, true, false, false]);
+
+    machine.check(&enable("localhost:8445").split(' ').collect::<Vec<_>>());
+    host.token_for("alice", "three");
+    host.stop_cleanly();
+}
+
+#[test]
+fn a_relay_that_is_killed_stopped_or_out_of_reach_delays_no_held_token() {
+    let Some(host) = Host::boot() else { return };
+    let machine = &host.machine;
+    let relay = format!("tokend-egress@{PROVIDER}");
     host.configure(
         "[token.later]\nprovider = \"psb\"\nscope = \"later\"\nallow = [\"user:alice\"]\nwarm = \"on-demand\"\n",
     );
+    host.take_network();
+    machine.check(&enable(PROVIDER).split(' ').collect::<Vec<_>>());
     host.start_provider();
     machine.check(&["systemctl", "start", "tokend"]);
     let held = host.token_for("alice", "psb");
-    let before = [main_pid(machine, "tokend"), main_pid(machine, "tokend-egress")];
-    until_no_connection_is_left(machine);
+    let daemon = main_pid(machine, "tokend");
+    let at_once = || machine.run_as("alice", &["tokenctl", "get", "--deadline", "0s", "psb"]).stdout;
 
-    machine.check(&["systemctl", "kill", "--signal=STOP", "tokend-egress.service"]);
+    machine.check(&["systemctl", "kill", "--signal=STOP", &format!("{relay}.service")]);
     thread::scope(|scope| {
-        // Its first request falls to the helper that is about to be killed, or to the next one.
         let later = scope.spawn(|| host.token_for("alice", "later"));
-        let got = machine.run_as("alice", &["tokenctl", "get", "--deadline", "0s", "psb"]);
-        assert_eq!((got.code, got.stdout.trim_end()), (0, held.as_str()), "{}", got.stderr);
-        machine.check(&["systemctl", "kill", "--signal=KILL", "tokend-egress.service"]);
-        let got = machine.run_as("alice", &["tokenctl", "get", "--deadline", "0s", "psb"]);
-        assert_eq!((got.code, got.stdout.trim_end()), (0, held.as_str()), "{}", got.stderr);
+        assert_eq!(at_once().trim_end(), held);
+        machine.check(&["systemctl", "kill", "--signal=KILL", &format!("{relay}.service")]);
+        assert_eq!(at_once().trim_end(), held);
         later.join().unwrap();
     });
-    assert_ne!(renew(&host), held);
-    assert_eq!(main_pid(machine, "tokend"), before[0]);
-    assert_ne!(main_pid(machine, "tokend-egress"), before[1]);
-    host.stop_cleanly();
-}
+    machine.check(&["systemctl", "stop", &format!("{relay}.service")]);
+    let renewed = renew(&host);
+    assert_ne!(renewed, held, "the socket starts the relay again");
 
-#[test]
-fn a_helper_that_is_stopped_or_restarted_leaves_the_daemon_alone_and_is_started_when_it_is_needed() {
-    let Some(host) = start() else { return };
-    let machine = &host.machine;
-    let daemon = main_pid(machine, "tokend");
-    for verb in ["restart", "stop"] {
-        let before = host.token_for("alice", "psb");
-        machine.check(&["systemctl", verb, "tokend-egress.service"]);
-        assert_ne!(renew(&host), before, "after a {verb}");
-        assert_eq!(machine.property("tokend-egress", "ActiveState"), "active");
-    }
-    // Without its socket it cannot be asked: what is held is served all the same.
-    let held = host.token_for("alice", "psb");
-    machine.check(&["systemctl", "stop", "tokend-egress.socket"]);
-    assert_eq!(host.token_for("alice", "psb"), held);
-    until_no_connection_is_left(machine);
+    machine.check(&["systemctl", "stop", "provider.service"]);
     assert_ne!(machine.run(&["tokenctl", "refresh", "psb"]).code, 0);
+    let shown = machine.check(&["tokenctl", "status", "--verbose"]);
+    assert!(shown.contains(&format!("journalctl -u '{relay}.service'")), "{shown}");
+    assert_eq!(at_once().trim_end(), renewed);
     assert_eq!(main_pid(machine, "tokend"), daemon);
-    // A restart of the daemon brings it back.
-    machine.check(&["systemctl", "restart", "tokend"]);
-    assert_ne!(renew(&host), held);
-    host.stop_cleanly();
-}
-
-#[test]
-fn a_restart_of_the_daemon_leaves_the_helper_alone_and_one_of_its_socket_is_of_all() {
-    let Some(host) = start() else { return };
-    let machine = &host.machine;
-    let helper = main_pid(machine, "tokend-egress");
-    machine.check(&["systemctl", "restart", "tokend.service"]);
-    let held = host.token_for("alice", "psb");
-    assert_ne!(renew(&host), held);
-    assert_eq!(main_pid(machine, "tokend-egress"), helper);
-
-    machine.check(&["systemctl", "restart", "tokend.socket"]);
-    let held = host.token_for("alice", "psb");
-    assert_ne!(renew(&host), held);
-    assert_ne!(main_pid(machine, "tokend-egress"), helper);
     host.stop_cleanly();
 }
 
@@ -160,12 +148,15 @@ fn a_site_can_say_where_connections_may_go() {
     let machine = &host.machine;
     let pin = |addresses: &str| {
         machine.write(
-            "/etc/systemd/system/tokend-egress.service.d/site.conf",
+            "/etc/systemd/system/tokend-egress@.service.d/site.conf",
             &format!("[Service]\nIPAddressDeny=any\nIPAddressAllow={addresses}\n"),
         );
         machine.check(&["systemctl", "daemon-reload"]);
+        machine.check(&["systemctl", "stop", &format!("tokend-egress@{PROVIDER}.service")]);
         machine.check(&["systemctl", "restart", "tokend"]);
     };
+    host.take_network();
+    machine.check(&enable(PROVIDER).split(' ').collect::<Vec<_>>());
     host.start_provider();
     pin("192.0.2.0/24 2001:db8::/32");
     assert_eq!(machine.run_as("alice", &["tokenctl", "get", "psb"]).code, 6);
@@ -176,50 +167,20 @@ fn a_site_can_say_where_connections_may_go() {
 }
 
 #[test]
-fn an_upgrade_from_a_release_without_the_helper_costs_no_token_and_no_request() {
+fn a_restart_takes_and_gives_the_network_and_costs_no_token() {
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
-    machine.check(&[&["rm"], &HELPER[..]].concat());
-    machine.write(DROPIN, NETWORK);
-    machine.check(&["systemctl", "daemon-reload"]);
     host.start_provider();
     machine.check(&["systemctl", "start", "tokend"]);
     let token = host.token_for("alice", "psb");
-
-    machine.check(&["rm", DROPIN]);
-    upgrade(&host);
-    assert_eq!(host.token_for("alice", "psb"), token);
-    assert_eq!(host.requests().len(), 1);
+    host.take_network();
+    machine.check(&enable(PROVIDER).split(' ').collect::<Vec<_>>());
+    machine.check(&["systemctl", "restart", "tokend"]);
+    assert_eq!((host.token_for("alice", "psb"), host.requests().len()), (token.clone(), 1));
     assert_ne!(renew(&host), token);
-    assert_eq!(machine.property("tokend-egress", "ActiveState"), "active");
-    host.stop_cleanly();
-}
-
-#[test]
-fn a_command_that_needs_the_network_has_it_where_a_site_says_so() {
-    let Some(host) = Host::boot() else { return };
-    let machine = &host.machine;
-    // It tells the secret where it can connect.
-    let (address, port) = PROVIDER.split_once(':').unwrap();
-    machine.write(
-        "/usr/bin/fetch-secret",
-        &format!(
-            "#!/bin/bash\nset -e\nexec 3<>/dev/tcp/{address}/{port}\ncat $CREDENTIALS_DIRECTORY/psb.secret\n"
-        ),
-    );
-    machine.check(&["chmod", "755", "/usr/bin/fetch-secret"]);
-    host.configure(&format!(
-        "[provider.asks]\npreset = \"econnect-psb\"\ntoken_endpoint = \"http://{PROVIDER}/connect/token\"\n\
-         client_id = \"host\"\nclient_secret = {{ command = [\"/usr/bin/fetch-secret\"] }}\n\
-         [token.asks]\nprovider = \"asks\"\nallow = [\"user:alice\"]\n"
-    ));
-    host.start_provider();
-    machine.check(&["systemctl", "start", "tokend"]);
-    assert_eq!(machine.run_as("alice", &["tokenctl", "get", "asks"]).code, 7);
-    // The daemon's own connections are made by the helper as before.
-    machine.write(DROPIN, NETWORK.trim_end_matches("UnsetEnvironment=TOKEND_EGRESS\n"));
+    machine.check(&["rm", DROPIN]);
     machine.check(&["systemctl", "daemon-reload"]);
     machine.check(&["systemctl", "restart", "tokend"]);
-    host.token_for("alice", "asks");
+    renew(&host);
     host.stop_cleanly();
 }

@@ -36,7 +36,7 @@ fn a_crash_a_restart_and_an_upgrade_cost_no_token_and_no_request() {
 }
 
 /// Installs a package of the next version, as `apt upgrade` does.
-pub(crate) fn upgrade(host: &Host) {
+fn upgrade(host: &Host) {
     let version = next_version();
     let package = TempDir::new().unwrap();
     let path = |name: &str| package.path().join(name);

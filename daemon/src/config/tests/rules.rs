@@ -176,7 +176,7 @@ fn an_executable_that_is_a_link_is_warned_of_by_a_check() {
     for (path, is_warned) in [(&program, false), (&link, true), (&folder.join("absent"), false)] {
         let text = format!("{TOKEN}allow = [{{ user = \"0\", exe = {path:?} }}]");
         let (_directory, file) = directory(&text, &[]);
-        let warned = load_and_look_up(&file, ABLE).unwrap().warnings;
+        let warned = load_and_look_up(&source(&file), ABLE).unwrap().warnings;
         let is_told = warned.iter().any(|warning| {
             warning.message.contains("symbolic link") && warning.message.contains(&format!("{program:?}"))
         });

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use tokend_egress::Egress;
 use url::Url;
 
 use super::Scheduled;
@@ -13,7 +12,8 @@ use crate::config::{CredentialSettings, TokenSettings};
 use crate::engine::credential::{ActorContext, Credential, Kept, Schedule};
 use crate::engine::schedule::RenewalMode;
 use crate::engine::throttle::{OriginThrottle, OriginThrottles, origin, start_delay};
-use crate::oauth::http::{HttpClient, HttpProvider};
+use crate::oauth::client::HttpClient;
+use crate::oauth::http::HttpProvider;
 use crate::store::Store;
 use crate::store::key::Key;
 
@@ -28,23 +28,23 @@ pub struct CredentialFactory {
     issuers: OriginThrottles,
     /// The issuers of the configuration in force, kept so that none forgets its limit.
     limited: Vec<Arc<OriginThrottle>>,
-    /// Who connects to providers.
-    egress: Egress,
+    /// The directory of the sockets through which providers are reached, if the daemon does not connect by itself.
+    egress_dir: Option<PathBuf>,
     clients: HashMap<(Option<PathBuf>, Option<Url>), Weak<HttpClient>>,
     store: Arc<Store>,
 }
 
 impl CredentialFactory {
-    /// Nothing yet, nothing is kept, and this process itself connects to providers.
+    /// Nothing yet, with nothing stored and direct connections to providers.
     pub fn new(actor_context: ActorContext) -> Self {
         let store = Store::forgetful(actor_context.clock.clone());
-        Self::with_store(store, Egress::Direct, actor_context)
+        Self::with_store(store, None, actor_context)
     }
 
     /// What the store has kept.
-    pub fn with_store(store: Arc<Store>, egress: Egress, actor_context: ActorContext) -> Self {
+    pub fn with_store(store: Arc<Store>, egress_dir: Option<PathBuf>, actor_context: ActorContext) -> Self {
         let (issuers, limited, clients) = (OriginThrottles::default(), Vec::new(), HashMap::new());
-        Self { actor_context, issuers, limited, egress, clients, store }
+        Self { actor_context, issuers, limited, egress_dir, clients, store }
     }
 
     /// Where credentials are kept.
@@ -120,7 +120,7 @@ impl CredentialFactory {
             return known;
         }
         self.clients.retain(|_, client| client.strong_count() > 0);
-        let client = Arc::new(HttpClient::new(way.0.clone(), way.1.clone(), self.egress.clone()));
+        let client = Arc::new(HttpClient::new(way.0.clone(), way.1.clone(), self.egress_dir.clone()));
         self.clients.insert(way, Arc::downgrade(&client));
         client
     }

@@ -1,27 +1,30 @@
 //! Notices that a file with a secret was replaced.
 //!
-//! The files are looked at again and again rather than watched by the kernel. A secret is replaced by a rename, by
-//! a change of a link somewhere on the way to it, by a mount, by a change of mode, or by appearing at all; inotify
-//! needs another watch for each of these and tells nothing of some, nor of what another host does to a network
-//! file system. It is done only while a request fails for want of the right secret, and then a look every other
-//! second costs next to nothing.
+//! The files are polled, not watched with inotify: a secret is replaced by a rename, a changed link on its path, a mount,
+//! a change of mode, or by appearing at all. Inotify needs another watch for each of these, and misses what another host
+//! does to a network file system. The files are polled only while requests fail for want of the right secret.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use crate::clock::Clock;
 use crate::config::{CredentialSettings, Grant};
 use crate::secret_source::{SecretSource, Stamp, stamps};
 
-/// Between two looks. Somebody who has put a secret right does not wait long.
+/// The time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// The files of one credential's secrets, and what they looked like when they were last read.
+/// How long the look before a request may take, on a file system that hangs.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The files of one credential's secrets, and their stamps from before they were last read.
 #[derive(Debug)]
 pub(super) struct SecretWatch {
     paths: Vec<PathBuf>,
-    /// Held for a read or a write of one value, never across an await.
+    /// Locked for a read or a write, never across an await.
     seen: Mutex<Option<Vec<Stamp>>>,
 }
 
@@ -35,15 +38,15 @@ impl SecretWatch {
         Self { paths: sources.filter_map(SecretSource::path).collect(), seen: Mutex::default() }
     }
 
-    /// Notes what the files look like. Done before they are read, so that no later change is missed.
+    /// Remembers the stamps of the files. Called before the files are read, so that no later change is missed.
     pub(super) async fn look(&self) {
         if !self.paths.is_empty() {
-            let seen = stamps(self.paths.clone()).await;
-            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+            let seen = timeout(LOOK_TIMEOUT, stamps(self.paths.clone())).await;
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen.ok().flatten();
         }
     }
 
-    /// Ends when a file looks otherwise than it did before it was last read. Without files it never ends.
+    /// Ends when a stamp has changed since [`Self::look`]. Without files it never ends.
     pub(super) async fn changed(&self, clock: &Clock) {
         if self.paths.is_empty() {
             return std::future::pending().await;

@@ -1,0 +1,299 @@
+//! The HTTP client of discovery and token requests: whom it trusts, by which way it connects, and what it never does.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Proxy, Request, redirect, retry};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore, crypto};
+use tokend_protocol::ErrorClass;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::timeout;
+use url::Url;
+
+use crate::oauth::response::HttpReply;
+use crate::oauth::{Failure, error};
+
+/// How long one exchange may take, from the connection to the last byte of the reply.
+pub(super) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection may take to be made and encrypted, through a proxy where there is one.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the look-up of a host name may take. Shorter than [`CONNECT_TIMEOUT`], so that the failure names the cause.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(2800);
+
+/// How long an idle connection stays open. Its buffers hold a secret and a token. One second is enough for requests that
+/// follow each other (metadata and then a token, or many tokens at the start); renewals are minutes apart.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The largest body that is read, after decompression.
+const BODY_MAX: usize = 1024 * 1024;
+
+/// The `User-Agent` of every request.
+const AGENT: &str = concat!("tokend/", env!("CARGO_PKG_VERSION"));
+
+/// The most egress sockets whose clients are held at once. Only issuers whose metadata keeps changing reach it.
+const CLIENTS_MAX: usize = 256;
+
+/// What `localhost` means, whatever the name service says (RFC 6761 section 6.3): requests to it may do without TLS.
+const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// Threads that read trust roots at once. On a file system that hangs each read holds one.
+static TRUST_READERS: Semaphore = Semaphore::const_new(4);
+
+/// Sends requests to providers that share a `ca_file` and a `proxy`, and so connections and trust roots.
+#[derive(Debug)]
+pub struct HttpClient {
+    ca_file: Option<PathBuf>,
+    proxy: Option<Url>,
+    egress_dir: Option<PathBuf>,
+    /// One for each egress socket; without an `egress_dir` one for all. Locked while trust roots are read, so that they are
+    /// read once.
+    clients: Mutex<HashMap<Option<String>, Client>>,
+}
+
+/// A whole reply.
+#[derive(Debug)]
+pub(super) struct Received {
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+/// The name service does not know the host or does not answer; the text is for operators.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unresolved(pub(super) String);
+
+impl HttpClient {
+    /// A client that reads its trust roots at its first use, so that a missing `ca_file` affects its own tokens only.
+    /// With an `egress_dir`, every connection goes through the Unix socket `egress_dir/HOST:PORT`.
+    pub fn new(ca_file: Option<PathBuf>, proxy: Option<Url>, egress_dir: Option<PathBuf>) -> Self {
+        Self { ca_file, proxy, egress_dir, clients: Mutex::default() }
+    }
+
+    /// Sends a request and receives the whole reply, within [`EXCHANGE_TIMEOUT`] after the trust roots are read.
+    pub(super) async fn exchange(&self, request: Request) -> Result<Received, Failure> {
+        let egress = self.egress_dir.is_some().then(|| egress_instance(request.url()));
+        let client = timeout(EXCHANGE_TIMEOUT, self.client(egress.clone())).await;
+        let client = client.unwrap_or_else(|_| Err(internal("the trust roots cannot be read in time")))?;
+        let failure = match receive(&client, request).await {
+            Ok(Some(received)) => return Ok(received),
+            Ok(None) => Failure::new(ErrorClass::Malformed, "a reply of more than 1 MiB"),
+            Err(error) => error::of(&error, egress.as_deref()),
+        };
+        // The host may have come to trust another authority since: the trust roots are read again for the next request,
+        // unless they are being read already.
+        if failure.class == ErrorClass::Tls
+            && let Ok(mut clients) = self.clients.try_lock()
+        {
+            clients.remove(&egress);
+        }
+        Err(failure)
+    }
+
+    async fn client(&self, egress: Option<String>) -> Result<Client, Failure> {
+        let mut clients = self.clients.lock().await;
+        if let Some(client) = clients.get(&egress) {
+            return Ok(client.clone());
+        }
+        let tls = trust(self.ca_file.clone()).await?;
+        let socket = self.egress_dir.as_ref().zip(egress.as_ref()).map(|(dir, instance)| dir.join(instance));
+        let client = build(tls, self.proxy.as_ref(), socket)
+            .map_err(|_| internal("the HTTP client cannot be set up"))?;
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        clients.insert(egress, client.clone());
+        Ok(client)
+    }
+}
+
+impl Received {
+    /// The reply as far as it matters.
+    pub(super) fn reply(&self) -> HttpReply<'_> {
+        let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
+        HttpReply {
+            status: self.status,
+            content_type: text("content-type"),
+            content_encoding: text("content-encoding"),
+            date: text("date"),
+            retry_after: text("retry-after"),
+            body: &self.body,
+        }
+    }
+}
+
+/// What the egress socket of a URL's origin is called: `HOST:PORT`, with an IPv6 address without its brackets, which
+/// no name of a unit can have.
+pub(super) fn egress_instance(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
+}
+
+/// Follows no redirect, reads no proxy from the environment, and repeats no request that a provider may have seen.
+fn build(tls: ClientConfig, proxy: Option<&Url>, socket: Option<PathBuf>) -> reqwest::Result<Client> {
+    let mut builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .no_proxy()
+        .dns_resolver(NameService)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(EXCHANGE_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .user_agent(AGENT);
+    if let Some(proxy) = proxy {
+        // For https:// alone, so through a tunnel: a proxy for http:// would read the secret.
+        builder = builder.proxy(Proxy::https(proxy.as_str())?);
+    }
+    if let Some(socket) = socket {
+        builder = builder.unix_socket(socket);
+    }
+    builder.build()
+}
+
+/// The whole reply, or `None` where it is too large.
+async fn receive(client: &Client, request: Request) -> reqwest::Result<Option<Received>> {
+    let mut response = client.execute(request).await?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > BODY_MAX {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let headers = std::mem::take(response.headers_mut());
+    Ok(Some(Received { status: response.status().as_u16(), headers, body }))
+}
+
+/// Looks names up by the system's own means.
+struct NameService;
+
+impl Resolve for NameService {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // The port is put in by the caller.
+            let addresses: Vec<SocketAddr> = if name.as_str().eq_ignore_ascii_case("localhost") {
+                LOCALHOST.map(|address| SocketAddr::new(address, 0)).into()
+            } else {
+                timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((name.as_str(), 0)))
+                    .await
+                    .map_err(|_| Unresolved("the name service does not answer in time".to_owned()))?
+                    .map_err(|error| Unresolved(error.to_string()))?
+                    .collect()
+            };
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// TLS that trusts the host's authorities and those of the `ca_file`, each read from its file now.
+async fn trust(ca_file: Option<PathBuf>) -> Result<ClientConfig, Failure> {
+    let broke_off = || internal("reading the trust roots broke off");
+    let place = TRUST_READERS.acquire().await.map_err(|_| broke_off())?;
+    let reading = tokio::task::spawn_blocking(move || {
+        // Given back when the reading ends, not when nobody waits for it any more.
+        let _place = place;
+        read_trust(ca_file.as_deref())
+    });
+    reading.await.unwrap_or_else(|_| Err(broke_off()))
+}
+
+fn read_trust(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "some of the system's trust roots cannot be read");
+    }
+    let mut roots = RootCertStore::empty();
+    // Some hosts have old ones that cannot be parsed. Every other program skips them too.
+    roots.add_parsable_certificates(found.certs);
+    if let Some(path) = ca_file {
+        add_private(&mut roots, path).map_err(|reason| {
+            let detail = format!("{}: {reason}", path.display());
+            Failure::new(ErrorClass::Tls, "the ca_file cannot be used").with_detail(detail)
+        })?;
+    }
+    let versions = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|_| internal("TLS cannot be set up"))?;
+    let mut tls = versions.with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+fn add_private(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    let pem = std::fs::read(path).map_err(|error| error.kind().to_string())?;
+    let private: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| "not a PEM bundle")?;
+    if private.is_empty() {
+        return Err("it holds no certificate".to_owned());
+    }
+    let added = private.into_iter().try_for_each(|certificate| roots.add(certificate));
+    added.map_err(|_| "one of its certificates cannot be used".to_owned())
+}
+
+fn internal(message: &str) -> Failure {
+    Failure::new(ErrorClass::Internal, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::Method;
+
+    use super::*;
+
+    async fn failure(url: &str, egress_dir: Option<PathBuf>) -> Failure {
+        let request = Request::new(Method::GET, url.parse().unwrap());
+        HttpClient::new(None, None, egress_dir).exchange(request).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn an_unknown_name_and_a_closed_port_are_told_apart() {
+        let unknown = failure("https://nobody.invalid/", None).await;
+        assert_eq!(unknown.message, "network: the provider's name cannot be resolved");
+        assert!(unknown.detail.is_some_and(|detail| !detail.is_empty()));
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for host in ["127.0.0.1", "localhost"] {
+            let refused = failure(&format!("http://{host}:{}/", closed.port()), None).await;
+            assert_eq!(
+                (refused.class, &*refused.message),
+                (ErrorClass::Unreachable, "network: connection refused")
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_egress_socket_names_the_command_that_makes_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("127.0.0.1:443");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        for url in ["https://id.example/token", "https://127.0.0.1/token"] {
+            let failure = failure(url, Some(directory.path().to_owned())).await;
+            let instance = egress_instance(&url.parse().unwrap());
+            let command = format!("systemctl enable --now tokend-egress@{instance}.socket");
+            assert_eq!(failure.class, ErrorClass::Unreachable);
+            assert!(failure.detail.as_ref().is_some_and(|detail| detail.contains(&command)), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_instance_of_an_egress_unit_has_a_host_and_a_port() {
+        for (url, instance) in [
+            ("https://identity.econnect.eu/connect/token", "identity.econnect.eu:443"),
+            ("https://ID-2.example:8443/", "id-2.example:8443"),
+            ("http://localhost/", "localhost:80"),
+            ("https://[2001:db8::1]/", "2001:db8::1:443"),
+        ] {
+            assert_eq!(egress_instance(&url.parse().unwrap()), instance);
+        }
+    }
+}
