@@ -1,7 +1,7 @@
-//! Time behind one small type, so that tests own it.
+//! The clock, behind one small type, so that tests control it.
 //!
-//! Lifetimes count on `CLOCK_BOOTTIME`, which runs on while the host sleeps and is never set. Wall time is
-//! only for people and for dates that providers send. Nothing else in the daemon reads a clock.
+//! Lifetimes count on `CLOCK_BOOTTIME`, which runs on while the host sleeps and is never set. Wall time is for people,
+//! for dates that providers send and for records that survive a reboot. Nothing else in the daemon reads a clock.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -219,9 +219,7 @@ fn kernel_time(clock: ClockId) -> Duration {
 /// Notices when the wall clock is set and when the host resumes from sleep (`timerfd_create(2)`,
 /// `TFD_TIMER_CANCEL_ON_SET`), and wakes sleepers. Runs until it is dropped.
 ///
-/// # Errors
-/// What the kernel says when it gives no such timer. The daemon can run on without it: sleepers then
-/// wake late after a suspend, by as long as the suspend was.
+/// Fails if the kernel gives no such timer. The daemon can run without it: sleepers then wake late after a suspend.
 pub async fn watch_clock_changes(changes: ClockChanges) -> std::io::Result<()> {
     let timer = TimerFd::new(TimerClock::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
     // SAFETY: the descriptor stays the same and open as long as `registered` lives, which borrows it.

@@ -1,5 +1,5 @@
 //! Writes and removes sealed files in the background: one at a time, the newest state of each file only. A token waits
-//! for its file for a bounded time, and what failed is tried again once the disk works.
+//! for its file for a bounded time, and a write that failed is repeated once the disk works.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -63,7 +63,7 @@ impl Files {
         }
         let mut queue = self.queue();
         if matches!(written.try_recv(), Err(TryRecvError::Closed)) {
-            // It was done in this very moment.
+            // The write ended just now.
             return;
         }
         queue.is_slow = true;
