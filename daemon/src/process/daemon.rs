@@ -1,4 +1,4 @@
-//! The whole daemon without a process around it: what `main` runs and what tests start.
+//! The whole daemon without a process around it: `main` runs it, and tests start it.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -20,10 +20,8 @@ use crate::server::accept::{self, Limits};
 use crate::server::server_state::ServerState;
 use crate::store::Store;
 
-/// How long requests in flight and exchanges with providers may take to end when the daemon stops. A token
-/// request takes ten seconds at most, and to keep what it brings two, so that one which has been sent is answered and
-/// kept or has failed by then. What
-/// precedes it, reading secrets and looking up the endpoint, may be cut off and has brought nothing.
+/// How long requests in flight and token requests may take to end when the daemon stops. A token request takes ten seconds
+/// at most, and storing its token two. Reading secrets and discovery before it may be cut off: they have no effect.
 ///
 /// The service manager must allow for more: `TimeoutStopSec=` in `tokend.service`.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
@@ -32,11 +30,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
 #[derive(Debug)]
 pub struct Daemon {
     shared: Arc<ServerState>,
-    /// What was in force at the start and stays so.
+    /// The `[daemon]` table of the start, which a reload does not change.
     settings: DaemonSettings,
     connections: TaskTracker,
     actors: TaskTracker,
-    /// Gives the connections their turns.
+    /// The task that gives turns to the connections.
     turns: JoinHandle<()>,
     stop: CancellationToken,
 }
@@ -58,7 +56,7 @@ impl Daemon {
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             if let Err(error) = watch_clock_changes(steps).await {
-                tracing::warn!(%error, "changes of the clock and suspends go unnoticed");
+                tracing::warn!(%error, "changes of the clock and suspends are not noticed");
             }
         }));
         let actors = TaskTracker::new();
@@ -97,8 +95,8 @@ impl Daemon {
         Ok(Self { shared, settings: config.daemon.clone(), connections, actors, turns, stop })
     }
 
-    /// Puts another configuration in force. Tokens whose settings are the same are kept with their schedule;
-    /// removed ones are gone at once; connections live on.
+    /// Puts another configuration in force. Connections, and tokens with the same settings, are kept; removed tokens are
+    /// dropped at once.
     pub fn reload(&self, config: &Config) {
         if config.daemon != self.settings {
             tracing::warn!("a change in [daemon] takes effect at the next start");
@@ -114,7 +112,7 @@ impl Daemon {
         self.shared.set_reload_failed_at(None);
     }
 
-    /// Notes that a reload failed, so that status can tell.
+    /// Records a failed reload for `tokenctl status`.
     pub fn reload_failed(&self) {
         let clock = &self.shared.clock;
         self.shared.set_reload_failed_at(Some(clock.timestamp(clock.now())));
@@ -125,27 +123,23 @@ impl Daemon {
         self.shared.registry.borrow().is_on_schedule(self.shared.clock.now())
     }
 
-    /// How the tokens are, in one line.
+    /// The states of the tokens, in one line.
     pub fn summary(&self) -> String {
         let registry = self.shared.registry.borrow().clone();
         let now = self.shared.clock.now();
-        let mut counts = [0_usize; STATES.len()];
-        for (_, entry) in registry.after(None) {
-            let state = entry.credential.snapshot().state(now);
-            for (known, count) in STATES.iter().zip(&mut counts) {
-                *count += usize::from(*known == state);
-            }
-        }
-        let named = STATES.iter().zip(counts).filter(|(_, count)| *count > 0);
-        let parts: Vec<String> = named.map(|(state, count)| format!("{count} {}", state.as_str())).collect();
-        let tokens = if registry.len() == 1 { "token" } else { "tokens" };
-        match parts.as_slice() {
-            [] => format!("{} {tokens}", registry.len()),
-            parts => format!("{} {tokens}: {}", registry.len(), parts.join(", ")),
-        }
+        let states: Vec<State> =
+            registry.after(None).map(|(_, entry)| entry.credential.snapshot().state(now)).collect();
+        let count = |state: &State| {
+            let count = states.iter().filter(|other| *other == state).count();
+            (count > 0).then(|| format!("{count} {}", state.as_str()))
+        };
+        let counts: Vec<String> = STATES.iter().filter_map(count).collect();
+        let tokens = if states.len() == 1 { "token" } else { "tokens" };
+        let colon = if counts.is_empty() { "" } else { ": " };
+        format!("{} {tokens}{colon}{}", states.len(), counts.join(", "))
     }
 
-    /// Stops: nothing new is accepted, requests in flight and exchanges with providers end within a deadline.
+    /// Stops accepting, and waits with a deadline for requests in flight and token requests to end.
     pub async fn stop(self) {
         self.stop.cancel();
         self.connections.close();
@@ -157,7 +151,7 @@ impl Daemon {
             self.actors.wait().await;
         });
         if drained.await.is_err() {
-            tracing::warn!("some requests or exchanges with providers did not end in time and are cut off");
+            tracing::warn!("some requests or token requests did not end in time and are cut off");
         }
         self.turns.abort();
         self.shared.audit.close();
@@ -165,7 +159,7 @@ impl Daemon {
     }
 }
 
-/// The states in the order of a summary.
+/// All states, in the order of the summary.
 const STATES: [State; 6] = [
     State::Fresh,
     State::Refreshing,

@@ -63,7 +63,7 @@ fn output(format: LogFormat) -> io::Result<(Output, Flush)> {
     // Without the journal's socket, standard error still takes text.
     if wants_journal && let Ok(write) = journal::connect(journal::SOCKET) {
         let (outbox, flush) = Outbox::start(write)?;
-        return Ok((Journal::new(outbox).boxed(), flush));
+        return Ok((Journal(outbox).boxed(), flush));
     }
     let (outbox, flush) = Outbox::start(|event: &[u8]| io::stderr().write_all(event))?;
     let lines = fmt::layer().with_writer(move || outbox.clone());

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
@@ -38,22 +38,19 @@ pub(super) fn connect(path: &str) -> io::Result<impl FnMut(&[u8]) -> io::Result<
 
 /// A layer that turns every event into a record.
 #[derive(Debug)]
-pub(super) struct Journal {
-    outbox: Outbox,
-}
-
-impl Journal {
-    pub(super) fn new(outbox: Outbox) -> Self {
-        Self { outbox }
-    }
-}
+pub(super) struct Journal(pub(super) Outbox);
 
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
         let mut record = Record::default();
-        record.describe(event.metadata());
+        record.put("PRIORITY", priority(*metadata.level()));
+        record.put("SYSLOG_IDENTIFIER", "tokend");
+        record.put("TARGET", metadata.target());
+        record.put("CODE_FILE", metadata.file().unwrap_or_default());
+        record.put("CODE_LINE", &metadata.line().unwrap_or_default().to_string());
         event.record(&mut record);
-        self.outbox.put(record.0);
+        self.0.put(record.0);
     }
 }
 
@@ -61,18 +58,6 @@ impl<S: Subscriber> Layer<S> for Journal {
 struct Record(Vec<u8>);
 
 impl Record {
-    fn describe(&mut self, metadata: &Metadata<'_>) {
-        self.put("PRIORITY", priority(*metadata.level()));
-        self.put("SYSLOG_IDENTIFIER", "tokend");
-        self.put("TARGET", metadata.target());
-        if let Some(file) = metadata.file() {
-            self.put("CODE_FILE", file);
-        }
-        if let Some(line) = metadata.line() {
-            self.put("CODE_LINE", &line.to_string());
-        }
-    }
-
     /// Adds a field, with its length before the value: a value with line breaks forges no field.
     fn put(&mut self, name: &str, value: &str) {
         let value = capped(value);
@@ -143,7 +128,7 @@ mod tests {
         fn run(&self, reporting: impl FnOnce()) {
             let path = self.directory.path().join("socket");
             let (outbox, flush) = Outbox::start(connect(path.to_str().unwrap()).unwrap()).unwrap();
-            let subscriber = tracing_subscriber::registry().with(Journal::new(outbox));
+            let subscriber = tracing_subscriber::registry().with(Journal(outbox));
             tracing::subscriber::with_default(subscriber, reporting);
             drop(flush);
         }

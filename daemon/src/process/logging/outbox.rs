@@ -23,7 +23,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
     queue: Sender<Item>,
-    counts: Arc<Counts>,
+    /// Bytes in the queue.
+    waiting: Arc<AtomicUsize>,
+    /// Events dropped since the start.
+    lost: Arc<AtomicU64>,
 }
 
 /// Waits, when dropped, until all events are written, for a second at most.
@@ -38,14 +41,6 @@ enum Item {
     Flush(Sender<()>),
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    /// Bytes in the queue.
-    waiting: AtomicUsize,
-    /// Events dropped since the start.
-    lost: AtomicU64,
-}
-
 impl Outbox {
     /// Starts the thread, which hands each event to `write`.
     pub(super) fn start<W>(write: W) -> io::Result<(Self, Flush)>
@@ -53,19 +48,20 @@ impl Outbox {
         W: FnMut(&[u8]) -> io::Result<()> + Send + 'static,
     {
         let (queue, items) = mpsc::channel();
-        let outbox = Self { queue: queue.clone(), counts: Arc::default() };
-        let counts = Arc::clone(&outbox.counts);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_each(items, &counts, write))?;
+        let outbox = Self { queue: queue.clone(), waiting: Arc::default(), lost: Arc::default() };
+        let (waiting, lost) = (Arc::clone(&outbox.waiting), Arc::clone(&outbox.lost));
+        let log = thread::Builder::new().name("log".to_owned());
+        log.spawn(move || write_each(items, &waiting, &lost, write))?;
         Ok((outbox, Flush(queue)))
     }
 
     /// Queues an event, or drops and counts it where the queue is full.
     pub(super) fn put(&self, event: Vec<u8>) {
         let size = event.len();
-        let before = self.counts.waiting.fetch_add(size, Ordering::Relaxed);
+        let before = self.waiting.fetch_add(size, Ordering::Relaxed);
         if before.saturating_add(size) > WAITING_MAX || self.queue.send(Item::Event(event)).is_err() {
-            self.counts.waiting.fetch_sub(size, Ordering::Relaxed);
-            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+            self.waiting.fetch_sub(size, Ordering::Relaxed);
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -91,7 +87,12 @@ impl Drop for Flush {
     }
 }
 
-fn write_each(items: Receiver<Item>, counts: &Counts, mut write: impl FnMut(&[u8]) -> io::Result<()>) {
+fn write_each(
+    items: Receiver<Item>,
+    waiting: &AtomicUsize,
+    lost: &AtomicU64,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) {
     let mut reported = 0;
     for item in items {
         let event = match item {
@@ -101,14 +102,10 @@ fn write_each(items: Receiver<Item>, counts: &Counts, mut write: impl FnMut(&[u8
                 continue;
             }
         };
-        let written = write(&event);
-        counts.waiting.fetch_sub(event.len(), Ordering::Relaxed);
-        if written.is_err() {
-            counts.lost.fetch_add(1, Ordering::Relaxed);
-            continue;
-        }
-        let lost = counts.lost.load(Ordering::Relaxed);
-        if lost > reported {
+        let is_written = write(&event).is_ok();
+        waiting.fetch_sub(event.len(), Ordering::Relaxed);
+        let lost = lost.fetch_add(u64::from(!is_written), Ordering::Relaxed);
+        if is_written && lost > reported {
             reported = lost;
             // This event goes through the queue too, so it stands where the others are missing.
             tracing::error!(lost, "{lost} events were lost since the start: the log took them too slowly");
@@ -147,12 +144,12 @@ mod tests {
         .unwrap();
         // Would never end if it waited for the log.
         (0..2 * WAITING_MAX / EVENT).for_each(|_| outbox.put(vec![0; EVENT]));
-        assert!(outbox.counts.waiting.load(Ordering::Relaxed) <= WAITING_MAX);
-        let lost = outbox.counts.lost.load(Ordering::Relaxed);
+        assert!(outbox.waiting.load(Ordering::Relaxed) <= WAITING_MAX);
+        let lost = outbox.lost.load(Ordering::Relaxed);
         assert_eq!(lost, (WAITING_MAX / EVENT) as u64, "half of them found no place");
         drop(resume);
         drop(flush);
         outbox.put(vec![0; EVENT]);
-        assert_eq!(outbox.counts.lost.load(Ordering::Relaxed), lost, "there is room again");
+        assert_eq!(outbox.lost.load(Ordering::Relaxed), lost, "there is room again");
     }
 }
