@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use tokend_protocol::{
     ExplainedReply, Fingerprint, HeadersReply, ListEntry, RefreshedReply, RejectedReply, Reply, Request,
-    Subject, TokenName, TokenReply, Variant, VersionReply,
+    Subject, TokenName, TokenReply, TokenStatus, Variant, VersionReply,
 };
 
 use crate::Error;
 use crate::deadline::Deadline;
 use crate::failure::Failure;
-use crate::options::{Options, Terms};
+use crate::options::Options;
 use crate::reply::{self, Pages, Status};
-use crate::request::{self, CallerHeaders};
+use crate::request::{self, CallerHeaders, Wanted};
 use connect::Dialler;
 use connection::Connection;
 pub use watch::Watch;
@@ -35,10 +35,11 @@ const IDLE_MAX: usize = 8;
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
-    terms: Terms,
+    deadline: Duration,
+    min_ttl: Duration,
 }
 
-/// What clones of a client have in common.
+/// The part that all clones of a client share.
 pub(super) struct Shared {
     dialler: Dialler,
     idle: Mutex<Vec<Connection>>,
@@ -47,46 +48,65 @@ pub(super) struct Shared {
 impl Client {
     /// A client for the daemon that the options name.
     pub fn new(options: Options) -> Self {
-        let Options { socket, terms } = options;
-        Self { shared: Arc::new(Shared { dialler: Dialler::new(socket), idle: Mutex::default() }), terms }
+        let Options { socket, deadline, min_ttl } = options;
+        let shared = Shared { dialler: Dialler::new(socket), idle: Mutex::default() };
+        Self { shared: Arc::new(shared), deadline, min_ttl }
     }
 
     /// The same client with another deadline (see [`Options::deadline`]).
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), terms: Terms { deadline, ..self.terms.clone() } }
+        Self { deadline, ..self.clone() }
     }
 
     /// The same client with another minimal lifetime (see [`Options::min_ttl`]).
     #[must_use]
     pub fn with_min_ttl(&self, min_ttl: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), terms: Terms { min_ttl, ..self.terms.clone() } }
+        Self { min_ttl, ..self.clone() }
     }
 
-    /// The same client for tokens in another form (see [`Options::variant`]).
-    #[must_use]
-    pub fn with_variant(&self, variant: Variant) -> Self {
-        Self { shared: Arc::clone(&self.shared), terms: Terms { variant, ..self.terms.clone() } }
+    /// Calls about another variant of a token than the configured one: fewer scopes, certain resources or audiences,
+    /// within what the daemon's configuration permits.
+    ///
+    /// A watch, a list and a status have no variant.
+    pub fn variant<'a>(&'a self, name: &'a TokenName, variant: Variant) -> TokenVariant<'a> {
+        TokenVariant { client: self, name, variant }
     }
 
-    /// The socket at which the daemon is looked for.
+    /// The daemon's socket.
     pub fn socket(&self) -> &Path {
         self.shared.dialler.socket()
     }
 
-    /// A valid access token.
+    /// Returns a valid access token.
     pub fn get(&self, name: &TokenName) -> Result<TokenReply, Error> {
-        self.call(request::token(name, &self.terms)).and_then(reply::token)
+        self.variant(name, Variant::default()).get()
     }
 
-    /// All headers of an API call, `Authorization` first.
+    /// Returns all headers of an API call, `Authorization` first.
     pub fn headers(&self, name: &TokenName, caller: &CallerHeaders) -> Result<HeadersReply, Error> {
-        self.call(request::headers(name, &self.terms, caller)).and_then(reply::headers)
+        self.variant(name, Variant::default()).headers(caller)
     }
 
-    /// The tokens that the caller may have.
+    /// Makes the daemon ask the provider now, whatever the schedule says. For operators.
+    pub fn refresh(&self, name: &TokenName) -> Result<RefreshedReply, Error> {
+        self.variant(name, Variant::default()).refresh()
+    }
+
+    /// Reports that an API refused the token with this fingerprint.
+    pub fn reject(&self, name: &TokenName, fingerprint: Fingerprint) -> Result<RejectedReply, Error> {
+        self.variant(name, Variant::default()).reject(fingerprint)
+    }
+
+    /// Explains why the subject may read the token or may not. A caller that may read it can ask about itself, and an
+    /// operator about everybody.
+    pub fn explain(&self, name: &TokenName, subject: &Subject) -> Result<ExplainedReply, Error> {
+        self.variant(name, Variant::default()).explain(subject)
+    }
+
+    /// Lists the tokens that the caller may read.
     pub fn list(&self) -> Result<Vec<ListEntry>, Error> {
-        let deadline = Deadline::after(self.terms.deadline);
+        let deadline = Deadline::after(self.deadline);
         let mut pages = Pages::new();
         while pages.more() {
             let page = self.call_until(deadline, request::list(pages.after())).and_then(reply::list)?;
@@ -95,9 +115,9 @@ impl Client {
         Ok(pages.into_items())
     }
 
-    /// The condition of the daemon and of the tokens that the caller may see.
+    /// Returns the status of the daemon and of the tokens that the caller may see.
     pub fn status(&self) -> Result<Status, Error> {
-        let deadline = Deadline::after(self.terms.deadline);
+        let deadline = Deadline::after(self.deadline);
         let mut pages = Pages::new();
         loop {
             let page = self.call_until(deadline, request::status(pages.after())).and_then(reply::status)?;
@@ -108,37 +128,26 @@ impl Client {
         }
     }
 
-    /// Makes the daemon ask the provider now, whatever its schedule says. For operators.
-    pub fn refresh(&self, name: &TokenName) -> Result<RefreshedReply, Error> {
-        self.call(request::refresh(name, &self.terms)).and_then(reply::refresh)
+    /// Returns the detailed status of one token, with its variants.
+    pub fn status_of(&self, name: &TokenName) -> Result<TokenStatus, Error> {
+        reply::status_of(self.call(request::status_of(name))?)
     }
 
-    /// Reports that an API refused the token with this fingerprint.
-    pub fn reject(&self, name: &TokenName, fingerprint: Fingerprint) -> Result<RejectedReply, Error> {
-        self.call(request::reject(name, &self.terms, fingerprint)).and_then(reply::reject)
-    }
-
-    /// The conditions of these tokens, now and at every change, over a connection of their own.
+    /// Watches the conditions of these tokens, now and at every change, over a connection of its own.
     ///
-    /// The deadline is that of subscribing; after it, the iterator waits for changes as long as it takes, and
-    /// [`Watch::next_within`] as long as it is told.
+    /// The deadline limits the subscription. After that, the iterator waits for changes without a limit, and
+    /// [`Watch::next_within`] with one.
     pub fn watch(&self, names: &[TokenName]) -> Result<Watch, Error> {
-        Watch::subscribe(Arc::clone(&self.shared), names, self.terms.deadline)
+        Watch::subscribe(Arc::clone(&self.shared), names, self.deadline)
     }
 
-    /// Why somebody may have the token, or may not, in the form that the client asks for. A caller that may have it
-    /// can ask about itself, an operator about everybody.
-    pub fn explain(&self, name: &TokenName, subject: &Subject) -> Result<ExplainedReply, Error> {
-        self.call(request::explain(name, &self.terms, subject)).and_then(reply::explain)
-    }
-
-    /// Which daemon this is.
+    /// Returns the daemon's version.
     pub fn version(&self) -> Result<VersionReply, Error> {
         self.call(request::version).and_then(reply::version)
     }
 
     fn call(&self, ask: impl Fn(u32) -> Request) -> Result<Reply, Error> {
-        self.call_until(Deadline::after(self.terms.deadline), ask)
+        self.call_until(Deadline::after(self.deadline), ask)
     }
 
     /// Asks, and asks the daemon's successor once more where the daemon has gone away.
@@ -156,11 +165,51 @@ impl Client {
     }
 }
 
+/// Calls about one variant of a token (see [`Client::variant`]).
+#[derive(Clone, Debug)]
+pub struct TokenVariant<'a> {
+    client: &'a Client,
+    name: &'a TokenName,
+    variant: Variant,
+}
+
+impl TokenVariant<'_> {
+    /// Returns a valid access token.
+    pub fn get(&self) -> Result<TokenReply, Error> {
+        self.client.call(request::token(self.wanted())).and_then(reply::token)
+    }
+
+    /// Returns all headers of an API call, `Authorization` first.
+    pub fn headers(&self, caller: &CallerHeaders) -> Result<HeadersReply, Error> {
+        self.client.call(request::headers(self.wanted(), caller)).and_then(reply::headers)
+    }
+
+    /// Makes the daemon ask the provider now, whatever the schedule says. For operators.
+    pub fn refresh(&self) -> Result<RefreshedReply, Error> {
+        self.client.call(request::refresh(self.wanted())).and_then(reply::refresh)
+    }
+
+    /// Reports that an API refused the token with this fingerprint.
+    pub fn reject(&self, fingerprint: Fingerprint) -> Result<RejectedReply, Error> {
+        self.client.call(request::reject(self.wanted(), fingerprint)).and_then(reply::reject)
+    }
+
+    /// Explains why the subject may read the token or may not.
+    pub fn explain(&self, subject: &Subject) -> Result<ExplainedReply, Error> {
+        self.client.call(request::explain(self.wanted(), subject)).and_then(reply::explain)
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { name: self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
+    }
+}
+
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("blocking::Client")
             .field("socket", &self.socket())
-            .field("terms", &self.terms)
+            .field("deadline", &self.deadline)
+            .field("min_ttl", &self.min_ttl)
             .finish_non_exhaustive()
     }
 }

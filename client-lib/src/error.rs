@@ -1,4 +1,4 @@
-//! Why a call gave no answer, sorted by what the caller can do about it.
+//! Why a call failed, sorted by what the caller can do.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokend_protocol::{ErrorClass, ErrorCode, ErrorReply};
 
-/// Why a call gave no answer. The `message` is the daemon's, for a person; it holds no secret.
+/// Why a call failed. The `message` is for a person and holds no secret.
 ///
 /// ```
 /// use tokend_client::{Error, blocking::Client, TokenName};
@@ -27,87 +27,95 @@ use tokend_protocol::{ErrorClass, ErrorCode, ErrorReply};
 #[non_exhaustive]
 pub enum Error {
     /// There is no daemon at the socket, or it went away twice during one call.
-    #[error("the daemon cannot be reached at {}: {source}", socket.display())]
+    #[error("the daemon cannot be reached at {}: {cause}", socket.display())]
     NotReachable {
-        /// Where it was looked for.
+        /// The socket.
         socket: PathBuf,
-        /// What the system said.
-        source: Arc<io::Error>,
+        /// The error of the system. The text of this error includes it, so it is not its source too.
+        cause: Arc<io::Error>,
     },
-    /// The caller may not have it, or (to anyone but an operator) there is no such token.
+    /// The caller may not do this, or (to anyone but an operator) there is no such token.
     #[error("{message}")]
     NotAllowed {
-        /// The daemon's words.
+        /// The daemon's message.
         message: String,
     },
-    /// There is no such token. Only operators are told.
+    /// There is no such token. Only operators get this error.
     #[error("{message}")]
     UnknownToken {
-        /// The daemon's words.
+        /// The daemon's message.
         message: String,
     },
-    /// No token now, for a reason that passes.
+    /// No token now, for a reason that may pass.
     #[error("{message}")]
     Unavailable {
-        /// The daemon's words.
+        /// The daemon's message.
         message: String,
-        /// Why the provider gave none.
+        /// Why the provider returned none.
         class: Option<ErrorClass>,
-        /// When the provider will be asked next.
+        /// When the daemon will ask the provider next.
         next_attempt: Option<SystemTime>,
     },
-    /// The provider refuses, or the daemon cannot read its own secret. An operator is needed.
+    /// No token until an operator acts: the provider refuses, or a secret on this host cannot be read.
     #[error("{message}")]
-    Refused {
-        /// The daemon's words.
+    NeedsOperator {
+        /// The daemon's message.
         message: String,
-        /// What is refused.
+        /// Which of the two it is.
         class: Option<ErrorClass>,
-        /// When the provider will be asked next, in case that somebody has helped.
+        /// When the daemon will try again, in case somebody has helped.
         next_attempt: Option<SystemTime>,
     },
     /// The call's deadline passed.
     #[error("{message}")]
     DeadlineExceeded {
-        /// The daemon's words, or this library's where the daemon was silent.
+        /// The daemon's message, or this library's where the daemon was silent.
         message: String,
     },
     /// The request makes no sense: a missing or unknown caller header, a request that is too large.
     #[error("{message}")]
     InvalidRequest {
-        /// The daemon's words, or this library's where the fault was seen before sending.
+        /// The daemon's message, or this library's where it saw the fault before sending.
         message: String,
     },
-    /// Daemon and library speak no common version of the protocol. One of them needs an upgrade.
+    /// The daemon and this library speak no common version of the protocol. Upgrade one of them.
     #[error("{message}")]
     UnsupportedVersion {
-        /// The daemon's words, or this library's.
+        /// The daemon's message, or this library's.
         message: String,
     },
-    /// The caller has too much open or in flight.
+    /// The daemon is older than this library and does not know the request. Upgrade the daemon.
+    #[error("{message}")]
+    UnknownRequest {
+        /// The daemon's message.
+        message: String,
+    },
+    /// The caller or its user has too much open or in flight, or asks too often.
     #[error("{message}")]
     Overloaded {
-        /// The daemon's words.
+        /// The daemon's message.
         message: String,
+        /// When to try again, where the daemon knows it.
+        next_attempt: Option<SystemTime>,
     },
     /// The provider's tokens do not live as long as asked. Ask for less.
     #[error("{message}")]
     MinTtlUnreachable {
-        /// The daemon's words.
+        /// The daemon's message.
         message: String,
         /// The longest remaining lifetime at hand.
         best: Option<Duration>,
     },
-    /// The daemon is stopping, and was so again after a second connection.
+    /// The daemon is stopping, and its successor did not answer either.
     #[error("{message}")]
     ShuttingDown {
-        /// The daemon's words.
+        /// The daemon's message.
         message: String,
     },
-    /// The answer is not of the protocol. What listens at the socket may be no tokend.
+    /// The answer does not follow the protocol. Perhaps another program listens at the socket.
     #[error("the daemon's answer is not understood: {message}")]
     Protocol {
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         message: String,
     },
 }
@@ -123,18 +131,21 @@ impl Error {
             | Self::ShuttingDown { .. } => true,
             Self::NotAllowed { .. }
             | Self::UnknownToken { .. }
-            | Self::Refused { .. }
+            | Self::NeedsOperator { .. }
             | Self::InvalidRequest { .. }
             | Self::UnsupportedVersion { .. }
+            | Self::UnknownRequest { .. }
             | Self::MinTtlUnreachable { .. }
             | Self::Protocol { .. } => false,
         }
     }
 
-    /// When the provider will be asked next, where the daemon said so. Before that, a retry gives the same.
+    /// When a retry may succeed, where the daemon knows it. Before that, a retry has the same result.
     pub fn next_attempt(&self) -> Option<SystemTime> {
         match self {
-            Self::Unavailable { next_attempt, .. } | Self::Refused { next_attempt, .. } => *next_attempt,
+            Self::Unavailable { next_attempt, .. }
+            | Self::NeedsOperator { next_attempt, .. }
+            | Self::Overloaded { next_attempt, .. } => *next_attempt,
             _ => None,
         }
     }
@@ -152,11 +163,12 @@ impl From<ErrorReply> for Error {
             ErrorCode::NotAllowed => Self::NotAllowed { message },
             ErrorCode::UnknownToken => Self::UnknownToken { message },
             ErrorCode::Unavailable => Self::Unavailable { message, class, next_attempt },
-            ErrorCode::NeedsOperator => Self::Refused { message, class, next_attempt },
+            ErrorCode::NeedsOperator => Self::NeedsOperator { message, class, next_attempt },
             ErrorCode::DeadlineExceeded => Self::DeadlineExceeded { message },
-            ErrorCode::InvalidRequest | ErrorCode::UnknownRequest => Self::InvalidRequest { message },
+            ErrorCode::InvalidRequest => Self::InvalidRequest { message },
             ErrorCode::UnsupportedVersion => Self::UnsupportedVersion { message },
-            ErrorCode::Overloaded => Self::Overloaded { message },
+            ErrorCode::UnknownRequest => Self::UnknownRequest { message },
+            ErrorCode::Overloaded => Self::Overloaded { message, next_attempt },
             ErrorCode::MinTtlUnreachable => {
                 Self::MinTtlUnreachable { message, best: best_ttl_ms.map(Duration::from_millis) }
             }

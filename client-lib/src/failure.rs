@@ -91,7 +91,7 @@ pub(crate) fn may_return(error: &io::Error) -> bool {
 }
 
 pub(crate) fn not_reachable(socket: &Path, error: io::Error) -> Error {
-    Error::NotReachable { socket: socket.to_owned(), source: Arc::new(error) }
+    Error::NotReachable { socket: socket.to_owned(), cause: Arc::new(error) }
 }
 
 /// The error of a deadline that this side saw passing.

@@ -11,7 +11,7 @@
 //! let client = Client::new(Options::from_env());
 //! let name: TokenName = "psb".parse()?;
 //! let reply = client.get(&name)?;
-//! let header = format!("Authorization: Bearer {}", reply.token.expose());
+//! let header = format!("Authorization: {} {}", reply.token_type, reply.token.expose());
 //! # let _ = header;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -29,9 +29,12 @@
 //!   the caller noticing. Every request may safely be repeated.
 //! - An [`Error`] says what to do about it, and never holds a secret. A token is a [`Secret`].
 //!
+//! A token's reply names instants and not lifetimes, so it does not age. [`TokenInfo::remaining`] and [`now`] give the
+//! remaining lifetime.
+//!
 //! # When an API refuses a token
 //!
-//! Tell the daemon which token it was. It decides whether a new one is due, however many callers report it.
+//! Report the token to the daemon. It decides whether to ask for a new one, however many callers report the token.
 //!
 //! ```no_run
 //! use tokend_client::{RejectOutcome, blocking::Client};
@@ -60,7 +63,7 @@ mod reply;
 mod request;
 
 #[cfg(feature = "tokio")]
-pub use client::{Client, Watch};
+pub use client::{Client, TokenVariant, Watch};
 pub use deadline::now;
 pub use error::Error;
 pub use options::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Options, SOCKET_VARIABLE};

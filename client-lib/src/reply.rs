@@ -1,4 +1,4 @@
-//! What is answered: each call's result from a reply, and listings from their pages.
+//! The result of each call, taken from a reply; lists are joined from their pages.
 
 use tokend_protocol::{
     DaemonStatus, EventReply, ExplainedReply, HeadersReply, ListEntry, ListReply, RefreshedReply,
@@ -7,12 +7,12 @@ use tokend_protocol::{
 
 use crate::Error;
 
-/// The condition of the daemon and of every token that the caller may see.
+/// The status of the daemon and of every token that the caller may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The daemon's own.
+    /// The status of the daemon.
     pub daemon: DaemonStatus,
-    /// The tokens', in order of their names.
+    /// The status of the tokens, sorted by name.
     pub tokens: Vec<TokenStatus>,
 }
 
@@ -40,6 +40,15 @@ expect_reply!(reject, Rejected, RejectedReply);
 expect_reply!(watch, Event, EventReply);
 expect_reply!(version, Version, VersionReply);
 expect_reply!(explain, Explained, ExplainedReply);
+
+/// Takes the one token of a detailed status.
+pub(crate) fn status_of(reply: Reply) -> Result<TokenStatus, Error> {
+    let mut tokens = status(reply)?.tokens.into_iter();
+    match (tokens.next(), tokens.next()) {
+        (Some(token), None) => Ok(token),
+        _ => Err(Error::protocol("it does not describe exactly one token")),
+    }
+}
 
 /// The pages of a listing so far.
 #[derive(Debug)]

@@ -1,17 +1,15 @@
-//! What is asked: each call's request, made anew for each sending because the deadline in it shrinks.
+//! The request of each call, made anew for each sending because the deadline in it shrinks.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokend_protocol::{
     CallOptions, CallerHeader, ExplainRequest, Fingerprint, GetRequest, HeadersRequest, PageRequest,
-    RefreshRequest, RejectRequest, Request, StatusRequest, Subject, TokenName,
+    RefreshRequest, RejectRequest, Request, StatusRequest, Subject, TokenName, Variant,
 };
 
-use crate::options;
-
-/// The caller's part of a header set: values for headers that the configuration leaves to the caller, and
-/// headers that this call does without.
+/// The caller's part of the headers of an API call: values for headers that the configuration leaves to the caller,
+/// and headers that this call leaves out.
 ///
 /// ```
 /// use tokend_client::CallerHeaders;
@@ -27,19 +25,19 @@ pub struct CallerHeaders {
 }
 
 impl CallerHeaders {
-    /// None supplied, none omitted.
+    /// Supplies nothing and leaves out nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives the value of one of the token's `caller_headers`.
+    /// Supplies the value of one of the token's `caller_headers`.
     #[must_use]
     pub fn supply(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.supplied.push(CallerHeader { name: name.into(), value: value.into() });
         self
     }
 
-    /// Does without one of the token's `caller_headers`, because the API's command is exempt from it.
+    /// Leaves out one of the token's `caller_headers`, because the API's command is exempt from it.
     #[must_use]
     pub fn omit(mut self, name: impl Into<String>) -> Self {
         self.omitted.push(name.into());
@@ -54,27 +52,58 @@ impl fmt::Debug for CallerHeaders {
     }
 }
 
-pub(crate) fn token(name: &TokenName, terms: &options::Terms) -> impl Fn(u32) -> Request {
-    move |deadline_ms| {
-        let variant = terms.variant.clone();
-        let options = CallOptions { deadline_ms, min_ttl_ms: round_up(terms.min_ttl) };
-        Request::Get(GetRequest { name: name.clone(), options, variant })
+/// What a call about one token asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) name: &'a TokenName,
+    pub(crate) variant: &'a Variant,
+    pub(crate) min_ttl: Duration,
+}
+
+impl Wanted<'_> {
+    fn options(self, deadline_ms: u32) -> CallOptions {
+        CallOptions { deadline_ms, min_ttl_ms: round_up(self.min_ttl) }
+    }
+
+    fn names(self) -> (TokenName, Variant) {
+        (self.name.clone(), self.variant.clone())
     }
 }
 
-pub(crate) fn headers(
-    name: &TokenName,
-    terms: &options::Terms,
-    caller: &CallerHeaders,
-) -> impl Fn(u32) -> Request {
+pub(crate) fn token(wanted: Wanted<'_>) -> impl Fn(u32) -> Request {
     move |deadline_ms| {
-        Request::Headers(HeadersRequest {
-            name: name.clone(),
-            options: CallOptions { deadline_ms, min_ttl_ms: round_up(terms.min_ttl) },
-            supplied: caller.supplied.clone(),
-            omitted: caller.omitted.clone(),
-            variant: terms.variant.clone(),
-        })
+        let (name, variant) = wanted.names();
+        Request::Get(GetRequest { name, options: wanted.options(deadline_ms), variant })
+    }
+}
+
+pub(crate) fn headers(wanted: Wanted<'_>, caller: &CallerHeaders) -> impl Fn(u32) -> Request {
+    move |deadline_ms| {
+        let (name, variant) = wanted.names();
+        let CallerHeaders { supplied, omitted } = caller.clone();
+        let options = wanted.options(deadline_ms);
+        Request::Headers(HeadersRequest { name, options, supplied, omitted, variant })
+    }
+}
+
+pub(crate) fn refresh(wanted: Wanted<'_>) -> impl Fn(u32) -> Request {
+    move |deadline_ms| {
+        let (name, variant) = wanted.names();
+        Request::Refresh(RefreshRequest { name, deadline_ms, variant })
+    }
+}
+
+pub(crate) fn reject(wanted: Wanted<'_>, fingerprint: Fingerprint) -> impl Fn(u32) -> Request {
+    move |deadline_ms| {
+        let (name, variant) = wanted.names();
+        Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant })
+    }
+}
+
+pub(crate) fn explain(wanted: Wanted<'_>, subject: &Subject) -> impl Fn(u32) -> Request {
+    move |_| {
+        let (name, variant) = wanted.names();
+        Request::Explain(ExplainRequest { name, variant, subject: subject.clone() })
     }
 }
 
@@ -86,40 +115,15 @@ pub(crate) fn status(after: Option<&TokenName>) -> impl Fn(u32) -> Request {
     move |_| Request::Status(StatusRequest { name: None, after: after.cloned() })
 }
 
-pub(crate) fn refresh(name: &TokenName, terms: &options::Terms) -> impl Fn(u32) -> Request {
-    move |deadline_ms| {
-        let variant = terms.variant.clone();
-        Request::Refresh(RefreshRequest { name: name.clone(), deadline_ms, variant })
-    }
-}
-
-pub(crate) fn reject(
-    name: &TokenName,
-    terms: &options::Terms,
-    fingerprint: Fingerprint,
-) -> impl Fn(u32) -> Request {
-    move |deadline_ms| {
-        let variant = terms.variant.clone();
-        Request::Reject(RejectRequest { name: name.clone(), fingerprint, deadline_ms, variant })
-    }
-}
-
-pub(crate) fn explain(
-    name: &TokenName,
-    terms: &options::Terms,
-    subject: &Subject,
-) -> impl Fn(u32) -> Request {
-    move |_| {
-        let (variant, subject) = (terms.variant.clone(), subject.clone());
-        Request::Explain(ExplainRequest { name: name.clone(), variant, subject })
-    }
+pub(crate) fn status_of(name: &TokenName) -> impl Fn(u32) -> Request {
+    move |_| Request::Status(StatusRequest { name: Some(name.clone()), after: None })
 }
 
 pub(crate) fn version(_deadline_ms: u32) -> Request {
     Request::Version
 }
 
-/// To whole milliseconds, upwards: a token that lasts a little too short is of no use.
+/// Rounds up to whole milliseconds, because a token that expires a little too early is of no use.
 fn round_up(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokend_client::{
     CallerHeaders, Client, Error, ErrorClass, EventReply, ExplainedReply, Fingerprint, Header, HeadersReply,
     ListEntry, Options, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Status, Subject,
-    TokenName, TokenReply, VersionReply, Watch, blocking,
+    TokenName, TokenReply, TokenStatus, Variant, VersionReply, Watch, blocking,
 };
 use tokend_protocol::{
     CallOptions, ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply, Timestamp,
@@ -33,6 +33,9 @@ use tokio::runtime::Runtime;
 
 /// Either client.
 trait Calls: Send + Sync {
+    /// Makes each call about a variant once.
+    fn about(&self, name: &TokenName, variant: Variant);
+    fn status_of(&self, name: &TokenName) -> Result<TokenStatus, Error>;
     fn get(&self, name: &TokenName) -> Result<TokenReply, Error>;
     fn headers(&self, name: &TokenName, caller: &CallerHeaders) -> Result<HeadersReply, Error>;
     fn list(&self) -> Result<Vec<ListEntry>, Error>;
@@ -47,6 +50,17 @@ trait Calls: Send + Sync {
 type Events = Box<dyn Iterator<Item = Result<EventReply, Error>>>;
 
 impl Calls for blocking::Client {
+    fn about(&self, name: &TokenName, variant: Variant) {
+        let about = self.variant(name, variant);
+        about.get().unwrap();
+        about.headers(&CallerHeaders::new()).unwrap();
+        about.refresh().unwrap();
+        about.reject(fingerprint()).unwrap();
+        about.explain(&Subject::Caller).unwrap();
+    }
+    fn status_of(&self, name: &TokenName) -> Result<TokenStatus, Error> {
+        self.status_of(name)
+    }
     fn get(&self, name: &TokenName) -> Result<TokenReply, Error> {
         self.get(name)
     }
@@ -80,6 +94,19 @@ impl Calls for blocking::Client {
 struct OnTokio(Client, Arc<Runtime>);
 
 impl Calls for OnTokio {
+    fn about(&self, name: &TokenName, variant: Variant) {
+        let about = self.0.variant(name, variant);
+        self.1.block_on(async {
+            about.get().await.unwrap();
+            about.headers(&CallerHeaders::new()).await.unwrap();
+            about.refresh().await.unwrap();
+            about.reject(fingerprint()).await.unwrap();
+            about.explain(&Subject::Caller).await.unwrap();
+        });
+    }
+    fn status_of(&self, name: &TokenName) -> Result<TokenStatus, Error> {
+        self.1.block_on(self.0.status_of(name))
+    }
     fn get(&self, name: &TokenName) -> Result<TokenReply, Error> {
         self.1.block_on(self.0.get(name))
     }
@@ -162,6 +189,7 @@ with_both_clients! {
     an_idle_connection_closed_with_a_word_is_replaced
     calls_do_not_wait_for_each_other
     a_request_too_large_is_refused_here
+    each_call_about_a_variant_names_it
     a_watch_tells_events_and_goes_on_over_a_restart
     a_watch_that_is_refused_says_so
     nothing_secret_is_shown
@@ -236,6 +264,7 @@ fn every_call_gives_its_answer(open: Open) {
         client.status().unwrap(),
         Status { daemon: daemon_status(), tokens: vec![token_status("psb")] }
     );
+    assert_eq!(client.status_of(&psb).unwrap(), token_status("psb"));
     assert_eq!(client.refresh(&psb).unwrap(), RefreshedReply { info: info(), changed: true });
     assert_eq!(client.reject(&psb, fingerprint()).unwrap().outcome, RejectOutcome::TooSoon);
     assert_eq!(client.explain(&psb, &Subject::Process(4711)).unwrap(), explained());
@@ -266,6 +295,26 @@ fn what_the_caller_sets_reaches_the_daemon(open: Open) {
     assert_eq!(reject.fingerprint, fingerprint());
 }
 
+fn each_call_about_a_variant_names_it(open: Open) {
+    let place = Place::new();
+    let daemon = FakeDaemon::answering(&place.socket(), well);
+    let variant = Variant { scope: vec!["aisp".to_owned()], ..Variant::default() };
+    open(place.options()).about(&name("psb"), variant.clone());
+    let asked: Vec<_> = daemon
+        .requests()
+        .into_iter()
+        .map(|request| match request {
+            Request::Get(asked) => asked.variant,
+            Request::Headers(asked) => asked.variant,
+            Request::Refresh(asked) => asked.variant,
+            Request::Reject(asked) => asked.variant,
+            Request::Explain(asked) => asked.variant,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(asked, vec![variant; 5]);
+}
+
 fn every_error_code_has_its_error(open: Open) {
     let place = Place::new();
     let code = Arc::new(Mutex::new(ErrorCode::NotAllowed));
@@ -291,6 +340,7 @@ fn every_error_code_has_its_error(open: Open) {
         (ErrorCode::Overloaded, true),
         (ErrorCode::MinTtlUnreachable, false),
         (ErrorCode::ShuttingDown, true),
+        (ErrorCode::UnknownRequest, false),
     ] {
         *code.lock().unwrap() = sent;
         let error = client.get(&name("psb")).unwrap_err();
@@ -302,12 +352,13 @@ fn every_error_code_has_its_error(open: Open) {
             | (ErrorCode::DeadlineExceeded, Error::DeadlineExceeded { .. })
             | (ErrorCode::InvalidRequest, Error::InvalidRequest { .. })
             | (ErrorCode::UnsupportedVersion, Error::UnsupportedVersion { .. })
-            | (ErrorCode::Overloaded, Error::Overloaded { .. })
+            | (ErrorCode::UnknownRequest, Error::UnknownRequest { .. })
             | (ErrorCode::ShuttingDown, Error::ShuttingDown { .. }) => error.next_attempt().is_none(),
             (ErrorCode::Unavailable, Error::Unavailable { class, .. })
-            | (ErrorCode::NeedsOperator, Error::Refused { class, .. }) => {
+            | (ErrorCode::NeedsOperator, Error::NeedsOperator { class, .. }) => {
                 *class == Some(ErrorClass::Throttled) && error.next_attempt() == next
             }
+            (ErrorCode::Overloaded, Error::Overloaded { .. }) => error.next_attempt() == next,
             (ErrorCode::MinTtlUnreachable, Error::MinTtlUnreachable { best, .. }) => {
                 *best == Some(Duration::from_secs(60))
             }
@@ -488,8 +539,10 @@ fn without_a_daemon_that_is_said_at_once(open: Open) {
     let client = open(place.options().deadline(Duration::from_secs(3600)));
     for kind in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
         let error = client.get(&name("psb")).unwrap_err();
-        let Error::NotReachable { socket, source } = &error else { panic!("{error:?}") };
-        assert_eq!((socket, source.kind()), (&place.socket(), kind));
+        let Error::NotReachable { socket, cause } = &error else { panic!("{error:?}") };
+        assert_eq!((socket, cause.kind()), (&place.socket(), kind));
+        assert_eq!(error.to_string().matches(&cause.to_string()).count(), 1, "{error}");
+        assert!(std::error::Error::source(&error).is_none(), "the text has the cause already");
         assert!(error.to_string().contains(&place.socket().display().to_string()), "{error}");
         // A socket that a dead daemon left behind.
         drop(UnixListener::bind(place.socket()));

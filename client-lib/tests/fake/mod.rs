@@ -143,13 +143,13 @@ pub fn fingerprint() -> Fingerprint {
     "00f1e2d3c4b5a697".parse().unwrap()
 }
 
-/// A fresh token with an hour less 48 seconds to live, until 2033-05-18T03:33:20Z.
+/// A fresh token that expires in 50 hours and a half, so that its lifetime is "2d 2h" throughout a test.
 pub fn info() -> TokenInfo {
     static NOW: OnceLock<BootInstant> = OnceLock::new();
     let now = *NOW.get_or_init(tokend_client::now);
     TokenInfo {
         issued_at: BootInstant(now.0.saturating_sub(48_000)),
-        expires_at: BootInstant(now.0 + 3_552_900),
+        expires_at: BootInstant(now.0 + 181_800_000),
         expires_at_wall: Timestamp(2_000_000_000_000),
         state: State::Fresh,
         last_error: None,

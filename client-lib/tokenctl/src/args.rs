@@ -1,4 +1,4 @@
-//! What can be written on the command line. Help, completions and manual pages are made of it.
+//! The command line. Help, completions and manual pages come from these definitions.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,24 +11,26 @@ macro_rules! exit_status {
     () => {
         "  0  done
   1  an answer that is not understood, or output that cannot be written
-  2  usage, such as a token name that cannot be one, a missing header, or a --min-ttl that no token reaches
+  2  usage: an invalid token name, a missing header, a --min-ttl that no token reaches, a token printed to the journal
   3  the daemon is not reachable
-  4  not allowed, or (to anyone but an operator) no such token
-  5  no such token (operators: root, the daemon's user, those that its configuration names)
+  4  not allowed (explain: the decision is deny), or (to anyone but an operator) no such token
+  5  no such token (operators: root, the daemon's user, [admin] allow)
   6  no token now, worth a retry
-  7  the provider refuses, an operator is needed
-  8  the deadline passed"
+  7  an operator is needed: the provider refuses, or a secret on this host cannot be read
+  8  the deadline passed
+
+`status --exit-status` exits with 0 if every token is valid, with 7 if a token needs an operator, else with 6."
     };
 }
 
-/// The exit statuses, for the manual.
+/// The exit statuses, for the manual page.
 pub(crate) const EXIT_STATUS: &str = exit_status!();
 
 const AFTER_HELP: &str = concat!(
     "Exit status:\n",
     exit_status!(),
-    "\n\nDurations are written as 90s, 5m or 1h 30m. Colours are used on a terminal only, and never where \
-     NO_COLOR is set."
+    "\n\nDurations are written as 90s, 5m or 1h 30m. Colours appear only on a terminal, and never \
+     if NO_COLOR is set."
 );
 
 /// Access tokens from the tokend of this host.
@@ -40,11 +42,11 @@ pub struct Args {
     #[arg(env = SOCKET_VARIABLE, default_value = DEFAULT_SOCKET)]
     socket: OsString,
 
-    /// Print JSON of a stable shape, on errors too.
+    /// Print JSON with a stable shape, for errors too.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// How long to wait in all; 0s asks only for what the daemon holds.
+    /// How long to wait in total; with 0s the daemon answers from what it holds.
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) deadline: Duration,
@@ -55,12 +57,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print an access token, and nothing else.
+    /// Print an access token and nothing else.
     Get {
         /// The token's name in the daemon's configuration.
         name: TokenName,
 
-        /// The least remaining lifetime with which the token is of use.
+        /// The shortest remaining lifetime to accept.
         #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
         min_ttl: Duration,
 
@@ -68,20 +70,20 @@ pub(crate) enum Command {
         variant: VariantArgs,
     },
 
-    /// Print all headers of an API call, one per line, as `curl -H @-` reads them.
+    /// Print all headers of an API call, one per line, for `curl -H @-`.
     Headers {
         /// The token's name in the daemon's configuration.
         name: TokenName,
 
-        /// The value of a header that the configuration leaves to the caller.
+        /// The value of one of the token's caller_headers.
         #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
         supplied: Vec<(String, String)>,
 
-        /// Do without a header that the configuration leaves to the caller.
+        /// Leave out one of the token's caller_headers.
         #[arg(long, value_name = "NAME")]
         without: Vec<String>,
 
-        /// The least remaining lifetime with which the token is of use.
+        /// The shortest remaining lifetime to accept.
         #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
         min_ttl: Duration,
 
@@ -89,20 +91,30 @@ pub(crate) enum Command {
         variant: VariantArgs,
     },
 
-    /// List the tokens that you may have; where not on a terminal, the names alone.
+    /// List the tokens that you may read; in a pipe, only their names.
     List,
 
-    /// Show the condition of the daemon and of every token that you may see.
+    /// Show the status of the daemon and its tokens, or everything about one token.
     Status {
-        /// Show also providers, failures in full, how providers depart from the standard, and further facts.
+        /// The only token to show: with the reason of a failure and what to do about it.
+        name: Option<TokenName>,
+
+        /// Show everything about every token.
         #[arg(long, short)]
         verbose: bool,
+
+        /// Exit with 6 or 7 if a token is not valid.
+        #[arg(long)]
+        exit_status: bool,
     },
 
     /// Ask the provider for a new token now, whatever the schedule says; for operators.
     Refresh {
         /// The token's name in the daemon's configuration.
         name: TokenName,
+
+        #[command(flatten)]
+        variant: VariantArgs,
     },
 
     /// Report that an API refused a token.
@@ -110,7 +122,7 @@ pub(crate) enum Command {
         /// The token's name in the daemon's configuration.
         name: TokenName,
 
-        /// Which token it was, as `get --json` tells; the one now held, if left out.
+        /// The fingerprint of the refused token, from `get --json`; by default that of the current token.
         #[arg(long)]
         fingerprint: Option<Fingerprint>,
 
@@ -118,27 +130,27 @@ pub(crate) enum Command {
         variant: VariantArgs,
     },
 
-    /// Tell the condition of tokens now and at every change, until interrupted.
+    /// Print the condition of tokens now and at every change, until interrupted.
     Watch {
         /// The tokens' names in the daemon's configuration.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<TokenName>,
     },
 
-    /// Wait until a token is in a condition, and print nothing; status 8 if it is not so before the deadline.
+    /// Wait until a token is in a condition, and print nothing; exits with 8 on timeout.
     Wait {
         /// The token's name in the daemon's configuration.
         name: TokenName,
 
-        /// What to wait for.
+        /// The condition to wait for.
         #[arg(long = "for", value_name = "CONDITION")]
         condition: Condition,
     },
 
-    /// Tell why you may have a token, or (to operators) why a user or a process may have it or not.
+    /// Explain why you may read a token, or (for operators) why a user, process or unit may or may not.
     ///
-    /// Which rule decides, how each of the rules fares, and the facts about user, groups, units and program that they
-    /// were held against. The exit status is 0 whatever the decision is; --json tells it as "decision".
+    /// Shows the decision, each rule with its result, and the facts about user, groups, unit and program that were
+    /// compared with the rules. Exits with 4 if the decision is deny.
     Explain {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -170,22 +182,22 @@ pub(crate) enum Command {
 /// What can be waited for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Condition {
-    /// Valid, and no new one is due.
+    /// Valid and not due for renewal.
     Fresh,
-    /// Valid, whether or not it could be renewed.
+    /// Valid, even if the last attempt to renew it failed.
     Valid,
 }
 
 impl Condition {
-    /// Whether a token in this state is so.
+    /// Whether a token in this state meets the condition.
     pub(crate) fn is_met_by(self, state: State) -> bool {
         match self {
             Self::Fresh => state == State::Fresh,
-            Self::Valid => matches!(state, State::Fresh | State::Refreshing | State::Degraded),
+            Self::Valid => state.is_valid(),
         }
     }
 
-    /// The condition as the command line has it.
+    /// The condition as on the command line.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Fresh => "fresh",
@@ -217,27 +229,32 @@ fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Whom a decision is about.
+/// The subject of a decision.
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 pub(crate) struct SubjectArgs {
-    /// A user by name or number, with its groups and without any unit or program; for operators.
+    /// A user by name or number, with its groups but without a unit or program; for operators.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
 
-    /// A process that runs now; for operators.
+    /// A running process; for operators.
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
+
+    /// Any process of a systemd unit, without a user; for operators.
+    #[arg(long, value_name = "UNIT")]
+    unit: Option<String>,
 }
 
 impl From<&SubjectArgs> for Subject {
     fn from(args: &SubjectArgs) -> Self {
         let user = args.user.clone().map(Self::User);
-        user.or(args.pid.map(Self::Process)).unwrap_or(Self::Caller)
+        let unit = args.unit.clone().map(Self::Unit);
+        user.or(unit).or(args.pid.map(Self::Process)).unwrap_or(Self::Caller)
     }
 }
 
-/// The form in which a token is wanted, out of what the configuration lets callers choose.
+/// The variant of a token, within what the configuration permits.
 #[derive(Debug, clap::Args)]
 pub(crate) struct VariantArgs {
     /// Only these scopes, separated by spaces.

@@ -1,8 +1,8 @@
-//! What each command does: ask, and print the answer for a person or a program.
+//! The commands: each asks the daemon and prints the answer for a person or a program.
 
 use std::time::{Duration, Instant, SystemTime};
 
-use tokend_client::blocking::Client;
+use tokend_client::blocking::{Client, TokenVariant};
 use tokend_client::{
     CallerHeaders, Error, ErrorClass, EventReply, Fingerprint, HeadersReply, Options, PROTOCOL_VERSION,
     RejectOutcome, Subject, TokenInfo, TokenName,
@@ -15,28 +15,34 @@ use crate::{explanation, human, json, manual, output, status};
 
 type Done = Result<(), Failure>;
 
-/// Does what the command line says.
+/// Runs the command.
 pub(crate) fn run(args: &Args) -> Done {
     let client = || Client::new(Options::new(args.socket()).deadline(args.deadline));
     let form = if args.json { Form::Json } else { Form::Text };
     match &args.command {
         Command::Get { name, min_ttl, variant } => {
-            get(&client().with_min_ttl(*min_ttl).with_variant(variant.into()), form, name)
+            get(&client().with_min_ttl(*min_ttl).variant(name, variant.into()), form, name)
         }
         Command::Headers { name, supplied, without, min_ttl, variant } => {
-            let client = client().with_min_ttl(*min_ttl).with_variant(variant.into());
-            headers(&client, form, name, &caller_headers(supplied, without))
+            let client = client().with_min_ttl(*min_ttl);
+            let caller = caller_headers(supplied, without);
+            headers(&client.variant(name, variant.into()), form, name, &caller)
         }
         Command::List => list(&client(), form),
-        Command::Status { verbose } => condition(&client(), form, *verbose),
-        Command::Refresh { name } => refresh(&client(), form, name),
+        Command::Status { name: Some(name), exit_status, .. } => {
+            status_of(&client(), form, name, *exit_status)
+        }
+        Command::Status { name: None, verbose, exit_status } => {
+            status_of_all(&client(), form, *verbose, *exit_status)
+        }
+        Command::Refresh { name, variant } => refresh(&client().variant(name, variant.into()), form, name),
         Command::Reject { name, fingerprint, variant } => {
-            reject(&client().with_variant(variant.into()), form, name, *fingerprint)
+            reject(&client().variant(name, variant.into()), form, name, *fingerprint)
         }
         Command::Watch { names } => watch(&client(), form, names),
         Command::Wait { name, condition } => wait(&client(), form, name, *condition, args.deadline),
         Command::Explain { name, subject, variant } => {
-            explain(&client().with_variant(variant.into()), form, name, &subject.into())
+            explain(&client().variant(name, variant.into()), form, name, &subject.into())
         }
         Command::Version => version(&client(), form),
         Command::Completions { shell } => print(manual::completions(*shell)),
@@ -47,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Done {
     }
 }
 
-/// For whom an answer is printed.
+/// The form of the output: for a person or for a program.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Text,
@@ -59,13 +65,14 @@ fn about(name: &TokenName) -> impl Fn(Error) -> Failure {
     move |error| Failure::of_call(&error, name.as_str())
 }
 
-/// The failure of a call about none in particular.
+/// The failure of a call that is not about one token.
 fn in_general() -> impl Fn(Error) -> Failure {
     |error| Failure::of_call(&error, "")
 }
 
-fn get(client: &Client, form: Form, name: &TokenName) -> Done {
-    let reply = client.get(name).map_err(about(name))?;
+fn get(token: &TokenVariant<'_>, form: Form, name: &TokenName) -> Done {
+    output::refuse_the_journal()?;
+    let reply = token.get().map_err(about(name))?;
     match form {
         Form::Json => output::write(&json::line(&json::token(name, &reply))),
         Form::Text => output::write(&format!("{}\n", reply.token.expose())),
@@ -78,15 +85,16 @@ fn caller_headers(supplied: &[(String, String)], without: &[String]) -> CallerHe
     without.iter().fold(headers, CallerHeaders::omit)
 }
 
-fn headers(client: &Client, form: Form, name: &TokenName, caller: &CallerHeaders) -> Done {
-    let reply = client.headers(name, caller).map_err(about(name))?;
+fn headers(token: &TokenVariant<'_>, form: Form, name: &TokenName, caller: &CallerHeaders) -> Done {
+    output::refuse_the_journal()?;
+    let reply = token.headers(caller).map_err(about(name))?;
     match form {
         Form::Json => output::write(&json::line(&json::headers(name, &reply))),
         Form::Text => output::write(&header_lines(&reply)?),
     }
 }
 
-/// One header on each line. What reads them would take a line break within one for the next header.
+/// One header on each line. A line break within a value would look like another header.
 fn header_lines(reply: &HeadersReply) -> Result<String, Failure> {
     let mut lines = String::new();
     for header in &reply.headers {
@@ -110,7 +118,7 @@ fn list(client: &Client, form: Form) -> Done {
         );
     }
     if entries.is_empty() {
-        return output::write("no token that you may have\n");
+        return output::write("no tokens that you may read\n");
     }
     let mut table = Table::new(&["NAME", "STATE"]);
     for entry in &entries {
@@ -119,46 +127,60 @@ fn list(client: &Client, form: Form) -> Done {
     output::write(&table.render(colours()))
 }
 
-fn condition(client: &Client, form: Form, verbose: bool) -> Done {
+fn status_of_all(client: &Client, form: Form, verbose: bool, exit_status: bool) -> Done {
     let status = client.status().map_err(in_general())?;
     let now = SystemTime::now();
     output::write(&match (form, verbose) {
         (Form::Json, _) => json::line(&json::status(&status)),
-        (Form::Text, false) => status::short(&status, now, colours()),
-        (Form::Text, true) => status::long(&status, now, colours()),
-    })
+        (Form::Text, false) => status::table(&status, now, output::is_terminal(), colours()),
+        (Form::Text, true) => status::everything(&status, now),
+    })?;
+    exit(if exit_status { status::exit_status(&status.tokens) } else { 0 })
+}
+
+fn status_of(client: &Client, form: Form, name: &TokenName, exit_status: bool) -> Done {
+    let token = client.status_of(name).map_err(about(name))?;
+    output::write(&match form {
+        Form::Json => json::line(&json::token_status(&token)),
+        Form::Text => status::detail(&token, SystemTime::now()),
+    })?;
+    exit(if exit_status { status::exit_status([&token]) } else { 0 })
+}
+
+fn exit(exit: u8) -> Done {
+    if exit == 0 { Ok(()) } else { Err(Failure::exit_status(exit)) }
 }
 
 fn colours() -> Colours {
     if output::takes_colour() { Colours::With } else { Colours::Without }
 }
 
-fn refresh(client: &Client, form: Form, name: &TokenName) -> Done {
-    let reply = client.refresh(name).map_err(about(name))?;
-    let what = if reply.changed { "a new token" } else { "the provider gave the same token again" };
+fn refresh(token: &TokenVariant<'_>, form: Form, name: &TokenName) -> Done {
+    let reply = token.refresh().map_err(about(name))?;
+    let what = if reply.changed { "a new token" } else { "the provider returned the same token" };
     output::write(&match form {
         Form::Json => json::line(&json::refreshed(name, &reply)),
         Form::Text => format!("{name}: {what}, {}\n", expiry(&reply.info)),
     })
 }
 
-fn reject(client: &Client, form: Form, name: &TokenName, fingerprint: Option<Fingerprint>) -> Done {
+fn reject(token: &TokenVariant<'_>, form: Form, name: &TokenName, fingerprint: Option<Fingerprint>) -> Done {
     let refused = match fingerprint {
         Some(fingerprint) => fingerprint,
-        None => client.get(name).map_err(about(name))?.info.fingerprint,
+        None => token.get().map_err(about(name))?.info.fingerprint,
     };
-    let reply = client.reject(name, refused).map_err(about(name))?;
+    let reply = token.reject(refused).map_err(about(name))?;
     let what = match reply.outcome {
         RejectOutcome::Replaced => "replaced by a new token",
-        RejectOutcome::Superseded => "another token is held already, get it and try again",
+        RejectOutcome::Superseded => "the daemon holds another token already, get it and try again",
         RejectOutcome::Unchanged => {
-            "the provider gave the same token again, so the refusal has another cause"
+            "the provider returned the same token, so the API has another reason to refuse it"
         }
-        RejectOutcome::TooSoon => "not replaced, because it is too new or the provider was just asked",
+        RejectOutcome::TooSoon => "not replaced, because the token is new or the last request was too recent",
     };
     output::write(&match form {
         Form::Json => json::line(&json::rejected(name, &reply)),
-        Form::Text => format!("{name}: {what}; the token held now {}\n", expiry(&reply.info)),
+        Form::Text => format!("{name}: {what}; the current token {}\n", expiry(&reply.info)),
     })
 }
 
@@ -166,7 +188,7 @@ fn expiry(info: &TokenInfo) -> String {
     format!("expires in {}", human::duration(info.remaining(tokend_client::now())))
 }
 
-/// Tells events until the reader, the daemon or the user ends it.
+/// Prints events until the reader, the daemon or the user ends it.
 fn watch(client: &Client, form: Form, names: &[TokenName]) -> Done {
     let subject = names.iter().map(TokenName::as_str).collect::<Vec<_>>().join(", ");
     let failed = |error: Error| Failure::of_call(&error, &subject);
@@ -180,13 +202,13 @@ fn watch(client: &Client, form: Form, names: &[TokenName]) -> Done {
     Ok(())
 }
 
-/// Waits for the daemon to tell that the token is as wished.
+/// Waits until the token meets the condition.
 fn wait(client: &Client, form: Form, name: &TokenName, condition: Condition, deadline: Duration) -> Done {
     let started = Instant::now();
     let left = || deadline.saturating_sub(started.elapsed());
     let mut watch = client.watch(std::slice::from_ref(name)).map_err(about(name))?;
     let mut last = None;
-    // What is so now is looked at whatever the deadline.
+    // The current condition counts, however short the deadline is.
     while last.is_none() || !left().is_zero() {
         let event = match watch.next_within(left()) {
             None | Some(Err(Error::DeadlineExceeded { .. })) => break,
@@ -211,13 +233,14 @@ fn reached(form: Form, event: &EventReply) -> Done {
     }
 }
 
-/// An explanation is given whatever was decided, so it is no failure that somebody may not have the token.
-fn explain(client: &Client, form: Form, name: &TokenName, subject: &Subject) -> Done {
-    let reply = client.explain(name, subject).map_err(about(name))?;
+/// Prints the explanation in either case. A denial is an exit status without a further message.
+fn explain(token: &TokenVariant<'_>, form: Form, name: &TokenName, subject: &Subject) -> Done {
+    let reply = token.explain(subject).map_err(about(name))?;
     output::write(&match form {
         Form::Json => json::line(&json::explanation(name, &reply)),
         Form::Text => explanation::text(name, subject, &reply),
-    })
+    })?;
+    exit(if reply.allowed { 0 } else { 4 })
 }
 
 fn version(client: &Client, form: Form) -> Done {
@@ -225,7 +248,7 @@ fn version(client: &Client, form: Form) -> Done {
         let reply = client.version().map_err(in_general())?;
         return output::write(&json::line(&json::versions(&reply)));
     }
-    // The program's own is told even where there is no daemon.
+    // The program's own version appears even without a daemon.
     output::write(&format!("tokenctl {}, protocol {PROTOCOL_VERSION}\n", env!("CARGO_PKG_VERSION")))?;
     let reply = client.version().map_err(in_general())?;
     let protocols = match (reply.oldest, reply.newest) {

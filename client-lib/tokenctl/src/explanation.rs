@@ -1,4 +1,4 @@
-//! A decision as a person reads it: what it is, what was known, and how each rule fared.
+//! The text of an explanation: the decision, the facts, and the result of each rule.
 
 use std::fmt::Write;
 
@@ -29,7 +29,7 @@ pub(crate) fn text(name: &TokenName, subject: &Subject, reply: &ExplainedReply) 
 }
 
 fn facts(facts: &SubjectFacts, subject: &Subject) -> Vec<(&'static str, String)> {
-    // What was asked about a user is asked about all that it may run, so nothing of a process is assumed.
+    // A user or a unit stands for any of its processes, so nothing about a process is assumed.
     let absent = match subject {
         Subject::User(_) | Subject::Unit(_) => "not assumed",
         Subject::Caller | Subject::Process(_) => "not known",
@@ -39,7 +39,7 @@ fn facts(facts: &SubjectFacts, subject: &Subject) -> Vec<(&'static str, String)>
     let groups: Vec<String> = facts.groups.iter().map(u32::to_string).collect();
     vec![
         ("user", number(facts.uid)),
-        ("group", facts.gid.map_or_else(|| "not known".to_owned(), |gid| gid.to_string())),
+        ("group", number(facts.gid)),
         ("groups", if groups.is_empty() { "none".to_owned() } else { groups.join(" ") }),
         ("process", number(facts.pid)),
         ("unit", text(facts.unit.as_deref())),

@@ -1,6 +1,5 @@
-//! Why the program ends without having done its work: an exit status, and words that say what to do next.
+//! Failures: an exit status, and a message that says what to do next.
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -11,14 +10,14 @@ use tokend_client::{Error, ErrorClass, SOCKET_VARIABLE};
 use crate::human::{clean, duration, rfc3339, until};
 use crate::json;
 
-/// The end of the program, other than with its work done.
+/// A failure of the program.
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// The exit status.
     pub(crate) exit: u8,
     /// The kind of failure, as one word for `--json`.
     code: &'static str,
-    /// The whole message. Empty where nobody is left to read.
+    /// The whole message. Empty if there is nothing to add to the output.
     message: String,
     class: Option<ErrorClass>,
     next_attempt: Option<SystemTime>,
@@ -26,23 +25,23 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// What a call's error means to the caller who asked about `subject`, a token's name or nothing.
+    /// The failure of a call about `subject`, a token's name or nothing.
     pub(crate) fn of_call(error: &Error, subject: &str) -> Self {
         let (exit, code) = kind(error);
-        let mut message = advice(error);
-        // The daemon may have named the token already.
+        let mut message = advice(error, subject);
+        // The daemon's message may name the token already.
         if names_a_token(error) && !subject.is_empty() && !message.starts_with(&format!("{subject}:")) {
             message.insert_str(0, &format!("{subject}: "));
         }
         let (class, best_ttl) = match error {
-            Error::Unavailable { class, .. } | Error::Refused { class, .. } => (*class, None),
+            Error::Unavailable { class, .. } | Error::NeedsOperator { class, .. } => (*class, None),
             Error::MinTtlUnreachable { best, .. } => (None, *best),
             _ => (None, None),
         };
         Self { class, next_attempt: error.next_attempt(), best_ttl, ..Self::new(exit, code, &message) }
     }
 
-    /// Standard output does not take what is written. That nobody reads it any more is no fault.
+    /// Standard output cannot be written. A reader that has gone is no failure.
     pub(crate) fn output(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::new(0, "output", "");
@@ -55,14 +54,26 @@ impl Failure {
         Self::new(1, "output", &format!("cannot write {}: {error}", path.display()))
     }
 
-    /// The command line makes no sense to clap, whose first line tells why.
+    /// An exit status without a message, because the output says it all.
+    pub(crate) fn exit_status(exit: u8) -> Self {
+        Self::new(exit, "output", "")
+    }
+
+    /// A token must not go into the journal.
+    pub(crate) fn journal() -> Self {
+        let message = "standard output is the journal, which would keep the token: redirect standard output to a pipe or \
+                       a file, or let the program that needs the token run `tokenctl get` or use the client library";
+        Self::new(2, "journal", message)
+    }
+
+    /// An error of usage. The first line of clap's message is the reason.
     pub(crate) fn usage(error: &clap::Error) -> Self {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
         Self::new(2, "usage", first.trim_start_matches("error: "))
     }
 
-    /// The daemon's answer is of no use.
+    /// The daemon's answer cannot be used.
     pub(crate) fn protocol(message: &str) -> Self {
         Self::new(1, "protocol", message)
     }
@@ -71,7 +82,7 @@ impl Failure {
         Self { exit, code, message: clean(message), class: None, next_attempt: None, best_ttl: None }
     }
 
-    /// Tells the person on standard error, and with `--json` the script on standard output.
+    /// Reports the failure on standard error, and with `--json` on standard output too.
     pub(crate) fn report(&self, json: bool) {
         if self.message.is_empty() {
             return;
@@ -79,11 +90,10 @@ impl Failure {
         if json && self.code != "output" {
             self.report_json();
         }
-        // Nothing is left to be told where standard error is gone.
         let _ = writeln!(io::stderr().lock(), "tokenctl: {}", self.message);
     }
 
-    /// Tells the script on standard output.
+    /// Reports the failure as JSON on standard output.
     pub(crate) fn report_json(&self) {
         let error = json::Failure {
             code: self.code,
@@ -106,19 +116,20 @@ fn kind(error: &Error) -> (u8, &'static str) {
         Error::Unavailable { .. } => (6, "unavailable"),
         Error::Overloaded { .. } => (6, "overloaded"),
         Error::ShuttingDown { .. } => (6, "shutting-down"),
-        Error::Refused { .. } => (7, "refused"),
+        Error::NeedsOperator { .. } => (7, "needs-operator"),
         Error::DeadlineExceeded { .. } => (8, "deadline-exceeded"),
         Error::InvalidRequest { .. } => (2, "invalid-request"),
-        // The same again would not help, however often.
+        // A retry would not help.
         Error::MinTtlUnreachable { .. } => (2, "min-ttl-unreachable"),
         Error::UnsupportedVersion { .. } => (1, "unsupported-version"),
+        Error::UnknownRequest { .. } => (1, "unknown-request"),
         _ => (1, "protocol"),
     }
 }
 
-/// Whether the error has to do with the token that was asked for.
+/// Whether the error is about the token.
 fn names_a_token(error: &Error) -> bool {
-    use Error::{NotReachable, Overloaded, Protocol, ShuttingDown, UnsupportedVersion};
+    use Error::{NotReachable, Overloaded, Protocol, ShuttingDown, UnknownRequest, UnsupportedVersion};
     !matches!(
         error,
         NotReachable { .. }
@@ -126,57 +137,88 @@ fn names_a_token(error: &Error) -> bool {
             | Protocol { .. }
             | ShuttingDown { .. }
             | UnsupportedVersion { .. }
+            | UnknownRequest { .. }
     )
 }
 
-/// What happened and what to do about it.
-fn advice(error: &Error) -> String {
+/// The message of an error, and what to do.
+fn advice(error: &Error, subject: &str) -> String {
     match error {
-        Error::NotReachable { socket, source } => not_reachable(socket, source),
-        // The same words for a refusal and for a token that does not exist: they are the daemon's.
+        Error::NotReachable { socket, cause } => not_reachable(socket, cause),
+        // The daemon's message is the same for a refusal and for a token that does not exist.
         Error::NotAllowed { message } => {
             format!("{message} (user {}); an operator can find out why with `tokenctl explain`", user())
         }
-        // Only operators are told this, and `list` names only what they may have themselves.
-        Error::UnknownToken { .. } => {
-            "no such token; `tokenctl status` names those that there are".to_owned()
-        }
+        Error::UnknownToken { .. } => "no such token; `tokenctl status` lists all tokens".to_owned(),
         Error::Unavailable { message, next_attempt, .. } => {
-            let wait = next_attempt.map_or(Duration::ZERO, |time| until(time, SystemTime::now()));
-            let when =
-                if wait.as_secs() == 0 { "in a moment".to_owned() } else { format!("in {}", duration(wait)) };
-            format!("{message}; try again {when}")
+            format!("{message}; try again {}", when(*next_attempt))
         }
-        Error::Refused { message, .. } => {
-            format!(
-                "{message}; an operator has to act: `tokenctl status --verbose` and the daemon's journal tell more"
-            )
+        Error::NeedsOperator { message, class, .. } => {
+            let remedy = class.map_or("correct the configuration", remedy);
+            match Uid::effective().is_root() {
+                true => {
+                    format!("{message}; {remedy}; see `tokenctl status {subject}` and the daemon's journal")
+                }
+                false => format!("{message}; an operator must act: {remedy}"),
+            }
         }
         Error::DeadlineExceeded { message } => {
             format!("{message}; try again, or wait longer with --deadline")
         }
-        Error::InvalidRequest { message } => {
-            format!("{message}; `tokenctl help` tells how to use each command")
+        Error::Overloaded { message, next_attempt } => {
+            format!("{message}; try again {} with fewer requests at once", when(*next_attempt))
         }
-        Error::Overloaded { message } => format!("{message}; try again with fewer requests at once"),
         Error::ShuttingDown { message } => format!("{message}; try again in a moment"),
         Error::MinTtlUnreachable { message, best } => {
-            let mut text = format!("{message}; ask for less with --min-ttl");
-            if let Some(best) = best {
-                let _ = write!(text, ", {} at most", duration(*best));
-            }
-            text
+            let most = best.map(|best| format!(", {} at most", duration(best))).unwrap_or_default();
+            format!("{message}; ask for less with --min-ttl{most}")
         }
         Error::UnsupportedVersion { message } => format!("{message}; upgrade tokenctl or the daemon"),
+        Error::UnknownRequest { message } => format!("{message}; upgrade the daemon"),
+        Error::InvalidRequest { message } => message.clone(),
         other => format!("{other}; is it a tokend that listens at the socket?"),
     }
 }
 
-fn not_reachable(socket: &Path, source: &io::Error) -> String {
+/// When to try again.
+fn when(next_attempt: Option<SystemTime>) -> String {
+    match next_attempt.map_or(Duration::ZERO, |time| until(time, SystemTime::now())) {
+        wait if wait.as_secs() == 0 => "in a moment".to_owned(),
+        wait => format!("in {}", duration(wait)),
+    }
+}
+
+/// What an operator can do about failures of a class.
+pub(crate) fn remedy(class: ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::Unreachable => {
+            "check DNS, routing and firewall towards the provider; the daemon tries again by itself"
+        }
+        ErrorClass::Timeout | ErrorClass::Server => {
+            "the provider has a fault; the daemon tries again by itself"
+        }
+        ErrorClass::Tls => "check the provider's certificate and `ca_file`; the daemon tries again by itself",
+        ErrorClass::Throttled => "wait; the daemon tries again by itself, when the provider permits it",
+        ErrorClass::Malformed => {
+            "check that the endpoint is a token endpoint; the daemon tries again by itself"
+        }
+        ErrorClass::Refused => {
+            "compare client, secret, grant and scopes with the provider's records, correct the configuration or the \
+             secret, and `systemctl reload tokend`"
+        }
+        ErrorClass::Secret => {
+            "the daemon cannot read a secret on this host and sent no request: make the secret readable to the \
+             daemon's user, and `systemctl reload tokend`"
+        }
+        ErrorClass::Internal => "see the daemon's journal, and report the fault",
+    }
+}
+
+fn not_reachable(socket: &Path, cause: &io::Error) -> String {
     let socket = socket.display();
     let elsewhere =
         format!("see `systemctl status tokend`, or name another socket with --socket or {SOCKET_VARIABLE}");
-    match source.kind() {
+    match cause.kind() {
         io::ErrorKind::PermissionDenied => format!(
             "no permission to connect to {socket}: user {} may lack the socket's group; compare `ls -l {socket}` with `id`",
             user()
@@ -185,11 +227,11 @@ fn not_reachable(socket: &Path, source: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => {
             format!("no daemon at {socket}: nobody listens there; {elsewhere}")
         }
-        _ => format!("the daemon at {socket} cannot be reached: {source}; {elsewhere}"),
+        _ => format!("the daemon at {socket} cannot be reached: {cause}; {elsewhere}"),
     }
 }
 
-/// The effective user, whom the daemon sees.
+/// The effective user, as the daemon sees it.
 fn user() -> String {
     let uid = Uid::effective();
     let known = User::from_uid(uid).ok().flatten();

@@ -1,4 +1,4 @@
-//! Times, lifetimes and foreign texts as a person reads them.
+//! Times, lifetimes and foreign texts for people.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,7 +25,7 @@ fn two(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
     }
 }
 
-/// How long until a time; nothing of the past.
+/// The time from `now` until `time`; zero if `time` has passed.
 pub(crate) fn until(time: SystemTime, now: SystemTime) -> Duration {
     time.duration_since(now).unwrap_or_default()
 }
@@ -36,8 +36,8 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
-/// A foreign text without what could take hold of a terminal: control characters, and those that change the
-/// direction of writing, become question marks.
+/// A foreign text that cannot control a terminal: control characters, and those that change the direction of writing,
+/// become question marks.
 pub(crate) fn clean(text: &str) -> String {
     let dangerous = |c: char| {
         c.is_control()

@@ -1,5 +1,5 @@
-//! The shapes of `--json`, as `JSON.md` documents them. They are kept apart from the wire's types, so that
-//! neither changes with the other. Fields are only ever added.
+//! The shapes of `--json`, as `JSON.md` documents them. They are separate from the types of the wire, so that
+//! neither changes with the other. Fields are only added.
 
 #![expect(clippy::struct_field_names, reason = "the names are those of the documented shapes")]
 
@@ -13,7 +13,7 @@ use tokend_client::{
 };
 
 pub(crate) use self::explanation::explanation;
-pub(crate) use self::status::status;
+pub(crate) use self::status::{status, token_status};
 use crate::human::{clean, rfc3339};
 
 #[derive(Serialize)]
@@ -21,6 +21,7 @@ pub(crate) struct Token<'a> {
     name: &'a str,
     token: &'a str,
     token_type: &'a str,
+    scope: Option<&'a str>,
     #[serde(flatten)]
     info: Info,
 }
@@ -51,8 +52,10 @@ struct Info {
 #[derive(Serialize)]
 struct Held {
     expires_at: String,
-    expires_in: u64,
-    age: u64,
+    expires_in_seconds: u64,
+    age_seconds: u64,
+    issued_at_boot_ms: u64,
+    expires_at_boot_ms: u64,
     fingerprint: String,
 }
 
@@ -104,6 +107,7 @@ struct Protocol {
     tokenctl: u8,
     daemon_oldest: u8,
     daemon_newest: u8,
+    daemon_highest_request: u32,
 }
 
 #[derive(Serialize)]
@@ -121,9 +125,9 @@ pub(crate) struct Failure<'a> {
     pub(crate) best_ttl: Option<u64>,
 }
 
-/// One object on one line.
+/// The text of an object, on one line.
 pub(crate) fn line(shape: &impl Serialize) -> String {
-    // Strings, numbers and structs of them always have a form in JSON.
+    // Strings, numbers and structs of them can always be written as JSON.
     let mut text = serde_json::to_string(shape).unwrap_or_default();
     text.push('\n');
     text
@@ -134,6 +138,7 @@ pub(crate) fn token<'a>(name: &'a TokenName, reply: &'a TokenReply) -> Token<'a>
         name: name.as_str(),
         token: reply.token.expose(),
         token_type: &reply.token_type,
+        scope: reply.scope.as_deref(),
         info: info(&reply.info),
     }
 }
@@ -190,6 +195,7 @@ pub(crate) fn versions(reply: &VersionReply) -> Versions {
             tokenctl: PROTOCOL_VERSION,
             daemon_oldest: reply.oldest,
             daemon_newest: reply.newest,
+            daemon_highest_request: reply.highest_request,
         },
     }
 }
@@ -209,8 +215,10 @@ fn held(token: HeldToken) -> Held {
     let now = tokend_client::now();
     Held {
         expires_at: time(token.expires_at_wall),
-        expires_in: token.remaining(now).as_secs(),
-        age: token.age(now).as_secs(),
+        expires_in_seconds: token.remaining(now).as_secs(),
+        age_seconds: token.age(now).as_secs(),
+        issued_at_boot_ms: token.issued_at.0,
+        expires_at_boot_ms: token.expires_at.0,
         fingerprint: token.fingerprint.to_string(),
     }
 }

@@ -1,4 +1,4 @@
-//! Completions and manual pages, made of the definition of the command line.
+//! Completions and manual pages, from the definition of the command line.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,9 @@ const JSON: &str = include_str!("../JSON.md");
 const ENVIRONMENT: &str = "\
 TOKEND_SOCKET: the daemon's socket, unless --socket names one.
 
-NO_COLOR: where set to anything, nothing is coloured.";
+NO_COLOR: if set to anything, no colours.
+
+JOURNAL_STREAM: set by systemd; get and headers refuse to print a token into the journal.";
 
 const SEE_ALSO: &str = "tokend(8), systemctl(1), journalctl(1)";
 
@@ -56,7 +58,7 @@ pub(crate) fn page() -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Writes `tokenctl.1` and a page for each command. Tells the file that could not be written.
+/// Writes `tokenctl.1` and a page for each command. The error names the file that could not be written.
 pub(crate) fn pages(dir: &Path) -> Result<(), (PathBuf, io::Error)> {
     let place = |name: &str| dir.join(format!("{name}.1"));
     let write = |name: &str, text: io::Result<Vec<u8>>| {

@@ -1,116 +1,141 @@
-//! The condition of daemon and tokens as a person reads it.
+//! The texts of `status` and `watch`.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use tokend_client::{
-    Attribute, DaemonStatus, EventReply, HeldToken, LastError, Status, Timestamp, TokenStatus,
+    DaemonStatus, EventReply, HeldToken, LastError, State, Status, Timestamp, TokenStatus, Variant,
 };
 
+use crate::failure::remedy;
 use crate::human::{clean, cut, duration, rfc3339, until};
 use crate::table::{Cell, Colours, Table};
 
-/// The longest error in the short form: with the columns before it, a line for a wide terminal.
+/// The longest error in the table on a terminal: with the columns before it, a line of a wide terminal.
 const ERROR_MAX: usize = 60;
 
-/// What stands in a cell about nothing.
+/// The text of a cell without a value.
 const NONE: &str = "-";
 
-/// What stands for less than a second.
+/// The text for less than a second.
 const NOW: &str = "now";
 
-const COLUMNS: [&str; 6] = ["NAME", "STATE", "EXPIRES-IN", "RENEWS-IN", "REQUESTS", "LAST-ERROR"];
-
-/// The short form: what is wrong and what happens next.
-pub(crate) fn short(status: &Status, now: SystemTime, colours: Colours) -> String {
+/// The status of the daemon, and a table of its tokens.
+pub(crate) fn table(status: &Status, now: SystemTime, is_terminal: bool, colours: Colours) -> String {
     let mut text = daemon(&status.daemon, now);
-    let mut table = Table::new(&COLUMNS);
-    for token in &status.tokens {
-        let error = token.last_error.as_ref().map(|error| cut(&failed(error, now), ERROR_MAX));
-        table.row(cells(token, error, now));
+    if status.tokens.is_empty() {
+        text.push_str("no tokens that you may read\n");
+        return text;
     }
-    text.push_str(&tokens(status, &table, colours));
+    let mut table = Table::new(&["NAME", "STATE", "EXPIRES-IN", "RENEWS-IN", "REQUESTS", "LAST-ERROR"]);
+    for token in &status.tokens {
+        let error = token.last_error.as_ref().map(|error| failed(error, now));
+        let error = error.map(|error| if is_terminal { cut(&error, ERROR_MAX) } else { error });
+        let cell = |value: Option<String>| value.unwrap_or_else(|| NONE.to_owned()).into();
+        table.row(vec![
+            token.name.as_str().into(),
+            Cell::state(token.state),
+            cell(token.held.map(lifetime)),
+            cell(token.next_attempt.map(|at| renewal(at, now))),
+            token.requests.into(),
+            cell(error),
+        ]);
+    }
+    text.push_str(&table.render(colours));
     for token in status.tokens.iter().filter(|token| !token.deviations.is_empty()) {
         let count: u64 = token.deviations.iter().map(|deviation| deviation.count).sum();
-        let times = if count == 1 { "once".to_owned() } else { format!("{count} times") };
-        let _ = writeln!(
-            text,
-            "{}: the provider departed from the standard {times}; `tokenctl status --verbose` tells how",
-            token.name
-        );
+        let deviations = if count == 1 { "deviation" } else { "deviations" };
+        let name = &token.name;
+        let _ = writeln!(text, "{name}: {count} {deviations} from the RFCs; see `tokenctl status {name}`");
     }
     text
 }
 
-/// The long form: all there is.
-pub(crate) fn long(status: &Status, now: SystemTime, colours: Colours) -> String {
+/// Everything about the daemon and its tokens.
+pub(crate) fn everything(status: &Status, now: SystemTime) -> String {
     let mut text = daemon(&status.daemon, now);
-    text.extend(status.daemon.attributes.iter().map(attribute));
-    let mut table = Table::new(
-        &[&COLUMNS[..5], &["PROVIDER", "HAND-OUTS", "FAILURES", "FINGERPRINT", "EXPIRES-AT"], &COLUMNS[5..]]
-            .concat(),
-    );
-    for token in &status.tokens {
-        let mut row = cells(token, token.last_error.as_ref().map(|error| failed(error, now)), now);
-        let error = row.pop();
-        row.extend([clean(&token.provider).into(), token.hand_outs.into(), token.failures.into()]);
-        row.push(token.held.map_or_else(|| NONE.to_owned(), |held| held.fingerprint.to_string()).into());
-        row.push(
-            token
-                .held
-                .map_or_else(|| NONE.to_owned(), |held| rfc3339(held.expires_at_wall.to_system_time()))
-                .into(),
-        );
-        row.extend(error);
-        table.row(row);
+    for fact in &status.daemon.attributes {
+        let _ = writeln!(text, "  {}: {}", clean(&fact.name), clean(&fact.value));
     }
-    text.push_str(&tokens(status, &table, colours));
-    for token in &status.tokens {
-        for deviation in &token.deviations {
-            let _ = writeln!(text, "{}: {} {}x", token.name, clean(&deviation.kind), deviation.count);
+    text.extend(status.tokens.iter().map(|token| detail(token, now)));
+    text
+}
+
+/// Everything about one token, a fact on each line.
+pub(crate) fn detail(token: &TokenStatus, now: SystemTime) -> String {
+    let mut text = format!("{}: {}\n", token.name, token.state.as_str());
+    let mut fact = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name}: {value}");
+    };
+    if let Some(error) = &token.last_error {
+        fact("last error", failed(error, now));
+        fact("failures in a row", token.failures.to_string());
+        fact("what to do", remedy(error.class).to_owned());
+    }
+    if let Some(held) = token.held {
+        let at = rfc3339(held.expires_at_wall.to_system_time());
+        fact("expires in", format!("{} ({at})", lifetime(held)));
+        fact("fingerprint", held.fingerprint.to_string());
+    }
+    if let Some(at) = token.next_attempt {
+        fact("next attempt in", format!("{} ({})", renewal(at, now), rfc3339(at.to_system_time())));
+    }
+    fact("provider", clean(&token.provider));
+    fact("requests", token.requests.to_string());
+    fact("hand-outs", token.hand_outs.to_string());
+    for deviation in &token.deviations {
+        fact("deviation", format!("{}, {} times", clean(&deviation.kind), deviation.count));
+    }
+    for attribute in &token.attributes {
+        fact(&clean(&attribute.name), clean(&attribute.value));
+    }
+    if token.variants_held > 0 {
+        fact("variants with a valid token", token.variants_held.to_string());
+    }
+    for status in &token.variants {
+        let mut condition = status.state.as_str().to_owned();
+        if let Some(held) = status.held {
+            let _ = write!(condition, ", expires in {}", lifetime(held));
         }
-        text.extend(token.attributes.iter().map(|fact| format!("{}: {}", token.name, attribute(fact))));
+        if let Some(class) = status.last_error {
+            let _ = write!(condition, ", last error: {}", class.as_str());
+        }
+        fact("variant", format!("{}: {condition}", terms(&status.variant)));
     }
     text
 }
 
-fn attribute(attribute: &Attribute) -> String {
-    format!("{}: {}\n", clean(&attribute.name), clean(&attribute.value))
+/// A variant by its terms, as in `scope aisp, resource r`.
+fn terms(variant: &Variant) -> String {
+    let kinds = [("scope", &variant.scope), ("resource", &variant.resource), ("audience", &variant.audience)];
+    let named = kinds.into_iter().filter(|(_, terms)| !terms.is_empty());
+    named.map(|(kind, terms)| format!("{kind} {}", clean(&terms.join(" ")))).collect::<Vec<_>>().join(", ")
+}
+
+/// The exit status of `status --exit-status`: 0 if every token is valid.
+pub(crate) fn exit_status<'a>(tokens: impl IntoIterator<Item = &'a TokenStatus>) -> u8 {
+    let exit = |token: &TokenStatus| match token.state {
+        State::NeedsOperator => 7,
+        state if state.is_valid() => 0,
+        _ => 6,
+    };
+    tokens.into_iter().map(exit).max().unwrap_or_default()
 }
 
 fn daemon(daemon: &DaemonStatus, now: SystemTime) -> String {
     let DaemonStatus { version, pid, started_at, connections, reload_failed_at, attributes: _ } = daemon;
     let (version, up) = (clean(version), duration(since(*started_at, now)));
     let mut text = match (*pid, *connections) {
-        // The daemon tells its process to operators alone.
+        // Only operators see the process.
         (0, _) => format!("tokend {version}, up {up}\n"),
         (_, 1) => format!("tokend {version}, pid {pid}, up {up}, 1 connection\n"),
         _ => format!("tokend {version}, pid {pid}, up {up}, {connections} connections\n"),
     };
     if let Some(at) = reload_failed_at {
         let ago = duration(since(*at, now));
-        let _ = writeln!(text, "the reload {ago} ago failed and changed nothing; `tokend check` tells why");
+        let _ = writeln!(text, "the reload {ago} ago failed and changed nothing; `tokend check` shows why");
     }
     text
-}
-
-fn tokens(status: &Status, table: &Table, colours: Colours) -> String {
-    if status.tokens.is_empty() {
-        return "no token that you may see\n".to_owned();
-    }
-    table.render(colours)
-}
-
-/// The cells of [`COLUMNS`].
-fn cells(token: &TokenStatus, error: Option<String>, now: SystemTime) -> Vec<Cell> {
-    vec![
-        token.name.as_str().into(),
-        Cell::state(token.state),
-        token.held.map_or_else(|| NONE.to_owned(), lifetime).into(),
-        token.next_attempt.map_or_else(|| NONE.to_owned(), |at| renewal(at, now)).into(),
-        token.requests.into(),
-        error.unwrap_or_else(|| NONE.to_owned()).into(),
-    ]
 }
 
 fn failed(error: &LastError, now: SystemTime) -> String {

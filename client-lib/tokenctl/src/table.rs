@@ -11,7 +11,7 @@ pub(crate) struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
-/// A cell, and how it is to be seen.
+/// A cell with its colour.
 pub(crate) struct Cell {
     text: String,
     paint: Option<Paint>,

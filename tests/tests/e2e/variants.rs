@@ -34,8 +34,10 @@ fn two_hundred_callers_with_eight_scopes_cost_eight_requests_and_no_token_is_cro
             .map(|number| {
                 let scope = format!("s{}", number % 8);
                 let variant = Variant { scope: vec![scope.clone()], ..Variant::default() };
-                let client = client.with_variant(variant);
-                tokio::spawn(async move { (scope, client.get(&"t".parse().unwrap()).await.unwrap()) })
+                let client = client.clone();
+                tokio::spawn(async move {
+                    (scope, client.variant(&"t".parse().unwrap(), variant).get().await.unwrap())
+                })
             })
             .collect();
         gate.open();
@@ -99,7 +101,7 @@ fn a_reload_that_permits_less_takes_effect_at_once_and_keeps_what_is_still_permi
         tokend_client::blocking::Client::new(Options::new(daemon.socket()).deadline(Duration::from_secs(20)));
     let get = |scope: &str| {
         let variant = Variant { scope: vec![scope.to_owned()], ..Variant::default() };
-        client.with_variant(variant).get(&"t".parse().unwrap()).map(|reply| reply.token.expose().to_owned())
+        client.variant(&"t".parse().unwrap(), variant).get().map(|reply| reply.token.expose().to_owned())
     };
     let (a, _b) = (get("a").unwrap(), get("b").unwrap());
     configure("a");

@@ -1,4 +1,4 @@
-//! A decision, what was known, and how each rule fared.
+//! The shape of `explain`.
 
 use serde::Serialize;
 use tokend_client::{ExplainedCondition, ExplainedReply, ExplainedRule, SubjectFacts, TokenName};
@@ -33,11 +33,11 @@ struct Explained {
     of: String,
     rule: String,
     matches: bool,
-    conditions: Vec<Holding>,
+    conditions: Vec<Condition>,
 }
 
 #[derive(Serialize)]
-struct Holding {
+struct Condition {
     condition: String,
     holds: bool,
     fact: String,
@@ -72,7 +72,7 @@ fn facts(facts: &SubjectFacts) -> Facts {
 }
 
 fn explained(of: &str, rule: &ExplainedRule) -> Explained {
-    let holding = |told: &ExplainedCondition| Holding {
+    let condition = |told: &ExplainedCondition| Condition {
         condition: clean(&told.condition),
         holds: told.holds,
         fact: clean(&told.fact),
@@ -81,6 +81,6 @@ fn explained(of: &str, rule: &ExplainedRule) -> Explained {
         of: clean(of),
         rule: clean(&rule.rule),
         matches: rule.matches,
-        conditions: rule.conditions.iter().map(holding).collect(),
+        conditions: rule.conditions.iter().map(condition).collect(),
     }
 }

@@ -1,17 +1,19 @@
-//! The condition of daemon and tokens.
+//! The shape of `status`.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tokend_client::{Attribute, DaemonStatus, Deviation, LastError, Status, TokenStatus};
+use tokend_client::{
+    Attribute, DaemonStatus, Deviation, ErrorClass, LastError, Status, TokenStatus, VariantStatus,
+};
 
 use super::{Held, held, time};
 use crate::human::clean;
 
 #[derive(Serialize)]
-pub(crate) struct Conditions<'a> {
+pub(crate) struct Everything<'a> {
     daemon: Daemon,
-    tokens: Vec<Condition<'a>>,
+    tokens: Vec<OneToken<'a>>,
 }
 
 #[derive(Serialize)]
@@ -25,7 +27,7 @@ struct Daemon {
 }
 
 #[derive(Serialize)]
-struct Condition<'a> {
+pub(crate) struct OneToken<'a> {
     name: &'a str,
     provider: String,
     state: &'static str,
@@ -35,8 +37,21 @@ struct Condition<'a> {
     next_attempt: Option<String>,
     requests: u64,
     hand_outs: u64,
-    deviations: Vec<Departure>,
+    deviations: Vec<DeviationCount>,
     attributes: BTreeMap<String, String>,
+    variants_held: u32,
+    variants: Vec<OneVariant<'a>>,
+}
+
+#[derive(Serialize)]
+struct OneVariant<'a> {
+    scope: &'a [String],
+    resource: &'a [String],
+    audience: &'a [String],
+    state: &'static str,
+    held: Option<Held>,
+    last_error: Option<&'static str>,
+    next_attempt: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -47,13 +62,13 @@ struct Failed {
 }
 
 #[derive(Serialize)]
-struct Departure {
+struct DeviationCount {
     kind: String,
     count: u64,
 }
 
-pub(crate) fn status(status: &Status) -> Conditions<'_> {
-    Conditions { daemon: daemon(&status.daemon), tokens: status.tokens.iter().map(condition).collect() }
+pub(crate) fn status(status: &Status) -> Everything<'_> {
+    Everything { daemon: daemon(&status.daemon), tokens: status.tokens.iter().map(token_status).collect() }
 }
 
 fn daemon(status: &DaemonStatus) -> Daemon {
@@ -67,8 +82,8 @@ fn daemon(status: &DaemonStatus) -> Daemon {
     }
 }
 
-fn condition(token: &TokenStatus) -> Condition<'_> {
-    Condition {
+pub(crate) fn token_status(token: &TokenStatus) -> OneToken<'_> {
+    OneToken {
         name: token.name.as_str(),
         provider: clean(&token.provider),
         state: token.state.as_str(),
@@ -78,8 +93,22 @@ fn condition(token: &TokenStatus) -> Condition<'_> {
         next_attempt: token.next_attempt.map(time),
         requests: token.requests,
         hand_outs: token.hand_outs,
-        deviations: token.deviations.iter().map(departure).collect(),
+        deviations: token.deviations.iter().map(deviation_count).collect(),
         attributes: attributes(&token.attributes),
+        variants_held: token.variants_held,
+        variants: token.variants.iter().map(one_variant).collect(),
+    }
+}
+
+fn one_variant(status: &VariantStatus) -> OneVariant<'_> {
+    OneVariant {
+        scope: &status.variant.scope,
+        resource: &status.variant.resource,
+        audience: &status.variant.audience,
+        state: status.state.as_str(),
+        held: status.held.map(held),
+        last_error: status.last_error.map(ErrorClass::as_str),
+        next_attempt: status.next_attempt.map(time),
     }
 }
 
@@ -87,8 +116,8 @@ fn failed(error: &LastError) -> Failed {
     Failed { class: error.class.as_str(), message: clean(&error.message), at: time(error.at) }
 }
 
-fn departure(deviation: &Deviation) -> Departure {
-    Departure { kind: clean(&deviation.kind), count: deviation.count }
+fn deviation_count(deviation: &Deviation) -> DeviationCount {
+    DeviationCount { kind: clean(&deviation.kind), count: deviation.count }
 }
 
 fn attributes(attributes: &[Attribute]) -> BTreeMap<String, String> {
