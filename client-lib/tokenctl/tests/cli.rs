@@ -8,7 +8,7 @@ mod fake;
 
 use std::fs::{self, File, Permissions};
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokend_client::{
     Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedList, ExplainedReply, Header,
     HeadersReply, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Subject,
-    Timestamp, TokenStatus, VersionReply,
+    Timestamp, TokenStatus, Variant, VariantStatus, VersionReply,
 };
 use tokend_protocol::{ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply};
 
@@ -222,8 +222,8 @@ fn status_is_a_table_that_a_person_reads() {
         "tokend 9.8.7, pid 4711, up 3h 12m, 2 connections\n\
          NAME  STATE        EXPIRES-IN  RENEWS-IN  REQUESTS  LAST-ERROR\n\
          bnp   unavailable  -           now        3         timeout 2h ago: no answer?[2J within 10s\n\
-         psb   fresh        59m 12s     2h         3         -\n\
-         bnp: the provider departed from the standard 3 times; `tokenctl status --verbose` tells how\n",
+         psb   fresh        2d 2h       2h         3         -\n\
+         bnp: 3 deviations from the RFCs; see `tokenctl status bnp`\n",
         "",
     );
 }
@@ -241,40 +241,142 @@ fn status_says_nothing_of_the_process_where_the_daemon_does_not() {
 }
 
 #[test]
-fn verbose_status_has_it_all() {
+fn a_piped_status_is_not_cut() {
+    let bench = Bench::new();
+    let message = "x".repeat(300);
+    let reason = message.clone();
+    let _daemon = bench.daemon(move |request| {
+        let Reply::Status(mut status) = recent(request) else { panic!("not a status") };
+        status.tokens[0].last_error.as_mut().unwrap().message.clone_from(&reason);
+        Reply::Status(status)
+    });
+    let ran = bench.run(&["status"]);
+    assert!(ran.out.contains(&format!("timeout 2h ago: {message}\n")), "{ran:?}");
+    let shown = on_a_terminal(&mut bench.command(&["status"]));
+    assert!(shown.contains('…') && !shown.contains(&message), "{shown}");
+}
+
+#[test]
+fn verbose_status_shows_everything() {
     let bench = Bench::new();
     let _daemon = bench.daemon(well);
     let ran = bench.run(&["status", "--verbose"]);
     assert_eq!(ran.exit, 0, "{ran:?}");
-    let lines: Vec<_> = ran.out.lines().collect();
-    assert_eq!(lines.len(), 8, "{ran:?}");
-    assert_eq!(lines[1], "clock-set: 2 times");
-    let words = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();
-    assert_eq!(
-        words(2),
-        [
-            "NAME",
-            "STATE",
-            "EXPIRES-IN",
-            "RENEWS-IN",
-            "REQUESTS",
-            "PROVIDER",
-            "HAND-OUTS",
-            "FAILURES",
-            "FINGERPRINT",
-            "EXPIRES-AT",
-            "LAST-ERROR"
-        ]
+    for line in [
+        "  clock-set: 2 times",
+        "bnp: unavailable",
+        "psb: fresh",
+        "  expires in: 2d 2h (2033-05-18T03:33:20Z)",
+    ] {
+        assert!(ran.out.lines().any(|shown| shown == line), "{line}: {ran:?}");
+    }
+}
+
+#[test]
+fn the_status_of_one_token_has_the_reason_and_the_remedy() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(|request| {
+        let Reply::Status(mut status) = recent(request) else { panic!("not a status") };
+        status.tokens.truncate(1);
+        let token = &mut status.tokens[0];
+        token.next_attempt = None;
+        token.state = State::NeedsOperator;
+        token.last_error.as_mut().unwrap().class = ErrorClass::Secret;
+        token.last_error.as_mut().unwrap().message = "/etc/tokend/s: Permission denied".to_owned();
+        token.variants_held = 1;
+        token.variants = vec![VariantStatus {
+            variant: Variant { scope: vec!["aisp".to_owned()], ..Variant::default() },
+            state: State::Degraded,
+            held: Some(held()),
+            last_error: Some(ErrorClass::Server),
+            next_attempt: None,
+        }];
+        Reply::Status(status)
+    });
+    let whole = "bnp: needs-operator\n  \
+         last error: secret 2h ago: /etc/tokend/s: Permission denied\n  \
+         failures in a row: 7\n  \
+         what to do: the daemon cannot read a secret on this host and sent no request: make the secret readable to \
+         the daemon's user, and `systemctl reload tokend`\n  \
+         provider: bnp\n  requests: 3\n  hand-outs: 40\n  \
+         deviation: expires_in-string, 3 times\n  \
+         client-secret: the second of 2 is in use\n  \
+         clock-skew: the provider's clock is 90 s behind this host's\n  \
+         variants with a valid token: 1\n  \
+         variant: scope aisp: degraded, expires in 2d 2h, last error: server\n";
+    bench.run(&["status", "bnp"]).is(0, whole, "");
+    let json = bench.run(&["status", "bnp", "--json"]).json();
+    assert_eq!((&json["name"], &json["variants"][0]["scope"][0]), (&"bnp".into(), &"aisp".into()), "{json}");
+    let asked = daemon.requests();
+    assert!(
+        asked
+            .iter()
+            .all(|request| matches!(request, Request::Status(asked) if asked.name == Some(name("bnp")))),
+        "{asked:?}"
     );
-    assert_eq!(words(3)[..3], ["bnp", "unavailable", "-"]);
-    assert_eq!(words(4)[4..], ["-", "3", "bnp", "40", "0", "00f1e2d3c4b5a697", "2033-05-18T03:33:20Z", "-"]);
+}
+
+#[test]
+fn the_exit_status_of_status_is_that_of_the_worst_token() {
+    for (states, exit) in [
+        (&[][..], 0),
+        (&[State::Fresh, State::Refreshing, State::Degraded], 0),
+        (&[State::Fresh, State::Pending], 6),
+        (&[State::Unavailable, State::Fresh], 6),
+        (&[State::NeedsOperator, State::Unavailable], 7),
+    ] {
+        let bench = Bench::new();
+        let _daemon = bench.daemon(|_| {
+            let token = |(at, state): (usize, &State)| TokenStatus {
+                state: *state,
+                ..token_status(&format!("t{at}"))
+            };
+            let tokens = states.iter().enumerate().map(token).collect();
+            Reply::Status(StatusReply { daemon: daemon_status(), tokens, more: false })
+        });
+        let ran = bench.run(&["status", "--exit-status"]);
+        assert_eq!((ran.exit, ran.err.as_str()), (exit, ""), "{states:?}: {ran:?}");
+        assert!(ran.out.starts_with("tokend 9.8.7"), "{ran:?}");
+        assert_eq!(bench.run(&["status"]).exit, 0, "{states:?}");
+    }
+}
+
+#[test]
+fn a_token_is_not_printed_into_the_journal() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(well);
+    let journal = File::create(bench.0.path().join("journal")).unwrap();
+    let metadata = journal.metadata().unwrap();
+    let stream = format!("{}:{}", metadata.dev(), metadata.ino());
+    for args in [&["get", "psb"][..], &["headers", "psb"], &["get", "psb", "--json"]] {
+        let mut command = bench.command(args);
+        command.env("JOURNAL_STREAM", &stream).stdout(journal.try_clone().unwrap());
+        let ran = Ran::of(command.output().unwrap());
+        assert_eq!(ran.exit, 2, "{ran:?}");
+        assert!(ran.err.contains("standard output is the journal"), "{ran:?}");
+    }
+    assert!(daemon.requests().is_empty(), "nothing is asked for");
+    assert!(!fs::read_to_string(bench.0.path().join("journal")).unwrap().contains(TOKEN));
+    // Another output of a service whose standard error is the journal.
+    let ran = Ran::of(bench.command(&["get", "psb"]).env("JOURNAL_STREAM", &stream).output().unwrap());
+    ran.is(0, "eyJ-sample-token\n", "");
+    let list = bench.command(&["list"]).env("JOURNAL_STREAM", &stream).stdout(journal).output().unwrap();
+    assert!(list.status.success(), "what is no secret may be in the journal");
+}
+
+#[test]
+fn refresh_asks_for_the_variant() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(well);
     assert_eq!(
-        lines[5..],
-        [
-            "bnp: expires_in-string 3x",
-            "bnp: client-secret: the second of 2 is in use",
-            "bnp: clock-skew: the provider's clock is 90 s behind this host's"
-        ]
+        bench.run(&["refresh", "psb", "--scope", "a b", "--resource", "r", "--audience", "x"]).exit,
+        0
+    );
+    let [Request::Refresh(asked)] = &daemon.requests()[..] else { panic!("{:?}", daemon.requests()) };
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        (&asked.variant.scope, &asked.variant.resource, &asked.variant.audience),
+        (&owned(&["a", "b"]), &owned(&["r"]), &owned(&["x"]))
     );
 }
 
@@ -282,8 +384,8 @@ fn verbose_status_has_it_all() {
 fn refresh_and_reject_tell_what_was_done() {
     let bench = Bench::new();
     let daemon = bench.daemon(well);
-    bench.run(&["refresh", "psb"]).is(0, "psb: a new token, expires in 59m 12s\n", "");
-    let replaced = "psb: replaced by a new token; the token held now expires in 59m 12s\n";
+    bench.run(&["refresh", "psb"]).is(0, "psb: a new token, expires in 2d 2h\n", "");
+    let replaced = "psb: replaced by a new token; the current token expires in 2d 2h\n";
     bench.run(&["reject", "psb", "--fingerprint", "0123456789abcdef"]).is(0, replaced, "");
     bench.run(&["reject", "psb"]).is(0, replaced, "");
     let rejected: Vec<_> = daemon
@@ -312,7 +414,7 @@ fn watch_tells_each_event_until_the_end() {
     });
     let ran = bench.run(&["watch", "psb"]);
     let told: Vec<_> = ran.out.lines().map(|line| line.split_once(' ').unwrap().1).collect();
-    assert_eq!(told, ["psb: fresh, expires in 59m 12s", "psb: refreshing, expires in 59m 12s"]);
+    assert_eq!(told, ["psb: fresh, expires in 2d 2h", "psb: refreshing, expires in 2d 2h"]);
     assert_eq!((ran.exit, daemon.requests().len()), (5, 1));
 }
 
@@ -394,10 +496,14 @@ fn explain_tells_the_decision_the_facts_and_how_each_rule_fared() {
     let (process, user) = (Subject::Process(4711), Subject::User("billing".to_owned()));
     assert_eq!(asked, [(process, scope), (Subject::Caller, vec![]), (user, vec![])]);
     assert_eq!(bench.run(&["explain", "psb", "--user", "billing", "--pid", "7"]).exit, 2);
+    bench.run(&["explain", "psb", "--unit", "billing.service"]);
+    let last = daemon.requests().pop().unwrap();
+    let unit = Subject::Unit("billing.service".to_owned());
+    assert!(matches!(&last, Request::Explain(asked) if asked.subject == unit), "{last:?}");
 }
 
 #[test]
-fn an_explanation_of_a_refusal_is_no_failure() {
+fn an_explanation_of_a_denial_exits_with_4() {
     let bench = Bench::new();
     let refused = ExplainedReply {
         allowed: false,
@@ -408,7 +514,7 @@ fn an_explanation_of_a_refusal_is_no_failure() {
     };
     let _daemon = bench.daemon(move |_| Reply::Explained(refused.clone()));
     let ran = bench.run(&["explain", "psb", "--user", "billing"]);
-    assert_eq!(ran.exit, 0, "{ran:?}");
+    assert_eq!((ran.exit, ran.err.as_str()), (4, ""), "{ran:?}");
     assert!(
         ran.out.starts_with("psb: not allowed: no rule of the token's allow list matches?[2J\n"),
         "{ran:?}"
@@ -417,7 +523,8 @@ fn an_explanation_of_a_refusal_is_no_failure() {
         ran.out.ends_with("rules of the token:\n  none\n7 more groups or rules are not shown\n"),
         "{ran:?}"
     );
-    assert_eq!(bench.run(&["explain", "psb", "--json"]).json()["decision"], "deny");
+    let ran = bench.run(&["explain", "psb", "--json"]);
+    assert_eq!((ran.exit, &ran.json()["decision"]), (4, &"deny".into()));
 }
 
 #[test]
@@ -437,20 +544,16 @@ fn each_refusal_has_its_exit_status_and_its_advice() {
     let refused =
         format!("psb: its words (user {}); an operator can find out why with `tokenctl explain`", user());
     let cases: [(ErrorCode, i32, &str); 10] = [
-        (ErrorCode::InvalidRequest, 2, "psb: its words; `tokenctl help` tells how to use each command"),
+        (ErrorCode::InvalidRequest, 2, "psb: its words"),
         (ErrorCode::NotAllowed, 4, &refused),
-        (ErrorCode::UnknownToken, 5, "psb: no such token; `tokenctl status` names those that there are"),
+        (ErrorCode::UnknownToken, 5, "psb: no such token; `tokenctl status` lists all tokens"),
         (ErrorCode::Unavailable, 6, "psb: its words; try again in a moment"),
-        (ErrorCode::Overloaded, 6, "its words; try again with fewer requests at once"),
+        (ErrorCode::Overloaded, 6, "its words; try again in a moment with fewer requests at once"),
         (ErrorCode::ShuttingDown, 6, "its words; try again in a moment"),
         (ErrorCode::MinTtlUnreachable, 2, "psb: its words; ask for less with --min-ttl, 1m at most"),
-        (
-            ErrorCode::NeedsOperator,
-            7,
-            "psb: its words; an operator has to act: `tokenctl status --verbose` and the daemon's journal tell more",
-        ),
         (ErrorCode::DeadlineExceeded, 8, "psb: its words; try again, or wait longer with --deadline"),
         (ErrorCode::UnsupportedVersion, 1, "its words; upgrade tokenctl or the daemon"),
+        (ErrorCode::UnknownRequest, 1, "its words; upgrade the daemon"),
     ];
     for (code, exit, message) in cases {
         let bench = Bench::new();
@@ -458,6 +561,23 @@ fn each_refusal_has_its_exit_status_and_its_advice() {
         let reply = ErrorReply { message: words, next_attempt: at, best_ttl_ms: Some(60_000), ..error(code) };
         let _daemon = bench.daemon(move |_| Reply::Error(reply.clone()));
         bench.run(&["get", "psb"]).is(exit, "", &format!("tokenctl: {message}\n"));
+    }
+}
+
+#[test]
+fn a_failure_that_needs_an_operator_names_the_remedy() {
+    let is_root = Uid::effective().is_root();
+    for (class, part) in [
+        (ErrorClass::Refused, "correct the configuration or the secret"),
+        (ErrorClass::Secret, "cannot read a secret on this host and sent no request"),
+    ] {
+        let bench = Bench::new();
+        let reply = ErrorReply { class: Some(class), ..error(ErrorCode::NeedsOperator) };
+        let _daemon = bench.daemon(move |_| Reply::Error(reply.clone()));
+        let ran = bench.run(&["get", "psb"]);
+        assert!(ran.exit == 7 && ran.err.contains(part), "{ran:?}");
+        assert_eq!(ran.err.contains("operator must act"), !is_root, "{ran:?}");
+        assert_eq!(ran.err.contains("see `tokenctl status psb`"), is_root, "{ran:?}");
     }
 }
 
@@ -587,6 +707,39 @@ fn the_socket_comes_from_the_environment_unless_it_is_given() {
     assert_ne!(run(Path::new(""), &["get", "psb", "--deadline", "0s"]).exit, 2);
 }
 
+/// Puts the documented figures in the place of those that depend on the clock, which must be near them.
+fn with_documented_times(mut json: Value) -> Value {
+    let (json_in, now) = (&mut json, tokend_client::now().0);
+    match json_in {
+        Value::Object(fields) => {
+            if let Some(expires_at) = fields.get("expires_at_boot_ms").and_then(Value::as_u64) {
+                let left = fields["expires_in_seconds"].as_u64().unwrap();
+                let age = fields["age_seconds"].as_u64().unwrap();
+                assert!((48..1_000).contains(&age), "{fields:?}");
+                assert!(left + age <= 181_848 && left > 180_000, "{fields:?}");
+                assert_eq!(expires_at - fields["issued_at_boot_ms"].as_u64().unwrap(), 181_848_000);
+                assert!(expires_at > now, "{fields:?}");
+                for (name, value) in [
+                    ("expires_in_seconds", 181_800),
+                    ("age_seconds", 48),
+                    ("issued_at_boot_ms", 100_000_000),
+                    ("expires_at_boot_ms", 281_848_000_u64),
+                ] {
+                    fields.insert(name.to_owned(), value.into());
+                }
+            }
+            for value in fields.values_mut() {
+                *value = with_documented_times(value.take());
+            }
+        }
+        Value::Array(values) => {
+            values.iter_mut().for_each(|value| *value = with_documented_times(value.take()))
+        }
+        _ => (),
+    }
+    json
+}
+
 /// The examples of `JSON.md`, by heading.
 fn documented() -> Vec<(String, Value)> {
     let text = include_str!("../JSON.md");
@@ -619,7 +772,7 @@ fn json_is_as_documented() {
             _ => &[command, "psb", "--json"],
         };
         let ran = bench.run(args);
-        assert_eq!((ran.exit, &ran.json()), (0, example), "{command}");
+        assert_eq!((ran.exit, &with_documented_times(ran.json())), (0, example), "{command}");
     }
     drop(daemon);
 
@@ -630,7 +783,8 @@ fn json_is_as_documented() {
         vec![Answer::Reply(Reply::Event(event(State::Fresh))), Answer::Reply(Reply::Error(gone))]
     });
     let ran = bench.run(&["watch", "psb", "--json"]);
-    let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> =
+        ran.out.lines().map(|line| with_documented_times(serde_json::from_str(line).unwrap())).collect();
     assert_eq!(lines, [documented[6].1.clone(), error]);
     assert_eq!((ran.exit, daemon.requests().len()), (6, 1));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokend_client::{Client, Error, Options, TokenName, blocking};
 use tokend_protocol::{ErrorCode, Reply};
 use tokend_tests::test_support::{provider_table, token_table};
-use tokend_tests::{Answer, Gate, InProcess, Provider, TestDir, raw_peer};
+use tokend_tests::{Answer, Gate, InProcess, Provider, TestDir, raw_peer, requirement};
 
 struct Setting {
     daemon: InProcess,
@@ -123,4 +123,27 @@ fn an_open_connection_sees_a_reload() {
         other => panic!("a refusal was expected, not {other:?}"),
     }
     assert!(matches!(peer.ask(3, raw_peer::get("t")), Reply::Token(_)));
+}
+
+/// The example client of the specification, in the language's standard library alone.
+#[test]
+fn the_python_example_gets_a_token() {
+    if !requirement::program("python3") {
+        return;
+    }
+    let setting = start(Provider::start(), &token_table("t", ""));
+    let expected =
+        blocking::Client::new(Options::new(setting.daemon.socket())).get(&name("t")).unwrap().token;
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../protocol/examples/get_token.py");
+    let run = |token: &str| {
+        let mut python = std::process::Command::new("python3");
+        python.arg("-B").arg(example).arg(token).arg(setting.daemon.socket());
+        python.output().unwrap()
+    };
+    let got = run("t");
+    assert!(got.status.success(), "{got:?}");
+    assert_eq!(String::from_utf8(got.stdout).unwrap().trim_end(), expected.expose());
+    let refused = run("no-such-token");
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no such token"), "{refused:?}");
 }

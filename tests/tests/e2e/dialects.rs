@@ -162,7 +162,7 @@ fn check(cases: &[(&'static str, Answer, Expected)]) {
         match expected {
             Token(lifetime, departures) => {
                 assert_eq!(got.code, 0, "{name}: {}", got.stderr);
-                let left = status["held"]["expires_in"].as_u64().unwrap();
+                let left = status["held"]["expires_in_seconds"].as_u64().unwrap();
                 assert!(left <= *lifetime && left > lifetime / 2, "{name}: {left} s are left");
                 assert_eq!(counted, *departures, "{name}");
             }
