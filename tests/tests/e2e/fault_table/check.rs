@@ -88,7 +88,7 @@ impl Complaints<'_> {
         );
         self.expect(self.seen.exit_code == exit_code, "another exit code");
         self.expect(callers.classes.iter().all(|met| *met == class), "callers were told another class");
-        let right_kind = matches!(&callers.first, Some(Err(Error::Refused { .. }))) == is_refusal;
+        let right_kind = matches!(&callers.first, Some(Err(Error::NeedsOperator { .. }))) == is_refusal;
         self.expect(
             right_kind && self.seen.told() == Some(class),
             "whoever waited for the answer was told another class",
@@ -182,7 +182,7 @@ impl Seen {
     /// The class that whoever waited for the provider's answer was told.
     fn told(&self) -> Option<ErrorClass> {
         match &self.callers.first {
-            Some(Err(Error::Refused { class, .. } | Error::Unavailable { class, .. })) => *class,
+            Some(Err(Error::NeedsOperator { class, .. } | Error::Unavailable { class, .. })) => *class,
             _ => None,
         }
     }
