@@ -1,15 +1,19 @@
-//! Who may have what. Pure: facts and rules in, a decision with its reason out. Default deny.
+//! Who may have what. Pure but for `names` and `account`, which ask the host: facts and rules in, a reason out. Default deny.
 
-pub mod directory;
+mod account;
 mod explain;
 mod facts;
+mod names;
 mod rule;
 
-use std::collections::HashMap;
 use std::fmt;
 
+pub use self::account::facts_of_user;
+#[cfg(test)]
+pub use self::account::hold_look_ups;
 pub use self::explain::{Absent, ConditionResult, Finding, findings};
-pub use self::facts::{Abilities, Facts};
+pub use self::facts::{Abilities, Executable, Facts, NO_ID};
+pub use self::names::{Id, Names, ResolvedIds, group_id};
 pub use self::rule::{Condition, Conditions, Named, Principal, Rule, UnitPattern};
 
 /// Who needs no rule.
@@ -17,34 +21,21 @@ pub use self::rule::{Condition, Conditions, Named, Principal, Rule, UnitPattern}
 pub struct ImplicitAccess {
     /// The daemon's own user, which could read what the daemon reads.
     pub own_uid: u32,
-    /// Whether root is among them.
+    /// Whether root needs no rule either.
     pub root: RootAccess,
 }
 
-/// `[admin] root`: whether root needs no rule.
+/// `[admin] root`: whether root needs a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RootAccess {
-    /// `"allow"`: it needs none.
+    /// `"allow"`: root needs none.
     #[default]
     Allow,
-    /// `"deny"`: it is let in by rules alone, as everybody else.
+    /// `"deny"`: root needs a rule, as everybody else.
     Deny,
 }
 
-/// What the host's name service said about the names in rules. One that is not in here was not answered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResolvedIds(HashMap<Named, Option<u32>>);
-
-/// Whether a peer may, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// It may.
-    Allow(Reason),
-    /// It may not: nothing that is configured lets it.
-    Deny,
-}
-
-/// Why a peer may. As text it is stable: audit records are searched by it.
+/// Why a caller is allowed something. Its text is stable: audit records are searched by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// It is root.
@@ -56,11 +47,11 @@ pub enum Reason {
 }
 
 impl ImplicitAccess {
-    /// The grounds on which a peer needs no rule.
-    pub fn grounds(&self, peer: &Facts) -> Option<Reason> {
+    /// Why a caller needs no rule, if it needs none.
+    pub fn reason(&self, peer: &Facts) -> Option<Reason> {
         match (peer.uid, self.root) {
             (0, RootAccess::Allow) => Some(Reason::Root),
-            // Also where the daemon itself is root's: otherwise the switch would do nothing there.
+            // Also where the daemon itself runs as root: otherwise the switch would do nothing there.
             (0, RootAccess::Deny) => None,
             (uid, _) => (uid == self.own_uid).then_some(Reason::OwnUser),
         }
@@ -68,7 +59,7 @@ impl ImplicitAccess {
 }
 
 impl Reason {
-    /// The rules that matched; none for those who need none.
+    /// The rules that matched; none for callers that need none.
     pub fn rules(&self) -> &[Rule] {
         match self {
             Self::Rules(rules) => rules,
@@ -77,48 +68,27 @@ impl Reason {
     }
 }
 
-impl ResolvedIds {
-    /// Notes what was said about a name: its number, or that there is no such user or group.
-    pub fn note(&mut self, name: Named, number: Option<u32>) {
-        self.0.insert(name, number);
-    }
-
-    /// What was said about a name; the outer `None` where nothing was.
-    pub fn answer(&self, name: &Named) -> Option<Option<u32>> {
-        self.0.get(name).copied()
-    }
-}
-
-impl Decision {
-    /// Whether the peer may.
-    pub fn is_allowed(&self) -> bool {
-        matches!(self, Self::Allow(_))
-    }
-}
-
-/// Decides. The first rule that matches is the reason.
-pub fn decide(
-    peer: &Facts,
-    implicit_access: ImplicitAccess,
-    rules: &[Rule],
-    numbers: &ResolvedIds,
-) -> Decision {
-    let by_rule = || {
-        let rule = rules.iter().find(|rule| rule_matches(peer, rule, numbers))?;
+/// Decides whether a caller is allowed what `rules` are about: the reason, or `None` if it is not. The first rule that
+/// matches is the reason.
+pub fn decide(peer: &Facts, implicit: ImplicitAccess, rules: &[Rule], ids: &ResolvedIds) -> Option<Reason> {
+    implicit.reason(peer).or_else(|| {
+        let rule = rules.iter().find(|rule| matches(peer, rule, ids))?;
         Some(Reason::Rules(vec![rule.clone()]))
-    };
-    implicit_access.grounds(peer).or_else(by_rule).map_or(Decision::Deny, Decision::Allow)
+    })
 }
 
-fn rule_matches(peer: &Facts, rule: &Rule, numbers: &ResolvedIds) -> bool {
-    rule.conditions().iter().all(|condition| holds(peer, condition, numbers))
+fn matches(peer: &Facts, rule: &Rule, ids: &ResolvedIds) -> bool {
+    rule.conditions().iter().all(|condition| holds(peer, condition, ids))
 }
 
-/// Whether a condition holds. A fact that is absent fulfils none.
-fn holds(peer: &Facts, condition: &Condition, numbers: &ResolvedIds) -> bool {
+/// Whether a condition holds. An absent fact fulfils none.
+fn holds(peer: &Facts, condition: &Condition, ids: &ResolvedIds) -> bool {
     let number = |principal: &Principal| match principal {
         Principal::Id(id) => Some(*id),
-        Principal::Name(_) => numbers.answer(&condition.name()?).flatten(),
+        Principal::Name(_) => match ids.id(&condition.name()?)? {
+            Id::Number(number) => Some(number),
+            Id::File { .. } => None,
+        },
     };
     match condition {
         Condition::User(user) => number(user) == Some(peer.uid),
@@ -127,7 +97,9 @@ fn holds(peer: &Facts, condition: &Condition, numbers: &ResolvedIds) -> bool {
         }
         Condition::Unit(pattern) => peer.unit.as_ref().is_some_and(|unit| pattern.matches(unit)),
         Condition::UserUnit(pattern) => peer.user_unit.as_ref().is_some_and(|unit| pattern.matches(unit)),
-        Condition::Exe(path) => peer.exe.as_ref() == Some(path),
+        Condition::Exe(path) => peer.exe.as_ref().is_some_and(|exe| {
+            exe.path == *path && condition.name().and_then(|name| ids.id(&name)) == Some(exe.file)
+        }),
     }
 }
 

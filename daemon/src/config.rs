@@ -19,12 +19,14 @@ mod token;
 mod values;
 mod variants;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::url::Url;
 use tokend_protocol::TokenName;
+
+use crate::access::{Named, Rule};
 
 use crate::access::Abilities;
 
@@ -97,6 +99,17 @@ pub struct Config {
     pub admin: AdminSettings,
     /// `[token.NAME]`, each with the settings of its provider and preset.
     pub tokens: BTreeMap<TokenName, TokenSettings>,
+}
+
+impl Config {
+    /// The users, groups and executables that rules name, each once.
+    pub fn names_in_rules(&self) -> Vec<Named> {
+        let of_terms = self.tokens.values().flat_map(|token| &token.variants.rules);
+        let of_terms = of_terms.flat_map(|term| &term.allow);
+        let of_tokens = self.tokens.values().flat_map(|token| &token.allow);
+        let rules = of_tokens.chain(of_terms).chain(&self.admin.allow);
+        rules.flat_map(Rule::names).collect::<HashSet<_>>().into_iter().collect()
+    }
 }
 
 /// Reads the configuration with its drop-ins, or finds every fault in them. Warns of rules that

@@ -186,14 +186,14 @@ pub fn decode<M: Message>(body: &[u8]) -> Result<Frame<M>, BadFrame> {
 }
 
 fn decode_message<M: Message>(encoded: &[u8]) -> Result<M, Fault> {
+    const REQUEST_LIMIT: usize = COUNTED_PER_BYTE * REQUEST_MAX;
+    const REPLY_LIMIT: usize = COUNTED_PER_BYTE * REPLY_MAX;
     let (number, _) = take::<u32>(encoded)?;
     if number > M::HIGHEST {
         return Err(Fault::UnknownMessage(number));
     }
     // The limit makes bincode refuse a string that claims more than a body can hold before it allocates. A list
     // reserves at most 1 MiB, whatever length it claims, and its first missing element ends the decoding.
-    const REQUEST_LIMIT: usize = COUNTED_PER_BYTE * REQUEST_MAX;
-    const REPLY_LIMIT: usize = COUNTED_PER_BYTE * REPLY_MAX;
     let decoded = if M::BODY_MAX <= REQUEST_MAX {
         decode_from_slice(encoded, standard().with_limit::<REQUEST_LIMIT>())
     } else {

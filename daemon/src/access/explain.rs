@@ -1,9 +1,9 @@
-//! Why a rule matches or does not, condition by condition, for whoever wants a decision explained.
+//! Explains, condition by condition, why a rule matches or does not.
 
-use super::{Condition, Principal, ResolvedIds, Rule, holds};
-use crate::access::Facts;
+use super::facts::NO_ID;
+use super::{Condition, Facts, Id, Named, Principal, ResolvedIds, Rule, holds};
 
-/// A rule, and how it fares with the facts.
+/// A rule, and whether it matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The rule.
@@ -14,23 +14,23 @@ pub struct Finding {
     pub conditions: Vec<ConditionResult>,
 }
 
-/// A condition, and how it fares with the facts.
+/// A condition, and whether it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionResult {
     /// The condition.
     pub condition: Condition,
     /// Whether it holds.
     pub holds: bool,
-    /// The fact that makes it hold or not, in words.
+    /// The fact that decides, in words.
     pub fact: String,
 }
 
 /// Why a fact may be absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absent {
-    /// It is about a process, and cannot be proved.
+    /// The question is about a process, and the fact cannot be proved.
     NotKnown,
-    /// It is about a user, who may run anything.
+    /// The question is about any process of a user or a unit.
     NotAssumed,
 }
 
@@ -43,55 +43,54 @@ impl Absent {
     }
 }
 
-/// How each of the rules fares. What matches here is what [`super::decide`] lets in, implicit_access apart.
-pub fn findings(peer: &Facts, absent: Absent, rules: &[Rule], numbers: &ResolvedIds) -> Vec<Finding> {
+/// Explains each of `rules`. The rules that match here are those that [`super::decide`] goes by.
+pub fn findings(peer: &Facts, absent: Absent, rules: &[Rule], ids: &ResolvedIds) -> Vec<Finding> {
+    let result = |condition: &Condition| ConditionResult {
+        condition: condition.clone(),
+        holds: holds(peer, condition, ids),
+        fact: fact(peer, absent, condition, ids),
+    };
     let finding = |rule: &Rule| {
-        let conditions: Vec<ConditionResult> =
-            rule.conditions().iter().map(|condition| holding(peer, absent, condition, numbers)).collect();
-        Finding { rule: rule.clone(), matches: conditions.iter().all(|told| told.holds), conditions }
+        let conditions: Vec<ConditionResult> = rule.conditions().iter().map(result).collect();
+        Finding { rule: rule.clone(), matches: conditions.iter().all(|result| result.holds), conditions }
     };
     rules.iter().map(finding).collect()
 }
 
-fn holding(peer: &Facts, absent: Absent, condition: &Condition, numbers: &ResolvedIds) -> ConditionResult {
-    let known = |what: &str, fact: Option<String>| match fact {
-        Some(fact) => format!("the {what} is {fact}"),
-        None => format!("the {what} is {}", absent.as_str()),
+fn fact(peer: &Facts, absent: Absent, condition: &Condition, ids: &ResolvedIds) -> String {
+    let name = condition.name().filter(|name| !matches!(name, Named::Executable(_)));
+    match name.as_ref().map(|name| ids.answer(name)) {
+        Some(Some(None)) => return format!("this host has no {condition:#}"),
+        Some(None) => return format!("the host's name service gives no answer about {condition:#}"),
+        Some(Some(Some(_))) | None => (),
+    }
+    let number = match name.as_ref().and_then(|name| ids.id(name)) {
+        Some(Id::Number(number)) => number.to_string(),
+        _ => String::new(),
     };
-    let holds = holds(peer, condition, numbers);
-    let fact = match condition {
-        Condition::User(user) => unanswered(condition, numbers).unwrap_or_else(|| match user {
-            Principal::Name(name) if !holds => {
-                format!("the user is {}, and {name} is {}", peer.uid, number(condition, numbers))
-            }
-            Principal::Name(_) | Principal::Id(_) => format!("the user is {}", peer.uid),
-        }),
-        Condition::Group(group) => unanswered(condition, numbers).unwrap_or_else(|| {
-            let among = if holds { "is" } else { "is not" };
+    let is = |what: &str, fact: Option<&str>| format!("the {what} is {}", fact.unwrap_or(absent.as_str()));
+    match condition {
+        Condition::User(_) if peer.uid == NO_ID => is("user", None),
+        Condition::User(Principal::Name(name)) if !holds(peer, condition, ids) => {
+            format!("the user is {}, and {name} is {number}", peer.uid)
+        }
+        Condition::User(_) => is("user", Some(&peer.uid.to_string())),
+        Condition::Group(_) if peer.uid == NO_ID => is("group", None),
+        Condition::Group(group) => {
+            let among = if holds(peer, condition, ids) { "is" } else { "is not" };
             let group = match group {
-                Principal::Name(name) => format!("{} ({name})", number(condition, numbers)),
+                Principal::Name(name) => format!("{number} ({name})"),
                 Principal::Id(id) => id.to_string(),
             };
             format!("group {group} {among} among its groups")
-        }),
-        Condition::Unit(_) => known("unit", peer.unit.clone()),
-        Condition::UserUnit(_) => known("user unit", peer.user_unit.clone()),
-        Condition::Exe(_) => known("executable", peer.exe.as_ref().map(|path| path.display().to_string())),
-    };
-    ConditionResult { condition: condition.clone(), holds, fact }
-}
-
-/// What there is to say of a name without a number.
-fn unanswered(condition: &Condition, numbers: &ResolvedIds) -> Option<String> {
-    let name = condition.name()?;
-    match numbers.answer(&name) {
-        Some(Some(_)) => None,
-        Some(None) => Some(format!("this host has no {name}")),
-        None => Some(format!("the host's name service gives no answer about {name}")),
+        }
+        Condition::Unit(_) => is("unit", peer.unit.as_deref()),
+        Condition::UserUnit(_) => is("user unit", peer.user_unit.as_deref()),
+        Condition::Exe(path) => match &peer.exe {
+            Some(exe) if exe.path == *path && !holds(peer, condition, ids) => {
+                format!("the executable is another file than {} of this host", path.display())
+            }
+            exe => is("executable", exe.as_ref().map(|exe| exe.path.to_string_lossy()).as_deref()),
+        },
     }
-}
-
-fn number(condition: &Condition, numbers: &ResolvedIds) -> String {
-    let number = condition.name().and_then(|name| numbers.answer(&name).flatten());
-    number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
 }

@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::Id;
+
+/// The number that the kernel uses for "no user" and "no group".
+pub const NO_ID: u32 = u32::MAX;
+
 /// What is known about a process that connected, as it was when it did. A fact that cannot be proved is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -11,8 +16,8 @@ pub struct Facts {
     pub gid: u32,
     /// Its supplementary groups (`SO_PEERGROUPS`).
     pub groups: Vec<u32>,
-    /// Its process id, for the journal. Never a ground for a decision: the number may have been given to
-    /// another process since.
+    /// Its process id, for the journal. No decision uses it: the number may have been given to another process
+    /// since.
     pub pid: Option<i32>,
     /// The systemd system unit that it runs in.
     pub unit: Option<String>,
@@ -20,13 +25,22 @@ pub struct Facts {
     pub user_unit: Option<String>,
     /// The invocation of `unit` (systemd.exec(5), `INVOCATION_ID`).
     pub invocation_id: Option<String>,
-    /// Its executable, where this process may see that. It says which program runs and not who runs it: whoever
-    /// may run a program can also be its debugger.
-    pub exe: Option<PathBuf>,
+    /// Its executable, where this process may see it. It says which program runs and not who runs it: a user who may
+    /// run a program can also debug it.
+    pub exe: Option<Executable>,
+}
+
+/// The program that a process runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Executable {
+    /// Its path in the process's own mount namespace, where a process can put any file at any path.
+    pub path: PathBuf,
+    /// The file itself. Path and file together prove which program of this host it is.
+    pub file: Id,
 }
 
 impl Facts {
-    /// The same without groups, of which there may be very many.
+    /// Returns the facts without the groups, of which there may be very many.
     #[must_use]
     pub fn without_groups(&self) -> Self {
         Self {
@@ -42,15 +56,15 @@ impl Facts {
     }
 }
 
-/// What this process can find out about processes of other users. A rule that needs what is `false` here matches
-/// nobody but, perhaps, processes of this process's own user.
+/// What this process can find out about processes of other users. A rule that needs a fact that is `false` here matches
+/// no processes of other users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
-    /// Their users and groups. Not so in a user namespace of its own (`PrivateUsers=`), where the kernel tells
-    /// most of them as one.
+    /// Their users and groups. Not in a user namespace of its own (`PrivateUsers=`), where the kernel shows most of them
+    /// as one.
     pub users: bool,
-    /// Their units. Not so where systemd does not use the unified hierarchy of control groups, nor where neither
-    /// `/proc` nor `/sys/fs/cgroup` shows them.
+    /// Their units. Not where `/proc` hides other processes, or systemd does not use the unified hierarchy of control
+    /// groups.
     pub units: bool,
     /// Their executables. Takes `CAP_SYS_PTRACE`.
     pub executables: bool,

@@ -34,9 +34,9 @@ pub enum Condition {
 /// A user or a group, by name or by number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Principal {
-    /// Looked up in the host's name service when it is needed.
+    /// By name.
     Name(String),
-    /// Taken as it is.
+    /// By number.
     Id(u32),
 }
 
@@ -54,13 +54,15 @@ pub enum UnitPattern {
     },
 }
 
-/// A name that the host's name service turns into a number.
+/// A name in a rule that has to be resolved on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Named {
-    /// A user's.
+    /// The name of a user.
     User(String),
-    /// A group's.
+    /// The name of a group.
     Group(String),
+    /// The path of an executable.
+    Executable(PathBuf),
 }
 
 impl Rule {
@@ -77,7 +79,7 @@ impl Rule {
         }
     }
 
-    /// The names that have to be looked up for it.
+    /// The names in it that have to be resolved.
     pub fn names(&self) -> impl Iterator<Item = Named> + use<'_> {
         self.conditions().iter().filter_map(Condition::name)
     }
@@ -104,12 +106,13 @@ impl Conditions {
 }
 
 impl Condition {
-    /// The name that has to be looked up for it.
+    /// The name in it that has to be resolved.
     pub fn name(&self) -> Option<Named> {
         match self {
             Self::User(Principal::Name(name)) => Some(Named::User(name.clone())),
             Self::Group(Principal::Name(name)) => Some(Named::Group(name.clone())),
-            Self::User(_) | Self::Group(_) | Self::Unit(_) | Self::UserUnit(_) | Self::Exe(_) => None,
+            Self::Exe(path) => Some(Named::Executable(path.clone())),
+            Self::User(_) | Self::Group(_) | Self::Unit(_) | Self::UserUnit(_) => None,
         }
     }
 }
@@ -140,15 +143,18 @@ impl fmt::Display for Rule {
     }
 }
 
+/// As it is written in a configuration. The alternate form (`{:#}`) has a space instead of the colon.
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::User(user) => write!(f, "user:{user}"),
-            Self::Group(group) => write!(f, "group:{group}"),
-            Self::Unit(unit) => write!(f, "unit:{unit}"),
-            Self::UserUnit(unit) => write!(f, "user_unit:{unit}"),
-            Self::Exe(path) => write!(f, "exe:{}", path.display()),
-        }
+        let (kind, value): (&str, &dyn fmt::Display) = match self {
+            Self::User(user) => ("user", user),
+            Self::Group(group) => ("group", group),
+            Self::Unit(unit) => ("unit", unit),
+            Self::UserUnit(unit) => ("user_unit", unit),
+            Self::Exe(path) => ("exe", &path.display()),
+        };
+        let separator = if f.alternate() { ' ' } else { ':' };
+        write!(f, "{kind}{separator}{value}")
     }
 }
 
@@ -166,15 +172,6 @@ impl fmt::Display for UnitPattern {
         match self {
             Self::Exact(name) => f.write_str(name),
             Self::Instances { template, suffix } => write!(f, "{template}*{suffix}"),
-        }
-    }
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::User(name) => write!(f, "user {name}"),
-            Self::Group(name) => write!(f, "group {name}"),
         }
     }
 }

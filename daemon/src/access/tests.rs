@@ -3,7 +3,13 @@ use proptest::prelude::*;
 use super::*;
 
 const OWN_UID: u32 = 900;
-const EXEMPTIONS: ImplicitAccess = ImplicitAccess { own_uid: OWN_UID, root: RootAccess::Allow };
+const IMPLICIT: ImplicitAccess = ImplicitAccess { own_uid: OWN_UID, root: RootAccess::Allow };
+
+const FILE: Id = Id::File { device: 1, inode: 2 };
+
+fn billing_exe(file: Id) -> Executable {
+    Executable { path: "/usr/bin/billing".into(), file }
+}
 
 fn peer() -> Facts {
     Facts {
@@ -13,18 +19,19 @@ fn peer() -> Facts {
         pid: Some(7),
         unit: Some("billing.service".into()),
         user_unit: Some("app.service".into()),
-        exe: Some("/usr/bin/billing".into()),
+        exe: Some(billing_exe(FILE)),
         ..Facts::default()
     }
 }
 
-/// About these names the host's name service was of help.
-fn numbers() -> ResolvedIds {
-    let mut numbers = ResolvedIds::default();
-    numbers.note(Named::User("billing".into()), Some(1001));
-    numbers.note(Named::User("ghost".into()), None);
-    numbers.note(Named::Group("staff".into()), Some(50));
-    numbers
+/// The answers about names. There is none about others.
+fn ids() -> ResolvedIds {
+    let mut ids = ResolvedIds::default();
+    ids.note(Named::User("billing".into()), Some(Id::Number(1001)));
+    ids.note(Named::User("ghost".into()), None);
+    ids.note(Named::Group("staff".into()), Some(Id::Number(50)));
+    ids.note(Named::Executable("/usr/bin/billing".into()), Some(FILE));
+    ids
 }
 
 fn user(name: &str) -> Condition {
@@ -51,38 +58,38 @@ fn all(conditions: &[Condition]) -> Rule {
     Rule::All(Conditions::new(conditions.to_vec()).unwrap())
 }
 
-fn decision(peer: &Facts, rules: &[Rule]) -> Decision {
-    decide(peer, EXEMPTIONS, rules, &numbers())
+fn decision(peer: &Facts, rules: &[Rule]) -> Option<Reason> {
+    decide(peer, IMPLICIT, rules, &ids())
 }
 
 fn is_allowed(peer: &Facts, rule: Rule) -> bool {
-    decision(peer, &[rule]).is_allowed()
+    decision(peer, &[rule]).is_some()
 }
 
 #[test]
 fn nobody_gets_anything_by_default_but_root_and_the_daemon_itself() {
-    assert_eq!(decision(&peer(), &[]), Decision::Deny);
-    assert_eq!(decision(&Facts { uid: 0, ..peer() }, &[]), Decision::Allow(Reason::Root));
-    assert_eq!(decision(&Facts { uid: OWN_UID, ..peer() }, &[]), Decision::Allow(Reason::OwnUser));
+    assert_eq!(decision(&peer(), &[]), None);
+    assert_eq!(decision(&Facts { uid: 0, ..peer() }, &[]), Some(Reason::Root));
+    assert_eq!(decision(&Facts { uid: OWN_UID, ..peer() }, &[]), Some(Reason::OwnUser));
 }
 
 #[test]
-fn root_that_is_switched_off_is_let_in_by_rules_alone() {
+fn root_that_is_switched_off_needs_a_rule() {
     let root = Facts { uid: 0, gid: 0, groups: vec![], ..peer() };
-    let by_rule = |rule: Rule| Decision::Allow(Reason::Rules(vec![rule]));
+    let by_rule = |rule: Rule| Some(Reason::Rules(vec![rule]));
     for own_uid in [OWN_UID, 0] {
-        let implicit_access = ImplicitAccess { own_uid, root: RootAccess::Deny };
-        let decision = |rule: Rule| decide(&root, implicit_access, &[rule], &numbers());
-        assert_eq!(decide(&root, implicit_access, &[], &numbers()), Decision::Deny);
-        assert_eq!(decision(Rule::of(user("1001"))), Decision::Deny);
+        let implicit = ImplicitAccess { own_uid, root: RootAccess::Deny };
+        let decision = |rule: Rule| decide(&root, implicit, &[rule], &ids());
+        assert_eq!(decide(&root, implicit, &[], &ids()), None);
+        assert_eq!(decision(Rule::of(user("1001"))), None);
         for rule in [Rule::of(user("0")), Rule::of(group("0")), Rule::of(unit("billing.service")), Rule::Any]
         {
             assert_eq!(decision(rule.clone()), by_rule(rule));
         }
     }
     let own = Facts { uid: OWN_UID, ..peer() };
-    let implicit_access = ImplicitAccess { own_uid: OWN_UID, root: RootAccess::Deny };
-    assert_eq!(decide(&own, implicit_access, &[], &numbers()), Decision::Allow(Reason::OwnUser));
+    let implicit = ImplicitAccess { own_uid: OWN_UID, root: RootAccess::Deny };
+    assert_eq!(decide(&own, implicit, &[], &ids()), Some(Reason::OwnUser));
 }
 
 #[test]
@@ -113,7 +120,20 @@ fn each_kind_of_condition_matches_what_it_names_and_nothing_else() {
 }
 
 #[test]
-fn of_a_conjunction_every_condition_must_hold() {
+fn another_file_at_the_path_of_an_executable_is_not_that_executable() {
+    let other = Some(billing_exe(Id::File { device: 1, inode: 3 }));
+    let laid_over = Facts { exe: other, ..peer() };
+    let rule = Rule::of(exe("/usr/bin/billing"));
+    assert!(!is_allowed(&laid_over, rule.clone()));
+    let finding = findings(&laid_over, Absent::NotKnown, &[rule], &ids()).remove(0);
+    assert_eq!(
+        finding.conditions[0].fact,
+        "the executable is another file than /usr/bin/billing of this host"
+    );
+}
+
+#[test]
+fn every_condition_of_a_rule_must_hold() {
     let whole = [user("billing"), group("staff"), unit("billing.service"), exe("/usr/bin/billing")];
     assert!(is_allowed(&peer(), all(&whole)));
     let wrong =
@@ -127,11 +147,11 @@ fn of_a_conjunction_every_condition_must_hold() {
 #[test]
 fn the_first_rule_that_matches_is_the_reason() {
     let rules = [user("1"), group("27"), user("1001")].map(Rule::of);
-    assert_eq!(decision(&peer(), &rules), Decision::Allow(Reason::Rules(vec![rules[1].clone()])));
+    assert_eq!(decision(&peer(), &rules), Some(Reason::Rules(vec![rules[1].clone()])));
 }
 
 #[test]
-fn a_name_that_is_unknown_or_unanswered_and_an_absent_fact_match_nobody() {
+fn an_unknown_or_unanswered_name_and_an_absent_fact_match_nobody() {
     let bare = Facts { uid: 1001, gid: 1001, ..Facts::default() };
     for condition in [
         user("ghost"),
@@ -147,7 +167,7 @@ fn a_name_that_is_unknown_or_unanswered_and_an_absent_fact_match_nobody() {
 }
 
 #[test]
-fn findings_agree_with_the_decision_and_tell_why() {
+fn findings_agree_with_the_decision_and_say_why() {
     let rules = [
         all(&[user("billing"), unit("other.service")]),
         Rule::of(user("ghost")),
@@ -156,7 +176,7 @@ fn findings_agree_with_the_decision_and_tell_why() {
         Rule::of(exe("/usr/bin/billing")),
         Rule::Any,
     ];
-    let found = findings(&peer(), Absent::NotKnown, &rules, &numbers());
+    let found = findings(&peer(), Absent::NotKnown, &rules, &ids());
     for (rule, finding) in rules.iter().zip(&found) {
         assert_eq!(finding.matches, is_allowed(&peer(), rule.clone()), "{rule}");
     }
@@ -178,10 +198,10 @@ fn findings_agree_with_the_decision_and_tell_why() {
 }
 
 #[test]
-fn a_finding_tells_which_fact_is_missing_and_what_a_name_stands_for() {
+fn a_finding_names_the_missing_fact_and_the_id_of_a_name() {
     let bare = Facts { uid: 7, gid: 7, ..Facts::default() };
     let told = |condition: Condition| {
-        let finding = findings(&bare, Absent::NotKnown, &[Rule::of(condition)], &numbers()).remove(0);
+        let finding = findings(&bare, Absent::NotKnown, &[Rule::of(condition)], &ids()).remove(0);
         finding.conditions[0].fact.clone()
     };
     assert_eq!(told(user("billing")), "the user is 7, and billing is 1001");
@@ -190,8 +210,25 @@ fn a_finding_tells_which_fact_is_missing_and_what_a_name_stands_for() {
     assert_eq!(told(user_unit("a.service")), "the user unit is not known");
     assert_eq!(told(exe("/a")), "the executable is not known");
     let rules = [Rule::of(unit("a.service"))];
-    let finding = findings(&bare, Absent::NotAssumed, &rules, &numbers()).remove(0);
+    let finding = findings(&bare, Absent::NotAssumed, &rules, &ids()).remove(0);
     assert_eq!(finding.conditions[0].fact, "the unit is not assumed");
+}
+
+#[test]
+fn of_a_unit_nothing_but_the_unit_is_assumed() {
+    let of_unit = Facts { uid: NO_ID, gid: NO_ID, unit: Some("a.service".into()), ..Facts::default() };
+    let rules =
+        [Rule::of(unit("a.service")), Rule::of(user("7")), Rule::of(user("billing")), Rule::of(group("7"))];
+    let found = findings(&of_unit, Absent::NotAssumed, &rules, &ids());
+    let told: Vec<(bool, &str)> =
+        found.iter().map(|finding| (finding.matches, finding.conditions[0].fact.as_str())).collect();
+    let expected = [
+        (true, "the unit is a.service"),
+        (false, "the user is not assumed"),
+        (false, "the user is not assumed"),
+        (false, "the group is not assumed"),
+    ];
+    assert_eq!(told, expected);
 }
 
 /// One of few values, so that rules and facts often meet.
@@ -220,48 +257,47 @@ fn some_peer() -> impl Strategy<Value = Facts> {
     let units: &[_] = &["billing.service", "app.service"];
     (number(), number(), prop::collection::vec(number(), 0..3), fact(units), fact(units), any::<bool>())
         .prop_map(|(uid, gid, groups, unit, user_unit, has_exe)| {
-            let exe = has_exe.then(|| "/usr/bin/billing".into());
+            let exe = has_exe.then(|| billing_exe(FILE));
             Facts { uid, gid, groups, unit, user_unit, exe, ..Facts::default() }
         })
 }
 
 proptest! {
     #[test]
-    fn who_matches_a_rule_matches_every_wider_one(peer in some_peer(), rule in some_rule()) {
-        let is_matched = |rule: &Rule| rule_matches(&peer, rule, &numbers());
+    fn a_caller_that_matches_a_rule_matches_every_wider_one(peer in some_peer(), rule in some_rule()) {
+        let is_matched = |rule: &Rule| matches(&peer, rule, &ids());
         if is_matched(&rule) {
             prop_assert!(rule.wider().all(|wider| is_matched(&wider)));
         }
     }
 
     #[test]
-    fn a_decision_has_grounds_that_hold_and_an_explanation_that_agrees(
+    fn a_decision_has_the_expected_reason_and_the_explanation_agrees(
         peer in some_peer(),
         rules in prop::collection::vec(some_rule(), 0..4),
         is_root_denied in any::<bool>(),
     ) {
         let root = if is_root_denied { RootAccess::Deny } else { RootAccess::Allow };
-        let implicit_access = ImplicitAccess { own_uid: OWN_UID, root };
-        let found = findings(&peer, Absent::NotKnown, &rules, &numbers());
+        let implicit = ImplicitAccess { own_uid: OWN_UID, root };
+        let found = findings(&peer, Absent::NotKnown, &rules, &ids());
         let first = found.iter().find(|finding| finding.matches).map(|finding| finding.rule.clone());
         let expected = match (peer.uid, root) {
             (0, RootAccess::Allow) => Some(Reason::Root),
             (OWN_UID, _) => Some(Reason::OwnUser),
             _ => first.map(|rule| Reason::Rules(vec![rule])),
         };
-        let expected = expected.map_or(Decision::Deny, Decision::Allow);
-        prop_assert_eq!(decide(&peer, implicit_access, &rules, &numbers()), expected);
+        prop_assert_eq!(decide(&peer, implicit, &rules, &ids()), expected);
     }
 
     #[test]
     fn less_knowledge_never_lets_anybody_in(peer in some_peer(), rules in prop::collection::vec(some_rule(), 0..4)) {
         let bare = Facts { unit: None, user_unit: None, exe: None, ..peer.clone() };
         let knowing_less = [
-            decide(&bare, EXEMPTIONS, &rules, &numbers()),
-            decide(&peer, EXEMPTIONS, &rules, &ResolvedIds::default()),
+            decide(&bare, IMPLICIT, &rules, &ids()),
+            decide(&peer, IMPLICIT, &rules, &ResolvedIds::default()),
         ];
-        if decision(&peer, &rules) == Decision::Deny {
-            prop_assert_eq!(knowing_less, [Decision::Deny, Decision::Deny]);
+        if decision(&peer, &rules) == None {
+            prop_assert_eq!(knowing_less, [None, None]);
         }
     }
 }

@@ -4,8 +4,7 @@
 mod credential_factory;
 mod entry;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,10 +29,6 @@ pub struct Registry {
     /// Who is an operator, and whether root needs a rule.
     pub admin: AdminSettings,
     names_in_rules: Vec<Named>,
-    /// What a name that does not exist is decided about by: see [`Registry::decoy`].
-    decoys: Vec<Arc<Entry>>,
-    /// Keys the choice of a decoy, so that nobody can tell which it is.
-    chooser: RandomState,
 }
 
 /// A credential and the schedule that it was last given.
@@ -68,11 +63,8 @@ impl Registry {
             Some((name.clone(), Arc::new(entry)))
         };
         let tokens: BTreeMap<_, _> = config.tokens.iter().filter_map(entry).collect();
-        let decoys = tokens.values().cloned().collect();
-        let chooser = RandomState::new();
-        let names_in_rules: HashSet<_> = tokens.values().flat_map(|entry| entry.names_in_rules()).collect();
-        let names_in_rules = names_in_rules.into_iter().collect();
-        Self { tokens, credentials, admin: config.admin.clone(), names_in_rules, decoys, chooser }
+        let names_in_rules = config.names_in_rules();
+        Self { tokens, credentials, admin: config.admin.clone(), names_in_rules }
     }
 
     /// Ends the credentials that `next` has no use for, and keeps nothing of them.
@@ -111,15 +103,6 @@ impl Registry {
         self.tokens.get(name)
     }
 
-    /// A token that stands in for a name that does not exist, so that a refusal takes as long as for one that does.
-    ///
-    /// It is the same one for a name each time, and a different one for each name without any order in it. So the
-    /// time tells neither from one name nor by a comparison with others which names exist.
-    pub fn decoy(&self, name: &TokenName) -> Option<&Arc<Entry>> {
-        let chosen = self.chooser.hash_one(name).checked_rem(u64::try_from(self.decoys.len()).ok()?)?;
-        self.decoys.get(usize::try_from(chosen).ok()?)
-    }
-
     /// The names after `after`, in order.
     pub fn after<'a>(
         &'a self,
@@ -130,7 +113,7 @@ impl Registry {
         self.tokens.range((start, Unbounded))
     }
 
-    /// The names that have to be looked up to decide about all tokens, each once.
+    /// The users, groups and executables that rules name, each once.
     pub fn names_in_rules(&self) -> &[Named] {
         &self.names_in_rules
     }

@@ -1,42 +1,48 @@
 //! Which program a process runs.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::mem::MaybeUninit;
+use std::path::PathBuf;
 
-/// The executable of a process, where this process may see and can prove it.
-pub(super) fn of(pid: i32) -> Option<PathBuf> {
-    name(pid).filter(|name| is_proved(pid, name))
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::access::{Executable, Id};
+
+/// The executable of a process; `None` where this process may not see it (proc(5): it takes the rights to trace the
+/// process) and where the file is gone. The path is the caller's choice, because the caller can have a mount namespace of
+/// its own; so no file is looked up by it, and a rule compares the file too.
+pub(super) fn of(pid: i32) -> Option<Executable> {
+    let link = format!("/proc/{pid}/exe");
+    let path = fs::read_link(&link).ok()?;
+    let text = path.to_str()?;
+    let is_there = text.starts_with('/') && !text.ends_with(" (deleted)");
+    is_there.then(|| id(link)).and_then(Result::ok).map(|file| Executable { path: PathBuf::from(text), file })
 }
 
-/// What the kernel calls the executable of a process; `None` where this process may not see it (proc(5): it takes
-/// the rights to trace the other) and where the file is gone. A name is not a proof yet: see [`is_proved`].
-fn name(pid: i32) -> Option<PathBuf> {
-    let name = fs::read_link(link(pid)).ok()?;
-    let text = name.to_str()?;
-    (text.starts_with('/') && !text.ends_with(" (deleted)")).then_some(name)
-}
-
-/// Whether the file of this name is the one that the process runs. The name is that of the process's own file
-/// system, in which anybody can put a file of their own at any place (`mount_namespaces(7)`).
-///
-/// Looks a path up that others chose, and so may take as long as their file systems do. (`RESOLVE_CACHED` would say
-/// no more than the kernel knows by itself, but the unit's `RestrictSUIDSGID=` does not let `openat2(2)` through.)
-fn is_proved(pid: i32, name: &Path) -> bool {
-    matches!((identity(&link(pid)), identity(name)), (Ok(running), Ok(named)) if running == named)
-}
-
-fn link(pid: i32) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/exe"))
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+/// Identifies the file behind a link of `/proc` by what the kernel holds in memory. Without asking its file system, which may
+/// be one of the caller's that never answers (statx(2), `AT_STATX_DONT_SYNC`).
+fn id(link: String) -> io::Result<Id> {
+    let link = CString::new(link)?;
+    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `link` ends with a zero byte, `found` has room for what the kernel writes, and all zeros are a valid value.
+    #[expect(unsafe_code, reason = "nix does not wrap statx(2)")]
+    let (status, found) = unsafe {
+        let flags = libc::AT_STATX_DONT_SYNC;
+        let status = libc::statx(libc::AT_FDCWD, link.as_ptr(), flags, libc::STATX_INO, found.as_mut_ptr());
+        (status, found.assume_init())
+    };
+    Errno::result(status)?;
+    let device = libc::makedev(found.stx_dev_major, found.stx_dev_minor);
+    Ok(Id::File { device, inode: found.stx_ino })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -52,31 +58,33 @@ mod tests {
         i32::try_from(child.id()).unwrap()
     }
 
+    /// The file at a path, as rules resolve it.
+    fn file(path: &Path) -> Id {
+        let file = fs::metadata(path).unwrap();
+        Id::File { device: file.dev(), inode: file.ino() }
+    }
+
     #[test]
-    fn the_file_that_runs_is_told_apart_from_another_of_its_name() {
+    fn an_executable_is_a_path_and_a_file_as_long_as_the_file_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().canonicalize().unwrap().join("billing");
         let mut child = run(&path);
         let pid = number(&child);
-        assert_eq!(name(pid).as_deref(), Some(path.as_path()));
-        assert!(is_proved(pid, &path));
-        assert!(!is_proved(pid, Path::new("/bin/cat")), "another file");
-
+        let running = of(pid).unwrap();
+        assert_eq!((running.path.as_path(), running.file), (path.as_path(), file(&path)));
+        assert_ne!(running.file, file(Path::new("/bin/cat")));
         fs::remove_file(&path).unwrap();
-        assert_eq!(name(pid), None, "the file is gone");
-        // What is at the place now is not what runs.
-        fs::write(&path, "").unwrap();
-        assert!(!is_proved(pid, &path));
+        assert_eq!(of(pid), None);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(name(pid), None);
+        assert_eq!(of(pid), None);
     }
 
     #[test]
-    fn a_name_that_ends_like_a_deleted_file_proves_nothing() {
+    fn a_path_that_ends_like_that_of_a_deleted_file_is_no_executable() {
         let folder = tempfile::tempdir().unwrap();
         let mut child = run(&folder.path().join("billing (deleted)"));
-        assert_eq!(name(number(&child)), None);
+        assert_eq!(of(number(&child)), None);
         child.kill().unwrap();
         child.wait().unwrap();
     }

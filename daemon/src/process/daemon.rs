@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Names;
 use crate::clock::{Clock, ClockChanges, watch_clock_changes};
 use crate::config::{Config, DaemonSettings};
 use crate::engine::credential::ActorContext;
@@ -85,6 +86,12 @@ impl Daemon {
         let served = Arc::clone(&shared);
         // Not ended by `stop`: what is in flight then has turns too.
         let turns = tokio::spawn(async move { served.turns.keep().await });
+        shared.names.resolve(config.names_in_rules()).await;
+        let named = Arc::clone(&shared);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            let in_force = || named.registry.borrow().names_in_rules().to_vec();
+            named.names.keep_current(in_force).await;
+        }));
         let limits = Limits {
             connections: config.daemon.max_connections.min(most_connections),
             connections_per_uid: config.daemon.max_connections_per_uid,
@@ -93,6 +100,11 @@ impl Daemon {
         let serving = accept::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
         connections.spawn(serving);
         Ok(Self { shared, settings: config.daemon.clone(), connections, actors, turns, stop })
+    }
+
+    /// The names in rules. Those of another configuration are to be resolved before it is put in force.
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.shared.names)
     }
 
     /// Puts another configuration in force. Connections, and tokens with the same settings, are kept; removed tokens are

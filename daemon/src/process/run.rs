@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 
-use crate::access::directory;
+use crate::access::{Names, group_id};
 use crate::clock::{Clock, ClockChanges};
 use crate::config::{self, Config, DaemonSettings, Faults, Loaded, Source};
 use crate::peer;
@@ -117,7 +117,7 @@ async fn open_store(config: &Config, manager: FdStore) -> Arc<Store> {
 fn bind(config: &Config, socket: Option<PathBuf>) -> Result<(UnixListener, Option<OwnSocket>), StartError> {
     let gid = |group| {
         let unknown = || format!("daemon.socket_group: there is no group {group} on this host");
-        directory::gid(group).ok_or_else(|| StartError::Other(unknown().into()))
+        group_id(group).ok_or_else(|| StartError::Other(unknown().into()))
     };
     let group = config.daemon.socket_group.as_ref().map(gid).transpose()?;
     let path = socket.unwrap_or_else(|| config.daemon.socket.clone());
@@ -144,9 +144,7 @@ async fn supervise(daemon: &Daemon, signals: &mut Signals, source: &Source) {
             // A signal during a reload is kept, and starts another one after it.
             Some(()) = signals.hangup.recv(), if reload.is_none() => {
                 systemd::reloading();
-                let source = source.clone();
-                // On a thread of its own: a slow disk delays no caller, no signal and no heartbeat.
-                reload = Some(tokio::task::spawn_blocking(move || load(&source)));
+                reload = Some(tokio::spawn(load_and_resolve(source.clone(), daemon.names())));
             }
             Some(loaded) = OptionFuture::from(reload.as_mut()) => {
                 reload = None;
@@ -167,6 +165,15 @@ async fn supervise(daemon: &Daemon, signals: &mut Signals, source: &Source) {
             }
         }
     }
+}
+
+/// Reads the configuration and resolves the names in its rules, before it is in force, so that nobody is refused because of a
+/// name that is not resolved yet. On a thread of its own: a slow disk delays no caller, no signal and no heartbeat.
+async fn load_and_resolve(source: Source, names: Arc<Names>) -> Result<Config, Faults> {
+    let loaded = tokio::task::spawn_blocking(move || load(&source)).await;
+    let loaded = loaded.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+    names.resolve(loaded.names_in_rules()).await;
+    Ok(loaded)
 }
 
 /// Puts a newly read configuration in force. One with faults changes nothing.

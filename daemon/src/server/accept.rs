@@ -160,6 +160,9 @@ impl Acceptor {
             let _place = place;
             shared.turns.take(peer.facts().uid).await.spend(WELCOME_UNITS);
             peer.identify();
+            if let Some(exe) = &peer.facts().exe {
+                shared.names.recheck(exe).await;
+            }
             let session = Arc::new(Session::new(shared, peer));
             connection::serve(stream, session, stop).await;
         });

@@ -69,8 +69,6 @@ impl Operation {
 pub enum Refusal {
     /// No rule of the token lets it.
     NoRule,
-    /// No rule of the token is known to let it, and the name service was of no help with some of them.
-    NamesUnanswered,
     /// It may have the token, but not with these scopes, resources or audiences.
     NoRuleOfForm,
     /// It may have the token, and the configuration lets nobody ask for it in this form.
@@ -90,7 +88,7 @@ impl Refusal {
     /// which a record takes tells them apart neither.
     fn generalised(self) -> Self {
         match self {
-            Self::NoRule | Self::NamesUnanswered | Self::NoSuchToken => Self::NothingForIt,
+            Self::NoRule | Self::NoSuchToken => Self::NothingForIt,
             other => other,
         }
     }
@@ -98,9 +96,6 @@ impl Refusal {
     fn as_str(self) -> &'static str {
         match self {
             Self::NoRule => "no rule of the token's allow list matches",
-            Self::NamesUnanswered => {
-                "no rule of the token's allow list is known to match, and the host's name service gives no answer"
-            }
             Self::NoRuleOfForm => "no rule of a scope, resource or audience of this form matches",
             Self::NoSuchForm => "the configuration lets nobody ask for this form",
             Self::NoSuchToken => "no such token",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokend_protocol::Timestamp;
 use tokio::sync::watch;
 
-use crate::access::directory::Directory;
+use crate::access::Names;
 use crate::clock::Clock;
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::quota::Allowances;
@@ -32,8 +32,8 @@ pub struct ServerState {
     pub allowances: Allowances,
     /// Whose turn it is.
     pub turns: FairQueue,
-    /// The host's users and groups.
-    pub directory: Directory,
+    /// The names in rules, resolved.
+    pub names: Arc<Names>,
     /// The daemon's own user.
     pub own_uid: u32,
     /// When the daemon started.
@@ -57,7 +57,7 @@ impl ServerState {
             clock,
             audit: Audit::default(),
             turns: FairQueue::default(),
-            directory: Directory::of_the_host(),
+            names: Arc::new(Names::of_the_host()),
             own_uid: nix::unistd::geteuid().as_raw(),
             memory: "not locked".to_owned(),
             connections: AtomicU32::new(0),

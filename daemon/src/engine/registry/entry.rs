@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokend_protocol::{TokenName, Variant};
 
 use super::CredentialFactory;
-use crate::access::{Named, Rule};
+use crate::access::Rule;
 use crate::config::{CredentialSettings, HeaderSettings, TermKind, TokenSettings, VariantSettings};
 use crate::engine::credential::Credential;
 use crate::engine::variants::{self, NoVariant, Variants};
@@ -94,12 +94,6 @@ impl Entry {
             asked == self.settings.terms(kind)
                 || asked.as_slice().iter().all(|term| permitted.as_slice().contains(term))
         })
-    }
-
-    /// The names that have to be looked up to decide about the token, those of its terms included.
-    pub fn names_in_rules(&self) -> impl Iterator<Item = Named> + '_ {
-        let terms = self.permitted.rules.iter().flat_map(|rules| &rules.allow);
-        self.allow.iter().chain(terms).flat_map(Rule::names)
     }
 
     /// What is asked for where a caller asks for nothing else.

@@ -81,7 +81,7 @@ impl Record {
         let number = count.number();
         let (peer, verb) = (&self.peer, self.verb.as_str());
         let (unit, user_unit) = (peer.unit.as_deref(), peer.user_unit.as_deref());
-        let exe = peer.exe.as_ref().map(|path| path.display().to_string());
+        let exe = peer.exe.as_ref().map(|exe| exe.path.display().to_string());
         let exe = exe.as_deref();
         let (uid, gid, pid, invocation_id) = (peer.uid, peer.gid, peer.pid, peer.invocation_id.as_deref());
         let names: Vec<&str> = self.tokens.iter().map(TokenName::as_str).collect();

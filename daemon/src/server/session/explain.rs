@@ -1,27 +1,27 @@
-//! Why somebody may have a token or may not.
+//! `Explain`: why somebody may have a token or may not.
 //!
-//! An operator is told all about everybody. Anybody else is told about itself, and only what lets it have the token:
-//! where it may not have it, it learns no more than from any other request.
+//! An operator is told everything about everybody. Anybody else is told about itself, and only the reason that lets it have
+//! the token: about other tokens it learns no more than from any other request.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use tokend_protocol::{
     ErrorCode, ErrorReply, ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
-    Reply, Subject, SubjectFacts, TokenName, Variant,
+    Reply, Subject, SubjectFacts, Variant,
 };
 
-use super::entitlement::Entitled;
-use super::right::{self, Right};
-use super::{Session, refusal};
-use crate::access::Facts;
-use crate::access::directory::{Account, NoAccount, Patience, Resolved};
-use crate::access::{Absent, Decision, Finding, ImplicitAccess, RootAccess, Rule, decide, findings};
+use super::authorize::{Authorized, ruled};
+use super::{Asked, Session, refusal};
+use crate::access::{
+    Absent, Facts, Finding, ImplicitAccess, NO_ID, ResolvedIds, RootAccess, Rule, decide, facts_of_user,
+    findings,
+};
 use crate::engine::registry::{Entry, Registry};
 use crate::engine::variants;
 use crate::peer::Peer;
 use crate::server::audit::Operation;
 
-/// Text of rules in one reply: half a reply frame, whatever the rules are.
+/// Bytes of rules in one reply: half a reply frame, whatever the rules are.
 const RULES_BYTES_MAX: usize = 128 * 1024;
 
 /// Groups in one reply. The kernel lets a process have 65,536.
@@ -30,157 +30,125 @@ const GROUPS_MAX: usize = 1024;
 /// The longest name of a user. Linux allows 32; directory services more.
 const USER_BYTES_MAX: usize = 256;
 
-/// The longest name of a unit that systemd allows.
+/// The longest name of a unit (systemd.unit(5)).
 const UNIT_BYTES_MAX: usize = 255;
-
-/// What the kernel calls no user.
-const NO_USER: u32 = u32::MAX;
-
-/// What the kernel calls no group.
-const NO_GROUP: u32 = u32::MAX;
 
 impl Session {
     pub(super) async fn explain(&self, request: ExplainRequest) -> Result<Reply, ErrorReply> {
-        // Who was an operator when it was asked is told nothing when it has ceased to be one.
-        self.in_force(|_| self.explained(request.clone())).await?
+        let ExplainRequest { name, variant, subject } = request;
+        let asked = Asked { operation: Operation::Explain, name: &name, variant: &variant };
+        let registry = self.registry();
+        if subject == Subject::Caller && !self.is_operator(&registry) {
+            return self.explain_to_caller(&registry, asked);
+        }
+        self.authorize_operator(&registry, asked)?;
+        let absent = match subject {
+            Subject::User(_) | Subject::Unit(_) => Absent::NotAssumed,
+            Subject::Caller | Subject::Process(_) => Absent::NotKnown,
+        };
+        let facts = match subject {
+            Subject::Caller => self.peer.facts().clone(),
+            Subject::User(user) => look_up_user(user).await?,
+            Subject::Process(pid) => facts_of_process(pid)?,
+            Subject::Unit(unit) => facts_of_unit(unit)?,
+        };
+        // Again, because a caller that is no operator any more after the look-up is told nothing.
+        let registry = self.registry();
+        let (entry, reason) = self.authorize_operator(&registry, asked)?;
+        self.check_variant(asked, &entry)?;
+        self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, &reason);
+        let implicit = self.implicit_access(&registry);
+        let case = Case { facts: &facts, absent, implicit, ids: &self.shared.names.ids() };
+        Ok(Reply::Explained(case.explanation(&entry, &variant, &registry.admin.allow)))
     }
 
-    async fn explained(&self, request: ExplainRequest) -> Result<Reply, ErrorReply> {
-        let ExplainRequest { name, variant, subject } = request;
-        let patience = Patience::of_a_request();
-        let operator = self.operator(patience).await;
-        let registry = self.registry();
-        if let (Ok(grounds), Some(entry)) = (operator, registry.find(&name)) {
-            self.check_form(&name, entry, &variant)?;
-            self.allowed(Operation::Explain, &name, &grounds);
-            let absent = match subject {
-                Subject::User(_) | Subject::Unit(_) => Absent::NotAssumed,
-                Subject::Caller | Subject::Process(_) => Absent::NotKnown,
-            };
-            let facts = (&self.facts_of(subject).await?, absent);
-            let explained = self.explanation(&registry, entry, &variant, facts, patience).await;
-            return Ok(Reply::Explained(explained));
-        }
-        if subject != Subject::Caller {
-            return Err(self.not_an_operator(&name, &variant, Operation::Explain, patience).await);
-        }
-        let Entitled { entry, grounds } =
-            self.entitled(&name, &variant, Operation::Explain, patience).await?;
-        self.check_form(&name, &entry, &variant)?;
-        self.allowed(Operation::Explain, &name, &grounds);
-        let (facts, omitted) = told(self.peer.facts());
-        let reason = grounds.to_string();
+    fn explain_to_caller(&self, registry: &Arc<Registry>, asked: Asked<'_>) -> Result<Reply, ErrorReply> {
+        let Authorized { entry, reason, .. } = self.authorize(registry, asked)?;
+        self.check_variant(asked, &entry)?;
+        self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, &reason);
+        let (facts, omitted) = subject_facts(self.peer.facts());
+        let reason = reason.to_string();
         let reply =
             ExplainedReply { allowed: true, reason, facts, operator: None, lists: Vec::new(), omitted };
         Ok(Reply::Explained(reply))
     }
 
-    /// What is known of whom the question is about.
-    async fn facts_of(&self, subject: Subject) -> Result<Facts, ErrorReply> {
-        match subject {
-            Subject::Caller => Ok(self.peer.facts().clone()),
-            Subject::User(user) => facts_of_user(user).await,
-            Subject::Process(pid) => facts_of_process(pid),
-            Subject::Unit(unit) => facts_of_unit(unit),
-        }
-    }
-
-    /// Whether callers may ask for this form at all.
-    fn check_form(&self, name: &TokenName, entry: &Entry, variant: &Variant) -> Result<(), ErrorReply> {
-        variants::settings(entry.settings(), &entry.permitted, variant)
+    /// Checks whether callers may ask for this variant at all.
+    fn check_variant(&self, asked: Asked<'_>, entry: &Entry) -> Result<(), ErrorReply> {
+        variants::settings(entry.settings(), &entry.permitted, asked.variant)
             .map(drop)
-            .map_err(|message| self.no_such_form(Operation::Explain, name, message))
-    }
-
-    async fn explanation(
-        &self,
-        registry: &Registry,
-        entry: &Entry,
-        variant: &Variant,
-        (facts, absent): (&Facts, Absent),
-        patience: Patience,
-    ) -> ExplainedReply {
-        let operators = registry.admin.allow.iter().flat_map(Rule::names);
-        let names: Vec<_> = entry.names_in_rules().chain(operators).collect();
-        let resolved = self.shared.directory.resolve(&names, patience).await;
-        let case =
-            Case { facts, absent, implicit_access: self.implicit_access(registry), resolved: &resolved };
-        case.explanation(entry, variant, &registry.admin.allow)
+            .map_err(|message| self.no_such_variant(asked, message))
     }
 }
 
-/// Whom a decision is about, and what it is decided by besides rules.
+/// The subject of a decision, and what the decision goes by besides rules.
 struct Case<'a> {
     facts: &'a Facts,
     absent: Absent,
-    implicit_access: ImplicitAccess,
-    resolved: &'a Resolved,
+    implicit: ImplicitAccess,
+    ids: &'a ResolvedIds,
 }
 
 impl Case<'_> {
-    fn explanation(&self, entry: &Entry, variant: &Variant, operators: &[Rule]) -> ExplainedReply {
+    fn explanation(&self, entry: &Arc<Entry>, variant: &Variant, operators: &[Rule]) -> ExplainedReply {
         let lists = lists(entry, variant);
-        // Decided as every request is, so that what is explained is what happens.
-        let right = Right::decide(self.facts, self.implicit_access, entry, &self.resolved.numbers);
-        let grounds = right.and_then(|right| right.to(entry, variant));
-        let operator = match decide(self.facts, self.implicit_access, operators, &self.resolved.numbers) {
-            Decision::Allow(grounds) => Some(grounds.to_string()),
-            Decision::Deny => None,
-        };
-        let (facts, groups_omitted) = told(self.facts);
+        // Decided as every request is, so that the explanation is true.
+        let authorized = Authorized::decide(self.facts, self.implicit, entry, self.ids);
+        let reason = authorized.and_then(|authorized| authorized.for_variant(variant));
+        let reason = reason.map(|authorized| authorized.reason.to_string());
+        let operator = decide(self.facts, self.implicit, operators, self.ids);
+        let (facts, groups_omitted) = subject_facts(self.facts);
         let mut room = Room { bytes: RULES_BYTES_MAX, omitted: groups_omitted };
         ExplainedReply {
-            allowed: grounds.is_some(),
-            reason: grounds.map_or_else(|| self.refusal(&lists), |grounds| grounds.to_string()),
+            allowed: reason.is_some(),
+            reason: reason.unwrap_or_else(|| self.refusal(&lists)),
             facts,
-            operator,
+            operator: operator.map(|reason| reason.to_string()),
             lists: lists.into_iter().map(|list| self.list(list, &mut room)).collect(),
             omitted: room.omitted,
         }
     }
 
-    /// Why nothing lets it.
+    /// Why no list lets the subject have it.
     fn refusal(&self, lists: &[List<'_>]) -> String {
-        let numbers = &self.resolved.numbers;
-        let lets_in =
-            |list: &&List<'_>| decide(self.facts, self.implicit_access, list.rules, numbers).is_allowed();
-        let refusing = lists.iter().find(|list| !lets_in(list));
-        let of = refusing.map_or("token", |list| list.of.as_str());
+        let refuses = |list: &&List<'_>| decide(self.facts, self.implicit, list.rules, self.ids).is_none();
+        let of = lists.iter().find(refuses).map_or("token", |list| list.of.as_str());
         let mut reason = format!("no rule of the {of} matches");
-        if !self.resolved.is_complete {
+        let mut names = lists.iter().flat_map(|list| list.rules).flat_map(Rule::names);
+        if names.any(|name| self.ids.answer(&name).is_none()) {
             reason.push_str(", and the host's name service gives no answer about some names");
         }
-        if self.facts.uid == 0 && self.implicit_access.root == RootAccess::Deny {
+        if self.facts.uid == 0 && self.implicit.root == RootAccess::Deny {
             reason.push_str("; root needs one too ([admin] root = \"deny\")");
         }
         reason
     }
 
     fn list(&self, list: List<'_>, room: &mut Room) -> ExplainedList {
-        let found = findings(self.facts, self.absent, list.rules, &self.resolved.numbers);
+        let found = findings(self.facts, self.absent, list.rules, self.ids);
         let rules = found.into_iter().map(explained).filter(|rule| room.takes(rule)).collect();
         ExplainedList { of: list.of, rules }
     }
 }
 
-/// Rules one of which must match, and whose they are.
+/// Rules of which one must match, and what they are the rules of.
 struct List<'a> {
     of: String,
     rules: &'a [Rule],
 }
 
-/// The lists that count for a form of a token.
+/// The lists that decide about a variant of a token.
 fn lists<'a>(entry: &'a Entry, variant: &Variant) -> Vec<List<'a>> {
-    let of_term = right::ruled(entry, variant)
+    let of_term = ruled(entry, variant)
         .map(|ruled| List { of: format!("{} {}", ruled.kind.as_str(), ruled.term), rules: &ruled.allow });
     std::iter::once(List { of: "token".to_owned(), rules: &entry.allow }).chain(of_term).collect()
 }
 
 fn explained(finding: Finding) -> ExplainedRule {
-    let conditions = finding.conditions.into_iter().map(|holding| ExplainedCondition {
-        condition: holding.condition.to_string(),
-        holds: holding.holds,
-        fact: holding.fact,
+    let conditions = finding.conditions.into_iter().map(|result| ExplainedCondition {
+        condition: result.condition.to_string(),
+        holds: result.holds,
+        fact: result.fact,
     });
     ExplainedRule {
         rule: finding.rule.to_string(),
@@ -189,7 +157,7 @@ fn explained(finding: Finding) -> ExplainedRule {
     }
 }
 
-/// What is left of a reply.
+/// The room that is left in a reply.
 struct Room {
     bytes: usize,
     omitted: u32,
@@ -197,7 +165,7 @@ struct Room {
 
 impl Room {
     fn takes(&mut self, rule: &ExplainedRule) -> bool {
-        /// Lengths and marks of one text on the wire, at most.
+        /// The most that the length of one text takes on the wire.
         const FRAMING: usize = 16;
         let texts = rule.conditions.iter().flat_map(|told| [&told.condition, &told.fact]);
         let bytes: usize = std::iter::once(&rule.rule).chain(texts).map(|text| text.len() + FRAMING).sum();
@@ -211,18 +179,14 @@ impl Room {
     }
 }
 
-async fn facts_of_user(user: String) -> Result<Facts, ErrorReply> {
+async fn look_up_user(user: String) -> Result<Facts, ErrorReply> {
     if user.is_empty() || user.len() > USER_BYTES_MAX || user.contains(char::is_control) {
-        return Err(refusal(ErrorCode::InvalidRequest, "that cannot be the name of a user"));
+        return Err(refusal(ErrorCode::InvalidRequest, "this cannot be the name of a user"));
     }
-    match Account::of(user.clone()).await {
-        Ok(Account { uid, gid, groups }) => {
-            Ok(Facts { uid, gid: gid.unwrap_or(NO_GROUP), groups, ..Facts::default() })
-        }
-        Err(NoAccount::Unknown) => {
-            Err(refusal(ErrorCode::InvalidRequest, format!("this host has no user {user}")))
-        }
-        Err(NoAccount::Unanswered) => {
+    match facts_of_user(user.clone()).await {
+        Ok(Some(facts)) => Ok(facts),
+        Ok(None) => Err(refusal(ErrorCode::InvalidRequest, format!("this host has no user {user}"))),
+        Err(_) => {
             let message = format!("the host's name service gives no answer about user {user}");
             Err(refusal(ErrorCode::Unavailable, message))
         }
@@ -234,7 +198,7 @@ fn facts_of_unit(unit: String) -> Result<Facts, ErrorReply> {
     if unit.is_empty() || unit.len() > UNIT_BYTES_MAX || unit.contains(|c: char| c.is_control() || c == '/') {
         return Err(refusal(ErrorCode::InvalidRequest, "this is not the name of a unit"));
     }
-    Ok(Facts { uid: NO_USER, gid: NO_GROUP, unit: Some(unit), ..Facts::default() })
+    Ok(Facts { uid: NO_ID, gid: NO_ID, unit: Some(unit), ..Facts::default() })
 }
 
 fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
@@ -246,18 +210,18 @@ fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
     Peer::of_pid(number).map_err(|error| unknown(&error.to_string()))
 }
 
-/// The facts as they are told, and how many groups are left out.
-fn told(facts: &Facts) -> (SubjectFacts, u32) {
+/// The facts as the protocol has them, and the number of groups that are left out.
+fn subject_facts(facts: &Facts) -> (SubjectFacts, u32) {
     let omitted = facts.groups.len().saturating_sub(GROUPS_MAX);
-    let told = SubjectFacts {
-        uid: Some(facts.uid).filter(|uid| *uid != NO_USER),
-        gid: Some(facts.gid).filter(|gid| *gid != NO_GROUP),
+    let subject = SubjectFacts {
+        uid: Some(facts.uid).filter(|uid| *uid != NO_ID),
+        gid: Some(facts.gid).filter(|gid| *gid != NO_ID),
         groups: facts.groups.iter().take(GROUPS_MAX).copied().collect(),
         pid: facts.pid.and_then(|pid| u32::try_from(pid).ok()),
         unit: facts.unit.clone(),
         user_unit: facts.user_unit.clone(),
         invocation_id: facts.invocation_id.clone(),
-        exe: facts.exe.as_deref().map(Path::to_string_lossy).map(String::from),
+        exe: facts.exe.as_ref().map(|exe| exe.path.to_string_lossy().into_owned()),
     };
-    (told, u32::try_from(omitted).unwrap_or(u32::MAX))
+    (subject, u32::try_from(omitted).unwrap_or(u32::MAX))
 }

@@ -1,23 +1,89 @@
-//! The header set of an API call: `Authorization`, the configured headers, and those of the caller.
+//! `Headers`: the header set of an API call. `Authorization`, the configured headers, and those of the caller.
+
+use std::time::Duration;
 
 use http::header::HeaderValue as HttpValue;
-use tokend_protocol::{CallerHeader, Header, Secret};
+use tokend_protocol::{
+    CallerHeader, ErrorClass, ErrorCode, ErrorReply, Header, HeadersReply, HeadersRequest, Reply, Secret,
+};
 
+use super::{Asked, Session, refusal, view};
+use crate::clock::Instant;
 use crate::config::{HeaderSettings, HeaderValue};
 use crate::secret_source::SecretSourceError;
+use crate::server::audit::Operation;
+
+/// How long the secrets of a header set may take for a caller without a deadline: they are on this host, and no provider has
+/// to be waited for.
+const SECRETS_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Session {
+    pub(super) async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
+        let HeadersRequest { name, options, supplied, omitted, variant } = &request;
+        let asked = Asked { operation: Operation::Headers, name, variant };
+        let deadline = self.deadline(options.deadline_ms);
+        let secrets_deadline = match options.deadline_ms {
+            0 => self.shared.clock.now().after(SECRETS_TIMEOUT),
+            _ => deadline,
+        };
+        loop {
+            let registry = self.registry();
+            let authorized = self.authorize(&registry, asked)?;
+            let entry = &authorized.entry;
+            let supplied = self::supplied(&entry.caller_headers, supplied, omitted)
+                .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
+            let credential = self.credential(asked, entry)?;
+            // Before the token, which must not grow old meanwhile.
+            let configured = self.configured_headers(asked, &entry.headers, secrets_deadline).await?;
+            let token = self.obtain(asked, &credential, *options, deadline).await;
+            if self.is_in_force(&registry) {
+                let token = token?;
+                let headers = compose(&token.secret, configured, supplied);
+                let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);
+                self.handed_out(asked, &authorized, &token);
+                return Ok(Reply::Headers(HeadersReply { info, headers }));
+            }
+        }
+    }
+
+    /// The configured headers, with their secrets as they are now.
+    async fn configured_headers(
+        &self,
+        asked: Asked<'_>,
+        settings: &[HeaderSettings],
+        deadline: Instant,
+    ) -> Result<Vec<Header>, ErrorReply> {
+        let read = tokio::select! {
+            // Secrets that are at hand are read, however short the deadline.
+            biased;
+            read = configured(settings) => read,
+            () = self.shared.clock.sleep_until(deadline) => {
+                let message = "the deadline passed before the secrets of the header set were read";
+                return Err(refusal(ErrorCode::DeadlineExceeded, message));
+            }
+        };
+        read.map_err(|error| {
+            tracing::warn!(token = %asked.name, %error, "a header cannot be made");
+            let message = "a secret of the header set cannot be read on this host";
+            let message =
+                view::with_detail(message, Some(&error.to_string()), ErrorClass::Secret, self.detail());
+            ErrorReply { class: Some(ErrorClass::Secret), ..refusal(ErrorCode::NeedsOperator, message) }
+        })
+    }
+}
 
 /// Why a header set cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HeaderError {
+enum HeaderError {
     #[error("{name}: {error}")]
     Secret { name: String, error: SecretSourceError },
     #[error("{0}: the secret has characters that no header can carry")]
     Value(String),
 }
 
-/// Checks what the caller supplied against what the configuration leaves to it, in the configured spelling
-/// and order.
-pub(super) fn supplied(
+/// Checks the caller's headers against those that the configuration leaves to it, and returns them in the configured
+/// spelling and order.
+fn supplied(
     expected: &[String],
     supplied: &[CallerHeader],
     omitted: &[String],
@@ -61,7 +127,7 @@ fn is_field_value(value: &str) -> bool {
 }
 
 /// The configured headers. Secrets are read now.
-pub(super) async fn configured(settings: &[HeaderSettings]) -> Result<Vec<Header>, HeaderError> {
+async fn configured(settings: &[HeaderSettings]) -> Result<Vec<Header>, HeaderError> {
     let mut headers = Vec::with_capacity(settings.len());
     for HeaderSettings { name, value } in settings {
         let value = match value {
@@ -80,7 +146,7 @@ pub(super) async fn configured(settings: &[HeaderSettings]) -> Result<Vec<Header
 }
 
 /// The whole set, `Authorization` first.
-pub(super) fn compose(token: &Secret, configured: Vec<Header>, supplied: Vec<Header>) -> Vec<Header> {
+fn compose(token: &Secret, configured: Vec<Header>, supplied: Vec<Header>) -> Vec<Header> {
     let authorization = Secret::from(format!("Bearer {}", token.expose()));
     let mut headers = vec![Header { name: "Authorization".to_owned(), value: authorization }];
     headers.extend(configured);

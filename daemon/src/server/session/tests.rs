@@ -1,27 +1,26 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
-use nix::errno::Errno;
 use tokend_protocol::{
-    HeadersRequest, PageRequest, RefreshRequest, RejectRequest, StatusRequest, Variant, WatchRequest,
+    CallOptions, ErrorClass, ErrorReply, GetRequest, HeadersRequest, PageRequest, RefreshRequest,
+    RejectRequest, StatusRequest, WatchRequest,
 };
 use tokio_util::task::TaskTracker;
 
+use super::watch::WATCHED_MAX;
 use super::*;
-use crate::access::Facts;
-use crate::access::Named;
-use crate::access::directory::Directory;
+use crate::access::{Facts, Id, Named, Names};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::engine::credential::{ActorContext, Unobtainable};
-use crate::engine::registry::{CredentialFactory, Registry};
+use crate::engine::credential::{ActorContext, Credential, Unobtainable};
+use crate::engine::registry::CredentialFactory;
 use crate::fingerprint::Fingerprinter;
-use crate::quota::Allowances;
-use crate::quota::Quota;
+use crate::quota::{Allowances, Quota, Resource};
 
-mod entitlement;
+mod authorize;
 mod explain;
-mod listing;
+mod list;
 mod quota;
 mod reload;
 
@@ -34,11 +33,11 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(uid: u32, directory: Directory, tokens: &str) -> Self {
-        Self::with_quota(uid, directory, tokens, Quota::default())
+    fn new(uid: u32, names: Names, tokens: &str) -> Self {
+        Self::with_quota(uid, names, tokens, Quota::default())
     }
 
-    fn with_quota(uid: u32, directory: Directory, tokens: &str, quota: Quota) -> Self {
+    fn with_quota(uid: u32, names: Names, tokens: &str, quota: Quota) -> Self {
         let clock = Clock::simulated();
         let actor_context = ActorContext {
             clock: clock.clone(),
@@ -48,9 +47,10 @@ impl Scene {
         };
         let mut origins = CredentialFactory::new(actor_context);
         let registry = Registry::build(&config(tokens), &mut origins, None);
+        names.resolve_now(registry.names_in_rules().to_vec());
         let mut shared = ServerState::new(registry, origins, clock.clone());
         shared.allowances = Allowances::new(quota);
-        shared.directory = directory;
+        shared.names = Arc::new(names);
         shared.own_uid = OWN_UID;
         let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });
         let shared = Arc::new(shared);
@@ -64,6 +64,7 @@ impl Scene {
         let mut origins = self.session.shared.origins.lock().unwrap();
         let next = Registry::build(&config(tokens), &mut origins, Some(&previous));
         let next = Arc::new(next);
+        self.session.shared.names.resolve_now(next.names_in_rules().to_vec());
         self.session.shared.registry.send_replace(Arc::clone(&next));
         previous.discard_all_but(&next);
     }
@@ -87,19 +88,8 @@ impl Scene {
     }
 
     fn remembered(&self) -> usize {
-        self.session.allowed.lock().unwrap().len()
+        self.session.remembered()
     }
-}
-
-/// A name service that knows nobody, and how often it was asked.
-fn counting() -> (Directory, Arc<AtomicUsize>) {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    let directory = Directory::asking(move |_| {
-        count.fetch_add(1, Ordering::SeqCst);
-        Ok(None)
-    });
-    (directory, asked)
 }
 
 const HELD: CallOptions = CallOptions { deadline_ms: 0, min_ttl_ms: 0 };
@@ -116,9 +106,25 @@ fn token(name: &str, more: &str) -> String {
     format!("[token.{name}]\nprovider = \"p\"\n{more}\n")
 }
 
-/// A directory in which alice is known.
-fn directory() -> Directory {
-    Directory::asking(|asked| Ok((*asked == Named::User("alice".into())).then_some(ALICE)))
+/// A host with these users and no others.
+fn host_with(users: &[(&str, u32)]) -> Names {
+    let users: HashMap<Named, Id> =
+        users.iter().map(|(name, uid)| (Named::User((*name).to_owned()), Id::Number(*uid))).collect();
+    Names::resolved_by(move |name| Ok(users.get(name).copied()))
+}
+
+/// A host with the user alice.
+fn host() -> Names {
+    host_with(&[("alice", ALICE)])
+}
+
+/// A name service whose answer about every user changes with each look-up; `None` for no answer.
+fn changing(answers: &'static [Option<u32>]) -> Names {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    Names::resolved_by(move |_| {
+        let answer = answers[asked.fetch_add(1, Ordering::SeqCst)];
+        answer.map(|uid| Some(Id::Number(uid))).ok_or_else(|| std::io::ErrorKind::TimedOut.into())
+    })
 }
 
 fn code(reply: Reply) -> ErrorCode {
@@ -131,60 +137,44 @@ fn code(reply: Reply) -> ErrorCode {
 const ALLOWED: &str = "allow = [\"user:alice\"]";
 const FORBIDDEN: &str = "allow = [\"user:bob\"]";
 
-#[tokio::test]
-async fn a_refusal_for_want_of_an_answer_ends_with_the_want() {
-    let asked = AtomicUsize::new(0);
-    let failing_once = Directory::asking(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
-        0 => Err(Errno::EIO),
-        _ => Ok(Some(ALICE)),
-    });
-    let scene = Scene::new(ALICE, failing_once, &token("t", ALLOWED));
-    assert_eq!(scene.get("t").await, ErrorCode::NotAllowed);
-    assert_eq!(scene.get("t").await, ErrorCode::DeadlineExceeded, "the same connection is let in");
+fn resolve_again(scene: &Scene) {
+    scene.session.shared.names.resolve_now(scene.session.registry().names_in_rules().to_vec());
 }
 
 #[tokio::test]
-async fn an_operator_becomes_one_as_soon_as_its_name_is_known() {
-    let asked = AtomicUsize::new(0);
-    let failing_once = Directory::asking(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
-        0 => Err(Errno::EIO),
-        _ => Ok(Some(ALICE)),
-    });
-    let scene = Scene::new(ALICE, failing_once, "[admin]\nallow = [\"user:alice\"]");
+async fn a_decision_on_an_open_connection_changes_with_the_names() {
+    let names = changing(&[None, Some(ALICE), None, Some(7)]);
+    let scene = Scene::new(ALICE, names, &token("t", ALLOWED));
+    assert_eq!(scene.get("t").await, ErrorCode::NotAllowed, "a name without an answer matches nobody");
+    resolve_again(&scene);
+    assert_eq!(scene.get("t").await, ErrorCode::DeadlineExceeded, "it is let in");
+    resolve_again(&scene);
+    assert_eq!(scene.get("t").await, ErrorCode::DeadlineExceeded, "the earlier answer stands");
+    resolve_again(&scene);
+    assert_eq!(scene.get("t").await, ErrorCode::NotAllowed, "the name is another user's now");
+}
+
+#[tokio::test]
+async fn an_operator_by_name_is_one_as_soon_as_the_name_is_resolved() {
+    let scene = Scene::new(ALICE, changing(&[None, Some(ALICE)]), "[admin]\nallow = [\"user:alice\"]");
     assert_eq!(scene.get("absent").await, ErrorCode::NotAllowed);
+    resolve_again(&scene);
     assert_eq!(scene.get("absent").await, ErrorCode::UnknownToken);
 }
 
 #[tokio::test]
-async fn root_and_the_daemon_s_own_user_do_not_wait_for_names() {
-    for uid in [0, OWN_UID] {
-        let unasked = Directory::asking(|name| panic!("asked about {name}"));
-        let scene = Scene::new(uid, unasked, &(token("t", ALLOWED) + "[admin]\nallow = [\"user:alice\"]"));
-        assert_eq!(scene.get("t").await, ErrorCode::DeadlineExceeded);
-        assert_eq!(scene.get("absent").await, ErrorCode::UnknownToken);
-        assert_eq!(scene.list().await, ["t"]);
-    }
-}
-
-#[tokio::test]
-async fn a_name_that_does_not_exist_costs_the_lookups_of_one_that_does() {
-    let lookups = async |name: &str| {
-        let (counting, asked) = counting();
-        let tokens = token("hidden", FORBIDDEN) + "[admin]\nallow = [\"user:carol\"]";
-        let scene = Scene::new(ALICE, counting, &tokens);
-        assert_eq!(scene.get(name).await, ErrorCode::NotAllowed);
-        asked.load(Ordering::SeqCst)
-    };
-    assert_eq!(lookups("hidden").await, 2);
-    for absent in ["absent", "zzz"] {
-        assert_eq!(lookups(absent).await, 2, "{absent}");
-    }
+async fn a_watch_ends_when_the_name_of_the_rule_becomes_another_user() {
+    let scene = Scene::new(ALICE, changing(&[Some(ALICE), Some(7)]), &token("t", ALLOWED));
+    let mut watch = scene.watch(&["t"]).await.unwrap();
+    watch.next().await.unwrap();
+    resolve_again(&scene);
+    assert_eq!(watch.next().await.unwrap_err().code, ErrorCode::NotAllowed);
 }
 
 #[tokio::test]
 async fn a_listing_shows_what_is_allowed_and_remembers_nothing() {
     let tokens = token("a", ALLOWED) + &token("b", FORBIDDEN) + &token("c", ALLOWED);
-    let scene = Scene::new(ALICE, directory(), &tokens);
+    let scene = Scene::new(ALICE, host(), &tokens);
     assert_eq!(scene.list().await, ["a", "c"]);
     assert_eq!(scene.remembered(), 0);
     scene.get("a").await;
@@ -192,28 +182,10 @@ async fn a_listing_shows_what_is_allowed_and_remembers_nothing() {
 }
 
 #[tokio::test]
-async fn a_listing_waits_for_a_service_that_hangs_once_and_not_for_each_token() {
-    let (open, gate) = std::sync::mpsc::channel::<()>();
-    let gate = Mutex::new(gate);
-    let hanging = Directory::asking(move |_| {
-        let _ = gate.lock().unwrap().recv();
-        Err(Errno::EIO)
-    });
-    let tokens: String =
-        (0..100).map(|n| token(&format!("t{n}"), &format!("allow = [\"user:u{n}\"]"))).collect();
-    let scene = Scene::new(ALICE, hanging, &tokens);
-    tokio::time::pause();
-    let before = tokio::time::Instant::now();
-    assert!(scene.list().await.is_empty());
-    assert_eq!(before.elapsed().as_secs(), 2);
-    drop(open);
-}
-
-#[tokio::test]
 async fn only_an_operator_is_told_about_the_process() {
     let mut told = Vec::new();
     for uid in [ALICE, OWN_UID] {
-        let scene = Scene::new(uid, directory(), &token("t", ALLOWED));
+        let scene = Scene::new(uid, host(), &token("t", ALLOWED));
         let shared = &scene.session.shared;
         shared.connections.store(7, Ordering::Relaxed);
         shared.set_reload_failed_at(Some(shared.started_at));
@@ -232,7 +204,7 @@ async fn only_an_operator_is_told_about_the_process() {
 #[tokio::test]
 async fn a_watch_takes_each_name_once_and_not_too_many() {
     let tokens: String = (0..=WATCHED_MAX).map(|n| token(&format!("t{n}"), ALLOWED)).collect();
-    let scene = Scene::new(ALICE, directory(), &tokens);
+    let scene = Scene::new(ALICE, host(), &tokens);
     assert_eq!(scene.watch(&[]).await.unwrap_err().code, ErrorCode::InvalidRequest);
     assert!(scene.watch(&vec!["t0"; WATCHED_MAX + 1]).await.is_ok(), "a name is counted once");
     let names: Vec<String> = (0..=WATCHED_MAX).map(|n| format!("t{n}")).collect();
@@ -246,7 +218,7 @@ async fn a_watch_takes_each_name_once_and_not_too_many() {
 #[tokio::test]
 async fn a_watch_tells_each_token_once_and_ends_when_a_reload_takes_one_away() {
     let both = token("a", ALLOWED) + &token("b", ALLOWED);
-    let scene = Scene::new(ALICE, directory(), &both);
+    let scene = Scene::new(ALICE, host(), &both);
     let mut watch = scene.watch(&["b", "a", "b"]).await.unwrap();
     let mut told = [watch.next().await.unwrap().name, watch.next().await.unwrap().name];
     told.sort_unstable();
@@ -264,7 +236,7 @@ async fn a_watch_tells_each_token_once_and_ends_when_a_reload_takes_one_away() {
 #[tokio::test]
 async fn secrets_of_headers_that_hang_end_with_the_deadline() {
     let headers = "headers = { Key = { command = [\"sleep\", \"600\"] } }";
-    let scene = Scene::new(OWN_UID, directory(), &token("t", headers));
+    let scene = Scene::new(OWN_UID, host(), &token("t", headers));
     let request = |deadline_ms| {
         let options = CallOptions { deadline_ms, min_ttl_ms: 0 };
         let name = "t".parse().unwrap();
@@ -285,5 +257,27 @@ async fn secrets_of_headers_that_hang_end_with_the_deadline() {
         assert!(error.message.contains("secrets of the header set"), "{}", error.message);
         // Timers have a grain of a millisecond.
         assert!((lasts..lasts + 5).contains(&before.elapsed().as_millis()), "{:?}", before.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_missing_secret_is_no_refusal_of_the_provider_and_operators_are_told_which_one() {
+    let headers = format!("{ALLOWED}\nheaders = {{ Key = {{ file = \"/no-such-secret\" }} }}");
+    let request = || {
+        Request::Headers(HeadersRequest {
+            name: "t".parse().unwrap(),
+            options: HELD,
+            supplied: vec![],
+            omitted: vec![],
+            variant: Variant::default(),
+        })
+    };
+    for (uid, is_told) in [(ALICE, false), (OWN_UID, true), (0, true)] {
+        let scene = Scene::new(uid, host(), &token("t", &headers));
+        let Reply::Error(error) = scene.session.answer(request()).await else { panic!() };
+        assert_eq!(error.class, Some(ErrorClass::Secret));
+        assert!(error.message.starts_with("a secret of the header set cannot be read on this host"));
+        assert_eq!(error.message.contains("/no-such-secret"), is_told, "{uid}: {}", error.message);
+        assert_eq!(error.message.contains("an operator of this host"), !is_told, "{uid}: {}", error.message);
     }
 }

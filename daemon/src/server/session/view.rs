@@ -1,4 +1,4 @@
-//! What is told about tokens and the daemon, as the protocol has it.
+//! Turns conditions of tokens and of the daemon into the types of the protocol.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,13 +14,24 @@ use crate::engine::credential::{Failed, Snapshot, Token};
 use crate::engine::registry::Entry;
 use crate::server::server_state::ServerState;
 
-/// How much is told.
+/// How much a reply says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
     /// What a caller can act on.
     ForCallers,
-    /// Also what is for operators alone: a provider's description, the paths of files, the process.
+    /// Also what only operators may know: a provider's description, the paths of files, the process.
     Full,
+}
+
+/// The text of a failure. `detail` is for operators; others are told that one of those has to act where only that helps.
+pub(super) fn with_detail(message: &str, more: Option<&str>, class: ErrorClass, detail: Detail) -> String {
+    match (more, detail, class) {
+        (Some(more), Detail::Full, _) => format!("{message}: {more}"),
+        (_, Detail::ForCallers, ErrorClass::Secret) => {
+            format!("{message}; an operator of this host has to make it readable")
+        }
+        _ => message.to_owned(),
+    }
 }
 
 pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> TokenInfo {
@@ -87,7 +98,7 @@ fn variant_status(variant: Variant, snapshot: &Snapshot, clock: &Clock) -> Varia
     }
 }
 
-/// What an operator may want to finish or to look into, in order of the names.
+/// Further facts that an operator may act on, sorted by name.
 fn attributes(snapshot: &Snapshot) -> Vec<Attribute> {
     let unfinished = snapshot.client_secret.filter(|secret| secret.is_not_the_first());
     let skew = snapshot.clock_skew.filter(|skew| skew.is_remarkable());
@@ -110,7 +121,7 @@ pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> Even
     }
 }
 
-/// The daemon as it is. How busy it is, which process, and whether a reload failed are an operator's business.
+/// The status of the daemon. Its process, its connections and a failed reload are for operators only.
 pub(super) fn daemon_status(shared: &ServerState, detail: Detail) -> DaemonStatus {
     let (pid, connections, reload_failed_at) = match detail {
         Detail::ForCallers => (0, 0, None),
@@ -159,9 +170,6 @@ fn error_class(snapshot: &Snapshot) -> Option<ErrorClass> {
 }
 
 fn last_error(failed: &Failed, clock: &Clock, detail: Detail) -> LastError {
-    let message = match (&failed.detail, detail) {
-        (Some(more), Detail::Full) => format!("{}: {more}", failed.message),
-        (Some(_), Detail::ForCallers) | (None, _) => failed.message.to_string(),
-    };
+    let message = with_detail(&failed.message, failed.detail.as_deref(), failed.class, detail);
     LastError { class: failed.class, message, at: clock.timestamp(failed.at) }
 }

@@ -1,4 +1,4 @@
-//! A subscription to tokens. It remembers only what it told last, so a slow subscriber gets the latest
+//! `Watch`: a subscription to tokens. It remembers only its last event of each token, so a slow subscriber gets the latest
 //! condition and never a backlog.
 
 use std::pin::Pin;
@@ -7,16 +7,22 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokend_protocol::{ErrorClass, ErrorReply, EventReply, Fingerprint, State, TokenName, Variant};
+use tokend_protocol::{
+    ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, State, TokenName, Variant, WatchRequest,
+};
 use tokio::sync::watch::Receiver;
 
-use super::{Session, view};
-use crate::access::directory::Patience;
+use super::authorize::Authorized;
+use super::{Asked, Session, refusal, view};
+use crate::access::ResolvedIds;
 use crate::clock::{Clock, Instant};
 use crate::engine::credential::Snapshot;
 use crate::engine::registry::Registry;
-use crate::quota::Held;
+use crate::quota::{Held, Resource};
 use crate::server::audit::Operation;
+
+/// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
+pub(super) const WATCHED_MAX: usize = 256;
 
 /// A subscription.
 #[derive(Debug)]
@@ -25,6 +31,7 @@ pub struct Watch {
     /// Of the user's quota.
     _held: [Held; 2],
     registry: Receiver<Arc<Registry>>,
+    ids: Receiver<ResolvedIds>,
     watched: Vec<Watched>,
     /// The next change of each token under this registry, so that a change of one costs no look at the others.
     changes: FuturesUnordered<Change>,
@@ -53,27 +60,58 @@ struct Changed {
     snapshots: Receiver<Arc<Snapshot>>,
 }
 
-impl Watch {
-    /// A subscription of `names`, each given once.
-    pub(super) fn new(session: Arc<Session>, names: Vec<TokenName>, held: [Held; 2]) -> Self {
-        let mut registry = session.shared.registry.subscribe();
-        // What is in force now has not been looked at yet.
-        registry.mark_changed();
-        let watched = names.into_iter().map(|name| Watched { name, told: None }).collect();
-        Self { session, _held: held, registry, watched, changes: FuturesUnordered::new() }
-    }
-
-    /// Waits for the next event. The first of each token is its condition at once. Whoever drops the future
-    /// before it is ready drops the watch too.
+impl Session {
+    /// Begins a watch.
     ///
     /// # Errors
-    /// A reload took a token away from the peer. The watch is over.
+    /// The caller may not have one of the tokens, or asks for too many.
+    pub async fn watch(self: Arc<Self>, request: WatchRequest) -> Result<Watch, ErrorReply> {
+        let mut names = request.names;
+        names.sort_unstable();
+        names.dedup();
+        if names.is_empty() {
+            return Err(refusal(ErrorCode::InvalidRequest, "a watch names at least one token"));
+        }
+        if names.len() > WATCHED_MAX {
+            let message = format!(
+                "a watch of {} tokens, expected {WATCHED_MAX} at most: watch the others on a connection of \
+                 their own",
+                names.len()
+            );
+            return Err(refusal(ErrorCode::InvalidRequest, message));
+        }
+        let held = [self.take(Resource::Watches, 1)?, self.take(Resource::WatchedTokens, names.len())?];
+        let (mut registry, ids) = (self.shared.registry.subscribe(), self.shared.names.subscribe());
+        for (index, name) in names.iter().enumerate() {
+            self.pause(index).await;
+            let reason = self.authorize_watch(name)?.reason;
+            self.shared.audit.allowed(self.peer.facts(), Operation::Watch, name, &reason);
+        }
+        // The tokens have not been looked at yet.
+        registry.mark_changed();
+        let watched = names.into_iter().map(|name| Watched { name, told: None }).collect();
+        Ok(Watch { session: self, _held: held, registry, ids, watched, changes: FuturesUnordered::new() })
+    }
+
+    fn authorize_watch(&self, name: &TokenName) -> Result<Authorized, ErrorReply> {
+        let asked = Asked { operation: Operation::Watch, name, variant: &Variant::default() };
+        self.authorize(&self.registry(), asked)
+    }
+}
+
+impl Watch {
+    /// Waits for the next event. The first event of each token is its present condition. If the future is dropped before
+    /// it is ready, the watch must be dropped too.
+    ///
+    /// # Errors
+    /// The caller may not have one of the tokens any more. The watch is over.
     pub async fn next(&mut self) -> Result<EventReply, ErrorReply> {
         loop {
             tokio::select! {
                 // First, because a reload may end the watch.
                 biased;
                 Ok(()) = self.registry.changed() => self.subscribe().await?,
+                Ok(()) = self.ids.changed() => self.subscribe().await?,
                 Some(changed) = self.changes.next() => {
                     if let Some(event) = self.news(changed) {
                         return Ok(event);
@@ -83,17 +121,12 @@ impl Watch {
         }
     }
 
-    /// Finds out anew what the names lead to, and whether the peer may still have it.
+    /// Decides again whether the caller may have the tokens, and subscribes to their present credentials.
     async fn subscribe(&mut self) -> Result<(), ErrorReply> {
         self.changes.clear();
-        let patience = Patience::of_a_request();
         for (index, watched) in self.watched.iter().enumerate() {
-            self.session.turn_for_name(index).await;
-            let entry = self
-                .session
-                .entitled(&watched.name, &Variant::default(), Operation::Watch, patience)
-                .await?
-                .entry;
+            self.session.pause(index).await;
+            let entry = self.session.authorize_watch(&watched.name)?.entry;
             let mut snapshots = entry.credential.subscribe();
             snapshots.mark_changed();
             self.changes.push(change(index, snapshots, None, self.session.shared.clock.clone()));
@@ -101,7 +134,7 @@ impl Watch {
         Ok(())
     }
 
-    /// The event, if there is anything to tell. In any case the token is watched further.
+    /// The event, if the condition changed. The token stays watched in any case.
     fn news(&mut self, Changed { index, mut snapshots }: Changed) -> Option<EventReply> {
         let clock = &self.session.shared.clock;
         let snapshot = snapshots.borrow_and_update().clone();

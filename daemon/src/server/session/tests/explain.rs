@@ -40,9 +40,9 @@ async fn what_is_explained_is_what_happens() {
         + &token("bob", FORBIDDEN)
         + &token("ruled", &format!("allow = [\"any\"]\nscope = \"a b\"\nvariants.scope = {ruled}"))
         + "[admin]\nroot = \"deny\"";
-    let operator = Scene::new(OWN_UID, directory(), &tokens);
+    let operator = Scene::new(OWN_UID, host(), &tokens);
     for uid in [0, OWN_UID, ALICE, 4711] {
-        let subject = Scene::new(uid, directory(), &tokens);
+        let subject = Scene::new(uid, host(), &tokens);
         for name in ["none", "any", "alice", "bob", "ruled"] {
             for scope in [&[][..], &["a"], &["b"], &["c"], &["a", "b"]] {
                 let scope = scope.iter().map(|term| (*term).to_owned()).collect();
@@ -71,7 +71,7 @@ async fn what_is_explained_is_what_happens() {
 async fn an_operator_is_told_how_each_rule_fares_with_anybody() {
     let rules = "allow = [\"user:bob\", { user = \"alice\", unit = \"a.service\" }, \"user:alice\"]\nscope = \"s\"\n\
                  variants.scope = [{ term = \"s\", allow = [\"group:7\"] }]";
-    let scene = Scene::new(OWN_UID, directory(), &token("t", rules));
+    let scene = Scene::new(OWN_UID, host(), &token("t", rules));
     let reply = explained(&scene, "t", user(ALICE)).await;
     assert_eq!((reply.allowed, reply.reason.as_str()), (false, "no rule of the scope s matches"));
     assert_eq!(
@@ -97,7 +97,7 @@ async fn an_operator_is_told_how_each_rule_fares_with_anybody() {
 
 #[tokio::test]
 async fn a_process_is_explained_with_its_facts() {
-    let scene = Scene::new(OWN_UID, directory(), &token("t", "allow = [\"any\"]"));
+    let scene = Scene::new(OWN_UID, host(), &token("t", "allow = [\"any\"]"));
     let reply = explained(&scene, "t", Subject::Process(std::process::id())).await;
     assert_eq!(reply.facts.pid, Some(std::process::id()));
     assert_eq!(reply.facts.uid, Some(nix::unistd::geteuid().as_raw()));
@@ -120,7 +120,7 @@ async fn a_process_is_explained_with_its_facts() {
 #[tokio::test]
 async fn root_that_is_switched_off_is_told_so() {
     let tokens = token("t", "") + "[admin]\nroot = \"deny\"";
-    let scene = Scene::new(OWN_UID, directory(), &tokens);
+    let scene = Scene::new(OWN_UID, host(), &tokens);
     let reply = explained(&scene, "t", Subject::User("root".into())).await;
     let reason = "no rule of the token matches; root needs one too ([admin] root = \"deny\")";
     assert_eq!((reply.allowed, reply.reason.as_str(), reply.operator), (false, reason, None));
@@ -130,7 +130,7 @@ async fn root_that_is_switched_off_is_told_so() {
 #[tokio::test]
 async fn anybody_else_is_told_what_lets_it_in_and_not_the_policy() {
     let rules = "allow = [\"user:bob\", \"user:alice\"]";
-    let scene = Scene::new(ALICE, directory(), &(token("t", rules) + &token("hidden", FORBIDDEN)));
+    let scene = Scene::new(ALICE, host(), &(token("t", rules) + &token("hidden", FORBIDDEN)));
     let reply = explained(&scene, "t", Subject::Caller).await;
     assert_eq!((reply.allowed, reply.reason.as_str()), (true, "user:alice"));
     assert_eq!((reply.facts.uid, reply.operator, reply.lists), (Some(ALICE), None, vec![]));
@@ -155,7 +155,7 @@ async fn anybody_else_is_told_what_lets_it_in_and_not_the_policy() {
 async fn an_explanation_of_very_many_rules_fits_a_frame() {
     let rules: Vec<String> =
         (0..5000).map(|n| format!("{{ user = \"user-{n}\", unit = \"u{n}.service\" }}")).collect();
-    let scene = Scene::new(OWN_UID, directory(), &token("t", &format!("allow = [{}]", rules.join(", "))));
+    let scene = Scene::new(OWN_UID, host(), &token("t", &format!("allow = [{}]", rules.join(", "))));
     let reply = explained(&scene, "t", user(ALICE)).await;
     let shown = reply.lists[0].rules.len();
     assert!(shown > 500, "{shown}");
@@ -166,7 +166,7 @@ async fn an_explanation_of_very_many_rules_fits_a_frame() {
 #[tokio::test]
 async fn a_unit_is_explained_without_a_user() {
     let rules = "allow = [\"unit:billing.service\", \"user:alice\"]";
-    let scene = Scene::new(OWN_UID, directory(), &token("t", rules));
+    let scene = Scene::new(OWN_UID, host(), &token("t", rules));
     let reply = explained(&scene, "t", Subject::Unit("billing.service".into())).await;
     assert_eq!((reply.allowed, reply.reason.as_str()), (true, "unit:billing.service"));
     assert_eq!((reply.facts.uid, reply.facts.gid), (None, None));
