@@ -192,7 +192,7 @@ fn a_variant_is_kept_as_long_as_its_token() {
 }
 
 #[test]
-fn what_makes_no_sense_in_the_store_is_reported_and_replaced() {
+fn an_unreadable_memory_is_reported_and_replaced() {
     let foreign = || {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 5_000]).unwrap();
@@ -201,8 +201,8 @@ fn what_makes_no_sense_in_the_store_is_reported_and_replaced() {
     let spoil: [fn(&ServiceManager, File); 3] = [
         |manager, foreign| manager.store(foreign),
         |manager, _| manager.write_stored(b"X", 3),
-        // The head of the first cell.
-        |manager, _| manager.write_stored(&[0xff; 8], 64),
+        // Everything after the header.
+        |manager, _| manager.write_stored(&[0xff; 16_384], 64),
     ];
     for spoil in spoil {
         let mut service = Service::start(&token_table("t", ""));
