@@ -1,11 +1,13 @@
-//! The audit trail: every hand-out and every refusal is in it, under the target `tokend::server::audit`.
+//! The audit trail: a record of every hand-out and every refusal, under the target `tokend::server::audit`.
 //!
-//! A record names the token, its fingerprint, the peer and the grounds, and never a secret. One that repeats
-//! another is counted instead of written, and the count is written when the window ends: see `audit/aggregator.rs`.
+//! A record names the token, its fingerprint, the peer and the reason, and no secret. The first decision of a kind is
+//! recorded at once. The decisions that repeat it are counted, and their count is recorded when a window ends.
 
 mod aggregator;
 mod record;
 
+use std::borrow::Cow;
+use std::slice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,38 +15,36 @@ use tokend_protocol::{Fingerprint, TokenName, Variant};
 use tokio::sync::Notify;
 
 use self::aggregator::Aggregator;
-use self::record::{Count, Decided, Outcome};
-use crate::access::Facts;
-use crate::access::Reason;
+use self::record::{Outcome, Record};
+use crate::access::{Facts, Reason};
 use crate::clock::Clock;
 
-/// How long repetitions are counted before the count is written. What a process that is killed has counted since
-/// then is lost, so it is not long.
+/// How long repetitions are counted before their count is recorded. A process that is killed loses the last window.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Counts that are written in one go, between which others have their turn.
+/// Counts that are recorded in one go. Other tasks run in between.
 const WRITTEN_AT_ONCE: usize = 16;
 
 /// What a peer asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// To be connected.
+    /// A connection.
     Connect,
-    /// Something or other: it was refused before that was looked at.
+    /// Any request: it was refused before it was looked at.
     Request,
-    /// The token.
+    /// A token.
     Get,
-    /// The header set.
+    /// A header set.
     Headers,
     /// A new token from the provider.
     Refresh,
-    /// To report a refused token.
+    /// The report that an API refused a token.
     Reject,
-    /// To be told of changes.
+    /// News of a token.
     Watch,
-    /// To be told the condition of one token.
+    /// The condition of one token.
     Status,
-    /// To be told why somebody may have the token or may not.
+    /// The reason why somebody may have a token, or may not.
     Explain,
 }
 
@@ -64,149 +64,138 @@ impl Operation {
     }
 }
 
-/// Why a peer was refused, for the journal alone.
+/// Why a peer was refused. Only the journal has it in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// No rule of the token lets it.
+    /// No rule of the token matches.
     NoRule,
-    /// It may have the token, but not with these scopes, resources or audiences.
+    /// The peer may have the token, but not with these scopes, resources or audiences.
     NoRuleOfForm,
-    /// It may have the token, and the configuration lets nobody ask for it in this form.
+    /// The configuration allows nobody this variant of the token.
     NoSuchForm,
     /// No such token is configured.
     NoSuchToken,
-    /// One of those that a caller is not to tell apart, of which several were counted together.
-    NothingForIt,
-    /// It is not an operator.
+    /// The peer is not an operator.
     NotAnOperator,
-    /// It, or its user, has too much of something: of what, in words.
+    /// The peer, or its user, exceeds a limit; these words name it.
     TooMuch(&'static str),
 }
 
 impl Refusal {
-    /// What it is counted as together with others. Those that look the same to a caller are one, so that the time
-    /// which a record takes tells them apart neither.
-    fn generalised(self) -> Self {
-        match self {
-            Self::NoRule | Self::NoSuchToken => Self::NothingForIt,
-            other => other,
-        }
-    }
-
     fn as_str(self) -> &'static str {
         match self {
             Self::NoRule => "no rule of the token's allow list matches",
-            Self::NoRuleOfForm => "no rule of a scope, resource or audience of this form matches",
-            Self::NoSuchForm => "the configuration lets nobody ask for this form",
+            Self::NoRuleOfForm => "no rule of a scope, resource or audience of this variant matches",
+            Self::NoSuchForm => "the configuration lets nobody ask for this variant",
             Self::NoSuchToken => "no such token",
-            Self::NothingForIt => "no rule matches, or no such token",
             Self::NotAnOperator => "not an operator",
-            Self::TooMuch(of_what) => of_what,
+            Self::TooMuch(limit) => limit,
         }
     }
 }
 
-/// The trail of this process.
+/// The audit trail of this process.
 #[derive(Debug, Default)]
 pub struct Audit {
-    /// Held for a look or a change, never across an await.
-    folds: Mutex<Aggregator>,
+    /// Never held across an await.
+    aggregator: Mutex<Aggregator>,
+    /// The first decision of a window was recorded.
     begun: Notify,
 }
 
 impl Audit {
-    /// Records that a peer was given a token, in a form as the configuration writes it: the same form in other words
-    /// is no other kind.
+    /// Records that a peer got a token. The variant is given as it is configured, so that its spelling in the request
+    /// makes no other kind of decision.
     pub fn handed_out(
         &self,
         peer: &Facts,
-        verb: Operation,
+        operation: Operation,
         (token, variant): (&TokenName, &Variant),
         fingerprint: Fingerprint,
-        grounds: &Reason,
+        reason: &Reason,
     ) {
-        let rule = grounds.to_string();
-        let (token, variant, fingerprint) = (Some(token), Some(variant), Some(fingerprint));
-        let outcome = Outcome::Allow(&rule);
-        self.note(Decided { peer, verb, token, variant, fingerprint, outcome });
+        let record = allow(peer, operation, token, reason);
+        let (variant, fingerprint) = (Some(Cow::Borrowed(variant)), Some(fingerprint));
+        self.record(&Record { variant, fingerprint, ..record });
     }
 
-    /// Records that a peer was allowed something that gives no token away.
-    pub fn allowed(&self, peer: &Facts, verb: Operation, token: &TokenName, grounds: &Reason) {
-        let rule = grounds.to_string();
-        let outcome = Outcome::Allow(&rule);
-        self.note(Decided { peer, verb, token: Some(token), variant: None, fingerprint: None, outcome });
+    /// Records that a peer was allowed an operation that hands out no token.
+    pub fn allowed(&self, peer: &Facts, operation: Operation, token: &TokenName, reason: &Reason) {
+        self.record(&allow(peer, operation, token, reason));
     }
 
     /// Records that a peer was refused.
-    pub fn refused(&self, peer: &Facts, verb: Operation, token: &TokenName, refusal: Refusal) {
-        let outcome = Outcome::Deny(refusal);
-        self.note(Decided { peer, verb, token: Some(token), variant: None, fingerprint: None, outcome });
+    pub fn refused(&self, peer: &Facts, operation: Operation, token: &TokenName, refusal: Refusal) {
+        self.record(&deny(peer, operation, slice::from_ref(token), refusal));
     }
 
-    /// Records that a peer was refused a form of a token that it may have otherwise. Only those terms of the form are
-    /// to be given that are configured: others are the peer's own words.
-    pub fn refused_form(&self, peer: &Facts, verb: Operation, (token, variant): (&TokenName, &Variant)) {
-        let outcome = Outcome::Deny(Refusal::NoRuleOfForm);
-        let (token, variant) = (Some(token), Some(variant));
-        self.note(Decided { peer, verb, token, variant, fingerprint: None, outcome });
+    /// Records that a peer was refused a variant of a token that it may have. `variant` has configured terms only:
+    /// others are the peer's own words.
+    pub fn refused_form(&self, peer: &Facts, operation: Operation, (token, variant): (&TokenName, &Variant)) {
+        let record = deny(peer, operation, slice::from_ref(token), Refusal::NoRuleOfForm);
+        self.record(&Record { variant: Some(Cow::Borrowed(variant)), ..record });
     }
 
     /// Records that a peer was turned away before it could ask for anything.
     pub fn turned_away(&self, peer: &Facts, refusal: Refusal) {
-        self.without_a_name(peer, Operation::Connect, refusal);
+        self.record(&deny(peer, Operation::Connect, &[], refusal));
     }
 
     /// Records that a request was refused whatever it asked for.
     pub fn over_quota(&self, peer: &Facts, refusal: Refusal) {
-        self.without_a_name(peer, Operation::Request, refusal);
+        self.record(&deny(peer, Operation::Request, &[], refusal));
     }
 
-    fn without_a_name(&self, peer: &Facts, verb: Operation, refusal: Refusal) {
-        let outcome = Outcome::Deny(refusal);
-        self.note(Decided { peer, verb, token: None, variant: None, fingerprint: None, outcome });
-    }
-
-    /// Writes the counts of each window that ends. Never returns.
+    /// Records the counts of each window when it ends. Never returns.
     pub async fn keep(&self, clock: &Clock) {
         loop {
-            if self.folds().is_empty() {
+            if self.aggregator().is_empty() {
                 self.begun.notified().await;
             }
             clock.sleep_until(clock.now().after(WINDOW)).await;
-            self.folds().end_window();
-            while self.write_due(WRITTEN_AT_ONCE) == WRITTEN_AT_ONCE {
+            self.aggregator().end_window();
+            while self.write_counts(WRITTEN_AT_ONCE) == WRITTEN_AT_ONCE {
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Writes all counts now, at the end.
+    /// Records all counts now, at the end of the process.
     pub fn close(&self) {
-        self.folds().end_window();
-        self.write_due(usize::MAX);
+        self.aggregator().end_window();
+        self.write_counts(usize::MAX);
     }
 
-    fn note(&self, decided: Decided<'_>) {
-        let mut folds = self.folds();
-        let is_first = folds.is_empty();
-        let record = folds.note(decided);
-        drop(folds);
-        if is_first {
+    fn record(&self, record: &Record<'_>) {
+        let mut aggregator = self.aggregator();
+        let begins = aggregator.is_empty();
+        let is_first = aggregator.add(record);
+        drop(aggregator);
+        if begins {
             self.begun.notify_one();
         }
-        if let Some(record) = record {
-            record.write(Count::One);
+        if is_first {
+            record.write(None);
         }
     }
 
-    /// Writes up to `most` counts: how many it wrote.
-    fn write_due(&self, most: usize) -> usize {
-        let due = std::iter::from_fn(|| self.folds().next_due()).take(most);
-        due.map(|(record, more)| record.write(Count::More(more))).count()
+    /// Writes up to `max` counts, and returns how many it wrote.
+    fn write_counts(&self, max: usize) -> usize {
+        let counts = std::iter::from_fn(|| self.aggregator().next_count()).take(max);
+        counts.map(|(record, repeats)| record.write(Some(repeats))).count()
     }
 
-    fn folds(&self) -> MutexGuard<'_, Aggregator> {
-        self.folds.lock().unwrap_or_else(PoisonError::into_inner)
+    fn aggregator(&self) -> MutexGuard<'_, Aggregator> {
+        self.aggregator.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn allow<'a>(peer: &'a Facts, operation: Operation, token: &'a TokenName, reason: &Reason) -> Record<'a> {
+    let outcome = Outcome::Allow(reason.to_string().into());
+    Record { outcome, ..deny(peer, operation, slice::from_ref(token), Refusal::NoRule) }
+}
+
+fn deny<'a>(peer: &'a Facts, operation: Operation, tokens: &'a [TokenName], refusal: Refusal) -> Record<'a> {
+    let (peer, tokens) = (Cow::Borrowed(peer), Cow::Borrowed(tokens));
+    Record { peer, operation, tokens, variant: None, fingerprint: None, outcome: Outcome::Deny(refusal) }
 }

@@ -45,7 +45,7 @@ fn repeated_hand_outs_are_one_record_and_a_count() {
 }
 
 #[test]
-fn made_up_names_do_not_fill_the_trail_and_each_refusal_counts() {
+fn made_up_names_do_not_fill_the_trail_and_every_refusal_counts() {
     let log = asked((0..2000).map(|number| format!("made-up-{number}")));
     let records = records(&log);
     assert_eq!(records.iter().map(|(_, count)| count).sum::<u64>(), 2000);
@@ -53,7 +53,7 @@ fn made_up_names_do_not_fill_the_trail_and_each_refusal_counts() {
     assert!(records.iter().all(|(line, _)| line.contains("no such token")));
 }
 
-const FORMS: &str = "scope = \"a b c\"\nvariants = { scope = [\"a\", \"b\"] }";
+const VARIANTS: &str = "scope = \"a b c\"\nvariants = { scope = [\"a\", \"b\"] }";
 
 fn scope(terms: &[&str]) -> Variant {
     Variant { scope: terms.iter().map(|term| (*term).to_owned()).collect(), ..Variant::default() }
@@ -65,14 +65,14 @@ fn get(variant: Variant) -> Request {
 }
 
 #[test]
-fn a_form_in_other_words_is_the_same_kind_and_no_longer_record() {
+fn another_spelling_of_a_variant_makes_no_other_record() {
     let worded = (0..100).map(|number| {
         let mut words = vec!["b"; number];
         words.insert(number / 2, "a");
         words.push("b");
         get(scope(&words))
     });
-    let log = requested(FORMS, worded);
+    let log = requested(VARIANTS, worded);
     let records = records(&log);
     assert_eq!(records.iter().map(|(_, count)| count).sum::<u64>(), 100, "{records:?}");
     // A window may have ended meanwhile.
@@ -81,16 +81,16 @@ fn a_form_in_other_words_is_the_same_kind_and_no_longer_record() {
 }
 
 #[test]
-fn who_asks_for_a_form_that_nobody_may_have_is_in_the_trail_without_its_words() {
+fn a_request_for_a_variant_that_nobody_may_have_is_recorded_without_its_words() {
     let name: TokenName = "t".parse().unwrap();
     let variant = scope(&["made-up-scope"]);
     let explain = ExplainRequest { name, variant: variant.clone(), subject: Subject::Caller };
-    let log = requested(FORMS, [get(variant), Request::Explain(explain)].into_iter());
+    let log = requested(VARIANTS, [get(variant), Request::Explain(explain)].into_iter());
     let records = records(&log);
     let [(got, 1), (explained, 1)] = records.as_slice() else { panic!("{records:?}") };
     for (line, verb) in [(got, "get"), (explained, "explain")] {
         let verb = format!("verb=\"{verb}\"");
         assert!(line.contains("decision=\"deny\"") && line.contains(&verb), "{line}");
-        assert!(line.contains("lets nobody ask for this form") && !line.contains("made-up"), "{line}");
+        assert!(line.contains("lets nobody ask for this variant") && !line.contains("made-up"), "{line}");
     }
 }

@@ -1,368 +1,279 @@
-//! Aggregator the repetitions of a decision into one record with a count. Pure: it writes nothing and reads no clock.
+//! Aggregates repeated decisions into one record with a count. Pure: it writes nothing and reads no clock.
 //!
-//! The first of its kind is for writing at once; what is like it is counted until the window ends. A caller has
-//! only so many kinds of its own in a window. After that, which process it was, and for refusals which name, no
-//! longer make another kind: so neither a fork bomb nor made-up names can fill the memory or the journal. No
-//! decision is left out of the counts.
+//! The first decision of a kind is written at once, and the decisions like it are counted until the window ends. Each
+//! user has a limited number of kinds of its own in a window. Beyond that, the process, and for refusals the name and
+//! everything else about the caller but its user, no longer makes another kind. So neither a fork bomb nor made-up
+//! names can fill the memory or the journal. Every decision counts.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 
-use tokend_protocol::TokenName;
-
-use super::record::{Decided, Outcome, Record, Verdict};
+use super::record::{Outcome, Record};
 use crate::access::Facts;
 
-/// Kinds of one user in a window that tell processes and refused names apart. Above what a service has, and few
-/// enough that a user cannot have more than some records a second written.
+/// Exact kinds of one user in a window: more than a service has, and few enough to limit a user to some records a second.
 const EXACT_MAX: usize = 64;
 
-/// Kinds in all in a window. What finds no place is written without being folded.
+/// Kinds of all users in a window. A decision beyond them is written and not counted.
 const KINDS_MAX: usize = 16 * 1024;
 
-/// Names that a record of several refusals repeats.
+/// Names in a record of several refusals.
 const NAMES_MAX: usize = 8;
 
-/// What has been seen in the window that has not ended.
+/// The decisions of the window that has not ended.
 #[derive(Debug, Default)]
 pub(super) struct Aggregator {
-    kinds: HashMap<Kind, Fold>,
+    /// What is written of each kind, and how often it was repeated.
+    kinds: HashMap<Kind, (Record<'static>, u64)>,
     /// How many exact kinds each user has.
     exact: HashMap<u32, usize>,
-    /// Of windows that have ended, to be written.
-    due: VecDeque<(Record, u64)>,
-    /// Two keys, because a kind is known by nothing but its hashes.
+    /// Counts of windows that have ended, to be written.
+    due: VecDeque<(Record<'static>, u64)>,
+    /// Two keys, because a kind is known by its hashes only.
     keys: [RandomState; 2],
 }
 
-/// What one decision has in common with those that it is counted with: 128 bits of keyed hashes, which nobody
-/// can aim at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Kind([u64; 2]);
-
-#[derive(Debug)]
-struct Fold {
-    record: Record,
-    more: u64,
-}
-
-/// How exactly decisions are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Granularity {
-    /// By all of it.
-    Exact,
-    /// By all but the process where it was allowed; by user, verb and reason where it was refused.
-    Coarse,
-}
+/// 128 bits of keyed hashes, for which nobody can find a collision.
+type Kind = [u64; 2];
 
 impl Aggregator {
-    /// Takes a decision in. What comes back is to be written at once; otherwise it has been counted.
-    pub(super) fn note(&mut self, decided: Decided<'_>) -> Option<Record> {
-        let exact = self.kind(decided, Granularity::Exact);
-        if let Some(fold) = self.kinds.get_mut(&exact) {
-            fold.more += 1;
-            return None;
+    /// Counts a decision. Returns whether it is the first of its kind, to be written at once.
+    pub(super) fn add(&mut self, record: &Record<'_>) -> bool {
+        let exact = self.kind(record);
+        if let Some((_, repeats)) = self.kinds.get_mut(&exact) {
+            *repeats += 1;
+            return false;
         }
         if self.kinds.len() >= KINDS_MAX {
-            return Some(decided.to_record());
+            return true;
         }
-        let of_user = self.exact.entry(decided.peer.uid).or_default();
+        let of_user = self.exact.entry(record.peer.uid).or_default();
         if *of_user < EXACT_MAX {
             *of_user += 1;
-            return Some(self.open(exact, decided.to_record(), decided));
+            self.kinds.insert(exact, (record.to_kept(), 0));
+            return true;
         }
-        let coarse = self.kind(decided, Granularity::Coarse);
-        match self.kinds.get_mut(&coarse) {
-            Some(fold) => {
-                fold.add(decided.token);
-                None
-            }
-            None => Some(self.open(coarse, generalised(decided), decided)),
-        }
+        let general = generalise(record);
+        let coarse = self.kind(&general);
+        let Some((kept, repeats)) = self.kinds.get_mut(&coarse) else {
+            self.kinds.insert(coarse, (general, 0));
+            return true;
+        };
+        *repeats += 1;
+        let new = record.tokens.iter().filter(|token| !kept.tokens.contains(token));
+        let new: Vec<_> = new.take(NAMES_MAX - kept.tokens.len()).cloned().collect();
+        kept.tokens.to_mut().extend(new);
+        false
     }
 
-    /// Ends the window: what was counted becomes due, and everything is a first again.
+    /// Ends the window: its counts become due, and the next decision of every kind is a first one.
     pub(super) fn end_window(&mut self) {
-        let counted = self.kinds.drain().filter(|(_, fold)| fold.more > 0);
-        self.due.extend(counted.map(|(_, fold)| (fold.record, fold.more)));
+        self.due.extend(self.kinds.drain().map(|(_, counted)| counted).filter(|(_, repeats)| *repeats > 0));
         self.kinds.shrink_to(EXACT_MAX);
         self.exact = HashMap::new();
     }
 
     /// The next record that is due, and how many decisions it stands for.
-    pub(super) fn next_due(&mut self) -> Option<(Record, u64)> {
+    pub(super) fn next_count(&mut self) -> Option<(Record<'static>, u64)> {
         self.due.pop_front()
     }
 
-    /// Whether nothing has been seen in this window.
+    /// Whether the window has no decisions.
     pub(super) fn is_empty(&self) -> bool {
         self.kinds.is_empty()
     }
 
-    fn open(&mut self, kind: Kind, kept: Record, decided: Decided<'_>) -> Record {
-        self.kinds.insert(kind, Fold { record: kept, more: 0 });
-        decided.to_record()
-    }
-
-    fn kind(&self, decided: Decided<'_>, grain: Granularity) -> Kind {
-        Kind(self.keys.each_ref().map(|key| {
-            let mut hasher = key.build_hasher();
-            describe(decided, grain, &mut hasher);
-            hasher.finish()
-        }))
+    fn kind(&self, record: &Record<'_>) -> Kind {
+        self.keys.each_ref().map(|key| key.hash_one(record))
     }
 }
 
-impl Fold {
-    fn add(&mut self, token: Option<&TokenName>) {
-        self.more += 1;
-        let Some(token) = token else { return };
-        if self.record.tokens.len() < NAMES_MAX && !self.record.tokens.contains(token) {
-            self.record.tokens.push(token.clone());
-        }
+/// What a coarse kind has in common: all but the process if it was allowed; user, operation and reason if it was refused.
+fn generalise(record: &Record<'_>) -> Record<'static> {
+    let mut general = record.to_kept();
+    general.peer.to_mut().pid = None;
+    if let Outcome::Deny(_) = general.outcome {
+        general.peer = Cow::Owned(Facts { uid: record.peer.uid, gid: record.peer.gid, ..Facts::default() });
+        general.tokens = Cow::default();
+        general.variant = None;
     }
-}
-
-fn describe(decided: Decided<'_>, grain: Granularity, hasher: &mut impl Hasher) {
-    let Decided { peer, verb, token, variant, fingerprint, outcome } = decided;
-    (grain, peer.uid, verb).hash(hasher);
-    match (grain, outcome) {
-        (Granularity::Coarse, Outcome::Deny(refusal)) => return refusal.generalised().hash(hasher),
-        (Granularity::Coarse, Outcome::Allow(rule)) => rule.hash(hasher),
-        (Granularity::Exact, Outcome::Deny(refusal)) => (peer.pid, false, refusal).hash(hasher),
-        (Granularity::Exact, Outcome::Allow(rule)) => (peer.pid, true, rule).hash(hasher),
-    }
-    (peer.gid, &peer.unit, &peer.user_unit, &peer.invocation_id, &peer.exe).hash(hasher);
-    let variant = variant.map(|variant| (&variant.scope, &variant.resource, &variant.audience));
-    (token, variant, fingerprint.map(|fingerprint| fingerprint.0)).hash(hasher);
-}
-
-/// What all decisions of a coarse kind have in common. A refused name is one of those that follow.
-fn generalised(decided: Decided<'_>) -> Record {
-    let mut record = decided.to_record();
-    record.peer.pid = None;
-    if let Outcome::Deny(refusal) = decided.outcome {
-        let peer = Facts { uid: record.peer.uid, gid: record.peer.gid, ..Facts::default() };
-        let verdict = Verdict::Deny(refusal.generalised());
-        record = Record { peer, tokens: Vec::new(), variant: None, verdict, ..record };
-    }
-    record
+    general
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tokend_protocol::{Fingerprint, Variant};
+    use tokend_protocol::{Fingerprint, TokenName, Variant};
 
     use super::super::{Operation, Refusal};
     use super::*;
     use crate::access::{Executable, Id};
 
-    /// A decision as a test makes it up.
-    #[derive(Clone, Debug)]
-    struct Made {
-        peer: Facts,
-        verb: Operation,
-        token: TokenName,
-        variant: Option<Variant>,
-        fingerprint: Option<Fingerprint>,
-        outcome: Outcome<'static>,
-    }
-
-    impl Made {
-        fn new(uid: u32, pid: i32, token: u32) -> Self {
-            let peer = Facts { uid, gid: uid, pid: Some(pid), ..Facts::default() };
-            let token = format!("t{token}").parse().unwrap();
-            let outcome = Outcome::Deny(Refusal::NoRule);
-            Self { peer, verb: Operation::Get, token, variant: None, fingerprint: None, outcome }
-        }
-
-        fn allowed(mut self, rotation: u8) -> Self {
-            self.outcome = Outcome::Allow("any");
-            self.fingerprint = Some(Fingerprint([rotation; 8]));
-            self
-        }
-
-        fn decided(&self) -> Decided<'_> {
-            Decided {
-                peer: &self.peer,
-                verb: self.verb,
-                token: Some(&self.token),
-                variant: self.variant.as_ref(),
-                fingerprint: self.fingerprint,
-                outcome: self.outcome,
-            }
-        }
-    }
-
     fn exe(path: String) -> Executable {
         Executable { path: path.into(), file: Id::Number(0) }
     }
 
-    fn drain(folds: &mut Aggregator) -> Vec<(Record, u64)> {
-        std::iter::from_fn(|| folds.next_due()).collect()
+    fn refused(uid: u32, pid: i32, token: u32) -> Record<'static> {
+        let token: TokenName = format!("t{token}").parse().unwrap();
+        Record {
+            peer: Cow::Owned(Facts { uid, gid: uid, pid: Some(pid), ..Facts::default() }),
+            operation: Operation::Get,
+            tokens: vec![token].into(),
+            variant: None,
+            fingerprint: None,
+            outcome: Outcome::Deny(Refusal::NoRule),
+        }
+    }
+
+    fn allowed(uid: u32, pid: i32, token: u32, rotation: u8) -> Record<'static> {
+        let fingerprint = Some(Fingerprint([rotation; 8]));
+        Record { fingerprint, outcome: Outcome::Allow("any".into()), ..refused(uid, pid, token) }
+    }
+
+    fn drain(aggregator: &mut Aggregator) -> Vec<(Record<'static>, u64)> {
+        std::iter::from_fn(|| aggregator.next_count()).collect()
     }
 
     #[test]
-    fn the_first_is_written_at_once_and_the_rest_are_counted() {
-        let mut folds = Aggregator::default();
-        let get = Made::new(7, 1, 1).allowed(0);
-        assert_eq!(folds.note(get.decided()), Some(get.decided().to_record()));
-        (0..9).for_each(|_| assert_eq!(folds.note(get.decided()), None));
-        assert!(drain(&mut folds).is_empty(), "the window has not ended");
-        folds.end_window();
-        assert_eq!(drain(&mut folds), [(get.decided().to_record(), 9)]);
-        assert!(folds.is_empty());
-        assert!(folds.note(get.decided()).is_some(), "a new window begins with a record");
-        folds.end_window();
-        assert!(drain(&mut folds).is_empty(), "nothing was repeated");
+    fn the_first_decision_is_written_at_once_and_the_rest_are_counted() {
+        let mut aggregator = Aggregator::default();
+        let get = allowed(7, 1, 1, 0);
+        assert!(aggregator.add(&get));
+        (0..9).for_each(|_| assert!(!aggregator.add(&get)));
+        assert!(drain(&mut aggregator).is_empty(), "the window has not ended");
+        aggregator.end_window();
+        assert_eq!(drain(&mut aggregator), [(get.clone(), 9)]);
+        assert!(aggregator.is_empty());
+        assert!(aggregator.add(&get), "a new window begins with a record");
+        aggregator.end_window();
+        assert!(drain(&mut aggregator).is_empty(), "nothing was repeated");
     }
 
     #[test]
-    fn whatever_differs_is_another_kind() {
-        let first = Made::new(7, 1, 1).allowed(0);
-        let form = |term: &str| Some(Variant { scope: vec![term.into()], ..Variant::default() });
+    fn any_difference_makes_another_kind() {
+        let first = allowed(7, 1, 1, 0);
+        let variant =
+            |term: &str| Some(Cow::Owned(Variant { scope: vec![term.into()], ..Variant::default() }));
+        let peer = |change: fn(&mut Facts)| {
+            let mut record = first.clone();
+            change(record.peer.to_mut());
+            record
+        };
         let others = [
-            Made::new(8, 1, 1).allowed(0),
-            Made::new(7, 2, 1).allowed(0),
-            Made::new(7, 1, 2).allowed(0),
-            Made::new(7, 1, 1).allowed(1),
-            Made::new(7, 1, 1),
-            Made { verb: Operation::Headers, ..first.clone() },
-            Made { variant: form("a"), ..first.clone() },
-            Made { variant: form("b"), ..first.clone() },
-            Made { outcome: Outcome::Allow("user:7"), ..first.clone() },
-            Made { outcome: Outcome::Deny(Refusal::NoSuchToken), ..Made::new(7, 1, 1) },
-            Made { peer: Facts { gid: 8, ..first.peer.clone() }, ..first.clone() },
-            Made { peer: Facts { invocation_id: Some("1".into()), ..first.peer.clone() }, ..first.clone() },
-            Made { peer: Facts { unit: Some("a.service".into()), ..first.peer.clone() }, ..first.clone() },
-            Made {
-                peer: Facts { user_unit: Some("a.service".into()), ..first.peer.clone() },
-                ..first.clone()
-            },
-            Made { peer: Facts { exe: Some(exe("/a".into())), ..first.peer.clone() }, ..first.clone() },
+            allowed(8, 1, 1, 0),
+            allowed(7, 2, 1, 0),
+            allowed(7, 1, 2, 0),
+            allowed(7, 1, 1, 1),
+            refused(7, 1, 1),
+            Record { operation: Operation::Headers, ..first.clone() },
+            Record { variant: variant("a"), ..first.clone() },
+            Record { variant: variant("b"), ..first.clone() },
+            Record { outcome: Outcome::Allow("user:7".into()), ..first.clone() },
+            Record { outcome: Outcome::Deny(Refusal::NoSuchToken), ..refused(7, 1, 1) },
+            peer(|peer| peer.gid = 8),
+            peer(|peer| peer.invocation_id = Some("1".into())),
+            peer(|peer| peer.unit = Some("a.service".into())),
+            peer(|peer| peer.user_unit = Some("a.service".into())),
+            peer(|peer| peer.exe = Some(exe("/a".into()))),
         ];
-        let mut folds = Aggregator::default();
-        for made in [&[first][..], &others].concat() {
-            assert_eq!(folds.note(made.decided()), Some(made.decided().to_record()), "{made:?}");
+        let mut aggregator = Aggregator::default();
+        for record in [&[first.clone()][..], &others].concat() {
+            assert!(aggregator.add(&record), "{record:?}");
         }
     }
 
     #[test]
-    fn made_up_names_and_forked_processes_are_folded_and_the_first_are_named() {
-        let mut folds = Aggregator::default();
+    fn made_up_names_and_forked_processes_are_counted_together_and_the_first_are_named() {
+        let mut aggregator = Aggregator::default();
         let flood = (0..10_000_u32).filter(|n| {
-            let mut made = Made::new(7, i32::try_from(*n).unwrap(), *n);
-            made.variant = Some(Variant { scope: vec![format!("s{n}")], ..Variant::default() });
-            made.peer.unit = Some(format!("a@{n}.service"));
-            made.peer.exe = Some(exe(format!("/{n}")));
-            folds.note(made.decided()).is_some()
+            let mut record = refused(7, i32::try_from(*n).unwrap(), *n);
+            record.variant = Some(Cow::Owned(Variant { scope: vec![format!("s{n}")], ..Variant::default() }));
+            record.peer.to_mut().unit = Some(format!("a@{n}.service"));
+            record.peer.to_mut().exe = Some(exe(format!("/{n}")));
+            aggregator.add(&record)
         });
         assert_eq!(flood.count(), EXACT_MAX + 1);
-        assert!(folds.note(Made::new(8, 1, 1).decided()).is_some(), "another user has kinds of its own");
-        folds.end_window();
-        let due = drain(&mut folds);
+        assert!(aggregator.add(&refused(8, 1, 1)), "another user has kinds of its own");
+        aggregator.end_window();
+        let due = drain(&mut aggregator);
         let [(record, count)] = due.as_slice() else { panic!("{due:?}") };
-        assert_eq!(record.peer, Facts { uid: 7, gid: 7, ..Facts::default() }, "what is so of all of them");
+        assert_eq!(*record.peer, Facts { uid: 7, gid: 7, ..Facts::default() }, "what they have in common");
         assert_eq!(record.variant, None);
         assert_eq!(usize::try_from(*count).unwrap(), 10_000 - EXACT_MAX - 1);
         assert_eq!(record.tokens.len(), NAMES_MAX);
     }
 
     #[test]
-    fn a_hand_out_is_never_folded_with_that_of_another_token() {
-        let mut folds = Aggregator::default();
+    fn hand_outs_of_different_tokens_are_counted_apart() {
+        let mut aggregator = Aggregator::default();
         for _ in 0..3 {
             for token in 0..1000 {
-                folds.note(Made::new(7, 1, token).allowed(0).decided());
+                aggregator.add(&allowed(7, 1, token, 0));
             }
         }
-        folds.end_window();
-        let due = drain(&mut folds);
+        aggregator.end_window();
+        let due = drain(&mut aggregator);
         assert_eq!(due.len(), 1000);
         assert!(due.iter().all(|(record, count)| record.tokens.len() == 1 && *count == 2));
     }
 
     #[test]
-    fn hand_outs_to_many_processes_are_folded_by_the_rule_that_let_them() {
-        let mut folds = Aggregator::default();
+    fn hand_outs_to_many_processes_are_counted_by_rule() {
+        let mut aggregator = Aggregator::default();
         let crowd = i32::try_from(EXACT_MAX).unwrap() + 11;
         for rule in ["user:7", "group:8"] {
             for pid in 0..crowd {
-                let made = Made::new(7, pid, 1).allowed(0);
-                folds.note(Made { outcome: Outcome::Allow(rule), ..made }.decided());
+                aggregator.add(&Record { outcome: Outcome::Allow(rule.into()), ..allowed(7, pid, 1, 0) });
             }
         }
-        folds.end_window();
+        aggregator.end_window();
         let mut due: Vec<_> =
-            drain(&mut folds).into_iter().map(|(record, count)| (record.verdict, count)).collect();
+            drain(&mut aggregator).into_iter().map(|(record, count)| (record.outcome, count)).collect();
         due.sort_by_key(|(_, count)| *count);
-        let by = |rule: &str| Verdict::Allow(rule.to_owned());
+        let by = |rule: &'static str| Outcome::Allow(rule.into());
         assert_eq!(due, [(by("user:7"), 10), (by("group:8"), u64::try_from(crowd).unwrap() - 1)]);
     }
 
     #[test]
-    fn what_a_caller_is_not_to_tell_apart_is_counted_as_one() {
-        let mut folds = Aggregator::default();
-        let deny = |folds: &mut Aggregator, token: u32, refusal| {
-            let made = Made::new(7, 1, token);
-            folds.note(Decided { outcome: Outcome::Deny(refusal), ..made.decided() })
-        };
-        // All kinds of its own are taken, and the first that finds none makes the common one.
-        for token in 0..=u32::try_from(EXACT_MAX).unwrap() {
-            assert!(deny(&mut folds, token, Refusal::NoRule).is_some());
-        }
-        let alike = [Refusal::NoRule, Refusal::NoSuchToken];
-        for (token, refusal) in (100..).zip(alike) {
-            assert_eq!(deny(&mut folds, token, refusal), None, "{refusal:?} is written and takes longer");
-        }
-        folds.end_window();
-        let due = drain(&mut folds);
-        let [(record, 2)] = due.as_slice() else { panic!("{due:?}") };
-        assert_eq!(
-            record.verdict,
-            Verdict::Deny(Refusal::NothingForIt),
-            "it says no more than is so of each"
-        );
-    }
-
-    #[test]
-    fn nothing_is_kept_of_a_caller_s_groups() {
-        let mut made = Made::new(7, 1, 1);
-        made.peer.groups = (0..65_536).collect();
-        let mut folds = Aggregator::default();
-        assert_eq!(folds.note(made.decided()).unwrap().peer.groups.capacity(), 0);
-        assert!(folds.kinds.values().all(|fold| fold.record.peer.groups.capacity() == 0));
+    fn a_callers_groups_are_not_kept() {
+        let mut record = refused(7, 1, 1);
+        record.peer.to_mut().groups = (0..65_536).collect();
+        let mut aggregator = Aggregator::default();
+        aggregator.add(&record);
+        assert!(aggregator.kinds.values().all(|(kept, _)| kept.peer.groups.capacity() == 0));
     }
 
     proptest! {
         #[test]
-        fn the_counts_add_up_and_memory_is_bounded(
+        fn the_counts_add_up(
             steps in prop::collection::vec((0_u32..4, 0_i32..200, 0_u32..300, any::<bool>(), 0_u8..20), 0..2000),
         ) {
-            let mut folds = Aggregator::default();
+            let mut aggregator = Aggregator::default();
             let mut written = 0;
-            for (uid, pid, token, allowed, chance) in &steps {
-                let made = Made::new(*uid, *pid, *token);
-                let made = if *allowed { made.allowed(chance % 2) } else { made };
-                written += u64::from(folds.note(made.decided()).is_some());
+            for (uid, pid, token, is_allowed, chance) in &steps {
+                let record = match is_allowed {
+                    true => allowed(*uid, *pid, *token, chance % 2),
+                    false => refused(*uid, *pid, *token),
+                };
+                written += u64::from(aggregator.add(&record));
                 match chance {
-                    0 => folds.end_window(),
-                    1 => written += folds.next_due().map_or(0, |(_, count)| count),
+                    0 => aggregator.end_window(),
+                    1 => written += aggregator.next_count().map_or(0, |(_, count)| count),
                     _ => (),
                 }
             }
-            folds.end_window();
-            written += drain(&mut folds).iter().map(|(_, count)| count).sum::<u64>();
+            aggregator.end_window();
+            written += drain(&mut aggregator).iter().map(|(_, count)| count).sum::<u64>();
             prop_assert_eq!(written, steps.len() as u64);
         }
     }
 
     #[test]
-    fn memory_is_bounded_whoever_asks() {
-        let mut folds = Aggregator::default();
-        let written = (0..40_000).filter(|uid| folds.note(Made::new(*uid, 1, 1).decided()).is_some());
-        assert_eq!(written.count(), 40_000, "what finds no place is written");
-        assert!(folds.kinds.len() <= KINDS_MAX && folds.exact.len() <= KINDS_MAX);
+    fn memory_is_bounded_for_any_number_of_users() {
+        let mut aggregator = Aggregator::default();
+        let written = (0..40_000).filter(|uid| aggregator.add(&refused(*uid, 1, 1)));
+        assert_eq!(written.count(), 40_000, "a decision without a place is written");
+        assert!(aggregator.kinds.len() <= KINDS_MAX && aggregator.exact.len() <= KINDS_MAX);
     }
 }
