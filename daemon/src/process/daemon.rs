@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, State};
 use tokio::net::UnixListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,8 +34,6 @@ pub struct Daemon {
     settings: DaemonSettings,
     connections: TaskTracker,
     actors: TaskTracker,
-    /// The task that gives turns to the connections.
-    turns: JoinHandle<()>,
     stop: CancellationToken,
 }
 
@@ -83,9 +80,6 @@ impl Daemon {
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             audited.audit.keep(&audited.clock).await;
         }));
-        let served = Arc::clone(&shared);
-        // Not ended by `stop`: what is in flight then has turns too.
-        let turns = tokio::spawn(async move { served.turns.keep().await });
         shared.names.resolve(config.names_in_rules()).await;
         let named = Arc::clone(&shared);
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
@@ -99,7 +93,7 @@ impl Daemon {
         let connections = TaskTracker::new();
         let serving = accept::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
         connections.spawn(serving);
-        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, turns, stop })
+        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, stop })
     }
 
     /// The names in rules. Those of another configuration are to be resolved before it is put in force.
@@ -165,7 +159,6 @@ impl Daemon {
         if drained.await.is_err() {
             tracing::warn!("some requests or token requests did not end in time and are cut off");
         }
-        self.turns.abort();
         self.shared.audit.close();
         self.shared.store.note_orderly_end();
     }

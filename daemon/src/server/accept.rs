@@ -1,7 +1,8 @@
-//! Accepts connections, within limits: in all, so that descriptors never run out, and for each user, so
-//! that one cannot shut out the others.
+//! Accepts connections within limits: in total, so that descriptors never run out, and per user, so that no user can
+//! shut out the others.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -20,44 +21,35 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::peer::Peer;
 use crate::server::audit::Refusal;
-use crate::server::connection::{self, error_frame};
+use crate::server::connection::{Connection, error_frame};
 use crate::server::log_throttle::LogThrottle;
 use crate::server::server_state::ServerState;
 use crate::server::session::Session;
-use crate::server::stream::{self, Stream};
+use crate::server::stream::{Stream, refuse_descriptors};
 
-/// The first rest after a failed accept.
-const ACCEPT_REST_FIRST: Duration = Duration::from_millis(10);
+/// The pauses after failed accepts: the first, doubled up to the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The longest.
-const ACCEPT_REST_MOST: Duration = Duration::from_secs(1);
-
-/// What it takes to find out who a peer is, in units of a turn.
+/// The cost of identifying a peer, in units of a turn.
 const WELCOME_UNITS: u32 = 8;
 
-/// What those are told for whom there is no room.
+/// The answer to a caller beyond the limits.
 const TOO_MANY: &str = "too many open connections";
 
-/// Connections that are kept for operators, unless there are few in all.
+/// Connections that are reserved for operators, unless the limit is low.
 const RESERVED: usize = 64;
 
 /// How many connections may be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// In all.
+    /// In total.
     pub connections: usize,
-    /// Of one user.
+    /// Per user.
     pub connections_per_uid: usize,
 }
 
-impl Limits {
-    /// How many of all are for root and the daemon's own user alone, so that an operator gets in whatever others do.
-    fn reserved(self) -> usize {
-        RESERVED.min(self.connections / 4)
-    }
-}
-
-/// Accepts until `stop`. Connections run as `tasks` of their own and end by the same `stop`.
+/// Accepts until `stop`. Each connection runs as one of `tasks` and ends by the same `stop`.
 pub async fn serve(
     listener: UnixListener,
     limits: Limits,
@@ -65,121 +57,88 @@ pub async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(ConnectionSlots { limits, taken: Mutex::default(), shared: Arc::clone(&shared) });
-    let mut acceptor = Acceptor {
-        places,
-        shared,
-        tasks,
-        stop: stop.clone(),
-        spare: spare(),
-        unknown: LogThrottle::default(),
-    };
-    let mut backoff = AcceptBackoff { rest: ACCEPT_REST_FIRST, failures: LogThrottle::default() };
-    stream::refuse_descriptors(&listener);
-    let accepting = async {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => match acceptor.welcome(Stream::accepted(stream)) {
-                    Ok(()) => {
-                        backoff.rest = ACCEPT_REST_FIRST;
-                        // Whoever connects without end does not keep those waiting who are connected.
-                        tokio::task::yield_now().await;
-                    }
-                    Err(error) => backoff.pass(&error, &acceptor.shared.clock).await,
-                },
-                Err(error) => {
-                    acceptor.turn_one_away(&listener);
-                    backoff.pass(&error, &acceptor.shared.clock).await;
-                }
-            }
-        }
-    };
-    stop.run_until_cancelled(accepting).await;
+    refuse_descriptors(&listener);
+    let slots = Arc::new(ConnectionSlots { limits, taken: Mutex::default(), shared: Arc::clone(&shared) });
+    let (spare, unknown) = (spare(), LogThrottle::default());
+    let mut acceptor = Acceptor { slots, shared, tasks, stop: stop.clone(), spare, unknown };
+    stop.run_until_cancelled(acceptor.run(listener)).await;
 }
 
-/// What keeps connections from being accepted: most likely no descriptor is left. Those who are connected are served
-/// meanwhile.
-struct AcceptBackoff {
-    rest: Duration,
-    failures: LogThrottle,
-}
-
-impl AcceptBackoff {
-    async fn pass(&mut self, error: &io::Error, clock: &Clock) {
-        if let Some(times) = self.failures.record(clock.now()) {
-            tracing::warn!(%error, times, "connections could not be accepted");
-        }
-        // Without a rest the kernel would report the same connection again at once.
-        tokio::time::sleep(self.rest).await;
-        self.rest = (self.rest * 2).min(ACCEPT_REST_MOST);
-    }
-}
-
-/// Where connections come in.
+/// Accepts connections and starts their tasks.
 struct Acceptor {
-    places: Arc<ConnectionSlots>,
+    slots: Arc<ConnectionSlots>,
     shared: Arc<ServerState>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// A descriptor that is given up so that a connection can be turned away when there is no other.
+    /// A descriptor to give up, so that a caller can be turned away when there is no other.
     spare: Option<File>,
-    /// Peers about which the kernel tells nothing.
+    /// Peers that the kernel does not identify.
     unknown: LogThrottle,
 }
 
 impl Acceptor {
-    /// # Errors
-    /// No descriptor is left for the handle on the peer's process. The peer has been told.
-    fn welcome(&mut self, stream: Stream) -> io::Result<()> {
-        let peer = match Peer::of(stream.as_fd()) {
-            // Whoever holds the end of one that is gone is somebody else now, of whom nothing is known.
-            Ok(peer) if peer.is_gone() => Err(Errno::ESRCH.into()),
-            other => other,
-        };
-        match peer {
-            Ok(peer) => self.let_in(stream, peer),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                turn_away(&stream, TOO_MANY);
-                return Err(error);
+    async fn run(&mut self, listener: UnixListener) {
+        let mut backoff = AcceptBackoff { pause: PAUSE_FIRST, failures: LogThrottle::default() };
+        loop {
+            let accepted = listener.accept().await;
+            if accepted.is_err() {
+                self.turn_one_away(&listener);
             }
-            Err(error) => self.ignore(&error),
+            if let Err(error) = accepted.and_then(|(stream, _)| self.admit(Stream::new(stream))) {
+                backoff.wait(&error, &self.shared.clock).await;
+            } else {
+                backoff.pause = PAUSE_FIRST;
+                // Callers that connect without end must not delay those that are connected.
+                tokio::task::yield_now().await;
+            }
         }
-        Ok(())
     }
 
-    fn let_in(&self, stream: Stream, mut peer: Peer) {
-        let Some(place) = ConnectionSlots::take(&self.places, peer.facts().uid) else {
-            self.shared
-                .audit
-                .turned_away(peer.facts(), Refusal::TooMuch("there are too many open connections"));
-            turn_away(&stream, TOO_MANY);
-            return;
+    /// Starts the task of a connection, or turns the caller away. Fails if descriptors have run out.
+    fn admit(&mut self, stream: Stream) -> io::Result<()> {
+        // If the process has ended, another one, of which nothing is known, holds the connection.
+        let is_there = |peer: Peer| if peer.is_gone() { Err(Errno::ESRCH.into()) } else { Ok(peer) };
+        let mut peer = match Peer::of(stream.as_fd()).and_then(is_there) {
+            Ok(peer) => peer,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                turn_away(&stream);
+                return Err(error);
+            }
+            Err(error) => {
+                if let Some(times) = self.unknown.record(self.shared.clock.now()) {
+                    tracing::warn!(%error, times, "peers that the kernel does not identify were turned away");
+                }
+                return Ok(());
+            }
+        };
+        let Some(slot) = ConnectionSlots::take(&self.slots, peer.facts().uid) else {
+            self.shared.audit.turned_away(peer.facts(), Refusal::TooMuch(TOO_MANY));
+            turn_away(&stream);
+            return Ok(());
         };
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
         self.tasks.spawn(async move {
-            let _place = place;
-            shared.turns.take(peer.facts().uid).await.spend(WELCOME_UNITS);
+            let _slot = slot;
+            let member = shared.turns.join(peer.facts().uid);
+            member.turn().await.spend(WELCOME_UNITS);
             peer.identify();
             if let Some(exe) = &peer.facts().exe {
                 shared.names.recheck(exe).await;
             }
             let session = Arc::new(Session::new(shared, peer));
-            connection::serve(stream, session, stop).await;
+            if let Err(error) = Connection::new(stream, session, stop).run().await {
+                tracing::debug!(%error, "a connection ended");
+            }
         });
+        Ok(())
     }
 
-    fn ignore(&mut self, error: &io::Error) {
-        if let Some(times) = self.unknown.record(self.shared.clock.now()) {
-            tracing::warn!(%error, times, "peers about which the kernel tells nothing were turned away");
-        }
-    }
-
-    /// Tells one of those who wait to be accepted that there is no room, instead of leaving it in the dark.
+    /// Gives up the spare descriptor to tell one waiting caller that there is no room.
     fn turn_one_away(&mut self, listener: &UnixListener) {
         if self.spare.take().is_some()
             && let Some(Ok((stream, _))) = listener.accept().now_or_never()
         {
-            turn_away(&Stream::accepted(stream), TOO_MANY);
+            turn_away(&Stream::new(stream));
         }
         self.spare = spare();
     }
@@ -189,55 +148,73 @@ fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Says why, as far as the socket takes it without waiting.
-fn turn_away(stream: &Stream, why: &str) {
+/// Tells a caller why it is not served.
+fn turn_away(stream: &Stream) {
     let mut wire = Vec::new();
-    let reply = error_frame(0, ErrorCode::Overloaded, why);
-    if encode(&reply, &mut wire).is_ok() {
-        // A peer that cannot take a few bytes at once learns it from the closed connection.
-        let _: io::Result<usize> = stream.try_write(&wire);
+    let _ = encode(&error_frame(0, ErrorCode::Overloaded, TOO_MANY), &mut wire);
+    // A new socket has room for a few bytes.
+    let _ = stream.try_write(&wire);
+}
+
+/// Pauses after a failed accept, most likely for want of descriptors. Open connections are served meanwhile.
+struct AcceptBackoff {
+    pause: Duration,
+    failures: LogThrottle,
+}
+
+impl AcceptBackoff {
+    async fn wait(&mut self, error: &io::Error, clock: &Clock) {
+        if let Some(times) = self.failures.record(clock.now()) {
+            tracing::warn!(%error, times, "connections could not be accepted");
+        }
+        // Without a pause the kernel would report the same connection again at once.
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 }
 
-/// The places for connections.
+/// Counts the open connections.
 #[derive(Debug)]
 struct ConnectionSlots {
     limits: Limits,
-    /// By user. Held for a count, never across an await.
+    /// Connections by user. Never held across an await.
     taken: Mutex<HashMap<u32, usize>>,
     shared: Arc<ServerState>,
 }
 
-/// A place that is taken, until it is dropped.
+/// One open connection, counted until it is dropped.
 #[derive(Debug)]
 struct ConnectionSlot {
-    places: Arc<ConnectionSlots>,
+    slots: Arc<ConnectionSlots>,
     uid: u32,
 }
 
 impl ConnectionSlots {
-    fn take(places: &Arc<Self>, uid: u32) -> Option<ConnectionSlot> {
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_all: usize = taken.values().sum();
-        let of_user = taken.entry(uid).or_default();
-        let is_trusted = uid == 0 || uid == places.shared.own_uid;
-        let room = places.limits.connections - if is_trusted { 0 } else { places.limits.reserved() };
-        if in_all >= room || *of_user >= places.limits.connections_per_uid {
+    fn take(slots: &Arc<Self>, uid: u32) -> Option<ConnectionSlot> {
+        let Self { limits, taken, shared } = &**slots;
+        let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_user = taken.get(&uid).copied().unwrap_or_default();
+        let is_operator = uid == 0 || uid == shared.own_uid;
+        let reserved = if is_operator { 0 } else { RESERVED.min(limits.connections / 4) };
+        let total = shared.connections.load(Ordering::Relaxed) as usize;
+        if total >= limits.connections - reserved || of_user >= limits.connections_per_uid {
             return None;
         }
-        *of_user += 1;
-        places.shared.connections.fetch_add(1, Ordering::Relaxed);
-        Some(ConnectionSlot { places: Arc::clone(places), uid })
+        taken.insert(uid, of_user + 1);
+        shared.connections.fetch_add(1, Ordering::Relaxed);
+        Some(ConnectionSlot { slots: Arc::clone(slots), uid })
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_user) = taken.get_mut(&self.uid) {
-            *of_user -= 1;
+        let mut taken = self.slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut of_user) = taken.entry(self.uid) {
+            *of_user.get_mut() -= 1;
+            if *of_user.get() == 0 {
+                of_user.remove();
+            }
         }
-        taken.retain(|_, of_user| *of_user > 0);
-        self.places.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.slots.shared.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

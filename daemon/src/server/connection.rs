@@ -1,30 +1,34 @@
 //! One connection: frames in, frames out, a deadline on everything, a bound on what is in flight.
 //!
-//! Each connection is a task of its own, so a peer that is slow, silent or hostile delays nobody else.
+//! Each connection is one task, so a peer that is slow, silent or hostile delays nobody else. The task waits for an
+//! event, handles it without waiting in a turn of the peer's user, and then writes the answers.
 
-mod answer;
-mod reader;
-
+use std::future::ready;
 use std::io;
+use std::mem;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, SinkExt, StreamExt, poll};
-use tokend_protocol::{BadFrame, Codec, ErrorCode, Fault, Frame, Reply, Request};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
-use tokio_util::codec::Framed;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, try_unfold};
+use futures_util::{FutureExt, StreamExt, TryFutureExt};
+use tokend_protocol::{
+    BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, WatchRequest, decode,
+    encode,
+};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::answer::{Answer, Event};
-use self::reader::{Incoming, Reader};
 use crate::quota::Resource;
 use crate::server::fair_queue::Turn;
-use crate::server::peer_exit::PeerExit;
 use crate::server::session::{Session, refusal};
+use crate::server::stream::Stream;
+
+/// How long a peer may take to send its first request.
+const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a frame may take from its first byte to its last.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a peer may take to make room for its answers.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,265 +39,263 @@ const IN_FLIGHT_MAX: usize = 1024;
 /// Watches of one connection. Each may name many tokens.
 const WATCHES_MAX: usize = 64;
 
+/// Bytes that are read at once.
+const READ_MAX: usize = 4 * 1024;
+
 /// Bytes of answers that wait to be written together.
 const UNWRITTEN_MAX: usize = 16 * 1024;
 
-/// The buffers of an idle connection: room for a request each. They grow when they have to.
-const BUFFER: usize = 512;
-
-type Framing<S> = Framed<S, Codec<Request, Reply>>;
-
-/// What a connection has to do next.
-enum Next {
-    /// To take up what came in.
-    Incoming(Incoming),
-    /// To send an answer that had to be waited for.
-    Answer(Event),
-    /// To take up nothing more.
-    Stop,
-    /// Nothing: the peer's process has ended.
-    Departed,
-}
-
-/// Serves a connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
-pub async fn serve<S>(stream: S, session: Arc<Session>, stop: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let mut framing = Framed::with_capacity(stream, Codec::new(), BUFFER);
-    // Answers are written when a turn is over, and not in the middle of it.
-    framing.set_backpressure_boundary(usize::MAX);
-    let connection = Connection {
-        framing,
-        reader: Reader::new(),
-        departure: session.departure(),
-        session,
-        stop,
-        pending: FuturesUnordered::new(),
-        watches: FuturesUnordered::new(),
-        reading: true,
-    };
-    if let Err(error) = connection.run().await {
-        tracing::debug!(%error, "a connection ended");
-    }
-}
-
-struct Connection<S> {
-    framing: Framing<S>,
-    reader: Reader,
-    departure: PeerExit,
+/// One connection.
+#[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
+pub struct Connection {
+    stream: Stream,
     session: Arc<Session>,
     stop: CancellationToken,
+    /// Bytes that have come and are not handled: frames for the next turn, or the beginning of one.
+    input: Vec<u8>,
+    /// Answers to be written. Freed, and so zeroed, when they are: an idle connection holds no token.
+    output: Vec<u8>,
     /// Answers that have to be waited for.
-    pending: FuturesUnordered<Answer>,
-    /// The next events of watches, of those that have only been asked for as well. They may be long in
-    /// coming, so they hold up no requests.
-    watches: FuturesUnordered<Answer>,
+    pending: FuturesUnordered<BoxFuture<'static, Frame<Reply>>>,
+    /// Watches, also those that have not begun. They may be quiet for long, so they hold up no requests.
+    watches: SelectAll<BoxStream<'static, Frame<Reply>>>,
+    /// Whether more requests are taken.
     reading: bool,
+    /// When the frame that is awaited must be complete.
+    deadline: Option<Instant>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    async fn run(mut self) -> io::Result<()> {
+impl Connection {
+    /// A connection that waits for its first frame.
+    pub fn new(stream: Stream, session: Arc<Session>, stop: CancellationToken) -> Self {
+        Self {
+            stream,
+            session,
+            stop,
+            input: Vec::new(),
+            output: Vec::new(),
+            pending: FuturesUnordered::new(),
+            watches: SelectAll::new(),
+            reading: true,
+            deadline: Some(Instant::now() + FIRST_FRAME_TIMEOUT),
+        }
+    }
+
+    /// Serves it until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
+    pub async fn run(mut self) -> io::Result<()> {
+        let session = Arc::clone(&self.session);
+        let exit = session.departure();
         while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
             let can_read = self.can_read();
-            let next = tokio::select! {
-                incoming = self.reader.next(&mut self.framing), if can_read => Next::Incoming(incoming),
-                Some(event) = self.pending.next() => Next::Answer(event),
-                Some(event) = self.watches.next() => Next::Answer(event),
-                () = self.stop.cancelled(), if self.reading => Next::Stop,
-                () = self.departure.wait() => Next::Departed,
+            let has_frame = self.has_frame();
+            let deadline = self.deadline.filter(|_| can_read);
+            let answer = tokio::select! {
+                biased;
+                () = exit.wait() => return Err(peer_has_ended()),
+                () = self.stop.cancelled(), if self.reading => {
+                    self.reading = false;
+                    continue;
+                }
+                Some(answer) = self.pending.next() => Some(answer),
+                Some(event) = self.watches.next() => Some(event),
+                () = ready(()), if can_read && has_frame => None,
+                readable = self.stream.readable(), if can_read => readable.map(|()| None)?,
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Err(timed_out("the peer took too long over a frame"));
+                }
             };
-            self.act(next).await?;
+            let turn = session.member().turn().await;
+            let handled = match answer {
+                Some(answer) => self.answer(answer, &turn),
+                None => self.receive(&turn),
+            };
+            drop(turn);
             self.flush().await?;
-            self.forget_answers();
+            handled?;
         }
         Ok(())
-    }
-
-    /// Does what is at hand, in a turn of the peer's user, which waits for nothing once it has begun.
-    async fn act(&mut self, next: Next) -> io::Result<()> {
-        let session = Arc::clone(&self.session);
-        let turn = session.turn().await;
-        // Asked of the kernel each time, because an answer must not be faster than the news.
-        if self.session.is_over() {
-            return Err(departed());
-        }
-        match next {
-            Next::Incoming(incoming) => self.take_up_all(incoming, &turn).await,
-            Next::Answer(event) => self.send_all(event, &turn).await,
-            Next::Stop => {
-                self.reading = false;
-                Ok(())
-            }
-            Next::Departed => Err(departed()),
-        }
-    }
-
-    /// Writes the answers out. What the peer does not take at once counts as unread, and too much of that over all
-    /// connections of a user ends this one.
-    async fn flush(&mut self) -> io::Result<()> {
-        if let Some(flushed) = self.framing.flush().now_or_never() {
-            return flushed;
-        }
-        let unread = self.session.take(Resource::UnreadBytes, self.framing.write_buffer().len());
-        let _held = unread.map_err(|refused| io::Error::other(refused.message))?;
-        within_write_timeout(self.framing.flush()).await
-    }
-
-    /// Frees the memory of answers that have been written, which is wiped thereby. An idle connection would keep
-    /// the token that went over it last.
-    fn forget_answers(&mut self) {
-        *self.framing.write_buffer_mut() = BytesMut::new();
     }
 
     fn can_read(&self) -> bool {
         self.reading && self.pending.len() < IN_FLIGHT_MAX
     }
 
-    /// Whether more answers may be made before these are written.
-    fn has_room(&self) -> bool {
-        self.framing.write_buffer().len() < UNWRITTEN_MAX
-    }
-
-    /// Takes up a frame and what came with it, as far as the turn goes, so that the answers leave together.
-    async fn take_up_all(&mut self, first: Incoming, turn: &Turn<'_>) -> io::Result<()> {
-        let mut incoming = first;
-        loop {
-            self.take_up(incoming).await?;
-            if !turn.spend(1) || !self.can_read() || !self.has_room() {
-                return Ok(());
+    /// Reads once, unless frames are left from the last turn, and handles what has come.
+    fn receive(&mut self, turn: &Turn<'_>) -> io::Result<()> {
+        if !self.has_frame() {
+            let mut room = [0; READ_MAX];
+            match self.stream.try_read(&mut room) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(0) => {
+                    self.reading = false;
+                    // A peer that waits for events keeps its side open. Otherwise the end of a peer would be noticed
+                    // only at the next event.
+                    self.watches.clear();
+                    return Ok(());
+                }
+                read => self.input.extend_from_slice(room.get(..read?).unwrap_or_default()),
             }
-            let Some(next) = self.reader.next(&mut self.framing).now_or_never() else { return Ok(()) };
-            incoming = next;
         }
-    }
-
-    /// Sends an answer that had to be waited for and those that came with it, as far as the turn goes.
-    async fn send_all(&mut self, first: Event, turn: &Turn<'_>) -> io::Result<()> {
-        let mut event = first;
-        loop {
-            self.send(event).await?;
-            if !turn.spend(1) || !self.has_room() {
-                return Ok(());
-            }
-            let answer = self.pending.next().now_or_never().flatten();
-            let Some(next) = answer.or_else(|| self.watches.next().now_or_never().flatten()) else {
-                return Ok(());
-            };
-            event = next;
+        self.check_peer()?;
+        let handled = self.handle_frames(turn);
+        if !self.input.is_empty() {
+            self.deadline.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
         }
+        handled
     }
 
-    async fn take_up(&mut self, incoming: Incoming) -> io::Result<()> {
-        match incoming {
-            Incoming::Frame(Ok(Frame { id, message })) => self.request(id, message).await,
-            Incoming::Frame(Err(bad)) => self.write(bad_frame(bad)).await,
-            Incoming::End => {
-                self.reading = false;
-                // Who waits for events keeps its side open. Otherwise a peer that left would be noticed
-                // only at the next event.
-                self.watches.clear();
-                Ok(())
+    /// Handles the frames that have come, as far as the turn goes.
+    fn handle_frames(&mut self, turn: &Turn<'_>) -> io::Result<()> {
+        let input = mem::take(&mut self.input);
+        let mut rest = input.as_slice();
+        let mut has_turn = true;
+        while has_turn && self.can_read() && self.output.len() < UNWRITTEN_MAX {
+            let Some((length, frame)) = length_of(rest) else { break };
+            if length > REQUEST_MAX {
+                // The next frame cannot be found any more, so this answer is the last one.
+                let message = "the frame is larger than a request may be";
+                self.send(0, Reply::Error(refusal(ErrorCode::InvalidRequest, message)));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
-            Incoming::TooSlow => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame"))
+            let Some((body, next)) = frame.split_at_checked(length) else { break };
+            rest = next;
+            self.deadline = None;
+            match decode(body) {
+                Ok(Frame { id, message }) => self.request(id, message),
+                Err(BadFrame { id, fault }) => {
+                    let code = match fault {
+                        Fault::Version(_) => ErrorCode::UnsupportedVersion,
+                        Fault::UnknownMessage(_) => ErrorCode::UnknownRequest,
+                        Fault::Cut(_) | Fault::Malformed | Fault::TrailingBytes(_) => {
+                            ErrorCode::InvalidRequest
+                        }
+                    };
+                    self.send(id, Reply::Error(refusal(code, fault.to_string())));
+                }
             }
-            Incoming::Broken(error) if error.kind() == io::ErrorKind::InvalidData => {
-                // What follows cannot be told apart any more, so this answer is the last.
-                self.write(error_frame(
-                    0,
-                    ErrorCode::InvalidRequest,
-                    "the frame is larger than a request may be",
-                ))
-                .await?;
-                self.flush().await?;
-                Err(error)
-            }
-            Incoming::Broken(error) => Err(error),
+            has_turn = turn.spend(1);
         }
+        self.input = rest.to_vec();
+        Ok(())
     }
 
-    async fn request(&mut self, id: u32, request: Request) -> io::Result<()> {
+    /// Whether a whole frame has come, or the beginning of one that is too long.
+    fn has_frame(&self) -> bool {
+        length_of(&self.input).is_some_and(|(length, rest)| length > REQUEST_MAX || rest.len() >= length)
+    }
+
+    /// Sends an answer that was waited for and those that are ready as well, as far as the turn goes.
+    fn answer(&mut self, first: Frame<Reply>, turn: &Turn<'_>) -> io::Result<()> {
+        self.check_peer()?;
+        let mut answer = Some(first);
+        while let Some(Frame { id, message }) = answer {
+            self.send(id, message);
+            if !turn.spend(1) || self.output.len() >= UNWRITTEN_MAX {
+                break;
+            }
+            answer = self.pending.next().now_or_never().flatten();
+            answer = answer.or_else(|| self.watches.next().now_or_never().flatten());
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel whether the peer's process is there: each time, because an answer must not overtake the news
+    /// of its end.
+    fn check_peer(&self) -> io::Result<()> {
+        if self.session.is_over() { Err(peer_has_ended()) } else { Ok(()) }
+    }
+
+    fn request(&mut self, id: u32, request: Request) {
         let session = Arc::clone(&self.session);
         match request {
             Request::Watch(_) if self.watches.len() >= WATCHES_MAX => {
-                let refused = error_frame(id, ErrorCode::Overloaded, "too many watches on one connection");
-                self.write(refused).await
+                let message = "too many watches on one connection";
+                self.send(id, Reply::Error(refusal(ErrorCode::Overloaded, message)));
             }
-            Request::Watch(request) => {
-                let mut begun = answer::first_event(session, id, request, self.stop.clone());
-                if let Poll::Ready(event) = poll!(&mut begun) {
-                    return self.send(event).await;
-                }
-                self.watches.push(begun);
-                Ok(())
-            }
+            Request::Watch(request) => self.watches.push(events(session, id, request, self.stop.clone())),
             request => {
-                let mut answer = answer::only(session, id, request);
-                // Most answers are at hand and need not be waited for.
-                if let Poll::Ready(event) = poll!(&mut answer) {
-                    return self.send(event).await;
+                let mut answer = async move { session.answer(request).await }.boxed();
+                if let Some(message) = (&mut answer).now_or_never() {
+                    return self.send(id, message);
                 }
                 match self.session.take(Resource::InFlight, 1) {
-                    Ok(held) => self.pending.push(answer::holding(held, answer)),
-                    Err(refused) => return self.write(Frame { id, message: Reply::Error(refused) }).await,
+                    Err(refused) => self.send(id, Reply::Error(refused)),
+                    Ok(held) => self.pending.push(Box::pin(async move {
+                        let message = answer.await;
+                        drop(held);
+                        Frame { id, message }
+                    })),
                 }
-                Ok(())
             }
         }
     }
 
-    async fn send(&mut self, event: Event) -> io::Result<()> {
-        match event {
-            Event::Last(frame) => self.write(frame).await,
-            Event::Watched(id, watch, frame) => {
-                self.write(frame).await?;
-                self.watches.push(answer::next_event(id, watch, self.stop.clone()));
-                Ok(())
-            }
-        }
-    }
-
-    async fn write(&mut self, frame: Frame<Reply>) -> io::Result<()> {
-        within_write_timeout(feed(&mut self.framing, frame)).await
-    }
-}
-
-/// Writes an answer, or a refusal in place of one that is larger than an answer may be: the others on the
-/// connection are none the worse for it.
-async fn feed<S: AsyncWrite + Unpin>(framing: &mut Framing<S>, frame: Frame<Reply>) -> io::Result<()> {
-    let id = frame.id;
-    match framing.feed(frame).await {
-        // The codec says so before it has written any of it.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            tracing::error!(%error, "an answer was larger than a caller may be sent");
+    /// Appends an answer to the output, or a refusal in place of one that is larger than a reply may be.
+    fn send(&mut self, id: u32, message: Reply) {
+        if let Err(error) = encode(&Frame { id, message }, &mut self.output) {
+            tracing::error!(%error, "an answer was larger than a reply may be");
             let refused =
                 error_frame(id, ErrorCode::NeedsOperator, "the answer is larger than a reply may be");
-            framing.feed(refused).await
+            // A refusal fits.
+            let _ = encode(&refused, &mut self.output);
         }
-        fed => fed,
+    }
+
+    /// Writes the output. What the peer does not take at once counts as unread, and too much of that over all
+    /// connections of a user ends this one.
+    async fn flush(&mut self) -> io::Result<()> {
+        let output = mem::take(&mut self.output);
+        let rest = match self.stream.try_write(&output) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => output.as_slice(),
+            written => output.get(written?..).unwrap_or_default(),
+        };
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let unread = self.session.take(Resource::UnreadBytes, rest.len());
+        let _held = unread.map_err(|refused| io::Error::other(refused.message))?;
+        let written = timeout(WRITE_TIMEOUT, self.stream.write_all(rest)).await;
+        written.unwrap_or_else(|_| Err(timed_out("the peer does not read its answers")))
     }
 }
 
-async fn within_write_timeout(writing: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    let too_slow = || io::Error::new(io::ErrorKind::TimedOut, "the peer does not read its answers");
-    timeout(WRITE_TIMEOUT, writing).await.map_err(|_| too_slow())?
+/// The events of a watch, which end with a refusal.
+fn events(
+    session: Arc<Session>,
+    id: u32,
+    request: WatchRequest,
+    stop: CancellationToken,
+) -> BoxStream<'static, Frame<Reply>> {
+    let watch = session.watch(request).map_ok(move |watch| {
+        try_unfold((watch, stop), |(mut watch, stop)| async move {
+            let event = tokio::select! {
+                event = watch.next() => event?,
+                () = stop.cancelled() => return Err(refusal(ErrorCode::ShuttingDown, "the daemon is stopping")),
+            };
+            Ok(Some((Reply::Event(event), (watch, stop))))
+        })
+    });
+    watch
+        .try_flatten_stream()
+        .map(move |event| Frame { id, message: event.unwrap_or_else(Reply::Error) })
+        .boxed()
 }
 
-fn bad_frame(bad: BadFrame) -> Frame<Reply> {
-    let code = match bad.fault {
-        Fault::Version(_) => ErrorCode::UnsupportedVersion,
-        Fault::UnknownMessage(_) => ErrorCode::UnknownRequest,
-        Fault::Cut(_) | Fault::Malformed | Fault::TrailingBytes(_) => ErrorCode::InvalidRequest,
-    };
-    error_frame(bad.id, code, &bad.fault.to_string())
+/// The length of the frame at the beginning of `input`, and what follows the length.
+fn length_of(input: &[u8]) -> Option<(usize, &[u8])> {
+    let (length, rest) = input.split_first_chunk::<LENGTH_BYTES>()?;
+    Some((usize::try_from(u32::from_be_bytes(*length)).ok()?, rest))
 }
 
-fn departed() -> io::Error {
+fn timed_out(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, message)
+}
+
+fn peer_has_ended() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the peer's process has ended")
 }
 
-/// A refusal that answers the request `id`, or no request in particular where it is 0.
+/// A refusal that answers the request `id`, or no request in particular if that is 0.
 pub fn error_frame(id: u32, code: ErrorCode, message: &str) -> Frame<Reply> {
     Frame { id, message: Reply::Error(refusal(code, message)) }
 }
@@ -302,8 +304,11 @@ pub fn error_frame(id: u32, code: ErrorCode, message: &str) -> Frame<Reply> {
 mod tests {
     use std::path::Path;
 
-    use tokend_protocol::{VersionReply, WatchRequest, decode, encode};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use nix::sys::socket::{setsockopt, sockopt};
+    use tokend_protocol::{REPLY_MAX, TokenName, VersionReply, read_frame};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::task::JoinHandle;
 
     use super::*;
     use crate::access::Facts;
@@ -315,16 +320,10 @@ mod tests {
     use crate::peer::Peer;
     use crate::server::server_state::ServerState;
 
-    /// More than any of it takes.
-    const PATIENCE: Duration = Duration::from_secs(20);
-
     const CONFIG: &str = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:1/\"\nclient_id = \"c\"\n\
         client_secret = { file = \"/nonexistent\" }\n[token.t]\nprovider = \"p\"\nallow = [\"any\"]\n";
 
-    /// A connection of a peer that may have the token `t`.
-    fn connect() -> DuplexStream {
-        let (ours, theirs) = duplex(1024 * 1024);
-        let peer = Peer::known(Facts { uid: 1000, gid: 1000, ..Facts::default() });
+    fn server_state() -> Arc<ServerState> {
         let clock = Clock::kernel(crate::clock::ClockChanges::default());
         let actor_context = ActorContext {
             clock: clock.clone(),
@@ -335,73 +334,128 @@ mod tests {
         let config = config::parse(Path::new("tokend.toml"), CONFIG).unwrap().config;
         let mut origins = CredentialFactory::new(actor_context);
         let registry = Registry::build(&config, &mut origins, None);
-        let shared = Arc::new(ServerState::new(registry, origins, clock));
-        let served = Arc::clone(&shared);
-        tokio::spawn(async move { served.turns.keep().await });
-        let session = Arc::new(Session::new(shared, peer));
-        tokio::spawn(serve(theirs, session, CancellationToken::new()));
-        ours
+        Arc::new(ServerState::new(registry, origins, clock))
     }
 
-    /// Asks for so many watches in one piece.
-    async fn watch(peer: &mut DuplexStream, times: usize) {
+    /// A connection of one user that is not served yet, and its caller's end.
+    fn connection(shared: &Arc<ServerState>) -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        setsockopt(&ours, sockopt::SndBuf, &4096).unwrap();
+        let peer = Peer::known(Facts { uid: 7, gid: 7, ..Facts::default() });
+        let session = Arc::new(Session::new(Arc::clone(shared), peer));
+        (Connection::new(Stream::new(ours), session, CancellationToken::new()), theirs)
+    }
+
+    fn serve(connection: Connection) -> JoinHandle<io::Result<()>> {
+        tokio::spawn(connection.run())
+    }
+
+    async fn reply(peer: &mut UnixStream) -> Frame<Reply> {
+        let mut wire = vec![0; LENGTH_BYTES];
+        peer.read_exact(&mut wire).await.unwrap();
+        let (length, _) = length_of(&wire).unwrap();
+        wire.resize(LENGTH_BYTES + length, 0);
+        peer.read_exact(&mut wire[LENGTH_BYTES..]).await.unwrap();
+        decode(&wire[LENGTH_BYTES..]).unwrap()
+    }
+
+    fn wire(requests: impl IntoIterator<Item = Request>) -> Vec<u8> {
         let mut wire = Vec::new();
-        for id in 0..u32::try_from(times).unwrap() {
-            let message = Request::Watch(WatchRequest { names: vec!["t".parse().unwrap()] });
+        for (id, message) in (0..).zip(requests) {
             encode(&Frame { id, message }, &mut wire).unwrap();
         }
-        peer.write_all(&wire).await.unwrap();
+        wire
     }
 
-    #[tokio::test]
-    async fn watches_that_have_not_begun_end_with_the_connection() {
-        let mut peer = connect();
-        watch(&mut peer, 8).await;
+    fn watch() -> Request {
+        let names: Vec<TokenName> = vec!["t".parse().unwrap()];
+        Request::Watch(WatchRequest { names })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_end_with_the_connection() {
+        let (connection, mut peer) = connection(&server_state());
+        peer.write_all(&wire((0..8).map(|_| watch()))).await.unwrap();
         peer.shutdown().await.unwrap();
-        let closed = timeout(PATIENCE, peer.read_to_end(&mut Vec::new())).await;
-        closed.expect("nothing keeps the connection open").unwrap();
+        serve(connection).await.unwrap().unwrap();
     }
 
-    #[tokio::test]
-    async fn watches_that_have_not_begun_count() {
-        let mut peer = connect();
-        watch(&mut peer, WATCHES_MAX + 2).await;
-        let mut replies = Framed::new(peer, Codec::<Reply, Request>::new());
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_has_a_limited_number_of_watches() {
+        let (connection, mut peer) = connection(&server_state());
+        serve(connection);
+        peer.write_all(&wire((0..WATCHES_MAX + 2).map(|_| watch()))).await.unwrap();
         let mut refused = Vec::new();
         for _ in 0..WATCHES_MAX + 2 {
-            let frame = timeout(PATIENCE, replies.next()).await.unwrap().unwrap().unwrap().unwrap();
+            let frame = reply(&mut peer).await;
             match frame.message {
                 Reply::Event(_) => (),
                 Reply::Error(error) => refused.push((frame.id, error.code)),
                 other => panic!("{other:?}"),
             }
         }
-        let beyond = [64, 65].map(|id| (id, ErrorCode::Overloaded));
-        assert_eq!(refused, beyond);
+        assert_eq!(refused, [64, 65].map(|id| (id, ErrorCode::Overloaded)));
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_too_large_costs_the_others_nothing() {
-        let version = |id, daemon: String| {
-            let message = Reply::Version(VersionReply { daemon, oldest: 1, newest: 1, highest_request: 8 });
-            Frame { id, message }
+    async fn an_answer_that_is_too_large_is_refused_and_the_others_are_sent() {
+        let version = |daemon: String| {
+            Reply::Version(VersionReply { daemon, oldest: 1, newest: 1, highest_request: 8 })
         };
-        let mut framing = Framing::with_capacity(std::io::Cursor::new(Vec::new()), Codec::new(), BUFFER);
-        feed(&mut framing, version(1, "1".into())).await.unwrap();
-        feed(&mut framing, version(2, "2".repeat(tokend_protocol::REPLY_MAX))).await.unwrap();
-        feed(&mut framing, version(3, "3".into())).await.unwrap();
-        SinkExt::<Frame<Reply>>::flush(&mut framing).await.unwrap();
-        let mut wire = framing.into_inner().into_inner();
-        let mut answers = Vec::new();
-        while !wire.is_empty() {
-            let (length, rest) = wire.split_first_chunk().unwrap();
-            let (body, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
-            answers.push(decode::<Reply>(body).unwrap());
-            wire = rest.to_vec();
+        let (mut connection, _peer) = connection(&server_state());
+        connection.send(1, version("1".into()));
+        connection.send(2, version("2".repeat(REPLY_MAX)));
+        connection.send(3, version("3".into()));
+        let mut wire = connection.output.as_slice();
+        let mut next = || read_frame::<Reply>(&mut wire).unwrap().unwrap().unwrap();
+        assert_eq!(next(), Frame { id: 1, message: version("1".into()) });
+        let refused = next();
+        assert!(
+            matches!(refused, Frame { id: 2, message: Reply::Error(error) } if error.code == ErrorCode::NeedsOperator)
+        );
+        assert_eq!(next(), Frame { id: 3, message: version("3".into()) });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_the_refusal_of_its_frame_holds_up_no_other_connection() {
+        let shared = server_state();
+        let (slow, mut silent) = connection(&shared);
+        while slow.stream.try_write(&[0; 64]).is_ok() {}
+        let slow = serve(slow);
+        silent.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
+        let (other, mut peer) = connection(&shared);
+        serve(other);
+        let began = Instant::now();
+        // More than is done in one turn.
+        peer.write_all(&wire((0..100).map(|_| Request::Version))).await.unwrap();
+        for id in 0..100 {
+            assert_eq!(reply(&mut peer).await.id, id);
         }
-        assert_eq!(answers[0], version(1, "1".into()));
-        assert_eq!(answers[1].id, 2);
-        assert!(matches!(&answers[1].message, Reply::Error(error) if error.code == ErrorCode::NeedsOperator));
-        assert_eq!(answers[2], version(3, "3".into()));
+        assert_eq!(began.elapsed(), Duration::ZERO, "it waits for the other connection's peer");
+        assert!(!slow.is_finished(), "the refusal is still to be written");
+        let ended = slow.await.unwrap().unwrap_err();
+        assert_eq!((ended.kind(), began.elapsed()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_has_a_deadline_and_an_idle_connection_has_none() {
+        let shared = server_state();
+        let began = Instant::now();
+        let ended = |started: Instant, connection| async move {
+            let error = serve(connection).await.unwrap().unwrap_err();
+            (error.kind(), started.elapsed())
+        };
+        let (silent, _peer) = connection(&shared);
+        assert_eq!(ended(began, silent).await, (io::ErrorKind::TimedOut, FIRST_FRAME_TIMEOUT));
+        let (idle, mut peer) = connection(&shared);
+        let idle = serve(idle);
+        peer.write_all(&wire([Request::Version])).await.unwrap();
+        reply(&mut peer).await;
+        tokio::time::sleep(10 * FIRST_FRAME_TIMEOUT).await;
+        assert!(!idle.is_finished());
+        let began = Instant::now();
+        peer.write_all(&[0]).await.unwrap();
+        let error = idle.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, FRAME_TIMEOUT));
     }
 }

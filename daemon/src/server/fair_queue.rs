@@ -1,146 +1,135 @@
-//! Lets users have their turns, one after the other, however many connections each of them has.
+//! Shares the server's one thread among users, however many connections each of them has.
 //!
-//! Work is done in rounds. In each, a user's connections share one small allowance; what goes beyond it waits for
-//! the next round. Between two rounds the kernel is asked who else has something to say. So whoever asks seldom is
-//! served within a round, and a round is as long as the number of users who want more than they can have.
+//! The connections of one user take turns, and share one allowance a round. Whoever finds it used up lets the runtime
+//! poll all sockets and serve everybody else, and then begins the next round. So a user who asks seldom waits for one
+//! allowance of each busy user.
 //!
-//! A turn is held for work that is at hand, and never across a wait.
+//! A turn is never held across a wait. Only a task that waits for nothing else may wait for a turn: one that is not
+//! polled would get it and block the user's other connections. Long answers pause instead.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::MutexGuard;
+use tokio::task::yield_now;
 
-/// What one user may do in a round, in units of work: a unit is about what it takes to answer a request from what
-/// is held. Small, because everybody else waits so long.
+/// What one user may do in a round, in units: one unit is about the work for one `get` of a token that is held.
 const ALLOWANCE: u32 = 12;
 
-/// What it takes to turn to a connection: to wake it up, and to read and write once.
+/// The allowance of the only user who is connected. It bounds how long a new connection waits.
+const ALLOWANCE_ALONE: u32 = 96;
+
+/// The units that it takes to turn to a connection: to wake its task, to read and to write.
 const OPENING: u32 = 4;
 
-/// Users of whom it is remembered what they have done. With more, a round ends.
-const USERS_MAX: usize = 1024;
-
-/// The turns of all users.
+/// The rounds, and the users who are connected.
 #[derive(Debug, Default)]
 pub struct FairQueue {
-    /// Held for a look or a change, never across an await.
-    round: Mutex<Round>,
-    exhausted: Notify,
-}
-
-/// A turn of a user, until it is dropped.
-#[derive(Debug)]
-pub struct Turn<'a> {
-    turns: &'a FairQueue,
-    uid: u32,
+    rounds: Arc<Rounds>,
+    users: Mutex<HashMap<u32, Weak<User>>>,
 }
 
 #[derive(Debug, Default)]
-struct Round {
-    /// What each user has done in this round.
-    done: HashMap<u32, u32>,
-    /// Who waits, by user, in the order in which they came. No queue is empty.
-    queues: HashMap<u32, VecDeque<oneshot::Sender<()>>>,
+struct Rounds {
+    current: AtomicU64,
+    users: AtomicUsize,
+}
+
+/// One connection's part in the turns of its user.
+#[derive(Clone, Debug)]
+pub struct Member(Arc<User>);
+
+#[derive(Debug)]
+struct User {
+    rounds: Arc<Rounds>,
+    /// Locked for the length of a turn. Waiting connections are served in the order in which they came.
+    turn: tokio::sync::Mutex<()>,
+    /// Never held across an await.
+    spent: Mutex<Spent>,
+}
+
+/// The units that a user has spent in a round.
+#[derive(Debug, Default)]
+struct Spent {
+    round: u64,
+    units: u32,
+}
+
+/// A turn of a user. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    user: &'a User,
+    _turn: MutexGuard<'a, ()>,
 }
 
 impl FairQueue {
-    /// Waits for a turn of this user. Who stops waiting loses nothing but the place.
-    pub async fn take(&self, uid: u32) -> Turn<'_> {
-        let wait = self.round().enter(uid);
-        if let Some(turn) = wait {
-            self.exhausted.notify_one();
-            // The other end is dropped only with all of this.
-            let _ = turn.await;
+    /// Counts a connection of this user in.
+    pub fn join(&self, uid: u32) -> Member {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(user) = users.get(&uid).and_then(Weak::upgrade) {
+            return Member(user);
         }
-        Turn { turns: self, uid }
+        // Users who have left are forgotten now and then.
+        if users.len() > 2 * self.rounds.users.fetch_add(1, Ordering::Relaxed) {
+            users.retain(|_, user| user.strong_count() > 0);
+        }
+        let user = Arc::new(User {
+            rounds: Arc::clone(&self.rounds),
+            turn: tokio::sync::Mutex::default(),
+            spent: Mutex::default(),
+        });
+        users.insert(uid, Arc::downgrade(&user));
+        Member(user)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.rounds.users.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl User {
+    /// Counts units of work in the current round, and returns whether there is room for more.
+    fn spend(&self, units: u32) -> bool {
+        let round = self.rounds.current.load(Ordering::Relaxed);
+        let is_alone = self.rounds.users.load(Ordering::Relaxed) <= 1;
+        let allowance = if is_alone { ALLOWANCE_ALONE } else { ALLOWANCE };
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if spent.round != round {
+            *spent = Spent { round, units: 0 };
+        }
+        spent.units = spent.units.saturating_add(units);
+        spent.units < allowance
+    }
+}
+
+impl Member {
+    /// Waits for a turn.
+    pub async fn turn(&self) -> Turn<'_> {
+        let _turn = self.0.turn.lock().await;
+        self.pause(OPENING).await;
+        Turn { user: &self.0, _turn }
     }
 
-    /// Begins a round whenever somebody waits for one. Never returns.
-    pub async fn keep(&self) {
-        loop {
-            self.exhausted.notified().await;
-            while self.round().is_waited_for() {
-                // The scheduler looks for what is new on all connections before it comes back.
-                tokio::task::yield_now().await;
-                self.round().begin();
-            }
+    /// Lets others have their turns if the allowance is used up, and counts units of work that follow.
+    pub async fn pause(&self, units: u32) {
+        let current = &self.0.rounds.current;
+        while !self.0.spend(0) {
+            let round = current.load(Ordering::Relaxed);
+            yield_now().await;
+            // Of all that wait for the next round, the first begins it.
+            let _ = current.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
-    }
-
-    fn round(&self) -> MutexGuard<'_, Round> {
-        self.round.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.spend(units);
     }
 }
 
 impl Turn<'_> {
-    /// Counts so many units of work, and tells whether there is room for more.
+    /// Counts units of work, and returns whether there is room for more.
     pub fn spend(&self, units: u32) -> bool {
-        let mut round = self.turns.round();
-        let done = round.done.entry(self.uid).or_default();
-        *done = done.saturating_add(units);
-        *done < ALLOWANCE
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.turns.round().pass_on(self.uid);
-    }
-}
-
-impl Round {
-    /// Begins a turn, or gives what to wait for.
-    fn enter(&mut self, uid: u32) -> Option<oneshot::Receiver<()>> {
-        if self.done.len() >= USERS_MAX {
-            self.done.clear();
-        }
-        if !self.queues.contains_key(&uid) && self.open(uid) {
-            return None;
-        }
-        let (turn, wait) = oneshot::channel();
-        self.queues.entry(uid).or_default().push_back(turn);
-        Some(wait)
-    }
-
-    /// FairQueue to a connection of the user, if there is room.
-    fn open(&mut self, uid: u32) -> bool {
-        let done = self.done.entry(uid).or_default();
-        let has_room = *done == 0 || *done + OPENING < ALLOWANCE;
-        if has_room {
-            *done += OPENING;
-        }
-        has_room
-    }
-
-    /// Gives what room there is to the next of the user's who waits.
-    fn pass_on(&mut self, uid: u32) {
-        if !self.queues.contains_key(&uid) || !self.open(uid) {
-            return;
-        }
-        let Entry::Occupied(mut queue) = self.queues.entry(uid) else { return };
-        // Those who wait no longer are passed over.
-        while let Some(next) = queue.get_mut().pop_front() {
-            if next.send(()).is_ok() {
-                break;
-            }
-        }
-        if queue.get().is_empty() {
-            queue.remove();
-        }
-    }
-
-    fn begin(&mut self) {
-        self.done.clear();
-        let users: Vec<u32> = self.queues.keys().copied().collect();
-        for uid in users {
-            self.pass_on(uid);
-        }
-    }
-
-    fn is_waited_for(&self) -> bool {
-        !self.queues.is_empty()
+        self.user.spend(units)
     }
 }
 
@@ -148,56 +137,47 @@ impl Round {
 mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
-    use std::sync::Arc;
 
     use futures_util::FutureExt;
-    use tokio::task::{LocalSet, spawn_local, yield_now};
+    use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
 
     const CROWD: u32 = 1;
     const OTHER: u32 = 2;
 
-    /// FairQueue that a crowd of one user's connections takes as fast as it can, and how many units it has done.
-    fn crowded(connections: usize) -> (Arc<FairQueue>, Rc<Cell<u32>>) {
-        let (turns, done) = (Arc::new(FairQueue::default()), Rc::new(Cell::new(0)));
-        let keeper = Arc::clone(&turns);
-        spawn_local(async move { keeper.keep().await });
+    /// Starts connections of one user that take turns as fast as they can. Returns the units that they have spent.
+    fn crowd(queue: &FairQueue, connections: usize) -> Rc<Cell<u32>> {
+        let done = Rc::new(Cell::new(0));
         for _ in 0..connections {
-            let (turns, done) = (Arc::clone(&turns), Rc::clone(&done));
+            let (member, done) = (queue.join(CROWD), Rc::clone(&done));
             spawn_local(async move {
                 loop {
-                    let turn = turns.take(CROWD).await;
+                    let turn = member.turn().await;
                     done.set(done.get() + 1);
                     while turn.spend(1) {
                         done.set(done.get() + 1);
                     }
-                    drop(turn);
-                    // As one does that finds more to read at once.
-                    yield_now().await;
                 }
             });
         }
-        (turns, done)
+        done
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn however_many_connections_a_user_has_another_waits_for_a_round_at_most() {
+    async fn a_user_waits_for_one_allowance_however_many_connections_another_has() {
         for connections in [1, 64, 1000] {
             let others_turns = async {
-                let (turns, done) = crowded(connections);
-                for _ in 0..3 * connections {
-                    yield_now().await;
-                }
+                let queue = FairQueue::default();
+                let other = queue.join(OTHER);
+                let done = crowd(&queue, connections);
+                yield_now().await;
                 for _ in 0..100 {
                     let before = done.get();
                     assert!(before > 0, "the crowd is at work");
-                    turns.take(OTHER).await.spend(1);
+                    other.turn().await.spend(1);
                     let meanwhile = done.get() - before;
-                    assert!(
-                        meanwhile <= ALLOWANCE,
-                        "{connections}: {meanwhile} units of the crowd's came before"
-                    );
+                    assert!(meanwhile <= 2 * ALLOWANCE, "{connections}: {meanwhile} units of the crowd");
                     yield_now().await;
                 }
             };
@@ -206,66 +186,76 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_crowd_does_no_more_in_a_round_than_one() {
+    async fn many_connections_do_no_more_in_a_round_than_one() {
         let in_rounds = |connections| async move {
-            let (_turns, done) = crowded(connections);
-            for _ in 0..1000 {
+            let queue = FairQueue::default();
+            let _other = queue.join(OTHER);
+            let done = crowd(&queue, connections);
+            let round = || queue.rounds.current.load(Ordering::Relaxed);
+            while round() < 100 {
                 yield_now().await;
             }
             done.get()
         };
         let alone = LocalSet::new().run_until(in_rounds(1)).await;
         let crowd = LocalSet::new().run_until(in_rounds(1000)).await;
-        assert!(crowd <= 2 * alone, "{crowd} units for 1000 connections, {alone} for one");
+        assert!(crowd <= 2 * alone, "{crowd} units of 1000 connections, {alone} of one");
     }
 
     #[test]
-    fn what_goes_beyond_the_allowance_waits_for_the_next_round_in_order() {
-        let turns = FairQueue::default();
-        let turn = turns.take(CROWD).now_or_never().expect("there is room");
-        while turn.spend(1) {}
-        drop(turn);
-        let mut first = Box::pin(turns.take(CROWD));
-        let mut dropped = Box::pin(turns.take(CROWD));
-        let mut second = Box::pin(turns.take(CROWD));
+    fn connections_of_a_user_take_turns_in_order() {
+        let queue = FairQueue::default();
+        let members = [(); 4].map(|()| queue.join(CROWD));
+        let held = members[0].turn().now_or_never().expect("it is free");
+        let mut first = Box::pin(members[1].turn());
+        let mut dropped = Box::pin(members[2].turn());
+        let mut second = Box::pin(members[3].turn());
         for wait in [&mut first, &mut dropped, &mut second] {
             assert!(wait.now_or_never().is_none());
         }
         drop(dropped);
-        assert!(turns.take(OTHER).now_or_never().is_some(), "another user has an allowance of its own");
-        turns.round().begin();
-        assert!((&mut second).now_or_never().is_none(), "who came first goes first");
-        let turn = first.now_or_never().expect("its turn has come");
-        while turn.spend(1) {}
-        drop(turn);
-        assert!((&mut second).now_or_never().is_none(), "nothing is left in this round");
-        turns.round().begin();
-        assert!(second.now_or_never().is_some(), "who left is passed over");
-        assert!(!turns.round().is_waited_for());
+        assert!(queue.join(OTHER).turn().now_or_never().is_some(), "another user has turns of its own");
+        drop(held);
+        assert!((&mut second).now_or_never().is_none(), "the first to come is the first to go");
+        drop(first.now_or_never().expect("its turn has come"));
+        assert!(second.now_or_never().is_some(), "a connection that has left is passed over");
     }
 
     #[test]
-    fn what_a_connection_leaves_is_the_next_one_s() {
-        let turns = FairQueue::default();
-        let (a, b) = (turns.take(CROWD).now_or_never().unwrap(), turns.take(CROWD).now_or_never().unwrap());
-        let mut first = Box::pin(turns.take(CROWD));
-        let mut second = Box::pin(turns.take(CROWD));
-        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
-        drop((a, b));
-        turns.round().begin();
-        let turn = first.now_or_never().expect("its turn has come");
-        let mut newcomer = Box::pin(turns.take(CROWD));
-        assert!((&mut newcomer).now_or_never().is_none(), "others have waited for longer");
+    fn an_allowance_is_larger_while_nobody_else_is_connected() {
+        let queue = FairQueue::default();
+        let alone = queue.join(CROWD);
+        let spend_all = || {
+            let turn = alone.turn().now_or_never().expect("it is free");
+            (1..).find(|_| !turn.spend(1)).unwrap()
+        };
+        assert_eq!(spend_all(), ALLOWANCE_ALONE - OPENING);
+        let other = queue.join(OTHER);
+        assert!(alone.turn().now_or_never().is_none(), "the others come first");
+        drop(other);
+        assert_eq!(queue.rounds.users.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn an_answer_that_pauses_and_is_not_polled_blocks_no_turn() {
+        let queue = FairQueue::default();
+        let (answer, connection) = (queue.join(CROWD), queue.join(CROWD));
+        let turn = connection.turn().now_or_never().expect("it is free");
+        while turn.spend(1) {}
+        let mut paused = Box::pin(answer.pause(1));
+        assert!((&mut paused).now_or_never().is_none(), "the allowance is used up");
         drop(turn);
-        assert!(second.now_or_never().is_some(), "there is room in the same round");
+        let mut next = Box::pin(connection.turn());
+        assert!((&mut next).now_or_never().is_none());
+        assert!(next.now_or_never().is_some(), "it comes with the next round");
     }
 
     #[test]
     fn memory_is_bounded() {
-        let turns = FairQueue::default();
+        let queue = FairQueue::default();
         for uid in 0..100_000 {
-            turns.take(uid).now_or_never().expect("each has an allowance").spend(1);
+            queue.join(uid).turn().now_or_never().expect("each has an allowance").spend(1);
         }
-        assert!(turns.round().done.len() <= USERS_MAX);
+        assert!(queue.users.lock().unwrap().len() <= 2);
     }
 }

@@ -1,7 +1,6 @@
-//! Notices that the process behind a connection has ended, so that an idle connection does not outlive its owner.
+//! Notices that the process behind a connection has ended, so that an idle connection does not outlive it.
 //!
-//! It only wakes up whoever waits. Whether the process is there is for [`Peer::is_gone`] to say, which asks the
-//! kernel each time.
+//! It only wakes the connection. [`Peer::is_gone`] asks the kernel, each time, whether the process is there.
 
 use std::future;
 use std::os::fd::OwnedFd;
@@ -12,17 +11,21 @@ use tokio::io::unix::AsyncFd;
 
 use crate::peer::Peer;
 
-/// The end of one peer's process, to wait or past.
+/// The end of one peer's process.
 #[derive(Debug)]
 pub struct PeerExit(Option<AsyncFd<Arc<OwnedFd>>>);
 
 impl PeerExit {
-    /// That of `peer`. Where the kernel gives no handle that tells, or no room to wait for one more, it never comes.
+    /// Watches the process of `peer`, if the kernel gives a handle on it and there is room to watch that.
     pub fn of(peer: &Peer) -> Self {
-        Self(peer.process().and_then(watched))
+        Self(peer.process().and_then(|process| {
+            // SAFETY: the descriptor is owned by the `Arc`, which is never replaced or taken out again.
+            #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
+            unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.ok()
+        }))
     }
 
-    /// Waits for it.
+    /// Waits until the process has ended; forever if that cannot be watched.
     pub async fn wait(&self) {
         match &self.0 {
             // A pidfd becomes readable when its process ends (pidfd_open(2)), and stays so.
@@ -32,30 +35,21 @@ impl PeerExit {
     }
 }
 
-fn watched(process: Arc<OwnedFd>) -> Option<AsyncFd<Arc<OwnedFd>>> {
-    // SAFETY: the descriptor is owned by what is handed over here, which is neither exchanged nor taken out again,
-    // so it stays open and the same until it is deregistered.
-    #[expect(unsafe_code, reason = "tokio cannot tell by the type that the descriptor stays the same")]
-    let registered = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
-    registered.ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     use futures_util::FutureExt;
 
     use super::*;
 
     #[tokio::test]
-    async fn a_process_that_is_there_has_not_departed() {
+    async fn a_living_process_has_not_ended() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let departure = PeerExit::of(&Peer::of(ours.as_fd()).unwrap());
-        assert!(departure.0.is_some(), "this kernel tells of a process's end");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(departure.wait().now_or_never().is_none());
+        let exit = PeerExit::of(&Peer::of(ours.as_fd()).unwrap());
+        assert!(exit.0.is_some(), "this kernel tells of the end of a process");
+        tokio::task::yield_now().await;
+        assert!(exit.wait().now_or_never().is_none());
     }
 }

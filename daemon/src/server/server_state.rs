@@ -30,7 +30,7 @@ pub struct ServerState {
     pub audit: Audit,
     /// What each user has taken of its quota.
     pub allowances: Allowances,
-    /// Whose turn it is.
+    /// Shares the thread among users.
     pub turns: FairQueue,
     /// The names in rules, resolved.
     pub names: Arc<Names>,

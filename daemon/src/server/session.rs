@@ -29,7 +29,7 @@ use crate::engine::registry::Registry;
 use crate::peer::Peer;
 use crate::quota::Allowance;
 use crate::server::audit::Operation;
-use crate::server::fair_queue::Turn;
+use crate::server::fair_queue::Member;
 use crate::server::peer_exit::PeerExit;
 use crate::server::server_state::ServerState;
 
@@ -47,6 +47,7 @@ pub struct Session {
     peer: Peer,
     /// Of the caller's user.
     allowance: Arc<Allowance>,
+    member: Member,
     /// Held for a look or a change, never across an await.
     remembered: Mutex<Remembered>,
 }
@@ -63,7 +64,8 @@ impl Session {
     /// A session of `peer`.
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
         let allowance = shared.allowances.of(peer.facts().uid, shared.clock.now());
-        Self { shared, peer, allowance, remembered: Mutex::default() }
+        let member = shared.turns.join(peer.facts().uid);
+        Self { shared, peer, allowance, member, remembered: Mutex::default() }
     }
 
     /// The exit of the caller's process, to wait for.
@@ -76,15 +78,15 @@ impl Session {
         self.peer.is_gone()
     }
 
-    /// Waits for a turn of the caller's user.
-    pub async fn turn(&self) -> Turn<'_> {
-        self.shared.turns.take(self.peer.facts().uid).await
+    /// The turns of the caller's user.
+    pub fn member(&self) -> &Member {
+        &self.member
     }
 
     /// Lets others have their turns between some names and the next.
     async fn pause(&self, index: usize) {
         if index % LOOKED_AT_IN_A_TURN == LOOKED_AT_IN_A_TURN - 1 {
-            self.turn().await.spend(LOOK_UNITS);
+            self.member.pause(LOOK_UNITS).await;
         }
     }
 

@@ -1,34 +1,29 @@
-//! A caller's connection, which brings bytes and nothing else.
+//! The socket of a caller, which brings bytes and no descriptors.
 //!
-//! A descriptor can be attached to what is sent over a Unix socket (`SCM_RIGHTS`, unix(7)). Whoever reads over it closes
-//! it, and a close may take as long as its sender likes: that of a TCP connection with `SO_LINGER`, or of a file whose
-//! file system is the sender's own program. No caller may hold up the one thread that serves all of them, so from Linux
-//! 6.16 on the kernel refuses to take any (`SO_PASSRIGHTS`), and what comes all the same is closed elsewhere.
+//! A caller can attach descriptors to its bytes (`SCM_RIGHTS`, unix(7)), and closing one can take as long as the caller
+//! likes: a TCP connection with `SO_LINGER`, or a file of the caller's own file system. The thread that serves all
+//! callers must never do that. Since Linux 6.16 the kernel refuses descriptors. Before, another thread closes them.
 
 use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
-use nix::sys::socket::setsockopt;
+use nix::sys::socket::{MsgFlags, Shutdown, cmsg_space, recvmsg, send, setsockopt, shutdown, sockopt};
 use nix::{setsockopt_impl, sockopt_impl};
-use rustix::cmsg_space;
-use rustix::net::sockopt::set_socket_linger;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg, shutdown};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 
-/// Descriptors that one message can bring, at most (`SCM_MAX_FD`). With room for all of them the kernel closes none here.
-const DESCRIPTORS_MOST: usize = 253;
+/// The most descriptors in one message (`SCM_MAX_FD`). With room for all of them the kernel closes none here.
+const DESCRIPTORS_MAX: usize = 253;
+
+const CONTROL_BYTES: usize = cmsg_space::<[RawFd; DESCRIPTORS_MAX]>();
 
 /// Of `asm-generic/socket.h`, since Linux 6.16.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
 sockopt_impl!(
-    /// Whether a peer may send descriptors. What a listening socket says holds for its connections.
+    /// Whether a peer may send descriptors. Connections inherit it from their listener.
     PassRights,
     SetOnly,
     libc::SOL_SOCKET,
@@ -36,57 +31,71 @@ sockopt_impl!(
     bool
 );
 
-/// A connection with a caller.
-#[derive(Debug)]
-pub struct Stream(UnixStream);
-
-/// Has the kernel refuse descriptors, where it can.
+/// Makes the kernel refuse descriptors, if it can. [`Stream`] copes with those that come anyway.
 pub fn refuse_descriptors(socket: impl AsFd) {
-    // An older kernel does not know the option, and then they are closed when they have come.
     let _ = setsockopt(&socket, PassRights, &false);
 }
 
+/// A connection with a caller.
+#[derive(Debug)]
+pub struct Stream {
+    socket: UnixStream,
+    /// The caller has closed its side: nothing unread can be left.
+    has_ended: bool,
+}
+
+/// Room for the control message of [`DESCRIPTORS_MAX`] descriptors, aligned as its header.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
 impl Stream {
-    /// One that has been accepted.
-    pub fn accepted(stream: UnixStream) -> Self {
-        // Whoever connected before the listener said so has still to be told.
-        refuse_descriptors(&stream);
-        Self(stream)
+    /// A connection that has been accepted.
+    pub fn new(socket: UnixStream) -> Self {
+        Self { socket, has_ended: false }
     }
 
-    /// Writes as much as there is room for.
+    /// Waits until there is something to read.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    /// Reads what has arrived, and 0 bytes at the end.
+    pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let mut received = None;
+        let read = self.socket.try_io(Interest::READABLE, || {
+            let bytes = receive(&self.socket, room)?;
+            received = Some(bytes);
+            // A short read empties the socket. Saying so here saves the read that would find nothing.
+            if bytes < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        self.has_ended |= received == Some(0);
+        received.map_or_else(|| read.map(|()| 0), Ok)
+    }
+
+    /// Writes as much as there is room for now.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        Ok(send(self.socket.as_raw_fd(), bytes, flags)?)
     }
 
-    fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MOST))];
-        let mut attached = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let message = recvmsg(&self.0, &mut [IoSliceMut::new(room)], &mut attached, flags)?;
-        let descriptors: Vec<OwnedFd> = attached.drain().flat_map(descriptors_of).collect();
-        if descriptors.is_empty() {
-            return Ok(message.bytes);
-        }
-        close_elsewhere(descriptors);
-        Err(io::Error::new(io::ErrorKind::InvalidData, "a caller sent descriptors"))
+    /// Writes all of it, as the caller makes room.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes).await
     }
 }
 
 impl Drop for Stream {
-    /// What is unread would be closed with the socket.
+    /// Takes unread descriptors out of the socket, which would close them here.
     fn drop(&mut self) {
-        if shutdown(&self.0, Shutdown::Both).is_err() {
-            return;
-        }
-        // From here on nothing more comes, so there is an end.
-        let mut room = [0; 1024];
-        loop {
-            match self.receive(&mut room) {
-                Ok(0) => return,
-                Ok(_) => (),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => (),
-                Err(_) => return,
+        // After the shutdown nothing more comes, so there is an end.
+        if !self.has_ended && shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok() {
+            let mut room = [0; 1024];
+            loop {
+                match receive(&self.socket, &mut room) {
+                    Ok(1..) => (),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => (),
+                    Ok(0) | Err(_) => return,
+                }
             }
         }
     }
@@ -94,73 +103,44 @@ impl Drop for Stream {
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(context))?;
-            let room = buffer.initialize_unfilled();
-            match self.0.try_io(Interest::READABLE, || self.receive(room)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(received) => {
-                    buffer.advance(received);
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
+/// Receives bytes. Fails if descriptors came with them, after it has sent those to another thread to be closed.
+fn receive(socket: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
+    let mut control = Control([0; CONTROL_BYTES]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let pieces = &mut [IoSliceMut::new(room)];
+    let bytes = recvmsg::<()>(socket.as_raw_fd(), pieces, Some(&mut control.0), flags)?.bytes;
+    // One message at most, of descriptors. It is truncated if this process runs out of them, and nix reads only whole
+    // messages.
+    let length = control.0.first_chunk().map_or(0, |length| usize::from_ne_bytes(*length));
+    let numbers = control.0.get(size_of::<libc::cmsghdr>()..length).unwrap_or_default();
+    if numbers.is_empty() {
+        return Ok(bytes);
     }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
-}
-
-fn descriptors_of(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
-    match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn close_elsewhere(descriptors: Vec<OwnedFd>) {
+    // SAFETY: the kernel has just made these descriptors for this call alone.
+    #[expect(unsafe_code, reason = "taking over new descriptors")]
+    let own =
+        |number: &[u8; size_of::<RawFd>()]| unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*number)) };
+    let descriptors: Vec<OwnedFd> = numbers.as_chunks().0.iter().map(own).collect();
     // Without a runtime the process is about to end.
-    let Ok(runtime) = Handle::try_current() else { return };
-    runtime.spawn_blocking(move || {
-        for descriptor in descriptors {
-            // Fails for what is no socket.
-            let _ = set_socket_linger(&descriptor, None);
-        }
-    });
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn_blocking(move || {
+            for descriptor in descriptors {
+                // Fails for what is no socket.
+                let _ = setsockopt(&descriptor, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+            }
+        });
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "a caller sent descriptors"))
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{ControlMessage, sendmsg};
     use std::io::{IoSlice, Read, Write, pipe};
-    use std::time::Duration;
-
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -168,14 +148,13 @@ mod tests {
     /// A connection of a kernel that takes descriptors, and its caller's end.
     fn connection() -> (Stream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Stream(ours), theirs)
+        (Stream::new(ours), theirs)
     }
 
     fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MOST))];
-        let mut attached = SendAncillaryBuffer::new(&mut space);
-        assert!(attached.push(SendAncillaryMessage::ScmRights(descriptors)));
-        sendmsg(socket, &[IoSlice::new(bytes)], &mut attached, SendFlags::NOSIGNAL)?;
+        let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let attached = [ControlMessage::ScmRights(&numbers)];
+        sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &attached, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
     }
 
@@ -186,19 +165,28 @@ mod tests {
         let (far, _) = listener.accept().unwrap();
         near.set_nonblocking(true).unwrap();
         while (&near).write(&[0; 4_096]).is_ok() {}
-        set_socket_linger(&near, Some(Duration::from_secs(3_600))).unwrap();
+        setsockopt(&near, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 3_600 }).unwrap();
         (near, far)
+    }
+
+    async fn read(stream: &mut Stream) -> io::Result<Vec<u8>> {
+        let mut room = [0; 100];
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut room) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                read => return Ok(room[..read?].to_vec()),
+            }
+        }
     }
 
     #[tokio::test]
     async fn bytes_are_read_as_they_come() {
         let (mut ours, theirs) = connection();
         theirs.try_write(b"some bytes").unwrap();
-        let mut read = [0; 10];
-        ours.read_exact(&mut read).await.unwrap();
-        assert_eq!(&read, b"some bytes");
+        assert_eq!(read(&mut ours).await.unwrap(), b"some bytes");
         drop(theirs);
-        assert_eq!(ours.read(&mut read).await.unwrap(), 0);
+        assert_eq!(read(&mut ours).await.unwrap(), b"");
     }
 
     #[tokio::test]
@@ -207,14 +195,14 @@ mod tests {
         let (near, _far) = lingering();
         send(&theirs, b"x", &[near.as_fd()]).unwrap();
         drop(near);
-        let fault = ours.read_u8().await.unwrap_err();
+        let fault = read(&mut ours).await.unwrap_err();
         assert_eq!(fault.kind(), io::ErrorKind::InvalidData);
         // Unread ones at the end of a connection, as many as there may be.
         let mut unheard = Vec::new();
         for _ in 0..3 {
             let (near, far) = lingering();
             unheard.push(far);
-            let copies = [near.as_fd(); DESCRIPTORS_MOST];
+            let copies = [near.as_fd(); DESCRIPTORS_MAX];
             send(&theirs, b"x", &copies).unwrap();
         }
         drop(ours);
@@ -244,10 +232,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_the_kernel_can_it_refuses_them() {
+    async fn a_kernel_that_can_refuses_descriptors() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (_from, to) = pipe().unwrap();
-        let _ours = Stream::accepted(ours);
+        refuse_descriptors(&ours);
         match send(&theirs, b"x", &[to.as_fd()]) {
             // Linux 6.16 and later.
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),

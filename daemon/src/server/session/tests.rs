@@ -54,8 +54,6 @@ impl Scene {
         shared.own_uid = OWN_UID;
         let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });
         let shared = Arc::new(shared);
-        let served = Arc::clone(&shared);
-        tokio::spawn(async move { served.turns.keep().await });
         Self { session: Arc::new(Session::new(shared, peer)) }
     }
 
