@@ -4,13 +4,9 @@
 //! token is impossible by construction. Only the actor writes; readers see snapshots and never wait for it
 //! while a valid token is held.
 
-mod actor;
-mod restore;
-mod snapshot;
-mod usage;
-
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -19,20 +15,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::actor::Actor;
-pub use self::restore::Kept;
-pub use self::snapshot::{Snapshot, Token};
-use self::usage::Usage;
+use super::actor::{Actor, Command, resume};
+use super::schedule::{self, Jitter, RenewalMode, Serving};
+pub use super::snapshot::{Snapshot, Token};
+use super::throttle::EndpointThrottle;
 use crate::clock::{Clock, Instant};
-use crate::engine::schedule::{self, Jitter, RenewalMode, Serving};
-use crate::engine::throttle::OriginThrottle;
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::Provider;
-use crate::store::RecordWriter;
 pub use crate::store::record::Failed;
+use crate::store::record::Record;
+use crate::store::{PreviousExit, RecordWriter};
 
-/// Orders that may wait for the actor. Those who have to wait for a place wait in their own task.
-const ORDERS_MAX: usize = 64;
+/// Commands that may wait for the actor. Callers beyond that wait for a place, each in its own task.
+const COMMANDS_MAX: usize = 64;
 
 /// How long an actor rests that was stopped by a fault of its own.
 const REST_AFTER_PANIC: Duration = Duration::from_secs(1);
@@ -61,43 +56,36 @@ pub struct Schedule {
     pub renewal_mode: RenewalMode,
 }
 
-/// The way to a credential's actor. The actor ends when the last handle is dropped.
+/// What a credential begins with.
+#[derive(Debug, Default)]
+pub struct StartState {
+    /// Persists its state.
+    pub writer: RecordWriter,
+    /// Its state before a restart of the daemon.
+    pub record: Option<Record>,
+    /// How the daemon ended before.
+    pub previous_exit: PreviousExit,
+    /// The valid token of the credential that a reload replaces by this one, if both ask for the same token. It is
+    /// served until this credential has one of its own.
+    pub loan: Option<Arc<Token>>,
+}
+
+/// When a token was last used, in nanoseconds since boot. Every caller writes it and the actor reads it.
+#[derive(Debug, Default)]
+pub(super) struct LastUsed(AtomicU64);
+
+/// The handle of a credential's actor. The actor ends when the last handle is dropped.
 #[derive(Debug)]
 pub struct Credential {
     snapshot: watch::Receiver<Arc<Snapshot>>,
-    orders: mpsc::Sender<Command>,
-    usage: Arc<Usage>,
+    schedule: watch::Sender<Schedule>,
+    commands: mpsc::Sender<Command>,
+    last_used: Arc<LastUsed>,
+    throttle: Arc<EndpointThrottle>,
+    writer: RecordWriter,
     clock: Clock,
-    issuer: Arc<OriginThrottle>,
-    keep: RecordWriter,
     stop: CancellationToken,
     discarded: CancellationToken,
-}
-
-/// What reaches an actor from outside.
-struct Inbox {
-    orders: mpsc::Receiver<Command>,
-    usage: Arc<Usage>,
-    stop: CancellationToken,
-    /// Nobody wants any more what an exchange may bring.
-    discarded: CancellationToken,
-}
-
-/// What others want of the actor.
-#[derive(Debug)]
-enum Command {
-    /// A caller waits for a token that lasts so long.
-    Need { min_ttl: Duration, done: oneshot::Sender<()> },
-    /// An operator wants a new token.
-    Refresh { done: oneshot::Sender<Attempted> },
-    /// An API refused the token.
-    Reject { refused: Fingerprint, done: oneshot::Sender<Rejected> },
-    /// A caller used a token that rests.
-    Wake,
-    /// Something happened after which it may go better than the last time.
-    Retry,
-    /// The configuration changed.
-    Reschedule(Schedule),
 }
 
 /// What an attempt to get a new token brought.
@@ -136,64 +124,59 @@ pub enum Unobtainable {
 }
 
 impl Credential {
-    /// Starts an actor, whose first request goes out at `first_attempt` or when a caller needs it. Without a
-    /// time, only a caller starts it.
+    /// Starts an actor, which goes on from `start`. Without a record in it, the first request goes out at
+    /// `first_attempt` or when a caller needs it; without a time, only when a caller needs it.
     pub fn start(
         provider: impl Provider,
-        issuer: Arc<OriginThrottle>,
+        throttle: Arc<EndpointThrottle>,
         schedule: Schedule,
         first_attempt: Option<Instant>,
-        actor_context: &ActorContext,
+        start: StartState,
+        context: &ActorContext,
     ) -> Self {
-        Self::resume(provider, issuer, schedule, first_attempt, Kept::default(), actor_context)
-    }
-
-    /// The same for a credential of which something is kept: it goes on from there.
-    pub fn resume(
-        provider: impl Provider,
-        issuer: Arc<OriginThrottle>,
-        schedule: Schedule,
-        first_attempt: Option<Instant>,
-        kept: Kept,
-        actor_context: &ActorContext,
-    ) -> Self {
-        let Kept { keep, record, previous_exit } = kept;
-        let clock = actor_context.clock.clone();
-        let jitter = Jitter::new((actor_context.roll)());
-        let record = record.unwrap_or_default();
-        let (first, memories) = restore::resume(
-            &record,
-            previous_exit,
-            (&schedule, first_attempt),
-            jitter,
-            &actor_context.fingerprinter,
-            clock.now(),
-        );
+        let clock = context.clock.clone();
+        let jitter = Jitter::new((context.roll)());
+        let fingerprinter = &context.fingerprinter;
+        let (first, state) = resume(&start, &schedule, first_attempt, jitter, fingerprinter, clock.now());
         let (publish, snapshot) = watch::channel(Arc::new(first));
-        let (orders, received) = mpsc::channel(ORDERS_MAX);
-        let stop = CancellationToken::new();
-        let usage = Arc::new(Usage::default());
-        record.last_used.into_iter().for_each(|at| usage.note(at));
-        let discarded = CancellationToken::new();
-        let inbox = Inbox {
-            orders: received,
-            usage: Arc::clone(&usage),
-            stop: stop.clone(),
-            discarded: discarded.clone(),
+        let (commands, received) = mpsc::channel(COMMANDS_MAX);
+        let last_used = Arc::new(LastUsed::default());
+        start.record.and_then(|record| record.last_used).into_iter().for_each(|at| last_used.note(at));
+        let credential = Self {
+            snapshot,
+            schedule: watch::Sender::new(schedule.clone()),
+            commands,
+            last_used,
+            throttle,
+            writer: start.writer,
+            clock,
+            stop: CancellationToken::new(),
+            discarded: CancellationToken::new(),
         };
-        let state = (schedule, memories);
-        let actor =
-            Actor::new(provider, Arc::clone(&issuer), state, publish, inbox, keep.clone(), actor_context);
-        actor_context.tasks.spawn(keep_running(actor, clock.clone()));
-        Self { snapshot, orders, usage, clock, issuer, keep, stop, discarded }
+        let actor = Actor {
+            provider,
+            throttle: Arc::clone(&credential.throttle),
+            context: context.clone(),
+            writer: credential.writer.clone(),
+            state,
+            publish,
+            schedule,
+            schedules: credential.schedule.subscribe(),
+            commands: received,
+            last_used: Arc::clone(&credential.last_used),
+            stop: credential.stop.clone(),
+            discarded: credential.discarded.clone(),
+        };
+        context.tasks.spawn(keep_running(actor, context.clock.clone()));
+        credential
     }
 
-    /// What the actor holds.
+    /// The state of the credential now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }
 
-    /// Tells of every change.
+    /// Receives every change of the state.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshot.clone()
     }
@@ -201,7 +184,7 @@ impl Credential {
     /// What a caller is given that needs a token for `min_ttl`: see [`schedule::may_serve`].
     pub fn may_serve(&self, min_ttl: Duration) -> Serving {
         let now = self.clock.now();
-        match schedule::may_serve(&self.snapshot.borrow(), self.issuer.quiet_until(now), now, min_ttl) {
+        match schedule::may_serve(&self.snapshot.borrow(), self.throttle.quiet_until(now), now, min_ttl) {
             Serving::Refuse(_) if self.stop.is_cancelled() => Serving::Refuse(Unobtainable::Ended),
             serving => serving,
         }
@@ -210,7 +193,7 @@ impl Credential {
     /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.
     pub async fn obtain(&self, min_ttl: Duration, deadline: Instant) -> Result<Arc<Token>, Unobtainable> {
         let now = self.clock.now();
-        self.usage.note(now);
+        self.last_used.note(now);
         match self.may_serve(min_ttl) {
             Serving::Token(token) => {
                 self.wake_if_resting(&self.snapshot());
@@ -221,14 +204,16 @@ impl Credential {
             Serving::Wait { .. } => (),
         }
         let mut seen = self.snapshot.clone();
-        // Orders may be many, and a token may come for the sake of another one.
+        // Commands may be many, and a token may come because of another one.
         let answered = tokio::select! {
             biased;
-            answered = self.order(deadline, |done| Command::Need { min_ttl, done }) => answered,
+            answered = self.command(deadline, |done| Command::Need { min_ttl, done }) => answered,
             Ok(()) = async {
                 seen.wait_for(|snapshot| snapshot.usable(self.clock.now(), min_ttl).is_some()).await.map(drop)
             } => Ok(()),
         };
+        // The token is used when it is handed out, which is after the request that brought it.
+        self.note_use();
         match (self.may_serve(min_ttl), answered) {
             (Serving::Token(token), _) => Ok(token),
             (_, Err(reason)) | (Serving::Refuse(reason), Ok(())) => Err(reason),
@@ -238,24 +223,27 @@ impl Credential {
 
     /// Asks the provider now, whatever the schedule says.
     pub async fn refresh(&self, deadline: Instant) -> Result<Attempted, Unobtainable> {
-        self.order(deadline, |done| Command::Refresh { done }).await
+        self.command(deadline, |done| Command::Refresh { done }).await
     }
 
     /// Reports that an API refused a token: at most one request follows, however many report it.
     pub async fn reject(&self, refused: Fingerprint, deadline: Instant) -> Result<Rejected, Unobtainable> {
-        self.order(deadline, |done| Command::Reject { refused, done }).await
+        self.command(deadline, |done| Command::Reject { refused, done }).await
     }
 
-    /// Changes what may change.
-    pub async fn reschedule(&self, schedule: Schedule) {
-        // Fails only when the actor has ended, and then there is nothing to change.
-        let _ = self.orders.send(Command::Reschedule(schedule)).await;
+    /// Changes the schedule.
+    pub fn reschedule(&self, schedule: Schedule) {
+        self.schedule.send_if_modified(|known| {
+            let is_changed = *known != schedule;
+            *known = schedule;
+            is_changed
+        });
     }
 
     /// Tries again soon if the last attempt failed, because something happened after which it may go better.
     pub fn retry(&self) {
-        // Where there is no place for one more order, the actor is about to be busy anyway.
-        let _ = self.orders.try_send(Command::Retry);
+        // Where there is no place for another command, the actor is about to be busy anyway.
+        let _ = self.commands.try_send(Command::Retry);
     }
 
     /// Whether the token rests because nobody uses it, and has expired meanwhile.
@@ -269,23 +257,23 @@ impl Credential {
 
     /// When the token was last asked for.
     pub fn last_used(&self) -> Instant {
-        self.usage.last()
+        self.last_used.get()
     }
 
     /// Notes that somebody is about to use the token.
     pub fn note_use(&self) {
-        self.usage.note(self.clock.now());
+        self.last_used.note(self.clock.now());
     }
 
-    /// Ends the actor, after the exchange that it may be in.
+    /// Ends the actor, after the request that is under way.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Ends the actor for good and at once, with the exchange that it may be in: the configuration has no use for it
-    /// any more, and nothing of it is kept.
+    /// Ends the actor at once, with the request that is under way, and wipes what is stored of it: the configuration
+    /// has no use for it any more.
     pub fn discard(&self) {
-        self.keep.discard();
+        self.writer.discard();
         self.discarded.cancel();
         self.stop();
     }
@@ -293,19 +281,19 @@ impl Credential {
     /// Somebody uses the token again, so it is to be renewed again.
     fn wake_if_resting(&self, snapshot: &Snapshot) {
         if snapshot.next_attempt.is_none() && !snapshot.in_flight {
-            // Where there is no place for one more order, another one will do.
-            let _ = self.orders.try_send(Command::Wake);
+            // Where there is no place for another command, one of the others wakes it.
+            let _ = self.commands.try_send(Command::Wake);
         }
     }
 
-    async fn order<T>(
+    async fn command<T>(
         &self,
         deadline: Instant,
-        order: impl FnOnce(oneshot::Sender<T>) -> Command,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Unobtainable> {
         let (done, answer) = oneshot::channel();
         let exchange = async {
-            self.orders.send(order(done)).await.map_err(|_| Unobtainable::Ended)?;
+            self.commands.send(command(done)).await.map_err(|_| Unobtainable::Ended)?;
             answer.await.map_err(|_| Unobtainable::Ended)
         };
         // An answer that comes with the deadline counts.
@@ -335,17 +323,32 @@ impl Credential {
     }
 }
 
+impl LastUsed {
+    pub(super) fn note(&self, now: Instant) {
+        let nanos = now.since(Instant::at(Duration::ZERO)).as_nanos();
+        self.0.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> Instant {
+        Instant::at(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
+    }
+}
+
 impl Drop for Credential {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-/// Runs an actor until it is stopped. A panic in it is a fault of this program, and is no reason to let a
-/// token expire: the actor goes on with what it held.
+/// Runs an actor until it is stopped. A panic in it is a fault of this program, and no reason to let a token
+/// expire: the actor goes on with the token that it holds.
 async fn keep_running<P: Provider>(mut actor: Actor<P>, clock: Clock) {
     while AssertUnwindSafe(actor.run()).catch_unwind().await.is_err() {
-        tracing::error!(token = actor.names(), "a fault in the daemon stopped the renewal; it goes on");
+        tracing::error!(
+            token = actor.names(),
+            "a fault in the daemon stopped the renewal of {}; it goes on",
+            actor.names()
+        );
         clock.sleep_until(clock.now().after(REST_AFTER_PANIC)).await;
         actor.recover();
     }

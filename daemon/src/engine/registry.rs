@@ -1,5 +1,8 @@
 //! Which token names exist, and what each leads to. A registry is built whole from a configuration and
 //! swapped whole on reload; it is never changed.
+//!
+//! Order of locks: the [`CredentialFactory`] before the [`Variants`](super::variants::Variants) of a token, in a reload
+//! as in a call that starts a variant.
 
 mod credential_factory;
 mod entry;
@@ -11,55 +14,53 @@ use std::time::Duration;
 use tokend_protocol::{ErrorClass, TokenName};
 
 pub use self::credential_factory::CredentialFactory;
+use self::credential_factory::Fresh;
 pub use self::entry::Entry;
 use crate::access::Named;
 use crate::clock::Instant;
 use crate::config::{AdminSettings, Config, CredentialSettings, TokenSettings};
-use crate::engine::credential::{ActorContext, Credential, Schedule};
+use crate::engine::credential::{Credential, Schedule, Token};
 use crate::engine::schedule::RenewalMode;
 
-/// How late an actor may be before it is taken for dead.
+/// How late an actor may be before it is taken to be dead.
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// All tokens of a configuration.
 #[derive(Debug)]
 pub struct Registry {
     tokens: BTreeMap<TokenName, Arc<Entry>>,
-    credentials: HashMap<Arc<CredentialSettings>, Scheduled>,
+    credentials: HashMap<Arc<CredentialSettings>, Arc<Credential>>,
     /// Who is an operator, and whether root needs a rule.
     pub admin: AdminSettings,
     names_in_rules: Vec<Named>,
 }
 
-/// A credential and the schedule that it was last given.
-#[derive(Clone, Debug)]
-struct Scheduled {
-    credential: Arc<Credential>,
-    schedule: Schedule,
-}
-
 impl Registry {
-    /// A registry of `config`. Credentials of `previous` whose settings are the same go on with their
-    /// tokens; new ones are started; the others are for [`Registry::discard_all_but`].
-    pub fn build(config: &Config, origins: &mut CredentialFactory, previous: Option<&Self>) -> Self {
-        origins.limit_issuers(config.tokens.values());
-        let schedules = schedules(&config.tokens);
-        let mut credentials = HashMap::with_capacity(schedules.len());
+    /// A registry of `config`. Credentials of `previous` with the same settings go on with their tokens, and new ones
+    /// are started: with the token of the one that they replace, if both ask for the same. The others are for
+    /// [`Registry::discard_all_but`].
+    pub fn build(config: &Config, factory: &mut CredentialFactory, previous: Option<&Self>) -> Self {
+        factory.limit_origins(config.tokens.values());
+        let now = factory.actor_context.clock.now();
+        let mut loans = loans(config, previous, now);
+        let mut credentials = HashMap::with_capacity(config.tokens.len());
         let mut fresh = Vec::new();
-        for (settings, schedule) in schedules {
-            match previous.and_then(|previous| previous.credentials.get(&settings)) {
-                Some(kept) => {
-                    let kept = kept.with_schedule(schedule, &origins.actor_context);
-                    credentials.insert(settings, kept);
-                }
-                None => fresh.push((settings, schedule)),
+        for (settings, schedule) in schedules(&config.tokens) {
+            if let Some(known) = previous.and_then(|previous| previous.credentials.get(&settings)) {
+                known.reschedule(schedule);
+                credentials.insert(settings, Arc::clone(known));
+            } else {
+                let loan = loans.remove(&settings).flatten();
+                fresh.push(Fresh { settings, schedule, loan });
             }
         }
-        credentials.extend(origins.start(fresh));
+        credentials.extend(factory.start(fresh));
         let entry = |(name, token): (&TokenName, &TokenSettings)| {
-            let known = previous.and_then(|previous| previous.tokens.get(name));
-            let credential = &credentials.get(&token.credential)?.credential;
-            let entry = Entry::new(name, token, credential, known.map(Arc::as_ref));
+            let known = previous.and_then(|previous| previous.find(name));
+            let entry = Entry::new(name, token, credentials.get(&token.credential)?, known.map(Arc::as_ref));
+            if let Some(known) = known {
+                entry.take_over_variants(known, factory, now);
+            }
             Some((name.clone(), Arc::new(entry)))
         };
         let tokens: BTreeMap<_, _> = config.tokens.iter().filter_map(entry).collect();
@@ -67,11 +68,11 @@ impl Registry {
         Self { tokens, credentials, admin: config.admin.clone(), names_in_rules }
     }
 
-    /// Ends the credentials that `next` has no use for, and keeps nothing of them.
+    /// Discards the credentials that `next` has no use for.
     pub fn discard_all_but(&self, next: &Self) {
-        for (settings, scheduled) in &self.credentials {
+        for (settings, credential) in &self.credentials {
             if !next.credentials.contains_key(settings) {
-                scheduled.credential.discard();
+                credential.discard();
             }
         }
         for (name, entry) in &self.tokens {
@@ -80,25 +81,27 @@ impl Registry {
         }
     }
 
-    /// Ends all credentials, each after the exchange that it may be in.
+    /// Ends all credentials, each after the request that is under way.
     pub fn stop(&self) {
-        for scheduled in self.credentials.values() {
-            scheduled.credential.stop();
-        }
-        self.tokens.values().for_each(|entry| entry.variants.stop());
+        self.all_credentials().for_each(|credential| credential.stop());
     }
 
-    /// Tries those again soon whose last attempt failed in a way that may have been mended.
+    /// Tries those credentials and variants again soon that failed in a way that may have been mended.
     pub fn retry_failed(&self, may_be_mended: impl Fn(ErrorClass) -> bool) {
-        for scheduled in self.credentials.values() {
-            let failed = scheduled.credential.snapshot().last_error.as_ref().map(|failed| failed.class);
+        for credential in self.all_credentials() {
+            let failed = credential.snapshot().last_error.as_ref().map(|failed| failed.class);
             if failed.is_some_and(&may_be_mended) {
-                scheduled.credential.retry();
+                credential.retry();
             }
         }
     }
 
-    /// What a name leads to.
+    fn all_credentials(&self) -> impl Iterator<Item = Arc<Credential>> {
+        let variants = self.tokens.values().flat_map(|entry| entry.variants.credentials());
+        self.credentials.values().cloned().chain(variants)
+    }
+
+    /// The entry of a name.
     pub fn find(&self, name: &TokenName) -> Option<&Arc<Entry>> {
         self.tokens.get(name)
     }
@@ -130,48 +133,53 @@ impl Registry {
 
     /// Whether the actors keep their schedules: none is long past its time without being at work.
     pub fn is_on_schedule(&self, now: Instant) -> bool {
-        self.credentials.values().all(|scheduled| {
-            let snapshot = scheduled.credential.snapshot();
+        self.credentials.values().all(|credential| {
+            let snapshot = credential.snapshot();
             snapshot.in_flight || snapshot.next_attempt.is_none_or(|at| now.since(at) < OVERDUE)
         })
     }
 }
 
-impl Scheduled {
-    fn with_schedule(&self, schedule: Schedule, actor_context: &ActorContext) -> Self {
-        let credential = Arc::clone(&self.credential);
-        if self.schedule != schedule {
-            let (credential, schedule) = (Arc::clone(&credential), schedule.clone());
-            actor_context.tasks.spawn(async move { credential.reschedule(schedule).await });
+/// The tokens that replaced credentials lend to those that replace them, by the settings of these. A token is lent only
+/// if all names of the new credential led to the old one: no name is ever served another name's token.
+fn loans(
+    config: &Config,
+    previous: Option<&Registry>,
+    now: Instant,
+) -> HashMap<Arc<CredentialSettings>, Option<Arc<Token>>> {
+    let mut loans: HashMap<_, Option<Arc<Token>>> = HashMap::new();
+    for (name, token) in &config.tokens {
+        let former = previous.and_then(|previous| previous.find(name));
+        let loan = former.and_then(|former| former.lend_to(&token.credential, now));
+        let is_another = |known: &Option<Arc<Token>>| match (known, &loan) {
+            (Some(known), Some(loan)) => !Arc::ptr_eq(known, loan),
+            _ => true,
+        };
+        let known = loans.entry(Arc::clone(&token.credential)).or_insert_with(|| loan.clone());
+        if is_another(known) {
+            *known = None;
         }
-        Self { credential, schedule }
     }
+    loans
 }
 
-/// The distinct settings, each with the schedule of all of its names: renewed as early as the most cautious of
-/// those wants that say anything about it.
+/// The distinct settings, each with one schedule for all of its names: renewed as early and as often as the most
+/// cautious of them wants.
 fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<CredentialSettings>, Schedule)> {
-    let mut shared: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-    let mut by_settings: HashMap<&CredentialSettings, &str> = HashMap::new();
+    let mut schedules: Vec<(Arc<CredentialSettings>, Schedule)> = Vec::new();
+    let mut known: HashMap<&CredentialSettings, usize> = HashMap::new();
     for (name, token) in tokens {
-        let first = by_settings.entry(&token.credential).or_insert(name.as_str());
-        shared.entry(first).or_default().push((name, token));
+        let renewal_mode = RenewalMode::configured(token.idle_timeout);
+        let index = known.get(&*token.credential).copied();
+        if let Some((_, shared)) = index.and_then(|index| schedules.get_mut(index)) {
+            shared.names = format!("{} {name}", shared.names).into();
+            shared.refresh_before = shared.refresh_before.max(token.refresh_before);
+            shared.renewal_mode = shared.renewal_mode.max(renewal_mode);
+        } else {
+            let (names, refresh_before) = (name.as_str().into(), token.refresh_before);
+            known.insert(&token.credential, schedules.len());
+            schedules.push((Arc::clone(&token.credential), Schedule { names, refresh_before, renewal_mode }));
+        }
     }
-    let schedule = |sharing: Vec<(&TokenName, &TokenSettings)>| {
-        let (_, token) = sharing.first()?;
-        let names: Vec<&str> = sharing.iter().map(|(name, _)| name.as_str()).collect();
-        let refresh_before = sharing.iter().filter_map(|(_, token)| token.refresh_before).max();
-        // One that is always to be warm warms all that share it; otherwise the longest idle time counts.
-        let renewal_mode = sharing
-            .iter()
-            .map(|(_, token)| RenewalMode::configured(token.idle_timeout))
-            .max_by_key(|renewal_mode| match renewal_mode {
-                RenewalMode::Always => Duration::MAX,
-                RenewalMode::OnDemand(idle_timeout) => *idle_timeout,
-                RenewalMode::UnusedRenewals(_) => Duration::ZERO,
-            })?;
-        let names = names.join(" ").into();
-        Some((Arc::clone(&token.credential), Schedule { names, refresh_before, renewal_mode }))
-    };
-    shared.into_values().filter_map(schedule).collect()
+    schedules
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokend_protocol::ErrorClass;
 
 use crate::clock::{Instant, Validity};
-use crate::engine::credential::{Failed, Snapshot, Token, Unobtainable};
+use crate::engine::credential::{Failed, Unobtainable};
+use crate::engine::snapshot::{Snapshot, Token};
+use crate::engine::throttle::Held;
 
 /// The fraction of a lifetime that is kept as time to renew in. A fifth of an hour survives a provider's
 /// outage of twelve minutes without a caller noticing, and costs one request in four more than renewing at
@@ -33,6 +35,10 @@ const MIN_GAP: Duration = Duration::from_secs(1);
 /// ... or this fraction of the token's whole life, which stops a provider that hands out its own cached token
 /// near its end from being asked at ever shorter intervals. At its expiry it is asked in any case.
 const MIN_GAP_FRACTION: f64 = 0.10;
+
+/// How much of a token's own [`min_gap`] has to pass after an attempt before a caller's complaint that an API
+/// refused the token leads to the next one, at the most.
+pub const REJECT_GAP_MOST: Duration = Duration::from_secs(30);
 
 /// After a secret could not be read, callers are told so for this long before the next one makes it be tried again.
 const SECRET_GAP: Duration = Duration::from_secs(1);
@@ -70,12 +76,12 @@ const BACK_OFF_JITTER: f64 = 0.20;
 pub struct Jitter(f64);
 
 impl Jitter {
-    /// Takes a number in `0..1`; others are brought into the range.
+    /// Takes a number in `0..1`; any other is brought into the range.
     pub fn new(roll: f64) -> Self {
         Self(if roll.is_finite() { roll.clamp(0.0, 1.0) } else { 0.5 })
     }
 
-    /// The number, to be kept.
+    /// The number, to be stored.
     pub fn value(self) -> f64 {
         self.0
     }
@@ -146,10 +152,7 @@ pub fn held_back(
         ErrorClass::Secret => Some((failed.clone(), failed.at.after(SECRET_GAP))),
         _ => Some((failed.clone(), snapshot.next_attempt?)),
     });
-    let quiet = quiet_until.map(|until| {
-        let message = "the provider asked for fewer requests".into();
-        (Failed { class: ErrorClass::Throttled, message, detail: None, at: now }, until)
-    });
+    let quiet = quiet_until.map(|until| (Held { until, class: ErrorClass::Throttled }.failed(now), until));
     [own, quiet].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
 }
 
@@ -183,15 +186,17 @@ pub fn min_gap(lifetime: Duration) -> Duration {
 }
 
 /// Whether a token is renewed while nobody uses it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// Modes are ordered by how much they renew: of several for one credential, the greatest one counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RenewalMode {
+    /// Fetched at its first use, and not renewed after this many renewals without a use in between.
+    UnusedRenewals(u32),
+    /// Fetched at its first use, and not renewed once nobody has used it for this long.
+    OnDemand(Duration),
     /// Always, so that it is ready whenever a caller comes.
     #[default]
     Always,
-    /// Fetched at its first use, and not renewed once nobody has used it for this long.
-    OnDemand(Duration),
-    /// Fetched at its first use, and not renewed after this many renewals without a use in between.
-    UnusedRenewals(u32),
 }
 
 impl RenewalMode {
@@ -200,7 +205,7 @@ impl RenewalMode {
         idle_timeout.map_or(Self::Always, Self::OnDemand)
     }
 
-    /// Whether the token rests instead of being renewed now.
+    /// Whether the token rests now instead of being renewed.
     pub fn rests(self, now: Instant, last_used: Instant, unused_renewals: u32) -> bool {
         match self {
             Self::Always => false,
@@ -260,19 +265,19 @@ pub fn back_off(
     delay.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
 }
 
-/// How long all tokens of an issuer hold back when it asks for fewer requests.
-pub fn issuer_pause(retry_after: Duration) -> Duration {
+/// How long all tokens of a host wait when it asks for fewer requests.
+pub fn origin_pause(retry_after: Duration) -> Duration {
     retry_after.min(RETRY_AFTER_MOST)
 }
 
-/// The longest back-off of an issuer that is down. Shorter than a token's own, because the first token to get
-/// through is the good news for all of them; long enough that an hour's outage costs some forty requests in
-/// all, however many tokens there are.
-const ISSUER_MOST: Duration = Duration::from_secs(2 * 60);
+/// The longest back-off of a token endpoint that is down. Shorter than a token's own, because the first token that
+/// gets through ends the outage for all of them; long enough that an hour's outage costs some forty requests in all,
+/// however many tokens there are.
+const ENDPOINT_MOST: Duration = Duration::from_secs(2 * 60);
 
-/// How long all tokens of an issuer hold back after its `failures`-th failure in a row, counted from one.
-pub fn issuer_back_off(failures: u32, jitter: Jitter) -> Duration {
-    doubled(TRANSIENT_FIRST, failures).min(ISSUER_MOST).mul_f64(jitter.spread())
+/// How long all tokens of an endpoint back off after its `failures`-th failure in a row, counted from one.
+pub fn endpoint_back_off(failures: u32, jitter: Jitter) -> Duration {
+    doubled(TRANSIENT_FIRST, failures).min(ENDPOINT_MOST).mul_f64(jitter.spread())
 }
 
 fn doubled(first: Duration, failures: u32) -> Duration {
@@ -288,12 +293,12 @@ mod tests {
 
     const SENT: Instant = Instant::at(Duration::from_secs(1000));
 
-    fn life(seconds: u64) -> Validity {
+    fn validity(seconds: u64) -> Validity {
         Validity { sent_at: SENT, lifetime: Duration::from_secs(seconds) }
     }
 
     fn renewed_after(seconds: u64, roll: f64) -> f64 {
-        renew_at(life(seconds), None, Duration::ZERO, Jitter::new(roll)).since(SENT).as_secs_f64()
+        renew_at(validity(seconds), None, Duration::ZERO, Jitter::new(roll)).since(SENT).as_secs_f64()
     }
 
     #[test]
@@ -317,7 +322,7 @@ mod tests {
     #[test]
     fn an_operators_choice_wins_and_zero_means_at_expiry() {
         let renewed =
-            |before| renew_at(life(86_400), Some(before), Duration::ZERO, Jitter::new(0.0)).since(SENT);
+            |before| renew_at(validity(86_400), Some(before), Duration::ZERO, Jitter::new(0.0)).since(SENT);
         assert_eq!(renewed(Duration::from_secs(300)), Duration::from_secs(86_100));
         assert_eq!(renewed(Duration::ZERO), Duration::from_secs(86_400));
         assert_eq!(
@@ -330,7 +335,7 @@ mod tests {
     #[test]
     fn a_cached_token_near_its_end_is_not_asked_for_at_ever_shorter_intervals() {
         let hour = Duration::from_secs(3600);
-        let renewed = |rest| renew_at(life(rest), None, hour, Jitter::new(1.0)).since(SENT);
+        let renewed = |rest| renew_at(validity(rest), None, hour, Jitter::new(1.0)).since(SENT);
         assert_eq!(
             renewed(500),
             Duration::from_secs(360),
@@ -341,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_token_is_served_until_the_moment_it_expires_and_never_after() {
-        let token = life(60);
+        let token = validity(60);
         assert!(token.is_usable(SENT.after(Duration::from_millis(59_999)), Duration::ZERO));
         assert!(!token.is_usable(SENT.after(Duration::from_secs(60)), Duration::ZERO));
         assert!(token.is_usable(SENT, Duration::from_secs(60)));
@@ -353,7 +358,7 @@ mod tests {
         let token = lifetime.map(|seconds| {
             let (secret, fingerprint) = (Secret::from("t".to_owned()), Fingerprint([0; 8]));
             let (token_type, scope) = ("Bearer".into(), None);
-            Arc::new(Token { secret, fingerprint, validity: life(seconds), token_type, scope })
+            Arc::new(Token { secret, fingerprint, validity: validity(seconds), token_type, scope })
         });
         let next_attempt = failure.map(|(_, seconds)| SENT.after(Duration::from_secs(seconds)));
         let last_error =

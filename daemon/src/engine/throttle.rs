@@ -1,64 +1,86 @@
-//! The traffic to one issuer, over all its tokens: how many requests at once, none while it asks for quiet,
-//! and one at a time, ever more seldom, while it is down. Knows no tokens.
+//! Limits the requests to providers, over all their tokens. Knows no tokens.
+//!
+//! - [`OriginThrottle`], one per host (scheme, host and port): how many requests at once and how close after each
+//!   other, who is next, and none while the provider asks for quiet (`Retry-After`).
+//! - [`EndpointThrottle`], one per token endpoint: a circuit breaker. While the endpoint is down, one scheduled
+//!   request at a time finds out, ever more rarely. Realms or tenants of one host have endpoints of their own, and one
+//!   that fails slows no other. Where the endpoint is discovered, the configured issuer's URL stands for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 
 use crate::clock::{Clock, Instant};
 use crate::config::{CredentialSettings, Endpoint};
-use crate::engine::schedule::{Jitter, issuer_back_off};
-use crate::store::PreviousExit;
+use crate::engine::credential::Failed;
+use crate::engine::schedule::{Jitter, endpoint_back_off};
 use crate::store::record::ThrottleRecord;
-use crate::store::{Store, ThrottleWriter};
+use crate::store::{PreviousExit, Store, ThrottleWriter};
 
-/// Requests in flight at one issuer. Enough for a start with many tokens to be quick, few enough that no
-/// provider takes it for an attack.
+/// Requests in flight to one host. Enough for a start with many tokens to be quick, few enough that no provider
+/// takes it for an attack.
 const IN_FLIGHT_MAX: usize = 4;
 
-/// At start, an issuer's requests are spread over this long for each of its tokens beyond those that may be
-/// in flight at once.
-const SPREAD_PER_TOKEN: Duration = Duration::from_millis(50);
-
-/// The least time between two requests to one issuer, unless it is configured: twenty in a second are no
-/// attack on anybody, and a thousand tokens are through in a minute.
+/// The least time between two requests to one host, unless it is configured: twenty in a second are no attack on
+/// anybody, and a thousand tokens are through in a minute.
 const SPACING: Duration = Duration::from_millis(50);
 
-/// Failures in a row, over all its tokens, after which an issuer is taken to be down. A server that fails now
-/// and then, or for one client alone, is not.
+/// Failures in a row, over all its tokens, after which an endpoint is taken to be down. A server that fails now and
+/// then, or for one client only, is not.
 const DOWN_AFTER: u32 = 3;
 
-/// How long a token waits to ask again while another one finds out whether the issuer is up again.
+/// How long a token waits to ask again while another one finds out whether the endpoint is up again.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
-/// One issuer's traffic.
-#[derive(Debug)]
+/// The traffic to one host.
+#[derive(Debug, Default)]
 pub struct OriginThrottle {
-    in_flight: Semaphore,
     /// Held for a look or a change, never across an await.
-    condition: Mutex<Condition>,
-    keep: ThrottleWriter,
+    traffic: Mutex<Traffic>,
+    /// Wakes the first of each line.
+    changed: Notify,
+    /// The line of requests that callers wait for. Whoever holds it is the first in it.
+    callers: tokio::sync::Mutex<()>,
+    /// The line of scheduled requests, which moves while no caller waits.
+    scheduled: tokio::sync::Mutex<()>,
+    writer: ThrottleWriter,
 }
 
 #[derive(Debug, Default)]
-struct Condition {
-    /// Until when it asked for no requests (`Retry-After`).
-    quiet_until: Option<Instant>,
-    /// Failures in a row.
-    failures: u32,
-    /// What the last of them was.
-    class: Option<ErrorClass>,
-    /// When it may be tried again, while it is down.
-    try_at: Option<Instant>,
-    /// Whether a request is under way that will show whether it is up again.
-    probing: bool,
+struct Traffic {
+    in_flight: usize,
+    /// Requests in the line of callers.
+    waiting_callers: usize,
     /// The least time between two requests, where it is configured.
     spacing: Option<Duration>,
     /// When the next request may be sent, as far as the spacing goes.
     next_slot: Option<Instant>,
+    /// Until when the provider asked for no requests (`Retry-After`).
+    quiet_until: Option<Instant>,
+}
+
+/// The circuit breaker of one token endpoint, and the throttle of its host.
+#[derive(Debug, Default)]
+pub struct EndpointThrottle {
+    origin: Arc<OriginThrottle>,
+    /// Held for a look or a change, never across an await.
+    breaker: Mutex<Breaker>,
+    writer: ThrottleWriter,
+}
+
+#[derive(Debug, Default)]
+struct Breaker {
+    /// Failures in a row.
+    failures: u32,
+    /// The class of the last of them.
+    class: Option<ErrorClass>,
+    /// When the endpoint may be tried again, while it is down.
+    try_at: Option<Instant>,
+    /// Whether a request is under way that will show whether it is up again.
+    probing: bool,
 }
 
 /// Who wants a request.
@@ -66,7 +88,7 @@ struct Condition {
 pub enum Urgency {
     /// The schedule.
     Scheduled,
-    /// A caller that waits, or an operator. Does not have to suffer for other tokens' failures.
+    /// A caller that waits, or an operator. It goes first, and does not suffer for other tokens' failures.
     Needed,
 }
 
@@ -75,212 +97,281 @@ pub enum Urgency {
 pub struct Held {
     /// When to ask again.
     pub until: Instant,
-    /// [`ErrorClass::Throttled`], or what is wrong with the issuer.
+    /// [`ErrorClass::Throttled`], or the last failure of the endpoint.
     pub class: ErrorClass,
 }
 
 /// The right to send one request, for as long as it is held.
 #[derive(Debug)]
 pub struct Admission<'a> {
-    issuer: &'a OriginThrottle,
+    throttle: &'a EndpointThrottle,
     is_probe: bool,
-    _in_flight: Option<SemaphorePermit<'a>>,
 }
 
-impl Default for OriginThrottle {
-    fn default() -> Self {
-        Self::with(Condition::default(), ThrottleWriter::default())
+/// A request in the line of callers.
+struct WaitingCaller<'a>(&'a OriginThrottle);
+
+impl Held {
+    /// The reason as a failure of a token.
+    pub fn failed(self, now: Instant) -> Failed {
+        let message = match self.class {
+            ErrorClass::Throttled => "the provider asked for fewer requests",
+            _ => "the last requests to the token endpoint failed",
+        };
+        Failed { class: self.class, message: message.into(), detail: None, at: now }
     }
 }
 
 impl OriginThrottle {
-    /// One that goes on in the condition that it was in before a restart.
-    pub fn resume(keep: ThrottleWriter, record: ThrottleRecord) -> Self {
-        let ThrottleRecord { quiet_until, failures, class, try_at } = record;
-        Self::with(Condition { quiet_until, failures, class, try_at, ..Condition::default() }, keep)
+    /// Allows no more requests in a minute than this; `None` for the usual number.
+    pub fn limit(&self, per_minute: Option<u32>) {
+        self.lock().spacing = per_minute.map(|number| Duration::from_secs(60) / number.max(1));
+        self.changed.notify_waiters();
     }
 
-    fn with(condition: Condition, keep: ThrottleWriter) -> Self {
-        Self { in_flight: Semaphore::new(IN_FLIGHT_MAX), condition: Mutex::new(condition), keep }
+    /// The delay of a token's first request after a start with `tokens` of this host. `roll` is in `0..1`. A few
+    /// tokens go out at once; ten thousand are spread over eight minutes, or as the configured limit demands.
+    pub fn start_delay(&self, tokens: usize, roll: f64) -> Duration {
+        let waiting = u32::try_from(tokens.saturating_sub(IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
+        let spread = self.lock().spacing().saturating_mul(waiting);
+        spread.mul_f64(roll.clamp(0.0, 1.0))
     }
 
-    /// Waits for a place among the requests in flight and for its turn, and tells whether a request may be sent
-    /// then.
-    pub async fn admit(&self, urgency: Urgency, clock: &Clock) -> Result<Admission<'_>, Held> {
-        // Looked at before the wait too, so that nobody queues for a place that is of no use.
-        self.lock().check(urgency, clock.now())?;
-        // Fails only for a closed semaphore, and nothing closes it.
-        let in_flight = self.in_flight.acquire().await.ok();
-        self.take_turn(clock).await;
-        let mut condition = self.lock();
-        condition.check(urgency, clock.now())?;
-        let is_probe = condition.try_at.is_some() && !condition.probing;
-        condition.probing |= is_probe;
-        drop(condition);
-        Ok(Admission { issuer: self, is_probe, _in_flight: in_flight })
-    }
-
-    /// Waits for a turn. FairQueue are not given in advance: those that passed while the host slept would be taken all
-    /// at once. No more than the requests in flight compete for one.
-    async fn take_turn(&self, clock: &Clock) {
-        loop {
-            let taken = self.lock().take_slot(clock.now());
-            match taken {
-                Ok(()) => return,
-                Err(slot) => clock.sleep_until(slot).await,
-            }
+    /// Sends nothing before `until`, because the provider asked for it.
+    fn keep_quiet(&self, until: Instant) {
+        let mut traffic = self.lock();
+        if traffic.quiet_until.is_none_or(|known| known < until) {
+            traffic.quiet_until = Some(until);
+            drop(traffic);
+            self.writer.changed(&ThrottleRecord { quiet_until: Some(until), ..ThrottleRecord::default() });
+            self.changed.notify_waiters();
         }
     }
 
-    /// Sends no more requests in a minute than this; `None` for the usual number.
-    pub fn limit(&self, per_minute: Option<u32>) {
-        self.lock().spacing = per_minute.map(|number| Duration::from_secs(60) / number.max(1));
+    fn quiet_until(&self, now: Instant) -> Option<Instant> {
+        self.lock().quiet_until.filter(|until| *until > now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Traffic {
+    fn spacing(&self) -> Duration {
+        self.spacing.unwrap_or(SPACING)
+    }
+
+    /// Takes the right to send a request now. Otherwise: when to look again, or `None` for when something changes.
+    fn take(&mut self, urgency: Urgency, now: Instant) -> Result<(), Option<Instant>> {
+        let is_overtaken = urgency == Urgency::Scheduled && self.waiting_callers > 0;
+        if is_overtaken || self.in_flight >= IN_FLIGHT_MAX {
+            return Err(None);
+        }
+        if let Some(slot) = self.next_slot.filter(|slot| *slot > now) {
+            return Err(Some(slot));
+        }
+        self.in_flight += 1;
+        self.next_slot = Some(now.after(self.spacing()));
+        Ok(())
+    }
+}
+
+impl<'a> WaitingCaller<'a> {
+    fn enter(origin: &'a OriginThrottle) -> Self {
+        origin.lock().waiting_callers += 1;
+        Self(origin)
+    }
+}
+
+impl Drop for WaitingCaller<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting_callers -= 1;
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl EndpointThrottle {
+    /// A breaker in the state of `record`, for an endpoint on the host of `origin`.
+    pub fn new(origin: Arc<OriginThrottle>, writer: ThrottleWriter, record: ThrottleRecord) -> Self {
+        let ThrottleRecord { failures, class, try_at, .. } = record;
+        let breaker = Mutex::new(Breaker { failures, class, try_at, probing: false });
+        Self { origin, breaker, writer }
+    }
+
+    /// The throttle of its host.
+    pub fn origin(&self) -> &OriginThrottle {
+        &self.origin
+    }
+
+    /// Waits for a turn, callers first, and says whether a request may be sent then.
+    pub async fn admit(&self, urgency: Urgency, clock: &Clock) -> Result<Admission<'_>, Held> {
+        // Looked at before the wait too, so that nobody waits for a turn that is of no use.
+        self.check(urgency, clock.now())?;
+        let origin = &*self.origin;
+        let _waiting = (urgency == Urgency::Needed).then(|| WaitingCaller::enter(origin));
+        let line = if urgency == Urgency::Needed { &origin.callers } else { &origin.scheduled };
+        let _first_in_line = line.lock().await;
+        loop {
+            let changed = origin.changed.notified();
+            let now = clock.now();
+            self.check(urgency, now)?;
+            let taken = origin.lock().take(urgency, now);
+            match taken {
+                Ok(()) => break,
+                Err(None) => changed.await,
+                Err(Some(slot)) => tokio::select! {
+                    () = clock.sleep_until(slot) => (),
+                    () = changed => (),
+                },
+            }
+        }
+        let mut breaker = self.lock();
+        let is_probe = breaker.try_at.is_some() && !breaker.probing;
+        breaker.probing |= is_probe;
+        drop(breaker);
+        Ok(Admission { throttle: self, is_probe })
     }
 
     /// Counts requests that went out under an admission besides the one that it was for: the next ones wait the
     /// longer.
     pub fn also_sent(&self, requests: u32, now: Instant) {
         if requests > 0 {
-            let mut condition = self.lock();
-            let from = condition.next_slot.map_or(now, |slot| slot.max(now));
-            condition.next_slot = Some(from.after(condition.spacing.unwrap_or(SPACING) * requests));
+            let mut traffic = self.origin.lock();
+            let from = traffic.next_slot.map_or(now, |slot| slot.max(now));
+            traffic.next_slot = Some(from.after(traffic.spacing() * requests));
         }
     }
 
-    /// Sends nothing before `until`, because the issuer asked for it.
+    /// Sends nothing to the host before `until`, because the provider asked for it.
     pub fn keep_quiet(&self, until: Instant) {
-        self.change(|condition| condition.quiet_until = condition.quiet_until.max(Some(until)));
+        self.origin.keep_quiet(until);
     }
 
-    /// Until when it asked for no requests, if that is still to come.
+    /// Until when the provider asked for no requests to its host, if that is still to come.
     pub fn quiet_until(&self, now: Instant) -> Option<Instant> {
-        self.lock().quiet_until.filter(|until| *until > now)
+        self.origin.quiet_until(now)
     }
 
-    /// Notes that it answered.
+    /// Resets the breaker: the endpoint answered, or something happened after which it may.
     pub fn answered(&self) {
-        self.change(|condition| {
-            condition.failures = 0;
-            condition.class = None;
-            condition.try_at = None;
+        self.change(|breaker| {
+            breaker.failures = 0;
+            breaker.class = None;
+            breaker.try_at = None;
         });
     }
 
-    /// Takes it for up again, because something happened after which it may be.
-    pub fn forget_failures(&self) {
-        self.answered();
-    }
-
-    /// Notes that a request failed in a way that speaks of the issuer and not of one token.
+    /// Counts a failure that is the endpoint's and not one token's.
     pub fn failed(&self, class: ErrorClass, now: Instant, jitter: Jitter) {
-        self.change(|condition| {
+        self.change(|breaker| {
             // Requests that were under way together are one failure.
-            if condition.try_at.is_some_and(|at| at > now) {
+            if breaker.try_at.is_some_and(|at| at > now) {
                 return;
             }
-            condition.failures = condition.failures.saturating_add(1);
-            condition.class = Some(class);
-            if condition.failures >= DOWN_AFTER {
-                let back_off = issuer_back_off(condition.failures - DOWN_AFTER + 1, jitter);
-                condition.try_at = Some(now.after(back_off));
+            breaker.failures = breaker.failures.saturating_add(1);
+            breaker.class = Some(class);
+            if breaker.failures >= DOWN_AFTER {
+                let back_off = endpoint_back_off(breaker.failures - DOWN_AFTER + 1, jitter);
+                breaker.try_at = Some(now.after(back_off));
             }
         });
     }
 
-    /// Changes the condition, and keeps it where it is another one than before.
-    fn change(&self, change: impl FnOnce(&mut Condition)) {
-        let mut condition = self.lock();
-        let before = condition.record();
-        change(&mut condition);
-        let after = condition.record();
-        drop(condition);
-        if after != before {
-            self.keep.changed(&after);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Condition> {
-        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Condition {
-    /// What of it a restart must not change.
-    fn record(&self) -> ThrottleRecord {
-        let Self { quiet_until, failures, class, try_at, .. } = *self;
-        ThrottleRecord { quiet_until, failures, class, try_at }
-    }
-
-    /// Takes the turn that there is, or tells when the next is.
-    fn take_slot(&mut self, now: Instant) -> Result<(), Instant> {
-        if let Some(slot) = self.next_slot.filter(|slot| *slot > now) {
-            return Err(slot);
-        }
-        self.next_slot = Some(now.after(self.spacing.unwrap_or(SPACING)));
-        Ok(())
-    }
-
+    /// Why no request may be sent, whatever the traffic.
     fn check(&self, urgency: Urgency, now: Instant) -> Result<(), Held> {
-        if let Some(until) = self.quiet_until.filter(|until| *until > now) {
+        if let Some(until) = self.quiet_until(now) {
             return Err(Held { until, class: ErrorClass::Throttled });
         }
-        let class = self.class.unwrap_or(ErrorClass::Unreachable);
-        let (Urgency::Scheduled, Some(try_at)) = (urgency, self.try_at) else { return Ok(()) };
+        let breaker = self.lock();
+        let (Urgency::Scheduled, Some(try_at)) = (urgency, breaker.try_at) else { return Ok(()) };
+        let class = breaker.class.unwrap_or(ErrorClass::Unreachable);
         if try_at > now {
             return Err(Held { until: try_at, class });
         }
-        if self.probing { Err(Held { until: now.after(PROBE_WAIT), class }) } else { Ok(()) }
+        if breaker.probing { Err(Held { until: now.after(PROBE_WAIT), class }) } else { Ok(()) }
+    }
+
+    /// Changes the breaker, and stores it if it is another one than before.
+    fn change(&self, change: impl FnOnce(&mut Breaker)) {
+        let mut breaker = self.lock();
+        let before = breaker.record();
+        change(&mut breaker);
+        let after = breaker.record();
+        drop(breaker);
+        if after != before {
+            self.writer.changed(&after);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Breaker {
+    fn record(&self) -> ThrottleRecord {
+        let Self { failures, class, try_at, .. } = *self;
+        ThrottleRecord { quiet_until: None, failures, class, try_at }
     }
 }
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if self.is_probe {
-            self.issuer.lock().probing = false;
+            self.throttle.lock().probing = false;
         }
+        self.throttle.origin.lock().in_flight -= 1;
+        self.throttle.origin.changed.notify_waiters();
     }
 }
 
-/// All issuers that have tokens.
+/// The throttles of all providers that have tokens.
 #[derive(Debug, Default)]
-pub struct OriginThrottles(HashMap<String, Weak<OriginThrottle>>);
+pub struct Throttles {
+    origins: HashMap<String, Weak<OriginThrottle>>,
+    endpoints: HashMap<String, Weak<EndpointThrottle>>,
+}
 
-impl OriginThrottles {
-    /// The issuer of these settings, in the condition in which it was kept.
-    pub fn of(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<OriginThrottle> {
-        let origin = origin(settings);
-        if let Some(known) = self.0.get(&origin).and_then(Weak::upgrade) {
+impl Throttles {
+    /// The throttle of an endpoint, in the state in which it was stored.
+    pub fn endpoint(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<EndpointThrottle> {
+        let (Endpoint::Token(url) | Endpoint::Issuer(url)) = &settings.endpoint;
+        if let Some(known) = self.endpoints.get(url.as_str()).and_then(Weak::upgrade) {
             return known;
         }
-        self.0.retain(|_, issuer| issuer.strong_count() > 0);
-        let (keep, record) = store.claim_issuer(&origin);
-        let record = record.unwrap_or_default();
-        // As after a reload, a failure before may have been put right. What it asked for itself still counts.
-        let record = match store.previous_exit() {
-            PreviousExit::Crashed => record,
-            PreviousExit::Orderly => {
-                ThrottleRecord { quiet_until: record.quiet_until, ..ThrottleRecord::default() }
-            }
-        };
-        // What is forgotten here must not come back with the next crash.
-        keep.changed(&record);
-        let issuer = Arc::new(OriginThrottle::resume(keep, record));
-        self.0.insert(origin, Arc::downgrade(&issuer));
-        issuer
+        self.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+        let (writer, record) = store.claim_issuer(url.as_str());
+        // As after a reload, somebody may have put right what failed before an orderly end.
+        let record = record.filter(|_| store.previous_exit() == PreviousExit::Crashed).unwrap_or_default();
+        // A failure that is forgotten here must not come back with the next crash.
+        writer.changed(&record);
+        let endpoint = Arc::new(EndpointThrottle::new(self.origin(settings, store), writer, record));
+        self.endpoints.insert(url.as_str().to_owned(), Arc::downgrade(&endpoint));
+        endpoint
+    }
+
+    /// The throttle of a host. What the provider asked for counts over restarts too.
+    pub fn origin(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<OriginThrottle> {
+        let name = origin(settings);
+        if let Some(known) = self.origins.get(&name).and_then(Weak::upgrade) {
+            return known;
+        }
+        self.origins.retain(|_, origin| origin.strong_count() > 0);
+        let (writer, record) = store.claim_issuer(&name);
+        let quiet_until = record.and_then(|record| record.quiet_until);
+        writer.changed(&ThrottleRecord { quiet_until, ..ThrottleRecord::default() });
+        let traffic = Mutex::new(Traffic { quiet_until, ..Traffic::default() });
+        let throttle = Arc::new(OriginThrottle { traffic, writer, ..OriginThrottle::default() });
+        self.origins.insert(name, Arc::downgrade(&throttle));
+        throttle
     }
 }
 
-/// What tells one issuer from another: scheme, host and port of the endpoint.
+/// The host of an endpoint: scheme, name and port.
 pub fn origin(settings: &CredentialSettings) -> String {
     let (Endpoint::Token(url) | Endpoint::Issuer(url)) = &settings.endpoint;
     url.origin().ascii_serialization()
-}
-
-/// When the first request of a token goes out, after a start with `tokens` of the same issuer. `roll` is in
-/// `0..1`. A few tokens go out at once; ten thousand are spread over eight minutes.
-pub fn start_delay(tokens: usize, roll: f64) -> Duration {
-    let waiting = u32::try_from(tokens.saturating_sub(IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
-    SPREAD_PER_TOKEN.saturating_mul(waiting).mul_f64(roll.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -288,7 +379,7 @@ mod tests {
     use super::*;
 
     struct Scene {
-        issuer: OriginThrottle,
+        throttle: EndpointThrottle,
         clock: Clock,
         start: Instant,
     }
@@ -296,20 +387,20 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let clock = Clock::simulated();
-            Self { issuer: OriginThrottle::default(), start: clock.now(), clock }
+            Self { throttle: EndpointThrottle::default(), start: clock.now(), clock }
         }
 
         fn at(&self, seconds: u64) -> Instant {
             self.start.after(Duration::from_secs(seconds))
         }
 
-        /// Goes on to so many seconds after the start.
+        /// Waits until `seconds` after the start.
         async fn reach(&self, seconds: u64) {
             self.clock.sleep_until(self.at(seconds)).await;
         }
 
         async fn admit(&self, urgency: Urgency) -> Result<Admission<'_>, Held> {
-            self.issuer.admit(urgency, &self.clock).await
+            self.throttle.admit(urgency, &self.clock).await
         }
 
         async fn held_until(&self, urgency: Urgency) -> Option<Instant> {
@@ -318,16 +409,16 @@ mod tests {
 
         fn fail(&self, times: u32) {
             for _ in 0..times {
-                self.issuer.failed(ErrorClass::Server, self.clock.now(), Jitter::new(0.0));
+                self.throttle.failed(ErrorClass::Server, self.clock.now(), Jitter::new(0.0));
             }
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn quiet_holds_back_everybody_ends_by_itself_and_is_never_shortened() {
+    async fn quiet_holds_back_all_requests_and_is_never_shortened() {
         let scene = Scene::new();
-        scene.issuer.keep_quiet(scene.at(100));
-        scene.issuer.keep_quiet(scene.at(50));
+        scene.throttle.keep_quiet(scene.at(100));
+        scene.throttle.keep_quiet(scene.at(50));
         scene.reach(99).await;
         for urgency in [Urgency::Scheduled, Urgency::Needed] {
             assert_eq!(scene.held_until(urgency).await, Some(scene.at(100)));
@@ -350,9 +441,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_keep_the_configured_distance() {
+    async fn requests_keep_the_configured_spacing() {
         let scene = Scene::new();
-        scene.issuer.limit(Some(6));
+        scene.throttle.origin().limit(Some(6));
         for turn in 0..5 {
             drop(scene.admit(Urgency::Needed).await.unwrap());
             assert_eq!(scene.clock.now(), scene.at(turn * 10));
@@ -362,18 +453,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_waits_for_its_turn_is_not_sent_into_a_quiet_that_began_meanwhile() {
         let scene = Scene::new();
-        scene.issuer.limit(Some(6));
+        scene.throttle.origin().limit(Some(6));
         drop(scene.admit(Urgency::Needed).await.unwrap());
         let quiet = async {
             scene.reach(5).await;
-            scene.issuer.keep_quiet(scene.at(60));
+            scene.throttle.keep_quiet(scene.at(60));
         };
         let (held, ()) = tokio::join!(scene.held_until(Urgency::Needed), quiet);
         assert_eq!(held, Some(scene.at(60)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_issuer_is_down_after_failures_in_a_row_and_up_with_its_first_answer() {
+    async fn an_endpoint_is_down_after_three_failures_in_a_row_and_up_with_its_first_answer() {
         let scene = Scene::new();
         scene.fail(2);
         assert_eq!(scene.held_until(Urgency::Scheduled).await, None, "now and then is not down");
@@ -385,12 +476,12 @@ mod tests {
             None,
             "a caller does not suffer for other tokens"
         );
-        scene.issuer.answered();
+        scene.throttle.answered();
         assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_down_one_request_at_a_time_finds_out_ever_more_seldom() {
+    async fn while_an_endpoint_is_down_one_request_at_a_time_probes_it_ever_more_rarely() {
         let scene = Scene::new();
         scene.fail(3);
         scene.reach(1).await;
@@ -412,7 +503,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_is_given_up_leaves_the_way_to_the_next() {
+    async fn a_cancelled_probe_makes_room_for_the_next() {
         let scene = Scene::new();
         scene.fail(3);
         scene.reach(1).await;
@@ -421,18 +512,62 @@ mod tests {
     }
 
     #[test]
-    fn a_start_with_few_tokens_is_immediate_and_one_with_many_is_spread() {
-        assert_eq!(start_delay(4, 0.9), Duration::ZERO);
-        assert_eq!(start_delay(10_004, 0.5), Duration::from_secs(250));
+    fn a_start_with_few_tokens_is_immediate_and_one_with_many_is_spread_as_the_limit_demands() {
+        let origin = OriginThrottle::default();
+        assert_eq!(origin.start_delay(4, 0.9), Duration::ZERO);
+        assert_eq!(origin.start_delay(10_004, 0.5), Duration::from_secs(250));
+        origin.limit(Some(60_000));
+        assert_eq!(origin.start_delay(10_004, 0.5), Duration::from_secs(5));
+        origin.limit(Some(60));
+        assert_eq!(origin.start_delay(104, 0.5), Duration::from_secs(50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_caller_takes_the_next_turn_before_all_scheduled_requests() {
+        let scene = Scene::new();
+        scene.throttle.origin().limit(Some(60));
+        drop(scene.admit(Urgency::Scheduled).await.unwrap());
+        let order = Mutex::new(Vec::new());
+        let wait = async |urgency, name: &'static str| {
+            let admission = scene.admit(urgency).await.unwrap();
+            order.lock().unwrap().push((name, scene.clock.now().since(scene.start).as_secs()));
+            drop(admission);
+        };
+        let caller = async {
+            scene.clock.sleep_until(scene.start.after(Duration::from_millis(500))).await;
+            wait(Urgency::Needed, "caller").await;
+        };
+        tokio::join!(
+            wait(Urgency::Scheduled, "first"),
+            wait(Urgency::Scheduled, "second"),
+            wait(Urgency::Scheduled, "third"),
+            caller
+        );
+        let order = order.into_inner().unwrap();
+        assert_eq!(order, [("caller", 1), ("first", 2), ("second", 3), ("third", 4)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_endpoint_does_not_slow_another_one_of_its_host() {
+        let scene = Scene::new();
+        let other = EndpointThrottle { origin: Arc::clone(&scene.throttle.origin), ..Default::default() };
+        scene.fail(3);
+        scene.reach(1).await;
+        assert!(scene.held_until(Urgency::Scheduled).await.is_none(), "it may be tried again");
+        scene.fail(1);
+        assert!(scene.held_until(Urgency::Scheduled).await.is_some());
+        assert!(other.admit(Urgency::Scheduled, &scene.clock).await.is_ok());
+        scene.throttle.keep_quiet(scene.at(60));
+        assert!(other.admit(Urgency::Scheduled, &scene.clock).await.is_err(), "quiet is for the host");
     }
 
     #[tokio::test(start_paused = true)]
     async fn requests_beyond_the_admitted_one_count_towards_the_rate() {
         let scene = Scene::new();
-        scene.issuer.limit(Some(60));
-        drop(scene.issuer.admit(Urgency::Scheduled, &scene.clock).await.unwrap());
-        scene.issuer.also_sent(2, scene.clock.now());
-        drop(scene.issuer.admit(Urgency::Scheduled, &scene.clock).await.unwrap());
+        scene.throttle.origin().limit(Some(60));
+        drop(scene.throttle.admit(Urgency::Scheduled, &scene.clock).await.unwrap());
+        scene.throttle.also_sent(2, scene.clock.now());
+        drop(scene.throttle.admit(Urgency::Scheduled, &scene.clock).await.unwrap());
         assert_eq!(scene.clock.now(), scene.at(3));
     }
 }

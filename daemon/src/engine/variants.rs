@@ -1,34 +1,35 @@
-//! Tokens that callers asked for in a narrower form than the configuration names: fewer scopes, one of
-//! several resources or audiences. Each form is a credential of its own, shared by all who ask for it.
+//! Variants of a token that callers asked for: fewer scopes than configured, one of several resources or audiences.
+//! Each variant is a credential of its own, shared by all who ask for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokend_protocol::Variant;
 
+use crate::clock::Instant;
 use crate::config::{CredentialSettings, TermSet, VariantSettings};
-use crate::engine::credential::{Credential, Snapshot};
-use crate::quota::{Allowance, Held};
-use crate::quota::{QuotaExceeded, Resource};
+use crate::engine::credential::{Credential, Snapshot, Token};
+use crate::quota::{Allowance, Held, QuotaExceeded, Resource};
 
-/// Variants of one token that are held. Beyond it one goes that nobody waits for.
+/// Variants of one token that are held. For one more, one is evicted that nobody waits for.
 const HELD_MAX: usize = 32;
 
-/// Why a token is not to be had in the form that was asked for.
+/// Why a caller gets no credential of a variant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoVariant {
-    /// The configuration does not permit it; in words for the caller.
+    /// The configuration does not permit it: a message for the caller.
     NotPermitted(String),
     /// The user has too many.
     TooMany(QuotaExceeded),
-    /// All that there is room for are being waited for.
+    /// There is no room, and callers wait for every variant that is held.
     AllInUse,
 }
 
-/// The settings of a variant, or why there is none such.
+/// The settings of a variant.
 ///
 /// # Errors
-/// A term that the configuration does not let callers ask for, in words for the caller.
+/// The configuration does not let callers ask for a term: a message for the caller.
 pub fn settings(
     base: &CredentialSettings,
     permitted: &VariantSettings,
@@ -42,7 +43,7 @@ pub fn settings(
     })
 }
 
-/// What was asked for, each term once, if all of it is permitted; the configured terms where nothing was asked.
+/// The terms that were asked for, each once, if all are permitted; the configured ones where none were asked for.
 fn chosen(what: &str, base: &TermSet, permitted: &TermSet, asked: &[String]) -> Result<TermSet, String> {
     if asked.is_empty() {
         return Ok(base.clone());
@@ -57,7 +58,7 @@ fn chosen(what: &str, base: &TermSet, permitted: &TermSet, asked: &[String]) -> 
     Ok(permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect())
 }
 
-/// What was asked for as the configuration writes it, each term once: however a caller words a form, it is this one.
+/// A variant in the configuration's order, each term once: the same for every way to ask for it.
 pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
     let terms = |permitted: &TermSet, asked: &[String]| {
         permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect()
@@ -73,23 +74,28 @@ pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
 #[derive(Debug, Default)]
 pub struct Variants {
     /// Held for a look-up or an insertion, never across an await.
-    held: Mutex<HashMap<CredentialSettings, Form>>,
+    held: Mutex<HashMap<CredentialSettings, HeldVariant>>,
 }
 
 /// A variant that is held.
 #[derive(Debug)]
-struct Form {
+struct HeldVariant {
     credential: Arc<Credential>,
-    /// Of the quota of the user who first asked for it.
-    held: Held,
+    /// Counts towards the quota of the user who first asked for it.
+    quota: Held,
 }
 
 impl Variants {
-    /// The credential with these settings, started by `start` if it is not held. Those that rest because
-    /// nobody uses them are dropped on the way.
+    /// The credential with these settings, if it is held.
+    pub fn find(&self, settings: &CredentialSettings) -> Option<Arc<Credential>> {
+        self.lock().get(settings).map(|variant| Arc::clone(&variant.credential))
+    }
+
+    /// The credential with these settings, started by `start` if it is not held. Variants that rest because nobody
+    /// uses them are dropped on the way. `start` runs under the lock of the variants: see [`super::registry`].
     ///
     /// # Errors
-    /// The user has too many of them, or all that there is room for are in use.
+    /// The user has too many variants, or there is no room and callers wait for every one.
     pub fn find_or_start(
         &self,
         settings: CredentialSettings,
@@ -97,34 +103,26 @@ impl Variants {
         start: impl FnOnce(&CredentialSettings) -> Credential,
     ) -> Result<Arc<Credential>, NoVariant> {
         let mut held = self.lock();
-        if let Some(form) = held.get(&settings) {
-            return Ok(Arc::clone(&form.credential));
+        if let Some(variant) = held.get(&settings) {
+            return Ok(Arc::clone(&variant.credential));
         }
-        held.retain(|_, form| {
-            let is_dormant = form.credential.is_dormant();
-            if is_dormant {
-                form.credential.discard();
-            }
-            !is_dormant
-        });
-        let part = user.take(Resource::Variants, 1).map_err(NoVariant::TooMany)?;
+        retain(&mut held, |_, variant| !variant.credential.is_dormant());
+        let quota = user.take(Resource::Variants, 1).map_err(NoVariant::TooMany)?;
         if held.len() >= HELD_MAX {
-            let idle = held.iter().filter(|(_, form)| !form.is_in_use());
-            // The asker's own first: nobody is to crowd out the forms of others.
-            let least = idle.min_by_key(|(_, form)| (!form.held.is_of(user), form.credential.last_used()));
-            let least = least.map(|(settings, _)| settings.clone()).ok_or(NoVariant::AllInUse)?;
-            if let Some(form) = held.remove(&least) {
-                form.credential.discard();
-            }
+            let idle = held.values().filter(|variant| !variant.is_in_use());
+            // The user's own first: nobody is to crowd out the variants of others.
+            let evicted = idle.min_by_key(|idle| (!idle.quota.is_of(user), idle.credential.last_used()));
+            let evicted = Arc::as_ptr(&evicted.ok_or(NoVariant::AllInUse)?.credential);
+            retain(&mut held, |_, variant| Arc::as_ptr(&variant.credential) != evicted);
         }
         let credential = Arc::new(start(&settings));
-        // Its first caller is on the way, so it is not the one that was not used for longest.
+        // Its first caller is on the way, so it is not the least recently used one.
         credential.note_use();
-        held.insert(settings, Form { credential: Arc::clone(&credential), held: part });
+        held.insert(settings, HeldVariant { credential: Arc::clone(&credential), quota });
         Ok(credential)
     }
 
-    /// What callers asked for and the condition of each, sorted.
+    /// The variants that are held and the state of each, sorted.
     pub fn snapshots(&self) -> Vec<(Variant, Arc<Snapshot>)> {
         let owned = |terms: &TermSet| terms.as_slice().to_vec();
         let of = |settings: &CredentialSettings| Variant {
@@ -134,7 +132,7 @@ impl Variants {
         };
         let held = self.lock();
         let mut snapshots: Vec<_> =
-            held.iter().map(|(settings, form)| (of(settings), form.credential.snapshot())).collect();
+            held.iter().map(|(settings, variant)| (of(settings), variant.credential.snapshot())).collect();
         drop(held);
         snapshots.sort_by(|(a, _), (b, _)| {
             (&a.scope, &a.resource, &a.audience).cmp(&(&b.scope, &b.resource, &b.audience))
@@ -142,29 +140,54 @@ impl Variants {
         snapshots
     }
 
-    /// Ends all of them, each after the exchange that it may be in.
-    pub fn stop(&self) {
-        self.lock().values().for_each(|form| form.credential.stop());
+    /// The credentials that are held.
+    pub fn credentials(&self) -> Vec<Arc<Credential>> {
+        self.lock().values().map(|variant| Arc::clone(&variant.credential)).collect()
     }
 
-    /// Ends those for good that the configuration has no use for any more.
+    /// Discards the variants that the configuration has no use for any more.
     pub fn discard_unless(&self, is_of_use: impl Fn(&CredentialSettings) -> bool) {
-        self.lock().retain(|settings, form| {
-            let is_of_use = is_of_use(settings);
-            if !is_of_use {
-                form.credential.discard();
-            }
-            is_of_use
-        });
+        retain(&mut self.lock(), |settings, _| is_of_use(settings));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, Form>> {
+    /// Takes over the variants of a token whose settings a reload changed: those with a valid token for which `start`
+    /// starts another credential, which has the token on loan.
+    pub(super) fn take_over(
+        &self,
+        former: &Self,
+        now: Instant,
+        mut start: impl FnMut(&CredentialSettings, Arc<Token>) -> Option<(CredentialSettings, Credential)>,
+    ) {
+        for (settings, HeldVariant { credential, quota }) in former.lock().drain() {
+            let loan = credential.snapshot().usable(now, Duration::ZERO);
+            if let Some((settings, heir)) = loan.and_then(|loan| start(&settings, loan)) {
+                self.lock().insert(settings, HeldVariant { credential: Arc::new(heir), quota });
+            }
+            credential.discard();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, HeldVariant>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Form {
-    /// Whether somebody has it in hand, or it is in an exchange that somebody began.
+/// Keeps some variants and discards the others.
+fn retain(
+    held: &mut HashMap<CredentialSettings, HeldVariant>,
+    keep: impl Fn(&CredentialSettings, &HeldVariant) -> bool,
+) {
+    held.retain(|settings, variant| {
+        let is_kept = keep(settings, variant);
+        if !is_kept {
+            variant.credential.discard();
+        }
+        is_kept
+    });
+}
+
+impl HeldVariant {
+    /// Whether a caller uses it now, or a request is under way that a caller caused.
     fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.credential) > 1 || self.credential.snapshot().in_flight
     }
@@ -194,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_permitted_replaces_what_is_configured_and_the_rest_stays() {
+    fn permitted_terms_replace_the_configured_ones_and_the_rest_stays() {
         let narrower = ask(&["b"], &[]).unwrap();
         assert_eq!((narrower.scope, narrower.resource), (terms(&["b"]), TermSet::default()));
         let aimed = ask(&[], &["r"]).unwrap();

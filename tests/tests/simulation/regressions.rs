@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokend::engine::credential::{Attempted, Credential, Token, Unobtainable};
-use tokend::engine::throttle::OriginThrottle;
+use tokend::engine::throttle::{EndpointThrottle, OriginThrottle};
 use tokend::oauth::Failure;
 use tokend_protocol::{ErrorClass, State};
 
@@ -144,7 +144,7 @@ async fn back_off_is_computed_and_not_used() {
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_ignored() {
     let scene = Scene::begin(9);
-    let issuer: Arc<OriginThrottle> = Arc::default();
+    let throttle: Arc<EndpointThrottle> = Arc::default();
     let throttled = scene.subject("a", |now| {
         let failure = Failure::new(ErrorClass::Throttled, "scripted");
         if now < 60.0 {
@@ -153,10 +153,10 @@ async fn retry_after_is_ignored() {
             Ok(1_000)
         }
     });
-    let first = throttled.start_at(&issuer, None);
+    let first = throttled.start_at(&throttle, None);
     scene.reach(1).await;
     let others: Vec<Subject> = (0..20).map(|_| scene.subject("b", |_| Ok(1_000))).collect();
-    let credentials: Vec<Credential> = others.iter().map(|other| other.start_at(&issuer, None)).collect();
+    let credentials: Vec<Credential> = others.iter().map(|other| other.start_at(&throttle, None)).collect();
     for second in 2..60 {
         scene.reach(second).await;
         let _ = throttled.get(&first).await;
@@ -277,4 +277,43 @@ async fn an_empty_200_ends_the_schedule() {
     assert_eq!(subject.get(&credential).await.unwrap().secret.expose(), "a-1");
     scene.reach(3_599).await;
     assert_ne!(subject.get(&credential).await.unwrap().secret.expose(), "a-1", "{:?}", subject.asked_at());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failing_realm_slows_all_others_of_its_host() {
+    let scene = Scene::begin(16);
+    let origin: Arc<OriginThrottle> = Arc::default();
+    let realm =
+        || Arc::new(EndpointThrottle::new(Arc::clone(&origin), Default::default(), Default::default()));
+    let failing = scene.subject("a", |_| fail(ErrorClass::Server));
+    let _failing = failing.start_at(&realm(), None);
+    scene.reach(600).await;
+    let healthy = scene.subject("b", |_| Ok(1_000));
+    let credential = healthy.start_at(&realm(), None);
+    scene.reach(602).await;
+    assert_eq!(credential.snapshot().state(scene.clock.now()), State::Fresh);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_waits_behind_all_scheduled_renewals_after_an_outage() {
+    let scene = Scene::begin(17);
+    let throttle: Arc<EndpointThrottle> = Arc::default();
+    // All 2,000 tokens expire in an outage; afterwards, twenty are renewed in a second.
+    let answer: Script =
+        |now| if (300.0..2_000.0).contains(&now) { fail(ErrorClass::Unreachable) } else { Ok(1_000) };
+    let subjects: Vec<Subject> = (0..2_000).map(|_| scene.subject("a", answer)).collect();
+    let credentials: Vec<Credential> =
+        subjects.iter().map(|subject| subject.start_at(&throttle, None)).collect();
+    scene.reach(2_000).await;
+    // Until the first token that gets through ends the outage for all of them.
+    let is_renewed = |subject: &Subject| subject.asked_at().last().is_some_and(|at| *at >= 2_000.0);
+    while subjects.iter().filter(|subject| is_renewed(subject)).count() < 40 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let behind = subjects.iter().rposition(|subject| !is_renewed(subject)).unwrap();
+    let before = scene.seconds();
+    subjects[behind].get(&credentials[behind]).await.unwrap();
+    let waited = scene.seconds() - before;
+    let left = subjects.iter().filter(|subject| !is_renewed(subject)).count();
+    assert!(waited < 2.0 && left > 1_000, "waited for {waited} s, {left} tokens are still to be renewed");
 }

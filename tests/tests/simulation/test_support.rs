@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend::clock::{Clock, Instant, Simulation};
-use tokend::engine::credential::{ActorContext, Credential, Kept, Schedule, Token, Unobtainable};
+use tokend::engine::credential::{ActorContext, Credential, Schedule, StartState, Token, Unobtainable};
 use tokend::engine::schedule::RenewalMode;
-use tokend::engine::throttle::OriginThrottle;
+use tokend::engine::throttle::EndpointThrottle;
 use tokend::fingerprint::Fingerprinter;
 use tokend::oauth::{Failure, Granted, Outcome, Provider};
 use tokend::store::Store;
@@ -91,23 +91,24 @@ impl Subject {
         self.start_at(&Arc::default(), None)
     }
 
-    pub fn start_at(&self, issuer: &Arc<OriginThrottle>, refresh_before: Option<Duration>) -> Credential {
-        self.resume(Arc::clone(issuer), refresh_before, Kept::default())
+    pub fn start_at(&self, throttle: &Arc<EndpointThrottle>, refresh_before: Option<Duration>) -> Credential {
+        self.resume(Arc::clone(throttle), refresh_before, StartState::default())
     }
 
-    /// Goes on from what a store has kept, issuer and all.
+    /// Goes on from what a store has kept, of the credential and of its token endpoint.
     pub fn start_from(&self, store: &Arc<Store>, key: Key) -> Credential {
-        let (issuer, condition) = store.claim_issuer("https://id.example");
-        let issuer = OriginThrottle::resume(issuer, condition.unwrap_or_default());
-        let (keep, record) = store.claim(key, None);
-        self.resume(Arc::new(issuer), None, Kept { keep, record, previous_exit: store.previous_exit() })
+        let (endpoint, condition) = store.claim_issuer("https://id.example/token");
+        let throttle = EndpointThrottle::new(Arc::default(), endpoint, condition.unwrap_or_default());
+        let (writer, record) = store.claim(key, None);
+        let previous_exit = store.previous_exit();
+        self.resume(Arc::new(throttle), None, StartState { writer, record, previous_exit, loan: None })
     }
 
     fn resume(
         &self,
-        issuer: Arc<OriginThrottle>,
+        throttle: Arc<EndpointThrottle>,
         refresh_before: Option<Duration>,
-        kept: Kept,
+        start: StartState,
     ) -> Credential {
         let actor_context = ActorContext {
             clock: self.scene.clock.clone(),
@@ -118,7 +119,7 @@ impl Subject {
         let schedule =
             Schedule { names: Arc::clone(&self.name), refresh_before, renewal_mode: RenewalMode::Always };
         let first = Some(self.scene.clock.now());
-        Credential::resume(self.clone(), issuer, schedule, first, kept, &actor_context)
+        Credential::start(self.clone(), throttle, schedule, first, start, &actor_context)
     }
 
     /// Asks for a token as a caller does.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokend::clock::{Clock, Instant, Simulation};
-use tokend::engine::credential::{ActorContext, Credential, Schedule};
+use tokend::engine::credential::{ActorContext, Credential, Schedule, StartState};
 use tokend::engine::schedule::RenewalMode;
-use tokend::engine::throttle::{OriginThrottle, start_delay};
+use tokend::engine::throttle::EndpointThrottle;
 use tokend::fingerprint::Fingerprinter;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -85,10 +85,10 @@ impl World {
         };
         let mut key = 0;
         for (site, plan) in self.plan.issuers.iter().enumerate() {
-            let issuer = Arc::new(OriginThrottle::default());
+            let throttle: Arc<EndpointThrottle> = Arc::default();
             for token in 0..plan.tokens.len() {
                 let place = Place { site, token, key };
-                let life = Arc::clone(&self).configure(place, Arc::clone(&issuer), actor_context.clone());
+                let life = Arc::clone(&self).configure(place, Arc::clone(&throttle), actor_context.clone());
                 tokio::spawn(life);
                 key += 1;
             }
@@ -109,19 +109,21 @@ impl World {
     async fn configure(
         self: Arc<Self>,
         place: Place,
-        issuer: Arc<OriginThrottle>,
+        throttle: Arc<EndpointThrottle>,
         actor_context: ActorContext,
     ) {
         let plan = &self.plan.issuers[place.site].tokens[place.token];
         let begin = self.clock.now();
         self.clock.sleep_until(begin.after(plan.configured.0)).await;
         let crowd = self.plan.issuers[place.site].tokens.len();
-        let first = self.clock.now().after(start_delay(crowd, (actor_context.roll)()));
+        let delay = throttle.origin().start_delay(crowd, (actor_context.roll)());
+        let first = self.clock.now().after(delay);
         let first = (plan.renewal_mode == RenewalMode::Always).then_some(first);
         let provider = SimulatedProvider::new(Arc::clone(&self), place);
         let (refresh_before, renewal_mode) = (plan.refresh_before, plan.renewal_mode);
         let schedule = Schedule { names: "simulated".into(), refresh_before, renewal_mode };
-        let credential = Arc::new(Credential::start(provider, issuer, schedule, first, &actor_context));
+        let (start, context) = (StartState::default(), &actor_context);
+        let credential = Arc::new(Credential::start(provider, throttle, schedule, first, start, context));
         self.judge(|judge| judge.keys[place.key].seen = Some(credential.subscribe()));
         let end = begin.after(plan.configured.1);
         while self.clock.now() < end {

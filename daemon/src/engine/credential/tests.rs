@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use tokend_protocol::{Secret, State};
 
 use super::*;
+use crate::clock::Validity;
+use crate::engine::throttle::Urgency;
 use crate::oauth::{Failure, Granted, Outcome};
 
 /// What the scripted provider does with one request.
@@ -72,12 +74,22 @@ impl Script {
     /// Starts a credential that nobody has used yet.
     fn start_resting(&self, renewal_mode: RenewalMode) -> Credential {
         let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode };
-        Credential::start(self.clone(), Arc::default(), schedule, None, &self.actor_context())
+        self.start_from(Arc::default(), schedule, None, StartState::default())
     }
 
-    fn start_with(&self, issuer: Arc<OriginThrottle>, refresh_before: Option<Duration>) -> Credential {
+    fn start_with(&self, throttle: Arc<EndpointThrottle>, refresh_before: Option<Duration>) -> Credential {
         let schedule = Schedule { names: "test".into(), refresh_before, renewal_mode: RenewalMode::Always };
-        Credential::start(self.clone(), issuer, schedule, Some(self.start), &self.actor_context())
+        self.start_from(throttle, schedule, Some(self.start), StartState::default())
+    }
+
+    fn start_from(
+        &self,
+        throttle: Arc<EndpointThrottle>,
+        schedule: Schedule,
+        first_attempt: Option<Instant>,
+        start: StartState,
+    ) -> Credential {
+        Credential::start(self.clone(), throttle, schedule, first_attempt, start, &self.actor_context())
     }
 
     fn actor_context(&self) -> ActorContext {
@@ -155,7 +167,7 @@ async fn renews_ahead_of_expiry_again_and_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_preset_of_zero_asks_again_only_once_the_token_has_expired() {
+async fn a_margin_of_zero_asks_again_only_once_the_token_has_expired() {
     let script = Script::new(&[Give("a", 86_400), Give("b", 86_400)]);
     let _credential = script.start(Some(Duration::ZERO));
     script.run_for(86_401).await;
@@ -189,7 +201,7 @@ async fn no_failure_of_any_class_takes_a_valid_token_away_or_ends_the_renewal() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_token_is_never_served_and_the_reason_is_told_at_once() {
+async fn an_expired_token_is_never_served_and_the_caller_is_told_the_reason_at_once() {
     let script = Script::new(&[Give("a", 100), Fail(ErrorClass::Server)]);
     let credential = script.start(None);
     script.run_for(101).await;
@@ -248,13 +260,13 @@ async fn failures_back_off_and_the_first_success_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_holds_back_every_token_of_the_issuer() {
-    let issuer = Arc::new(OriginThrottle::default());
+async fn retry_after_holds_back_every_token_of_the_host() {
+    let throttle = Arc::new(EndpointThrottle::default());
     let first = Script::new(&[Throttle(60), Give("a", 1000)]);
-    let throttled = first.start_with(Arc::clone(&issuer), None);
+    let throttled = first.start_with(Arc::clone(&throttle), None);
     first.run_for(1).await;
     let second = first.beside(&[Give("b", 1000)]);
-    let held_back = second.start_with(issuer, None);
+    let held_back = second.start_with(throttle, None);
     assert_eq!(class(held_back.obtain(Duration::ZERO, second.deadline()).await), ErrorClass::Throttled);
     first.run_for(58).await;
     assert_eq!((first.asked_at(), second.asked_at()), (vec![0], vec![]));
@@ -328,7 +340,7 @@ async fn a_refused_token_is_replaced_once_however_many_complain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_that_the_provider_gives_again_is_told_as_such() {
+async fn a_refused_token_that_the_provider_gives_again_is_reported_as_unchanged() {
     let script = Script::new(&[Give("a", 1000)]);
     let credential = script.start(None);
     script.run_for(500).await;
@@ -348,7 +360,7 @@ async fn an_operators_refresh_asks_at_once_even_during_a_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_of_the_daemons_own_keeps_the_token_and_the_renewal() {
+async fn a_panic_of_the_actor_keeps_the_token_and_the_renewal() {
     let script = Script::new(&[Give("a", 1000), Panic, Give("b", 1000)]);
     let credential = script.start(None);
     script.run_for(701).await;
@@ -362,20 +374,18 @@ async fn a_reload_moves_the_renewal_and_keeps_the_token() {
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
     let credential = script.start(None);
     script.run_for(10).await;
-    credential
-        .reschedule(Schedule {
-            names: "test".into(),
-            refresh_before: Some(Duration::from_secs(950)),
-            renewal_mode: RenewalMode::Always,
-        })
-        .await;
+    credential.reschedule(Schedule {
+        names: "test".into(),
+        refresh_before: Some(Duration::from_secs(950)),
+        renewal_mode: RenewalMode::Always,
+    });
     script.run_for(100).await;
     // No earlier than a tenth of the lifetime after the request before.
     assert_eq!(script.asked_at(), [0, 100]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_finishes_the_exchange_under_way() {
+async fn stopping_finishes_the_request_under_way() {
     let script = Script::new(&[Delay(5), Give("a", 1000)]);
     let credential = script.start(None);
     let deadline = script.deadline();
@@ -385,13 +395,13 @@ async fn stopping_finishes_the_exchange_under_way() {
         credential.stop();
         script.run_for(10).await;
     };
-    assert_eq!(tokio::join!(waiting, stopping).0, "a", "who waited for it gets it");
+    assert_eq!(tokio::join!(waiting, stopping).0, "a", "a caller that waited for it gets it");
     assert!(credential.snapshot().token.is_none(), "and nobody holds it any longer");
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "Ended");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_removed_token_is_let_go_at_once_whatever_its_exchange_would_bring() {
+async fn a_removed_token_is_dropped_at_once_even_during_a_request() {
     let script = Script::new(&[Give("a", 100), Delay(9), Give("b", 1000)]);
     let credential = script.start(None);
     script.run_for(1).await;
@@ -405,19 +415,19 @@ async fn a_removed_token_is_let_go_at_once_whatever_its_exchange_would_bring() {
     };
     let ((attempted, at), ()) = tokio::join!(refreshing, removing);
     assert!(matches!(attempted, Ok(Attempted::Failed(..)) | Err(Unobtainable::Ended)), "{attempted:?}");
-    assert_eq!(at, 3, "who waited is told at once");
+    assert_eq!(at, 3, "a caller that waited is told at once");
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "Ended");
     script.run_for(60).await;
     assert_eq!(script.asked_at(), [0, 1]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operators_refresh_while_the_issuer_wants_quiet_leaves_the_schedule_alone() {
-    let issuer = Arc::new(OriginThrottle::default());
+async fn an_operators_refresh_while_the_provider_wants_quiet_leaves_the_schedule_alone() {
+    let throttle = Arc::new(EndpointThrottle::default());
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
-    let credential = script.start_with(Arc::clone(&issuer), None);
+    let credential = script.start_with(Arc::clone(&throttle), None);
     script.run_for(100).await;
-    issuer.keep_quiet(script.clock.now().after(Duration::from_secs(60)));
+    throttle.keep_quiet(script.clock.now().after(Duration::from_secs(60)));
     let refused = credential.refresh(script.deadline()).await.unwrap();
     assert!(matches!(refused, Attempted::Failed(failed, Some(_)) if failed.class == ErrorClass::Throttled));
     assert_eq!(credential.snapshot().state(script.clock.now()), State::Fresh);
@@ -427,12 +437,12 @@ async fn an_operators_refresh_while_the_issuer_wants_quiet_leaves_the_schedule_a
 
 /// Requests during an outage that begins when all of so many tokens are due, and whether a `get` failed meanwhile.
 async fn requests_of_an_outage(tokens: usize, lifetime: u64, seconds: u64) -> usize {
-    let issuer = Arc::new(OriginThrottle::default());
+    let throttle = Arc::new(EndpointThrottle::default());
     let steps = [Give("a", lifetime), Fail(ErrorClass::Unreachable)];
     let first = Script::new(&steps);
     let scripts: Vec<_> = (0..tokens).map(|_| first.beside(&steps)).collect();
     let credentials: Vec<_> =
-        scripts.iter().map(|script| script.start_with(Arc::clone(&issuer), None)).collect();
+        scripts.iter().map(|script| script.start_with(Arc::clone(&throttle), None)).collect();
     first.run_for(lifetime / 5 * 4).await;
     for _ in 0..seconds / 10 {
         first.run_for(10).await;
@@ -456,12 +466,12 @@ async fn an_hours_outage_costs_few_requests_for_one_token_and_hardly_more_for_a_
 
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_all_tokens_are_renewed_within_one_back_off() {
-    let issuer = Arc::new(OriginThrottle::default());
+    let throttle = Arc::new(EndpointThrottle::default());
     let steps = [Give("a", 100_000), Fail(ErrorClass::Unreachable)];
     let first = Script::new(&steps);
     let scripts: Vec<_> = (0..50).map(|_| first.beside(&steps)).collect();
     let credentials: Vec<_> =
-        scripts.iter().map(|script| script.start_with(Arc::clone(&issuer), None)).collect();
+        scripts.iter().map(|script| script.start_with(Arc::clone(&throttle), None)).collect();
     first.run_for(80_000 + 3600).await;
     for script in &scripts {
         *script.steps.lock().unwrap() = vec![Give("b", 100_000)];
@@ -473,25 +483,25 @@ async fn after_an_outage_all_tokens_are_renewed_within_one_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_tokens_failures_do_not_keep_a_caller_from_another_token_of_the_issuer() {
-    let issuer = Arc::new(OriginThrottle::default());
+async fn one_tokens_failures_do_not_keep_a_caller_from_another_token_of_the_endpoint() {
+    let throttle = Arc::new(EndpointThrottle::default());
     let failing = Script::new(&[Fail(ErrorClass::Server)]);
-    let _failing = failing.start_with(Arc::clone(&issuer), None);
+    let _failing = failing.start_with(Arc::clone(&throttle), None);
     failing.run_for(100).await;
     let healthy = failing.beside(&[Give("a", 1000)]);
-    let credential = healthy.start_with(issuer, None);
+    let credential = healthy.start_with(throttle, None);
     assert_eq!(text(credential.obtain(Duration::ZERO, healthy.deadline()).await), "a");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_removed_token_that_waits_for_its_turn_sends_nothing() {
-    let issuer = Arc::new(OriginThrottle::default());
+    let throttle = Arc::new(EndpointThrottle::default());
     let slow = Script::new(&[Delay(20), Give("a", 1000)]);
     let busy: Vec<_> = (0..4).map(|_| slow.beside(&[Delay(20), Give("a", 1000)])).collect();
-    let _busy: Vec<_> = busy.iter().map(|script| script.start_with(Arc::clone(&issuer), None)).collect();
+    let _busy: Vec<_> = busy.iter().map(|script| script.start_with(Arc::clone(&throttle), None)).collect();
     slow.run_for(1).await;
     let removed = slow.beside(&[Give("b", 1000)]);
-    let credential = removed.start_with(issuer, None);
+    let credential = removed.start_with(throttle, None);
     slow.run_for(1).await;
     credential.stop();
     slow.run_for(60).await;
@@ -526,7 +536,7 @@ async fn a_resting_token_that_is_still_valid_is_served_at_once_and_renewed_again
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_variant_is_let_go_after_two_renewals_that_nobody_used() {
+async fn a_variant_rests_after_two_renewals_without_a_use() {
     let script = Script::new(&[Give("a", 1000), Give("b", 1000), Give("c", 1000), Give("d", 1000)]);
     let credential = script.start_resting(RenewalMode::UnusedRenewals(2));
     credential.obtain(Duration::ZERO, script.deadline()).await.unwrap();
@@ -538,12 +548,12 @@ async fn a_variant_is_let_go_after_two_renewals_that_nobody_used() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_that_is_meant_for_one_token_does_not_silence_the_others() {
-    let issuer = Arc::new(OriginThrottle::default());
+    let throttle = Arc::new(EndpointThrottle::default());
     let refused = Script::new(&[Step::RefusedFor(600), Give("a", 1000)]);
-    let _refused = refused.start_with(Arc::clone(&issuer), None);
+    let _refused = refused.start_with(Arc::clone(&throttle), None);
     refused.run_for(1).await;
     let other = refused.beside(&[Give("b", 1000)]);
-    let credential = other.start_with(issuer, None);
+    let credential = other.start_with(throttle, None);
     assert_eq!(text(credential.obtain(Duration::ZERO, other.deadline()).await), "b");
     refused.run_for(590).await;
     assert_eq!(refused.asked_at(), [0]);
@@ -567,7 +577,7 @@ async fn a_change_on_the_host_ends_the_wait_after_a_refusal_or_an_unreadable_sec
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_on_the_host_means_nothing_while_no_secret_is_at_fault() {
+async fn a_change_on_the_host_causes_no_request_while_no_secret_is_at_fault() {
     let well = Script::new(&[Give("a", 1000)]);
     let _well = well.start(None);
     let down = Script::new(&[Give("a", 10_000), Fail(ErrorClass::Unreachable), Give("b", 10_000)]);
@@ -582,7 +592,7 @@ async fn a_change_on_the_host_means_nothing_while_no_secret_is_at_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_changes_for_ever_and_helps_nothing_is_tried_ever_more_seldom() {
+async fn a_secret_that_changes_for_ever_in_vain_is_tried_ever_more_rarely() {
     let script = Script::new(&[Fail(ErrorClass::Refused)]);
     let credential = script.start(None);
     for _ in 0..3600 {
@@ -609,7 +619,7 @@ async fn a_token_that_rests_after_a_refusal_is_not_watched_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_have_mended_a_failure_ends_the_back_off_and_nothing_else() {
+async fn a_retry_ends_the_back_off_and_nothing_else() {
     let script = Script::new(&[Fail(ErrorClass::Refused), Give("a", 1000)]);
     let credential = script.start(None);
     script.run_for(5).await;
@@ -622,16 +632,14 @@ async fn what_may_have_mended_a_failure_ends_the_back_off_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_the_providers_wish_for_quiet_holds_back_is_told_until_when_and_asks_nobody() {
-    let issuer = Arc::new(OriginThrottle::default());
+async fn a_caller_during_a_wish_for_quiet_is_told_until_when_and_costs_no_quota() {
+    let throttle = Arc::new(EndpointThrottle::default());
     let script = Script::new(&[Give("a", 1000)]);
     let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
     let first_attempt = Some(script.start.after(Duration::from_secs(500)));
-    let context = script.actor_context();
-    let credential =
-        Credential::start(script.clone(), Arc::clone(&issuer), schedule, first_attempt, &context);
+    let credential = script.start_from(Arc::clone(&throttle), schedule, first_attempt, StartState::default());
     let until = script.clock.now().after(Duration::from_secs(60));
-    issuer.keep_quiet(until);
+    throttle.keep_quiet(until);
     assert!(matches!(credential.may_serve(Duration::ZERO), Serving::Refuse(_)), "so it costs no quota");
     let refused = credential.obtain(Duration::ZERO, script.deadline()).await.unwrap_err();
     assert!(
@@ -640,4 +648,74 @@ async fn a_caller_that_the_providers_wish_for_quiet_holds_back_is_told_until_whe
     );
     script.run_for(60).await;
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_variant_rests_after_two_unused_renewals_however_long_its_first_request_waits_and_takes() {
+    let throttle: Arc<EndpointThrottle> = Arc::default();
+    let script = Script::new(&[Delay(1), Give("a", 1000), Give("b", 1000), Give("c", 1000), Give("d", 1000)]);
+    drop(throttle.admit(Urgency::Needed, &script.clock).await.unwrap());
+    let schedule =
+        Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::UnusedRenewals(2) };
+    let credential = script.start_from(throttle, schedule, None, StartState::default());
+    credential.obtain(Duration::ZERO, script.deadline()).await.unwrap();
+    script.run_for(10_000).await;
+    assert_eq!(script.asked_at(), [0, 700, 1400]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_renewal_and_its_retry_count_as_one_unused_renewal() {
+    let fail = || Fail(ErrorClass::Server);
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000), fail(), Give("c", 1000), Give("d", 1000)]);
+    let credential = script.start_resting(RenewalMode::UnusedRenewals(2));
+    credential.obtain(Duration::ZERO, script.deadline()).await.unwrap();
+    script.run_for(10_000).await;
+    assert_eq!(script.asked_at(), [0, 700, 1400, 1401], "two renewals, the second of which was tried twice");
+    assert!(credential.is_dormant());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_of_a_token_whose_renewal_waits_for_its_turn_takes_the_next_turn() {
+    let throttle: Arc<EndpointThrottle> = Arc::default();
+    throttle.origin().limit(Some(60));
+    let first = Script::new(&[Give("a", 1000)]);
+    let scripts: Vec<_> = (0..20).map(|_| first.beside(&[Give("a", 1000)])).collect();
+    let credentials: Vec<_> =
+        scripts.iter().map(|script| script.start_with(Arc::clone(&throttle), None)).collect();
+    first.run_for(2).await;
+    let last = credentials.iter().zip(&scripts).rfind(|(_, script)| script.asked_at().is_empty()).unwrap();
+    assert_eq!(text(last.0.obtain(Duration::ZERO, first.deadline()).await), "a");
+    assert!(first.seconds() <= 4, "it waited for {} s behind scheduled renewals", first.seconds());
+    first.run_for(20).await;
+    assert!(scripts.iter().all(|script| script.asked_at().len() == 1));
+}
+
+/// A token on loan from a credential that a reload replaced.
+fn loan(script: &Script, seconds: u64) -> StartState {
+    let secret = Secret::from("lent".to_owned());
+    let fingerprint = script.actor_context().fingerprinter.fingerprint(&secret);
+    let validity = Validity { sent_at: script.start, lifetime: Duration::from_secs(seconds) };
+    let token = Token { secret, fingerprint, validity, token_type: "Bearer".into(), scope: None };
+    StartState { loan: Some(Arc::new(token)), ..StartState::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_on_loan_is_served_while_it_is_valid_until_the_credential_has_one_of_its_own() {
+    let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
+    let script = Script::new(&[Fail(ErrorClass::Refused), Give("a", 1000)]);
+    let credential =
+        script.start_from(Arc::default(), schedule.clone(), Some(script.start), loan(&script, 1000));
+    script.run_for(1).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "lent");
+    let snapshot = credential.snapshot();
+    assert_eq!(snapshot.state(script.clock.now()), State::Degraded, "and its health is that of the attempt");
+    script.run_for(30).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+    assert_eq!(script.asked_at(), [0, 30]);
+
+    let refused = script.beside(&[Fail(ErrorClass::Refused)]);
+    let state = loan(&script, 100);
+    let credential = refused.start_from(Arc::default(), schedule, Some(script.start), state);
+    refused.run_for(100).await;
+    assert_eq!(class(credential.obtain(Duration::ZERO, refused.deadline()).await), ErrorClass::Refused);
 }

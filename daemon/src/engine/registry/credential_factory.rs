@@ -1,4 +1,4 @@
-//! What credentials are made of: how each issuer is spared, by which client it is reached, and what is kept of it.
+//! Starts credentials: with the throttle of their provider, their HTTP client and their stored state.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -6,27 +6,33 @@ use std::sync::{Arc, Weak};
 
 use url::Url;
 
-use super::Scheduled;
 use crate::clock::Instant;
 use crate::config::{CredentialSettings, TokenSettings};
-use crate::engine::credential::{ActorContext, Credential, Kept, Schedule};
+use crate::engine::credential::{ActorContext, Credential, Schedule, StartState, Token};
 use crate::engine::schedule::RenewalMode;
-use crate::engine::throttle::{OriginThrottle, OriginThrottles, origin, start_delay};
+use crate::engine::throttle::{OriginThrottle, Throttles, origin};
 use crate::oauth::client::HttpClient;
 use crate::oauth::http::HttpProvider;
 use crate::store::Store;
 use crate::store::key::Key;
 
-/// Renewals of a variant between which nobody used it, after which it is let go.
+/// Renewals of a variant without a use in between, after which it rests.
 const UNUSED_RENEWALS_MAX: u32 = 2;
 
-/// What credentials are made of, kept from one registry to the next so that issuers are not asked twice as
-/// much for a reload.
+/// A credential to be started.
+pub(super) struct Fresh {
+    pub(super) settings: Arc<CredentialSettings>,
+    pub(super) schedule: Schedule,
+    /// The token of the credential that it replaces.
+    pub(super) loan: Option<Arc<Token>>,
+}
+
+/// Starts credentials. It outlives the registries, so that no throttle begins anew with a reload.
 #[derive(Debug)]
 pub struct CredentialFactory {
     pub(super) actor_context: ActorContext,
-    issuers: OriginThrottles,
-    /// The issuers of the configuration in force, kept so that none forgets its limit.
+    throttles: Throttles,
+    /// The hosts of the configuration in force, held so that none forgets its limit.
     limited: Vec<Arc<OriginThrottle>>,
     /// The directory of the sockets through which providers are reached, if the daemon does not connect by itself.
     egress_dir: Option<PathBuf>,
@@ -43,8 +49,8 @@ impl CredentialFactory {
 
     /// What the store has kept.
     pub fn with_store(store: Arc<Store>, egress_dir: Option<PathBuf>, actor_context: ActorContext) -> Self {
-        let (issuers, limited, clients) = (OriginThrottles::default(), Vec::new(), HashMap::new());
-        Self { actor_context, issuers, limited, egress_dir, clients, store }
+        let (throttles, limited, clients) = (Throttles::default(), Vec::new(), HashMap::new());
+        Self { actor_context, throttles, limited, egress_dir, clients, store }
     }
 
     /// Where credentials are kept.
@@ -52,51 +58,54 @@ impl CredentialFactory {
         Arc::clone(&self.store)
     }
 
-    /// Sets how many requests each issuer is sent: where its providers differ, the least counts.
-    pub(super) fn limit_issuers<'a>(&mut self, tokens: impl Iterator<Item = &'a TokenSettings>) {
+    /// Sets how many requests each host is sent: where its providers differ, the least counts.
+    pub(super) fn limit_origins<'a>(&mut self, tokens: impl Iterator<Item = &'a TokenSettings>) {
         let mut limits: HashMap<String, (Arc<OriginThrottle>, Option<u32>)> = HashMap::new();
         for token in tokens {
-            let issuer = || (self.issuers.of(&token.credential, &self.store), None);
-            let (_, limit) = limits.entry(origin(&token.credential)).or_insert_with(issuer);
+            let unlimited = || (self.throttles.origin(&token.credential, &self.store), None);
+            let (_, limit) = limits.entry(origin(&token.credential)).or_insert_with(unlimited);
             *limit = [*limit, token.max_requests_per_minute].into_iter().flatten().min();
         }
-        for (issuer, limit) in limits.values() {
-            issuer.limit(*limit);
+        for (origin, limit) in limits.values() {
+            origin.limit(*limit);
         }
-        self.limited = limits.into_values().map(|(issuer, _)| issuer).collect();
+        self.limited = limits.into_values().map(|(origin, _)| origin).collect();
     }
 
-    /// Starts credentials, those of one issuer spread over a while if there are many.
+    /// Starts credentials, those of one host spread over a while if there are many.
     pub(super) fn start(
         &mut self,
-        fresh: Vec<(Arc<CredentialSettings>, Schedule)>,
-    ) -> HashMap<Arc<CredentialSettings>, Scheduled> {
+        fresh: Vec<Fresh>,
+    ) -> impl Iterator<Item = (Arc<CredentialSettings>, Arc<Credential>)> {
         let mut crowds: HashMap<String, usize> = HashMap::new();
-        for (settings, _) in &fresh {
+        for Fresh { settings, .. } in &fresh {
             *crowds.entry(origin(settings)).or_default() += 1;
         }
         let now = self.actor_context.clock.now();
-        let mut started = HashMap::with_capacity(fresh.len());
-        for (settings, schedule) in fresh {
+        fresh.into_iter().map(move |Fresh { settings, schedule, loan }| {
             let crowd = crowds.get(&origin(&settings)).copied().unwrap_or_default();
-            let first_attempt = (schedule.renewal_mode == RenewalMode::Always)
-                .then(|| now.after(start_delay(crowd, (self.actor_context.roll)())));
-            let credential = Arc::new(self.start_one(&settings, schedule.clone(), first_attempt, None));
-            started.insert(settings, Scheduled { credential, schedule });
-        }
-        started
+            let throttle = self.throttles.origin(&settings, &self.store);
+            let asks_at_once = schedule.renewal_mode == RenewalMode::Always || loan.is_some();
+            let first_attempt =
+                asks_at_once.then(|| now.after(throttle.start_delay(crowd, (self.actor_context.roll)())));
+            let credential = self.start_one(&settings, schedule, first_attempt, None, loan);
+            (settings, Arc::new(credential))
+        })
     }
 
-    /// Starts the credential of a variant. A caller is about to need it.
+    /// Starts the credential of a variant. A caller is about to need it, or it has a token on loan since a time.
     pub(super) fn start_variant(
         &mut self,
         settings: &CredentialSettings,
         base: &CredentialSettings,
         names: &Arc<str>,
+        loan: Option<(Arc<Token>, Instant)>,
     ) -> Credential {
         let renewal_mode = RenewalMode::UnusedRenewals(UNUSED_RENEWALS_MAX);
         let schedule = Schedule { names: Arc::clone(names), refresh_before: None, renewal_mode };
-        self.start_one(&Arc::new(settings.clone()), schedule, None, Some(Key::of_credential(base)))
+        let (loan, first_attempt) = loan.unzip();
+        let variant_of = Some(Key::of_credential(base));
+        self.start_one(&Arc::new(settings.clone()), schedule, first_attempt, variant_of, loan)
     }
 
     fn start_one(
@@ -105,13 +114,14 @@ impl CredentialFactory {
         schedule: Schedule,
         first_attempt: Option<Instant>,
         variant_of: Option<Key>,
+        loan: Option<Arc<Token>>,
     ) -> Credential {
         let http = self.client(settings);
         let provider = HttpProvider::new(Arc::clone(settings), http, self.actor_context.clock.clone());
-        let issuer = self.issuers.of(settings, &self.store);
-        let (keep, record) = self.store.claim(Key::of_credential(settings), variant_of);
-        let kept = Kept { keep, record, previous_exit: self.store.previous_exit() };
-        Credential::resume(provider, issuer, schedule, first_attempt, kept, &self.actor_context)
+        let throttle = self.throttles.endpoint(settings, &self.store);
+        let (writer, record) = self.store.claim(Key::of_credential(settings), variant_of);
+        let start = StartState { writer, record, previous_exit: self.store.previous_exit(), loan };
+        Credential::start(provider, throttle, schedule, first_attempt, start, &self.actor_context)
     }
 
     fn client(&mut self, settings: &CredentialSettings) -> Arc<HttpClient> {

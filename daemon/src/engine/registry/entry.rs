@@ -1,18 +1,22 @@
-//! What one token name leads to.
+//! What the registry knows about one token name.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokend_protocol::{TokenName, Variant};
 
 use super::CredentialFactory;
 use crate::access::Rule;
-use crate::config::{CredentialSettings, HeaderSettings, TermKind, TokenSettings, VariantSettings};
-use crate::engine::credential::Credential;
+use crate::clock::Instant;
+use crate::config::{
+    CredentialSettings, Endpoint, Grant, HeaderSettings, TermKind, TokenSettings, VariantSettings,
+};
+use crate::engine::credential::{Credential, Token};
 use crate::engine::variants::{self, NoVariant, Variants};
 use crate::quota::Allowance;
 
-/// What a token name leads to.
+/// A token name: its settings, its credential and its variants.
 #[derive(Debug)]
 pub struct Entry {
     /// The provider's name, for people.
@@ -26,7 +30,7 @@ pub struct Entry {
     pub caller_headers: Vec<String>,
     /// Who may have it besides root and the daemon's own user.
     pub allow: Vec<Rule>,
-    /// What callers may ask for besides.
+    /// The variants that callers may ask for.
     pub permitted: VariantSettings,
     /// The variants that callers asked for.
     pub variants: Arc<Variants>,
@@ -35,7 +39,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What `name` leads to; `known` is what it led to before.
+    /// The entry of `name`; `known` is that of the registry before.
     pub(super) fn new(
         name: &TokenName,
         token: &TokenSettings,
@@ -70,7 +74,7 @@ impl Entry {
         &self,
         variant: &Variant,
         user: &Arc<Allowance>,
-        origins: &Mutex<CredentialFactory>,
+        factory: &Mutex<CredentialFactory>,
     ) -> Result<Arc<Credential>, NoVariant> {
         if variant.is_empty() {
             return Ok(Arc::clone(&self.credential));
@@ -80,14 +84,38 @@ impl Entry {
         if settings == *self.settings {
             return Ok(Arc::clone(&self.credential));
         }
+        if let Some(known) = self.variants.find(&settings) {
+            return Ok(known);
+        }
+        let mut factory = factory.lock().unwrap_or_else(PoisonError::into_inner);
         let start = |settings: &CredentialSettings| {
-            let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
-            origins.start_variant(settings, &self.settings, &self.names)
+            factory.start_variant(settings, &self.settings, &self.names, None)
         };
         self.variants.find_or_start(settings, user, start)
     }
 
-    /// Whether a caller may ask for a form with these settings.
+    /// Lends the valid token to a credential that asks for the same token in another way.
+    pub(super) fn lend_to(&self, settings: &CredentialSettings, now: Instant) -> Option<Arc<Token>> {
+        let snapshot = self.credential.snapshot();
+        snapshot.usable(now, Duration::ZERO).filter(|_| asks_for_the_same(&self.settings, settings))
+    }
+
+    /// Takes over the variants of the entry that this one replaces, if both ask for the same in another way.
+    pub(super) fn take_over_variants(&self, former: &Self, factory: &mut CredentialFactory, now: Instant) {
+        let is_same = Arc::ptr_eq(&self.variants, &former.variants);
+        if is_same || !asks_for_the_same(&former.settings, &self.settings) {
+            return;
+        }
+        self.variants.take_over(&former.variants, now, |variant, loan| {
+            let CredentialSettings { scope, resource, audience, .. } = variant.clone();
+            let settings =
+                CredentialSettings { scope, resource, audience, ..CredentialSettings::clone(&self.settings) };
+            let start = || factory.start_variant(&settings, &self.settings, &self.names, Some((loan, now)));
+            self.permits(&settings).then(start).map(|credential| (settings.clone(), credential))
+        });
+    }
+
+    /// Whether a caller may ask for a variant with these settings.
     pub(super) fn permits(&self, settings: &CredentialSettings) -> bool {
         TermKind::ALL.into_iter().all(|kind| {
             let (asked, permitted) = (settings.terms(kind), self.permitted.terms(kind));
@@ -96,7 +124,7 @@ impl Entry {
         })
     }
 
-    /// What is asked for where a caller asks for nothing else.
+    /// The settings of the credential.
     pub fn settings(&self) -> &CredentialSettings {
         &self.settings
     }
@@ -105,4 +133,22 @@ impl Entry {
     pub fn hand_outs(&self) -> u64 {
         self.hand_outs.load(Ordering::Relaxed)
     }
+}
+
+/// Whether two settings ask for the same token, perhaps in another way: as another client, with other secrets, at
+/// another token endpoint, or over another connection. The issuer, the grant, the user, the terms and the further
+/// parameters make it another token.
+fn asks_for_the_same(one: &CredentialSettings, other: &CredentialSettings) -> bool {
+    let endpoint = match (&one.endpoint, &other.endpoint) {
+        (Endpoint::Token(_), Endpoint::Token(_)) => true,
+        (Endpoint::Issuer(one), Endpoint::Issuer(other)) => one == other,
+        _ => false,
+    };
+    let grant = match (&one.grant, &other.grant) {
+        (Grant::ClientCredentials, Grant::ClientCredentials) => true,
+        (Grant::Password { username: one, .. }, Grant::Password { username: other, .. }) => one == other,
+        _ => false,
+    };
+    let has_same_terms = TermKind::ALL.into_iter().all(|kind| one.terms(kind) == other.terms(kind));
+    endpoint && grant && has_same_terms && one.params == other.params
 }

@@ -26,12 +26,12 @@ pub struct Token {
     pub scope: Option<Arc<str>>,
 }
 
-/// All there is to know about a credential at one moment.
+/// The state of a credential at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The newest token, valid or expired.
     pub token: Option<Arc<Token>>,
-    /// Whether a request is under way.
+    /// Whether a request is under way, or waits for its turn.
     pub in_flight: bool,
     /// The last failure since the last success.
     pub last_error: Option<Failed>,
@@ -41,7 +41,7 @@ pub struct Snapshot {
     pub next_attempt: Option<Instant>,
     /// Token requests sent so far.
     pub requests: u64,
-    /// Tolerated departures from the RFCs so far.
+    /// Tolerated deviations from the RFCs so far.
     pub deviations: BTreeMap<Deviation, u64>,
     /// The client secret that brought the newest token, where several are configured.
     pub client_secret: Option<SecretInUse>,
@@ -50,14 +50,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The token, if it is valid and lasts so long.
+    /// The token, if it is valid for at least `min_ttl`.
     pub fn usable(&self, now: Instant, min_ttl: Duration) -> Option<Arc<Token>> {
         self.token.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)).cloned()
-    }
-
-    /// Whether the last attempt failed in a way that a change on this host may recovery.
-    pub(super) fn awaits_change(&self) -> bool {
-        self.last_error.as_ref().is_some_and(Failed::needs_operator)
     }
 
     /// The condition in one word.

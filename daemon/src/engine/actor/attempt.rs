@@ -1,0 +1,265 @@
+//! One attempt to get a new token: the wait for a turn, the request, and what its outcome changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokend_protocol::ErrorClass;
+
+use super::{Actor, Command};
+use crate::clock::{Instant, Validity};
+use crate::engine::credential::{Attempted, Failed};
+use crate::engine::schedule::{Recovery, back_off, origin_pause};
+use crate::engine::snapshot::{Snapshot, Token};
+use crate::engine::throttle::{Admission, EndpointThrottle, Held, Urgency};
+use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse};
+use crate::store::record::{FailureRecord, Record};
+
+/// Tokens that the throttle held back come back spread over this long.
+const HELD_SPREAD: Duration = Duration::from_secs(5);
+
+/// Token requests in a row during which the process may end without that counting as a failure. A kill may hit
+/// one, and the next; where every request ends so, the reply may be what ends the process.
+const INTERRUPTED_MAX: u32 = 2;
+
+/// The longest message or detail of a failure that is stored, in characters.
+const MESSAGE_MAX: usize = 500;
+
+impl<P: Provider> Actor<P> {
+    /// Waits for a turn, sends one request, and publishes what it brings. `None` if the actor was stopped meanwhile.
+    pub(super) async fn attempt(&mut self, urgency: Urgency) -> Option<Attempted> {
+        self.update(|snapshot| snapshot.in_flight = true);
+        let throttle = Arc::clone(&self.throttle);
+        let mut waiting = None;
+        let attempted = match self.admission(&throttle, urgency, &mut waiting).await {
+            None => None,
+            Some(Ok(admission)) => self.exchange(admission).await,
+            Some(Err(held)) => Some(self.hold_back(held)),
+        };
+        let Some(attempted) = attempted else {
+            self.update(|snapshot| snapshot.in_flight = false);
+            return None;
+        };
+        if let Some(command) = waiting {
+            self.answer(command, &attempted);
+        }
+        Some(attempted)
+    }
+
+    /// Waits for a turn. A caller that comes while the schedule waits is put in `waiting`, and the request takes its
+    /// place among those that callers wait for.
+    async fn admission<'a>(
+        &mut self,
+        throttle: &'a EndpointThrottle,
+        urgency: Urgency,
+        waiting: &mut Option<Command>,
+    ) -> Option<Result<Admission<'a>, Held>> {
+        let (stop, clock) = (self.stop.clone(), self.context.clock.clone());
+        if urgency == Urgency::Scheduled {
+            let caller = async {
+                loop {
+                    match self.commands.recv().await {
+                        Some(Command::Wake | Command::Retry) => (),
+                        Some(command) => break command,
+                        None => std::future::pending().await,
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                admitted = throttle.admit(Urgency::Scheduled, &clock) => return Some(admitted),
+                command = caller => *waiting = Some(command),
+            }
+        }
+        stop.run_until_cancelled(throttle.admit(Urgency::Needed, &clock)).await
+    }
+
+    async fn exchange(&mut self, admission: Admission<'_>) -> Option<Attempted> {
+        let sent_at = self.context.clock.now();
+        self.state.last_attempt = Some(sent_at);
+        self.state.interrupted_requests = self.state.interrupted_requests.saturating_add(1);
+        self.writer.changed(self.record_if_interrupted(sent_at));
+        let requested = self.discarded.run_until_cancelled(self.provider.request()).await?;
+        let Outcome { result, deviations, requests, client_secret, clock_skew } = requested;
+        self.state.interrupted_requests = 0;
+        self.throttle.also_sent(requests.saturating_sub(1), self.context.clock.now());
+        self.note_client_secret(client_secret);
+        self.update(|snapshot| {
+            snapshot.requests += u64::from(requests);
+            snapshot.clock_skew = clock_skew.or(snapshot.clock_skew);
+            for deviation in deviations {
+                *snapshot.deviations.entry(deviation).or_default() += 1;
+            }
+        });
+        let attempted = match result {
+            Ok(granted) => {
+                self.throttle.answered();
+                // The store may wait for a disk, and other tokens need not wait for that.
+                drop(admission);
+                self.granted(granted, sent_at).await
+            }
+            Err(failure) => self.failed(failure),
+        };
+        while let Ok(command) = self.commands.try_recv() {
+            self.answer(command, &attempted);
+        }
+        Some(attempted)
+    }
+
+    /// What a successor goes on from if the process ends during the request that is sent now.
+    fn record_if_interrupted(&self, sent_at: Instant) -> Record {
+        let snapshot = self.snapshot();
+        let mut record = self.record(&snapshot);
+        if self.state.interrupted_requests > INTERRUPTED_MAX {
+            let failures = snapshot.failures.saturating_add(1);
+            let remaining = remaining(&snapshot, sent_at);
+            let delay = back_off(Recovery::Time, failures, remaining, None, self.roll_jitter());
+            let message = "the daemon ended during each of its last token requests".into();
+            let failed = Failed { class: ErrorClass::Internal, message, detail: None, at: sent_at };
+            record.failure =
+                Some(FailureRecord { failures, failed, next_attempt: Some(sent_at.after(delay)) });
+        }
+        record
+    }
+
+    fn note_client_secret(&self, used: Option<SecretInUse>) {
+        let Some(used) = used else { return };
+        let before = self.snapshot().client_secret.map_or(0, |secret| secret.index);
+        if before != used.index {
+            tracing::warn!(token = self.names(), "{}: of the client secrets {used}", self.names());
+        }
+        self.update(|snapshot| snapshot.client_secret = Some(used));
+    }
+
+    async fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
+        let validity = Validity { sent_at, lifetime: granted.lifetime };
+        if validity.remaining(self.context.clock.now()).is_zero() {
+            let message = "an access token that had expired when it arrived";
+            return self.failed(Failure::new(ErrorClass::Malformed, message));
+        }
+        let fingerprint = self.context.fingerprinter.fingerprint(&granted.token);
+        let mut renewed = Snapshot::clone(&self.snapshot());
+        let changed = renewed.token.as_ref().is_none_or(|held| held.fingerprint != fingerprint);
+        if changed {
+            self.state.jitter = self.roll_jitter();
+            self.state.longest_lifetime = granted.lifetime;
+        }
+        self.state.longest_lifetime = self.state.longest_lifetime.max(granted.lifetime);
+        self.state.changes_in_vain = 0;
+        renewed.token = Some(Arc::new(Token {
+            secret: granted.token,
+            fingerprint,
+            validity,
+            token_type: granted.token_type,
+            scope: granted.scope,
+        }));
+        renewed.in_flight = false;
+        renewed.last_error = None;
+        renewed.failures = 0;
+        renewed.next_attempt = Some(self.renewal(validity));
+        // Stored before it is published: nobody is given a token that a crash could lose.
+        self.writer.renewed(self.record(&renewed)).await;
+        self.publish.send_replace(Arc::new(renewed));
+        let (names, lifetime) = (self.names(), granted.lifetime.as_secs());
+        tracing::info!(token = names, %fingerprint, lifetime, changed, "{names} renewed");
+        if changed { Attempted::Changed } else { Attempted::Unchanged }
+    }
+
+    pub(super) fn failed(&mut self, failure: Failure) -> Attempted {
+        let now = self.context.clock.now();
+        let snapshot = self.snapshot();
+        let remaining = remaining(&snapshot, now);
+        let failures = snapshot.failures.saturating_add(1);
+        let recovery = Recovery::after(failure.class);
+        let delay = back_off(recovery, failures, remaining, failure.retry_after, self.roll_jitter());
+        self.tell_throttle(&failure, now);
+        let Failure { class, message, detail, .. } = failure;
+        let detail = detail.map(|text| capped(&text));
+        let failed = Failed { class, message: capped(&message), detail, at: now };
+        let next_attempt = Some(now.after(delay));
+        self.update(|snapshot| {
+            snapshot.in_flight = false;
+            snapshot.last_error = Some(failed.clone());
+            snapshot.failures = failures;
+            snapshot.next_attempt = next_attempt;
+        });
+        self.writer.changed(self.record(&self.snapshot()));
+        let detail = failed.detail.as_deref();
+        let retry_in = delay.as_secs();
+        tracing::warn!(
+            token = self.names(),
+            class = failed.class.as_str(),
+            reason = &*failed.message,
+            detail,
+            failures,
+            retry_in,
+            token_valid_for = remaining.map(|rest| rest.as_secs()),
+            "{} not renewed: {}{}{}; next attempt in {retry_in} s",
+            self.names(),
+            failed.message,
+            detail.map_or("", |_| ": "),
+            detail.unwrap_or_default(),
+        );
+        Attempted::Failed(failed, next_attempt)
+    }
+
+    /// Tells the throttle what a failure says about the provider, and so about its other tokens.
+    fn tell_throttle(&self, failure: &Failure, now: Instant) {
+        // Any other failure is about this token only, whose own back-off heeds it.
+        let concerns_all = matches!(failure.class, ErrorClass::Throttled | ErrorClass::Server);
+        if let Some(asked) = failure.retry_after.filter(|_| concerns_all) {
+            let pause = origin_pause(asked);
+            let (names, seconds) = (self.names(), pause.as_secs());
+            tracing::warn!(
+                token = names,
+                pause = seconds,
+                "the provider of {names} asked for no requests for {seconds} s; all tokens of its host wait"
+            );
+            self.throttle.keep_quiet(now.after(pause));
+        }
+        match failure.class {
+            ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
+                self.throttle.failed(failure.class, now, self.roll_jitter());
+            }
+            // It answered, whatever it answered to this request.
+            ErrorClass::Refused => self.throttle.answered(),
+            ErrorClass::Throttled | ErrorClass::Malformed | ErrorClass::Secret | ErrorClass::Internal => (),
+        }
+    }
+
+    /// Sends nothing for now, because the throttle does not let it. No failure of this token's own.
+    fn hold_back(&mut self, held: Held) -> Attempted {
+        let now = self.context.clock.now();
+        let failed = held.failed(now);
+        let until = held.until.after(HELD_SPREAD.mul_f64((self.context.roll)()));
+        let snapshot = self.snapshot();
+        if snapshot.last_error.is_none() {
+            let (names, message) = (self.names(), &failed.message);
+            let wait = until.since(now).as_secs();
+            tracing::warn!(
+                token = names,
+                class = held.class.as_str(),
+                "{names} waits: {message}; next attempt in {wait} s"
+            );
+        }
+        // A command that came long before the renewal is due changes nothing about the renewal.
+        let is_due = snapshot.next_attempt.is_none_or(|at| at <= until);
+        self.update(|snapshot| {
+            snapshot.in_flight = false;
+            if is_due {
+                snapshot.last_error.get_or_insert_with(|| failed.clone());
+                snapshot.next_attempt = Some(until);
+            }
+        });
+        Attempted::Failed(failed, Some(until))
+    }
+}
+
+/// How long the held token remains valid, if it is.
+fn remaining(snapshot: &Snapshot, now: Instant) -> Option<Duration> {
+    snapshot.usable(now, Duration::ZERO).map(|token| token.validity.remaining(now))
+}
+
+fn capped(text: &str) -> Arc<str> {
+    text.chars().take(MESSAGE_MAX).collect::<String>().into()
+}
