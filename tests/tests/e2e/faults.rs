@@ -252,3 +252,15 @@ fn a_provider_that_repeats_the_secret_does_not_get_it_into_a_log() {
     scene.tokenctl().json(&["status"]);
     scene.daemon.wait_for_log(&["invalid_client_***"]);
 }
+
+#[test]
+fn the_journal_says_why_a_token_was_not_renewed_and_when_it_is_tried_again() {
+    let body = serde_json::json!({ "error": "invalid_client", "error_description": "the key has expired" });
+    let provider = Provider::start_answering(move |_| Answer::json(401, &body));
+    let scene = Scene::start(provider, &token_table("t", ""));
+    scene.daemon.wait_for_log(&[
+        "t not renewed: ",
+        "invalid_client",
+        ": the key has expired; next attempt in ",
+    ]);
+}

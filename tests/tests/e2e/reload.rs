@@ -1,6 +1,8 @@
 //! A reload takes over the whole new configuration or nothing of it, and costs what did not change nothing.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -8,12 +10,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 use tokend_client::blocking::Client;
-use tokend_client::{Error, Options, TokenName};
-use tokend_protocol::{ErrorCode, Reply};
+use tokend_client::{Error, Options, TokenName, Variant};
+use tokend_protocol::{ErrorCode, Reply, State};
 use tokend_tests::daemon::Launch;
 use tokend_tests::notify::Manager;
 use tokend_tests::test_support::{provider_table, token_table};
-use tokend_tests::{Answer, Gate, InProcess, Provider, Scene, TestDir, raw_peer, requirement, wait};
+use tokend_tests::{Answer, Gate, InProcess, Provider, Scene, TestDir, raw_peer, requirement, secrets, wait};
 
 /// Waits until a token can be had: the reload that brings it is over.
 fn wait_for_token(scene: &Scene, name: &str) -> String {
@@ -146,6 +148,85 @@ impl Changing {
         self.home.configure("", &(table + tokens));
         self.daemon.reload();
     }
+}
+
+/// A provider that knows the clients `client` and `client-2` only, and names the scope in the token.
+fn knowing_clients() -> Provider {
+    Provider::start_answering(|request| {
+        let client = request.field("client_id").unwrap_or_default();
+        if !["client", "client-2"].contains(&client.as_str()) {
+            return Answer::refusal(401, "invalid_client");
+        }
+        let scope = request.field("scope").unwrap_or_default();
+        Answer::this_token(&format!("{client}.{scope}.{}", secrets::invent("token")), 3600)
+    })
+}
+
+impl Changing {
+    /// Reloads with another client.
+    fn reload_as(&self, client: &str, tokens: &str) {
+        let table = provider_table(&self.home, "p", &self.provider.token_endpoint(), "");
+        let table = table.replace("client_id = \"client\"", &format!("client_id = {client:?}"));
+        self.home.configure("", &(table + tokens));
+        self.daemon.reload();
+    }
+}
+
+#[test]
+fn a_valid_token_survives_a_mistake_in_the_client_until_the_mistake_is_mended() {
+    let tokens = token_table("t", "scope = \"one two\"\nvariants = { scope = \"one two\" }");
+    let scene = Changing::start(knowing_clients(), &tokens);
+    let client = Client::new(Options::new(scene.daemon.socket()).deadline(Duration::from_secs(60)));
+    let name: TokenName = "t".parse().unwrap();
+    let variant = Variant { scope: vec!["two".to_owned()], ..Variant::default() };
+    let narrow = client.variant(&name, variant);
+    let token = |client: &Client| client.get(&name).unwrap().token.expose().to_owned();
+    let narrow_token = || narrow.get().unwrap().token.expose().to_owned();
+    let (before, narrow_before) = (token(&client), narrow_token());
+
+    scene.reload_as("clinet", &tokens);
+    scene.provider.wait_for_requests(4);
+    wait::until("the refusal in the status", || {
+        let reply = client.get(&name).unwrap();
+        (reply.info.state == State::Degraded).then_some(())
+    });
+    assert_eq!((token(&client), narrow_token()), (before.clone(), narrow_before.clone()));
+
+    scene.reload_as("client-2", &tokens);
+    wait::until("the token of the new client", || token(&client).starts_with("client-2.").then_some(()));
+    wait::until("its variant", || narrow_token().starts_with("client-2.two.").then_some(()));
+}
+
+#[test]
+fn a_token_goes_at_once_where_another_one_is_asked_for() {
+    let scene = Changing::start(knowing_clients(), &token_table("t", "scope = \"one\""));
+    let mut peer = scene.daemon.peer();
+    assert!(outcome(peer.ask(1, raw_peer::get("t"))).is_ok());
+    scene.reload_as("clinet", &token_table("t", "scope = \"two\""));
+    assert!(outcome(peer.ask(2, raw_peer::get("t"))).is_err());
+}
+
+#[test]
+fn a_reload_ends_the_back_off_of_variants_too() {
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let mended = Arc::clone(&is_mended);
+    let provider = Provider::start_answering(move |request| {
+        let is_variant = request.field("scope").as_deref() == Some("two");
+        if is_variant && !mended.load(Ordering::Relaxed) {
+            return Answer::refusal(400, "invalid_scope").with_header("Retry-After", "900");
+        }
+        Answer::token(3600)
+    });
+    let tokens = token_table("t", "scope = \"one two\"\nvariants = { scope = \"two\" }");
+    let scene = Changing::start(provider, &tokens);
+    let client = Client::new(Options::new(scene.daemon.socket()).deadline(Duration::from_secs(60)));
+    let name: TokenName = "t".parse().unwrap();
+    let variant = client.variant(&name, Variant { scope: vec!["two".to_owned()], ..Variant::default() });
+    assert!(variant.get().is_err());
+    is_mended.store(true, Ordering::Relaxed);
+    assert!(variant.get().is_err(), "the provider is not asked before its Retry-After");
+    scene.reload(&tokens);
+    wait::until("the variant", || variant.get().is_ok().then_some(()));
 }
 
 /// The token, or why there is none.
