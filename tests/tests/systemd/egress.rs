@@ -17,21 +17,25 @@ fn enable(instance: &str) -> String {
     format!("systemctl enable --now tokend-egress@{instance}.socket")
 }
 
-/// Has the token in force replaced, by a request on a connection of its own.
-fn renew(host: &Host) -> String {
-    // A connection is kept for a moment after a request.
+/// Waits until no connection to the provider is open. One is kept for a moment after a request.
+fn until_no_connection_is_left(machine: &Machine) {
     let (_, port) = PROVIDER.split_once(':').unwrap();
     let to_provider = format!(":{:04X} 01", port.parse::<u16>().unwrap());
     wait::until("the end of the connections to the provider", || {
-        let connections = host.machine.check(&["cat", "/proc/net/tcp"]);
+        let connections = machine.check(&["cat", "/proc/net/tcp"]);
         (!connections.contains(&to_provider)).then_some(())
     });
+}
+
+/// Has the token in force replaced, by a request on a connection of its own.
+fn renew(host: &Host) -> String {
+    until_no_connection_is_left(&host.machine);
     host.machine.check(&["tokenctl", "refresh", "--deadline", "60s", "psb"]);
     host.token_for("alice", "psb")
 }
 
 /// Starts a provider with TLS and a private authority: the lines of its configuration.
-fn start_tls_provider(machine: &Machine, name: &str, address: &str, host_and_port: &str) -> String {
+fn start_tls_provider(machine: &Machine, name: &str, address: &str) -> String {
     let ca_file = format!("/etc/{name}.pem");
     let unit = format!("--unit=provider-{name}");
     let (secret, log) = ("/etc/credstore/psb.secret", format!("/tmp/requests-{name}"));
@@ -41,7 +45,7 @@ fn start_tls_provider(machine: &Machine, name: &str, address: &str, host_and_por
     });
     machine.check(&["chmod", "0644", &ca_file]);
     format!(
-        "[provider.{name}]\npreset = \"econnect-psb\"\ntoken_endpoint = \"https://{host_and_port}/token\"\n\
+        "[provider.{name}]\npreset = \"econnect-psb\"\ntoken_endpoint = \"https://{address}/token\"\n\
          client_id = \"host\"\nclient_secret = {{ credential = \"psb.secret\" }}\nca_file = \"{ca_file}\"\n\
          [token.{name}]\nprovider = \"{name}\"\nallow = [\"user:alice\"]\n"
     )
@@ -63,20 +67,19 @@ fn as_shipped_the_daemon_has_the_network_and_fetches_its_tokens_itself() {
 fn without_a_network_only_enabled_providers_are_reached_and_the_daemon_verifies_them() {
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
-    let text = [
-        ("one", "127.0.0.1:8443", "localhost:8443"),
-        ("two", "127.0.0.1:8444", "127.0.0.1:8444"),
-        ("three", "127.0.0.1:8445", "localhost:8445"),
-    ]
-    .map(|(name, address, host)| start_tls_provider(machine, name, address, host))
-    .concat();
-    // The authority of `one` did not sign the certificate of `imposter`, whose socket is enabled as well.
+    let text = [("one", "127.0.0.1:8443"), ("two", "127.0.0.1:8444"), ("three", "127.0.0.1:8445")]
+        .map(|(name, address)| start_tls_provider(machine, name, address))
+        .concat();
+    // `imposter` answers where `two` does, but is expected to have a certificate of the authority of `one`.
     let imposter =
         text.split("[provider.two]").next().unwrap().replace("8443", "8444").replace("one", "imposter");
     host.configure(&(text + &imposter.replace("/etc/imposter.pem", "/etc/one.pem")));
     host.take_network();
-    for instance in ["localhost:8443", "127.0.0.1:8444", "localhost:8444"] {
+    for instance in ["127.0.0.1:8443", "127.0.0.1:8444", "::1:8446", "identity-2.example:443"] {
         machine.check(&enable(instance).split(' ').collect::<Vec<_>>());
+    }
+    for socket in ["::1:8446", "identity-2.example:443"] {
+        machine.check(&["test", "-S", &format!("/run/tokend-egress/{socket}")]);
     }
     machine.check(&["systemctl", "start", "tokend"]);
     host.token_for("alice", "one");
@@ -85,8 +88,8 @@ fn without_a_network_only_enabled_providers_are_reached_and_the_daemon_verifies_
     let refused = machine.run_as("alice", &["tokenctl", "get", "--deadline", "20s", "three"]);
     assert_eq!((refused.code, refused.stdout.as_str()), (6, ""), "{}", refused.stderr);
     let shown = machine.check(&["tokenctl", "status", "--verbose"]);
-    assert!(shown.contains(&enable("localhost:8445")), "{shown}");
-    assert!(machine.journal(&["-u", "tokend", "--output=export"]).contains(&enable("localhost:8445")));
+    assert!(shown.contains(&enable("127.0.0.1:8445")), "{shown}");
+    assert!(machine.journal(&["-u", "tokend", "--output=export"]).contains(&enable("127.0.0.1:8445")));
     assert_ne!(machine.run_as("alice", &["tokenctl", "get", "--deadline", "20s", "imposter"]).code, 0);
     let requests =
         |name: &str| machine.run(&["cat", &format!("/tmp/requests-{name}")]).stdout.lines().count();
@@ -97,10 +100,10 @@ fn without_a_network_only_enabled_providers_are_reached_and_the_daemon_verifies_
     assert_eq!(machine.run(&["bash", "-c", connect]).code, 0);
     assert_ne!(machine.run(&["nsenter", "--net", "--target", &daemon, "bash", "-c", connect]).code, 0);
     // Members of the group that may connect to the daemon get no way out.
-    let writes = |user| machine.run_as(user, &["test", "-w", "/run/tokend-egress/localhost:8443"]).code == 0;
+    let writes = |user| machine.run_as(user, &["test", "-w", "/run/tokend-egress/127.0.0.1:8443"]).code == 0;
     assert_eq!(["root", "tokend", "alice", "carol"].map(writes), [true, true, false, false]);
 
-    machine.check(&enable("localhost:8445").split(' ').collect::<Vec<_>>());
+    machine.check(&enable("127.0.0.1:8445").split(' ').collect::<Vec<_>>());
     host.token_for("alice", "three");
     host.stop_cleanly();
 }
@@ -173,6 +176,8 @@ fn a_restart_takes_and_gives_the_network_and_costs_no_token() {
     host.start_provider();
     machine.check(&["systemctl", "start", "tokend"]);
     let token = host.token_for("alice", "psb");
+    // Without it, IPAddressDeny= would also drop the packets that close the daemon's old connections.
+    until_no_connection_is_left(machine);
     host.take_network();
     machine.check(&enable(PROVIDER).split(' ').collect::<Vec<_>>());
     machine.check(&["systemctl", "restart", "tokend"]);
