@@ -3,7 +3,7 @@
 //!
 //! User and groups are those with which the process connected (unix(7)). Everything else is read from `/proc/PID` a moment
 //! later, under one rule: what was read is a fact about the process if its pidfd says afterwards that it is still alive,
-//! because then its number belonged to no other process meanwhile (pidfd_open(2)).
+//! because then its number belonged to no other process meanwhile (`pidfd_open(2)`).
 
 mod abilities;
 mod executable;

@@ -173,7 +173,9 @@ impl Store {
             })
         };
         let unwanted: Vec<Key> = found.extract_if(|_, found| !is_wanted(found)).map(|(key, _)| key).collect();
-        unwanted.iter().for_each(|key| self.wipe(&mut state, key));
+        for key in &unwanted {
+            self.wipe(&mut state, key);
+        }
         drop(state);
         if let Some(files) = &self.files {
             files.remove(unwanted);

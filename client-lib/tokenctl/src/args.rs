@@ -75,11 +75,11 @@ pub(crate) enum Command {
         /// The token's name in the daemon's configuration.
         name: TokenName,
 
-        /// The value of one of the token's caller_headers.
+        /// The value of one of the token's `caller_headers`.
         #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
         supplied: Vec<(String, String)>,
 
-        /// Leave out one of the token's caller_headers.
+        /// Leave out one of the token's `caller_headers`.
         #[arg(long, value_name = "NAME")]
         without: Vec<String>,
 

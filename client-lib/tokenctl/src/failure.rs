@@ -155,11 +155,10 @@ fn advice(error: &Error, subject: &str) -> String {
         }
         Error::NeedsOperator { message, class, .. } => {
             let remedy = class.map_or("correct the configuration", remedy);
-            match Uid::effective().is_root() {
-                true => {
-                    format!("{message}; {remedy}; see `tokenctl status {subject}` and the daemon's journal")
-                }
-                false => format!("{message}; an operator must act: {remedy}"),
+            if Uid::effective().is_root() {
+                format!("{message}; {remedy}; see `tokenctl status {subject}` and the daemon's journal")
+            } else {
+                format!("{message}; an operator must act: {remedy}")
             }
         }
         Error::DeadlineExceeded { message } => {

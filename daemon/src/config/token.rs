@@ -11,7 +11,9 @@ use super::files::Raw;
 use super::preset;
 use super::provider::Provider;
 use super::section::{Field, Section};
-use super::{CredentialSettings, Grant, TermKind, TokenSettings, headers, rules, values, variants};
+use super::{
+    CredentialSettings, Grant, HeaderSettings, TermKind, TokenSettings, headers, rules, values, variants,
+};
 
 /// The lifetime of a token if the reply has none: that of the shortest-lived tokens seen in practice, so that an expired
 /// token is hardly ever handed out. It costs a dozen requests in an hour.
@@ -67,12 +69,7 @@ fn read(
     let params = params(section);
     let headers = section.read("headers", headers::headers).unwrap_or_default();
     let caller_headers = section.read("caller_headers", headers::caller_headers).unwrap_or_default();
-    let is_fixed =
-        |name: &&String| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_str()));
-    if let Some(name) = caller_headers.iter().find(is_fixed) {
-        let message = format!("{} is among both headers and caller_headers; keep it in one", quoted(name));
-        section.conflict::<()>(clash_key, message);
-    }
+    refuse_clash(section, clash_key, &headers, &caller_headers);
     let allow = section.read("allow", rules::list).unwrap_or_default();
     let refresh_before = section.read("refresh_before", values::duration);
     let default_lifetime = section.read("default_lifetime", values::lifetime);
@@ -104,6 +101,16 @@ fn read(
         caller_headers,
         allow,
     })
+}
+
+/// Reports a header that both the configuration and the caller would set.
+fn refuse_clash(section: &Section<'_>, key: &str, headers: &[HeaderSettings], caller_headers: &[String]) {
+    let is_fixed =
+        |name: &&String| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_str()));
+    if let Some(name) = caller_headers.iter().find(is_fixed) {
+        let message = format!("{} is among both headers and caller_headers; keep it in one", quoted(name));
+        section.conflict::<()>(key, message);
+    }
 }
 
 fn find_provider<'p>(field: &Field<'_>, providers: &'p BTreeMap<String, Provider>) -> Option<&'p Provider> {

@@ -108,9 +108,9 @@ impl User {
 impl Member {
     /// Waits for a turn.
     pub async fn turn(&self) -> Turn<'_> {
-        let _turn = self.0.turn.lock().await;
+        let held = self.0.turn.lock().await;
         self.pause(OPENING).await;
-        Turn { user: &self.0, _turn }
+        Turn { user: &self.0, _turn: held }
     }
 
     /// Lets others have their turns if the allowance is used up, and counts units of work that follow.

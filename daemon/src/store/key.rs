@@ -55,8 +55,7 @@ impl Key {
 /// Shows the first bytes, which are enough to tell keys apart.
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(f, "Key({a:02x}{b:02x}{c:02x}{d:02x})")
+        write!(f, "Key({:02x?})", self.0.first_chunk::<4>())
     }
 }
 

@@ -244,7 +244,9 @@ fn decode(slot: &[u8]) -> Option<(u64, Key, &[u8])> {
 
 fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM] {
     let mut context = Context::new(&SHA256);
-    parts.iter().for_each(|part| context.update(part));
+    for part in parts {
+        context.update(part);
+    }
     context.finish().as_ref().first_chunk().copied().unwrap_or_default()
 }
 

@@ -56,7 +56,7 @@ impl Sealer {
     /// The name of the file of this key.
     pub fn name(&self, key: &Key) -> String {
         let tag = hmac::sign(&self.names, key.as_bytes());
-        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        tag.as_ref().iter().fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
     }
 
     /// The content of the file of this name. Fails only without randomness.
