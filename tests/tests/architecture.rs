@@ -1,6 +1,8 @@
 //! Holds the sources against ARCHITECTURE.md: the arrows between the rooms of the daemon, the two lives, and the size of
 //! files.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

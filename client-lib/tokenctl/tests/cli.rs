@@ -733,7 +733,9 @@ fn with_documented_times(mut json: Value) -> Value {
             }
         }
         Value::Array(values) => {
-            values.iter_mut().for_each(|value| *value = with_documented_times(value.take()))
+            for value in values {
+                *value = with_documented_times(value.take());
+            }
         }
         _ => (),
     }

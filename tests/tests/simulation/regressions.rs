@@ -7,6 +7,8 @@ use futures_util::future::join_all;
 use tokend::engine::credential::{Attempted, Credential, Token, Unobtainable};
 use tokend::engine::throttle::{EndpointThrottle, OriginThrottle};
 use tokend::oauth::Failure;
+use tokend::store::ThrottleWriter;
+use tokend::store::record::ThrottleRecord;
 use tokend_protocol::{ErrorClass, State};
 
 use crate::test_support::{Scene, Script, Subject, fail};
@@ -283,8 +285,13 @@ async fn an_empty_200_ends_the_schedule() {
 async fn one_failing_realm_slows_all_others_of_its_host() {
     let scene = Scene::begin(16);
     let origin: Arc<OriginThrottle> = Arc::default();
-    let realm =
-        || Arc::new(EndpointThrottle::new(Arc::clone(&origin), Default::default(), Default::default()));
+    let realm = || {
+        Arc::new(EndpointThrottle::new(
+            Arc::clone(&origin),
+            ThrottleWriter::default(),
+            ThrottleRecord::default(),
+        ))
+    };
     let failing = scene.subject("a", |_| fail(ErrorClass::Server));
     let _failing = failing.start_at(&realm(), None);
     scene.reach(600).await;
