@@ -41,6 +41,9 @@ async fn look_up_in_turn<T: Send + 'static>(
 }
 
 /// Holds up all look-ups.
+///
+/// # Panics
+/// Never: nothing closes the semaphore.
 #[cfg(test)]
 pub async fn hold_look_ups() -> tokio::sync::SemaphorePermit<'static> {
     TURN.acquire().await.unwrap()

@@ -239,6 +239,7 @@ mod tests {
         (names, open, asked)
     }
 
+    #[expect(clippy::option_option, reason = "no answer, no such user, and an id are three things")]
     fn answers<const N: usize>(names: &Names, of: [&str; N]) -> [Option<Option<Id>>; N] {
         of.map(|name| names.ids().answer(&user(name)))
     }
@@ -257,9 +258,9 @@ mod tests {
             Named::Executable(absent),
             Named::Executable(below_a_file),
         ];
-        let names = Names::of_the_host();
-        names.resolve(named.to_vec()).await;
-        let found = named.map(|name| names.ids().answer(&name).unwrap());
+        let host = Names::of_the_host();
+        host.resolve(named.to_vec()).await;
+        let found = named.map(|name| host.ids().answer(&name).unwrap());
         assert_eq!(found[..3], [Some(Id::Number(0)), Some(Id::Number(0)), None]);
         assert!(matches!(found[3], Some(Id::File { .. })));
         assert_eq!(found[4..], [None, None]);

@@ -296,7 +296,7 @@ proptest! {
             decide(&bare, IMPLICIT, &rules, &ids()),
             decide(&peer, IMPLICIT, &rules, &ResolvedIds::default()),
         ];
-        if decision(&peer, &rules) == None {
+        if decision(&peer, &rules).is_none() {
             prop_assert_eq!(knowing_less, [None, None]);
         }
     }

@@ -554,7 +554,7 @@ mod tests {
 
     #[test]
     fn a_refusal_repeats_no_secret_of_the_request() {
-        let sent = ["pass phrase", "s3cr3t"].map(|form| form.to_owned()).into_iter().collect();
+        let sent = ["pass phrase", "s3cr3t"].map(str::to_owned).into_iter().collect();
         let body = format!(
             r#"{{"error":"not pass phrase","error_description":"{}s3cr3t is wrong"}}"#,
             "x".repeat(195)

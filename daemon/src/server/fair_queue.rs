@@ -227,7 +227,7 @@ mod tests {
         let alone = queue.join(CROWD);
         let spend_all = || {
             let turn = alone.turn().now_or_never().expect("it is free");
-            (1..).find(|_| !turn.spend(1)).unwrap()
+            (1..10_000).find(|_| !turn.spend(1)).unwrap()
         };
         assert_eq!(spend_all(), ALLOWANCE_ALONE - OPENING);
         let other = queue.join(OTHER);

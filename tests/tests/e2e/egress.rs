@@ -11,7 +11,7 @@ use tokend_tests::{Answer, Authority, EgressSocket, Flaw, Provider, RealDaemon, 
 /// A home with a token `t`, and `egress_dir` in its configuration.
 fn home_with(endpoint: &str, more: &str) -> TestDir {
     let home = TestDir::new();
-    let egress_dir = format!("egress_dir = {:?}", home.egress_dir());
+    let egress_dir = format!("egress_dir = \"{}\"", home.egress_dir().display());
     home.configure(&egress_dir, &(provider_table(&home, "p", endpoint, more) + &token_of("p", "t", "")));
     home
 }

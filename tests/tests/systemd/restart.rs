@@ -57,13 +57,13 @@ fn upgrade(host: &Host) {
     for script in ["DEBIAN/postinst", "usr/bin/tokend", "usr/bin/tokenctl"] {
         std::fs::set_permissions(path(script), Permissions::from_mode(0o755)).unwrap();
     }
-    let built = TempDir::new().unwrap();
-    let built = built.path().join("tokend.deb");
+    let folder = TempDir::new().unwrap();
+    let deb = folder.path().join("tokend.deb");
     let mut build = Command::new("dpkg-deb");
-    build.args(["--root-owner-group", "-Zgzip", "-z1", "--build"]).arg(package.path()).arg(&built);
+    build.args(["--root-owner-group", "-Zgzip", "-z1", "--build"]).arg(package.path()).arg(&deb);
     process::run(&mut build, wait::PATIENCE).expect_success();
     let before = host.machine.property("tokend", "MainPID");
-    host.machine.send(&built, "/tmp/tokend.deb");
+    host.machine.send(&deb, "/tmp/tokend.deb");
     host.machine.check(&["dpkg", "-i", "/tmp/tokend.deb"]);
     assert_ne!(host.machine.property("tokend", "MainPID"), before, "the package restarts the service");
     assert!(host.machine.check(&["tokenctl", "version"]).contains(&version), "the new version runs");
