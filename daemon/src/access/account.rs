@@ -45,8 +45,8 @@ async fn look_up_in_turn<T: Send + 'static>(
 /// # Panics
 /// Never: nothing closes the semaphore.
 #[cfg(test)]
-pub async fn hold_look_ups() -> tokio::sync::SemaphorePermit<'static> {
-    TURN.acquire().await.unwrap()
+pub async fn hold_look_ups() -> Option<tokio::sync::SemaphorePermit<'static>> {
+    TURN.acquire().await.ok()
 }
 
 /// May block on the name service.
