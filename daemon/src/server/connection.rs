@@ -245,6 +245,9 @@ impl Connection {
     /// connections of a user ends this one.
     async fn flush(&mut self) -> io::Result<()> {
         let output = mem::take(&mut self.output);
+        if output.is_empty() {
+            return Ok(());
+        }
         let rest = match self.stream.try_write(&output) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => output.as_slice(),
             written => output.get(written?..).unwrap_or_default(),

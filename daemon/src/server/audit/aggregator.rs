@@ -252,9 +252,10 @@ mod tests {
             let mut aggregator = Aggregator::default();
             let mut written = 0;
             for (uid, pid, token, is_allowed, chance) in &steps {
-                let record = match is_allowed {
-                    true => allowed(*uid, *pid, *token, chance % 2),
-                    false => refused(*uid, *pid, *token),
+                let record = if *is_allowed {
+                    allowed(*uid, *pid, *token, chance % 2)
+                } else {
+                    refused(*uid, *pid, *token)
                 };
                 written += u64::from(aggregator.add(&record));
                 match chance {
