@@ -159,7 +159,7 @@ impl<P: Provider> Actor<P> {
         let snapshot = self.snapshot();
         match command {
             Command::Need { min_ttl, done } => {
-                let quiet_until = self.throttle.quiet_until(now);
+                let quiet_until = self.throttle.origin().quiet_until(now);
                 if matches!(may_serve(&snapshot, quiet_until, now, min_ttl), Serving::Wait { .. }) {
                     self.attempt(Urgency::Needed).await;
                 }
@@ -197,7 +197,7 @@ impl<P: Provider> Actor<P> {
         };
         let gap = min_gap(token.validity.lifetime).min(REJECT_GAP_MOST);
         let is_too_soon = self.state.last_attempt.is_some_and(|at| now.since(at) < gap)
-            || held_back(&snapshot, self.throttle.quiet_until(now), now).is_some();
+            || held_back(&snapshot, self.throttle.origin().quiet_until(now), now).is_some();
         if is_too_soon {
             let _ = done.send(Rejected::TooSoon);
             return;

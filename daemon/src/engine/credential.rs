@@ -184,7 +184,12 @@ impl Credential {
     /// What a caller is given that needs a token for `min_ttl`: see [`schedule::may_serve`].
     pub fn may_serve(&self, min_ttl: Duration) -> Serving {
         let now = self.clock.now();
-        match schedule::may_serve(&self.snapshot.borrow(), self.throttle.quiet_until(now), now, min_ttl) {
+        match schedule::may_serve(
+            &self.snapshot.borrow(),
+            self.throttle.origin().quiet_until(now),
+            now,
+            min_ttl,
+        ) {
             Serving::Refuse(_) if self.stop.is_cancelled() => Serving::Refuse(Unobtainable::Ended),
             serving => serving,
         }

@@ -138,7 +138,7 @@ impl OriginThrottle {
     }
 
     /// Sends nothing before `until`, because the provider asked for it.
-    fn keep_quiet(&self, until: Instant) {
+    pub fn keep_quiet(&self, until: Instant) {
         let mut traffic = self.lock();
         if traffic.quiet_until.is_none_or(|known| known < until) {
             traffic.quiet_until = Some(until);
@@ -148,7 +148,8 @@ impl OriginThrottle {
         }
     }
 
-    fn quiet_until(&self, now: Instant) -> Option<Instant> {
+    /// Until when the provider asked for no requests, if that is still to come.
+    pub fn quiet_until(&self, now: Instant) -> Option<Instant> {
         self.lock().quiet_until.filter(|until| *until > now)
     }
 
@@ -243,16 +244,6 @@ impl EndpointThrottle {
         }
     }
 
-    /// Sends nothing to the host before `until`, because the provider asked for it.
-    pub fn keep_quiet(&self, until: Instant) {
-        self.origin.keep_quiet(until);
-    }
-
-    /// Until when the provider asked for no requests to its host, if that is still to come.
-    pub fn quiet_until(&self, now: Instant) -> Option<Instant> {
-        self.origin.quiet_until(now)
-    }
-
     /// Resets the breaker: the endpoint answered, or something happened after which it may.
     pub fn answered(&self) {
         self.change(|breaker| {
@@ -280,7 +271,7 @@ impl EndpointThrottle {
 
     /// Why no request may be sent, whatever the traffic.
     fn check(&self, urgency: Urgency, now: Instant) -> Result<(), Held> {
-        if let Some(until) = self.quiet_until(now) {
+        if let Some(until) = self.origin.quiet_until(now) {
             return Err(Held { until, class: ErrorClass::Throttled });
         }
         let breaker = self.lock();
@@ -417,8 +408,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn quiet_holds_back_all_requests_and_is_never_shortened() {
         let scene = Scene::new();
-        scene.throttle.keep_quiet(scene.at(100));
-        scene.throttle.keep_quiet(scene.at(50));
+        scene.throttle.origin.keep_quiet(scene.at(100));
+        scene.throttle.origin.keep_quiet(scene.at(50));
         scene.reach(99).await;
         for urgency in [Urgency::Scheduled, Urgency::Needed] {
             assert_eq!(scene.held_until(urgency).await, Some(scene.at(100)));
@@ -457,7 +448,7 @@ mod tests {
         drop(scene.admit(Urgency::Needed).await.unwrap());
         let quiet = async {
             scene.reach(5).await;
-            scene.throttle.keep_quiet(scene.at(60));
+            scene.throttle.origin.keep_quiet(scene.at(60));
         };
         let (held, ()) = tokio::join!(scene.held_until(Urgency::Needed), quiet);
         assert_eq!(held, Some(scene.at(60)));
@@ -557,7 +548,7 @@ mod tests {
         scene.fail(1);
         assert!(scene.held_until(Urgency::Scheduled).await.is_some());
         assert!(other.admit(Urgency::Scheduled, &scene.clock).await.is_ok());
-        scene.throttle.keep_quiet(scene.at(60));
+        scene.throttle.origin.keep_quiet(scene.at(60));
         assert!(other.admit(Urgency::Scheduled, &scene.clock).await.is_err(), "quiet is for the host");
     }
 

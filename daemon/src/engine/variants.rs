@@ -54,19 +54,20 @@ fn chosen(what: &str, base: &TermSet, permitted: &TermSet, asked: &[String]) -> 
             return Err(format!("the {what} {term} is not among those that may be asked for"));
         }
     }
-    // In the configured order, so that the same set is always the same request.
-    Ok(permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect())
+    Ok(in_order(permitted, asked).into_iter().collect())
+}
+
+/// The terms that were asked for in the configured order, so that the same set is always the same request.
+fn in_order(permitted: &TermSet, asked: &[String]) -> Vec<String> {
+    permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect()
 }
 
 /// A variant in the configuration's order, each term once: the same for every way to ask for it.
 pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
-    let terms = |permitted: &TermSet, asked: &[String]| {
-        permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect()
-    };
     Variant {
-        scope: terms(&permitted.scope, &asked.scope),
-        resource: terms(&permitted.resource, &asked.resource),
-        audience: terms(&permitted.audience, &asked.audience),
+        scope: in_order(&permitted.scope, &asked.scope),
+        resource: in_order(&permitted.resource, &asked.resource),
+        audience: in_order(&permitted.audience, &asked.audience),
     }
 }
 

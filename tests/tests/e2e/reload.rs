@@ -157,7 +157,7 @@ fn knowing_clients() -> Provider {
         if !["client", "client-2"].contains(&client.as_str()) {
             return Answer::refusal(401, "invalid_client");
         }
-        let scope = request.field("scope").unwrap_or_default();
+        let scope = request.field("scope").unwrap_or_default().replace(' ', "+");
         Answer::this_token(&format!("{client}.{scope}.{}", secrets::invent("token")), 3600)
     })
 }

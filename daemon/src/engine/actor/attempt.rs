@@ -215,7 +215,7 @@ impl<P: Provider> Actor<P> {
                 pause = seconds,
                 "the provider of {names} asked for no requests for {seconds} s; all tokens of its host wait"
             );
-            self.throttle.keep_quiet(now.after(pause));
+            self.throttle.origin().keep_quiet(now.after(pause));
         }
         match failure.class {
             ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {

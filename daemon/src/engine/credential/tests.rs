@@ -427,7 +427,7 @@ async fn an_operators_refresh_while_the_provider_wants_quiet_leaves_the_schedule
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
     let credential = script.start_with(Arc::clone(&throttle), None);
     script.run_for(100).await;
-    throttle.keep_quiet(script.clock.now().after(Duration::from_secs(60)));
+    throttle.origin().keep_quiet(script.clock.now().after(Duration::from_secs(60)));
     let refused = credential.refresh(script.deadline()).await.unwrap();
     assert!(matches!(refused, Attempted::Failed(failed, Some(_)) if failed.class == ErrorClass::Throttled));
     assert_eq!(credential.snapshot().state(script.clock.now()), State::Fresh);
@@ -639,7 +639,7 @@ async fn a_caller_during_a_wish_for_quiet_is_told_until_when_and_costs_no_quota(
     let first_attempt = Some(script.start.after(Duration::from_secs(500)));
     let credential = script.start_from(Arc::clone(&throttle), schedule, first_attempt, StartState::default());
     let until = script.clock.now().after(Duration::from_secs(60));
-    throttle.keep_quiet(until);
+    throttle.origin().keep_quiet(until);
     assert!(matches!(credential.may_serve(Duration::ZERO), Serving::Refuse(_)), "so it costs no quota");
     let refused = credential.obtain(Duration::ZERO, script.deadline()).await.unwrap_err();
     assert!(
