@@ -153,7 +153,7 @@ pub fn held_back(
         _ => Some((failed.clone(), snapshot.next_attempt?)),
     });
     let quiet = quiet_until.map(|until| (Held { until, class: ErrorClass::Throttled }.failed(now), until));
-    [own, quiet].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
+    [quiet, own].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
 }
 
 /// When a token is to be renewed.

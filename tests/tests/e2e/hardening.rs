@@ -110,7 +110,7 @@ fn memory_is_locked_unless_a_limit_forbids_it() {
         let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
         let locked: u64 = locked.trim().trim_end_matches(" kB").parse().unwrap();
         assert!(kilobytes.contains(&locked), "{told}: {locked} KiB");
-        daemon.wait_for_log(&["memory is", told]);
+        daemon.wait_for_log(&["memory is", "locked"]);
     }
 }
 

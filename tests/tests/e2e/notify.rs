@@ -52,7 +52,7 @@ fn the_status_counts_the_tokens_as_they_are() {
         .concat(),
     );
     managed.daemon.signal(Signal::SIGHUP);
-    managed.manager.wait_for("STATUS=3 tokens: 2 fresh, 1 refused");
+    managed.manager.wait_for("STATUS=3 tokens: 2 fresh, 1 needs-operator");
 }
 
 #[test]
