@@ -8,9 +8,6 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Source;
 use crate::process::logging::LogFormat;
 
-/// Where the configuration is unless a command line says otherwise.
-const CONFIG: &str = "/etc/tokend/tokend.toml";
-
 /// Owns the OAuth 2.0 credentials of this host and hands access tokens to local processes.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -18,30 +15,7 @@ pub struct Cli {
     /// Another thing to do than to serve.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How to serve.
-    #[command(flatten)]
-    pub serve: Serve,
-}
-
-/// Another thing to do than to serve.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Checks a configuration and lists every fault in it, each with its file, line and key.
-    Check {
-        /// What to check.
-        #[command(flatten)]
-        config: ConfigArgs,
-        /// The user who must be able to read all files. By default user tokend if root runs this and that user exists,
-        /// otherwise the user who runs it.
-        #[arg(long, value_name = "USER")]
-        as_user: Option<String>,
-    },
-}
-
-/// How to serve.
-#[derive(Debug, Args)]
-pub struct Serve {
-    /// With which configuration.
+    /// Which configuration to read.
     #[command(flatten)]
     pub config: ConfigArgs,
     /// Where to listen, instead of what the configuration says. Ignored when systemd passes a socket.
@@ -56,11 +30,26 @@ pub struct Serve {
     pub log_level: String,
 }
 
+/// Another thing to do than to serve.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Checks a configuration and lists every fault in it, each with its file, line and key.
+    Check {
+        /// Which configuration to check.
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// The user who must be able to read all files. By default user tokend if root runs this and that user exists,
+        /// otherwise the user who runs it.
+        #[arg(long, value_name = "USER")]
+        as_user: Option<String>,
+    },
+}
+
 /// Which configuration to read.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The configuration; drop-ins are read from FILE.d/*.toml.
-    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    #[arg(long, value_name = "FILE", default_value = "/etc/tokend/tokend.toml")]
     config: PathBuf,
     /// Reach every provider through the Unix socket PATH/HOST:PORT, whatever `egress_dir` in the configuration says. An
     /// empty PATH means a connection of the daemon's own.

@@ -1,6 +1,4 @@
-//! The daemon as a library, so that tests can start it in process. The program is a thin `main.rs` around it.
-//!
-//! Each module here is a room of its own; `ARCHITECTURE.md` says what each may import.
+//! The daemon as a library, so that tests can start it in process. `ARCHITECTURE.md` says what each module may import.
 
 pub mod access;
 pub mod cli;

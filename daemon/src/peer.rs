@@ -1,17 +1,17 @@
-//! What the kernel says about the process at the other end of a connection. Facts only: this room decides nothing, and a
-//! fact that cannot be proved is absent.
+//! What the kernel says about the process at the other end of a connection. This room decides nothing, and a fact that
+//! cannot be proved is absent.
 //!
 //! User and groups are those with which the process connected (unix(7)). Everything else is read from `/proc/PID` a moment
-//! later, under one rule: what was read is a fact about the process if its pidfd says afterwards that it is still alive,
-//! because then its number belonged to no other process meanwhile (`pidfd_open(2)`).
+//! later. It is a fact about the process if the pidfd says afterwards that the process is still alive: then its number
+//! belonged to no other process meanwhile (`pidfd_open(2)`).
 
 mod abilities;
 mod executable;
 mod ids;
-mod invocation;
 mod placement;
 mod process;
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -20,13 +20,10 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
 
-pub use self::abilities::abilities;
+pub use self::abilities::{abilities, has_capability};
 use self::placement::Placement;
 use self::process::{PeerProcess, Process};
 use crate::access::Facts;
-
-/// The most supplementary groups that a process can have (`NGROUPS_MAX`).
-const GROUPS_MAX: usize = 65_536;
 
 /// A process that connected.
 #[derive(Debug)]
@@ -36,10 +33,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Asks the kernel who connected, and for a pidfd of that process. [`Peer::identify`] adds the other facts.
-    ///
-    /// # Errors
-    /// The kernel gives no user and groups, or has a pidfd and does not give it. Such a peer must get nothing.
+    /// Asks the kernel who connected, and for a pidfd of that process. [`Peer::identify`] adds the other facts. A peer that
+    /// the kernel gives no user, groups or pidfd of must get nothing.
     pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
         let groups = supplementary_groups(socket)?;
@@ -47,23 +42,16 @@ impl Peer {
         let pid = Some(credentials.pid()).filter(|pid| *pid > 0);
         let facts = Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, ..Facts::default() };
         let facts = without_stand_ins(facts)?;
-        let process = PeerProcess::of(socket, credentials.pid(), facts.uid, facts.gid)?;
+        let pidfd = getsockopt(&socket, sockopt::PeerPidfd);
+        let process = PeerProcess::from_pidfd(pidfd, credentials.pid(), facts.uid, facts.gid)?;
         Ok(Self { facts, process })
     }
 
     /// The facts about a process by its number, as if it connected now.
-    ///
-    /// # Errors
-    /// There is no such process, it ended meanwhile, or this process may not look at it.
     pub fn of_pid(pid: i32) -> io::Result<Facts> {
         let process = Process::open(pid)?;
         let facts = without_stand_ins(process.owner()?)?;
         identified(facts, &process).ok_or_else(|| Errno::ESRCH.into())
-    }
-
-    /// A peer with these facts and without a process that could end.
-    pub fn known(facts: Facts) -> Self {
-        Self { facts, process: PeerProcess::Unknown }
     }
 
     /// Adds the unit and the executable, as far as they can be proved.
@@ -82,10 +70,8 @@ impl Peer {
 
     /// The pidfd, where there is one. It becomes readable when the process ends.
     pub fn process(&self) -> Option<Arc<OwnedFd>> {
-        match &self.process {
-            PeerProcess::Process(process) => Some(process.pidfd()),
-            PeerProcess::Ended | PeerProcess::Unknown => None,
-        }
+        let PeerProcess::Process(process) = &self.process else { return None };
+        Some(Arc::clone(&process.pidfd))
     }
 
     /// Whether the process has ended. Another process may hold its end of the connection, but has none of its rights.
@@ -98,18 +84,13 @@ impl Peer {
     }
 }
 
-/// Drops groups that are stand-ins for others in this process's user namespace.
-///
-/// # Errors
-/// The user or the first group is a stand-in.
+/// Drops groups that are stand-ins for others in this process's user namespace. Such a user or first group is an error.
 fn without_stand_ins(mut facts: Facts) -> io::Result<Facts> {
-    if !ids::is_user(facts.uid) || !ids::is_group(facts.gid) {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the kernel tells no user, because this process is in a user namespace; run it without PrivateUsers=",
-        ));
+    if !ids::is_known(facts.uid, "uid_map") || !ids::is_known(facts.gid, "gid_map") {
+        let reason = "the kernel tells no user, because this process is in a user namespace; run it without PrivateUsers=";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
     }
-    facts.groups.retain(|gid| ids::is_group(*gid));
+    facts.groups.retain(|gid| ids::is_known(*gid, "gid_map"));
     Ok(facts)
 }
 
@@ -117,41 +98,49 @@ fn without_stand_ins(mut facts: Facts) -> io::Result<Facts> {
 fn identified(mut facts: Facts, process: &Process) -> Option<Facts> {
     let placement = process.read("cgroup").ok().and_then(|text| Placement::read(&text, facts.uid));
     let Placement { unit, user_unit } = placement.unwrap_or_default();
-    facts.invocation_id = unit.as_deref().and_then(invocation::of);
+    facts.invocation_id = unit.as_deref().and_then(invocation_id);
     facts.unit = unit;
     facts.user_unit = user_unit;
-    facts.exe = executable::of(process.pid());
+    facts.exe = executable::of(process.pid);
     process.is_alive().then_some(facts)
+}
+
+/// The present invocation of a system unit (systemd.exec(5), `INVOCATION_ID`), from a folder that only root writes to. A
+/// process that outlived its own invocation (`KillMode=`) gets the one that has begun since.
+fn invocation_id(unit: &str) -> Option<String> {
+    // A unit's name has no slash in it.
+    let id = fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok()?.into_os_string();
+    id.into_string().ok().filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Reads `SO_PEERGROUPS`, which nix does not wrap.
 fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
-        let mut bytes =
-            libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        let room = size_of_val(groups.as_slice());
+        let mut bytes = libc::socklen_t::try_from(room).map_err(io::Error::other)?;
+        let (fd, start) = (socket.as_raw_fd(), groups.as_mut_ptr().cast());
         // SAFETY: the descriptor is borrowed and so open; `groups` is valid for `bytes` bytes, and the kernel writes at
-        // most that many and sets `bytes` to their number.
+        // most that many and sets `bytes` to the number that it needs.
         #[expect(unsafe_code, reason = "a socket option of variable length")]
-        let status = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERGROUPS,
-                groups.as_mut_ptr().cast(),
-                &raw mut bytes,
-            )
-        };
-        let count = usize::try_from(bytes).map_err(io::Error::other)? / size_of::<libc::gid_t>();
-        if status == 0 {
-            groups.truncate(count);
-            return Ok(groups);
+        let status =
+            unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, start, &raw mut bytes) };
+        let result = Errno::result(status);
+        let needed = usize::try_from(bytes).map_err(io::Error::other)?;
+        groups.resize(needed / size_of::<libc::gid_t>(), 0);
+        match result {
+            Ok(_) => return Ok(groups),
+            Err(Errno::ERANGE) if needed > room => (),
+            Err(error) => return Err(error.into()),
         }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > GROUPS_MAX {
-            return Err(error);
-        }
-        groups.resize(count, 0);
+    }
+}
+
+#[cfg(test)]
+impl Peer {
+    /// A peer with these facts and without a process that could end.
+    pub(crate) fn known(facts: Facts) -> Self {
+        Self { facts, process: PeerProcess::Unknown }
     }
 }
 
@@ -200,7 +189,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
         child.wait().unwrap();
-        let facts = Facts { uid: 7, pid: Some(process.pid()), ..Facts::default() };
+        let facts = Facts { uid: 7, pid: Some(process.pid), ..Facts::default() };
         // Its number belongs to another process now: this one.
         let mut peer = Peer {
             facts: facts.clone(),

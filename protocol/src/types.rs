@@ -97,7 +97,7 @@ impl Variant {
 }
 
 /// The condition of a token. In the first three the daemon holds a valid token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum State {
     /// 0: valid, and not due for renewal.
     Fresh,

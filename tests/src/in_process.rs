@@ -49,9 +49,7 @@ impl InProcess {
     /// When it has a fault.
     pub fn reload(&self) {
         let config = load(&self.config);
-        self.runtime.block_on(self.daemon().names().resolve(config.names_in_rules()));
-        let _entered = self.runtime.enter();
-        self.daemon().reload(&config);
+        self.runtime.block_on(self.daemon().reload(&config));
     }
 
     /// The daemon itself.

@@ -10,27 +10,23 @@ use crate::access::Abilities;
 /// `CAP_SYS_PTRACE` (linux/capability.h).
 const SYS_PTRACE: u32 = 19;
 
-/// Finds out which facts about callers this process can see. A command that an operator runs is outside the daemon's
-/// sandbox and may see others.
+/// Finds out which facts about callers this process can see. Outside the daemon's sandbox they may be others.
 pub fn abilities() -> Abilities {
-    Abilities {
-        users: ids::are_told(),
-        units: shows_units(),
-        executables: fs::read_to_string("/proc/self/status").is_ok_and(|status| may_trace(&status)),
-    }
+    // The unit of the first process is never this user's, unless this user is root.
+    let first_unit = Process::open(1).ok().and_then(|first| Placement::read(&first.read("cgroup").ok()?, 0));
+    let (units, executables) = (first_unit.is_some(), has_capability(SYS_PTRACE));
+    Abilities { users: ids::are_told(), units, executables }
 }
 
-/// Whether `/proc` shows the unit of the first process, which is never this user's unless this user is root.
-fn shows_units() -> bool {
-    Process::open(1)
-        .and_then(|first| first.read("cgroup"))
-        .is_ok_and(|text| Placement::read(&text, 0).is_some())
+/// Whether this process has the capability with this number (capabilities(7)) in its effective set.
+pub fn has_capability(number: u32) -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| is_effective(number, &status))
 }
 
-fn may_trace(status: &str) -> bool {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
-    effective.is_some_and(|set| set >> SYS_PTRACE & 1 == 1)
+fn is_effective(capability: u32, status: &str) -> bool {
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = set.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    set.is_some_and(|set| set >> capability & 1 == 1)
 }
 
 #[cfg(test)]
@@ -38,11 +34,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_right_to_trace_is_one_of_many() {
+    fn a_capability_is_read_from_the_effective_set() {
+        let may_trace = |status| is_effective(SYS_PTRACE, status);
         assert!(may_trace("CapPrm:\t0000000000000000\nCapEff:\t0000000000080000\n"));
         assert!(may_trace("CapEff:\t000001ffffffffff\n"));
         assert!(!may_trace("CapEff:\t000001fffff7ffff\nCapBnd:\t000001ffffffffff\n"));
         assert!(!may_trace("CapEff:\tnone\n"));
         assert!(!may_trace(""));
+        assert!(is_effective(14, "CapEff:\t0000000000004000\n"));
+        assert!(!is_effective(14, "CapEff:\t0000000000003fff\nCapBnd:\t0000000000004000\n"));
     }
 }

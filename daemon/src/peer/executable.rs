@@ -4,26 +4,24 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
-use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::libc;
 
 use crate::access::{Executable, Id};
 
-/// The executable of a process; `None` where this process may not see it (proc(5): it takes the rights to trace the
-/// process) and where the file is gone. The path is the caller's choice, because the caller can have a mount namespace of
-/// its own; so no file is looked up by it, and a rule compares the file too.
+/// The executable of a process; `None` where this process may not see it (proc(5): it takes the right to trace the process)
+/// and where the file is gone. The path depends on the caller's mount namespace, so a rule compares the file too.
 pub(super) fn of(pid: i32) -> Option<Executable> {
     let link = format!("/proc/{pid}/exe");
     let path = fs::read_link(&link).ok()?;
     let text = path.to_str()?;
     let is_there = text.starts_with('/') && !text.ends_with(" (deleted)");
-    is_there.then(|| id(link)).and_then(Result::ok).map(|file| Executable { path: PathBuf::from(text), file })
+    is_there.then(|| id(link)).and_then(Result::ok).map(|file| Executable { path, file })
 }
 
-/// Identifies the file behind a link of `/proc` by what the kernel holds in memory. Without asking its file system, which may
-/// be one of the caller's that never answers (statx(2), `AT_STATX_DONT_SYNC`).
+/// Identifies the file behind a link of `/proc` by what the kernel holds in memory (statx(2), `AT_STATX_DONT_SYNC`). The file
+/// system may be one of the caller's that never answers.
 fn id(link: String) -> io::Result<Id> {
     let link = CString::new(link)?;
     let mut found = MaybeUninit::<libc::statx>::zeroed();

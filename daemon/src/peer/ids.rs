@@ -12,24 +12,19 @@ const ALL: u64 = u32::MAX as u64;
 /// Ids of a host or a container; a service's own user namespace has fewer.
 const MANY: u64 = 65_536;
 
-/// Whether this is a user, and not the stand-in.
-pub(super) fn is_user(uid: u32) -> bool {
-    uid != STAND_IN || mapped("/proc/self/uid_map") >= ALL
-}
-
-/// Whether this is a group, and not the stand-in.
-pub(super) fn is_group(gid: u32) -> bool {
-    gid != STAND_IN || mapped("/proc/self/gid_map") >= ALL
+/// Whether the id is that of somebody and not the stand-in. `map` is `uid_map` or `gid_map`.
+pub(super) fn is_known(id: u32, map: &str) -> bool {
+    id != STAND_IN || mapped(map) >= ALL
 }
 
 /// Whether this process sees the ids of the host's users at all.
 pub(super) fn are_told() -> bool {
-    mapped("/proc/self/uid_map") >= MANY
+    mapped("uid_map") >= MANY
 }
 
-/// How many ids are mapped. A map that cannot be read counts as empty.
+/// How many ids are mapped: none if the map cannot be read.
 fn mapped(map: &str) -> u64 {
-    fs::read_to_string(map).map_or(0, |text| count(&text))
+    fs::read_to_string(format!("/proc/self/{map}")).map_or(0, |text| count(&text))
 }
 
 fn count(map: &str) -> u64 {
@@ -47,6 +42,6 @@ mod tests {
         assert_eq!(count("         0          0          1\n       995        995          1\n"), 2);
         assert_eq!(count("0 0 65536\n"), MANY);
         assert_eq!(count("0 0\n\nnonsense\n"), 0);
-        assert_eq!(mapped("/nowhere"), 0);
+        assert_eq!(mapped("nowhere"), 0);
     }
 }

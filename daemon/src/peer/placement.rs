@@ -23,8 +23,7 @@ impl Placement {
     /// Reads `/proc/PID/cgroup` of a process of the user `uid`. Only the unified hierarchy is systemd's word on every host
     /// (cgroups(7)); without it there is no placement.
     pub(super) fn read(text: &str, uid: u32) -> Option<Self> {
-        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-        Some(Self::of(path, uid))
+        text.lines().find_map(|line| line.strip_prefix("0::")).map(|path| Self::of(path, uid))
     }
 
     fn of(path: &str, uid: u32) -> Self {
@@ -34,23 +33,17 @@ impl Placement {
         if !path.starts_with('/') || leads_out || path.ends_with(" (deleted)") {
             return Self::default();
         }
-        let mut parts = path.split('/').filter(|part| !part.is_empty()).map(unescape);
-        let Some(unit) = first_unit(&mut parts) else { return Self::default() };
+        // systemd puts `_` before a name that the kernel could take for a file of its own, such as `cpu.service`, and
+        // before one that begins with `_`.
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        let mut parts = parts.map(|part| part.strip_prefix('_').unwrap_or(part));
+        // The next part that is no slice, if it is a unit.
+        let mut next_unit = || parts.find(|part| !part.ends_with(".slice")).filter(|part| is_unit(part));
+        let Some(unit) = next_unit() else { return Self::default() };
         // The manager of another user says nothing about this process but that it was started from there.
-        let user_unit = (unit == format!("user@{uid}.service")).then(|| first_unit(&mut parts)).flatten();
+        let user_unit = (unit == format!("user@{uid}.service")).then(next_unit).flatten();
         Self { unit: Some(unit.to_owned()), user_unit: user_unit.map(ToOwned::to_owned) }
     }
-}
-
-/// The first part that is no slice, if it is a unit.
-fn first_unit<'a>(parts: &mut impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    parts.find(|part| part.strip_suffix(".slice").is_none()).filter(|part| is_unit(part))
-}
-
-/// systemd puts `_` before a name that the kernel could take for a file of its own, such as `cpu.service`, and
-/// before one that begins with `_`.
-fn unescape(part: &str) -> &str {
-    part.strip_prefix('_').unwrap_or(part)
 }
 
 fn is_unit(name: &str) -> bool {

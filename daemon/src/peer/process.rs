@@ -2,21 +2,22 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::access::Facts;
 
 /// A process, alive or not. One of another pid namespace has the number 0 here.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
-    pid: i32,
-    pidfd: Arc<OwnedFd>,
+    /// Its number, which may be another process's as soon as this one has ended.
+    pub(super) pid: i32,
+    /// Becomes readable when the process ends.
+    pub(super) pidfd: Arc<OwnedFd>,
 }
 
 /// The process at the other end of a socket.
@@ -31,17 +32,12 @@ pub(super) enum PeerProcess {
 }
 
 impl PeerProcess {
-    /// The process that connected. Before Linux 6.5 there is only its number (`SO_PEERPIDFD`); a process that has
-    /// that number and another owner has taken the place of the one that connected.
+    /// The process that connected, by what the kernel answered to `SO_PEERPIDFD`. Before Linux 6.5 there is only its number;
+    /// a process that has that number and another owner has taken the place of the one that connected.
     ///
     /// # Errors
-    /// The kernel has a pidfd and does not give it, as when no descriptor is left. Without the pidfd a connection would
-    /// outlive its process, so such a peer must not be served.
-    pub(super) fn of(socket: BorrowedFd<'_>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
-        Self::from_pidfd(getsockopt(&socket, sockopt::PeerPidfd), pid, uid, gid)
-    }
-
-    fn from_pidfd(pidfd: nix::Result<OwnedFd>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
+    /// The kernel does not give its pidfd. A connection would outlive the process, so such a peer must not be served.
+    pub(super) fn from_pidfd(pidfd: nix::Result<OwnedFd>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
         match pidfd {
             Ok(pidfd) => Ok(Self::Process(Process { pid, pidfd: Arc::new(pidfd) })),
             Err(Errno::ENOPROTOOPT) => Self::from_number(Process::open(pid), uid, gid),
@@ -50,48 +46,34 @@ impl PeerProcess {
         }
     }
 
-    fn from_number(opened: io::Result<Process>, uid: u32, gid: u32) -> io::Result<Self> {
-        Ok(match opened {
-            Ok(process) => match process.owner() {
-                Ok(owner) if (owner.uid, owner.gid) == (uid, gid) => Self::Process(process),
-                // Hidden here (proc(5), `hidepid`): its end can be noticed, and nothing else can be proved.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && process.is_alive() => {
-                    Self::Process(process)
-                }
-                _ => Self::Ended,
-            },
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ESRCH) => Self::Ended,
-                // A kernel without pidfds, or a process of another pid namespace, which has no number here.
-                Some(libc::ENOSYS | libc::EINVAL) => Self::Unknown,
-                _ => return Err(error),
-            },
-        })
+    fn from_number(opened: nix::Result<Process>, uid: u32, gid: u32) -> io::Result<Self> {
+        let process = match opened {
+            Ok(process) => process,
+            Err(Errno::ESRCH) => return Ok(Self::Ended),
+            // A kernel without pidfds, or a process of another pid namespace, which has no number here.
+            Err(Errno::ENOSYS | Errno::EINVAL) => return Ok(Self::Unknown),
+            Err(error) => return Err(error.into()),
+        };
+        let is_same = match process.owner() {
+            Ok(owner) => (owner.uid, owner.gid) == (uid, gid),
+            // Hidden here (proc(5), `hidepid`): its end can be noticed, and nothing else can be proved.
+            Err(error) => error.kind() == io::ErrorKind::NotFound && process.is_alive(),
+        };
+        Ok(if is_same { Self::Process(process) } else { Self::Ended })
     }
 }
 
 impl Process {
     /// The process that has this number now.
-    pub(super) fn open(pid: i32) -> io::Result<Self> {
+    pub(super) fn open(pid: i32) -> nix::Result<Self> {
         // SAFETY: the call takes two numbers and touches no memory of this process.
         #[expect(unsafe_code, reason = "nix does not wrap pidfd_open(2)")]
-        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let pidfd = Errno::result(pidfd)?;
-        let pidfd = RawFd::try_from(pidfd).map_err(io::Error::other)?;
+        let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+        let pidfd = RawFd::try_from(pidfd).map_err(|_| Errno::EOVERFLOW)?;
         // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
         #[expect(unsafe_code, reason = "taking over a new descriptor")]
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         Ok(Self { pid, pidfd: Arc::new(pidfd) })
-    }
-
-    /// Its number, which may be another process's as soon as this one has ended.
-    pub(super) fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// The pidfd, which becomes readable when the process ends.
-    pub(super) fn pidfd(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.pidfd)
     }
 
     /// Whether it has not ended yet.
@@ -110,14 +92,12 @@ impl Process {
         if !self.is_alive() {
             return Err(Errno::ESRCH.into());
         }
+        let hidden = "/proc hides the processes of other users from the daemon";
         let status = status.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => io::Error::new(
-                io::ErrorKind::NotFound,
-                "/proc hides the processes of other users from the daemon",
-            ),
+            io::ErrorKind::NotFound => io::Error::new(io::ErrorKind::NotFound, hidden),
             _ => error,
         })?;
-        let owner = owner(&status).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        let owner = owner(&status).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Facts { pid: Some(self.pid), ..owner })
     }
 }
@@ -181,13 +161,10 @@ mod tests {
         let own = nix::unistd::getpid().as_raw();
         for error in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EPERM] {
             assert!(PeerProcess::from_pidfd(Err(error), own, 0, 0).is_err(), "{error}");
-            assert!(PeerProcess::from_number(Err(error.into()), 0, 0).is_err(), "by number: {error}");
+            assert!(PeerProcess::from_number(Err(error), 0, 0).is_err(), "by number: {error}");
         }
         assert!(matches!(PeerProcess::from_pidfd(Err(Errno::ESRCH), own, 0, 0), Ok(PeerProcess::Ended)));
-        assert!(matches!(
-            PeerProcess::from_number(Err(Errno::ENOSYS.into()), 0, 0),
-            Ok(PeerProcess::Unknown)
-        ));
+        assert!(matches!(PeerProcess::from_number(Err(Errno::ENOSYS), 0, 0), Ok(PeerProcess::Unknown)));
         assert!(matches!(
             PeerProcess::from_pidfd(Err(Errno::ENOPROTOOPT), 0, 0, 0),
             Ok(PeerProcess::Unknown)

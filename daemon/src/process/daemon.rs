@@ -1,14 +1,15 @@
 //! The whole daemon without a process around it: `main` runs it, and tests start it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, State};
 use tokio::net::UnixListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::Names;
 use crate::clock::{Clock, ClockChanges, watch_clock_changes};
 use crate::config::{Config, DaemonSettings};
 use crate::engine::credential::ActorContext;
@@ -21,9 +22,7 @@ use crate::server::server_state::ServerState;
 use crate::store::Store;
 
 /// How long requests in flight and token requests may take to end when the daemon stops. A token request takes ten seconds
-/// at most, and storing its token two. Reading secrets and discovery before it may be cut off: they have no effect.
-///
-/// The service manager must allow for more: `TimeoutStopSec=` in `tokend.service`.
+/// at most, and storing its token two. `TimeoutStopSec=` in `tokend.service` must be longer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
 
 /// A running daemon. It runs on the tokio runtime that it was started on.
@@ -34,14 +33,14 @@ pub struct Daemon {
     settings: DaemonSettings,
     connections: TaskTracker,
     actors: TaskTracker,
+    background: JoinSet<()>,
     stop: CancellationToken,
 }
 
 impl Daemon {
     /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
     ///
-    /// `most_connections` is what the process can hold open, whatever the configuration allows. What the `store` has
-    /// kept is used first. `memory` tells the status whether memory is locked.
+    /// `most_connections` is what the process can hold open. `memory` is the status line about locked memory.
     pub async fn start(
         config: &Config,
         listener: UnixListener,
@@ -49,61 +48,38 @@ impl Daemon {
         store: Arc<Store>,
         memory: String,
     ) -> Result<Self, NoRandomness> {
-        let steps = ClockChanges::default();
-        let clock = Clock::kernel(steps.clone());
-        let stop = CancellationToken::new();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
-            if let Err(error) = watch_clock_changes(steps).await {
-                tracing::warn!(%error, "changes of the clock and suspends are not noticed");
-            }
-        }));
-        let actors = TaskTracker::new();
+        let (stop, actors, connections) = (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
+        let changes = ClockChanges::default();
+        let clock = Clock::kernel(changes.clone());
         let actor_context = ActorContext {
             clock: clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::with_key(&store.fingerprint_key().await?)),
             roll: fastrand::f64,
             tasks: actors.clone(),
         };
-        let mut origins = CredentialFactory::with_store(
-            Arc::clone(&store),
-            config.daemon.egress_dir.clone(),
-            actor_context,
-        );
+        let egress_dir = config.daemon.egress_dir.clone();
+        let mut origins = CredentialFactory::with_store(Arc::clone(&store), egress_dir, actor_context);
         let registry = Registry::build(config, &mut origins, None);
         store.drop_unclaimed();
-        let mut shared = ServerState::new(registry, origins, clock.clone());
+        let mut shared = ServerState::new(registry, origins, clock);
         shared.memory = memory;
         shared.allowances = Allowances::new(config.daemon.quota);
         let shared = Arc::new(shared);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(heed_network(Arc::clone(&shared))));
-        let audited = Arc::clone(&shared);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
-            audited.audit.keep(&audited.clock).await;
-        }));
         shared.names.resolve(config.names_in_rules()).await;
-        let named = Arc::clone(&shared);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
-            let in_force = || named.registry.borrow().names_in_rules().to_vec();
-            named.names.keep_current(in_force).await;
-        }));
+        let background = work_in_background(&shared, changes);
         let limits = Limits {
             connections: config.daemon.max_connections.min(most_connections),
             connections_per_uid: config.daemon.max_connections_per_uid,
         };
-        let connections = TaskTracker::new();
         let serving = accept::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
         connections.spawn(serving);
-        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, stop })
+        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, background, stop })
     }
 
-    /// The names in rules. Those of another configuration are to be resolved before it is put in force.
-    pub fn names(&self) -> Arc<Names> {
-        Arc::clone(&self.shared.names)
-    }
-
-    /// Puts another configuration in force. Connections, and tokens with the same settings, are kept; removed tokens are
-    /// dropped at once.
-    pub fn reload(&self, config: &Config) {
+    /// Puts another configuration in force. Keeps connections and tokens with the same settings, and drops removed tokens.
+    pub async fn reload(&self, config: &Config) {
+        // Resolved before they are in force, so that nobody is refused because of an unresolved name.
+        self.shared.names.resolve(config.names_in_rules()).await;
         if config.daemon != self.settings {
             tracing::warn!("a change in [daemon] takes effect at the next start");
         }
@@ -113,13 +89,15 @@ impl Daemon {
         self.shared.registry.send_replace(Arc::clone(&next));
         previous.discard_all_but(&next);
         self.shared.store.drop_unclaimed();
-        // Whoever reloads may have put something right that the configuration only names.
+        // An operator who reloads may have mended something outside the configuration, such as a secret's file.
         next.retry_failed(|_| true);
         self.shared.set_reload_failed_at(None);
+        tracing::info!(tokens = config.tokens.len(), "reloaded");
     }
 
-    /// Records a failed reload for `tokenctl status`.
+    /// Records a failed reload for the status.
     pub fn reload_failed(&self) {
+        tracing::error!("not reloaded: the previous configuration stays in force");
         let clock = &self.shared.clock;
         self.shared.set_reload_failed_at(Some(clock.timestamp(clock.now())));
     }
@@ -129,25 +107,28 @@ impl Daemon {
         self.shared.registry.borrow().is_on_schedule(self.shared.clock.now())
     }
 
-    /// The states of the tokens, in one line.
+    /// The states of the tokens and a failed reload, in one line.
     pub fn summary(&self) -> String {
         let registry = self.shared.registry.borrow().clone();
         let now = self.shared.clock.now();
-        let states: Vec<State> =
-            registry.after(None).map(|(_, entry)| entry.credential.snapshot().state(now)).collect();
-        let count = |state: &State| {
-            let count = states.iter().filter(|other| *other == state).count();
-            (count > 0).then(|| format!("{count} {}", state.as_str()))
-        };
-        let counts: Vec<String> = STATES.iter().filter_map(count).collect();
-        let tokens = if states.len() == 1 { "token" } else { "tokens" };
-        let colon = if counts.is_empty() { "" } else { ": " };
-        format!("{} {tokens}{colon}{}", states.len(), counts.join(", "))
+        let mut counts = BTreeMap::<State, usize>::new();
+        for (_, entry) in registry.after(None) {
+            *counts.entry(entry.credential.snapshot().state(now)).or_default() += 1;
+        }
+        let tokens: usize = counts.values().sum();
+        let counts: Vec<_> = counts.iter().map(|(state, n)| format!("{n} {}", state.as_str())).collect();
+        let (s, colon) = (if tokens == 1 { "" } else { "s" }, if tokens == 0 { "" } else { ": " });
+        let mut summary = format!("{tokens} token{s}{colon}{}", counts.join(", "));
+        if self.shared.reload_failed_at().is_some() {
+            summary += "; the last reload failed, and the configuration before it is in force";
+        }
+        summary
     }
 
     /// Stops accepting, and waits with a deadline for requests in flight and token requests to end.
     pub async fn stop(self) {
         self.stop.cancel();
+        drop(self.background);
         self.connections.close();
         self.actors.close();
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
@@ -164,24 +145,24 @@ impl Daemon {
     }
 }
 
-/// All states, in the order of the summary.
-const STATES: [State; 6] = [
-    State::Fresh,
-    State::Refreshing,
-    State::Degraded,
-    State::Pending,
-    State::Unavailable,
-    State::NeedsOperator,
-];
-
-/// Tries again what failed for want of the network, whenever the network changes.
-async fn heed_network(shared: Arc<ServerState>) {
-    let changed = || {
-        let registry = shared.registry.borrow().clone();
+/// Starts what the daemon does besides serving and renewing, each on a task of its own. Dropping the result ends it.
+fn work_in_background(shared: &Arc<ServerState>, changes: ClockChanges) -> JoinSet<()> {
+    let mut background = JoinSet::new();
+    background.spawn(async move {
+        if let Err(error) = watch_clock_changes(changes).await {
+            tracing::warn!(%error, "changes of the clock and suspends are not noticed");
+        }
+    });
+    let state = Arc::clone(shared);
+    background.spawn(network::watch(move || {
+        let registry = state.registry.borrow().clone();
         registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));
-    };
-    // A daemon without a network of its own has no such notices, and no use for them.
-    if let Err(error) = network::watch(changed).await {
-        tracing::debug!(%error, "changes of the network go unnoticed");
-    }
+    }));
+    let state = Arc::clone(shared);
+    background.spawn(async move { state.audit.keep(&state.clock).await });
+    let state = Arc::clone(shared);
+    background.spawn(async move {
+        state.names.keep_current(|| state.registry.borrow().names_in_rules().to_vec()).await;
+    });
+    background
 }

@@ -1,7 +1,5 @@
-//! A start with a faulty configuration: callers get an answer that says so.
-//!
-//! The service manager holds the socket and starts the daemon for every caller that waits there. A daemon that exits at
-//! once would be started in a busy loop, until the service manager gives the socket up ("Trigger limit hit").
+//! A start with a faulty configuration: callers get an answer that says so. The service manager starts the daemon for every
+//! caller that waits; a daemon that exited at once would start, and log its faults, in a busy loop.
 
 use std::time::Duration;
 
@@ -14,29 +12,26 @@ use tokio_util::task::TaskTracker;
 
 use crate::server::connection::error_frame;
 
-/// How long callers are answered before the daemon exits, and the longest time for the last answers.
-const PERIOD: Duration = Duration::from_secs(1);
-
-/// The pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long callers are answered before the daemon exits.
+const PERIOD: Duration = Duration::from_secs(5);
 
 const MESSAGE: &str =
     "the daemon's configuration has faults; an operator must mend it (journalctl -u tokend)";
 
-/// Answers one request of every caller with an error, for about a second.
+/// Answers one request of every caller with an error, for a few seconds.
 pub(super) async fn answer_callers(listener: UnixListener) {
     let answers = TaskTracker::new();
     let accepting = async {
         loop {
             match listener.accept().await {
                 Ok((caller, _)) => drop(answers.spawn(answer(caller))),
-                Err(_) => sleep(ACCEPT_PAUSE).await,
+                Err(_) => sleep(Duration::from_millis(50)).await,
             }
         }
     };
     let _ended = timeout(PERIOD, accepting).await;
     answers.close();
-    let _answered = timeout(PERIOD, answers.wait()).await;
+    let _answered = timeout(Duration::from_secs(1), answers.wait()).await;
 }
 
 async fn answer(caller: UnixStream) {

@@ -1,6 +1,7 @@
 //! The daemon's own listening socket, for when systemd passes none.
 //!
-//! The socket's file is never more open than it ends up, and a socket that another process serves is never taken away.
+//! The mode of the socket's file is never wider than 0660, from its first moment on. A socket that another process serves is
+//! never taken away. A dead socket is removed before the new one is made, so for an instant there is no socket.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -16,32 +17,9 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, chown};
 
-/// The mode of the socket: its user and group may connect.
-const MODE: u32 = 0o660;
+const IN_USE: &str = "it is served by another process; stop that one first, or choose another socket";
 
-/// Connections that the kernel queues until they are accepted, capped by net.core.somaxconn.
-const BACKLOG: i32 = 4096;
-
-/// Why there is no socket.
-#[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    /// Another process serves it.
-    #[error("{} is served by another process; stop that one first, or choose another socket", .0.display())]
-    InUse(PathBuf),
-    /// The path holds something that is not a socket.
-    #[error("{} exists and is not a socket; remove it, or choose another path", .0.display())]
-    NotASocket(PathBuf),
-    /// A system call failed.
-    #[error("the socket {} cannot be made: {what}: {source}", .path.display())]
-    System {
-        /// The socket.
-        path: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// The error of the system.
-        source: io::Error,
-    },
-}
+const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
 
 /// A socket that this process made. Its file is removed when this is dropped.
 #[derive(Debug)]
@@ -54,20 +32,22 @@ pub struct OwnSocket {
 
 impl OwnSocket {
     /// Makes the socket and listens on it.
-    pub fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Self), SocketError> {
-        let failed = |what| move |source| SocketError::System { path: path.to_owned(), what, source };
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
+    pub fn bind(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Self)> {
+        Self::try_bind(path, group)
+            .map_err(|error| io::Error::other(format!("cannot make the socket {}: {error}", path.display())))
+    }
+
+    fn try_bind(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Self)> {
         let mut lock = OsString::from(path);
         lock.push(".lock");
-        let lock = options.open(lock).map_err(failed("opening its lock file"))?;
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-            Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
-            error => failed("locking")(error.into()),
+            Errno::EWOULDBLOCK => io::Error::other(IN_USE),
+            error => error.into(),
         })?;
         remove_if_dead(path)?;
-        let listener = listen_at(path, group).map_err(failed("binding"))?;
-        let inode = fs::symlink_metadata(path).map_err(failed("reading its inode number"))?.ino();
+        let listener = listen_at(path, group)?;
+        let inode = fs::symlink_metadata(path)?.ino();
         Ok((listener, Self { path: path.to_owned(), inode, _lock: lock }))
     }
 }
@@ -82,45 +62,38 @@ impl Drop for OwnSocket {
 }
 
 /// Removes the socket that a killed daemon left, and nothing else.
-fn remove_if_dead(path: &Path) -> Result<(), SocketError> {
-    let failed = |what| move |source| SocketError::System { path: path.to_owned(), what, source };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("looking for another")(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(SocketError::NotASocket(path.to_owned()));
-        }
-        Ok(_) => (),
+fn remove_if_dead(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
+        return Err(io::Error::other(
+            "a file is there that is not a socket; remove it, or choose another path",
+        ));
     }
-    match try_connect(path) {
+    match connect_now(path) {
+        Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path),
         // A full queue, or a socket of another type: a process listens there all the same.
-        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Err(SocketError::InUse(path.to_owned())),
-        Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(failed("removing a dead one")),
-        Err(error) => Err(failed("connecting to the one that is there")(error.into())),
+        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Err(io::Error::other(IN_USE)),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Connects without waiting: the process that listens may hang.
-fn try_connect(path: &Path) -> nix::Result<()> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, flags(), None)?;
+fn connect_now(path: &Path) -> nix::Result<()> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, flags(), None)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
     // The file takes its mode from the socket, so it is private from its first moment.
     fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    if let Some(gid) = group {
-        chown(path, None, Some(Gid::from_raw(gid)))?;
-    }
-    fs::set_permissions(path, Permissions::from_mode(MODE))?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
+    chown(path, None, group.map(Gid::from_raw))
+        .map_err(|error| io::Error::other(format!("giving it to its group: {error}")))?;
+    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    // The kernel queues as many connections as net.core.somaxconn allows.
+    listen(&fd, Backlog::MAXALLOWABLE)?;
     Ok(UnixListener::from(fd))
-}
-
-fn flags() -> SockFlag {
-    SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK
 }
 
 #[cfg(test)]
@@ -132,6 +105,10 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn refusal(path: &Path) -> String {
+        OwnSocket::bind(path, None).unwrap_err().to_string()
     }
 
     #[test]
@@ -150,10 +127,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let foreign = UnixListener::bind(&path).unwrap();
-        assert!(matches!(OwnSocket::bind(&path, None), Err(SocketError::InUse(_))));
+        assert!(refusal(&path).contains("served by another process"));
         drop(foreign);
         let (_listener, _socket) = OwnSocket::bind(&path, None).unwrap();
-        assert!(matches!(OwnSocket::bind(&path, None), Err(SocketError::InUse(_))), "another daemon's own");
+        assert!(refusal(&path).contains("served by another process"), "another daemon's own");
     }
 
     #[test]
@@ -161,7 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("precious");
         fs::write(&path, "data").unwrap();
-        assert!(matches!(OwnSocket::bind(&path, None), Err(SocketError::NotASocket(_))));
+        assert!(refusal(&path).contains("not a socket"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "data");
     }
 
@@ -204,7 +181,7 @@ mod tests {
         bind(busy.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
         listen(&busy, Backlog::new(0).unwrap()).unwrap();
         let _waiting = UnixStream::connect(&path).unwrap();
-        assert_eq!(try_connect(&path), Err(Errno::EAGAIN), "there is no room for another");
-        assert!(matches!(OwnSocket::bind(&path, None), Err(SocketError::InUse(_))));
+        assert_eq!(connect_now(&path), Err(Errno::EAGAIN), "there is no room for another");
+        assert!(refusal(&path).contains("served by another process"));
     }
 }

@@ -1,6 +1,4 @@
-//! The log: the journal with fields and priorities, text for a person, or JSON for a collector.
-//!
-//! An event never waits for the log: see `logging/outbox.rs`.
+//! The log: the journal with fields and priorities, text for a person, or JSON for a collector. An event never waits for it.
 
 mod journal;
 mod outbox;
@@ -11,21 +9,17 @@ use std::io::{self, IsTerminal, Write};
 use clap::ValueEnum;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use self::journal::Journal;
 pub use self::outbox::Flush;
 use self::outbox::Outbox;
 use crate::process::systemd;
 
-/// The target of the audit trail ([`crate::server::audit`]).
-const AUDIT: &str = "tokend::server::audit";
-
 /// The format of events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// The journal if standard error is connected to it, otherwise text.
-    #[default]
     Auto,
     /// One line of text per event, coloured on a terminal.
     Text,
@@ -35,13 +29,26 @@ pub enum LogFormat {
     Journal,
 }
 
-type Output = Box<dyn Layer<Registry> + Send + Sync>;
-
-/// Starts the log of this process. `filter` is a level or a list of `target=level`. Keep the result until the end of
-/// `main`.
+/// Starts the log of this process. `filter` is a level or a list of `target=level`. Keep the result until the end.
 pub fn start(format: LogFormat, filter: &str) -> io::Result<Flush> {
     let filter = with_audit(filter)?;
-    let (output, flush) = output(format)?;
+    let wants_journal =
+        format == LogFormat::Journal || format == LogFormat::Auto && systemd::stderr_is_journal();
+    // Without the journal's socket, standard error still takes text.
+    let (output, flush) = if wants_journal && let Ok(write) = journal::connect("/run/systemd/journal/socket")
+    {
+        let (outbox, flush) = Outbox::start(write)?;
+        (Journal(outbox).boxed(), flush)
+    } else {
+        let (outbox, flush) = Outbox::start(|event: &[u8]| io::stderr().write_all(event))?;
+        let lines = fmt::layer().with_writer(move || outbox.clone());
+        let wants_no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let lines = match format {
+            LogFormat::Json => lines.json().flatten_event(true).boxed(),
+            _ => lines.with_ansi(io::stderr().is_terminal() && !wants_no_colour).boxed(),
+        };
+        (lines, flush)
+    };
     // Fails only where a test has already installed a subscriber of its own.
     let _ = tracing_subscriber::registry().with(output).with(filter).try_init();
     Ok(flush)
@@ -49,30 +56,11 @@ pub fn start(format: LogFormat, filter: &str) -> io::Result<Flush> {
 
 /// Adds the audit trail to a filter that does not name it: `--log-level error` must not lose the record of hand-outs.
 fn with_audit(filter: &str) -> io::Result<EnvFilter> {
+    const AUDIT: &str = "tokend::server::audit";
     let names_audit = filter.split(',').any(|directive| directive.starts_with(AUDIT));
     let complete = if names_audit { filter.to_owned() } else { format!("{filter},{AUDIT}=info") };
-    EnvFilter::try_new(complete).map_err(|_| {
-        let wanted = "neither a level (error, warn, info, debug, trace) nor a list of target=level";
-        io::Error::other(format!("--log-level {filter:?} is {wanted}"))
-    })
-}
-
-fn output(format: LogFormat) -> io::Result<(Output, Flush)> {
-    let wants_journal =
-        format == LogFormat::Journal || format == LogFormat::Auto && systemd::stderr_is_journal();
-    // Without the journal's socket, standard error still takes text.
-    if wants_journal && let Ok(write) = journal::connect(journal::SOCKET) {
-        let (outbox, flush) = Outbox::start(write)?;
-        return Ok((Journal(outbox).boxed(), flush));
-    }
-    let (outbox, flush) = Outbox::start(|event: &[u8]| io::stderr().write_all(event))?;
-    let lines = fmt::layer().with_writer(move || outbox.clone());
-    if format == LogFormat::Json {
-        return Ok((lines.json().flatten_event(true).boxed(), flush));
-    }
-    let has_colours =
-        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    Ok((lines.with_ansi(has_colours).boxed(), flush))
+    let wanted = "neither a level (error, warn, info, debug, trace) nor a list of target=level";
+    EnvFilter::try_new(complete).map_err(|_| io::Error::other(format!("--log-level {filter:?} is {wanted}")))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 use tokio::net::UnixDatagram;
 
-/// Links, addresses and routes, of both versions of IP (rtnetlink(7)).
+/// Links, addresses and routes (rtnetlink(7)).
 const GROUPS: libc::c_int = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
@@ -19,38 +19,34 @@ const GROUPS: libc::c_int = libc::RTMGRP_LINK
 /// A network that comes up changes several times in a row: link, address, routes, the other version of IP.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// The time between two notices, at first. It doubles while changes go on: on a host with containers they never end, and
-/// each notice costs a provider that is down some requests.
-const GAP_FIRST: Duration = Duration::from_secs(5);
+/// The first and the longest time between two notices. It doubles while changes go on, as on a host with containers.
+const GAPS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5 * 60));
 
-/// The longest time between two notices: the longest back-off after a failure that passes by itself.
-const GAP_MOST: Duration = Duration::from_secs(5 * 60);
-
-/// Calls `changed` after a change of the network, once for several in a row. Runs until it is dropped.
-///
-/// # Errors
-/// The kernel's error where it gives no notices. Requests are then tried again when their back-off ends.
-pub async fn watch(changed: impl Fn()) -> io::Result<()> {
-    let events = subscribe()?;
-    loop {
-        events.readable().await?;
-        tokio::time::sleep(SETTLED).await;
-        let mut gap = GAP_FIRST;
-        while drain(&events)? {
-            changed();
-            tokio::time::sleep(gap).await;
-            gap = (gap * 2).min(GAP_MOST);
-        }
+/// Calls `changed` after a change of the network, once for several in a row. Ends only where the kernel gives no notices, as
+/// to a daemon without a network of its own.
+pub async fn watch(changed: impl Fn()) {
+    if let Err(error) = try_watch(changed).await {
+        tracing::debug!(%error, "changes of the network go unnoticed");
     }
 }
 
-/// A socket with the kernel's notices. Tokio has no netlink socket, but reads every kind of datagram socket alike.
-fn subscribe() -> io::Result<UnixDatagram> {
+async fn try_watch(changed: impl Fn()) -> io::Result<()> {
+    // Tokio has no netlink socket, but reads every kind of datagram socket alike.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let events = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     let groups = u32::try_from(GROUPS).map_err(io::Error::other)?;
     bind(events.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    UnixDatagram::from_std(StdDatagram::from(events))
+    let events = UnixDatagram::from_std(StdDatagram::from(events))?;
+    loop {
+        events.readable().await?;
+        tokio::time::sleep(SETTLED).await;
+        let (mut gap, longest) = GAPS;
+        while drain(&events)? {
+            changed();
+            tokio::time::sleep(gap).await;
+            gap = (gap * 2).min(longest);
+        }
+    }
 }
 
 /// Reads all notices, whose content does not matter, and returns whether there was one.
@@ -96,7 +92,7 @@ mod tests {
                 };
                 tokio::select! {
                     biased;
-                    ended = watch(|| noticed.notify_one()) => panic!("the watch ended: {ended:?}"),
+                    () = watch(|| noticed.notify_one()) => panic!("the watch ended"),
                     () = raising => (),
                 }
             });

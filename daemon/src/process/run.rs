@@ -3,216 +3,127 @@
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::process::ExitCode;
 
 use futures_util::future::OptionFuture;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 
-use crate::access::{Names, group_id};
+use crate::access::group_id;
 use crate::clock::{Clock, ClockChanges};
-use crate::config::{self, Config, DaemonSettings, Faults, Loaded, Source};
+use crate::config::{self, Config, DaemonSettings, Loaded, Source};
 use crate::peer;
 use crate::process::daemon::Daemon;
 use crate::process::listener::OwnSocket;
-use crate::process::systemd;
+use crate::process::systemd::{self, NotifyState, notify};
 use crate::process::{faulty_start, hardening};
-use crate::store::{FdStore, Media, Store};
+use crate::store::{Media, Store};
 
-/// How often the line for `systemctl status` is updated, unless the watchdog is to be fed more often.
-const STATUS_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Why the daemon does not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The configuration has faults. All of them are logged already.
-    Config,
-    /// Anything else. The text names what was tried.
-    Other(Box<dyn Error + Send + Sync>),
-}
-
-impl<E: Error + Send + Sync + 'static> From<E> for StartError {
-    fn from(error: E) -> Self {
-        Self::Other(error.into())
-    }
-}
-
-/// Runs the daemon on a runtime of its own. One thread: the work is mostly waiting, and a second one only adds hand-overs.
-pub fn run_blocking(source: &Source, socket: Option<PathBuf>) -> Result<(), StartError> {
+/// Runs the daemon until a signal stops it. It has one thread: it mostly waits, and a second thread only adds hand-overs.
+pub fn run(source: &Source, socket: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(run(source, socket));
+    let ended = runtime.block_on(start_and_serve(source, socket));
     // A name service or a disk that hangs must not hang the end.
     runtime.shutdown_background();
-    result
+    ended
 }
 
-/// Runs the daemon with this configuration until a signal stops it.
-pub async fn run(source: &Source, socket: Option<PathBuf>) -> Result<(), StartError> {
+async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
     let memory = hardening::lock_memory();
     // Signals are caught before anything else, so that none is lost during the start.
-    let mut signals = Signals::new()?;
-    let passed = systemd::passed()?;
-    let passed_socket = passed.socket.map(register).transpose()?;
-    let config = match load(source) {
-        Ok(config) => config,
-        Err(faults) => return refuse_start(&faults, passed_socket, &mut signals).await,
+    let (stop, hangup) = (stop_signal()?, signal(SignalKind::hangup())?);
+    let (passed_socket, manager) = systemd::passed()?;
+    let passed_socket = passed_socket.map(UnixListener::from_std).transpose()?;
+    let Some(config) = load(source) else {
+        let answers = OptionFuture::from(passed_socket.map(faulty_start::answer_callers));
+        let is_stopped = stop.run_until_cancelled(answers).await.is_none();
+        // 78 is `EX_CONFIG` of sysexits.h.
+        return Ok(ExitCode::from(if is_stopped { 0 } else { 78 }));
     };
-    let (listener, own_socket) = match passed_socket {
+    let (listener, _own_socket) = match passed_socket {
         Some(listener) => (listener, None),
-        None => bind(&config, socket)?,
+        None => bind(&config, socket).map(|(listener, own_socket)| (listener, Some(own_socket)))?,
     };
-    let store = open_store(&config, passed.store).await;
+    let DaemonSettings { state_dir, state_key, .. } = config.daemon.clone();
+    let media = Media { manager, keep: systemd::keep_descriptor, state_dir, state_key };
+    // The store never waits for a point in time, so changes of the clock do not matter to it.
+    let store = Store::open(Clock::kernel(ClockChanges::default()), media).await;
     let daemon = Daemon::start(&config, listener, hardening::raise_descriptor_limit(), store, memory).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
-    systemd::ready(&daemon.summary());
-    supervise(&daemon, &mut signals, source).await;
-    systemd::stopping();
+    notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
+    tokio::select! {
+        () = stop.cancelled() => (),
+        () = send_heartbeats(&daemon) => (),
+        () = reload_on_signal(&daemon, hangup, source) => (),
+    }
+    notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     tracing::info!("stopping");
     daemon.stop().await;
-    drop(own_socket);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Logs the faults and, with a socket of the service manager, answers the callers that wait there.
-async fn refuse_start(
-    faults: &Faults,
-    passed_socket: Option<UnixListener>,
-    signals: &mut Signals,
-) -> Result<(), StartError> {
-    log_faults(faults);
-    if let Some(listener) = passed_socket {
+/// A token that is cancelled by the first signal that asks to stop.
+fn stop_signal() -> io::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
         tokio::select! {
-            () = faulty_start::answer_callers(listener) => (),
-            () = signals.stop() => return Ok(()),
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
         }
-    }
-    Err(StartError::Config)
+        stopping.cancel();
+    });
+    Ok(stop)
 }
 
-fn log_faults(faults: &Faults) {
-    faults.as_slice().iter().for_each(|fault| tracing::error!("{fault}"));
+/// Reads the configuration, and logs its warnings and faults.
+fn load(source: &Source) -> Option<Config> {
+    let loaded = config::load(source, peer::abilities()).inspect_err(|faults| {
+        faults.as_slice().iter().for_each(|fault| tracing::error!("{fault}"));
+    });
+    let Loaded { config, warnings } = loaded.ok()?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Some(config)
 }
 
-fn load(source: &Source) -> Result<Config, Faults> {
-    let Loaded { config, warnings } = config::load(source, peer::abilities())?;
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(config)
+fn bind(config: &Config, socket: Option<PathBuf>) -> Result<(UnixListener, OwnSocket), Box<dyn Error>> {
+    let unknown = |group| format!("daemon.socket_group: there is no group {group} on this host");
+    let group = config.daemon.socket_group.as_ref();
+    let group = group.map(|group| group_id(group).ok_or_else(|| unknown(group))).transpose()?;
+    let (listener, own_socket) = OwnSocket::bind(socket.as_ref().unwrap_or(&config.daemon.socket), group)?;
+    Ok((UnixListener::from_std(listener)?, own_socket))
 }
 
-/// Opens the store with what the previous process left.
-async fn open_store(config: &Config, manager: FdStore) -> Arc<Store> {
-    let DaemonSettings { state_dir, state_key, .. } = config.daemon.clone();
-    // The store waits for no point in time, so changes of the clock do not matter to it.
-    Store::open(
-        Clock::kernel(ClockChanges::default()),
-        Media { manager, keep: systemd::keep_descriptor, state_dir, state_key },
-    )
-    .await
-}
-
-fn bind(config: &Config, socket: Option<PathBuf>) -> Result<(UnixListener, Option<OwnSocket>), StartError> {
-    let gid = |group| {
-        let unknown = || format!("daemon.socket_group: there is no group {group} on this host");
-        group_id(group).ok_or_else(|| StartError::Other(unknown().into()))
-    };
-    let group = config.daemon.socket_group.as_ref().map(gid).transpose()?;
-    let path = socket.unwrap_or_else(|| config.daemon.socket.clone());
-    let (listener, own_socket) = OwnSocket::bind(&path, group)?;
-    Ok((register(listener)?, Some(own_socket)))
-}
-
-fn register(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
-}
-
-/// Handles signals, reloads and the watchdog until a signal asks to stop.
-async fn supervise(daemon: &Daemon, signals: &mut Signals, source: &Source) {
-    let interval =
-        systemd::watchdog_interval().map_or(STATUS_INTERVAL, |interval| interval.min(STATUS_INTERVAL));
-    let mut heartbeat = tokio::time::interval(interval);
-    let mut reported = daemon.summary();
-    let mut reload = None;
+/// Feeds the watchdog and updates the line in `systemctl status`.
+async fn send_heartbeats(daemon: &Daemon) {
+    const OVERDUE: &str = "tokens are overdue for renewal, and their actors do nothing";
+    let mut heartbeat = tokio::time::interval(systemd::heartbeat_interval());
     loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => return,
-            _ = signals.interrupt.recv() => return,
-            // A signal during a reload is kept, and starts another one after it.
-            Some(()) = signals.hangup.recv(), if reload.is_none() => {
-                systemd::reloading();
-                reload = Some(tokio::spawn(load_and_resolve(source.clone(), daemon.names())));
-            }
-            Some(loaded) = OptionFuture::from(reload.as_mut()) => {
-                reload = None;
-                apply(daemon, loaded);
-            }
-            _ = heartbeat.tick() => {
-                // A daemon that serves but does not renew is one to restart.
-                if daemon.is_on_schedule() {
-                    systemd::watchdog();
-                } else {
-                    tracing::error!("tokens are overdue for renewal, and their actors do nothing");
-                }
-                let summary = daemon.summary();
-                if summary != reported {
-                    systemd::status(&summary);
-                    reported = summary;
-                }
-            }
+        heartbeat.tick().await;
+        if daemon.is_on_schedule() {
+            notify(&[NotifyState::Watchdog, NotifyState::Status(&daemon.summary())]);
+        } else {
+            // The watchdog starts a daemon again that serves but does not renew.
+            tracing::error!("{OVERDUE}");
+            notify(&[NotifyState::Status(OVERDUE)]);
         }
     }
 }
 
-/// Reads the configuration and resolves the names in its rules, before it is in force, so that nobody is refused because of a
-/// name that is not resolved yet. On a thread of its own: a slow disk delays no caller, no signal and no heartbeat.
-async fn load_and_resolve(source: Source, names: Arc<Names>) -> Result<Config, Faults> {
-    let loaded = tokio::task::spawn_blocking(move || load(&source)).await;
-    let loaded = loaded.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
-    names.resolve(loaded.names_in_rules()).await;
-    Ok(loaded)
-}
-
-/// Puts a newly read configuration in force. One with faults changes nothing.
-fn apply(daemon: &Daemon, loaded: Result<Result<Config, Faults>, JoinError>) {
-    match loaded {
-        Ok(Ok(config)) => {
-            daemon.reload(&config);
-            tracing::info!(tokens = config.tokens.len(), "reloaded");
-            systemd::ready(&daemon.summary());
-            return;
+/// Reloads the configuration at each SIGHUP. A signal during a reload starts another reload afterwards.
+async fn reload_on_signal(daemon: &Daemon, mut hangup: Signal, source: &Source) {
+    while hangup.recv().await.is_some() {
+        let now = NotifyState::monotonic_usec_now();
+        notify(&[NotifyState::Reloading, now.unwrap_or(NotifyState::Status("reloading"))]);
+        let source = source.clone();
+        // On a thread of its own: a slow disk delays no caller, no signal and no heartbeat.
+        if let Ok(Some(config)) = tokio::task::spawn_blocking(move || load(&source)).await {
+            daemon.reload(&config).await;
+        } else {
+            daemon.reload_failed();
         }
-        Ok(Err(faults)) => log_faults(&faults),
-        Err(_) => tracing::error!("reading the configuration panicked"),
-    }
-    daemon.reload_failed();
-    tracing::error!("not reloaded: the previous configuration stays in force");
-    systemd::ready("the last reload failed; the configuration before it is in force");
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal that asks to stop.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => (),
-            _ = self.interrupt.recv() => (),
-        }
+        notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
     }
 }

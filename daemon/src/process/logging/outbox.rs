@@ -1,10 +1,7 @@
-//! A bounded queue of events, and one thread that writes them.
+//! A bounded queue of events, and one thread that writes them. An event never waits for the log: behind a terminal, pipe or
+//! journal that hangs, events are dropped, and their number is logged as soon as the log goes on.
 //!
-//! An event never waits for the log. Behind a stopped terminal, a pipe that nobody reads or a journal that hangs, events
-//! are dropped, and the number of dropped ones is logged as soon as the log goes on.
-//!
-//! `tracing-appender` does not hold that promise: when the log hangs at the end, its guard prints to standard output,
-//! which then often hangs as well, so the process would not end. It bounds lines instead of bytes, and ignores failed writes.
+//! `tracing-appender` bounds lines instead of bytes, and with a log that hangs its guard may hang the end of the process.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +19,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The end of the queue for events. Each write is one event.
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
-    queue: Sender<Item>,
+    queue: Sender<Vec<u8>>,
     /// Bytes in the queue.
     waiting: Arc<AtomicUsize>,
     /// Events dropped since the start.
@@ -32,34 +29,49 @@ pub(super) struct Outbox {
 /// Waits, when dropped, until all events are written, for a second at most.
 #[derive(Debug)]
 #[must_use = "dropped at once, it waits for no event"]
-pub struct Flush(Sender<Item>);
-
-#[derive(Debug)]
-enum Item {
-    Event(Vec<u8>),
-    /// Asks for a message once all events before it are written.
-    Flush(Sender<()>),
+pub struct Flush {
+    queue: Sender<Vec<u8>>,
+    flushed: Receiver<()>,
 }
 
 impl Outbox {
     /// Starts the thread, which hands each event to `write`.
-    pub(super) fn start<W>(write: W) -> io::Result<(Self, Flush)>
-    where
-        W: FnMut(&[u8]) -> io::Result<()> + Send + 'static,
-    {
-        let (queue, items) = mpsc::channel();
+    pub(super) fn start(
+        mut write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<(Self, Flush)> {
+        let (queue, events) = mpsc::channel::<Vec<u8>>();
+        let (flush, flushed) = mpsc::channel();
         let outbox = Self { queue: queue.clone(), waiting: Arc::default(), lost: Arc::default() };
-        let (waiting, lost) = (Arc::clone(&outbox.waiting), Arc::clone(&outbox.lost));
-        let log = thread::Builder::new().name("log".to_owned());
-        log.spawn(move || write_each(items, &waiting, &lost, write))?;
-        Ok((outbox, Flush(queue)))
+        let Self { waiting, lost, .. } = outbox.clone();
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            let mut reported = 0;
+            for event in events {
+                // `Flush` sends an empty event after all others.
+                if event.is_empty() {
+                    let _ = flush.send(());
+                    continue;
+                }
+                let is_written = write(&event).is_ok();
+                waiting.fetch_sub(event.len(), Ordering::Relaxed);
+                let lost = lost.fetch_add(u64::from(!is_written), Ordering::Relaxed);
+                if is_written && lost > reported {
+                    reported = lost;
+                    // This event goes through the queue too, so it stands where the others are missing.
+                    tracing::error!(
+                        lost,
+                        "{lost} events were lost since the start: the log took them too slowly"
+                    );
+                }
+            }
+        })?;
+        Ok((outbox, Flush { queue, flushed }))
     }
 
     /// Queues an event, or drops and counts it where the queue is full.
     pub(super) fn put(&self, event: Vec<u8>) {
         let size = event.len();
         let before = self.waiting.fetch_add(size, Ordering::Relaxed);
-        if before.saturating_add(size) > WAITING_MAX || self.queue.send(Item::Event(event)).is_err() {
+        if before.saturating_add(size) > WAITING_MAX || self.queue.send(event).is_err() {
             self.waiting.fetch_sub(size, Ordering::Relaxed);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -80,35 +92,8 @@ impl io::Write for Outbox {
 
 impl Drop for Flush {
     fn drop(&mut self) {
-        let (done, written) = mpsc::channel();
-        if self.0.send(Item::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(FLUSH_TIMEOUT);
-        }
-    }
-}
-
-fn write_each(
-    items: Receiver<Item>,
-    waiting: &AtomicUsize,
-    lost: &AtomicU64,
-    mut write: impl FnMut(&[u8]) -> io::Result<()>,
-) {
-    let mut reported = 0;
-    for item in items {
-        let event = match item {
-            Item::Event(event) => event,
-            Item::Flush(done) => {
-                let _ = done.send(());
-                continue;
-            }
-        };
-        let is_written = write(&event).is_ok();
-        waiting.fetch_sub(event.len(), Ordering::Relaxed);
-        let lost = lost.fetch_add(u64::from(!is_written), Ordering::Relaxed);
-        if is_written && lost > reported {
-            reported = lost;
-            // This event goes through the queue too, so it stands where the others are missing.
-            tracing::error!(lost, "{lost} events were lost since the start: the log took them too slowly");
+        if self.queue.send(Vec::new()).is_ok() {
+            let _ = self.flushed.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 }
