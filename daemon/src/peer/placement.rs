@@ -38,10 +38,11 @@ impl Placement {
         let parts = path.split('/').filter(|part| !part.is_empty());
         let mut parts = parts.map(|part| part.strip_prefix('_').unwrap_or(part));
         // The next part that is no slice, if it is a unit.
-        let mut next_unit = || parts.find(|part| !part.ends_with(".slice")).filter(|part| is_unit(part));
-        let Some(unit) = next_unit() else { return Self::default() };
+        let mut next =
+            || parts.find(|part| part.strip_suffix(".slice").is_none()).filter(|part| is_unit(part));
+        let Some(unit) = next() else { return Self::default() };
         // The manager of another user says nothing about this process but that it was started from there.
-        let user_unit = (unit == format!("user@{uid}.service")).then(next_unit).flatten();
+        let user_unit = (unit == format!("user@{uid}.service")).then(next).flatten();
         Self { unit: Some(unit.to_owned()), user_unit: user_unit.map(ToOwned::to_owned) }
     }
 }

@@ -12,13 +12,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::server::connection::error_frame;
 
-/// How long callers are answered before the daemon exits.
-const PERIOD: Duration = Duration::from_secs(5);
-
 const MESSAGE: &str =
     "the daemon's configuration has faults; an operator must mend it (journalctl -u tokend)";
 
-/// Answers one request of every caller with an error, for a few seconds.
+/// Answers one request of every caller with an error, for five seconds.
 pub(super) async fn answer_callers(listener: UnixListener) {
     let answers = TaskTracker::new();
     let accepting = async {
@@ -29,7 +26,7 @@ pub(super) async fn answer_callers(listener: UnixListener) {
             }
         }
     };
-    let _ended = timeout(PERIOD, accepting).await;
+    let _ended = timeout(Duration::from_secs(5), accepting).await;
     answers.close();
     let _answered = timeout(Duration::from_secs(1), answers.wait()).await;
 }

@@ -34,7 +34,6 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     // Signals are caught before anything else, so that none is lost during the start.
     let (stop, hangup) = (stop_signal()?, signal(SignalKind::hangup())?);
     let (passed_socket, manager) = systemd::passed()?;
-    let passed_socket = passed_socket.map(UnixListener::from_std).transpose()?;
     let Some(config) = load(source) else {
         let answers = OptionFuture::from(passed_socket.map(faulty_start::answer_callers));
         let is_stopped = stop.run_until_cancelled(answers).await.is_none();
@@ -43,7 +42,7 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     };
     let (listener, _own_socket) = match passed_socket {
         Some(listener) => (listener, None),
-        None => bind(&config, socket).map(|(listener, own_socket)| (listener, Some(own_socket)))?,
+        None => bind(&config, socket.as_ref()).map(|(listener, own_socket)| (listener, Some(own_socket)))?,
     };
     let DaemonSettings { state_dir, state_key, .. } = config.daemon.clone();
     let media = Media { manager, keep: systemd::keep_descriptor, state_dir, state_key };
@@ -81,18 +80,22 @@ fn stop_signal() -> io::Result<CancellationToken> {
 /// Reads the configuration, and logs its warnings and faults.
 fn load(source: &Source) -> Option<Config> {
     let loaded = config::load(source, peer::abilities()).inspect_err(|faults| {
-        faults.as_slice().iter().for_each(|fault| tracing::error!("{fault}"));
+        for fault in faults.as_slice() {
+            tracing::error!("{fault}");
+        }
     });
     let Loaded { config, warnings } = loaded.ok()?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     Some(config)
 }
 
-fn bind(config: &Config, socket: Option<PathBuf>) -> Result<(UnixListener, OwnSocket), Box<dyn Error>> {
+fn bind(config: &Config, socket: Option<&PathBuf>) -> Result<(UnixListener, OwnSocket), Box<dyn Error>> {
     let unknown = |group| format!("daemon.socket_group: there is no group {group} on this host");
     let group = config.daemon.socket_group.as_ref();
     let group = group.map(|group| group_id(group).ok_or_else(|| unknown(group))).transpose()?;
-    let (listener, own_socket) = OwnSocket::bind(socket.as_ref().unwrap_or(&config.daemon.socket), group)?;
+    let (listener, own_socket) = OwnSocket::bind(socket.unwrap_or(&config.daemon.socket), group)?;
     Ok((UnixListener::from_std(listener)?, own_socket))
 }
 

@@ -1,14 +1,14 @@
-//! The service manager: descriptors that it passes and notifications to it (`sd_listen_fds(3)`, `sd_notify(3)`). The only
-//! user of sd-notify. Without a service manager it does nothing.
+//! Descriptors that the service manager passes, and notifications to it (`sd_listen_fds(3)`, `sd_notify(3)`).
 
 use std::env;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::time::Duration;
 
 use nix::sys::socket::{SockType, UnixAddr, getsockname, getsockopt, sockopt};
 pub use sd_notify::NotifyState;
+use tokio::net::UnixListener;
 
 use crate::store::FdStore;
 
@@ -28,9 +28,9 @@ pub fn passed() -> io::Result<(Option<UnixListener>, FdStore)> {
         if name == STORE {
             left.get_or_insert(fd);
         } else if socket.is_none() && is_listening(&fd) {
-            let listener = UnixListener::from(fd);
+            let listener = StdUnixListener::from(fd);
             listener.set_nonblocking(true)?;
-            socket = Some(listener);
+            socket = Some(UnixListener::from_std(listener)?);
         } else {
             return Err(io::Error::other(
                 "the service manager must pass one listening Unix stream socket (ListenStream= with a path)",

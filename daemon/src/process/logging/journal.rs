@@ -1,5 +1,4 @@
-//! Events in the journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram of fields per event,
-//! so that `journalctl TOKEND_TOKEN=NAME` finds them.
+//! Events in the journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram of fields per event.
 
 use std::fmt;
 use std::io;
