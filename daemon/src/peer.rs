@@ -105,10 +105,9 @@ fn identified(mut facts: Facts, process: &Process) -> Option<Facts> {
     process.is_alive().then_some(facts)
 }
 
-/// The present invocation of a system unit (systemd.exec(5), `INVOCATION_ID`), from a folder that only root writes to. A
+/// The present invocation of a system unit (systemd.exec(5), `INVOCATION_ID`; its name has no slash), from a folder that only root writes to. A
 /// process that outlived its own invocation (`KillMode=`) gets the one that has begun since.
 fn invocation_id(unit: &str) -> Option<String> {
-    // A unit's name has no slash in it.
     let id = fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok()?.into_os_string();
     id.into_string().ok().filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
