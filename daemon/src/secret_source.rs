@@ -4,7 +4,6 @@
 //! No error repeats any of a secret. An error names the source and the remedy.
 
 mod command;
-mod stamp;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,15 +12,12 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::process::ExitStatus;
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use serde::Serialize;
 use tokend_protocol::Secret;
 use tokio::sync::Semaphore;
-
-pub use self::stamp::{Stamp, stamps};
 
 /// The largest secret, in bytes. A private key or an assertion has a tenth of it.
 pub const SECRET_MAX: usize = 64 * 1024;
@@ -48,64 +44,46 @@ pub enum SecretSource {
     Command(Vec<String>),
 }
 
-/// A secret that could not be read: its source, and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {reason}")]
-pub struct SecretSourceError {
-    /// The source, as in `secret file /etc/tokend/psb.secret`.
-    pub place: String,
-    /// Why, and the remedy.
-    pub reason: Unreadable,
+/// Identifies the content of a file without reading it: device, inode, size, owner, mode and times, following links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(Option<(u64, u64, u64, u32, u32, [i64; 4])>);
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        Self(std::fs::metadata(path).ok().map(|of| {
+            let times = [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()];
+            (of.dev(), of.ino(), of.size(), of.uid(), of.mode(), times)
+        }))
+    }
 }
 
-/// Why a secret could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
-    /// The service has no credentials at all.
-    #[error("systemd gave no credentials; add LoadCredential= or LoadCredentialEncrypted= to tokend.service")]
-    NoCredentials,
-    /// The variable is not set.
-    #[error("not set in the daemon's environment; add it to tokend.service, or choose another source")]
-    NotSet,
-    /// The system refuses.
-    #[error("cannot be read: {1}")]
-    System(ErrorKind, String),
-    /// A directory, a device, a pipe or a socket.
-    #[error("not a regular file; name one with nothing but the secret")]
-    NotAFile,
-    /// Other users can read or write this file of this mode. The text names the remedy.
-    #[error("mode {mode:04o} is open to other users; chmod 0600 {}", .0.display(), mode = .1)]
-    Exposed(PathBuf, u32),
-    /// This file belongs to this third user, who can read and replace the secret. The text names the remedy.
-    #[error("owned by user {owner}, neither root nor the daemon's; chown {} {}", geteuid(), .0.display(), owner = .1)]
-    ForeignOwner(PathBuf, u32),
-    /// The program could not be started.
-    #[error("cannot be started: {0}")]
-    NotStarted(String),
-    /// The program failed.
-    #[error("ended with {0}; run it by hand as the daemon's user to see why")]
-    Failed(ExitStatus),
-    /// The program took too long.
-    #[error("gave no answer within {0} seconds and was killed")]
-    TimedOut(u64),
-    /// There is more than a secret.
-    #[error("has more than {SECRET_MAX} bytes, which is no secret")]
-    TooLarge,
-    /// There is nothing, or nothing but an end of line.
-    #[error("empty; put the secret there")]
-    Empty,
-    /// It is no text.
-    #[error("not UTF-8 text; put the secret there as text")]
-    NotText,
-    /// It has a NUL character.
-    #[error("has a NUL character, which no secret can have")]
-    HasNul,
+/// A secret that could not be read: its source, as in `secret file /etc/tokend/psb.secret`, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct SecretSourceError {
+    place: String,
+    reason: Unreadable,
+}
+
+/// Why a secret could not be read, and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unreadable {
+    /// The kind of the system's error, or `Other` if the system reported none.
+    pub kind: ErrorKind,
+    reason: String,
+}
+
+impl Unreadable {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Other, reason: reason.into() }
+    }
 }
 
 /// Drops the description of the attempt, which names no source.
 impl From<io::Error> for Unreadable {
     fn from(error: io::Error) -> Self {
-        Self::System(error.kind(), error.to_string())
+        Self { kind: error.kind(), reason: format!("cannot be read: {error}") }
     }
 }
 
@@ -120,8 +98,20 @@ impl SecretSource {
     /// Reads the secret because a caller asked for something. Callers may ask as often as they like, so they have only
     /// a share of the commands that may run at once; renewals have the rest.
     pub async fn read_for_caller(&self) -> Result<Secret, SecretSourceError> {
-        let _share = if let Self::Command(_) = self { command::callers_share().await } else { None };
+        // Nothing closes the semaphore.
+        let _share = if let Self::Command(_) = self { command::CALLERS.acquire().await.ok() } else { None };
         self.read().await
+    }
+
+    /// The file that holds the secret, if a file does.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Credential(name) => {
+                std::env::var_os(CREDENTIALS_DIRECTORY).map(|directory| Path::new(&directory).join(name))
+            }
+            Self::File(path) => Some(path.clone()),
+            Self::Environment(_) | Self::Command(_) => None,
+        }
     }
 
     async fn read_with(
@@ -131,7 +121,9 @@ impl SecretSource {
         let bytes = match self {
             Self::Credential(name) => match environment(CREDENTIALS_DIRECTORY) {
                 Some(directory) => read_file(Path::new(&directory).join(name), open).await,
-                None => Err(Unreadable::NoCredentials),
+                None => Err(Unreadable::new(
+                    "systemd gave no credentials; add LoadCredential= or LoadCredentialEncrypted= to tokend.service",
+                )),
             },
             Self::File(path) if is_credential(path, environment(CREDENTIALS_DIRECTORY)) => {
                 read_file(path.clone(), open).await
@@ -139,7 +131,9 @@ impl SecretSource {
             Self::File(path) => read_file(path.clone(), open_guarded).await,
             Self::Environment(name) => match environment(name) {
                 Some(value) => Ok(value.as_bytes().to_vec()),
-                None => Err(Unreadable::NotSet),
+                None => Err(Unreadable::new(
+                    "not set in the daemon's environment; add it to tokend.service, or choose another source",
+                )),
             },
             Self::Command(words) => command::output(words, environment).await,
         };
@@ -160,6 +154,11 @@ impl fmt::Display for SecretSource {
             }
         }
     }
+}
+
+/// The stamps of these files, taken on another thread because their file system may hang.
+pub async fn stamps(paths: Vec<PathBuf>) -> Option<Vec<Stamp>> {
+    on_another_thread(move || paths.iter().map(|path| Stamp::of(path)).collect()).await.ok()
 }
 
 /// Whether this process's user could read a secret file. Reads nothing. Credentials of a unit can be seen only inside
@@ -210,20 +209,25 @@ async fn on_another_thread<T: Send + 'static>(
 fn open(path: &Path) -> Result<File, Unreadable> {
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(Unreadable::NotAFile) }
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(Unreadable::new("not a regular file; name one with nothing but the secret"))
+    }
 }
 
-/// Opens a regular file that only root and the daemon's user can read. The daemon's own group cannot either: users who
-/// may connect to the socket may be in it. The open file is checked, not the path, so that no other file can take its
-/// place in between.
+/// Opens a regular file that only root and the daemon's user can read. Not even the daemon's group can: it may have the
+/// users who may connect to the socket. The open file is checked, so that no other file can take its place in between.
 fn open_guarded(path: &Path) -> Result<File, Unreadable> {
     let file = open(path)?;
     let metadata = file.metadata()?;
-    let (mode, owner, path) = (metadata.mode() & 0o7777, metadata.uid(), path.to_owned());
+    let (mode, owner, path, user) =
+        (metadata.mode() & 0o7777, metadata.uid(), path.display(), geteuid().as_raw());
     if mode & 0o077 != 0 {
-        Err(Unreadable::Exposed(path, mode))
-    } else if owner != 0 && owner != geteuid().as_raw() {
-        Err(Unreadable::ForeignOwner(path, owner))
+        Err(Unreadable::new(format!("mode {mode:04o} is open to other users; chmod 0600 {path}")))
+    } else if owner != 0 && owner != user {
+        let fault = format!("owned by user {owner}, neither root nor the daemon's; chown {user} {path}");
+        Err(Unreadable::new(fault))
     } else {
         Ok(file)
     }
@@ -231,17 +235,18 @@ fn open_guarded(path: &Path) -> Result<File, Unreadable> {
 
 fn text(bytes: Vec<u8>) -> Result<Secret, Unreadable> {
     if bytes.len() > SECRET_MAX {
-        return Err(Unreadable::TooLarge);
+        return Err(Unreadable::new(format!("has more than {SECRET_MAX} bytes, which is no secret")));
     }
-    let mut text = String::from_utf8(bytes).map_err(|_| Unreadable::NotText)?;
+    let not_text = |_| Unreadable::new("not UTF-8 text; put the secret there as text");
+    let mut text = String::from_utf8(bytes).map_err(not_text)?;
     if text.ends_with('\n') {
         text.truncate(text.len() - if text.ends_with("\r\n") { 2 } else { 1 });
     }
     if text.is_empty() {
-        return Err(Unreadable::Empty);
+        return Err(Unreadable::new("empty; put the secret there"));
     }
     if text.contains('\0') {
-        return Err(Unreadable::HasNul);
+        return Err(Unreadable::new("has a NUL character, which no secret can have"));
     }
     Ok(Secret::from(text))
 }

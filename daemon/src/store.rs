@@ -1,45 +1,52 @@
 //! What outlives the process: tokens with their schedules, so that a crash, a restart or an upgrade costs no request
 //! and no token.
 //!
-//! Records are stored in two places. The first is memory that the service manager keeps open while the daemon is not
-//! running. It is written at every change, before callers see the change. The second is a folder of sealed files, for
-//! tokens that survive a reboot. It is written only if there is a state key, and only for tokens.
+//! Records are stored in memory that the service manager keeps open while the daemon is not running: at every change,
+//! before callers see the change. With a state key, tokens are also stored in sealed files, which survive a reboot.
 //!
-//! Neither may stop the daemon. A record that cannot be stored is reported once, and its token is served nevertheless.
-//! A record that cannot be read is treated as if it had never been there. Nothing is used before its checksum or seal
-//! was found right.
+//! Neither place may stop the daemon. A record that cannot be stored is reported once, and its token is served. A record
+//! whose checksum or seal is not right is treated as if it had never been there.
 
 mod files;
-pub mod folder;
+mod folder;
 pub mod key;
 pub mod memory;
-mod open;
 pub mod record;
-mod report;
 pub mod sealed;
 mod writer;
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use self::files::Files;
+use self::folder::Folder;
 use self::key::Key;
 use self::memory::{Memory, Recovered};
-pub use self::open::{FdStore, Media};
 use self::record::{Moment, Record, ThrottleRecord, Uptime};
-use self::report::Report;
+use self::sealed::Sealer;
 pub use self::writer::{RecordWriter, ThrottleWriter};
 use crate::clock::Clock;
 use crate::fingerprint::NoRandomness;
+use crate::secret_source::SecretSource;
 
-/// Stores the state of credentials and issuers, and finds what the process before stored.
+/// How long the start may take to read sealed files. The service manager waits for longer.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// Stores the state of credentials and issuers, and finds what the previous process stored.
 #[derive(Debug)]
 pub struct Store {
     clock: Clock,
     files: Option<Arc<Files>>,
-    report: Arc<Report>,
+    previous_exit: PreviousExit,
     /// Never locked across an await, nor while the disk is at work.
     state: Mutex<State>,
 }
@@ -47,16 +54,20 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct State {
     memory: Option<Memory>,
-    /// What the process before left and no credential has claimed yet.
+    /// Records of the previous process that no credential has claimed yet.
     found: HashMap<Key, Found>,
-    /// Whether what is found on the disk comes too late.
-    has_started: bool,
     /// How many credentials have a key. There are two where a variant has two names.
     claims: HashMap<Key, usize>,
-    previous_exit: PreviousExit,
+    /// Whether it is proved that the service manager keeps the memory, if there is one.
+    is_kept: Option<bool>,
+    /// How many tokens were still valid.
+    restored: usize,
+    memory_fault: Option<String>,
+    /// Why the state key is not used.
+    key_fault: Option<String>,
 }
 
-/// How the process before this one ended.
+/// How the previous process ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PreviousExit {
     /// It crashed or was killed. Back-offs stay in force, or a crash loop would be an attack on the provider.
@@ -64,6 +75,20 @@ pub enum PreviousExit {
     Crashed,
     /// It was told to stop, as by `systemctl restart`. That ends every back-off, as a reload does.
     Orderly,
+}
+
+/// Whether the service manager keeps descriptors while the daemon is not running.
+#[derive(Debug)]
+pub enum FdStore {
+    /// There is no service manager.
+    Absent,
+    /// There is one.
+    Present {
+        /// The memory that the previous process left with it.
+        left: Option<OwnedFd>,
+        /// Whether it certainly keeps what it is given. Only systemd 254 and later say so beforehand.
+        is_proved: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -76,23 +101,77 @@ struct Found {
 impl Store {
     /// Creates a store that stores nothing.
     pub fn forgetful(clock: Clock) -> Arc<Self> {
-        Self::new(clock, None, State::default(), Arc::default())
+        Self::new(clock, None, State::default())
     }
 
     /// Creates a store with memory only.
     pub fn in_memory(clock: Clock, recovered: Recovered) -> Arc<Self> {
         let mut state = State::default();
         state.take(recovered);
-        Self::new(clock, None, state, Arc::default())
+        Self::new(clock, None, state)
     }
 
-    fn new(clock: Clock, files: Option<Arc<Files>>, mut state: State, report: Arc<Report>) -> Arc<Self> {
-        if state.found.remove(&orderly_end()).is_some() {
-            state.previous_exit = PreviousExit::Orderly;
+    /// Opens what the previous process left. Faults are reported, and are no reason not to start. `keep` gives the
+    /// service manager a descriptor.
+    pub async fn open(
+        clock: Clock,
+        manager: FdStore,
+        keep: fn(BorrowedFd<'_>),
+        state_dir: &Path,
+        state_key: Option<&SecretSource>,
+    ) -> Arc<Self> {
+        let (mut state, mut files) = (State::default(), None);
+        match manager {
+            FdStore::Absent => {
+                tracing::info!("no service manager keeps tokens while the daemon does not run");
+            }
+            FdStore::Present { left, is_proved } => state.open_memory(left, is_proved, keep),
         }
-        let store = Self { clock, files, report, state: Mutex::new(state) };
-        store.wipe(&mut store.lock(), &orderly_end());
-        Arc::new(store)
+        if let Some(source) = state_key {
+            let secret = source.read().await.map_err(|error| error.to_string());
+            let sealer = secret
+                .and_then(|secret| Sealer::new(&secret).map_err(|reason| format!("{source}: {reason}")))
+                .map_err(|fault| format!("daemon.state_key: {fault}; put it right, then restart the daemon"));
+            match sealer {
+                Ok(sealer) => files = Some(Files::new(Folder::new(state_dir, sealer))),
+                Err(fault) => note(&mut state.key_fault, Some(fault), "reboot"),
+            }
+        }
+        let store = Self::new(clock, files, state);
+        store.read_folder().await;
+        store
+    }
+
+    fn new(clock: Clock, files: Option<Arc<Files>>, mut state: State) -> Arc<Self> {
+        let end = state.found.remove(&orderly_end());
+        let previous_exit = end.map_or(PreviousExit::Crashed, |_| PreviousExit::Orderly);
+        state.write(|memory| memory.remove(&orderly_end()));
+        Arc::new(Self { clock, files, previous_exit, state: Mutex::new(state) })
+    }
+
+    /// Takes over the records of the folder, as far as they are read in time. Memory has the same or newer ones.
+    async fn read_folder(&self) {
+        let Some(files) = &self.files else { return };
+        let (reader, (sender, mut records)) = (Arc::clone(files), mpsc::channel(16));
+        let send = move |key, bytes| sender.blocking_send((key, bytes)).is_ok();
+        let reading = spawn_blocking(move || reader.folder.read(send));
+        let taking_over = async {
+            while let Some((key, bytes)) = records.recv().await {
+                let found = || Found { bytes, uptime: Uptime::Unknown, on_disk: true };
+                self.lock().found.entry(key).or_insert_with(found).on_disk = true;
+            }
+            reading.await
+        };
+        let fault = match timeout(READ_LIMIT, taking_over).await {
+            Ok(Ok(read)) => read.err(),
+            Ok(Err(_)) => Some("reading the state directory broke off".to_owned()),
+            Err(_) => Some(format!(
+                "{}: reading takes more than {} s; tokens that were not read are asked for anew; check the disk",
+                files.folder.path.display(),
+                READ_LIMIT.as_secs()
+            )),
+        };
+        note(&mut files.queue().fault, fault, "reboot");
     }
 
     /// The record of a credential, if there is one, and the handle for storing its next ones.
@@ -100,64 +179,60 @@ impl Store {
         let now = self.now();
         let mut state = self.lock();
         *state.claims.entry(key).or_default() += 1;
-        let found = state.find(&key);
-        let record = found.as_ref().and_then(|found| Record::decode(&found.bytes, now, found.uptime));
-        match (&found, &record) {
+        let record = state.find(&key).and_then(|found| {
+            let Some(record) = Record::decode(&found.bytes, now, found.uptime) else {
+                state.write(|memory| memory.remove(&key));
+                return None;
+            };
             // It may be from the disk, or its token may have expired: memory gets it as it is now.
-            (Some(found), Some(record)) => {
-                let bytes = record::encode(record, now);
-                self.put(&mut state, &key, &bytes);
-                if record.token.is_some() && !found.on_disk {
-                    self.write_in_background(key, bytes);
+            let bytes = record::encode(&record, now);
+            state.write(|memory| memory.put(&key, &bytes));
+            if record.token.is_some() {
+                state.restored += 1;
+                if !found.on_disk {
+                    self.submit(key, Some(bytes));
                 }
             }
-            (Some(_), None) => self.wipe(&mut state, &key),
-            (None, _) => (),
-        }
-        drop(state);
-        if record.as_ref().is_some_and(|record| record.token.is_some()) {
-            self.report.restored();
-        }
-        (RecordWriter::new(Arc::clone(self), key, variant_of), record)
+            Some(record)
+        });
+        (RecordWriter(Some((Arc::clone(self), key, variant_of))), record)
     }
 
-    /// The condition of an issuer, if it was stored, and the handle for storing it.
+    /// The stored condition of an issuer, and the handle for storing it.
     pub fn claim_issuer(self: &Arc<Self>, origin: &str) -> (ThrottleWriter, Option<ThrottleRecord>) {
         let key = Key::of_issuer(origin);
         let found = self.lock().found.remove(&key);
         let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, self.now(), found.uptime));
-        (ThrottleWriter::new(Arc::clone(self), key), record)
+        (ThrottleWriter(Some((Arc::clone(self), key))), record)
     }
 
-    /// The key of fingerprints. It is the one of the process before, so that a fingerprint in a log still names the same
-    /// token.
+    /// The key of fingerprints: that of the previous process, so that a fingerprint in a log still names the same token.
     pub async fn fingerprint_key(&self) -> Result<[u8; 32], NoRandomness> {
         let key = Key::named("fingerprint key");
         let found = self.lock().found.remove(&key);
-        let on_disk = found.as_ref().map(|found| found.on_disk);
-        let known: Option<[u8; 32]> = found.and_then(|found| record::decode(&found.bytes));
-        let mut secret = known.unwrap_or_default();
+        let on_disk = found.as_ref().is_some_and(|found| found.on_disk);
+        let known = found.and_then(|found| record::decode(&found.bytes));
+        let mut secret: [u8; 32] = known.unwrap_or_default();
         if known.is_none() {
             SystemRandom::new().fill(&mut secret).map_err(|_| NoRandomness)?;
         }
         let bytes = record::encode(&secret, self.now());
-        self.put(&mut self.lock(), &key, &bytes);
-        match (known, on_disk, &self.files) {
-            (None, _, Some(files)) => files.write(key, bytes).await,
-            (Some(_), Some(false), _) => self.write_in_background(key, bytes),
-            _ => (),
+        self.lock().write(|memory| memory.put(&key, &bytes));
+        if let Some(files) = self.files.as_ref().filter(|_| known.is_none() || !on_disk) {
+            files.write(key, bytes).await;
         }
         Ok(secret)
     }
 
-    /// How the process before ended. If it was told to end, the operator may have put something right.
+    /// How the previous process ended. If it was told to end, the operator may have put something right.
     pub fn previous_exit(&self) -> PreviousExit {
-        self.lock().previous_exit
+        self.previous_exit
     }
 
     /// Notes that the process ends because it was told to.
     pub fn note_orderly_end(&self) {
-        self.put(&mut self.lock(), &orderly_end(), &record::encode(&(), self.now()));
+        let bytes = record::encode(&(), self.now());
+        self.lock().write(|memory| memory.put(&orderly_end(), &bytes));
     }
 
     /// Wipes the records of tokens that are not configured any more. Variants stay while their base token is there,
@@ -167,67 +242,54 @@ impl Store {
         let mut state = self.lock();
         let State { found, claims, .. } = &mut *state;
         let is_wanted = |found: &Found| {
-            let record = Record::decode(&found.bytes, now, found.uptime);
-            record.is_some_and(|record| {
-                record.matters(now.at) && record.variant_of.is_some_and(|base| claims.contains_key(&base))
-            })
+            let record =
+                Record::decode(&found.bytes, now, found.uptime).filter(|record| record.matters(now.at));
+            record.and_then(|record| record.variant_of).is_some_and(|base| claims.contains_key(&base))
         };
         let unwanted: Vec<Key> = found.extract_if(|_, found| !is_wanted(found)).map(|(key, _)| key).collect();
-        for key in &unwanted {
-            self.wipe(&mut state, key);
-        }
-        drop(state);
-        if let Some(files) = &self.files {
-            files.remove(unwanted);
+        for key in unwanted {
+            state.write(|memory| memory.remove(&key));
+            self.submit(key, None);
         }
     }
 
     /// The condition of the store, as names and values for people.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
-        self.report.facts(self.files.as_ref().map(|files| &files.folder))
-    }
-
-    /// Whether several credentials have this key, as where a variant of one token is the whole of another.
-    fn is_shared(&self, key: &Key) -> bool {
-        self.lock().claims.get(key).is_some_and(|claims| *claims > 1)
-    }
-
-    /// Removes a record, unless another credential has the same key.
-    fn release(&self, key: Key) {
-        let mut state = self.lock();
-        match state.claims.get_mut(&key) {
-            Some(claims) if *claims > 1 => *claims -= 1,
-            _ => {
-                state.claims.remove(&key);
-                self.wipe(&mut state, &key);
-                drop(state);
-                if let Some(files) = &self.files {
-                    files.remove([key]);
-                }
+        let state = self.lock();
+        let keeper = match state.is_kept {
+            None => "no service manager keeps the tokens",
+            Some(true) => "the service manager keeps the tokens",
+            Some(false) => {
+                "the service manager is to keep the tokens (FileDescriptorStoreMax= must allow it)"
+            }
+        };
+        let not_kept = |fault: &String| format!("tokens are not kept: {fault}");
+        let mut facts = vec![
+            ("hot-restart", state.memory_fault.as_ref().map_or(keeper.to_owned(), not_kept)),
+            ("restored", format!("{} valid at the start", state.restored)),
+        ];
+        facts.extend(state.key_fault.as_ref().map(|fault| ("reboot", not_kept(fault))));
+        if let Some(files) = &self.files {
+            let sealed = || format!("tokens are sealed in {}", files.folder.path.display());
+            facts.push(("reboot", files.queue().fault.as_ref().map_or_else(sealed, not_kept)));
+            let damaged = files.folder.damaged();
+            if damaged > 0 {
+                let text = format!("{damaged} found since the start and not used; the log names each");
+                facts.push(("damaged-files", text));
             }
         }
+        facts
     }
 
-    fn write_in_background(&self, key: Key, bytes: Vec<u8>) {
+    /// Writes or removes a file in the background.
+    fn submit(&self, key: Key, record: Option<Vec<u8>>) {
         if let Some(files) = &self.files {
-            files.write_in_background(key, bytes);
+            files.submit(key, record);
         }
     }
 
     fn now(&self) -> Moment {
-        Moment::now(&self.clock)
-    }
-
-    fn put(&self, state: &mut State, key: &Key, record: &[u8]) {
-        if let Some(memory) = &mut state.memory {
-            self.report.memory(memory.put(key, record));
-        }
-    }
-
-    fn wipe(&self, state: &mut State, key: &Key) {
-        if let Some(memory) = &mut state.memory {
-            self.report.memory(memory.remove(key));
-        }
+        Moment { at: self.clock.now(), wall: self.clock.wall() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -236,7 +298,46 @@ impl Store {
 }
 
 impl State {
-    /// The record that the process before left, or the current one where another credential has claimed it already.
+    /// Opens the memory that the previous process left, or creates one.
+    fn open_memory(&mut self, left: Option<OwnedFd>, is_proved: bool, keep: fn(BorrowedFd<'_>)) {
+        match left.map(Memory::adopt) {
+            None => (),
+            Some(Ok(recovered)) => {
+                let is_damaged = recovered.is_damaged;
+                self.take(recovered);
+                if !is_damaged {
+                    self.is_kept = Some(true);
+                    return;
+                }
+                tracing::error!(
+                    "the last process left damaged memory; its whole records are used, others are lost"
+                );
+            }
+            Some(Err(reason)) => tracing::error!("the memory of the last process is replaced: {reason}"),
+        }
+        // Filled first: as soon as the manager has it, a successor finds what is in it.
+        let filled = Memory::create().and_then(|mut memory| {
+            self.found.iter().try_for_each(|(key, found)| memory.put(key, &found.bytes))?;
+            Ok(memory)
+        });
+        match filled {
+            Ok(memory) => {
+                keep(memory.as_fd());
+                self.is_kept = Some(is_proved);
+                self.memory = Some(memory);
+            }
+            Err(error) => note(&mut self.memory_fault, Some(format!("writing memory: {error}")), "restart"),
+        }
+    }
+
+    /// Takes over the memory of the previous process.
+    fn take(&mut self, recovered: Recovered) {
+        let found = |bytes| Found { bytes, uptime: Uptime::SameBoot, on_disk: false };
+        self.found.extend(recovered.records.into_iter().map(|(key, bytes)| (key, found(bytes))));
+        self.memory = Some(recovered.memory);
+    }
+
+    /// The record of the previous process, or the current one where another credential has claimed it already.
     fn find(&mut self, key: &Key) -> Option<Found> {
         let current = || {
             let bytes = self.memory.as_ref()?.record(key)?;
@@ -244,11 +345,29 @@ impl State {
         };
         self.found.remove(key).or_else(current)
     }
+
+    /// Changes memory, if there is one.
+    fn write(&mut self, change: impl FnOnce(&mut Memory) -> io::Result<()>) {
+        if let Some(memory) = &mut self.memory {
+            let fault = change(memory).err().map(|error| format!("writing memory: {error}"));
+            note(&mut self.memory_fault, fault, "restart");
+        }
+    }
 }
 
-/// The key of the mark that a process leaves which ends because it was told to.
+/// The key of the mark that a process leaves if it ends because it was told to.
 fn orderly_end() -> Key {
     Key::named("orderly end")
+}
+
+/// Logs the first fault and its end: one write after the other fails for the same reason.
+fn note(known: &mut Option<String>, fault: Option<String>, end: &str) {
+    match (&known, &fault) {
+        (None, Some(fault)) => tracing::error!("a {end} would lose tokens: {fault}"),
+        (Some(_), None) => tracing::info!("tokens are kept for a {end} again"),
+        _ => (),
+    }
+    *known = fault;
 }
 
 #[cfg(test)]

@@ -72,11 +72,11 @@ pub(super) fn look_up(sink: &Sink) {
 fn unreadable(path: &str, reason: &Unreadable) -> String {
     let uid = geteuid();
     let user = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
-    match reason {
-        Unreadable::System(ErrorKind::PermissionDenied, _) => format!(
+    match reason.kind {
+        ErrorKind::PermissionDenied => format!(
             "user {user} cannot read {path}: chown {user} {path}; chmod 0400 {path}; and let {user} search the folders \
              above it"
         ),
-        reason => format!("user {user} cannot read {path}: {reason}"),
+        _ => format!("user {user} cannot read {path}: {reason}"),
     }
 }

@@ -278,8 +278,10 @@ impl Credential {
     /// Ends the actor at once, with the request that is under way, and wipes what is stored of it: the configuration
     /// has no use for it any more.
     pub fn discard(&self) {
-        self.writer.discard();
-        self.discarded.cancel();
+        if !self.discarded.is_cancelled() {
+            self.writer.discard();
+            self.discarded.cancel();
+        }
         self.stop();
     }
 

@@ -18,7 +18,7 @@ use crate::process::daemon::Daemon;
 use crate::process::listener::OwnSocket;
 use crate::process::systemd::{self, NotifyState, notify};
 use crate::process::{faulty_start, hardening};
-use crate::store::{Media, Store};
+use crate::store::Store;
 
 /// Runs the daemon until a signal stops it. It has one thread: it mostly waits, and a second thread only adds hand-overs.
 pub fn run(source: &Source, socket: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
@@ -44,10 +44,10 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
         Some(listener) => (listener, None),
         None => bind(&config, socket.as_ref()).map(|(listener, own_socket)| (listener, Some(own_socket)))?,
     };
-    let DaemonSettings { state_dir, state_key, .. } = config.daemon.clone();
-    let media = Media { manager, keep: systemd::keep_descriptor, state_dir, state_key };
+    let DaemonSettings { state_dir, state_key, .. } = &config.daemon;
     // The store never waits for a point in time, so changes of the clock do not matter to it.
-    let store = Store::open(Clock::kernel(ClockChanges::default()), media).await;
+    let clock = Clock::kernel(ClockChanges::default());
+    let store = Store::open(clock, manager, systemd::keep_descriptor, state_dir, state_key.as_ref()).await;
     let daemon = Daemon::start(&config, listener, hardening::raise_descriptor_limit(), store, memory).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
     notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);

@@ -1,5 +1,4 @@
-//! Runs a program and reads its standard output, within bounds of time and size. There is no shell, and the program gets
-//! little of the daemon's environment.
+//! Runs a program without a shell and reads its standard output, within bounds of time and size.
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -9,7 +8,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
 use super::{SECRET_MAX, Unreadable};
 
@@ -23,43 +22,27 @@ const RUNNING_MAX: usize = 4;
 const CALLERS_MAX: usize = 2;
 
 static RUNNING: Semaphore = Semaphore::const_new(RUNNING_MAX);
-static CALLERS: Semaphore = Semaphore::const_new(CALLERS_MAX);
+pub(super) static CALLERS: Semaphore = Semaphore::const_new(CALLERS_MAX);
 
 /// The variables with which a password manager finds its data. None can be the secret of another token.
-const PASSED_ON: [&str; 13] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-    "XDG_CONFIG_HOME",
-    "XDG_DATA_HOME",
-    "GNUPGHOME",
-    "PASSWORD_STORE_DIR",
-    "CREDENTIALS_DIRECTORY",
-];
-
-/// Waits for a permit of the callers' share.
-pub(super) async fn callers_share() -> Option<SemaphorePermit<'static>> {
-    // An error would mean that the semaphore was closed, and nothing closes it.
-    CALLERS.acquire().await.ok()
-}
+const PASSED_ON: &str = "PATH HOME USER LOGNAME LANG LC_ALL TMPDIR XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_DATA_HOME \
+                         GNUPGHOME PASSWORD_STORE_DIR CREDENTIALS_DIRECTORY";
 
 /// The standard output of `words`, a program and its arguments, if it succeeds.
 pub(super) async fn output(
     words: &[String],
     environment: &(dyn Fn(&str) -> Option<OsString> + Sync),
 ) -> Result<Vec<u8>, Unreadable> {
-    let _place = RUNNING.acquire().await.map_err(|error| Unreadable::NotStarted(error.to_string()))?;
-    let mut running = Running::start(words, environment)?;
+    let Some((program, arguments)) = words.split_first() else { return Ok(Vec::new()) };
+    // Nothing closes the semaphore.
+    let _place = RUNNING.acquire().await.ok();
+    let mut running = Running::start(program, arguments, environment)?;
     // If this ends early, by time-out or because its caller stops waiting, dropping `running` kills the program.
-    match tokio::time::timeout(TIME_MAX, running.finish()).await {
-        Ok(output) => output,
-        Err(_) => Err(Unreadable::TimedOut(TIME_MAX.as_secs())),
-    }
+    let output = tokio::time::timeout(TIME_MAX, running.finish()).await;
+    output.unwrap_or_else(|_| {
+        let seconds = TIME_MAX.as_secs();
+        Err(Unreadable::new(format!("gave no answer within {seconds} seconds and was killed")))
+    })
 }
 
 /// A program in a process group of its own. Dropping this kills the group unless the program has ended.
@@ -69,9 +52,12 @@ struct Running {
 }
 
 impl Running {
-    fn start(words: &[String], environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Unreadable> {
-        let (program, arguments) = words.split_first().ok_or(Unreadable::Empty)?;
-        let passed_on = PASSED_ON.iter().filter_map(|name| Some((name, environment(name)?)));
+    fn start(
+        program: &str,
+        arguments: &[String],
+        environment: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Unreadable> {
+        let passed_on = PASSED_ON.split(' ').filter_map(|name| Some((name, environment(name)?)));
         let child = Command::new(program)
             .args(arguments)
             .env_clear()
@@ -82,7 +68,7 @@ impl Running {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| Unreadable::NotStarted(error.to_string()))?;
+            .map_err(|error| Unreadable::new(format!("cannot be started: {error}")))?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         Ok(Self { child, group })
     }
@@ -93,12 +79,18 @@ impl Running {
             stdout.take(SECRET_MAX as u64 + 1).read_to_end(&mut output).await?;
         }
         if output.len() > SECRET_MAX {
-            return Err(Unreadable::TooLarge);
+            // Too large for a secret, however the program ends.
+            return Ok(output);
         }
         let status = self.child.wait().await?;
         // The number of a process that has been waited for may be another's by now.
         self.group = None;
-        if status.success() { Ok(output) } else { Err(Unreadable::Failed(status)) }
+        if status.success() {
+            Ok(output)
+        } else {
+            let remedy = "run it by hand as the daemon's user to see why";
+            Err(Unreadable::new(format!("ended with {status}; {remedy}")))
+        }
     }
 }
 

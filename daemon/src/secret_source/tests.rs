@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::Duration;
@@ -346,4 +347,32 @@ async fn a_command_that_nobody_waits_for_is_killed() {
     assert_ne!(process, 0, "the command did not start");
     reading.abort();
     assert!(is_gone(process).await, "what the command started lives on");
+}
+
+#[test]
+fn a_stamp_differs_after_every_way_to_replace_a_secret_and_not_after_a_look_at_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let write = |name: &str, text: &str| fs::write(at(name), text).unwrap();
+    write("old", "a");
+    write("new", "b");
+    let secret = at("secret");
+    let changes: [(&str, &dyn Fn()); 6] = [
+        ("it appears", &|| write("secret", "one")),
+        ("written in place", &|| write("secret", "other")),
+        ("mode", &|| fs::set_permissions(at("secret"), fs::Permissions::from_mode(0o640)).unwrap()),
+        ("renamed over", &|| fs::rename(at("new"), at("secret")).unwrap()),
+        ("a link in its place", &|| {
+            symlink(at("old"), at("link")).unwrap();
+            fs::rename(at("link"), at("secret")).unwrap();
+        }),
+        ("it is gone", &|| fs::remove_file(at("secret")).unwrap()),
+    ];
+    for (what, change) in changes {
+        let before = Stamp::of(&secret);
+        let _ = fs::read(&secret);
+        assert_eq!(Stamp::of(&secret), before, "{what}: looked at only");
+        change();
+        assert_ne!(Stamp::of(&secret), before, "{what}");
+    }
 }

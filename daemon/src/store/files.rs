@@ -1,5 +1,5 @@
 //! Writes and removes sealed files in the background: one at a time, the newest state of each file only. A token waits
-//! for its file for a bounded time, and a write that failed is repeated once the disk works.
+//! for its file for a bounded time. A write that failed is repeated after the next success, and after a while.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -11,17 +11,18 @@ use tokio::task::spawn_blocking;
 
 use super::folder::Folder;
 use super::key::Key;
-use super::report::Report;
+use super::note;
 
-/// How long a token waits for the disk before it is handed out all the same. A disk that is only busy is done by then,
-/// and callers wait no longer than for a slow provider.
+/// How long a token waits for the disk before it is handed out all the same.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// The time between attempts at writes that failed, while no other write succeeds.
+const RETRY_EVERY: Duration = Duration::from_secs(30);
 
 /// The writer of a folder.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) folder: Folder,
-    report: Arc<Report>,
     /// Never locked while the disk is at work.
     queue: Mutex<Queue>,
 }
@@ -32,12 +33,14 @@ pub(super) struct Queue {
     pending: HashMap<Key, Pending>,
     /// The pending files in the order in which they are worked on.
     order: VecDeque<Key>,
-    /// The pending files whose last attempt failed. A success puts all of them in order again.
+    /// The pending files whose last attempt failed. They are not in order until they are tried again.
     failed: HashSet<Key>,
     /// Whether a thread works on the files.
     pub(super) is_working: bool,
     /// Whether a token waited in vain, and nothing was written since.
     is_slow: bool,
+    /// Why files are not written, until no file is left that failed.
+    pub(super) fault: Option<String>,
 }
 
 /// The newest state of a file: a record, or none.
@@ -49,14 +52,22 @@ struct Pending {
 }
 
 impl Files {
-    pub(super) fn new(folder: Folder, report: Arc<Report>) -> Arc<Self> {
-        Arc::new(Self { folder, report, queue: Mutex::default() })
+    pub(super) fn new(folder: Folder) -> Arc<Self> {
+        let files = Arc::new(Self { folder, queue: Mutex::default() });
+        let weak = Arc::downgrade(&files);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RETRY_EVERY).await;
+                let Some(files) = weak.upgrade() else { return };
+                files.work(Queue::retry);
+            }
+        });
+        files
     }
 
     /// Writes a record, and waits for the disk for up to two seconds; not at all while it is known to be slow.
     pub(super) async fn write(self: &Arc<Self>, key: Key, record: Vec<u8>) {
-        let (waiter, mut written) = oneshot::channel();
-        self.submit(key, Some(record), Some(waiter));
+        let mut written = self.submit(key, Some(record));
         let is_slow = self.queue().is_slow;
         if is_slow || tokio::time::timeout(LIMIT, &mut written).await.is_ok() {
             return;
@@ -67,42 +78,35 @@ impl Files {
             return;
         }
         queue.is_slow = true;
-        self.report.files(Err(format!(
+        let fault = format!(
             "{}: writing takes more than {} s; tokens are handed out before they are on the disk; check the disk",
-            self.folder.path().display(),
+            self.folder.path.display(),
             LIMIT.as_secs()
-        )));
+        );
+        note(&mut queue.fault, Some(fault), "reboot");
     }
 
-    /// Writes a record for which nobody waits.
-    pub(super) fn write_in_background(self: &Arc<Self>, key: Key, record: Vec<u8>) {
-        self.submit(key, Some(record), None);
+    /// Writes a record, or removes the one with this key, in the background. The receiver ends after the attempt.
+    pub(super) fn submit(self: &Arc<Self>, key: Key, record: Option<Vec<u8>>) -> oneshot::Receiver<()> {
+        let (waiter, attempted) = oneshot::channel();
+        self.work(|queue| {
+            if queue.failed.remove(&key) || !queue.pending.contains_key(&key) {
+                queue.order.push_back(key);
+            }
+            let pending = queue.pending.entry(key).or_insert(Pending { record: None, waiters: Vec::new() });
+            pending.record = record;
+            pending.waiters.push(waiter);
+        });
+        attempted
     }
 
-    /// Removes records. Nobody waits for it.
-    pub(super) fn remove(self: &Arc<Self>, keys: impl IntoIterator<Item = Key>) {
-        keys.into_iter().for_each(|key| self.submit(key, None, None));
-    }
-
-    fn submit(self: &Arc<Self>, key: Key, record: Option<Vec<u8>>, waiter: Option<oneshot::Sender<()>>) {
+    /// Changes the queue, and has a thread work on it if there is work.
+    fn work(self: &Arc<Self>, change: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue();
-        if queue.failed.remove(&key) || !queue.pending.contains_key(&key) {
-            queue.order.push_back(key);
-        }
-        let pending = queue.pending.entry(key).or_insert(Pending { record: None, waiters: Vec::new() });
-        pending.record = record;
-        pending.waiters.extend(waiter);
-        if !std::mem::replace(&mut queue.is_working, true) {
+        change(&mut queue);
+        if !queue.order.is_empty() && !std::mem::replace(&mut queue.is_working, true) {
             let this = Arc::clone(self);
             spawn_blocking(move || while this.work_on_next() {});
-        }
-    }
-
-    /// Waits until no thread works on the files.
-    #[cfg(test)]
-    pub(super) async fn done(&self) {
-        while self.queue().is_working {
-            tokio::task::yield_now().await;
         }
     }
 
@@ -110,29 +114,27 @@ impl Files {
     fn work_on_next(&self) -> bool {
         let mut queue = self.queue();
         let next = queue.order.pop_front().and_then(|key| queue.pending.remove_entry(&key));
-        let Some((key, pending)) = next else {
+        let Some((key, Pending { record, waiters })) = next else {
             queue.is_working = false;
             return false;
         };
         drop(queue);
-        let done = match &pending.record {
+        let done = match &record {
             Some(record) => self.folder.write(&key, record),
             None => self.folder.remove(&key),
         };
-        let Pending { record, waiters } = pending;
         let mut queue = self.queue();
         drop(waiters);
         match done {
             Ok(()) => {
                 queue.is_slow = false;
                 if queue.pending.is_empty() {
-                    self.report.files(Ok(()));
+                    note(&mut queue.fault, None, "reboot");
                 }
-                let Queue { order, failed, .. } = &mut *queue;
-                order.extend(failed.drain());
+                queue.retry();
             }
-            Err(error) => {
-                self.report.files(Err(error));
+            Err(fault) => {
+                note(&mut queue.fault, Some(fault), "reboot");
                 // Unless there is a newer state by now.
                 if let Entry::Vacant(entry) = queue.pending.entry(key) {
                     entry.insert(Pending { record, waiters: Vec::new() });
@@ -148,10 +150,15 @@ impl Files {
     }
 }
 
+impl Queue {
+    fn retry(&mut self) {
+        self.order.extend(self.failed.drain());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::ops::ControlFlow;
 
     use tempfile::TempDir;
     use tokend_protocol::Secret;
@@ -160,6 +167,15 @@ mod tests {
 
     use super::*;
     use crate::store::sealed::Sealer;
+
+    impl Files {
+        /// Waits until no thread works on the files.
+        pub(in crate::store) async fn done(&self) {
+            while self.queue().is_working {
+                yield_now().await;
+            }
+        }
+    }
 
     /// More than any of it takes.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -173,14 +189,14 @@ mod tests {
     }
 
     fn files(disk: &TempDir) -> Arc<Files> {
-        Files::new(Folder::new(disk.path(), sealer()), Arc::default())
+        Files::new(Folder::new(disk.path(), sealer()))
     }
 
     fn records(files: &Files) -> HashMap<Key, Vec<u8>> {
         let mut records = HashMap::new();
         let take = |key: Key, record: Vec<u8>| {
             records.insert(key, record);
-            ControlFlow::Continue(())
+            true
         };
         files.folder.read(take).unwrap();
         records
@@ -192,7 +208,7 @@ mod tests {
         let files = files(&disk);
         let hanging = files.folder.hang();
         for record in ["one", "two", "three"] {
-            files.write_in_background(key(1), record.as_bytes().to_vec());
+            files.submit(key(1), Some(record.as_bytes().to_vec()));
             let taken_up = async {
                 while record == "one" && files.queue().pending.contains_key(&key(1)) {
                     yield_now().await;
@@ -200,7 +216,7 @@ mod tests {
             };
             timeout(PATIENCE, taken_up).await.expect("a thread takes it up");
         }
-        files.write_in_background(key(2), b"of another file".to_vec());
+        files.submit(key(2), Some(b"of another file".to_vec()));
         drop(hanging);
         timeout(PATIENCE, files.done()).await.unwrap();
         let expected = [(key(1), b"three".to_vec()), (key(2), b"of another file".to_vec())];

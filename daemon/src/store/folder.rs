@@ -1,12 +1,8 @@
 //! The folder of sealed records in the state directory: one file for each, written as a whole or not at all. All of it
-//! blocks. Errors name the path and a remedy.
-//!
-//! A file that does not open is never overwritten. Under another state key records have other names, and a file that
-//! has the right name is moved aside.
+//! blocks. A file that does not open is moved aside, not overwritten. Under another state key records have other names.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,40 +27,29 @@ const DAMAGED_MAX: u32 = 9;
 /// The largest file that is read. The largest record has two mebibytes.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
 
-/// The sealed records of one state key.
+/// The sealed records of one state key. The folder and the state directory need not exist yet.
 #[derive(Debug)]
-pub struct Folder {
-    path: PathBuf,
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
     sealer: Sealer,
     /// Open and locked against a second daemon, once the folder exists. Held while a file is written.
     directory: Mutex<Option<Flock<File>>>,
-    /// How many files were found damaged.
     damaged: AtomicUsize,
 }
 
 impl Folder {
-    /// The folder in this state directory. Neither needs to exist yet.
-    pub fn new(state_dir: &Path, sealer: Sealer) -> Self {
-        Self {
-            path: state_dir.join(FOLDER),
-            sealer,
-            directory: Mutex::default(),
-            damaged: AtomicUsize::new(0),
-        }
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn new(state_dir: &Path, sealer: Sealer) -> Self {
+        let path = state_dir.join(FOLDER);
+        Self { path, sealer, directory: Mutex::default(), damaged: AtomicUsize::new(0) }
     }
 
     /// How many files were found damaged and moved aside since the start.
-    pub fn damaged(&self) -> usize {
+    pub(super) fn damaged(&self) -> usize {
         self.damaged.load(Ordering::Relaxed)
     }
 
-    /// Gives each record to `take`, until that breaks, and removes half-written files.
-    pub fn read(&self, mut take: impl FnMut(Key, Vec<u8>) -> ControlFlow<()>) -> Result<(), String> {
+    /// Gives each record to `take`, while that returns true, and removes half-written files.
+    pub(super) fn read(&self, mut take: impl FnMut(Key, Vec<u8>) -> bool) -> Result<(), String> {
         drop(self.directory()?);
         let fault = |source| fault("reading", &self.path, &source);
         let mut unopened = 0;
@@ -74,9 +59,9 @@ impl Folder {
                 // If the disk is full or read-only, the first write says so.
                 let _ = fs::remove_file(self.path.join(name));
             } else if is_name(&name) {
-                match self.open(&name).map(|record| record.map(|(key, record)| take(key, record))) {
-                    Ok(Some(ControlFlow::Break(()))) => return Ok(()),
-                    Ok(_) => (),
+                match self.open(&name).map(|record| record.is_none_or(|(key, record)| take(key, record))) {
+                    Ok(true) => (),
+                    Ok(false) => return Ok(()),
                     Err(_) => unopened += 1,
                 }
             }
@@ -92,14 +77,13 @@ impl Folder {
     }
 
     /// Writes a record. After a success it survives a loss of power.
-    pub fn write(&self, key: &Key, record: &[u8]) -> Result<(), String> {
+    pub(super) fn write(&self, key: &Key, record: &[u8]) -> Result<(), String> {
         let mut directory = self.directory()?;
         let name = self.sealer.name(key);
         let draft = self.path.join(format!("{name}{DRAFT}"));
         let sealed = self.sealer.seal(&name, key, record).map_err(|_| io::Error::other(NoRandomness));
         let replaced = sealed.and_then(|sealed| self.replace(&name, &draft, &sealed));
-        let synced =
-            replaced.and_then(|()| directory.as_ref().map_or(Ok(()), |directory| directory.sync_all()));
+        let synced = replaced.and_then(|()| directory.as_ref().map_or(Ok(()), |open| open.sync_all()));
         synced.map_err(|source| {
             let _ = fs::remove_file(&draft);
             if source.kind() == ErrorKind::NotFound {
@@ -111,13 +95,11 @@ impl Folder {
     }
 
     /// Removes a record, if there is one. A file that does not open stays.
-    pub fn remove(&self, key: &Key) -> Result<(), String> {
+    pub(super) fn remove(&self, key: &Key) -> Result<(), String> {
         let name = self.sealer.name(key);
-        let path = self.path.join(&name);
-        match self.open(&name) {
-            Ok(Some(_)) => fs::remove_file(&path).map_err(|source| fault("removing", &path, &source)),
-            Ok(None) | Err(_) => Ok(()),
-        }
+        let Ok(Some(_)) = self.open(&name) else { return Ok(()) };
+        let path = self.path.join(name);
+        fs::remove_file(&path).map_err(|source| fault("removing", &path, &source))
     }
 
     /// The record in a file, if the file exists.
@@ -138,16 +120,12 @@ impl Folder {
         if let Err(reason) = self.open(name) {
             // An earlier one may be the better one.
             let mut aside = (1..=DAMAGED_MAX).map(|number| path.with_extension(format!("{number}.damaged")));
-            let aside = aside.find(|path| !path.exists()).ok_or_else(|| {
-                io::Error::other(format!("there are {DAMAGED_MAX} damaged ones already; remove them"))
-            })?;
+            let full = || format!("there are {DAMAGED_MAX} damaged ones already; remove them");
+            let aside = aside.find(|path| !path.exists()).ok_or_else(|| io::Error::other(full()))?;
             fs::rename(&path, &aside)?;
             self.damaged.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(
-                "{}: {reason}; it is not used, and was moved to {}",
-                path.display(),
-                aside.display()
-            );
+            let (path, aside) = (path.display(), aside.display());
+            tracing::error!("{path}: {reason}; it is not used, and was moved to {aside}");
         }
         fs::rename(draft, path)
     }
@@ -159,8 +137,7 @@ impl Folder {
             let made = DirBuilder::new().mode(0o700).create(&self.path);
             let made = made.or_else(|error| if self.path.is_dir() { Ok(()) } else { Err(error) });
             made.map_err(|source| fault("making the folder", &self.path, &source))?;
-            let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
-            let opened = OpenOptions::new().read(true).custom_flags(flags).open(&self.path);
+            let opened = open(&self.path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW);
             let opened = opened.map_err(|source| fault("opening", &self.path, &source))?;
             let locked = Flock::lock(opened, FlockArg::LockExclusiveNonblock);
             *directory = Some(locked.map_err(|(_, errno)| match errno {
@@ -173,12 +150,6 @@ impl Folder {
         }
         Ok(directory)
     }
-
-    /// Makes writers wait, as a disk does that hangs.
-    #[cfg(test)]
-    pub(super) fn hang(&self) -> impl Sized + '_ {
-        self.directory.lock().unwrap()
-    }
 }
 
 /// Whether this is the name of a sealed record: a hash in lower-case hexadecimal.
@@ -186,11 +157,13 @@ fn is_name(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+fn open(path: &Path, flags: OFlag) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
 fn content(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let mut content = Vec::new();
-    file.take(FILE_MAX).read_to_end(&mut content)?;
+    open(path, OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK)?.take(FILE_MAX).read_to_end(&mut content)?;
     Ok(content)
 }
 

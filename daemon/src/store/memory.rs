@@ -2,9 +2,8 @@
 //! running.
 //!
 //! Each record has a slot, whose size is a power of two. A change writes the new state into a free slot, in one write,
-//! and only then wipes the slot of the former state. A process that is killed at any byte of that therefore leaves the
-//! old state or the new one. Where it leaves both, the higher generation counts. No record is used before its checksum
-//! was found right, and no bytes cause a panic.
+//! and only then wipes the slot of the former state. A process that is killed at any byte therefore leaves the old state
+//! or the new one. Where it leaves both, the higher generation counts.
 //!
 //! After a header of 64 bytes follow the slots, with little-endian numbers:
 //!
@@ -24,12 +23,9 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use ring::digest::{Context, SHA256};
+use ring::digest::{SHA256, digest};
 
 use super::key::{KEY_LENGTH, Key};
-
-/// Shown in `/proc/PID/fd`; it has no other meaning.
-const NAME: &str = "tokend-store";
 
 /// Can never be made executable. Kernels before 6.3 do not know it.
 const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x0008);
@@ -45,8 +41,7 @@ const CHECKSUM: usize = 16;
 /// Bytes of a slot before its record.
 const SLOT_HEAD: usize = MARK + 8 + 4 + CHECKSUM + KEY_LENGTH;
 
-/// The smallest slot has room for a short opaque token. The largest has room for the largest reply of a provider, which
-/// is a mebibyte.
+/// The smallest slot has room for a short opaque token, the largest for the largest reply of a provider, a mebibyte.
 const SMALLEST: u8 = 8;
 const LARGEST: u8 = 21;
 const BLOCK: usize = 1 << SMALLEST;
@@ -82,8 +77,9 @@ pub struct Recovered<F = File> {
 impl Memory {
     /// Creates one without records.
     pub fn create() -> io::Result<Self> {
-        let file = match memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFD_NOEXEC_SEAL) {
-            Err(Errno::EINVAL) => memfd_create(NAME, MFdFlags::MFD_CLOEXEC)?,
+        let create = |flags| memfd_create("tokend-store", MFdFlags::MFD_CLOEXEC | flags);
+        let file = match create(MFD_NOEXEC_SEAL) {
+            Err(Errno::EINVAL) => create(MFdFlags::empty())?,
             made => made?,
         };
         Self::begin(File::from(file))
@@ -108,10 +104,7 @@ impl<F: FileExt> Memory<F> {
         Self { file, held: HashMap::new(), free: HashMap::new(), end: HEADER.len() as u64, generation: 0 }
     }
 
-    /// Reads a memory of so many bytes, and wipes what a killed process left half done.
-    ///
-    /// # Errors
-    /// What makes the whole memory unusable. Damage of one record costs only that record.
+    /// Reads a memory of this length, and wipes what a killed process left half done. Damage costs only its record.
     pub fn recover(file: F, length: u64) -> io::Result<Recovered<F>> {
         let mut header = [0; HEADER.len()];
         if length < HEADER.len() as u64 || file.read_exact_at(&mut header, 0).is_err() || header != *HEADER {
@@ -167,8 +160,7 @@ impl<F: FileExt> Memory<F> {
         self.file.write_all_at(&encode(log, self.generation, key, record), slot.at)?;
         free.pop();
         self.end = self.end.max(slot.end());
-        let former = self.held.insert(*key, slot);
-        former.map_or(Ok(()), |former| self.wipe(former))
+        self.held.insert(*key, slot).map_or(Ok(()), |former| self.wipe(former))
     }
 
     /// Wipes a record, if there is one.
@@ -243,11 +235,7 @@ fn decode(slot: &[u8]) -> Option<(u64, Key, &[u8])> {
 }
 
 fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM] {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(part);
-    }
-    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
+    digest(&SHA256, &parts.concat()).as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

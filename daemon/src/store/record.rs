@@ -1,11 +1,8 @@
 //! What is stored of a credential and of an issuer.
 //!
-//! It is as much as a restart must not change: the token with its validity, and the part of its schedule that chance
-//! or the past decided, so that no renewal comes earlier and no back-off gets shorter. Counters that only people read
-//! begin anew.
-//!
-//! The format is JSON, so that a release can add a field, and another release passes over a field that it does not
-//! know. A field that is here must keep its name and its type. One that is added needs a default.
+//! It is as much as a restart must not change: no renewal comes earlier, and no back-off gets shorter. Counters that only
+//! people read begin anew. The format is JSON, and unknown fields are ignored. A field must keep its name and its type.
+//! An added one needs a default.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokend_protocol::{ErrorClass, Secret};
 
 use super::key::Key;
-use crate::clock::{Clock, Instant, Validity};
+use crate::clock::{Instant, Validity};
 
 /// The state of a credential.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,7 +26,7 @@ pub struct Record {
     pub last_used: Option<Instant>,
     /// Renewals in a row without a use in between.
     pub unused_renewals: u32,
-    /// Token requests in a row during which the process ended. One that is under way is counted.
+    /// Token requests in a row during which the process ended, with one that is under way.
     pub interrupted_requests: u32,
     /// The credential that it is a variant of.
     pub variant_of: Option<Key>,
@@ -100,7 +97,7 @@ pub struct Moment {
     pub wall: Duration,
 }
 
-/// What is known of the clock from when a record was written until now.
+/// How the clock ran since a record was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uptime {
     /// It ran on: the record was in memory.
@@ -124,15 +121,10 @@ impl Failed {
 }
 
 impl Moment {
-    /// The current moment.
-    pub fn now(clock: &Clock) -> Self {
-        Self { at: clock.now(), wall: clock.wall() }
-    }
-
     /// Converts an instant that was written at `self` to the clock as it is at `now`.
     ///
-    /// Across a reboot only the wall clock tells how much time passed, and it may have been set or have stood still. So
-    /// no token gets more life than it had left when it was written, but some of that may have passed unnoticed.
+    /// Across a reboot only the wall clock tells how much time passed, and it may have been set. No token gets more life
+    /// than it had left when it was written.
     #[must_use]
     pub fn rebase(self, instant: Instant, now: Self, uptime: Uptime) -> Instant {
         // A record from the future was written on another clock, wherever it was found.
@@ -148,8 +140,7 @@ impl Moment {
 impl Record {
     /// The record in these bytes, with its instants as of now and without a token that has expired.
     pub fn decode(bytes: &[u8], now: Moment, uptime: Uptime) -> Option<Self> {
-        let Written { at: written, record: mut this } =
-            serde_json::from_slice::<Written<Self>>(bytes).ok()?;
+        let Written { at: written, record: mut this }: Written<Self> = serde_json::from_slice(bytes).ok()?;
         let rebase = |instant: &mut Instant| *instant = written.rebase(*instant, now, uptime);
         // A token that was asked for after it was written would live too long.
         this.token = this.token.filter(|token| token.validity.sent_at <= written.at);
@@ -167,15 +158,14 @@ impl Record {
 
     /// Whether it still matters: it has a token, or a failure whose wait is not over.
     pub fn matters(&self, now: Instant) -> bool {
-        let next_attempt = self.failure.as_ref().and_then(|failure| failure.next_attempt);
-        self.token.is_some() || next_attempt.is_some_and(|at| at > now)
+        self.token.is_some() || self.failure.as_ref().is_some_and(|failure| failure.next_attempt > Some(now))
     }
 }
 
 impl ThrottleRecord {
     /// The condition in these bytes, with its instants as of now.
     pub fn decode(bytes: &[u8], now: Moment, uptime: Uptime) -> Option<Self> {
-        let Written { at: written, record } = serde_json::from_slice::<Written<Self>>(bytes).ok()?;
+        let Written { at: written, record }: Written<Self> = serde_json::from_slice(bytes).ok()?;
         let rebase = |instant: Option<Instant>| instant.map(|instant| written.rebase(instant, now, uptime));
         Some(Self { quiet_until: rebase(record.quiet_until), try_at: rebase(record.try_at), ..record })
     }

@@ -1,10 +1,8 @@
-//! Records as they lie on a disk. Without the state key nobody can read them, change them or swap them. Pure, except
-//! for randomness.
+//! Records as they lie on a disk. Without the state key nobody can read them, change them or swap them.
 //!
 //! The name of a file is a keyed hash of its record's key, so that the folder does not show which tokens the host has.
-//! Its content is sealed with ChaCha20-Poly1305 under a key for this one write, which is derived from the state key and
-//! 32 random bytes at the head of the file. So no nonce can ever repeat, however many tokens are written over the years.
-//! The name is authenticated with the content: a file under another name does not open.
+//! Its content is sealed with ChaCha20-Poly1305 under a key for this one write, derived from the state key and 32 random
+//! bytes, so that no nonce ever repeats. The name is authenticated too: a file under another name does not open.
 //!
 //! | at | what |
 //! | --- | --- |
@@ -37,19 +35,17 @@ impl Sealer {
     /// Creates one for this state key, unless that is too short.
     pub fn new(state_key: &Secret) -> Result<Self, String> {
         let material = state_key.expose().as_bytes();
-        let too_short = || {
-            let length = material.len();
-            format!(
-                "has {length} bytes, and a state key has at least {STATE_KEY_MIN}; make one with `head -c 32 /dev/urandom | base64`"
-            )
-        };
         if material.len() < STATE_KEY_MIN {
-            return Err(too_short());
+            return Err(format!(
+                "has {} bytes, and a state key has at least {STATE_KEY_MIN}; make one with \
+                 `head -c 32 /dev/urandom | base64`",
+                material.len()
+            ));
         }
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tokend state key").extract(material);
-        // Fails only for a length that no hash has.
-        let names = root.expand(&[b"names"], hmac::HMAC_SHA256).map_err(|_| too_short())?.into();
-        let contents = root.expand(&[b"contents"], hkdf::HKDF_SHA256).map_err(|_| too_short())?.into();
+        let unusable = |Unspecified| "cannot be used".to_owned();
+        let names = root.expand(&[b"names"], hmac::HMAC_SHA256).map_err(unusable)?.into();
+        let contents = root.expand(&[b"contents"], hkdf::HKDF_SHA256).map_err(unusable)?.into();
         Ok(Self { names, contents })
     }
 

@@ -1,7 +1,6 @@
 //! The store from the side of a credential: what a successor finds, and what it does not.
 
 use std::fs::File;
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirEntryExt, FileExt};
 use std::time::Duration;
@@ -9,9 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokend_protocol::{ErrorClass, Secret};
 
-use super::folder::Folder;
 use super::record::{Failed, FailureRecord, TokenRecord};
-use super::sealed::Sealer;
 use super::*;
 use crate::clock::Validity;
 
@@ -48,12 +45,11 @@ async fn begin(clock: &Clock, state_dir: Option<&TempDir>) -> Process {
 }
 
 async fn with_state(clock: &Clock, state: State, state_dir: Option<&TempDir>) -> Process {
-    let report = Arc::<Report>::default();
     let files = state_dir.map(|dir| {
         let sealer = Sealer::new(&Secret::from(STATE_KEY.to_owned())).unwrap();
-        Files::new(Folder::new(dir.path(), sealer), Arc::clone(&report))
+        Files::new(Folder::new(dir.path(), sealer))
     });
-    let store = Store::new(clock.clone(), files, state, report);
+    let store = Store::new(clock.clone(), files, state);
     store.read_folder().await;
     Process { store, clock: clock.clone() }
 }
@@ -179,7 +175,7 @@ async fn a_token_that_only_memory_has_is_written_to_the_disk_at_the_next_start()
     let mut keys = Vec::new();
     let take = |key, _| {
         keys.push(key);
-        ControlFlow::Continue(())
+        true
     };
     folder.read(take).unwrap();
     assert_eq!(keys, [key(1)]);
@@ -230,9 +226,7 @@ async fn the_whole_records_of_a_damaged_memory_are_in_the_new_one() {
     memory.write_all_at(&[0xff; 256], memory.metadata().unwrap().len()).unwrap();
     assert!(process.recovered().is_damaged);
     let manager = FdStore::Present { left: Some(memory.into()), is_proved: true };
-    let store =
-        Store::open(clock.clone(), Media { manager, keep: |_| (), state_dir: "/".into(), state_key: None })
-            .await;
+    let store = Store::open(clock.clone(), manager, |_| (), "/".as_ref(), None).await;
     let process = Process { store, clock };
     assert!(!process.recovered().is_damaged);
     // That one is killed before anybody asks it for anything.
@@ -255,7 +249,6 @@ async fn a_record_of_two_credentials_is_wiped_when_the_second_is_removed() {
     let (clock, process) = start().await;
     let [(one, _), (two, _)] = [(); 2].map(|()| process.store.claim(key(1), None));
     one.renewed(record(&clock, "one")).await;
-    one.discard();
     one.discard();
     let process = process.next(None).await;
     assert_eq!(process.token(1).as_deref(), Some("one"));
@@ -411,4 +404,23 @@ async fn a_failed_write_is_repeated_once_the_disk_works() {
     process.files().done().await;
     assert!(fact().starts_with("tokens are sealed in"), "{}", fact());
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 2, "the other one with it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_is_repeated_after_a_while_without_another_write() {
+    let disk = TempDir::new().unwrap();
+    // A file where the folder should be.
+    let place = disk.path().join("tokens");
+    std::fs::write(&place, b"").unwrap();
+    let clock = Clock::simulated();
+    let process = begin(&clock, Some(&disk)).await;
+    process.store.claim(key(1), None).0.renewed(record(&clock, "a token")).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    process.files().done().await;
+    assert!(process.fact("reboot").unwrap().starts_with("tokens are not kept"), "it fails again");
+    std::fs::remove_file(&place).unwrap();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    process.files().done().await;
+    assert!(process.fact("reboot").unwrap().starts_with("tokens are sealed in"));
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
 }

@@ -18,6 +18,13 @@ const RECORD: &[u8] = b"a record with a token";
 /// More than any of this takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+impl Folder {
+    /// Makes writers wait, as a disk does that hangs.
+    pub(in crate::store) fn hang(&self) -> impl Sized + '_ {
+        self.directory.lock().unwrap()
+    }
+}
+
 fn key(number: u8) -> Key {
     Key::from_bytes([number; 32])
 }
@@ -35,7 +42,7 @@ fn read(folder: &Folder) -> Result<Vec<Vec<u8>>, String> {
     let mut records = Vec::new();
     let take = |key: Key, record| {
         records.push((*key.as_bytes(), record));
-        ControlFlow::Continue(())
+        true
     };
     folder.read(take)?;
     records.sort();
@@ -181,7 +188,7 @@ fn a_damaged_torn_foreign_or_swapped_file_is_moved_aside_before_the_first_write(
         let first = folder(state.path());
         first.write(&key(1), RECORD).unwrap();
         first.write(&key(2), b"other").unwrap();
-        let [file, other] = [1, 2].map(|number| first.path().join(first.sealer.name(&key(number))));
+        let [file, other] = [1, 2].map(|number| first.path.join(first.sealer.name(&key(number))));
         drop(first);
         spoil(&file, &other);
         let spoilt = fs::read(&file).unwrap();
@@ -207,7 +214,7 @@ fn damaged_files_of_one_name_are_limited() {
     let state = TempDir::new().unwrap();
     let folder = folder(state.path());
     folder.write(&key(1), RECORD).unwrap();
-    let place = folder.path().join(&names(state.path())[0]);
+    let place = folder.path.join(&names(state.path())[0]);
     for _ in 0..DAMAGED_MAX {
         fs::write(&place, b"spoilt").unwrap();
         folder.write(&key(1), RECORD).unwrap();
@@ -253,8 +260,8 @@ fn only_drafts_of_writes_that_were_cut_off_are_removed() {
     let first = folder(state.path());
     first.write(&key(1), RECORD).unwrap();
     let draft = format!("{}{DRAFT}", first.sealer.name(&key(1)));
-    fs::write(first.path().join(&draft), b"half").unwrap();
-    fs::write(first.path().join("notes.new"), b"an administrator's").unwrap();
+    fs::write(first.path.join(&draft), b"half").unwrap();
+    fs::write(first.path.join("notes.new"), b"an administrator's").unwrap();
     drop(first);
     assert_eq!(records(state.path()), [RECORD.to_vec()]);
     let left = names(state.path());
@@ -278,7 +285,7 @@ fn a_link_in_place_of_a_file_is_not_followed() {
     let (state, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let first = folder(state.path());
     first.write(&key(1), RECORD).unwrap();
-    let file = first.path().join(first.sealer.name(&key(1)));
+    let file = first.path.join(first.sealer.name(&key(1)));
     let target = elsewhere.path().join("target");
     fs::rename(&file, &target).unwrap();
     std::os::unix::fs::symlink(&target, &file).unwrap();
@@ -299,7 +306,7 @@ fn a_reader_can_stop_early() {
     let mut taken = 0;
     let count = |_, _| {
         taken += 1;
-        ControlFlow::Break(())
+        false
     };
     folder(state.path()).read(count).unwrap();
     assert_eq!(taken, 1);
@@ -310,7 +317,7 @@ fn a_removed_folder_is_made_again() {
     let state = TempDir::new().unwrap();
     let folder = folder(state.path());
     folder.write(&key(1), RECORD).unwrap();
-    fs::remove_dir_all(folder.path()).unwrap();
+    fs::remove_dir_all(&folder.path).unwrap();
     assert!(folder.write(&key(1), RECORD).is_err());
     folder.write(&key(1), RECORD).unwrap();
     drop(folder);
