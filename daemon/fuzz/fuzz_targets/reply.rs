@@ -12,9 +12,8 @@ use tokend::oauth::response::{Context, HttpReply, read};
 /// What the request has sent. Seeds and dictionary repeat it.
 const SECRET: &str = "s3cr3t value";
 
-static SENT: LazyLock<SentSecrets> = LazyLock::new(|| {
-    [SECRET, "s3cr3t+value"].map(str::to_owned).into_iter().collect()
-});
+static SENT: LazyLock<SentSecrets> =
+    LazyLock::new(|| [SECRET, "s3cr3t+value"].map(str::to_owned).into_iter().collect());
 
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
