@@ -1,5 +1,5 @@
-//! Holds the sources against ARCHITECTURE.md: the arrows between the rooms of the daemon, the two lives, and the size of
-//! files.
+//! Checks the sources against ARCHITECTURE.md: the imports between the modules of the daemon, the functions that the two
+//! paths name, and the size of files.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
@@ -12,12 +12,12 @@ use tokend_tests::program::workspace;
 /// The most lines of a file before its tests. A longer one has more than one job.
 const FILE_LINES_MAX: usize = 400;
 
-/// The most hops of the life of a request, and of a refresh.
+/// The most hops of the path of a request, and of a renewal.
 const REQUEST_HOPS_MAX: usize = 15;
-const REFRESH_HOPS_MAX: usize = 12;
+const RENEWAL_HOPS_MAX: usize = 12;
 
-/// What each room may import, by its name.
-type Arrows = BTreeMap<String, BTreeSet<String>>;
+/// The modules that each module may import.
+type Dependencies = BTreeMap<String, BTreeSet<String>>;
 
 /// A source file of the daemon.
 struct Source {
@@ -29,11 +29,11 @@ struct Source {
 
 impl Source {
     /// The first part of the path: `server` for both `server.rs` and `server/accept.rs`.
-    fn room(&self) -> &str {
+    fn module(&self) -> &str {
         self.path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
     }
 
-    /// The rooms that are named after `crate::`.
+    /// The modules that are named after `crate::`.
     fn imports(&self) -> BTreeSet<&str> {
         let code = self.code.lines().filter(|line| !line.trim_start().starts_with("//"));
         let after = code.flat_map(|line| line.split("crate::").skip(1));
@@ -52,14 +52,14 @@ fn section<'a>(document: &'a str, heading: &str) -> &'a str {
     below.split("\n## ").next().unwrap_or_default()
 }
 
-/// The table of arrows: `| `room` | `room`, `room` |`.
-fn stated_arrows(document: &str) -> Arrows {
-    let rows = section(document, "Arrows").lines().filter(|line| line.starts_with("| `"));
+/// The table of dependencies: `| `module` | `module`, `module` |`.
+fn stated_dependencies(document: &str) -> Dependencies {
+    let rows = section(document, "Dependencies").lines().filter(|line| line.starts_with("| `"));
     let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
     let row = |line: &str| {
         let mut cells = line.split('|').skip(1).map(names);
-        let (rooms, may_import) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
-        rooms.into_iter().map(move |room| (room, may_import.clone())).collect::<Vec<_>>()
+        let (modules, may_import) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        modules.into_iter().map(move |module| (module, may_import.clone())).collect::<Vec<_>>()
     };
     rows.flat_map(row).collect()
 }
@@ -91,29 +91,29 @@ fn source(below: &Path, path: &PathBuf) -> Source {
 }
 
 /// Every import that the table does not allow, as a sentence.
-fn violations(sources: &[Source], arrows: &Arrows) -> Vec<String> {
+fn violations(sources: &[Source], dependencies: &Dependencies) -> Vec<String> {
     let nothing = BTreeSet::new();
     let mut found = Vec::new();
     for source in sources {
-        let room = source.room();
-        let Some(allowed) = arrows.get(room).or((room == "lib").then_some(&nothing)) else {
-            found.push(format!("{}: the room {room} is not in the table of arrows", source.path));
+        let module = source.module();
+        let Some(allowed) = dependencies.get(module).or((module == "lib").then_some(&nothing)) else {
+            found.push(format!("{}: the module {module} is not in the table of dependencies", source.path));
             continue;
         };
-        let is_wrong = |import: &&str| *import != room && !allowed.contains(*import);
+        let is_wrong = |import: &&str| *import != module && !allowed.contains(*import);
         let wrong = source.imports().into_iter().filter(is_wrong);
-        found.extend(wrong.map(|import| format!("{}: {room} must not import {import}", source.path)));
+        found.extend(wrong.map(|import| format!("{}: {module} must not import {import}", source.path)));
     }
     found
 }
 
-/// A room that can reach itself by the arrows.
-fn circle(arrows: &Arrows) -> Option<&String> {
-    arrows.keys().find(|start| {
+/// A module that can reach itself by the dependencies.
+fn cycle(dependencies: &Dependencies) -> Option<&String> {
+    dependencies.keys().find(|start| {
         let mut reached = BTreeSet::new();
         let mut next = vec![*start];
-        while let Some(room) = next.pop() {
-            for to in arrows.get(room).into_iter().flatten() {
+        while let Some(module) = next.pop() {
+            for to in dependencies.get(module).into_iter().flatten() {
                 if reached.insert(to) {
                     next.push(to);
                 }
@@ -124,30 +124,30 @@ fn circle(arrows: &Arrows) -> Option<&String> {
 }
 
 #[test]
-fn every_import_follows_the_arrows() {
-    let arrows = stated_arrows(&architecture());
-    assert!(arrows.len() >= 12, "the table has all rooms: {arrows:?}");
+fn every_import_follows_the_dependencies() {
+    let dependencies = stated_dependencies(&architecture());
+    assert!(dependencies.len() >= 12, "the table has all modules: {dependencies:?}");
     let sources = sources(&workspace().join("daemon/src"));
     assert!(sources.len() > 40, "the sources are found");
-    let found = violations(&sources, &arrows);
+    let found = violations(&sources, &dependencies);
     assert!(found.is_empty(), "ARCHITECTURE.md forbids:\n{}", found.join("\n"));
 }
 
 #[test]
-fn the_arrows_form_no_circle() {
-    assert_eq!(circle(&stated_arrows(&architecture())), None);
+fn the_dependencies_form_no_cycle() {
+    assert_eq!(cycle(&stated_dependencies(&architecture())), None);
 }
 
 #[test]
 fn a_wrong_import_is_found() {
-    let arrows = stated_arrows(&architecture());
+    let dependencies = stated_dependencies(&architecture());
     let planted = Source { path: "clock.rs".to_owned(), code: "use crate::server::accept;\n".to_owned() };
-    assert_eq!(violations(&[planted], &arrows), ["clock.rs: clock must not import server"]);
+    assert_eq!(violations(&[planted], &dependencies), ["clock.rs: clock must not import server"]);
     let unknown = Source { path: "cellar.rs".to_owned(), code: String::new() };
-    assert_eq!(violations(&[unknown], &arrows).len(), 1);
-    let mut round = arrows;
+    assert_eq!(violations(&[unknown], &dependencies).len(), 1);
+    let mut round = dependencies;
     round.get_mut("clock").unwrap().insert("server".to_owned());
-    assert!(circle(&round).is_some());
+    assert!(cycle(&round).is_some());
 }
 
 #[test]
@@ -162,10 +162,10 @@ fn no_file_is_longer_than_a_reader_can_hold() {
 
 /// Each hop names a file below `daemon/src` and a function in it: `server/accept.rs:serve`.
 #[test]
-fn the_two_lives_name_functions_that_exist() {
+fn the_two_paths_name_functions_that_exist() {
     let document = architecture();
-    let lives = [("The life of a request", REQUEST_HOPS_MAX), ("The life of a refresh", REFRESH_HOPS_MAX)];
-    for (heading, most) in lives {
+    let paths = [("Path of a request", REQUEST_HOPS_MAX), ("Path of a renewal", RENEWAL_HOPS_MAX)];
+    for (heading, most) in paths {
         let steps = section(&document, heading)
             .lines()
             .filter(|line| line.split_once(". `").is_some_and(|(number, _)| number.parse::<u32>().is_ok()));
