@@ -1,4 +1,4 @@
-//! The client for programs without a runtime: the standard library alone.
+//! The client for programs without an async runtime.
 
 mod connect;
 mod connection;
@@ -19,8 +19,8 @@ use crate::deadline::Deadline;
 use crate::failure::Failure;
 use crate::options::Options;
 use crate::reply::{self, Pages, Status};
-use crate::request::{self, CallerHeaders, Wanted};
-use connect::Dialler;
+use crate::request::{self, CallerHeaders, TokenCall};
+use connect::Connector;
 use connection::Connection;
 pub use watch::Watch;
 
@@ -41,7 +41,7 @@ pub struct Client {
 
 /// The part that all clones of a client share.
 pub(super) struct Shared {
-    dialler: Dialler,
+    connector: Connector,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -49,7 +49,7 @@ impl Client {
     /// A client for the daemon that the options name.
     pub fn new(options: Options) -> Self {
         let Options { socket, deadline, min_ttl } = options;
-        let shared = Shared { dialler: Dialler::new(socket), idle: Mutex::default() };
+        let shared = Shared { connector: Connector::new(socket), idle: Mutex::default() };
         Self { shared: Arc::new(shared), deadline, min_ttl }
     }
 
@@ -75,7 +75,7 @@ impl Client {
 
     /// The daemon's socket.
     pub fn socket(&self) -> &Path {
-        self.shared.dialler.socket()
+        self.shared.connector.socket()
     }
 
     /// Returns a valid access token.
@@ -150,17 +150,17 @@ impl Client {
         self.call_until(Deadline::after(self.deadline), ask)
     }
 
-    /// Asks, and asks the daemon's successor once more where the daemon has gone away.
+    /// Sends a request, and sends it once more to the restarted daemon if the connection breaks.
     fn call_until(&self, deadline: Deadline, ask: impl Fn(u32) -> Request) -> Result<Reply, Error> {
         let first = match self.shared.take_idle() {
             Some(connection) => connection,
-            None => self.shared.dialler.connect(deadline)?,
+            None => self.shared.connector.connect(deadline)?,
         };
         match self.shared.exchange(first, &ask, deadline) {
             Err(Failure::Gone(_)) => self.shared.expect_return(),
             answered => return answered.map_err(Failure::into_error),
         }
-        let second = self.shared.dialler.connect(deadline)?;
+        let second = self.shared.connector.connect(deadline)?;
         self.shared.exchange(second, &ask, deadline).map_err(Failure::into_error)
     }
 }
@@ -176,31 +176,31 @@ pub struct TokenVariant<'a> {
 impl TokenVariant<'_> {
     /// Returns a valid access token.
     pub fn get(&self) -> Result<TokenReply, Error> {
-        self.client.call(request::token(self.wanted())).and_then(reply::token)
+        self.client.call(request::token(self.token_call())).and_then(reply::token)
     }
 
     /// Returns all headers of an API call, `Authorization` first.
     pub fn headers(&self, caller: &CallerHeaders) -> Result<HeadersReply, Error> {
-        self.client.call(request::headers(self.wanted(), caller)).and_then(reply::headers)
+        self.client.call(request::headers(self.token_call(), caller)).and_then(reply::headers)
     }
 
     /// Makes the daemon ask the provider now, whatever the schedule says. For operators.
     pub fn refresh(&self) -> Result<RefreshedReply, Error> {
-        self.client.call(request::refresh(self.wanted())).and_then(reply::refresh)
+        self.client.call(request::refresh(self.token_call())).and_then(reply::refresh)
     }
 
     /// Reports that an API refused the token with this fingerprint.
     pub fn reject(&self, fingerprint: Fingerprint) -> Result<RejectedReply, Error> {
-        self.client.call(request::reject(self.wanted(), fingerprint)).and_then(reply::reject)
+        self.client.call(request::reject(self.token_call(), fingerprint)).and_then(reply::reject)
     }
 
     /// Explains why the subject may read the token or may not.
     pub fn explain(&self, subject: &Subject) -> Result<ExplainedReply, Error> {
-        self.client.call(request::explain(self.wanted(), subject)).and_then(reply::explain)
+        self.client.call(request::explain(self.token_call(), subject)).and_then(reply::explain)
     }
 
-    fn wanted(&self) -> Wanted<'_> {
-        Wanted { name: self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
+    fn token_call(&self) -> TokenCall<'_> {
+        TokenCall { name: self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
     }
 }
 
@@ -215,7 +215,7 @@ impl fmt::Debug for Client {
 }
 
 impl Shared {
-    /// One request and its reply. The connection is kept only if it is sure to be in order.
+    /// Sends a request and receives its reply. After an error the connection is not used again.
     fn exchange(
         &self,
         mut connection: Connection,
@@ -228,10 +228,10 @@ impl Shared {
         Ok(reply)
     }
 
-    /// The daemon has gone: so have all idle connections, and its socket may be missing for a moment.
+    /// Drops all idle connections, because the daemon has ended, and lets the next one wait for its restart.
     fn expect_return(&self) {
         self.idle().clear();
-        self.dialler.expect_return();
+        self.connector.expect_return();
     }
 
     fn take_idle(&self) -> Option<Connection> {

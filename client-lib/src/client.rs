@@ -23,11 +23,11 @@ use crate::deadline::Deadline;
 use crate::failure::{Failure, RETURN_WAITS, may_return, not_reachable, silent};
 use crate::options::Options;
 use crate::reply::{self, Pages, Status};
-use crate::request::{self, CallerHeaders, Wanted};
+use crate::request::{self, CallerHeaders, TokenCall};
 use connection::Connection;
 pub use watch::Watch;
 
-/// How soon a full queue of new connections is tried again.
+/// The wait before another attempt if the socket's queue is full.
 const QUEUE_WAIT: Duration = Duration::from_millis(20);
 
 /// An async client.
@@ -68,7 +68,7 @@ enum Slot {
     Empty,
     /// There is one; whether it still lives is seen when it is used.
     Open(Arc<Connection>),
-    /// An established one died, so the daemon may be back in a moment.
+    /// An established one broke, so the daemon may be restarting.
     Lost,
 }
 
@@ -183,7 +183,7 @@ impl Client {
 }
 
 impl Shared {
-    /// Asks, and asks the daemon's successor once more where the daemon has gone away.
+    /// Sends a request, and sends it once more to the restarted daemon if the connection breaks.
     async fn ask(&self, deadline: Deadline, ask: impl Fn(u32) -> Request) -> Result<Reply, Error> {
         let first = self.connection().await?;
         match first.exchange(ask(deadline.for_daemon())).await {
@@ -202,7 +202,7 @@ impl Shared {
             Slot::Empty => &[],
             Slot::Open(_) | Slot::Lost => &RETURN_WAITS,
         };
-        // Where the call ends while it connects, the next one is as patient as this was.
+        // The slot keeps its state while this call connects: if the call is dropped, the next one waits as long.
         let connected = connect(&self.socket, waits).await;
         *slot = Slot::Empty;
         let connection = Arc::new(Connection::new(connected?, self.socket.clone()));
@@ -210,7 +210,7 @@ impl Shared {
         Ok(connection)
     }
 
-    /// Forgets a connection that proved dead, unless another call has done so already.
+    /// Drops a broken connection, unless another call has replaced it already.
     async fn lose(&self, dead: &Arc<Connection>) {
         let mut slot = self.slot.lock().await;
         if matches!(&*slot, Slot::Open(held) if Arc::ptr_eq(held, dead)) {
@@ -219,8 +219,8 @@ impl Shared {
     }
 }
 
-/// Connects. After each of the waits, where there is no daemon, it is looked for again. A full queue of new
-/// connections is tried until the caller gives up.
+/// Connects. Without a daemon, it tries again after each of the waits. If the socket's queue is full, it tries until
+/// the call is dropped.
 async fn connect(socket: &Path, waits: &[Duration]) -> Result<UnixStream, Error> {
     let mut waits = waits.iter();
     loop {
@@ -249,31 +249,31 @@ pub struct TokenVariant<'a> {
 impl TokenVariant<'_> {
     /// Returns a valid access token.
     pub async fn get(&self) -> Result<TokenReply, Error> {
-        self.client.call(request::token(self.wanted())).await.and_then(reply::token)
+        self.client.call(request::token(self.token_call())).await.and_then(reply::token)
     }
 
     /// Returns all headers of an API call, `Authorization` first.
     pub async fn headers(&self, caller: &CallerHeaders) -> Result<HeadersReply, Error> {
-        self.client.call(request::headers(self.wanted(), caller)).await.and_then(reply::headers)
+        self.client.call(request::headers(self.token_call(), caller)).await.and_then(reply::headers)
     }
 
     /// Makes the daemon ask the provider now, whatever the schedule says. For operators.
     pub async fn refresh(&self) -> Result<RefreshedReply, Error> {
-        self.client.call(request::refresh(self.wanted())).await.and_then(reply::refresh)
+        self.client.call(request::refresh(self.token_call())).await.and_then(reply::refresh)
     }
 
     /// Reports that an API refused the token with this fingerprint.
     pub async fn reject(&self, fingerprint: Fingerprint) -> Result<RejectedReply, Error> {
-        self.client.call(request::reject(self.wanted(), fingerprint)).await.and_then(reply::reject)
+        self.client.call(request::reject(self.token_call(), fingerprint)).await.and_then(reply::reject)
     }
 
     /// Explains why the subject may read the token or may not.
     pub async fn explain(&self, subject: &Subject) -> Result<ExplainedReply, Error> {
-        self.client.call(request::explain(self.wanted(), subject)).await.and_then(reply::explain)
+        self.client.call(request::explain(self.token_call(), subject)).await.and_then(reply::explain)
     }
 
-    fn wanted(&self) -> Wanted<'_> {
-        Wanted { name: self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
+    fn token_call(&self) -> TokenCall<'_> {
+        TokenCall { name: self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
     }
 }
 

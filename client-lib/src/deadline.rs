@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use tokend_protocol::BootInstant;
 
-/// How much later than the daemon this side gives up, so that the daemon's own word on the deadline, which
-/// says more, normally arrives first.
+/// The time that this side waits beyond the deadline, so that the daemon's more detailed error normally arrives
+/// first.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// When a call ends.
@@ -14,18 +14,18 @@ const GRACE: Duration = Duration::from_millis(250);
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    /// From now. What exceeds the protocol's range (49 days) is cut to it.
+    /// A deadline from now, at most 49 days, the range of the protocol.
     pub(crate) fn after(wait: Duration) -> Self {
         Self(Instant::now() + wait.min(Duration::from_millis(u64::from(u32::MAX))))
     }
 
-    /// What the daemon is told: milliseconds until the caller's deadline.
+    /// The value for the request: milliseconds until the caller's deadline.
     pub(crate) fn for_daemon(self) -> u32 {
         let left = self.0.saturating_duration_since(Instant::now());
         u32::try_from(left.as_millis()).unwrap_or(u32::MAX)
     }
 
-    /// What is left before this side gives up, or `None` if nothing is.
+    /// The time until this side gives up; `None` if it has passed.
     pub(crate) fn left(self) -> Option<Duration> {
         (self.0 + GRACE).checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }

@@ -12,7 +12,7 @@ use tokend_protocol::{ErrorClass, ErrorCode, ErrorReply};
 /// ```
 /// use tokend_client::{Error, blocking::Client, TokenName};
 ///
-/// /// An access token, or `None` where the service should do without for now.
+/// /// An access token, or `None` if there is none at present.
 /// fn token(client: &Client, name: &TokenName) -> Result<Option<String>, Error> {
 ///     match client.get(name) {
 ///         Ok(reply) => Ok(Some(reply.token.expose().to_owned())),
@@ -61,9 +61,9 @@ pub enum Error {
     NeedsOperator {
         /// The daemon's message.
         message: String,
-        /// Which of the two it is.
+        /// The class of the failure: `Secret`, or the provider's refusal.
         class: Option<ErrorClass>,
-        /// When the daemon will try again, in case somebody has helped.
+        /// When the daemon will try again.
         next_attempt: Option<SystemTime>,
     },
     /// The call's deadline passed.
@@ -72,7 +72,7 @@ pub enum Error {
         /// The daemon's message, or this library's where the daemon was silent.
         message: String,
     },
-    /// The request makes no sense: a missing or unknown caller header, a request that is too large.
+    /// The request is not valid: a missing or unknown caller header, a request that is too large.
     #[error("{message}")]
     InvalidRequest {
         /// The daemon's message, or this library's where it saw the fault before sending.
@@ -90,7 +90,7 @@ pub enum Error {
         /// The daemon's message.
         message: String,
     },
-    /// The caller or its user has too much open or in flight, or asks too often.
+    /// The caller or its user has too many connections or requests.
     #[error("{message}")]
     Overloaded {
         /// The daemon's message.
@@ -106,7 +106,7 @@ pub enum Error {
         /// The longest remaining lifetime at hand.
         best: Option<Duration>,
     },
-    /// The daemon is stopping, and its successor did not answer either.
+    /// The daemon is stopping, and was not restarted in time.
     #[error("{message}")]
     ShuttingDown {
         /// The daemon's message.

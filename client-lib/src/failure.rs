@@ -9,8 +9,8 @@ use tokend_protocol::{BadFrame, ErrorCode, ErrorReply, Fault, Reply};
 
 use crate::Error;
 
-/// How long and how often a daemon that went away is waited for: about as long as a restart takes, in which
-/// its socket is missing or refuses. Each wait is followed by another try to connect.
+/// The waits between attempts to connect to a daemon that is restarting, whose socket is missing or refuses. Together
+/// they are about as long as a restart.
 pub(crate) const RETURN_WAITS: [Duration; 7] = [
     Duration::from_millis(10),
     Duration::from_millis(25),
@@ -52,8 +52,8 @@ impl Failure {
         Self::Gone(not_reachable(socket, error))
     }
 
-    /// The daemon closes the connection and says why, under no request's id. The reason may be of the past, if
-    /// the connection was idle, so a new one is tried; it gives the same reason if it still holds.
+    /// The daemon closed the connection with an error for the whole connection (id 0). The error may be old, if the
+    /// connection was idle, so a new connection is tried.
     pub(crate) fn of_all(reply: ErrorReply) -> Self {
         Self::Gone(reply.into())
     }
@@ -77,7 +77,7 @@ impl From<BadFrame> for Failure {
     }
 }
 
-/// Takes a stopping daemon's reply for what it is: an invitation to ask its successor.
+/// Turns the `ShuttingDown` reply into a failure after which the request is sent again.
 pub(crate) fn unless_stopping(reply: Reply) -> Result<Reply, Failure> {
     match reply {
         Reply::Error(error) if error.code == ErrorCode::ShuttingDown => Err(Failure::Gone(error.into())),
@@ -85,7 +85,7 @@ pub(crate) fn unless_stopping(reply: Reply) -> Result<Reply, Failure> {
     }
 }
 
-/// Whether a refused connection may be that of a daemon which is just being restarted.
+/// Whether the error of connect(2) may come from a daemon that is restarting.
 pub(crate) fn may_return(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
@@ -94,7 +94,7 @@ pub(crate) fn not_reachable(socket: &Path, error: io::Error) -> Error {
     Error::NotReachable { socket: socket.to_owned(), cause: Arc::new(error) }
 }
 
-/// The error of a deadline that this side saw passing.
+/// The error if the daemon did not answer before the deadline.
 pub(crate) fn silent() -> Error {
     Error::DeadlineExceeded { message: "the daemon did not answer before the deadline".to_owned() }
 }

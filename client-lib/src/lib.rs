@@ -1,9 +1,9 @@
-//! Access tokens from the tokend of this host.
+//! Gets access tokens from the tokend daemon of this host.
 //!
-//! A service asks for a token by the name that the daemon's configuration gives it, each time it needs one.
-//! The daemon has fetched it beforehand and renews it in time, so a call is a few microseconds on a Unix
-//! socket and never waits for the provider while a valid token is held. Do not cache the token longer than
-//! the work at hand.
+//! A service gets a token by its name in the daemon's configuration, each time that it needs one. The daemon has
+//! requested the token before and renews it in time, so a call takes a few microseconds on a Unix socket. A call never
+//! waits for the provider while the daemon holds a valid token. Do not cache the token: get it again for each piece of
+//! work.
 //!
 //! ```no_run
 //! use tokend_client::{Options, TokenName, blocking::Client};
@@ -18,18 +18,17 @@
 //!
 //! # Two clients
 //!
-//! [`blocking::Client`] needs the standard library alone and starts no runtime. It is always there. The
-//! async `Client` needs the feature `tokio`, which is off by default so that a small program does not build
-//! a runtime that it never runs. Both have the same calls, the same types and the same errors.
+//! [`blocking::Client`] needs no async runtime and is always available. The async `Client` needs the feature
+//! `tokio`, which is off by default so that a small program does not build a runtime that it never uses. Both have the same calls, the same types and the same errors.
 //!
-//! # What every call promises
+//! # Guarantees of every call
 //!
 //! - It ends at its deadline ([`Options::deadline`]), whatever the daemon does.
-//! - If the daemon was restarted since the last call, the call connects again and asks again, once, without
-//!   the caller noticing. Every request may safely be repeated.
-//! - An [`Error`] says what to do about it, and never holds a secret. A token is a [`Secret`].
+//! - If the daemon was restarted since the last call, the call connects again and repeats the request once. Every
+//!   request may safely be repeated.
+//! - An [`Error`] says what to do, and contains no secret. A token is a [`Secret`].
 //!
-//! A token's reply names instants and not lifetimes, so it does not age. [`TokenInfo::remaining`] and [`now`] give the
+//! A token's reply has the time of expiry and not a lifetime, so it stays true. [`TokenInfo::remaining`] and [`now`] give the
 //! remaining lifetime.
 //!
 //! # When an API refuses a token

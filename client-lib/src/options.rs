@@ -1,4 +1,4 @@
-//! The socket of the daemon, and what every call asks for.
+//! The socket of the daemon, and the defaults of every call.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub const SOCKET_VARIABLE: &str = "TOKEND_SOCKET";
 /// The default deadline of a call: as long as the daemon allows one attempt at a provider.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The socket of the daemon, and what every call asks for; the same for both clients.
+/// The socket of the daemon, and the defaults of every call; the same for both clients.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,8 +43,8 @@ impl Options {
 
     /// How long each call may take in all: connecting, asking, waiting, reading.
     ///
-    /// The daemon knows the deadline and answers in time with the best it has. If it does not, the call ends by itself
-    /// a quarter of a second later. Zero returns only what the daemon holds.
+    /// The daemon knows the deadline and answers in time. If it does not, the call ends a quarter of a second later.
+    /// With zero, the daemon does not wait for a provider.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;

@@ -16,7 +16,7 @@ pub struct Status {
     pub tokens: Vec<TokenStatus>,
 }
 
-/// Takes the expected variant of a reply, and makes errors of the error reply and of every other variant.
+/// Returns the expected variant of a reply. The error reply and every other variant become errors.
 macro_rules! expect_reply {
     ($name:ident, $variant:ident, $reply:ty) => {
         pub(crate) fn $name(reply: Reply) -> Result<$reply, Error> {
@@ -57,7 +57,7 @@ pub(crate) struct Pages<T> {
     more: bool,
 }
 
-/// What stands in a listing: it has the name by which the listing is ordered.
+/// An item of a listing, with the name by which the listing is ordered.
 pub(crate) trait Listed {
     fn name(&self) -> &TokenName;
 }
@@ -75,7 +75,7 @@ impl Listed for TokenStatus {
 }
 
 impl<T: Listed> Pages<T> {
-    /// The first page is to be asked for.
+    /// No page has been received yet.
     pub(crate) fn new() -> Self {
         Self { items: Vec::new(), more: true }
     }
@@ -90,7 +90,7 @@ impl<T: Listed> Pages<T> {
         self.items.last().map(Listed::name)
     }
 
-    /// Takes a page. Every page but the last must bring the listing forward, or it would never end.
+    /// Adds a page. Every page but the last must advance the listing, or it would never end.
     pub(crate) fn add(&mut self, page: Vec<T>, more: bool) -> Result<(), Error> {
         let forward = page.last().is_some_and(|last| self.after() < Some(last.name()));
         if more && !forward {

@@ -1,4 +1,4 @@
-//! The request of each call, made anew for each sending because the deadline in it shrinks.
+//! The request of each call. A retry builds it again, because the remaining time has changed.
 
 use std::fmt;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl CallerHeaders {
         self
     }
 
-    /// Leaves out one of the token's `caller_headers`, because the API's command is exempt from it.
+    /// Leaves out one of the token's `caller_headers`, for an API call that does not need it.
     #[must_use]
     pub fn omit(mut self, name: impl Into<String>) -> Self {
         self.omitted.push(name.into());
@@ -54,13 +54,13 @@ impl fmt::Debug for CallerHeaders {
 
 /// What a call about one token asks for.
 #[derive(Clone, Copy)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct TokenCall<'a> {
     pub(crate) name: &'a TokenName,
     pub(crate) variant: &'a Variant,
     pub(crate) min_ttl: Duration,
 }
 
-impl Wanted<'_> {
+impl TokenCall<'_> {
     fn options(self, deadline_ms: u32) -> CallOptions {
         CallOptions { deadline_ms, min_ttl_ms: round_up(self.min_ttl) }
     }
@@ -70,39 +70,39 @@ impl Wanted<'_> {
     }
 }
 
-pub(crate) fn token(wanted: Wanted<'_>) -> impl Fn(u32) -> Request {
+pub(crate) fn token(token_call: TokenCall<'_>) -> impl Fn(u32) -> Request {
     move |deadline_ms| {
-        let (name, variant) = wanted.names();
-        Request::Get(GetRequest { name, options: wanted.options(deadline_ms), variant })
+        let (name, variant) = token_call.names();
+        Request::Get(GetRequest { name, options: token_call.options(deadline_ms), variant })
     }
 }
 
-pub(crate) fn headers(wanted: Wanted<'_>, caller: &CallerHeaders) -> impl Fn(u32) -> Request {
+pub(crate) fn headers(token_call: TokenCall<'_>, caller: &CallerHeaders) -> impl Fn(u32) -> Request {
     move |deadline_ms| {
-        let (name, variant) = wanted.names();
+        let (name, variant) = token_call.names();
         let CallerHeaders { supplied, omitted } = caller.clone();
-        let options = wanted.options(deadline_ms);
+        let options = token_call.options(deadline_ms);
         Request::Headers(HeadersRequest { name, options, supplied, omitted, variant })
     }
 }
 
-pub(crate) fn refresh(wanted: Wanted<'_>) -> impl Fn(u32) -> Request {
+pub(crate) fn refresh(token_call: TokenCall<'_>) -> impl Fn(u32) -> Request {
     move |deadline_ms| {
-        let (name, variant) = wanted.names();
+        let (name, variant) = token_call.names();
         Request::Refresh(RefreshRequest { name, deadline_ms, variant })
     }
 }
 
-pub(crate) fn reject(wanted: Wanted<'_>, fingerprint: Fingerprint) -> impl Fn(u32) -> Request {
+pub(crate) fn reject(token_call: TokenCall<'_>, fingerprint: Fingerprint) -> impl Fn(u32) -> Request {
     move |deadline_ms| {
-        let (name, variant) = wanted.names();
+        let (name, variant) = token_call.names();
         Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant })
     }
 }
 
-pub(crate) fn explain(wanted: Wanted<'_>, subject: &Subject) -> impl Fn(u32) -> Request {
+pub(crate) fn explain(token_call: TokenCall<'_>, subject: &Subject) -> impl Fn(u32) -> Request {
     move |_| {
-        let (name, variant) = wanted.names();
+        let (name, variant) = token_call.names();
         Request::Explain(ExplainRequest { name, variant, subject: subject.clone() })
     }
 }

@@ -228,7 +228,7 @@ fn version() -> VersionReply {
 }
 
 /// The right answer to each request.
-fn well(request: &Request) -> Reply {
+fn happy_reply(request: &Request) -> Reply {
     match request {
         Request::Get(_) => token(),
         Request::Headers(_) => Reply::Headers(headers()),
@@ -253,7 +253,7 @@ fn well(request: &Request) -> Reply {
 
 fn every_call_gives_its_answer(open: Open) {
     let place = Place::new();
-    let _daemon = FakeDaemon::answering(&place.socket(), well);
+    let _daemon = FakeDaemon::answering(&place.socket(), happy_reply);
     let client = open(place.options());
     let psb = name("psb");
     let reply = client.get(&psb).unwrap();
@@ -274,7 +274,7 @@ fn every_call_gives_its_answer(open: Open) {
 
 fn what_the_caller_sets_reaches_the_daemon(open: Open) {
     let place = Place::new();
-    let daemon = FakeDaemon::answering(&place.socket(), well);
+    let daemon = FakeDaemon::answering(&place.socket(), happy_reply);
     let options = place.options().deadline(Duration::from_secs(7)).min_ttl(Duration::from_secs(90));
     let client = open(options);
     client.get(&name("psb")).unwrap();
@@ -297,7 +297,7 @@ fn what_the_caller_sets_reaches_the_daemon(open: Open) {
 
 fn each_call_about_a_variant_names_it(open: Open) {
     let place = Place::new();
-    let daemon = FakeDaemon::answering(&place.socket(), well);
+    let daemon = FakeDaemon::answering(&place.socket(), happy_reply);
     let variant = Variant { scope: vec!["aisp".to_owned()], ..Variant::default() };
     open(place.options()).about(&name("psb"), variant.clone());
     let asked: Vec<_> = daemon
@@ -372,7 +372,7 @@ fn an_error_leaves_the_connection_in_use(open: Open) {
     let place = Place::new();
     let daemon = FakeDaemon::answering(&place.socket(), |request| match request {
         Request::Get(_) => Reply::Error(error(ErrorCode::NotAllowed)),
-        other => well(other),
+        other => happy_reply(other),
     });
     let client = open(place.options());
     assert!(client.get(&name("psb")).is_err());
@@ -401,7 +401,7 @@ fn paged(request: &Request) -> Reply {
             let tokens = names.iter().map(|text| token_status(text)).collect();
             Reply::Status(StatusReply { daemon: daemon_status(), tokens, more })
         }
-        other => well(other),
+        other => happy_reply(other),
     }
 }
 
@@ -478,10 +478,10 @@ fn a_full_queue_costs_no_more_than_the_deadline(open: Open) {
 fn a_restart_between_calls_is_not_seen(open: Open) {
     let place = Place::new();
     let client = open(place.options());
-    let daemon = FakeDaemon::answering(&place.socket(), well);
+    let daemon = FakeDaemon::answering(&place.socket(), happy_reply);
     client.get(&name("psb")).unwrap();
     drop(daemon);
-    let daemon = FakeDaemon::answering(&place.socket(), well);
+    let daemon = FakeDaemon::answering(&place.socket(), happy_reply);
     client.get(&name("psb")).unwrap();
     client.get(&name("psb")).unwrap();
     assert_eq!((daemon.requests().len(), daemon.connections()), (2, 1));
@@ -490,13 +490,13 @@ fn a_restart_between_calls_is_not_seen(open: Open) {
 fn a_restart_that_takes_a_moment_is_not_seen(open: Open) {
     let place = Place::new();
     let client = open(place.options());
-    let daemon = FakeDaemon::answering(&place.socket(), well);
+    let daemon = FakeDaemon::answering(&place.socket(), happy_reply);
     client.get(&name("psb")).unwrap();
     drop(daemon);
     let socket = place.socket();
     let successor = thread::spawn(move || {
         thread::sleep(Duration::from_millis(60));
-        FakeDaemon::answering(&socket, well)
+        FakeDaemon::answering(&socket, happy_reply)
     });
     client.get(&name("psb")).unwrap();
     drop(successor.join().unwrap());
@@ -519,7 +519,7 @@ fn a_stopping_daemon_gives_way_to_its_successor(open: Open) {
         if std::mem::take(&mut *stopping.lock().unwrap()) {
             return Reply::Error(error(ErrorCode::ShuttingDown));
         }
-        well(request)
+        happy_reply(request)
     });
     open(place.options()).get(&name("psb")).unwrap();
     assert_eq!(daemon.connections(), 2);
@@ -594,8 +594,11 @@ fn a_reply_too_late_does_not_disturb_the_next_call(open: Open) {
             Vec::new()
         }
         // A client that opens a new connection counts from the beginning.
-        _ if *abandoned.lock().unwrap() == frame.id => vec![Answer::Reply(well(&frame.message))],
-        _ => vec![Answer::Under(*abandoned.lock().unwrap(), token()), Answer::Reply(well(&frame.message))],
+        _ if *abandoned.lock().unwrap() == frame.id => vec![Answer::Reply(happy_reply(&frame.message))],
+        _ => vec![
+            Answer::Under(*abandoned.lock().unwrap(), token()),
+            Answer::Reply(happy_reply(&frame.message)),
+        ],
     });
     let client = open(place.options().deadline(Duration::from_millis(500)));
     assert!(matches!(client.get(&name("psb")), Err(Error::DeadlineExceeded { .. })));
@@ -630,7 +633,7 @@ fn an_idle_connection_closed_with_a_word_is_replaced(open: Open) {
     let place = Place::new();
     let first = Mutex::new(true);
     let daemon = FakeDaemon::start(&place.socket(), move |frame| {
-        let mut answers = vec![Answer::Reply(well(&frame.message))];
+        let mut answers = vec![Answer::Reply(happy_reply(&frame.message))];
         if std::mem::take(&mut *first.lock().unwrap()) {
             answers.push(Answer::Under(0, Reply::Error(error(ErrorCode::Overloaded))));
             answers.push(Answer::HangUp);
@@ -650,7 +653,7 @@ fn calls_do_not_wait_for_each_other(open: Open) {
     let all_here = Barrier::new(CALLS);
     let _daemon = FakeDaemon::answering(&place.socket(), move |request| {
         all_here.wait();
-        well(request)
+        happy_reply(request)
     });
     let client = open(place.options());
     thread::scope(|scope| {
@@ -662,7 +665,7 @@ fn calls_do_not_wait_for_each_other(open: Open) {
 
 fn a_request_too_large_is_refused_here(open: Open) {
     let place = Place::new();
-    let daemon = FakeDaemon::answering(&place.socket(), well);
+    let daemon = FakeDaemon::answering(&place.socket(), happy_reply);
     let client = open(place.options());
     let caller = CallerHeaders::new().supply("Requestor-ID", "x".repeat(20_000));
     let error = client.headers(&name("psb"), &caller).unwrap_err();
@@ -717,7 +720,7 @@ fn a_watch_that_is_refused_says_so(open: Open) {
 
 fn nothing_secret_is_shown(open: Open) {
     let place = Place::new();
-    let _daemon = FakeDaemon::answering(&place.socket(), well);
+    let _daemon = FakeDaemon::answering(&place.socket(), happy_reply);
     let client = open(place.options());
     let shown =
         format!("{:?} {:?}", client.get(&name("psb")), client.headers(&name("psb"), &CallerHeaders::new()));

@@ -12,30 +12,30 @@ use crate::process::logging::LogFormat;
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// Another thing to do than to serve.
+    /// The command. Without one, the daemon runs.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Which configuration to read.
+    /// The configuration and its overrides.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Where to listen, instead of what the configuration says. Ignored when systemd passes a socket.
+    /// The socket to listen on, instead of the one in the configuration. Ignored if systemd passes a socket.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// The form of the log on standard error.
+    /// The format of the log on standard error.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
-    /// What to log: a level, or a list of target=level. The audit trail is logged whatever the level; only
-    /// its own target, `tokend::server::audit=LEVEL`, silences it.
+    /// The events to log: a level, or a list of target=level. The audit trail is logged at every level; only a filter
+    /// for its target, `tokend::server::audit=LEVEL`, limits it.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log_level: String,
 }
 
-/// Another thing to do than to serve.
+/// The commands besides running the daemon.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Checks a configuration and lists every fault in it, each with its file, line and key.
     Check {
-        /// Which configuration to check.
+        /// The configuration to check.
         #[command(flatten)]
         config: ConfigArgs,
         /// The user who must be able to read all files. By default user tokend if root runs this and that user exists,
@@ -45,20 +45,20 @@ pub enum Command {
     },
 }
 
-/// Which configuration to read.
+/// The configuration and its overrides.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The configuration; drop-ins are read from FILE.d/*.toml.
     #[arg(long, value_name = "FILE", default_value = "/etc/tokend/tokend.toml")]
     config: PathBuf,
-    /// Reach every provider through the Unix socket PATH/HOST:PORT, whatever `egress_dir` in the configuration says. An
-    /// empty PATH means a connection of the daemon's own.
+    /// Connect to every provider through the Unix socket PATH/HOST:PORT. Overrides `egress_dir` in the configuration. An
+    /// empty PATH means direct connections.
     #[arg(long, value_name = "PATH", env = "TOKEND_EGRESS_DIR")]
     egress_dir: Option<OsString>,
 }
 
 impl ConfigArgs {
-    /// Where the configuration comes from.
+    /// The files and overrides of the configuration.
     pub fn source(self) -> Source {
         Source { path: self.config, egress_dir: self.egress_dir.map(PathBuf::from) }
     }

@@ -1,4 +1,4 @@
-//! Frames over [`std::io`], for programs without a runtime.
+//! Reads and writes frames on [`std::io`], for programs without an async runtime.
 
 use std::io::{self, Read, Write};
 
@@ -7,8 +7,8 @@ use crate::codec::{BadFrame, Frame, LENGTH_BYTES, Message, decode, encode};
 /// Writes one frame with one call of `write_all`, and flushes.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] for a message that is too large, of which nothing is written; otherwise
-/// what the writer says.
+/// [`io::ErrorKind::InvalidInput`] for a message that is too large; nothing is written then. Otherwise the error of
+/// the writer.
 pub fn write_frame<M: Message>(writer: &mut impl Write, frame: &Frame<M>) -> io::Result<()> {
     let mut wire = zeroize::Zeroizing::new(Vec::with_capacity(256));
     encode(frame, &mut wire)?;
@@ -18,12 +18,12 @@ pub fn write_frame<M: Message>(writer: &mut impl Write, frame: &Frame<M>) -> io:
 
 /// Reads one frame, or `None` where the stream ends between two frames.
 ///
-/// The inner error is of this frame alone; the next can be read.
+/// The inner error concerns only this frame. The next frame can be read.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] for a length above the limit, before anything is allocated for it;
-/// [`io::ErrorKind::UnexpectedEof`] where the stream ends within a frame; otherwise what the reader says.
-/// After any of them the stream is not usable.
+/// [`io::ErrorKind::UnexpectedEof`] if the stream ends within a frame; otherwise the error of the reader.
+/// After such an error the stream cannot be used.
 pub fn read_frame<M: Message>(reader: &mut impl Read) -> io::Result<Option<Result<Frame<M>, BadFrame>>> {
     let Some(length) = read_length(reader)? else { return Ok(None) };
     if length > M::BODY_MAX {

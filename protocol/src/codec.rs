@@ -18,7 +18,7 @@ pub const REQUEST_MAX: usize = 16 * 1024;
 /// The largest body of a reply, in bytes. A token of 64 KiB and a page of a status fit.
 pub const REPLY_MAX: usize = 256 * 1024;
 
-/// The list of extensions that ends every message that this crate writes: it is empty.
+/// The empty list of extensions, which ends every message that this crate writes.
 const NO_EXTENSIONS: u8 = 0;
 
 /// Bytes of the length that precedes a body.
@@ -54,8 +54,8 @@ impl Message for Reply {
     const HIGHEST: u32 = 9;
 }
 
-/// How much bincode counts against its limit for each byte of a body: it counts a number at its full width of up to
-/// eight bytes, however few bytes the number takes on the wire.
+/// The largest number of bytes that bincode counts for one byte of a body: it counts a number at its full width, up to
+/// eight bytes, even if its encoding is shorter.
 const COUNTED_PER_BYTE: usize = 8;
 
 /// A body that cannot be decoded. The bytes after it are unaffected, so the connection can go on.
@@ -72,16 +72,16 @@ pub struct BadFrame {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The body is shorter than its header.
-    #[error("a body of {0} bytes has no room for version and request id")]
+    #[error("a body of {0} bytes is too short for version and request id")]
     Cut(usize),
     /// The body has another protocol version.
-    #[error("protocol version {0} is not spoken here, only {VERSION}")]
+    #[error("protocol version {0} is not supported, only {VERSION}")]
     Version(u8),
     /// The number of the message is higher than [`Message::HIGHEST`].
-    #[error("there is no message {0} in this release")]
+    #[error("message number {0} is unknown to this release")]
     UnknownMessage(u32),
     /// The message is malformed: an unknown enum value, a cut field, a wrong length, an invalid token name.
-    #[error("the body is not a message of protocol version {VERSION}")]
+    #[error("the body is not a valid message of protocol version {VERSION}")]
     Malformed,
     /// Bytes follow the message.
     #[error("{0} bytes follow the message")]
@@ -206,7 +206,7 @@ fn decode_message<M: Message>(encoded: &[u8]) -> Result<M, Fault> {
     }
 }
 
-/// Skips the list of extensions, of which this release knows none, and returns the bytes after it.
+/// Skips the list of extensions and returns the bytes after it. This release knows no extension.
 fn after_extensions(encoded: &[u8]) -> Result<&[u8], Fault> {
     let (count, mut rest) = take::<u64>(encoded)?;
     for _ in 0..count {

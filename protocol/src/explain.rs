@@ -17,7 +17,7 @@ pub struct ExplainedReply {
     pub operator: Option<String>,
     /// The rules of the token, and of its scopes, resources and audiences. Empty to anyone but an operator.
     pub lists: Vec<ExplainedList>,
-    /// The number of groups and rules that the reply has no room for.
+    /// The number of groups and rules that did not fit into the reply.
     pub omitted: u32,
 }
 

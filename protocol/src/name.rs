@@ -1,4 +1,4 @@
-//! The name of a token, parsed once at each border and trusted from there on.
+//! The name of a token, checked once when it is parsed.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -37,8 +37,8 @@ pub enum TokenNameError {
     /// The first character is neither a letter nor a digit.
     #[error("a token name begins with a letter or a digit, not with {0:?}")]
     BadStart(char),
-    /// The character has no place in a name.
-    #[error("a token name is made of letters, digits and . _ - @ : +, without {0:?}")]
+    /// The character is not allowed in a name.
+    #[error("a token name has only letters, digits and . _ - @ : +, not {0:?}")]
     BadCharacter(char),
 }
 

@@ -1,7 +1,7 @@
 //! The replies of the daemon. Each comment on a variant of [`Reply`] begins with its number on the wire.
 //!
-//! These types are the wire format, under the rules of the requests. Nothing in a token's reply counts from
-//! "now": it stays true, byte for byte, until the token or its condition changes.
+//! These types are the wire format, under the rules of the requests. All times in a token's
+//! reply are absolute, so its bytes stay the same until the token or its condition changes.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub enum Reply {
     Version(VersionReply),
     /// 8: the request failed or was refused.
     Error(ErrorReply),
-    /// 9: who may read a token, and why.
+    /// 9: why the subject may or may not read the token.
     Explained(ExplainedReply),
 }
 
@@ -189,11 +189,11 @@ pub enum ErrorCode {
     NeedsOperator,
     /// 4: the caller's deadline passed.
     DeadlineExceeded,
-    /// 5: the request is malformed or makes no sense, as with a missing caller header.
+    /// 5: the request is malformed, or does not fit the configuration of the token (a missing caller header).
     InvalidRequest,
     /// 6: the daemon does not speak the protocol version of the frame.
     UnsupportedVersion,
-    /// 7: the caller or its user has too much open or in flight, or asks too often. Try again with less.
+    /// 7: the caller or its user has too many connections or requests. Send fewer.
     Overloaded,
     /// 8: the provider's tokens do not live as long as `min_ttl_ms` asks.
     MinTtlUnreachable,

@@ -28,7 +28,7 @@ pub enum Request {
     Watch(WatchRequest),
     /// 7: return the daemon's version. Answered by [`Reply::Version`](crate::Reply::Version).
     Version,
-    /// 8: explain who may read a token, and why. Answered by [`Reply::Explained`](crate::Reply::Explained).
+    /// 8: explain why a subject may or may not read a token. Answered by [`Reply::Explained`](crate::Reply::Explained).
     Explain(ExplainRequest),
 }
 
@@ -99,7 +99,7 @@ pub struct RefreshRequest {
 pub struct RejectRequest {
     /// The name of the token.
     pub name: TokenName,
-    /// The fingerprint of the refused token. If the daemon holds another one by now, it does nothing.
+    /// The fingerprint of the refused token. If the daemon already holds another one, it does nothing.
     pub fingerprint: Fingerprint,
     /// See [`CallOptions::deadline_ms`].
     pub deadline_ms: u32,
@@ -114,7 +114,7 @@ pub struct WatchRequest {
     pub names: Vec<TokenName>,
 }
 
-/// Asks why somebody may read a token or may not.
+/// Asks why a subject may or may not read a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainRequest {
     /// The name of the token.

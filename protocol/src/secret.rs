@@ -1,4 +1,4 @@
-//! A text that must not be seen: an access token, a client secret, a subscription key.
+//! Secret texts: access tokens, client secrets, subscription keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 pub struct Secret(Arc<Zeroizing<String>>);
 
 impl Secret {
-    /// The text itself. Every call is a place to ask where the text goes next.
+    /// Returns the text. Check at every call where the text goes.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -47,7 +47,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Takes the same time wherever the texts differ.
+/// Compares in constant time for texts of equal length.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (self.expose().as_bytes(), other.expose().as_bytes());

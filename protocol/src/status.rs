@@ -63,7 +63,7 @@ pub struct TokenStatus {
     pub attributes: Vec<Attribute>,
     /// The number of variants that hold a valid token.
     pub variants_held: u32,
-    /// The variants, if the request named the token; as many as the reply has room for.
+    /// The variants, if the request named the token; as many as fit into the reply.
     pub variants: Vec<VariantStatus>,
 }
 
@@ -112,7 +112,7 @@ impl HeldToken {
 pub struct LastError {
     /// The class of the failure.
     pub class: ErrorClass,
-    /// The reason for a person. Never a reply's body.
+    /// The reason, for a person. It never contains the body of a reply.
     pub message: String,
     /// When the attempt failed.
     pub at: Timestamp,
@@ -129,7 +129,7 @@ pub struct Deviation {
 
 /// A further fact for people. A list of facts is sorted by name, and each name occurs once.
 ///
-/// A program may show a fact and must not rely on it: any may be missing, and the value is worded for a reader.
+/// Facts are for display. A program must not rely on a name or a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attribute {
     /// The topic: a word in lower case, with hyphens, such as `clock-skew` or `client-secret`.

@@ -9,11 +9,11 @@ use zeroize::Zeroize;
 
 use crate::codec::{BadFrame, Buffer, Frame, LENGTH_BYTES, Message, decode, encode_into};
 
-/// Reads frames of `In` and writes frames of `Out`: `Codec<Request, Reply>` is a daemon's, the mirror a
-/// client's.
+/// Reads frames of `In` and writes frames of `Out`: a daemon uses `Codec<Request, Reply>`, a client
+/// `Codec<Reply, Request>`.
 ///
-/// A body that is no message is an item, not an error, because the stream goes on after it. A length above
-/// the limit is an error ([`io::ErrorKind::InvalidData`]), and the stream is of no more use.
+/// An invalid body is an item, not an error, because the next frame can be read. A length above
+/// the limit is an error ([`io::ErrorKind::InvalidData`]), after which the stream cannot be used.
 #[derive(Debug)]
 pub struct Codec<In, Out> {
     lengths: LengthDelimitedCodec,

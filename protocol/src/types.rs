@@ -19,8 +19,8 @@ impl Timestamp {
 
 /// A point on `CLOCK_BOOTTIME`: milliseconds since the host booted, suspension included.
 ///
-/// Caller and daemon read the same clock, and nobody sets it, so two such points can be compared without
-/// regard to the wall clock. A point before the boot is 0. Only a caller in a time namespace of its own
+/// Caller and daemon read the same clock, which cannot be set, so two such points can be compared even if the
+/// wall clock changes. A point before the boot is 0. Only a caller in a time namespace of its own
 /// (`time_namespaces(7)`) may read another `CLOCK_BOOTTIME`; it uses the [`Timestamp`] beside this field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootInstant(pub u64);
@@ -105,7 +105,7 @@ pub enum State {
     Refreshing,
     /// 2: valid, and the last attempt to renew it failed.
     Degraded,
-    /// 3: no valid token, and no failed attempt: the first has not ended, or the token expired while unused.
+    /// 3: no valid token, but no failure: the first attempt has not ended, or an unused token has expired.
     Pending,
     /// 4: no valid token; the last attempt failed for a reason that may pass.
     Unavailable,

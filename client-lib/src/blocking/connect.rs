@@ -24,9 +24,9 @@ const HELPERS_MAX: usize = 16;
 const HELPER_STACK: usize = 64 * 1024;
 
 /// Opens connections to one socket.
-pub(super) struct Dialler {
+pub(super) struct Connector {
     socket: Arc<Path>,
-    /// Whether an established connection died and no new one has been tried to the end since.
+    /// Whether an established connection broke, and no attempt to connect has ended since.
     returning: AtomicBool,
     helpers: Arc<Helpers>,
 }
@@ -38,7 +38,7 @@ struct Helpers {
     one_ended: Condvar,
 }
 
-impl Dialler {
+impl Connector {
     pub(super) fn new(socket: PathBuf) -> Self {
         Self { socket: socket.into(), returning: AtomicBool::new(false), helpers: Arc::default() }
     }
@@ -47,12 +47,12 @@ impl Dialler {
         &self.socket
     }
 
-    /// An established connection died, so the next connect waits a moment for the daemon to come back.
+    /// Lets the next connect wait for a restart of the daemon, because an established connection broke.
     pub(super) fn expect_return(&self) {
         self.returning.store(true, Ordering::Relaxed);
     }
 
-    /// A new connection before the deadline. Where there is no daemon, that is said at once, except after
+    /// Opens a connection before the deadline. Without a daemon it fails at once, except after
     /// [`Self::expect_return`].
     pub(super) fn connect(&self, deadline: Deadline) -> Result<Connection, Error> {
         let mut connected = self.try_connect(deadline)?;
@@ -69,7 +69,7 @@ impl Dialler {
         Ok(Connection::new(stream, Arc::clone(&self.socket)))
     }
 
-    /// One attempt. The outer error is a deadline that passed, the inner one what the system said.
+    /// One attempt. The outer error is a passed deadline, the inner one is the error of connect(2).
     fn try_connect(&self, deadline: Deadline) -> Result<io::Result<UnixStream>, Error> {
         let place = Helpers::enter(&self.helpers, deadline)?;
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -90,7 +90,7 @@ impl Dialler {
 
 impl Helpers {
     /// A place for one helper, as soon as there is one.
-    fn enter(helpers: &Arc<Self>, deadline: Deadline) -> Result<Place, Error> {
+    fn enter(helpers: &Arc<Self>, deadline: Deadline) -> Result<HelperSlot, Error> {
         let left = deadline.left().ok_or_else(silent)?;
         let full = |running: &mut usize| *running >= HELPERS_MAX;
         let waited = helpers.one_ended.wait_timeout_while(helpers.running(), left, full);
@@ -99,7 +99,7 @@ impl Helpers {
             return Err(silent());
         }
         *running += 1;
-        Ok(Place(Arc::clone(helpers)))
+        Ok(HelperSlot(Arc::clone(helpers)))
     }
 
     fn running(&self) -> MutexGuard<'_, usize> {
@@ -108,9 +108,9 @@ impl Helpers {
 }
 
 /// One of the places, free again when dropped.
-struct Place(Arc<Helpers>);
+struct HelperSlot(Arc<Helpers>);
 
-impl Drop for Place {
+impl Drop for HelperSlot {
     fn drop(&mut self) {
         *self.0.running() -= 1;
         self.0.one_ended.notify_one();

@@ -10,7 +10,7 @@ use tokend_protocol::{Frame, Reply, Request, read_frame, write_frame};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, unless_stopping};
 
-/// A connection that one call at a time has for itself.
+/// A connection that only one call uses at a time.
 pub(super) struct Connection {
     stream: UnixStream,
     socket: Arc<Path>,
@@ -23,8 +23,8 @@ impl Connection {
         Self { stream, socket, id: 0 }
     }
 
-    /// Sends a request. A daemon that has gone is no error here: it may have left a word of why, which is read
-    /// as the reply, and otherwise reading says that it has gone.
+    /// Sends a request. A closed connection is not an error here: the daemon may have sent the reason before it closed,
+    /// and [`Self::receive`] reads the reason or fails.
     pub(super) fn send(&mut self, request: Request, deadline: Deadline) -> Result<(), Failure> {
         self.id = self.id.wrapping_add(1).max(1);
         let frame = Frame { id: self.id, message: request };
@@ -48,8 +48,7 @@ impl Connection {
         self.receive_from(&mut &self.stream)
     }
 
-    /// Replies to earlier requests are passed over; the reader's deadline, or else the daemon's patience,
-    /// bounds their number.
+    /// Skips replies to earlier requests.
     fn receive_from(&self, reader: &mut impl Read) -> Result<Reply, Failure> {
         loop {
             match read_frame(reader) {
@@ -66,7 +65,7 @@ impl Connection {
     }
 }
 
-/// A stream whose every read and write ends at the deadline.
+/// A stream on which each read and write ends at the deadline.
 struct Timed<'a> {
     stream: &'a UnixStream,
     deadline: Deadline,

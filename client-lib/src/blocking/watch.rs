@@ -14,7 +14,7 @@ use crate::{Error, reply};
 
 /// The conditions of watched tokens: first of each, then at every change.
 ///
-/// It goes on over a restart of the daemon, and then begins with the condition of each token again. After an
+/// A restart of the daemon does not end it: it subscribes again and gets the condition of each token again. After an
 /// error it ends.
 pub struct Watch {
     shared: Arc<Shared>,
@@ -53,7 +53,7 @@ impl Watch {
 
     /// Subscribes and waits for the first event, so that a refusal is seen here.
     fn try_subscribe(&mut self, deadline: Deadline) -> Result<(), Failure> {
-        let mut connection = self.shared.dialler.connect(deadline).map_err(Failure::Final)?;
+        let mut connection = self.shared.connector.connect(deadline).map_err(Failure::Final)?;
         connection.send(Request::Watch(WatchRequest { names: self.names.clone() }), deadline)?;
         let event = reply::watch(connection.receive(deadline)?).map_err(Failure::Final)?;
         self.first = Some(event);
@@ -61,8 +61,8 @@ impl Watch {
         Ok(())
     }
 
-    /// The next event, as the iterator gives it, but waited for no longer than this. Where none comes in time,
-    /// that is [`Error::DeadlineExceeded`], and the watch ends as after every error.
+    /// Returns the next event, as the iterator does, but waits no longer than `wait`. Then it returns
+    /// [`Error::DeadlineExceeded`], and the watch ends as after every error.
     pub fn next_within(&mut self, wait: Duration) -> Option<Result<EventReply, Error>> {
         let event = self.next_before(Some(Deadline::after(wait)));
         event.map(|event| event.map_err(in_vain))
@@ -94,7 +94,7 @@ impl Watch {
     }
 }
 
-/// A daemon that tells nothing because nothing happens is not one that does not answer.
+/// Words a passed deadline for a watch: no event came, but the daemon did answer.
 fn in_vain(error: Error) -> Error {
     match error {
         Error::DeadlineExceeded { .. } => {

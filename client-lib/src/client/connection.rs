@@ -40,7 +40,7 @@ struct Calls {
     waiting: HashMap<u32, oneshot::Sender<Result<Reply, Failure>>>,
     /// The id of the last request. Ids begin at 1, and 0 is the daemon's own.
     last_id: u32,
-    /// Why no reply will come any more.
+    /// The failure that ended the connection.
     ended: Option<Failure>,
 }
 
@@ -100,7 +100,7 @@ impl<'a> Call<'a> {
         if let Some(failure) = &all.ended {
             return Err(failure.clone());
         }
-        // An id comes round again after four thousand million calls, by when none of the first waits.
+        // An id repeats only after four thousand million calls.
         let id = all.last_id.wrapping_add(1).max(1);
         all.last_id = id;
         all.waiting.insert(id, sender);
@@ -115,7 +115,7 @@ impl Drop for Call<'_> {
     }
 }
 
-/// Writes until the connection is dropped or the daemon is gone. Requests that came together go together.
+/// Writes until the connection is dropped or the daemon has ended. Joins queued requests into one write.
 async fn write(mut half: OwnedWriteHalf, mut queue: mpsc::Receiver<Wire>) {
     while let Some(mut wire) = queue.recv().await {
         while wire.len() < WRITE_MAX {
@@ -140,7 +140,7 @@ async fn read(mut incoming: Incoming, end: End) {
     end.tell(&failure);
 }
 
-/// Lets no call wait for a reply that cannot come, even where the runtime drops the reading task.
+/// Fails all waiting calls when the connection ends, even if the runtime drops the reading task.
 struct End {
     socket: PathBuf,
     calls: Arc<Mutex<Calls>>,

@@ -21,7 +21,7 @@ const ID: u32 = 1;
 
 /// The conditions of watched tokens: first of each, then at every change.
 ///
-/// It goes on over a restart of the daemon, and then begins with the condition of each token again. After an
+/// A restart of the daemon does not end it: it subscribes again and gets the condition of each token again. After an
 /// error it ends.
 pub struct Watch {
     socket: PathBuf,
@@ -31,7 +31,7 @@ pub struct Watch {
     link: Link,
 }
 
-/// Where a watch stands.
+/// The state of a watch.
 enum Link {
     /// Confirmed with an event that has not been handed out yet.
     Confirmed(Subscription, EventReply),
@@ -110,7 +110,7 @@ impl Watch {
         let stream = connect(&self.socket, waits).await.map_err(Failure::Final)?;
         let (incoming, mut outgoing) = stream.into_split();
         let wire = wire(ID, Request::Watch(WatchRequest { names: self.names.clone() }))?;
-        // Where the daemon has gone, it may have left a word of why, which is read below.
+        // If the daemon closed the connection, it may have sent the reason, which is read below.
         let _ = outgoing.write_all(&wire).await;
         let mut subscription = Subscription { incoming: Incoming::new(incoming), _outgoing: outgoing };
         let event = subscription.event(&self.socket).await?;

@@ -9,13 +9,13 @@ use tokend_client::{DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, Subject
 
 macro_rules! exit_status {
     () => {
-        "  0  done
-  1  an answer that is not understood, or output that cannot be written
+        "  0  success
+  1  tokenctl and the daemon do not understand each other, or the output cannot be written
   2  usage: an invalid token name, a missing header, a --min-ttl that no token reaches, a token printed to the journal
   3  the daemon is not reachable
-  4  not allowed (explain: the decision is deny), or (to anyone but an operator) no such token
-  5  no such token (operators: root, the daemon's user, [admin] allow)
-  6  no token now, worth a retry
+  4  not allowed (explain: the decision is deny), or no such token
+  5  no such token (only for operators: root, the daemon's user, [admin] allow)
+  6  no token now, or too many requests; try again
   7  an operator is needed: the provider refuses, or a secret on this host cannot be read
   8  the deadline passed
 
@@ -33,7 +33,7 @@ const AFTER_HELP: &str = concat!(
      if NO_COLOR is set."
 );
 
-/// Access tokens from the tokend of this host.
+/// Gets access tokens from the tokend daemon of this host.
 #[derive(Debug, Parser)]
 #[command(name = "tokenctl", version, after_long_help = AFTER_HELP)]
 pub struct Args {
@@ -42,11 +42,11 @@ pub struct Args {
     #[arg(env = SOCKET_VARIABLE, default_value = DEFAULT_SOCKET)]
     socket: OsString,
 
-    /// Print JSON with a stable shape, for errors too.
+    /// Print JSON, also for errors.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// How long to wait in total; with 0s the daemon answers from what it holds.
+    /// The longest time for the whole call; with 0s the daemon does not wait for a provider.
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) deadline: Duration,
@@ -96,7 +96,7 @@ pub(crate) enum Command {
 
     /// Show the status of the daemon and its tokens, or everything about one token.
     Status {
-        /// The only token to show: with the reason of a failure and what to do about it.
+        /// Show only this token, with the reason of a failure and the remedy.
         name: Option<TokenName>,
 
         /// Show everything about every token.
@@ -137,7 +137,7 @@ pub(crate) enum Command {
         names: Vec<TokenName>,
     },
 
-    /// Wait until a token is in a condition, and print nothing; exits with 8 on timeout.
+    /// Wait until a token is fresh or valid, and print nothing; exits with 8 on timeout.
     Wait {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -149,8 +149,8 @@ pub(crate) enum Command {
 
     /// Explain why you may read a token, or (for operators) why a user, process or unit may or may not.
     ///
-    /// Shows the decision, each rule with its result, and the facts about user, groups, unit and program that were
-    /// compared with the rules. Exits with 4 if the decision is deny.
+    /// Shows the decision, each rule with its result, and the user, groups, unit and executable that were compared with
+    /// the rules. Exits with 4 if the decision is deny.
     Explain {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -179,7 +179,7 @@ pub(crate) enum Command {
     },
 }
 
-/// What can be waited for.
+/// A condition to wait for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Condition {
     /// Valid and not due for renewal.
@@ -233,7 +233,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 pub(crate) struct SubjectArgs {
-    /// A user by name or number, with its groups but without a unit or program; for operators.
+    /// A user by name or number, with its groups but without a unit or executable; for operators.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
 

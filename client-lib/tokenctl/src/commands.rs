@@ -188,7 +188,7 @@ fn expiry(info: &TokenInfo) -> String {
     format!("expires in {}", human::duration(info.remaining(tokend_client::now())))
 }
 
-/// Prints events until the reader, the daemon or the user ends it.
+/// Prints events until the reader closes the pipe, the watch fails or the user interrupts it.
 fn watch(client: &Client, form: Form, names: &[TokenName]) -> Done {
     let subject = names.iter().map(TokenName::as_str).collect::<Vec<_>>().join(", ");
     let failed = |error: Error| Failure::of_call(&error, &subject);
@@ -233,7 +233,7 @@ fn reached(form: Form, event: &EventReply) -> Done {
     }
 }
 
-/// Prints the explanation in either case. A denial is an exit status without a further message.
+/// Prints the explanation. A denial has exit status 4 and no message on standard error.
 fn explain(token: &TokenVariant<'_>, form: Form, name: &TokenName, subject: &Subject) -> Done {
     let reply = token.explain(subject).map_err(about(name))?;
     output::write(&match form {

@@ -54,14 +54,14 @@ fn rule(rule: &ExplainedRule) -> String {
     let mut text = format!("  {}: {outcome}\n", clean(&rule.rule));
     // The one condition of a simple rule is the rule itself.
     let is_simple = rule.conditions.len() == 1;
-    for told in &rule.conditions {
-        let fact = clean(&told.fact);
+    for condition in &rule.conditions {
+        let fact = clean(&condition.fact);
         if is_simple {
             let _ = writeln!(text, "    {fact}");
             continue;
         }
-        let holds = if told.holds { "holds" } else { "does not hold" };
-        let _ = writeln!(text, "    {}: {holds}: {fact}", clean(&told.condition));
+        let holds = if condition.holds { "holds" } else { "does not hold" };
+        let _ = writeln!(text, "    {}: {holds}: {fact}", clean(&condition.condition));
     }
     text
 }

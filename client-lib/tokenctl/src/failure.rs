@@ -41,7 +41,7 @@ impl Failure {
         Self { class, next_attempt: error.next_attempt(), best_ttl, ..Self::new(exit, code, &message) }
     }
 
-    /// Standard output cannot be written. A reader that has gone is no failure.
+    /// Standard output cannot be written. A closed pipe is not a failure.
     pub(crate) fn output(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::new(0, "output", "");
@@ -175,7 +175,7 @@ fn advice(error: &Error, subject: &str) -> String {
         Error::UnsupportedVersion { message } => format!("{message}; upgrade tokenctl or the daemon"),
         Error::UnknownRequest { message } => format!("{message}; upgrade the daemon"),
         Error::InvalidRequest { message } => message.clone(),
-        other => format!("{other}; is it a tokend that listens at the socket?"),
+        other => format!("{other}; does another program listen at the socket?"),
     }
 }
 
@@ -187,27 +187,25 @@ fn when(next_attempt: Option<SystemTime>) -> String {
     }
 }
 
-/// What an operator can do about failures of a class.
+/// The remedy for a class of failure, for an operator.
 pub(crate) fn remedy(class: ErrorClass) -> &'static str {
     match class {
         ErrorClass::Unreachable => {
             "check DNS, routing and firewall towards the provider; the daemon tries again by itself"
         }
-        ErrorClass::Timeout | ErrorClass::Server => {
-            "the provider has a fault; the daemon tries again by itself"
-        }
+        ErrorClass::Timeout | ErrorClass::Server => "wait for the provider; the daemon tries again by itself",
         ErrorClass::Tls => "check the provider's certificate and `ca_file`; the daemon tries again by itself",
         ErrorClass::Throttled => "wait; the daemon tries again by itself, when the provider permits it",
         ErrorClass::Malformed => {
             "check that the endpoint is a token endpoint; the daemon tries again by itself"
         }
         ErrorClass::Refused => {
-            "compare client, secret, grant and scopes with the provider's records, correct the configuration or the \
-             secret, and `systemctl reload tokend`"
+            "compare client, secret, grant and scopes with the provider's records; correct the configuration and \
+             `systemctl reload tokend`, or correct the secret and `systemctl restart tokend`"
         }
         ErrorClass::Secret => {
             "the daemon cannot read a secret on this host and sent no request: make the secret readable to the \
-             daemon's user, and `systemctl reload tokend`"
+             daemon's user; for a systemd credential, `systemctl restart tokend`"
         }
         ErrorClass::Internal => "see the daemon's journal, and report the fault",
     }
@@ -224,7 +222,7 @@ fn not_reachable(socket: &Path, cause: &io::Error) -> String {
         ),
         io::ErrorKind::NotFound => format!("no daemon at {socket}: there is no such socket; {elsewhere}"),
         io::ErrorKind::ConnectionRefused => {
-            format!("no daemon at {socket}: nobody listens there; {elsewhere}")
+            format!("no daemon at {socket}: no program listens there; {elsewhere}")
         }
         _ => format!("the daemon at {socket} cannot be reached: {cause}; {elsewhere}"),
     }

@@ -46,7 +46,7 @@ pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if dangerous(c) { '?' } else { c }).collect()
 }
 
-/// At most so many characters of a text, the last of them an ellipsis where some were cut.
+/// Cuts a text to `max` characters, the last of them an ellipsis if the text was longer.
 pub(crate) fn cut(text: &str, max: usize) -> String {
     if text.chars().count() <= max {
         return text.to_owned();

@@ -1,5 +1,5 @@
 //! The shapes of `--json`, as `JSON.md` documents them. They are separate from the types of the wire, so that
-//! neither changes with the other. Fields are only added.
+//! a change of one does not change the other. Fields are only added.
 
 #![expect(clippy::struct_field_names, reason = "the names are those of the documented shapes")]
 

@@ -1,4 +1,4 @@
-//! The command line of tokend, on the public API of `tokend-client` alone.
+//! The command line of tokend, which uses only the public API of `tokend-client`.
 //!
 //! It prints a text for people, a plain value for scripts (`get`, `headers`, a piped `list`), or with `--json` an
 //! object with a documented shape (`JSON.md`). Its exit status says what to do next. A token goes to standard output
@@ -42,7 +42,7 @@ fn ended(result: Result<(), Failure>, json: bool) -> ExitCode {
     }
 }
 
-/// Prints clap's message: an error of usage, or the requested help or version.
+/// Prints clap's message: a usage error, or the requested help or version.
 fn usage(error: &clap::Error, json: bool) -> ExitCode {
     if error.use_stderr() && json {
         Failure::usage(error).report_json();

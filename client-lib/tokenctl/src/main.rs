@@ -1,4 +1,4 @@
-//! The program `tokenctl`. All of it is in the library of this package.
+//! The program `tokenctl`. Its code is in the library of this package.
 
 use std::process::ExitCode;
 

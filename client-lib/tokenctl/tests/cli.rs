@@ -103,7 +103,7 @@ fn headers(values: &[(&str, &str)]) -> Reply {
 }
 
 /// A token that gives no joy.
-fn ailing(text: &str) -> TokenStatus {
+fn failing_token(text: &str) -> TokenStatus {
     let message = "no answer within 10s".to_owned();
     TokenStatus {
         state: State::Unavailable,
@@ -125,7 +125,7 @@ fn attribute(name: &str, value: &str) -> Attribute {
 }
 
 /// The right answer to each request: what `JSON.md` shows.
-fn well(request: &Request) -> Reply {
+fn happy_reply(request: &Request) -> Reply {
     match request {
         Request::Get(_) => token(),
         Request::Headers(_) => {
@@ -137,7 +137,7 @@ fn well(request: &Request) -> Reply {
             Reply::List(ListReply { tokens, more: false })
         }
         Request::Status(_) => {
-            let tokens = vec![ailing("bnp"), token_status("psb")];
+            let tokens = vec![failing_token("bnp"), token_status("psb")];
             let daemon =
                 DaemonStatus { attributes: vec![attribute("clock-set", "2 times")], ..daemon_status() };
             Reply::Status(StatusReply { daemon, tokens, more: false })
@@ -164,7 +164,7 @@ fn event(state: State) -> EventReply {
 #[test]
 fn get_prints_the_token_and_nothing_else() {
     let bench = Bench::new();
-    let daemon = bench.daemon(well);
+    let daemon = bench.daemon(happy_reply);
     bench.run(&["get", "psb", "--min-ttl", "1m 30s", "--deadline", "3s"]).is(0, "eyJ-sample-token\n", "");
     let [Request::Get(asked)] = &daemon.requests()[..] else { panic!("{:?}", daemon.requests()) };
     assert_eq!((asked.name.as_str(), asked.options.min_ttl_ms), ("psb", 90_000));
@@ -174,7 +174,7 @@ fn get_prints_the_token_and_nothing_else() {
 #[test]
 fn headers_prints_what_curl_reads() {
     let bench = Bench::new();
-    let daemon = bench.daemon(well);
+    let daemon = bench.daemon(happy_reply);
     let ran = bench.run(&["headers", "psb", "--header", "Requestor-ID=a=b", "--without", "Accept"]);
     ran.is(0, "Authorization: Bearer eyJ-sample-token\nRequestor-ID: 4711\n", "");
     let [Request::Headers(asked)] = &daemon.requests()[..] else { panic!("{:?}", daemon.requests()) };
@@ -193,7 +193,7 @@ fn a_header_cannot_smuggle_another() {
 #[test]
 fn a_piped_list_is_of_plain_names() {
     let bench = Bench::new();
-    let _daemon = bench.daemon(well);
+    let _daemon = bench.daemon(happy_reply);
     bench.run(&["list"]).is(0, "bnp\npsb\n", "");
 }
 
@@ -202,7 +202,7 @@ fn recent(request: &Request) -> Reply {
     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
     let ago = |seconds: u64| Timestamp(now - seconds * 1000);
     let ahead = |seconds: u64| Timestamp(now + seconds * 1000);
-    let Reply::Status(mut status) = well(request) else { return well(request) };
+    let Reply::Status(mut status) = happy_reply(request) else { return happy_reply(request) };
     status.daemon.started_at = ago(11_550);
     let failed = status.tokens[0].last_error.as_mut().unwrap();
     failed.at = ago(7_230);
@@ -259,7 +259,7 @@ fn a_piped_status_is_not_cut() {
 #[test]
 fn verbose_status_shows_everything() {
     let bench = Bench::new();
-    let _daemon = bench.daemon(well);
+    let _daemon = bench.daemon(happy_reply);
     let ran = bench.run(&["status", "--verbose"]);
     assert_eq!(ran.exit, 0, "{ran:?}");
     for line in [
@@ -297,7 +297,7 @@ fn the_status_of_one_token_has_the_reason_and_the_remedy() {
          last error: secret 2h ago: /etc/tokend/s: Permission denied\n  \
          failures in a row: 7\n  \
          what to do: the daemon cannot read a secret on this host and sent no request: make the secret readable to \
-         the daemon's user, and `systemctl reload tokend`\n  \
+         the daemon's user; for a systemd credential, `systemctl restart tokend`\n  \
          provider: bnp\n  requests: 3\n  hand-outs: 40\n  \
          deviation: expires_in-string, 3 times\n  \
          client-secret: the second of 2 is in use\n  \
@@ -344,7 +344,7 @@ fn the_exit_status_of_status_is_that_of_the_worst_token() {
 #[test]
 fn a_token_is_not_printed_into_the_journal() {
     let bench = Bench::new();
-    let daemon = bench.daemon(well);
+    let daemon = bench.daemon(happy_reply);
     let journal = File::create(bench.0.path().join("journal")).unwrap();
     let metadata = journal.metadata().unwrap();
     let stream = format!("{}:{}", metadata.dev(), metadata.ino());
@@ -367,7 +367,7 @@ fn a_token_is_not_printed_into_the_journal() {
 #[test]
 fn refresh_asks_for_the_variant() {
     let bench = Bench::new();
-    let daemon = bench.daemon(well);
+    let daemon = bench.daemon(happy_reply);
     assert_eq!(
         bench.run(&["refresh", "psb", "--scope", "a b", "--resource", "r", "--audience", "x"]).exit,
         0
@@ -383,7 +383,7 @@ fn refresh_asks_for_the_variant() {
 #[test]
 fn refresh_and_reject_tell_what_was_done() {
     let bench = Bench::new();
-    let daemon = bench.daemon(well);
+    let daemon = bench.daemon(happy_reply);
     bench.run(&["refresh", "psb"]).is(0, "psb: a new token, expires in 2d 2h\n", "");
     let replaced = "psb: replaced by a new token; the current token expires in 2d 2h\n";
     bench.run(&["reject", "psb", "--fingerprint", "0123456789abcdef"]).is(0, replaced, "");
@@ -419,7 +419,7 @@ fn watch_tells_each_event_until_the_end() {
 }
 
 /// A daemon that tells these states of a watched token, and then nothing more.
-fn telling(bench: &Bench, states: &'static [State]) -> FakeDaemon {
+fn sends_states(bench: &Bench, states: &'static [State]) -> FakeDaemon {
     let told = |state: &State| {
         let last_error = (*state == State::Unavailable).then_some(ErrorClass::Timeout);
         Answer::Reply(Reply::Event(EventReply { last_error, ..event(*state) }))
@@ -430,15 +430,15 @@ fn telling(bench: &Bench, states: &'static [State]) -> FakeDaemon {
 #[test]
 fn wait_ends_without_a_word_once_the_token_is_so() {
     let bench = Bench::new();
-    let daemon = telling(&bench, &[State::Pending, State::Unavailable, State::Degraded]);
+    let daemon = sends_states(&bench, &[State::Pending, State::Unavailable, State::Degraded]);
     bench.run(&["wait", "psb", "--for", "valid"]).is(0, "", "");
     assert!(matches!(&daemon.requests()[..], [Request::Watch(_)]), "{:?}", daemon.requests());
     drop(daemon);
     for state in ["fresh", "valid"] {
-        let _daemon = telling(&bench, &[State::Fresh]);
+        let _daemon = sends_states(&bench, &[State::Fresh]);
         bench.run(&["wait", "psb", "--for", state]).is(0, "", "");
     }
-    let _daemon = telling(&bench, &[State::Degraded, State::Refreshing, State::Fresh]);
+    let _daemon = sends_states(&bench, &[State::Degraded, State::Refreshing, State::Fresh]);
     let ran = bench.run(&["wait", "psb", "--for", "fresh", "--json"]);
     assert_eq!((ran.exit, ran.json()["state"].as_str()), (0, Some("fresh")), "{ran:?}");
 }
@@ -446,13 +446,13 @@ fn wait_ends_without_a_word_once_the_token_is_so() {
 #[test]
 fn wait_ends_at_the_deadline_and_tells_how_the_token_is() {
     let bench = Bench::new();
-    let daemon = telling(&bench, &[State::Degraded, State::Unavailable]);
+    let daemon = sends_states(&bench, &[State::Degraded, State::Unavailable]);
     let advice = "try again, or wait longer with --deadline\n";
     let run = |condition, deadline| bench.run(&["wait", "psb", "--for", condition, "--deadline", deadline]);
     let unavailable = "still unavailable (last error: timeout), not fresh";
     run("fresh", "1s").is(8, "", &format!("tokenctl: psb: {unavailable}; {advice}"));
     drop(daemon);
-    let _daemon = telling(&bench, &[State::NeedsOperator]);
+    let _daemon = sends_states(&bench, &[State::NeedsOperator]);
     run("valid", "1s").is(8, "", &format!("tokenctl: psb: still needs-operator, not valid; {advice}"));
     let ran = bench.run(&["wait", "psb", "--for", "fresh", "--deadline", "10ms", "--json"]);
     assert_eq!(ran.json()["error"]["code"], "deadline-exceeded", "{ran:?}");
@@ -470,7 +470,7 @@ fn wait_for_what_one_may_not_have_ends_at_once() {
 #[test]
 fn explain_tells_the_decision_the_facts_and_how_each_rule_fared() {
     let bench = Bench::new();
-    let daemon = bench.daemon(well);
+    let daemon = bench.daemon(happy_reply);
     let facts = "  user: 1001\n  group: 1001\n  groups: 27 1001\n  process: 4711\n  unit: pay@eu.service\n  \
                  user unit: not known\n  invocation: 0123456789abcdef0123456789abcdef\n  \
                  executable: not known\n  operator: no\n";
@@ -533,7 +533,7 @@ fn version_tells_both() {
     let own = concat!("tokenctl ", env!("CARGO_PKG_VERSION"), ", protocol 1\n");
     let alone = bench.run(&["version"]);
     assert_eq!((alone.exit, alone.out.as_str()), (3, own));
-    let _daemon = bench.daemon(well);
+    let _daemon = bench.daemon(happy_reply);
     bench.run(&["version"]).is(0, &format!("{own}tokend 9.8.7, protocol 1\n"), "");
 }
 
@@ -568,7 +568,7 @@ fn each_refusal_has_its_exit_status_and_its_advice() {
 fn a_failure_that_needs_an_operator_names_the_remedy() {
     let is_root = Uid::effective().is_root();
     for (class, part) in [
-        (ErrorClass::Refused, "correct the configuration or the secret"),
+        (ErrorClass::Refused, "correct the secret and `systemctl restart tokend`"),
         (ErrorClass::Secret, "cannot read a secret on this host and sent no request"),
     ] {
         let bench = Bench::new();
@@ -634,7 +634,7 @@ fn without_a_daemon_the_socket_is_named() {
     let missing = format!("tokenctl: no daemon at {}: there is no such socket; {advice}\n", socket.display());
     bench.run(&["get", "psb"]).is(3, "", &missing);
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-    let dead = format!("tokenctl: no daemon at {}: nobody listens there; {advice}\n", socket.display());
+    let dead = format!("tokenctl: no daemon at {}: no program listens there; {advice}\n", socket.display());
     bench.run(&["get", "psb"]).is(3, "", &dead);
 }
 
@@ -642,7 +642,7 @@ fn without_a_daemon_the_socket_is_named() {
 fn a_socket_that_may_not_be_used_points_to_its_group() {
     let bench = Bench::new();
     let socket = bench.socket();
-    let _daemon = bench.daemon(well);
+    let _daemon = bench.daemon(happy_reply);
     fs::set_permissions(&socket, Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(bench.0.path(), Permissions::from_mode(0o755)).unwrap();
     // Root may use any socket, and where root builds, others may not reach the program.
@@ -693,7 +693,7 @@ fn an_answer_that_is_none_is_exit_status_one() {
 #[test]
 fn the_socket_comes_from_the_environment_unless_it_is_given() {
     let bench = Bench::new();
-    let _daemon = bench.daemon(well);
+    let _daemon = bench.daemon(happy_reply);
     let run = |variable: &Path, args: &[&str]| {
         Ran::of(program().env("TOKEND_SOCKET", variable).args(args).output().unwrap())
     };
@@ -758,7 +758,7 @@ fn documented() -> Vec<(String, Value)> {
 #[test]
 fn json_is_as_documented() {
     let bench = Bench::new();
-    let daemon = bench.daemon(well);
+    let daemon = bench.daemon(happy_reply);
     let mut documented = documented();
     let (_, error) = documented.pop().unwrap();
     let headings: Vec<_> = documented.iter().map(|(heading, _)| heading.as_str()).collect();
@@ -822,7 +822,7 @@ fn on_a_terminal(command: &mut Command) -> String {
 #[test]
 fn colours_are_for_terminals_that_take_them() {
     let bench = Bench::new();
-    let _daemon = bench.daemon(well);
+    let _daemon = bench.daemon(happy_reply);
     let list = "NAME  STATE\nbnp   degraded\npsb   fresh\n";
     let painted = "NAME  STATE\nbnp   \x1b[33mdegraded\x1b[0m\npsb   \x1b[32mfresh\x1b[0m\n";
     assert_eq!(on_a_terminal(&mut bench.command(&["list"])), painted);
@@ -837,7 +837,7 @@ fn colours_are_for_terminals_that_take_them() {
 #[test]
 fn output_that_nobody_takes_is_no_panic() {
     let bench = Bench::new();
-    let _daemon = bench.daemon(well);
+    let _daemon = bench.daemon(happy_reply);
     for args in [&["get", "psb"][..], &["status"], &["list", "--json"], &["completions", "bash"], &["man"]] {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let ran = Ran::of(bench.command(args).stdout(full).output().unwrap());

@@ -72,10 +72,10 @@ fn facts(facts: &SubjectFacts) -> Facts {
 }
 
 fn explained(of: &str, rule: &ExplainedRule) -> Explained {
-    let condition = |told: &ExplainedCondition| Condition {
-        condition: clean(&told.condition),
-        holds: told.holds,
-        fact: clean(&told.fact),
+    let condition = |condition: &ExplainedCondition| Condition {
+        condition: clean(&condition.condition),
+        holds: condition.holds,
+        fact: clean(&condition.fact),
     };
     Explained {
         of: clean(of),
