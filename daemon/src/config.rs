@@ -26,19 +26,15 @@ use std::sync::Arc;
 use ::url::Url;
 use tokend_protocol::TokenName;
 
-use crate::access::{Named, Rule};
-
-use crate::access::Abilities;
+use crate::access::{Abilities, Named, Rule};
 
 pub use fault::{Fault, Faults};
 use fault::{Place, Sink};
-use files::{Raw, Sections};
-use preset::Presets;
 use provider::Provider;
 use section::Section;
 pub use settings::{
     AdminSettings, BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant,
-    HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, TokenSettings, VariantSettings,
+    HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings,
 };
 
 /// The kinds of sections, each with its header and its keys.
@@ -115,57 +111,54 @@ impl Config {
 /// Reads the configuration with its drop-ins, or finds every fault in them. Warns of rules that
 /// this process lacks the abilities for. Asks no name service, so the daemon starts and reloads without one.
 pub fn load(source: &Source, abilities: Abilities) -> Result<Loaded, Faults> {
-    let sink = Sink::default();
-    let config = read(Sections::read(&source.path, &sink), source, &sink);
-    host_check::warn_of_inabilities(abilities, &sink);
-    sink.finish().map(|warnings| Loaded { config, warnings })
+    let check = |sink: &Sink| host_check::warn_of_inabilities(abilities, sink);
+    read(source, |sink| files::read(&source.path, sink), check)
 }
 
 /// As [`load`], for `tokend check`: also reports files that this process's user cannot read, and warns of rules that
 /// match nobody on this host at present. It may hang as long as the name service or a file system does.
 pub fn load_and_look_up(source: &Source, abilities: Abilities) -> Result<Loaded, Faults> {
-    let sink = Sink::default();
-    let config = read(Sections::read(&source.path, &sink), source, &sink);
-    host_check::warn_of_inabilities(abilities, &sink);
-    host_check::look_up(&sink);
-    sink.finish().map(|warnings| Loaded { config, warnings })
+    let check = |sink: &Sink| {
+        host_check::warn_of_inabilities(abilities, sink);
+        host_check::look_up(sink);
+    };
+    read(source, |sink| files::read(&source.path, sink), check)
 }
 
 /// Reads the configuration in `text`, as if it were in the file `path`.
 pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
-    let sink = Sink::default();
     let source = Source { path: path.to_owned(), egress_dir: None };
-    let config = read(Sections::of_text(&Arc::from(path), text, &sink), &source, &sink);
-    sink.finish().map(|warnings| Loaded { config, warnings })
+    read(&source, |_| vec![(Arc::from(path), text.to_owned())], |_| ())
 }
 
 /// Reads all sections. Settings with a fault have any value, because [`Sink::finish`] refuses the whole.
-fn read(mut sections: Sections, source: &Source, sink: &Sink) -> Config {
+fn read(
+    source: &Source,
+    texts: impl Fn(&Sink) -> Vec<files::Text>,
+    check: impl Fn(&Sink),
+) -> Result<Loaded, Faults> {
+    let sink = Sink::default();
+    let mut sections = files::sections(&texts(&sink), &sink);
+    let mut take = |kind: &str| sections.remove(kind).unwrap_or_default();
     let file = Place { file: Arc::from(source.path.as_path()), line: 0 };
-    let presets = Presets::read(sections.take("preset"), sink);
-    let mut single = |kind: &str| {
-        let absent = Raw { place: file.clone(), table: BTreeMap::new(), is_incomplete: false };
-        sections.take(kind).remove("").unwrap_or(absent)
-    };
-    let (daemon, admin) = (single("daemon"), single("admin"));
-    let mut daemon = host::daemon(&Section::new("daemon".to_owned(), &daemon, sink));
+    let absent = |kind: &str| Section::new(kind.to_owned(), file.clone(), BTreeMap::new(), &sink);
+    let presets = preset::read_all(take("preset"), &sink);
+    let mut daemon = host::daemon(&take("daemon").remove("").unwrap_or_else(|| absent("daemon")));
     if let Some(path) = &source.egress_dir {
         daemon.egress_dir = Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
     }
-    let provider = |(name, raw): (String, Raw)| {
-        let provider = Provider::read(&name, raw, &presets, &daemon, sink);
+    let admin = host::admin(&take("admin").remove("").unwrap_or_else(|| absent("admin")));
+    let provider = |(name, section): (String, _)| {
+        let provider = Provider::read(&name, section, &presets, &daemon);
         (name, provider)
     };
-    let providers = sections.take("provider").into_iter().map(provider).collect();
-    let config = Config {
-        daemon,
-        admin: host::admin(&Section::new("admin".to_owned(), &admin, sink)),
-        tokens: token::read_all(sections.take("token"), &providers, sink),
-    };
-    if config.tokens.is_empty() {
+    let providers = take("provider").into_iter().map(provider).collect();
+    let tokens = token::read_all(take("token"), &providers, &sink);
+    if tokens.is_empty() {
         sink.warn(&file, "", "no [token.NAME] section, so there is nothing to hand out");
     }
-    config
+    check(&sink);
+    sink.finish().map(|warnings| Loaded { config: Config { daemon, admin, tokens }, warnings })
 }
 
 /// Whether secrets may be sent to a URL: by TLS, or without leaving this host.

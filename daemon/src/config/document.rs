@@ -47,54 +47,44 @@ impl Value {
 /// Parses `text`, or reports its first syntax error: the parser may find more, but those are often its consequences.
 /// Messages of the parser are fixed texts without any of the file.
 pub(super) fn parse(file: &Arc<Path>, text: &str, sink: &Sink) -> Option<Table> {
-    let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(index, _)| index + 1)).collect();
-    let reader = Reader { file, line_starts: starts };
+    let after_newlines = text.match_indices('\n').map(|(index, _)| index + 1);
+    let line_starts: Vec<usize> = std::iter::once(0).chain(after_newlines).collect();
+    let place = |offset: usize| Place {
+        file: Arc::clone(file),
+        line: line_starts.partition_point(|start| *start <= offset).max(1),
+    };
     match DeTable::parse(text) {
-        Ok(root) => Some(reader.table(root.get_ref())),
+        Ok(root) => Some(table(root.get_ref(), &place)),
         Err(error) => {
             let span = error.span().unwrap_or_default();
             let before = text.get(..span.start).filter(|before| before.len() < text.trim_end().len());
             let before = before.unwrap_or(text.trim_end());
             let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
             let key = text.get(span).filter(|key| super::home_of(key).is_some()).unwrap_or_default();
-            sink.syntax_error(&reader.place(before.len()), column, key, error.message());
+            sink.syntax_error(&place(before.len()), column, key, error.message());
             None
         }
     }
 }
 
-struct Reader<'a> {
-    file: &'a Arc<Path>,
-    line_starts: Vec<usize>,
+fn table(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Table {
+    let items = table.iter();
+    items.map(|(key, value)| (key.get_ref().to_string(), item(key.span().start, value, place))).collect()
 }
 
-impl Reader<'_> {
-    fn table(&self, table: &DeTable<'_>) -> Table {
-        let item = |(key, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
-            (key.get_ref().as_ref().to_owned(), self.item(key.span().start, value))
-        };
-        table.iter().map(item).collect()
-    }
-
-    fn item(&self, offset: usize, value: &Spanned<DeValue<'_>>) -> Item {
-        let value = match value.get_ref() {
-            DeValue::String(text) => Value::Text(text.clone().into_owned()),
-            DeValue::Integer(number) => {
-                Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX))
-            }
-            DeValue::Float(_) => Value::Other("a float"),
-            DeValue::Boolean(_) => Value::Other("a boolean"),
-            DeValue::Datetime(_) => Value::Other("a date or time"),
-            DeValue::Array(items) => {
-                Value::List(items.iter().map(|item| self.item(item.span().start, item)).collect())
-            }
-            DeValue::Table(table) => Value::Table(self.table(table)),
-        };
-        Item { place: self.place(offset), value }
-    }
-
-    fn place(&self, offset: usize) -> Place {
-        let line = self.line_starts.partition_point(|start| *start <= offset).max(1);
-        Place { file: Arc::clone(self.file), line }
-    }
+fn item(offset: usize, value: &Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Place) -> Item {
+    let value = match value.get_ref() {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Integer(number) => {
+            Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX))
+        }
+        DeValue::Float(_) => Value::Other("a float"),
+        DeValue::Boolean(_) => Value::Other("a boolean"),
+        DeValue::Datetime(_) => Value::Other("a date or time"),
+        DeValue::Array(items) => {
+            Value::List(items.iter().map(|value| item(value.span().start, value, place)).collect())
+        }
+        DeValue::Table(values) => Value::Table(table(values, place)),
+    };
+    Item { place: place(offset), value }
 }

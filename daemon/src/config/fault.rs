@@ -22,6 +22,14 @@ pub struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    fn new(place: &Place, column: Option<usize>, key: &str, message: String) -> Self {
+        let key = (!key.is_empty()).then(|| key.to_owned());
+        let line = (place.line > 0).then_some(place.line);
+        Self { file: place.file.to_path_buf(), line, column, key, message }
+    }
+}
+
 /// `FILE:LINE:COLUMN: KEY: MESSAGE`, without the parts that are not known.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,23 +82,23 @@ pub(super) struct Sink {
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
     /// Whether a part of the configuration could not be read, so that absent keys may be in that part.
-    is_incomplete: Cell<bool>,
+    pub(super) is_incomplete: Cell<bool>,
     /// Keys that were reported as written into a wrong section, so they are not missing.
-    misplaced: RefCell<BTreeSet<&'static str>>,
+    pub(super) misplaced: RefCell<BTreeSet<&'static str>>,
     /// Each with the place and key where it is first mentioned.
-    mentions: RefCell<BTreeMap<Mention, (Place, String)>>,
+    pub(super) mentions: RefCell<BTreeMap<Mention, (Place, String)>>,
 }
 
 impl Sink {
     /// Reports a fault of a single key or file.
     pub(super) fn fault(&self, place: &Place, key: &str, message: impl Into<String>) {
-        self.faults.borrow_mut().push(located(place, key, message.into()));
+        self.faults.borrow_mut().push(Fault::new(place, None, key, message.into()));
     }
 
     /// Reports a syntax error, with the key if it is known, and marks the configuration as incomplete.
     pub(super) fn syntax_error(&self, place: &Place, column: usize, key: &str, message: &str) {
-        let fault = located(place, key, format!("syntax error: {message}"));
-        self.faults.borrow_mut().push(Fault { column: Some(column), ..fault });
+        let message = format!("syntax error: {message}");
+        self.faults.borrow_mut().push(Fault::new(place, Some(column), key, message));
         self.is_incomplete.set(true);
     }
 
@@ -102,23 +110,7 @@ impl Sink {
     }
 
     pub(super) fn warn(&self, place: &Place, key: &str, message: impl Into<String>) {
-        self.warnings.borrow_mut().push(located(place, key, message.into()));
-    }
-
-    pub(super) fn set_incomplete(&self) {
-        self.is_incomplete.set(true);
-    }
-
-    pub(super) fn misplaced(&self) -> &RefCell<BTreeSet<&'static str>> {
-        &self.misplaced
-    }
-
-    pub(super) fn mention(&self, mention: Mention, place: &Place, key: &str) {
-        self.mentions.borrow_mut().entry(mention).or_insert_with(|| (place.clone(), key.to_owned()));
-    }
-
-    pub(super) fn mentions(&self) -> &RefCell<BTreeMap<Mention, (Place, String)>> {
-        &self.mentions
+        self.warnings.borrow_mut().push(Fault::new(place, None, key, message.into()));
     }
 
     pub(super) fn fault_count(&self) -> usize {
@@ -127,23 +119,12 @@ impl Sink {
 
     /// The warnings if there are no faults; otherwise the faults.
     pub(super) fn finish(self) -> Result<Vec<Fault>, Faults> {
-        // Drop-ins are read in order of their names and after the main file, so paths sort as they are read.
-        let in_order = |mut faults: Vec<Fault>| {
-            faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-            faults
-        };
-        let faults = in_order(self.faults.into_inner());
-        if faults.is_empty() { Ok(in_order(self.warnings.into_inner())) } else { Err(Faults(faults)) }
-    }
-}
-
-fn located(place: &Place, key: &str, message: String) -> Fault {
-    Fault {
-        file: place.file.to_path_buf(),
-        line: Some(place.line).filter(|line| *line > 0),
-        column: None,
-        key: Some(key.to_owned()).filter(|key| !key.is_empty()),
-        message,
+        let (mut faults, mut warnings) = (self.faults.into_inner(), self.warnings.into_inner());
+        for found in [&mut faults, &mut warnings] {
+            // Drop-ins are read in order of their names and after the main file, so paths sort as they are read.
+            found.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        }
+        if faults.is_empty() { Ok(warnings) } else { Err(Faults(faults)) }
     }
 }
 

@@ -9,18 +9,8 @@ use super::section::Field;
 use super::{HeaderSettings, HeaderValue, values};
 
 /// Form fields that have a key of their own, or that the daemon writes itself.
-const RESERVED_PARAMS: [&str; 10] = [
-    "grant_type",
-    "client_id",
-    "client_secret",
-    "scope",
-    "resource",
-    "audience",
-    "username",
-    "password",
-    "client_assertion",
-    "client_assertion_type",
-];
+const RESERVED_PARAMS: &str = "grant_type client_id client_secret scope resource audience username password \
+                               client_assertion client_assertion_type";
 
 /// `headers` of a token: fixed values and secrets, in order of their names.
 pub(super) fn headers(field: &Field<'_>) -> Option<Vec<HeaderSettings>> {
@@ -63,10 +53,12 @@ pub(super) fn caller_headers(field: &Field<'_>) -> Option<Vec<String>> {
         Some(name.to_owned())
     })?;
     let mut seen = BTreeSet::new();
-    match names.iter().find(|name| !seen.insert(name.to_ascii_lowercase())) {
-        Some(name) => field.fault(format!("names {} twice; keep one", quoted(name))),
-        None => Some(names),
-    }
+    let twice = names.iter().find(|name| !seen.insert(name.to_ascii_lowercase()));
+    field.ensure(
+        twice.is_none(),
+        format!("names {} twice; keep one", quoted(twice.map_or("", |name| name))),
+    )?;
+    Some(names)
 }
 
 fn check_name(name: &str, field: &Field<'_>) -> Option<()> {
@@ -80,10 +72,11 @@ fn check_name(name: &str, field: &Field<'_>) -> Option<()> {
 /// The value of a header. It may be a secret by mistake, so no fault repeats it.
 fn fixed_value(field: &Field<'_>, expected: &str) -> Option<String> {
     let text = field.text_or(expected)?;
-    let is_visible = !text.is_empty() && text.is_ascii() && header::HeaderValue::from_str(text).is_ok();
+    let is_visible = text.is_ascii() && header::HeaderValue::from_str(text).is_ok();
+    let is_trimmed = !text.is_empty() && text.trim() == text;
     let message =
         "cannot be the value of a header; expected visible ASCII, not empty and without spaces at either end";
-    field.ensure(is_visible && text.trim() == text, message)?;
+    field.ensure(is_visible && is_trimmed, message)?;
     Some(text.to_owned())
 }
 
@@ -97,7 +90,7 @@ pub(super) fn params(field: &Field<'_>) -> Option<BTreeMap<String, String>> {
     let fields = field.table("a table such as { acr_values = \"tenant:acme\" }")?;
     values::all(fields.iter().map(|(name, field)| {
         field.ensure(!name.is_empty(), "a form field needs a name")?;
-        if RESERVED_PARAMS.contains(name) {
+        if RESERVED_PARAMS.split(' ').any(|reserved| reserved == *name) {
             let hint = match super::home_of(name) {
                 Some((_, home)) => format!("it is set by the key {} of {home}", quoted(name)),
                 None => "the daemon writes it itself".to_owned(),

@@ -23,7 +23,7 @@ const EXECUTABLES: &str = "matches processes of other users only if the daemon m
 
 /// Warns, once each, of kinds of rules that need what cannot be found out about callers.
 pub(super) fn warn_of_inabilities(abilities: Abilities, sink: &Sink) {
-    let mentions = sink.mentions().borrow();
+    let mentions = sink.mentions.borrow();
     for (is_able, kinds, message) in [
         (abilities.users, ["user", "group"], USERS),
         (abilities.units, ["unit", "unit"], UNITS),
@@ -40,7 +40,7 @@ pub(super) fn warn_of_inabilities(abilities: Abilities, sink: &Sink) {
 /// Reports files that this process's user cannot read, and warns of users, groups and executables that rules name in
 /// vain. Asks the name service about each name, which may take long.
 pub(super) fn look_up(sink: &Sink) {
-    for ((kind, name), (place, key)) in sink.mentions().borrow().iter() {
+    for ((kind, name), (place, key)) in sink.mentions.borrow().iter() {
         let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
         let is_unknown = match *kind {
             "user" => !is_number && User::from_name(name).is_ok_and(|user| user.is_none()),
@@ -58,12 +58,12 @@ pub(super) fn look_up(sink: &Sink) {
             sink.warn(place, key, message);
         }
         let problem = match *kind {
-            "file" => check_file(Path::new(name)).err().map(|reason| unreadable(name, &reason)),
-            "ca_file" => File::open(name).err().map(|error| unreadable(name, &error.into())),
+            "file" => check_file(Path::new(name)).err(),
+            "ca_file" => File::open(name).err().map(Unreadable::from),
             _ => None,
         };
-        if let Some(problem) = problem {
-            sink.fault(place, key, problem);
+        if let Some(reason) = problem {
+            sink.fault(place, key, unreadable(name, &reason));
         }
     }
 }

@@ -1,23 +1,25 @@
 //! `[provider.NAME]`: the token endpoint and the client.
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::url::Url;
-
 use super::document::{Item, Table, Value};
-use super::fault::{Place, Sink, did_you_mean, join, one_of, quoted};
-use super::files::Raw;
-use super::preset::{self, Preset, Presets};
+use super::fault::{Place, one_of, quoted};
+use super::preset::{self, Preset};
 use super::section::{Field, Section};
-use super::{BasicEncoding, ClientAuthentication, DaemonSettings, Endpoint, headers, values};
-
-const DEFAULT_ACCEPT: &str = "application/json";
+use super::{
+    BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant, Terms, headers,
+    values,
+};
 
 /// The environment of a preset unless a section names another.
 const DEFAULT_ENVIRONMENT: &str = "production";
+
+/// The lifetime of a token if the reply has none: that of the shortest-lived tokens seen in practice, so that an expired
+/// token is hardly ever handed out. It costs a dozen requests in an hour.
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 /// A client authentication method, without its secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,18 +29,26 @@ pub(super) enum Method {
     None,
 }
 
-/// A provider. Settings that are missing or faulty are `None`.
+/// Values of `token_endpoint_auth_method`.
+pub(super) const METHODS: [(&str, Method); 3] = [
+    ("client_secret_basic", Method::SecretBasic),
+    ("client_secret_post", Method::SecretPost),
+    ("none", Method::None),
+];
+
+/// Values of `client_secret_basic_encoding`.
+pub(super) const ENCODINGS: [(&str, BasicEncoding); 2] =
+    [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
+
+/// A provider.
 #[derive(Debug)]
 pub(super) struct Provider {
     pub(super) name: Arc<str>,
+    /// Its key in faults, as in `provider.psb`, and its place.
+    pub(super) path: String,
     pub(super) place: Place,
-    pub(super) endpoint: Option<Endpoint>,
-    pub(super) client_id: Option<String>,
-    pub(super) authentication: Option<ClientAuthentication>,
-    pub(super) accept: String,
-    pub(super) ca_file: Option<PathBuf>,
-    pub(super) proxy: Option<Url>,
-    pub(super) default_lifetime: Option<Duration>,
+    /// The settings that its tokens share. The grant, terms and parameters are those of each token. `None` if faulty.
+    pub(super) credential: Option<CredentialSettings>,
     pub(super) max_requests_per_minute: Option<u32>,
     /// What the preset fills in for its tokens.
     pub(super) token_defaults: Table,
@@ -50,55 +60,69 @@ impl Provider {
     /// Reads a section, and reports all that is wrong with it.
     pub(super) fn read(
         name: &str,
-        mut raw: Raw,
-        presets: &Presets,
+        mut section: Section<'_>,
+        presets: &BTreeMap<String, Preset>,
         daemon: &DaemonSettings,
-        sink: &Sink,
     ) -> Self {
-        let path = join("provider", name);
-        let preset = Section::new(path.clone(), &raw, sink).read("preset", |field| presets.find(field));
-        raw.is_incomplete |= raw.table.contains_key("preset") && preset.is_none();
-        let environment = environment(&Section::new(path.clone(), &raw, sink), preset).cloned();
+        let preset = section.read("preset", |field| {
+            let only = || one_of(presets.keys().map(String::as_str));
+            field.find(presets, |name| format!("no preset {}, only {}", quoted(name), only()))
+        });
+        section.is_incomplete |= section.has("preset") && preset.is_none();
+        let environment = environment(&section, preset);
         if let Some(preset) = preset {
             let mut defaults = preset.provider.clone();
-            defaults.extend(environment.unwrap_or_default());
-            if raw.table.get("token_endpoint_auth_method").is_some_and(|method| !is_basic(method)) {
+            defaults.extend(environment.cloned().unwrap_or_default());
+            let is_basic =
+                |item: &Item| matches!(&item.value, Value::Text(text) if text == "client_secret_basic");
+            if section.table.get("token_endpoint_auth_method").is_some_and(|method| !is_basic(method)) {
                 defaults.remove("client_secret_basic_encoding");
             }
-            preset::fill(&mut raw.table, &defaults, &raw.place);
-        }
-        let section = Section::new(path, &raw, sink);
-        let endpoint = endpoint(&section);
-        if !section.has("client_id") {
-            section.missing::<()>("client_id", "the provider issues it together with the client secret");
-        }
-        let proxy = section.read("proxy", values::proxy);
-        let is_plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http");
-        if is_plain && proxy.is_some() {
-            // The proxy would read the secret in the request.
-            let message = "an http:// endpoint on this host is not reached through a proxy; remove it";
-            section.conflict::<()>("proxy", message);
-        }
-        if proxy.is_some() && daemon.egress_dir.is_some() {
-            let message = "contradicts egress_dir, through which every connection goes; remove one of them";
-            section.conflict::<()>("proxy", message);
+            preset::fill(&mut section, &defaults);
         }
         Self {
             name: Arc::from(name),
-            place: raw.place.clone(),
-            endpoint,
-            client_id: section.read("client_id", values::line),
-            authentication: authentication(&section),
-            accept: section.read("accept", headers::accept).unwrap_or_else(|| DEFAULT_ACCEPT.to_owned()),
-            ca_file: section.read("ca_file", values::ca_file),
-            proxy,
-            default_lifetime: section.read("default_lifetime", values::lifetime),
-            max_requests_per_minute: section
-                .read("max_requests_per_minute", |field| values::count(field, 1..=60_000)),
+            credential: credential(&section, daemon),
+            max_requests_per_minute: section.read("max_requests_per_minute", values::count(1..=60_000)),
             token_defaults: preset.map(|preset| preset.token.clone()).unwrap_or_default(),
             is_used: Cell::new(false),
+            path: section.path,
+            place: section.place,
         }
     }
+}
+
+/// Reads every key before it gives up, so that every fault is found.
+fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<CredentialSettings> {
+    let endpoint = endpoint(section);
+    section.missing::<()>("client_id", "the provider issues it together with the client secret");
+    let client_id = section.read("client_id", values::line);
+    let authentication = authentication(section);
+    let accept = section.read("accept", headers::accept);
+    let ca_file = section.read("ca_file", values::ca_file);
+    let default_lifetime = section.read("default_lifetime", values::lifetime);
+    let proxy = section.read("proxy", values::proxy);
+    if proxy.is_some() && endpoint.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http") {
+        // The proxy would read the secret in the request.
+        let message = "an http:// endpoint on this host is not reached through a proxy; remove it";
+        section.conflict::<()>("proxy", message);
+    }
+    if proxy.is_some() && daemon.egress_dir.is_some() {
+        let message = "contradicts egress_dir, through which every connection goes; remove one of them";
+        section.conflict::<()>("proxy", message);
+    }
+    Some(CredentialSettings {
+        endpoint: endpoint?,
+        client_id: client_id?,
+        authentication: authentication?,
+        grant: Grant::ClientCredentials,
+        terms: Terms::default(),
+        params: BTreeMap::new(),
+        accept: accept.unwrap_or_else(|| "application/json".to_owned()),
+        ca_file,
+        proxy,
+        default_lifetime: default_lifetime.unwrap_or(DEFAULT_LIFETIME),
+    })
 }
 
 /// The endpoint of the preset's environment that a provider's section chooses, as keys. Nothing if the section has an
@@ -113,28 +137,25 @@ fn environment<'p>(section: &Section<'_>, preset: Option<&'p Preset>) -> Option<
         return if has_endpoint { None } else { section.missing("token_endpoint", SET_IT) };
     };
     let known = &preset.environments;
-    let names = || one_of(known.keys().map(String::as_str));
-    let (shown, chosen) = (quoted(&preset.name), section.read("environment", Field::text));
-    let keys = match chosen {
-        Some(name) if !known.contains_key(name) => {
-            let choice =
-                if known.is_empty() { "none at all".to_owned() } else { format!("only {}", names()) };
-            let hint = did_you_mean(name, known.keys().map(String::as_str));
-            let message = format!("the preset {shown} has no {}, {choice}{hint}", quoted(name));
-            return section.conflict("environment", message);
-        }
-        None if section.has("environment") => return None,
-        None if !known.contains_key(DEFAULT_ENVIRONMENT) && !known.is_empty() && !has_endpoint => {
-            return section.missing("environment", &format!("the preset {shown} has {}", names()));
-        }
-        chosen => known.get(chosen.unwrap_or(DEFAULT_ENVIRONMENT)).filter(|keys| !keys.is_empty()),
+    let (shown, names) = (quoted(&preset.name), one_of(known.keys().map(String::as_str)));
+    let keys = if section.has("environment") {
+        let only = if known.is_empty() { "none at all".to_owned() } else { format!("only {names}") };
+        let unknown = |name: &str| format!("the preset {shown} has no {}, {only}", quoted(name));
+        section.read("environment", |field: &Field<'_>| field.find(known, unknown))?
+    } else if let Some(keys) = known.get(DEFAULT_ENVIRONMENT) {
+        keys
+    } else if has_endpoint || known.is_empty() {
+        const { &Table::new() }
+    } else {
+        return section.missing("environment", &format!("the preset {shown} has {names}"));
     };
-    match keys {
-        None if !has_endpoint => {
+    match (has_endpoint, keys.is_empty()) {
+        (true, _) => None,
+        (false, false) => Some(keys),
+        (false, true) => {
             let message = format!("the preset {shown} does not know the endpoint: {SET_IT}");
             section.missing("token_endpoint", &message)
         }
-        keys => keys.filter(|_| !has_endpoint),
     }
 }
 
@@ -154,13 +175,12 @@ pub(super) fn endpoint(section: &Section<'_>) -> Option<Endpoint> {
 /// The client authentication. A missing secret is a fault unless the method is `none`: a client without one is rare,
 /// and a forgotten secret is not.
 fn authentication(section: &Section<'_>) -> Option<ClientAuthentication> {
-    let encoding = section.read("client_secret_basic_encoding", encoding);
+    let encoding = section.read("client_secret_basic_encoding", values::word(&ENCODINGS));
     let secrets = section.read("client_secret", values::secret_sources);
-    let method = section.read("token_endpoint_auth_method", method);
-    let method = match method {
-        None if section.has("token_endpoint_auth_method") => return None,
-        method => method.unwrap_or(Method::SecretBasic),
-    };
+    let mut method = Method::SecretBasic;
+    if section.has("token_endpoint_auth_method") {
+        method = section.read("token_endpoint_auth_method", values::word(&METHODS))?;
+    }
     if method == Method::None && secrets.is_some() {
         let message =
             "contradicts token_endpoint_auth_method = \"none\"; remove the secret, or choose another method";
@@ -183,24 +203,4 @@ fn authentication(section: &Section<'_>) -> Option<ClientAuthentication> {
             Some(ClientAuthentication::SecretBasic { secrets: secrets?, encoding })
         }
     }
-}
-
-/// Whether a preset's `client_secret_basic_encoding` has a meaning with this method.
-fn is_basic(method: &Item) -> bool {
-    matches!(&method.value, Value::Text(method) if method == "client_secret_basic")
-}
-
-/// `token_endpoint_auth_method`.
-pub(super) fn method(field: &Field<'_>) -> Option<Method> {
-    const METHODS: [(&str, Method); 3] = [
-        ("client_secret_basic", Method::SecretBasic),
-        ("client_secret_post", Method::SecretPost),
-        ("none", Method::None),
-    ];
-    values::word(field, &METHODS)
-}
-
-/// `client_secret_basic_encoding`.
-pub(super) fn encoding(field: &Field<'_>) -> Option<BasicEncoding> {
-    values::word(field, &[("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)])
 }

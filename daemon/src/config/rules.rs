@@ -61,17 +61,12 @@ fn rule(field: &Field<'_>) -> Option<Rule> {
 
 /// A table of conditions, all of which must hold.
 fn conditions(field: &Field<'_>) -> Option<Conditions> {
-    let table = field.table("a table")?;
-    let has = |key: &str| table.iter().any(|(name, _)| *name == key);
-    let read = values::all(table.iter().map(|(name, field)| {
-        if CONDITIONS.contains(name) {
-            return condition(field, name, field.text()?);
-        }
-        let hint = did_you_mean(name, CONDITIONS);
-        field.fault(format!("unknown condition; expected {}{hint}", one_of(CONDITIONS)))
-    }))?;
-    field.ensure(!has("user_unit") || has("user"), USER_UNIT_ALONE)?;
-    if table.len() == 1 && has("exe") {
+    let reader = |name: &str, field: &Field<'_>| condition(field, name, field.text()?);
+    let read = field.read_table("a table", "condition", &CONDITIONS, reader)?;
+    let has_user = read.iter().any(|condition| matches!(condition, Condition::User(_)));
+    let has_user_unit = read.iter().any(|condition| matches!(condition, Condition::UserUnit(_)));
+    field.ensure(has_user || !has_user_unit, USER_UNIT_ALONE)?;
+    if let [Condition::Exe(_)] = read.as_slice() {
         warn_of_injection(field);
     }
     let message = || format!("an empty table, expected one or more of {}", CONDITIONS.join(", "));
@@ -107,12 +102,10 @@ fn principal(field: &Field<'_>, name: &str, kind: &'static str) -> Option<Princi
     let found = format!("found {}", quoted(name));
     if name.bytes().all(|byte| byte.is_ascii_digit()) {
         // The highest number means "none" to the kernel.
-        return match name.parse().ok().filter(|id| *id != u32::MAX) {
-            Some(id) => Some(Principal::Id(id)),
-            None => {
-                field.fault(format!("{found}, which is above the highest {kind} number, {}", u32::MAX - 1))
-            }
-        };
+        let id = name.parse().ok().filter(|id| *id != u32::MAX);
+        let message = format!("{found}, which is above the highest {kind} number, {}", u32::MAX - 1);
+        field.ensure(id.is_some(), message)?;
+        return id.map(Principal::Id);
     }
     let is_usable = |c: char| c.is_alphanumeric() || "._-@$\\+".contains(c);
     let is_name = !name.starts_with('-') && name.chars().all(is_usable);

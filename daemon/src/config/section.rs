@@ -1,24 +1,28 @@
-//! Typed reading of a section. A reader reports the fault of a value and then returns nothing; the caller goes on with
-//! a default, because a configuration with a fault is never used. So every fault is found in one go.
+//! Typed reading of a section. A reader that finds a fault reports it and returns `None`, and its caller goes on with a
+//! default: a configuration with a fault is never used. So every fault is found in one go.
+
+use std::collections::BTreeMap;
 
 use super::document::{Item, Table, Value};
-use super::fault::{Place, Sink, join};
-use super::files::Raw;
+use super::fault::{Place, Sink, did_you_mean, join, one_of};
+use super::values;
 
-/// A section whose keys are known.
+/// A section, with its keys from all files.
 #[derive(Debug)]
 pub(super) struct Section<'a> {
     /// As in `token.psb`.
     pub(super) path: String,
-    pub(super) place: &'a Place,
+    /// Where it first appears.
+    pub(super) place: Place,
+    pub(super) table: Table,
+    /// Whether a reported fault may explain why keys are missing.
+    pub(super) is_incomplete: bool,
     pub(super) sink: &'a Sink,
-    table: &'a Table,
-    is_incomplete: bool,
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn new(path: String, raw: &'a Raw, sink: &'a Sink) -> Self {
-        Self { path, place: &raw.place, sink, table: &raw.table, is_incomplete: raw.is_incomplete }
+    pub(super) fn new(path: String, place: Place, table: Table, sink: &'a Sink) -> Self {
+        Self { path, place, table, is_incomplete: false, sink }
     }
 
     /// Whether a key is there, good or bad.
@@ -27,9 +31,19 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a key. Nothing where it is absent, or faulty and reported.
-    pub(super) fn read<T>(&self, key: &str, reader: impl FnOnce(&Field<'a>) -> Option<T>) -> Option<T> {
-        let item = self.table.get(key)?;
-        reader(&Field { path: join(&self.path, key), item, sink: self.sink })
+    pub(super) fn read<'s, T>(
+        &'s self,
+        key: &str,
+        reader: impl FnOnce(&Field<'s>) -> Option<T>,
+    ) -> Option<T> {
+        reader(&Field { path: join(&self.path, key), item: self.table.get(key)?, sink: self.sink })
+    }
+
+    /// Replaces `setting` by the value of a key, if it has a good one.
+    pub(super) fn set<T>(&self, key: &str, setting: &mut T, reader: impl FnOnce(&Field<'_>) -> Option<T>) {
+        if let Some(value) = self.read(key, reader) {
+            *setting = value;
+        }
     }
 
     /// Reports that a key contradicts another, or something that is absent: at the key, or else at the section.
@@ -38,21 +52,17 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// Reports that a key is missing, unless an unknown key may be the one.
+    /// Reports a key that is missing, unless an unknown key may be the one.
     pub(super) fn missing<T>(&self, key: &str, message: &str) -> Option<T> {
-        if !self.is_incomplete && !self.sink.misplaced().borrow().contains(key) {
+        if !self.has(key) && !self.is_incomplete && !self.sink.misplaced.borrow().contains(key) {
             self.conflict::<T>(key, format!("missing; {message}"));
         }
         None
     }
 
-    pub(super) fn warn(&self, key: &str, message: impl Into<String>) {
-        self.sink.warn(self.place_of(key), &join(&self.path, key), message);
-    }
-
     /// Where a key is; the section if it is absent.
-    pub(super) fn place_of(&self, key: &str) -> &'a Place {
-        self.table.get(key).map_or(self.place, |item| &item.place)
+    pub(super) fn place_of(&self, key: &str) -> &Place {
+        self.table.get(key).map_or(&self.place, |item| &item.place)
     }
 }
 
@@ -80,14 +90,10 @@ impl<'a> Field<'a> {
         self.sink.warn(&self.item.place, &self.path, message);
     }
 
-    /// Remembers a name or path for the checks that need the host.
+    /// Remembers a name or path for the checks that need the host, with the place where it is first mentioned.
     pub(super) fn mention(&self, kind: &'static str, value: &str) {
-        self.sink.mention((kind, value.to_owned()), &self.item.place, &self.path);
-    }
-
-    /// Reports that the value is of a wrong type.
-    pub(super) fn wrong_type<T>(&self, expected: &str) -> Option<T> {
-        self.fault(format!("expected {expected}, found {}", self.item.value.type_name()))
+        let place = || (self.item.place.clone(), self.path.clone());
+        self.sink.mentions.borrow_mut().entry((kind, value.to_owned())).or_insert_with(place);
     }
 
     pub(super) fn is_text(&self) -> bool {
@@ -96,6 +102,11 @@ impl<'a> Field<'a> {
 
     pub(super) fn is_table(&self) -> bool {
         matches!(self.item.value, Value::Table(_))
+    }
+
+    /// Reports that the value is of a wrong type.
+    pub(super) fn wrong_type<T>(&self, expected: &str) -> Option<T> {
+        self.fault(format!("expected {expected}, found {}", self.item.value.type_name()))
     }
 
     pub(super) fn text(&self) -> Option<&'a str> {
@@ -121,5 +132,41 @@ impl<'a> Field<'a> {
             (name.as_str(), Field { path: join(&self.path, name), item, sink: self.sink })
         };
         Some(table.iter().map(field).collect())
+    }
+
+    /// Reads every field of a table that has only `known` keys. `what` is the word for a key.
+    pub(super) fn read_table<T>(
+        &self,
+        expected: &str,
+        what: &str,
+        known: &[&str],
+        mut reader: impl FnMut(&'a str, &Field<'a>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        values::all(self.table(expected)?.iter().map(|(name, field)| {
+            if known.contains(name) {
+                return reader(name, field);
+            }
+            let known = || known.iter().copied();
+            field.fault(format!(
+                "unknown {what}; expected {}{}",
+                one_of(known()),
+                did_you_mean(name, known())
+            ))
+        }))
+    }
+
+    /// The value that this text names. Without one, `unknown` describes the fault.
+    pub(super) fn find<'m, T>(
+        &self,
+        known: &'m BTreeMap<String, T>,
+        unknown: impl FnOnce(&str) -> String,
+    ) -> Option<&'m T> {
+        let name = self.text()?;
+        let found = known.get(name);
+        if found.is_none() {
+            let message = unknown(name) + &did_you_mean(name, known.keys().map(String::as_str));
+            self.sink.conflict(&self.item.place, &self.path, message);
+        }
+        found
     }
 }

@@ -23,8 +23,7 @@ pub struct DaemonSettings {
     pub state_dir: PathBuf,
     /// `state_key`: seals the tokens that survive a reboot. Without it none does.
     pub state_key: Option<SecretSource>,
-    /// `egress_dir`: the directory of the Unix sockets through which providers are reached. Without it the daemon connects
-    /// by itself.
+    /// `egress_dir`: the Unix sockets through which providers are reached. `None`: the daemon connects by itself.
     pub egress_dir: Option<PathBuf>,
     /// `max_connections`: open at once.
     pub max_connections: usize,
@@ -70,12 +69,8 @@ pub struct TokenSettings {
 /// `variants`: the terms out of which a caller may choose a variant of a token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VariantSettings {
-    /// `variants.scope`.
-    pub scope: TermSet,
-    /// `variants.resource`.
-    pub resource: TermSet,
-    /// `variants.audience`.
-    pub audience: TermSet,
+    /// The terms of each kind.
+    pub terms: Terms,
     /// Rules of single terms.
     pub rules: Vec<TermRules>,
 }
@@ -113,12 +108,9 @@ pub struct CredentialSettings {
     pub authentication: ClientAuthentication,
     /// `grant_type` with what it needs.
     pub grant: Grant,
-    /// `scope`.
-    pub scope: TermSet,
-    /// `resource` (RFC 8707), sent as it is.
-    pub resource: TermSet,
-    /// `audience`.
-    pub audience: TermSet,
+    /// `scope`, `resource` and `audience`.
+    #[serde(flatten)]
+    pub terms: Terms,
     /// `params`: further form fields.
     pub params: BTreeMap<String, String>,
     /// `accept`: the Accept header of the token request.
@@ -182,6 +174,17 @@ pub enum Grant {
     },
 }
 
+/// Terms of each kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Terms {
+    /// Scopes (RFC 6749 section 3.3).
+    pub scope: TermSet,
+    /// Resources (RFC 8707), sent as they are.
+    pub resource: TermSet,
+    /// Audiences.
+    pub audience: TermSet,
+}
+
 /// Words whose order has no meaning but is kept for the wire, as in a scope (RFC 6749 section 3.3).
 #[derive(Clone, Debug, Default)]
 pub struct TermSet(Vec<String>);
@@ -218,9 +221,9 @@ impl TermKind {
     }
 }
 
-impl VariantSettings {
-    /// The terms of a kind that callers may ask for.
-    pub fn terms(&self, kind: TermKind) -> &TermSet {
+impl Terms {
+    /// The terms of a kind.
+    pub fn of(&self, kind: TermKind) -> &TermSet {
         match kind {
             TermKind::Scope => &self.scope,
             TermKind::Resource => &self.resource,
@@ -228,22 +231,11 @@ impl VariantSettings {
         }
     }
 
-    pub(super) fn terms_mut(&mut self, kind: TermKind) -> &mut TermSet {
+    pub(super) fn of_mut(&mut self, kind: TermKind) -> &mut TermSet {
         match kind {
             TermKind::Scope => &mut self.scope,
             TermKind::Resource => &mut self.resource,
             TermKind::Audience => &mut self.audience,
-        }
-    }
-}
-
-impl CredentialSettings {
-    /// The terms of a kind that are asked for.
-    pub fn terms(&self, kind: TermKind) -> &TermSet {
-        match kind {
-            TermKind::Scope => &self.scope,
-            TermKind::Resource => &self.resource,
-            TermKind::Audience => &self.audience,
         }
     }
 }

@@ -164,9 +164,7 @@ fn every_key_arrives() {
             encoding: BasicEncoding::Raw,
         },
         grant: Grant::Password { username: "u".into(), password: SecretSource::File("/p".into()) },
-        scope: terms(&["b", "a"]),
-        resource: terms(&["r"]),
-        audience: terms(&["x", "y"]),
+        terms: Terms { scope: terms(&["b", "a"]), resource: terms(&["r"]), audience: terms(&["x", "y"]) },
         params: BTreeMap::from([("acr_values".into(), "tenant:acme".into())]),
         accept: "*/*".into(),
         ca_file: Some("/etc/ca.pem".into()),
@@ -174,7 +172,11 @@ fn every_key_arrives() {
         default_lifetime: Duration::from_secs(1200),
     };
     assert_eq!(*token.credential, expected);
-    assert_eq!(token.credential.scope.as_slice(), ["b", "a"], "the order on the wire is that of the file");
+    assert_eq!(
+        token.credential.terms.scope.as_slice(),
+        ["b", "a"],
+        "the order on the wire is that of the file"
+    );
     assert_eq!(token.refresh_before, Some(Duration::from_secs(90)));
     let headers = [
         HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("application/json".into()) },
@@ -586,7 +588,7 @@ fn scopes_fields_and_headers_are_fit_to_be_sent() {
             ("headers = { X = \"a\" }\ncaller_headers = [\"x\"]", 8, "token.t.caller_headers", "among both"),
         ],
     );
-    assert_eq!(token(&format!("{TOKEN}scope = \"\"")).credential.scope, TermSet::default());
+    assert_eq!(token(&format!("{TOKEN}scope = \"\"")).credential.terms.scope, TermSet::default());
 }
 
 #[test]
@@ -867,9 +869,7 @@ fn shipped(url: &str) -> CredentialSettings {
             secrets: vec![SecretSource::Environment("S".into())],
         },
         grant: Grant::ClientCredentials,
-        scope: TermSet::default(),
-        resource: TermSet::default(),
-        audience: TermSet::default(),
+        terms: Terms::default(),
         params: BTreeMap::new(),
         accept: "application/json".into(),
         ca_file: None,
@@ -882,10 +882,14 @@ fn words(words: &[&str]) -> TermSet {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
+fn scopes(scopes: &[&str]) -> Terms {
+    Terms { scope: words(scopes), ..Terms::default() }
+}
+
 #[test]
 fn preset_econnect_psb() {
     let production = shipped("https://identity.econnect.eu/connect/token");
-    let expected = CredentialSettings { scope: words(&["ap"]), ..production };
+    let expected = CredentialSettings { terms: scopes(&["ap"]), ..production };
     let settings = token(&preset_token("preset = \"econnect-psb\"", ""));
     assert_eq!(*settings.credential, expected);
     assert_eq!((settings.refresh_before, settings.headers, settings.caller_headers), (None, vec![], vec![]));
@@ -894,7 +898,7 @@ fn preset_econnect_psb() {
     let settings = token(&preset_token("preset = \"econnect-psb\"\nenvironment = \"acceptance\"", user));
     let acceptance = shipped("https://accp-identity.econnect.eu/connect/token");
     let grant = Grant::Password { username: "u".into(), password: SecretSource::Environment("P".into()) };
-    assert_eq!(*settings.credential, CredentialSettings { scope: words(&["ap"]), grant, ..acceptance });
+    assert_eq!(*settings.credential, CredentialSettings { terms: scopes(&["ap"]), grant, ..acceptance });
 }
 
 #[test]
@@ -907,7 +911,7 @@ fn preset_bnpparibas_cib() {
     let expected = CredentialSettings {
         authentication: ClientAuthentication::SecretBasic { secrets, encoding: BasicEncoding::Raw },
         accept: "*/*".into(),
-        scope: words(&["aisp", "pisp"]),
+        terms: scopes(&["aisp", "pisp"]),
         default_lifetime: Duration::from_secs(3600),
         ..shipped(url)
     };
@@ -927,10 +931,10 @@ fn preset_partner_api() {
 
 #[test]
 fn preset_aritma_psd2() {
-    let scope = words(&["banking.channel.psd2", "banking.ais.read"]);
+    let terms = scopes(&["banking.channel.psd2", "banking.ais.read"]);
     let settings = token(&preset_token("preset = \"aritma-psd2\"", ""));
-    assert_eq!(settings.credential.scope.as_slice(), scope.as_slice());
-    let expected = CredentialSettings { scope, ..shipped("https://id.aritma.io/connect/token") };
+    assert_eq!(settings.credential.terms.scope.as_slice(), terms.scope.as_slice());
+    let expected = CredentialSettings { terms, ..shipped("https://id.aritma.io/connect/token") };
     assert_eq!(*settings.credential, expected);
     let settings = token(&preset_token("preset = \"aritma-psd2\"\nenvironment = \"development\"", ""));
     let url = "https://id.dev.aritma.io/connect/token".parse().unwrap();
@@ -942,8 +946,7 @@ fn preset_cube_connect() {
     let settings =
         token(&preset_token("preset = \"cube-connect\"", "params = { acr_values = \"tenant:acme\" }"));
     let expected = CredentialSettings {
-        scope: words(&["profile"]),
-        resource: words(&["connectapi"]),
+        terms: Terms { resource: words(&["connectapi"]), ..scopes(&["profile"]) },
         params: BTreeMap::from([("acr_values".into(), "tenant:acme".into())]),
         ..shipped("https://auth-core-cloud.cube.eu/connect/token")
     };
@@ -1016,7 +1019,7 @@ fn a_preset_of_ones_own() {
     let text = preset_token("preset = \"ours\"\nenvironment = \"test\"", given);
     let settings = token(&format!("{text}{preset}"));
     assert_eq!(settings.credential.endpoint, Endpoint::Issuer("https://test.example".parse().unwrap()));
-    assert_eq!(settings.credential.scope, words(&["more"]));
+    assert_eq!(settings.credential.terms.scope, words(&["more"]));
     let params = BTreeMap::from([("a".into(), "preset".into()), ("b".into(), "own".into())]);
     assert_eq!(settings.credential.params, params);
     let fixed = |name: &str, value: &str| HeaderSettings {
@@ -1074,7 +1077,7 @@ fn drop_ins_replace_single_keys_in_order_of_their_names() {
     let loaded = load(&source(&path), ABLE).unwrap();
     assert_eq!(loaded.warnings, []);
     let credential = &loaded.config.tokens["t"].credential;
-    assert_eq!((&credential.scope, &credential.resource), (&words(&["late"]), &words(&["main"])));
+    assert_eq!((&credential.terms.scope, &credential.terms.resource), (&words(&["late"]), &words(&["main"])));
     assert_eq!(
         credential.params,
         BTreeMap::from([("b".into(), "early".into())]),
@@ -1094,7 +1097,7 @@ fn of_any_two_drop_ins_the_later_name_wins() {
     let (_directory, path) = directory(PROVIDER, &files);
     let config = load(&source(&path), ABLE).unwrap().config;
     for index in 1..=8_usize {
-        let scope = &config.tokens[format!("t{index}").as_str()].credential.scope;
+        let scope = &config.tokens[format!("t{index}").as_str()].credential.terms.scope;
         assert_eq!(scope.as_slice(), [format!("from{index}")]);
     }
 }
@@ -1181,9 +1184,9 @@ fn warmth_and_variants() {
     assert_eq!(short, Some(hour / 12));
     assert_eq!(of("").variants, VariantSettings::default());
     let variants = of("variants = { scope = \"a b\", resource = [\"r\"], audience = \"x\" }").variants;
-    assert_eq!(variants.scope.as_slice(), ["a", "b"]);
+    assert_eq!(variants.terms.scope.as_slice(), ["a", "b"]);
     assert_eq!(
-        (variants.resource.as_slice(), variants.audience.as_slice()),
+        (variants.terms.resource.as_slice(), variants.terms.audience.as_slice()),
         (&["r".to_owned()][..], &["x".to_owned()][..])
     );
 }

@@ -32,18 +32,16 @@ pub(super) fn line(field: &Field<'_>) -> Option<String> {
 }
 
 /// One of a few words.
-pub(super) fn word<T: Copy>(field: &Field<'_>, words: &[(&str, T)]) -> Option<T> {
-    let text = field.text()?;
-    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-        return Some(*value);
+pub(super) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Field<'_>) -> Option<T> {
+    move |field| {
+        let text = field.text()?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.or_else(|| {
+            let names = || words.iter().map(|(word, _)| *word);
+            let hint = did_you_mean(text, names());
+            field.fault(format!("found {}, expected {}{hint}", quoted(text), one_of(names())))
+        })
     }
-    let names = || words.iter().map(|(word, _)| *word);
-    field.fault(format!(
-        "found {}, expected {}{}",
-        quoted(text),
-        one_of(names()),
-        did_you_mean(text, names())
-    ))
 }
 
 /// A duration with a unit.
@@ -74,14 +72,14 @@ pub(super) fn lifetime(field: &Field<'_>) -> Option<Duration> {
 }
 
 /// A whole number within bounds.
-pub(super) fn count<T>(field: &Field<'_>, bounds: RangeInclusive<T>) -> Option<T>
-where
-    T: TryFrom<i128> + PartialOrd + Display,
-{
-    let Value::Integer(number) = field.item.value else { return field.wrong_type("an integer") };
-    match T::try_from(number).ok().filter(|count| bounds.contains(count)) {
-        None => field.fault(format!("found {number}, expected {} to {}", bounds.start(), bounds.end())),
-        count => count,
+pub(super) fn count<T: TryFrom<i128> + PartialOrd + Display>(
+    bounds: RangeInclusive<T>,
+) -> impl Fn(&Field<'_>) -> Option<T> {
+    move |field| {
+        let Value::Integer(number) = field.item.value else { return field.wrong_type("an integer") };
+        let count = T::try_from(number).ok().filter(|count| bounds.contains(count));
+        let message = || format!("found {number}, expected {} to {}", bounds.start(), bounds.end());
+        count.or_else(|| field.fault(message()))
     }
 }
 
@@ -111,12 +109,10 @@ pub(super) fn socket_path(field: &Field<'_>) -> Option<PathBuf> {
 
 /// Terms of a kind: one, or an array of them. A scope in one string has spaces between its terms.
 pub(super) fn terms(field: &Field<'_>, kind: TermKind) -> Option<TermSet> {
-    match kind {
-        TermKind::Scope if field.is_text() => {
-            Some(scope(field)?.split(' ').filter(|term| !term.is_empty()).map(str::to_owned).collect())
-        }
-        kind => strings(field, |field| term(field, kind)).map(TermSet::from_iter),
+    if kind == TermKind::Scope && field.is_text() {
+        return Some(scope(field)?.split(' ').filter(|term| !term.is_empty()).map(str::to_owned).collect());
     }
+    strings(field, |field| term(field, kind)).map(TermSet::from_iter)
 }
 
 /// One string or an array of them.
@@ -124,11 +120,8 @@ pub(super) fn strings(
     field: &Field<'_>,
     reader: impl Fn(&Field<'_>) -> Option<String>,
 ) -> Option<Vec<String>> {
-    if field.is_text() {
-        Some(vec![reader(field)?])
-    } else {
-        list(field, "a string or an array of strings", reader)
-    }
+    let is_text = field.is_text();
+    if is_text { Some(vec![reader(field)?]) } else { list(field, "a string or an array of strings", reader) }
 }
 
 /// One term of a kind. Resources and audiences are sent as they are.
@@ -146,10 +139,10 @@ pub(super) fn term(field: &Field<'_>, kind: TermKind) -> Option<String> {
 fn scope<'a>(field: &Field<'a>) -> Option<&'a str> {
     let text = field.text()?;
     let allowed = |c: char| matches!(c, ' ' | '\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e');
-    match text.chars().find(|c| !allowed(*c)) {
-        Some(bad) => field.fault(format!("has {bad:?}, which a scope cannot have (RFC 6749 section 3.3)")),
-        None => Some(text),
-    }
+    let bad = text.chars().find(|c| !allowed(*c)).map(|c| format!("{c:?}"));
+    let shown = bad.as_deref().unwrap_or_default();
+    field.ensure(bad.is_none(), format!("has {shown}, which a scope cannot have (RFC 6749 section 3.3)"))?;
+    Some(text)
 }
 
 /// An array, with every item read.

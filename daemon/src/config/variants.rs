@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::document::Value;
-use super::fault::{did_you_mean, one_of, quoted};
+use super::fault::quoted;
 use super::section::{Field, Section};
 use super::{TermKind, TermRules, TermSet, VariantSettings, rules, values};
 use crate::access::Rule;
@@ -21,17 +21,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Reads `variants = { scope = [..], resource = [..], audience = [..] }`.
 pub(super) fn settings(field: &Field<'_>) -> Option<VariantSettings> {
     let mut settings = VariantSettings::default();
-    let kinds = || TermKind::ALL.into_iter().map(TermKind::as_str);
-    for (name, field) in field.table(EXPECTED)? {
-        if let Some(kind) = TermKind::ALL.into_iter().find(|kind| kind.as_str() == name) {
-            let (terms, rules) = terms(&field, kind).unwrap_or_default();
-            *settings.terms_mut(kind) = terms;
-            settings.rules.extend(rules);
-        } else {
-            let hint = did_you_mean(name, kinds());
-            field.fault::<()>(format!("unknown kind of variant; expected {}{hint}", one_of(kinds())));
-        }
-    }
+    field.read_table(EXPECTED, "kind of variant", &TermKind::ALL.map(TermKind::as_str), |name, field| {
+        let kind = TermKind::ALL.into_iter().find(|kind| kind.as_str() == name)?;
+        let (terms, rules) = terms(field, kind)?;
+        *settings.terms.of_mut(kind) = terms;
+        settings.rules.extend(rules);
+        Some(())
+    })?;
     Some(settings)
 }
 
@@ -61,16 +57,14 @@ fn term(field: &Field<'_>, kind: TermKind) -> Option<(String, Option<Vec<Rule>>)
         return Some((values::term(field, kind)?, None));
     };
     let (mut term, mut allow) = (None, None);
-    for (name, field) in field.table(EXPECTED_TERMS)? {
-        match name {
-            "term" => term = values::term(&field, kind),
-            "allow" => allow = rules::list(&field),
-            unknown => {
-                let hint = did_you_mean(unknown, ["term", "allow"]);
-                return field.fault(format!("unknown key; expected \"term\" and \"allow\"{hint}"));
-            }
+    field.read_table(EXPECTED_TERMS, "key", &["term", "allow"], |name, field| {
+        if name == "term" {
+            term = Some(values::term(field, kind)?);
+        } else {
+            allow = Some(rules::list(field)?);
         }
-    }
+        Some(())
+    })?;
     for key in ["term", "allow"] {
         let message = format!("{} is missing; expected {{ term = \"a\", allow = [..] }}", quoted(key));
         field.ensure(table.contains_key(key), message)?;
@@ -80,8 +74,7 @@ fn term(field: &Field<'_>, kind: TermKind) -> Option<(String, Option<Vec<Rule>>)
 
 /// The idle time-out with `warm = "on-demand"`; nothing with `warm = "always"`.
 pub(super) fn idle_timeout(section: &Section<'_>) -> Option<Duration> {
-    let words = [("always", false), ("on-demand", true)];
-    let on_demand = section.read("warm", |field| values::word(field, &words));
+    let on_demand = section.read("warm", values::word(&[("always", false), ("on-demand", true)]));
     let idle_timeout = section.read("idle_timeout", values::lifetime);
     let is_always = on_demand == Some(false) || !section.has("warm");
     if is_always && idle_timeout.is_some() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokend_protocol::Variant;
 
 use crate::clock::Instant;
-use crate::config::{CredentialSettings, TermSet, VariantSettings};
+use crate::config::{CredentialSettings, TermSet, Terms, VariantSettings};
 use crate::engine::credential::{Credential, Snapshot, Token};
 use crate::quota::{Allowance, Held, QuotaExceeded, Resource};
 
@@ -35,10 +35,13 @@ pub fn settings(
     permitted: &VariantSettings,
     variant: &Variant,
 ) -> Result<CredentialSettings, String> {
+    let (of, may) = (&base.terms, &permitted.terms);
     Ok(CredentialSettings {
-        scope: chosen("scope", &base.scope, &permitted.scope, &variant.scope)?,
-        resource: chosen("resource", &base.resource, &permitted.resource, &variant.resource)?,
-        audience: chosen("audience", &base.audience, &permitted.audience, &variant.audience)?,
+        terms: Terms {
+            scope: chosen("scope", &of.scope, &may.scope, &variant.scope)?,
+            resource: chosen("resource", &of.resource, &may.resource, &variant.resource)?,
+            audience: chosen("audience", &of.audience, &may.audience, &variant.audience)?,
+        },
         ..base.clone()
     })
 }
@@ -65,9 +68,9 @@ fn in_order(permitted: &TermSet, asked: &[String]) -> Vec<String> {
 /// A variant in the configuration's order, each term once: the same for every way to ask for it.
 pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
     Variant {
-        scope: in_order(&permitted.scope, &asked.scope),
-        resource: in_order(&permitted.resource, &asked.resource),
-        audience: in_order(&permitted.audience, &asked.audience),
+        scope: in_order(&permitted.terms.scope, &asked.scope),
+        resource: in_order(&permitted.terms.resource, &asked.resource),
+        audience: in_order(&permitted.terms.audience, &asked.audience),
     }
 }
 
@@ -127,9 +130,9 @@ impl Variants {
     pub fn snapshots(&self) -> Vec<(Variant, Arc<Snapshot>)> {
         let owned = |terms: &TermSet| terms.as_slice().to_vec();
         let of = |settings: &CredentialSettings| Variant {
-            scope: owned(&settings.scope),
-            resource: owned(&settings.resource),
-            audience: owned(&settings.audience),
+            scope: owned(&settings.terms.scope),
+            resource: owned(&settings.terms.resource),
+            audience: owned(&settings.terms.audience),
         };
         let held = self.lock();
         let mut snapshots: Vec<_> =
@@ -205,11 +208,12 @@ mod tests {
     }
 
     fn ask(scope: &[&str], resource: &[&str]) -> Result<CredentialSettings, String> {
-        let base = CredentialSettings { scope: terms(&["a", "b", "c"]), ..base(ClientAuthentication::None) };
+        let base = CredentialSettings {
+            terms: Terms { scope: terms(&["a", "b", "c"]), ..Terms::default() },
+            ..base(ClientAuthentication::None)
+        };
         let permitted = VariantSettings {
-            scope: terms(&["a", "b"]),
-            resource: terms(&["r"]),
-            audience: TermSet::default(),
+            terms: Terms { scope: terms(&["a", "b"]), resource: terms(&["r"]), audience: TermSet::default() },
             rules: Vec::new(),
         };
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
@@ -220,14 +224,14 @@ mod tests {
     #[test]
     fn permitted_terms_replace_the_configured_ones_and_the_rest_stays() {
         let narrower = ask(&["b"], &[]).unwrap();
-        assert_eq!((narrower.scope, narrower.resource), (terms(&["b"]), TermSet::default()));
+        assert_eq!((narrower.terms.scope, narrower.terms.resource), (terms(&["b"]), TermSet::default()));
         let aimed = ask(&[], &["r"]).unwrap();
-        assert_eq!((aimed.scope, aimed.resource), (terms(&["a", "b", "c"]), terms(&["r"])));
+        assert_eq!((aimed.terms.scope, aimed.terms.resource), (terms(&["a", "b", "c"]), terms(&["r"])));
     }
 
     #[test]
     fn the_order_and_repetition_of_terms_make_no_other_variant() {
-        assert_eq!(ask(&["b", "a", "b"], &[]).unwrap().scope.as_slice(), ["a", "b"]);
+        assert_eq!(ask(&["b", "a", "b"], &[]).unwrap().terms.scope.as_slice(), ["a", "b"]);
         assert_eq!(ask(&["b", "a"], &[]), ask(&["a", "b"], &[]));
     }
 

@@ -62,11 +62,11 @@ fn form(settings: &CredentialSettings, secrets: &RequestSecrets) -> String {
             .append_pair("client_secret", expose(secrets.client_secret.as_ref())),
         ClientAuthentication::None => form.append_pair("client_id", &settings.client_id),
     };
-    if !settings.scope.as_slice().is_empty() {
-        form.append_pair("scope", &settings.scope.as_slice().join(" "));
+    if !settings.terms.scope.as_slice().is_empty() {
+        form.append_pair("scope", &settings.terms.scope.as_slice().join(" "));
     }
-    form.extend_pairs(settings.resource.as_slice().iter().map(|value| ("resource", value)));
-    form.extend_pairs(settings.audience.as_slice().iter().map(|value| ("audience", value)));
+    form.extend_pairs(settings.terms.resource.as_slice().iter().map(|value| ("resource", value)));
+    form.extend_pairs(settings.terms.audience.as_slice().iter().map(|value| ("audience", value)));
     form.extend_pairs(&settings.params);
     form.finish()
 }
@@ -97,7 +97,7 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Endpoint, TermSet};
+    use crate::config::{Endpoint, Terms};
     use crate::oauth::redact::description;
     use crate::secret_source::SecretSource;
 
@@ -107,9 +107,7 @@ pub(crate) mod tests {
             client_id: "my client:1".into(),
             authentication,
             grant: Grant::ClientCredentials,
-            scope: TermSet::default(),
-            resource: TermSet::default(),
-            audience: TermSet::default(),
+            terms: Terms::default(),
             params: std::collections::BTreeMap::default(),
             accept: "application/json".into(),
             ca_file: None,
@@ -169,9 +167,9 @@ pub(crate) mod tests {
         let mut settings = settings(ClientAuthentication::None);
         settings.client_id = "c".into();
         settings.grant = Grant::Password { username: "u@x".into(), password: source() };
-        settings.scope = ["b".to_owned(), "a".to_owned()].into_iter().collect();
-        settings.resource = ["connectapi".to_owned(), "urn:x".to_owned()].into_iter().collect();
-        settings.audience = ["api".to_owned()].into_iter().collect();
+        settings.terms.scope = ["b".to_owned(), "a".to_owned()].into_iter().collect();
+        settings.terms.resource = ["connectapi".to_owned(), "urn:x".to_owned()].into_iter().collect();
+        settings.terms.audience = ["api".to_owned()].into_iter().collect();
         settings.params = [("acr_values".to_owned(), "tenant:acme".to_owned())].into();
         let secrets = RequestSecrets { client_secret: None, password: Some(Secret::from("p&w".to_owned())) };
         assert_eq!(

@@ -64,7 +64,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{BasicEncoding, ClientAuthentication, Endpoint, Grant, TermSet};
+    use crate::config::{BasicEncoding, ClientAuthentication, Endpoint, Grant, TermSet, Terms};
     use crate::oauth::request::tests::settings;
     use crate::secret_source::SecretSource;
 
@@ -100,10 +100,10 @@ mod tests {
             changed(&|s| s.authentication = basic(BasicEncoding::Form)),
             changed(&|s| s.authentication = basic(BasicEncoding::Raw)),
             changed(&|s| s.grant = Grant::Password { username: "u".into(), password: password.clone() }),
-            changed(&|s| s.scope = terms(&["a"])),
-            changed(&|s| s.scope = terms(&["a", "b"])),
-            changed(&|s| s.resource = terms(&["a"])),
-            changed(&|s| s.audience = terms(&["a"])),
+            changed(&|s| s.terms.scope = terms(&["a"])),
+            changed(&|s| s.terms.scope = terms(&["a", "b"])),
+            changed(&|s| s.terms.resource = terms(&["a"])),
+            changed(&|s| s.terms.audience = terms(&["a"])),
             changed(&|s| drop(s.params.insert("a".into(), "b".into()))),
             changed(&|s| s.accept = "*/*".into()),
             changed(&|s| s.ca_file = Some("/a".into())),
@@ -119,7 +119,12 @@ mod tests {
 
     #[test]
     fn the_order_of_terms_does_not_matter() {
-        let with = |words| Key::of_credential(&CredentialSettings { scope: terms(words), ..base() });
+        let with = |words| {
+            Key::of_credential(&CredentialSettings {
+                terms: Terms { scope: terms(words), ..Terms::default() },
+                ..base()
+            })
+        };
         assert_eq!(with(&["a", "b"]), with(&["b", "a", "b"]));
     }
 

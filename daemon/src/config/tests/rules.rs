@@ -211,7 +211,7 @@ fn terms_of_variants_may_have_rules_of_their_own() {
     ))
     .variants;
     assert_eq!(
-        (settings.scope.as_slice(), settings.resource.as_slice()),
+        (settings.terms.scope.as_slice(), settings.terms.resource.as_slice()),
         (&["a".to_owned(), "b".into()][..], &["r".to_owned()][..])
     );
     let rules = TermRules { kind: TermKind::Scope, term: "b".into(), allow: vec![Rule::of(user(1))] };

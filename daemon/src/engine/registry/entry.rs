@@ -107,9 +107,8 @@ impl Entry {
             return;
         }
         self.variants.take_over(&former.variants, now, |variant, loan| {
-            let CredentialSettings { scope, resource, audience, .. } = variant.clone();
-            let settings =
-                CredentialSettings { scope, resource, audience, ..CredentialSettings::clone(&self.settings) };
+            let terms = variant.terms.clone();
+            let settings = CredentialSettings { terms, ..CredentialSettings::clone(&self.settings) };
             let start = || factory.start_variant(&settings, &self.settings, &self.names, Some((loan, now)));
             self.permits(&settings).then(start).map(|credential| (settings.clone(), credential))
         });
@@ -118,8 +117,8 @@ impl Entry {
     /// Whether a caller may ask for a variant with these settings.
     pub(super) fn permits(&self, settings: &CredentialSettings) -> bool {
         TermKind::ALL.into_iter().all(|kind| {
-            let (asked, permitted) = (settings.terms(kind), self.permitted.terms(kind));
-            asked == self.settings.terms(kind)
+            let (asked, permitted) = (settings.terms.of(kind), self.permitted.terms.of(kind));
+            asked == self.settings.terms.of(kind)
                 || asked.as_slice().iter().all(|term| permitted.as_slice().contains(term))
         })
     }
@@ -149,6 +148,5 @@ fn asks_for_the_same(one: &CredentialSettings, other: &CredentialSettings) -> bo
         (Grant::Password { username: one, .. }, Grant::Password { username: other, .. }) => one == other,
         _ => false,
     };
-    let has_same_terms = TermKind::ALL.into_iter().all(|kind| one.terms(kind) == other.terms(kind));
-    endpoint && grant && has_same_terms && one.params == other.params
+    endpoint && grant && one.terms == other.terms && one.params == other.params
 }

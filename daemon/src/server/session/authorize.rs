@@ -78,8 +78,8 @@ impl Authorized {
                 let mut decided = self.entry.permitted.rules.iter().zip(&self.terms);
                 decided.all(|(ruled, reason)| ruled.kind != kind || ruled.term != *term || reason.is_some())
             };
-            let configured = self.entry.settings().terms(kind).as_slice();
-            let choice = self.entry.permitted.terms(kind).as_slice();
+            let configured = self.entry.settings().terms.of(kind).as_slice();
+            let choice = self.entry.permitted.terms.of(kind).as_slice();
             configured.iter().all(is_allowed) || choice.iter().any(is_allowed)
         })
     }
@@ -214,6 +214,6 @@ fn is_asked(entry: &Entry, variant: &Variant, ruled: &TermRules) -> bool {
         TermKind::Resource => &variant.resource,
         TermKind::Audience => &variant.audience,
     };
-    let terms = if asked.is_empty() { entry.settings().terms(ruled.kind).as_slice() } else { asked };
+    let terms = if asked.is_empty() { entry.settings().terms.of(ruled.kind).as_slice() } else { asked };
     terms.contains(&ruled.term)
 }
