@@ -1,4 +1,5 @@
-//! Who may have what. Pure but for `names` and `account`, which ask the host: facts and rules in, a reason out. Default deny.
+//! Decides which caller may have which token: facts and rules in, a reason out. The default is to deny. Only `names` and
+//! `account` ask the host; all else is pure.
 
 mod account;
 mod explain;
@@ -16,7 +17,7 @@ pub use self::facts::{Abilities, Executable, Facts, NO_ID};
 pub use self::names::{Id, Names, ResolvedIds, group_id};
 pub use self::rule::{Condition, Conditions, Named, Principal, Rule, UnitPattern};
 
-/// Who needs no rule.
+/// The callers that need no rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImplicitAccess {
     /// The daemon's own user, which could read what the daemon reads.
@@ -51,7 +52,7 @@ impl ImplicitAccess {
     pub fn reason(&self, peer: &Facts) -> Option<Reason> {
         match (peer.uid, self.root) {
             (0, RootAccess::Allow) => Some(Reason::Root),
-            // Also where the daemon itself runs as root: otherwise the switch would do nothing there.
+            // Root needs a rule even if root is the daemon's own user. Otherwise "deny" would change nothing then.
             (0, RootAccess::Deny) => None,
             (uid, _) => (uid == self.own_uid).then_some(Reason::OwnUser),
         }

@@ -68,7 +68,7 @@ const KINDS: [(&str, &str, &str); 5] = [
     ),
 ];
 
-/// Where a configuration comes from.
+/// The files of a configuration, and settings of the command line that replace theirs.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The main file. Drop-ins are read from `PATH.d/*.toml`.
@@ -131,7 +131,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
     read(&source, |_| vec![(Arc::from(path), text.to_owned())], |_| ())
 }
 
-/// Reads all sections. Settings with a fault have any value, because [`Sink::finish`] refuses the whole.
+/// Reads all sections. A faulty setting gets a placeholder, because [`Sink::finish`] then refuses the configuration.
 fn read(
     source: &Source,
     texts: impl Fn(&Sink) -> Vec<files::Text>,
@@ -175,7 +175,7 @@ fn keys_of(kind: &str) -> impl Iterator<Item = &'static str> {
     keys.split_whitespace()
 }
 
-/// A key of this name, and the header of the first kind of section that has it.
+/// Finds the kind of section that has a key: the key, and the header of that section.
 fn home_of(name: &str) -> Option<(&'static str, &'static str)> {
     KINDS.into_iter().find_map(|(kind, header, _)| Some((keys_of(kind).find(|key| *key == name)?, header)))
 }

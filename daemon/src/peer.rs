@@ -1,4 +1,4 @@
-//! What the kernel says about the process at the other end of a connection. This room decides nothing, and a fact that
+//! Reads from the kernel which process is at the other end of a connection. This room decides nothing, and a fact that
 //! cannot be proved is absent.
 //!
 //! User and groups are those with which the process connected (unix(7)). Everything else is read from `/proc/PID` a moment
@@ -33,15 +33,15 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Asks the kernel who connected, and for a pidfd of that process. [`Peer::identify`] adds the other facts. A peer that
-    /// the kernel gives no user, groups or pidfd of must get nothing.
+    /// Asks the kernel who connected, and for a pidfd of that process. [`Peer::identify`] adds the other facts. If the
+    /// kernel does not give user, groups and pidfd, the peer must get nothing.
     pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
         let groups = supplementary_groups(socket)?;
         // A process of another pid namespace has no number here, and the kernel says 0.
         let pid = Some(credentials.pid()).filter(|pid| *pid > 0);
         let facts = Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, ..Facts::default() };
-        let facts = without_stand_ins(facts)?;
+        let facts = without_unmapped_groups(facts)?;
         let pidfd = getsockopt(&socket, sockopt::PeerPidfd);
         let process = PeerProcess::from_pidfd(pidfd, credentials.pid(), facts.uid, facts.gid)?;
         Ok(Self { facts, process })
@@ -50,7 +50,7 @@ impl Peer {
     /// The facts about a process by its number, as if it connected now.
     pub fn of_pid(pid: i32) -> io::Result<Facts> {
         let process = Process::open(pid)?;
-        let facts = without_stand_ins(process.owner()?)?;
+        let facts = without_unmapped_groups(process.owner()?)?;
         identified(facts, &process).ok_or_else(|| Errno::ESRCH.into())
     }
 
@@ -63,7 +63,7 @@ impl Peer {
         }
     }
 
-    /// What is known about it.
+    /// The facts about the process.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -84,13 +84,15 @@ impl Peer {
     }
 }
 
-/// Drops groups that are stand-ins for others in this process's user namespace. Such a user or first group is an error.
-fn without_stand_ins(mut facts: Facts) -> io::Result<Facts> {
-    if !ids::is_known(facts.uid, "uid_map") || !ids::is_known(facts.gid, "gid_map") {
-        let reason = "the kernel tells no user, because this process is in a user namespace; run it without PrivateUsers=";
+/// Drops groups that this process's user namespace does not map, which the kernel shows as the overflow id. Fails if the
+/// user or the effective group is not mapped.
+fn without_unmapped_groups(mut facts: Facts) -> io::Result<Facts> {
+    if !ids::is_mapped(facts.uid, "uid_map") || !ids::is_mapped(facts.gid, "gid_map") {
+        let reason =
+            "this process is in a user namespace that does not map the caller; run it without PrivateUsers=";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
     }
-    facts.groups.retain(|gid| ids::is_known(*gid, "gid_map"));
+    facts.groups.retain(|gid| ids::is_mapped(*gid, "gid_map"));
     Ok(facts)
 }
 
@@ -105,8 +107,8 @@ fn identified(mut facts: Facts, process: &Process) -> Option<Facts> {
     process.is_alive().then_some(facts)
 }
 
-/// The present invocation of a system unit (systemd.exec(5), `INVOCATION_ID`; its name has no slash), from a folder that only root writes to. A
-/// process that outlived its own invocation (`KillMode=`) gets the one that has begun since.
+/// The present invocation of a system unit (systemd.exec(5), `INVOCATION_ID`), from a folder that only root writes to. A
+/// process that outlived its own invocation (`KillMode=`) gets the id of the next one. The name of a unit has no slash.
 fn invocation_id(unit: &str) -> Option<String> {
     let id = fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok()?.into_os_string();
     id.into_string().ok().filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
@@ -137,7 +139,7 @@ fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 
 #[cfg(test)]
 impl Peer {
-    /// A peer with these facts and without a process that could end.
+    /// A peer with these facts, whose process counts as alive forever.
     pub(crate) fn known(facts: Facts) -> Self {
         Self { facts, process: PeerProcess::Unknown }
     }

@@ -29,11 +29,11 @@ pub struct Quota {
     pub variants: usize,
     /// Calls per minute that may cost a provider a request.
     pub provider_calls_per_minute: u32,
-    /// Refused requests per minute. Above it, every refusal says only that there were too many.
+    /// Requests per minute for tokens that the user may not have. Above it, every such refusal says only that there were too many.
     pub refusals_per_minute: u32,
 }
 
-/// What a user holds for a while.
+/// A resource that a user holds for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
     /// Unanswered requests.
@@ -50,12 +50,12 @@ pub enum Resource {
     Variants,
 }
 
-/// What a user does a limited number of times per minute.
+/// An event that is limited per minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rate {
     /// Calls that may cost a provider a request.
     ProviderCalls,
-    /// Refused requests.
+    /// Requests for tokens that the user may not have.
     Refusals,
 }
 
@@ -64,18 +64,18 @@ pub enum Rate {
 pub struct QuotaExceeded {
     /// Which one, for the caller and the journal.
     pub reason: &'static str,
-    /// When the next attempt succeeds. `None` if that depends on the user's other requests.
+    /// When the next attempt is possible. `None` if that depends on the user's other requests.
     pub possible_at: Option<Instant>,
 }
 
-/// The accounts of all users.
+/// The quota accounts of all users.
 #[derive(Debug)]
 pub struct Allowances {
     quota: Quota,
     users: Mutex<HashMap<u32, Arc<Allowance>>>,
 }
 
-/// The account of one user, shared by all its connections.
+/// The quota account of one user, shared by all its connections.
 #[derive(Debug)]
 pub struct Allowance {
     quota: Quota,
@@ -91,7 +91,7 @@ pub struct Held {
     amount: usize,
 }
 
-/// What one user has in use.
+/// The usage of one user.
 #[derive(Debug, Default)]
 struct Usage {
     held: HashMap<Resource, usize>,
@@ -169,7 +169,7 @@ impl Allowance {
         Ok(())
     }
 
-    /// Whether dropping the account changes nothing.
+    /// Whether the account is as a new one, so that it can be dropped.
     fn is_unused(&self, now: Instant) -> bool {
         let usage = self.usage();
         usage.held.values().all(|held| *held == 0) && usage.full_at.values().all(|at| *at <= now)

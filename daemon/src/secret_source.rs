@@ -19,10 +19,11 @@ use serde::Serialize;
 use tokend_protocol::Secret;
 use tokio::sync::Semaphore;
 
-/// The largest secret, in bytes. A private key or an assertion has a tenth of it.
+/// The largest secret, in bytes: some ten times the size of a private key or an assertion.
 pub const SECRET_MAX: usize = 64 * 1024;
 
-/// Files that are read at once. On a file system that hangs, each read occupies one of several hundred threads.
+/// Files that are read at once. On a file system that hangs, each read occupies a thread of tokio's pool. The pool has
+/// several hundred, so other work has enough of them.
 static FILES: Semaphore = Semaphore::const_new(64);
 
 /// The variable with the directory that systemd makes for the credentials of a service.
@@ -80,7 +81,7 @@ impl Unreadable {
     }
 }
 
-/// Drops the description of the attempt, which names no source.
+/// Stores the kind and the text of a system error.
 impl From<io::Error> for Unreadable {
     fn from(error: io::Error) -> Self {
         Self { kind: error.kind(), reason: format!("cannot be read: {error}") }
@@ -88,7 +89,7 @@ impl From<io::Error> for Unreadable {
 }
 
 impl SecretSource {
-    /// Reads the secret as it is now, without one end of line at its end.
+    /// Reads the present secret. One newline at its end is removed.
     ///
     /// Files are read on another thread: on a file system that hangs, no other token must wait.
     pub async fn read(&self) -> Result<Secret, SecretSourceError> {
@@ -235,7 +236,7 @@ fn open_guarded(path: &Path) -> Result<File, Unreadable> {
 
 fn text(bytes: Vec<u8>) -> Result<Secret, Unreadable> {
     if bytes.len() > SECRET_MAX {
-        return Err(Unreadable::new(format!("has more than {SECRET_MAX} bytes, which is no secret")));
+        return Err(Unreadable::new(format!("has more than {SECRET_MAX} bytes, which is too large for a secret")));
     }
     let not_text = |_| Unreadable::new("not UTF-8 text; put the secret there as text");
     let mut text = String::from_utf8(bytes).map_err(not_text)?;

@@ -1,4 +1,4 @@
-//! Somebody on the way between the daemon and a provider, who writes down every byte that the daemon sends.
+//! A relay between the daemon and a provider that records every byte that the daemon sends.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

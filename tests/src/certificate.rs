@@ -19,7 +19,7 @@ pub struct Authority {
     directory: TempDir,
 }
 
-/// What is wrong with a server's certificate.
+/// The flaw of a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// Nothing.

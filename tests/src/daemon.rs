@@ -48,7 +48,7 @@ impl Launch {
         Self { command, stdin: None, socket: home.socket(), log: home.log() }
     }
 
-    /// By another command line, which ends in the daemon's own. What is before it must `exec`.
+    /// Starts the daemon through a wrapper, whose command line ends in the daemon's own. The wrapper must `exec`.
     #[must_use]
     pub fn through(mut self, wrapper: &[&str]) -> Self {
         let Some((first, rest)) = wrapper.split_first() else { return self };
@@ -59,7 +59,7 @@ impl Launch {
         self
     }
 
-    /// From another copy of the program.
+    /// Runs another copy of the program.
     #[must_use]
     pub fn program(mut self, program: &Path) -> Self {
         let mut command = Command::new(program);
@@ -69,7 +69,7 @@ impl Launch {
         self
     }
 
-    /// With a listening socket, handed over as a service manager does: as descriptor 3, told by
+    /// Passes a listening socket, handed over as a service manager does: as descriptor 3, told by
     /// `LISTEN_FDS`, to the process named by `LISTEN_PID`.
     #[must_use]
     pub fn activated_by(self, path: &Path, listener: &UnixListener) -> Self {
@@ -77,7 +77,7 @@ impl Launch {
         self.handed_over_by(HAND_OVER, path, listener)
     }
 
-    /// With a listening socket as standard input of a shell, whose script hands over what it likes and ends in
+    /// Passes a listening socket as standard input of a shell, whose script hands over what it likes and ends in
     /// `exec "$@"`.
     #[must_use]
     pub fn handed_over_by(self, script: &str, path: &Path, listener: &UnixListener) -> Self {
@@ -87,14 +87,14 @@ impl Launch {
         launch
     }
 
-    /// With a further argument.
+    /// Adds an argument.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.command.arg(argument);
         self
     }
 
-    /// With a variable in its environment.
+    /// Sets a variable in the daemon's environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.env(name, value);
@@ -109,7 +109,7 @@ impl Launch {
         self.try_start().unwrap_or_else(|reason| panic!("{reason}"))
     }
 
-    /// The same, with the reason where it does not start.
+    /// Starts the daemon like [`Launch::start`], and returns the reason if it does not start.
     pub fn try_start(self) -> Result<RealDaemon, String> {
         let mut daemon = self.spawn();
         let ready = wait::within(wait::PATIENCE, || {
@@ -128,7 +128,7 @@ impl Launch {
         }
     }
 
-    /// Starts it and waits for nothing.
+    /// Starts the daemon without waiting for it.
     pub fn spawn(mut self) -> RealDaemon {
         let log = File::options().create(true).append(true).open(&self.log).expect("the log can be written");
         let child = self
@@ -142,7 +142,7 @@ impl Launch {
     }
 }
 
-/// Takes away what the machine's own service manager may have left in the environment.
+/// Removes variables that the machine's own service manager may have set.
 fn clean(command: &mut Command) -> &mut Command {
     [
         "NOTIFY_SOCKET",

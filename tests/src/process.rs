@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::{secrets, wait};
 
-/// What a program left behind.
+/// The exit code and the output of a program.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// Its exit code, or 128 and the signal's number, as a shell counts.

@@ -49,7 +49,7 @@ pub struct Recorded {
     pub at: Instant,
 }
 
-/// How connections are met, before any request.
+/// The treatment of new connections, before any request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Door {
     /// They are served.
@@ -57,7 +57,7 @@ pub enum Door {
     Open,
     /// They are reset.
     Resets,
-    /// They are taken, and nothing is ever said.
+    /// They are accepted, and no byte is ever sent.
     Silent,
 }
 
@@ -196,7 +196,7 @@ impl Provider {
         self
     }
 
-    /// Changes how connections are met.
+    /// Changes the treatment of new connections.
     pub fn set_door(&self, door: Door) {
         self.shared.lock().door = door;
     }

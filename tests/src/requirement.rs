@@ -1,4 +1,4 @@
-//! What a test needs of the machine. A test that cannot run is reported: it is never skipped silently.
+//! Requirements of a test on the machine. A test that cannot run is reported: it is never skipped silently.
 //!
 //! `tests/run` sets `TOKEND_TESTS_SKIPPED` to a file, and prints its lines at the end.
 
@@ -9,8 +9,8 @@ use std::thread;
 
 use nix::unistd::Uid;
 
-/// Whether the test may go on. Otherwise the test is reported as skipped; with `CI=true` or `TOKEND_TESTS_REQUIRE_ALL=1`
-/// it fails instead. For what can be installed or arranged.
+/// Whether a requirement is met that somebody can install or arrange. Otherwise the test is reported as skipped; with
+/// `CI=true` or `TOKEND_TESTS_REQUIRE_ALL=1` it fails instead.
 pub fn met(what: &str, present: bool) -> bool {
     let requires_all = is_set("CI", "true") || is_set("TOKEND_TESTS_REQUIRE_ALL", "1");
     assert!(present || !requires_all, "{what}: missing, and no test may be skipped here");
@@ -20,8 +20,8 @@ pub fn met(what: &str, present: bool) -> bool {
     present
 }
 
-/// Whether the test applies to this machine. Otherwise it is reported as not applicable, and never fails: for what a
-/// version of systemd or a setting of the kernel decides.
+/// Whether the test applies to this machine, as a version of systemd or a setting of the kernel decides. Otherwise the test
+/// is reported as not applicable, and never fails.
 pub fn applies(what: &str, present: bool) -> bool {
     if !present {
         report("not applicable", &format!("needs {what}"));

@@ -1,4 +1,4 @@
-//! Proofs by numbers: how large they are, and what came of them.
+//! The size of the large tests, and their reports.
 
 use std::env;
 
@@ -7,7 +7,7 @@ pub fn size(full: usize, usual: usize) -> usize {
     if env::var("TOKEND_TESTS_FULL").is_ok_and(|value| value == "1") { full } else { usual }
 }
 
-/// Shows the figures to whoever ran the proof for them.
+/// Prints the figures of a large test.
 #[expect(clippy::print_stderr, reason = "figures are for whoever runs the test")]
 pub fn report(figures: &str) {
     eprintln!("{figures}");

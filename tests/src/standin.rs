@@ -19,7 +19,7 @@ pub use token_request::{Credentials, Expectation};
 /// The path of every stand-in's API.
 pub const API_PATH: &str = "/api/v1/resource";
 
-/// Whose stand-in.
+/// The provider that a stand-in imitates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// eConnect PSB.
@@ -40,10 +40,10 @@ pub struct StandIn {
     kind: Kind,
     provider: Provider,
     client: Client,
-    books: Arc<Mutex<Books>>,
+    state: Arc<Mutex<StandInState>>,
 }
 
-/// What the provider gave its customer.
+/// The credentials that the provider gave its customer.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// The client id, or key.
@@ -58,9 +58,9 @@ pub struct Client {
     pub subscription_key: String,
 }
 
-/// What a stand-in remembers.
+/// The state of a stand-in.
 #[derive(Debug, Default)]
-struct Books {
+struct StandInState {
     lifetime: Option<Duration>,
     /// Issued tokens and when they end.
     issued: HashMap<String, Instant>,
@@ -131,14 +131,14 @@ impl StandIn {
     /// Starts one.
     pub fn start(kind: Kind) -> Self {
         let client = Client::invent(kind);
-        let books = Arc::new(Mutex::new(Books::default()));
-        let desk = Desk { kind, client: client.clone() };
-        let (provider, shared) = (Provider::start(), Arc::clone(&books));
-        provider.answer_with(move |request| desk.answer(request, &mut lock(&shared)));
-        Self { kind, provider, client, books }
+        let state = Arc::new(Mutex::new(StandInState::default()));
+        let responder = Responder { kind, client: client.clone() };
+        let (provider, shared) = (Provider::start(), Arc::clone(&state));
+        provider.answer_with(move |request| responder.answer(request, &mut lock(&shared)));
+        Self { kind, provider, client, state }
     }
 
-    /// Whose it is.
+    /// The provider that it imitates.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -148,7 +148,7 @@ impl StandIn {
         &self.provider
     }
 
-    /// What the customer holds.
+    /// The credentials of the customer.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -165,35 +165,35 @@ impl StandIn {
 
     /// Issues tokens of this lifetime instead of the provider's own.
     pub fn set_lifetime(&self, lifetime: Duration) {
-        lock(&self.books).lifetime = Some(lifetime);
+        lock(&self.state).lifetime = Some(lifetime);
     }
 
     /// Makes token requests fail with status 503, or succeed again. The API works in either case.
     pub fn set_down(&self, is_down: bool) {
-        lock(&self.books).is_down = is_down;
+        lock(&self.state).is_down = is_down;
     }
 
     /// Replaces the client secret: from now on only the new one is accepted. The caller gives it to the daemon.
     pub fn replace_secret(&self) -> String {
         let secret = secrets::invent_awkward("client-secret");
         secrets::register_basic(&format!("{}:{secret}", self.client.id));
-        lock(&self.books).new_secret = Some(secret.clone());
+        lock(&self.state).new_secret = Some(secret.clone());
         secret
     }
 
     /// Why requests were refused, in order.
     pub fn refusals(&self) -> Vec<String> {
-        lock(&self.books).refusals.clone()
+        lock(&self.state).refusals.clone()
     }
 
     /// How many tokens were issued.
     pub fn issued(&self) -> usize {
-        lock(&self.books).issued.len()
+        lock(&self.state).issued.len()
     }
 
     /// How many API calls were accepted.
     pub fn api_calls(&self) -> usize {
-        lock(&self.books).api_calls
+        lock(&self.state).api_calls
     }
 
     /// The configuration that the provider's documentation leads to: its provider and token, with secrets in
@@ -246,41 +246,41 @@ impl Client {
     }
 }
 
-/// The side of the counter that answers.
-struct Desk {
+/// Answers the requests of a stand-in.
+struct Responder {
     kind: Kind,
     client: Client,
 }
 
-impl Desk {
-    fn answer(&self, request: &Recorded, books: &mut Books) -> Answer {
+impl Responder {
+    fn answer(&self, request: &Recorded, state: &mut StandInState) -> Answer {
         if request.path == API_PATH {
-            return api::answer(self.kind, &self.client, request, books);
+            return api::answer(self.kind, &self.client, request, state);
         }
-        if books.is_down {
+        if state.is_down {
             return Answer::status(503);
         }
-        let secret = books.new_secret.clone().unwrap_or_else(|| self.client.secret.clone());
+        let secret = state.new_secret.clone().unwrap_or_else(|| self.client.secret.clone());
         let expectations = Expectation::of(self.kind, &Client { secret, ..self.client.clone() });
         match token_request::compare_with_any(&expectations, request) {
-            Ok(()) => self.issue(books),
+            Ok(()) => self.issue(state),
             Err(difference) => {
-                books.refusals.push(difference.clone());
+                state.refusals.push(difference.clone());
                 let body = serde_json::json!({ "error": "invalid_request", "error_description": difference });
                 Answer::json(400, &body)
             }
         }
     }
 
-    fn issue(&self, books: &mut Books) -> Answer {
-        let lifetime = books.lifetime.unwrap_or_else(|| dialect::lifetime(self.kind));
+    fn issue(&self, state: &mut StandInState) -> Answer {
+        let lifetime = state.lifetime.unwrap_or_else(|| dialect::lifetime(self.kind));
         let (token, answer) = dialect::reply(self.kind, lifetime);
         secrets::register("access-token", &token);
-        books.issued.insert(token, Instant::now() + lifetime);
+        state.issued.insert(token, Instant::now() + lifetime);
         answer
     }
 }
 
-fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
-    books.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<StandInState>) -> MutexGuard<'_, StandInState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,8 +16,8 @@ use super::{Facts, names};
 /// How long an explanation waits for the name service.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// One look-up at a time: a name service that hangs holds one thread.
-static TURN: Semaphore = Semaphore::const_new(1);
+/// Allows one look-up at a time, so that a name service that hangs occupies only one thread.
+static LOOK_UPS: Semaphore = Semaphore::const_new(1);
 
 /// Looks up the facts about a user by name or number; `None` if the host has no user of this name. A number without a user
 /// has no groups.
@@ -25,17 +25,17 @@ static TURN: Semaphore = Semaphore::const_new(1);
 /// # Errors
 /// The name service gives no answer in time.
 pub async fn facts_of_user(user: String) -> io::Result<Option<Facts>> {
-    look_up_in_turn(&TURN, move || look_up(&user)).await
+    look_up_alone(&LOOK_UPS, move || look_up(&user)).await
 }
 
-async fn look_up_in_turn<T: Send + 'static>(
-    turns: &'static Semaphore,
+async fn look_up_alone<T: Send + 'static>(
+    permits: &'static Semaphore,
     look_up: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let answer = async {
-        let turn = turns.acquire().await.map_err(io::Error::other)?;
-        // The turn lasts as long as the thread, even if nobody waits any more.
-        spawn_blocking(move || (look_up(), turn).0).await.map_err(io::Error::other)?
+        let permit = permits.acquire().await.map_err(io::Error::other)?;
+        // The thread holds the permit until it is done, even if nobody waits for it any more.
+        spawn_blocking(move || (look_up(), permit).0).await.map_err(io::Error::other)?
     };
     timeout(WAIT_MAX, answer).await?
 }
@@ -46,7 +46,7 @@ async fn look_up_in_turn<T: Send + 'static>(
 /// Never: nothing closes the semaphore.
 #[cfg(test)]
 pub async fn hold_look_ups() -> Option<tokio::sync::SemaphorePermit<'static>> {
-    TURN.acquire().await.ok()
+    LOOK_UPS.acquire().await.ok()
 }
 
 /// May block on the name service.
@@ -75,12 +75,12 @@ mod tests {
         let turns: &'static Semaphore = Box::leak(Box::new(Semaphore::new(1)));
         let (let_go, gate) = std::sync::mpsc::channel::<()>();
         tokio::time::pause();
-        let mut first = Box::pin(look_up_in_turn(turns, move || gate.recv().map_err(io::Error::other)));
+        let mut first = Box::pin(look_up_alone(turns, move || gate.recv().map_err(io::Error::other)));
         assert!((&mut first).now_or_never().is_none());
         tokio::time::advance(2 * WAIT_MAX).await;
         assert_eq!(first.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         let mut second =
-            Box::pin(look_up_in_turn(turns, || -> io::Result<()> { panic!("another thread is taken") }));
+            Box::pin(look_up_alone(turns, || -> io::Result<()> { panic!("another thread is taken") }));
         assert!((&mut second).now_or_never().is_none());
         tokio::time::advance(2 * WAIT_MAX).await;
         assert_eq!(second.await.unwrap_err().kind(), io::ErrorKind::TimedOut);

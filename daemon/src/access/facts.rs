@@ -1,4 +1,4 @@
-//! What is known about a caller, and what can be known on this host.
+//! Facts about a caller, and the kinds of facts that this process can find out on this host.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::Id;
 /// The number that the kernel uses for "no user" and "no group".
 pub const NO_ID: u32 = u32::MAX;
 
-/// What is known about a process that connected, as it was when it did. A fact that cannot be proved is absent.
+/// Facts about a process at the time at which it connected. A fact that cannot be proved is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Its effective user (`SO_PEERCRED`, unix(7)).
@@ -56,16 +56,15 @@ impl Facts {
     }
 }
 
-/// What this process can find out about processes of other users. A rule that needs a fact that is `false` here matches
-/// no processes of other users.
+/// The kinds of facts that this process can find out about processes of other users. Rules that need another kind match
+/// only processes of its own user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
-    /// Their users and groups. Not in a user namespace of its own (`PrivateUsers=`), where the kernel shows most of them
-    /// as one.
+    /// Their users and groups. `false` in a user namespace of its own (`PrivateUsers=`), where the kernel shows most ids as
+    /// one.
     pub users: bool,
-    /// Their units. Not where `/proc` hides other processes, or systemd does not use the unified hierarchy of control
-    /// groups.
+    /// Their units. `false` if `/proc` hides other processes, or if systemd uses legacy control groups (version 1).
     pub units: bool,
-    /// Their executables. Takes `CAP_SYS_PTRACE`.
+    /// Their executables. Needs `CAP_SYS_PTRACE`.
     pub executables: bool,
 }

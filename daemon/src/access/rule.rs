@@ -1,4 +1,4 @@
-//! What an `allow` list says: rules, and the conditions that they are made of.
+//! The rules of an `allow` list, and the conditions of a rule.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -84,7 +84,8 @@ impl Rule {
         self.conditions().iter().filter_map(Condition::name)
     }
 
-    /// The rules that whoever matches this one matches too: [`Rule::Any`], and those of some of its conditions.
+    /// All wider rules: [`Rule::Any`], and each rule with only some of these conditions. A caller that matches this rule
+    /// matches each of them.
     pub fn wider(&self) -> impl Iterator<Item = Self> + use<'_> {
         // There are five kinds of conditions, so these are few.
         let all = self.conditions();
@@ -97,7 +98,7 @@ impl Rule {
 }
 
 impl Conditions {
-    /// These conditions, in the order in which they are shown; none for no conditions.
+    /// Sorts the conditions into the order in which a rule is shown. `None` if there are no conditions.
     pub fn new(mut conditions: Vec<Condition>) -> Option<Self> {
         conditions.sort_unstable();
         conditions.dedup();
@@ -130,7 +131,7 @@ impl UnitPattern {
     }
 }
 
-/// As it is written in a configuration; the conditions of one with several are joined by "and".
+/// As it is written in a configuration. Several conditions are joined by "and".
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, condition) in self.conditions().iter().enumerate() {

@@ -27,7 +27,7 @@ pub(super) enum Value {
     Integer(i128),
     List(Vec<Item>),
     Table(Table),
-    /// A type that no key has: its name with an article.
+    /// A value of a type that no key accepts. The text names the type, as in "a float".
     Other(&'static str),
 }
 

@@ -18,7 +18,7 @@ pub struct Fault {
     pub column: Option<usize>,
     /// The dotted key, as in `token.psb.scope`; none if the fault belongs to no key.
     pub key: Option<String>,
-    /// What is wrong and how to mend it.
+    /// The problem, and how to mend it.
     pub message: String,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Place {
     pub(super) line: usize,
 }
 
-/// A name or path that only the host can judge: the key of a rule's condition (or `file`, `ca_file`) and its value.
+/// A name or path that has to be checked on the host: the key of a rule's condition (or `file`, `ca_file`) and its value.
 pub(super) type Mention = (&'static str, String);
 
 /// Collects faults and warnings while the configuration is read.

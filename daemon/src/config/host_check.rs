@@ -37,8 +37,8 @@ pub(super) fn warn_of_inabilities(abilities: Abilities, sink: &Sink) {
     }
 }
 
-/// Reports files that this process's user cannot read, and warns of users, groups and executables that rules name in
-/// vain. Asks the name service about each name, which may take long.
+/// Reports files that this process's user cannot read, and warns of rules whose user, group or executable does not match on
+/// this host. Asks the name service about each name, which may take long.
 pub(super) fn look_up(sink: &Sink) {
     for ((kind, name), (place, key)) in sink.mentions.borrow().iter() {
         let is_number = name.bytes().all(|byte| byte.is_ascii_digit());

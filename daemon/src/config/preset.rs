@@ -1,4 +1,4 @@
-//! Presets: what is known of a provider beforehand. A preset is written in the keys of `[provider.NAME]` and
+//! Presets: the documented settings of a provider. A preset is written in the keys of `[provider.NAME]` and
 //! `[token.NAME]`, and its keys are added to the tables of those sections before they are read.
 
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ impl Preset {
         section.read("default_lifetime", values::lifetime);
         let environments = section.read("environment", environments).unwrap_or_default();
         if section.is_incomplete || section.sink.fault_count() > before {
-            // Without its defaults, keys that it fills in would seem to be missing.
+            // The preset fills in nothing now, so absent keys must not be reported as missing.
             section.sink.is_incomplete.set(true);
             return Self { name, ..Self::default() };
         }

@@ -104,7 +104,7 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
     let proxy = section.read("proxy", values::proxy);
     if proxy.is_some() && endpoint.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http") {
         // The proxy would read the secret in the request.
-        let message = "an http:// endpoint on this host is not reached through a proxy; remove it";
+        let message = "an http:// endpoint on this host is not reached through a proxy; remove the proxy";
         section.conflict::<()>("proxy", message);
     }
     if proxy.is_some() && daemon.egress_dir.is_some() {
@@ -125,8 +125,8 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
     })
 }
 
-/// The endpoint of the preset's environment that a provider's section chooses, as keys. Nothing if the section has an
-/// endpoint of its own, or if there is none, which is reported.
+/// The endpoint keys of the preset's environment that a provider's section chooses. `None` if the section has an endpoint of
+/// its own. A provider without any endpoint is reported.
 fn environment<'p>(section: &Section<'_>, preset: Option<&'p Preset>) -> Option<&'p Table> {
     const SET_IT: &str = "set token_endpoint, or issuer for its discovery";
     let has_endpoint = section.has("token_endpoint") || section.has("issuer");

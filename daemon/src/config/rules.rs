@@ -20,7 +20,7 @@ const EXPECTED: &str = "expected \"user:NAME\", \"group:NAME\", \"unit:NAME\", \
 const USER_UNIT_ALONE: &str = "any user can give a unit of its own manager any name, so this proves nothing alone; \
                                expected a table that names the user too: { user = \"NAME\", user_unit = \"NAME.service\" }";
 
-/// A list of rules. A rule that adds nothing to another is a warning.
+/// Reads a list of rules. Warns of a rule that is listed twice, or that another rule includes.
 pub(super) fn list(field: &Field<'_>) -> Option<Vec<Rule>> {
     let items = field.list("an array such as [\"user:billing\", \"group:payments\"]")?;
     let rules = values::all(items.iter().map(rule))?;
@@ -83,7 +83,7 @@ fn condition(field: &Field<'_>, kind: &str, value: &str) -> Option<Condition> {
     }
 }
 
-/// An executable does not tell who runs it.
+/// Warns that a rule with only an executable lets in every user who may run it.
 fn warn_of_injection(field: &Field<'_>) {
     field.warn(
         "a user who may run this executable can make it do anything, as with LD_PRELOAD, so this lets in every such \

@@ -30,7 +30,7 @@ impl<'a> Section<'a> {
         self.table.contains_key(key)
     }
 
-    /// Reads a key. Nothing where it is absent, or faulty and reported.
+    /// Reads a key. `None` if it is absent, or if it is faulty, which is then reported.
     pub(super) fn read<'s, T>(
         &'s self,
         key: &str,

@@ -86,7 +86,7 @@ pub struct TermRules {
     pub allow: Vec<Rule>,
 }
 
-/// What a caller may choose.
+/// A kind of terms that a caller may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TermKind {
     /// A scope (RFC 6749 section 3.3).
@@ -265,7 +265,7 @@ impl TermSet {
         &self.0
     }
 
-    /// Each term once, in an order that has no meaning.
+    /// Each term once, sorted, so that equal sets compare and hash alike.
     pub(crate) fn sorted(&self) -> Vec<&str> {
         let mut terms: Vec<&str> = self.0.iter().map(String::as_str).collect();
         terms.sort_unstable();

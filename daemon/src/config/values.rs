@@ -154,7 +154,7 @@ pub(super) fn list<T>(
     all(field.list(expected)?.iter().map(reader))
 }
 
-/// All values, or none if one is missing; each is read nevertheless, so that each fault is found.
+/// All values, or `None` if one is missing. Every value is read first, so that every fault is reported.
 pub(super) fn all<T>(values: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
     let values: Vec<Option<T>> = values.collect();
     values.into_iter().collect()
@@ -234,7 +234,7 @@ pub(super) fn secret_source(field: &Field<'_>) -> Option<SecretSource> {
     field.ensure(!field.is_text(), message())?;
     let kinds = field.table(SOURCE)?;
     if let Some((name, _)) = kinds.iter().find(|(name, _)| !KINDS.contains(name)) {
-        // A name that is near to none may be the secret.
+        // A name that resembles no kind may be the secret itself, so it is not repeated.
         let hint = near_miss(name, KINDS).map(|meant| format!("; did you mean {}?", quoted(meant)));
         let hint = hint.unwrap_or_default();
         return field.fault(format!("unknown kind of secret source{hint}; expected {SOURCE}"));

@@ -40,7 +40,7 @@ fn terms(field: &Field<'_>, kind: TermKind) -> Option<(TermSet, Vec<TermRules>)>
     let read = values::all(items.iter().map(|item| term(item, kind)))?;
     let (mut terms, mut ruled): (Vec<String>, Vec<TermRules>) = (Vec::new(), Vec::new());
     for (item, (term, allow)) in items.iter().zip(read) {
-        // Otherwise the order would decide whether the rules count.
+        // With two entries of a term, their order would decide whether its rules apply.
         let is_ruled = allow.is_some() || ruled.iter().any(|rules| rules.term == term);
         let message = format!("{} is listed twice, and once with rules; keep one", quoted(&term));
         item.ensure(!(terms.contains(&term) && is_ruled), message)?;

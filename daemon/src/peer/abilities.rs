@@ -1,4 +1,4 @@
-//! Which facts about callers this process can find out, given its sandbox, its rights and its kernel.
+//! Finds out which facts about callers this process can read, given its sandbox, its rights and its kernel.
 
 use std::fs;
 
@@ -12,10 +12,10 @@ const SYS_PTRACE: u32 = 19;
 
 /// Finds out which facts about callers this process can see. Outside the daemon's sandbox they may be others.
 pub fn abilities() -> Abilities {
-    // The unit of the first process is never this user's, unless this user is root.
+    // Process 1 belongs to root, so it stands for processes of other users.
     let first_unit = Process::open(1).ok().and_then(|first| Placement::read(&first.read("cgroup").ok()?, 0));
     let (units, executables) = (first_unit.is_some(), has_capability(SYS_PTRACE));
-    Abilities { users: ids::are_told(), units, executables }
+    Abilities { users: ids::are_mapped(), units, executables }
 }
 
 /// Whether this process has the capability with this number (capabilities(7)) in its effective set.

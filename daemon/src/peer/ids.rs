@@ -1,24 +1,25 @@
 //! Users and groups as a user namespace shows them. In a user namespace of its own (`PrivateUsers=`) a process sees one
-//! stand-in for all ids that are not mapped, and a stand-in identifies nobody (`user_namespaces(7)`).
+//! overflow id for all ids that are not mapped. It identifies nobody (`user_namespaces(7)`).
 
 use std::fs;
 
-/// The id that the kernel shows in place of those that are not mapped (`kernel.overflowuid`, `kernel.overflowgid`).
-const STAND_IN: u32 = 65_534;
+/// The default overflow id, which the kernel shows for ids that are not mapped (`kernel.overflowuid`,
+/// `kernel.overflowgid`).
+const OVERFLOW_ID: u32 = 65_534;
 
-/// All ids but the highest, which means none.
+/// The number of all ids. The highest number is no id.
 const ALL: u64 = u32::MAX as u64;
 
 /// Ids of a host or a container; a service's own user namespace has fewer.
 const MANY: u64 = 65_536;
 
-/// Whether the id is that of somebody and not the stand-in. `map` is `uid_map` or `gid_map`.
-pub(super) fn is_known(id: u32, map: &str) -> bool {
-    id != STAND_IN || mapped(map) >= ALL
+/// Whether the id is a user or group, and not the overflow id. `map` is `uid_map` or `gid_map`.
+pub(super) fn is_mapped(id: u32, map: &str) -> bool {
+    id != OVERFLOW_ID || mapped(map) >= ALL
 }
 
 /// Whether this process sees the ids of the host's users at all.
-pub(super) fn are_told() -> bool {
+pub(super) fn are_mapped() -> bool {
     mapped("uid_map") >= MANY
 }
 

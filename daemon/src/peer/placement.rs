@@ -1,8 +1,8 @@
-//! Which units a path in the tree of control groups belongs to. Pure.
+//! Finds the units to which a path in the tree of control groups belongs. Pure.
 //!
 //! systemd makes a group for each unit, in groups for its slices, and only root can put one beside or above it.
-//! So the first part of the path that is no slice is a system unit, and what lies below it is in that unit's
-//! hands: a service with `Delegate=` and a user's own service manager make groups of any name there.
+//! So the first part of the path that is no slice is a system unit. That unit controls the groups below
+//! it: a service with `Delegate=` and a user's own service manager make groups of any name there.
 
 /// Suffixes of the units that processes run in.
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
@@ -41,7 +41,7 @@ impl Placement {
         let mut next =
             || parts.find(|part| part.strip_suffix(".slice").is_none()).filter(|part| is_unit(part));
         let Some(unit) = next() else { return Self::default() };
-        // The manager of another user says nothing about this process but that it was started from there.
+        // A process in another user's manager has no user unit: that other user chose the unit's name.
         let user_unit = (unit == format!("user@{uid}.service")).then(next).flatten();
         Self { unit: Some(unit.to_owned()), user_unit: user_unit.map(ToOwned::to_owned) }
     }

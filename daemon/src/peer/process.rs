@@ -1,4 +1,5 @@
-//! A process, held by its pidfd. The pidfd stays that process's whatever becomes of its number (`pidfd_open(2)`).
+//! A process, identified by its pidfd. A pidfd never refers to another process, even if the number is used again
+//! (`pidfd_open(2)`).
 
 use std::fs;
 use std::io;
@@ -76,7 +77,7 @@ impl Process {
         Ok(Self { pid, pidfd: Arc::new(pidfd) })
     }
 
-    /// Whether it has not ended yet.
+    /// Whether the process runs. A zombie does not.
     pub(super) fn is_alive(&self) -> bool {
         poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
     }

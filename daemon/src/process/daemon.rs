@@ -58,10 +58,10 @@ impl Daemon {
             tasks: actors.clone(),
         };
         let egress_dir = config.daemon.egress_dir.clone();
-        let mut origins = CredentialFactory::with_store(Arc::clone(&store), egress_dir, actor_context);
-        let registry = Registry::build(config, &mut origins, None);
+        let mut factory = CredentialFactory::with_store(Arc::clone(&store), egress_dir, actor_context);
+        let registry = Registry::build(config, &mut factory, None);
         store.drop_unclaimed();
-        let mut shared = ServerState::new(registry, origins, clock);
+        let mut shared = ServerState::new(registry, factory, clock);
         shared.memory = memory;
         shared.allowances = Allowances::new(config.daemon.quota);
         let shared = Arc::new(shared);
@@ -83,9 +83,9 @@ impl Daemon {
         if config.daemon != self.settings {
             tracing::warn!("a change in [daemon] takes effect at the next start");
         }
-        let mut origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut factory = self.shared.credential_factory.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.shared.registry.borrow().clone();
-        let next = Arc::new(Registry::build(config, &mut origins, Some(&previous)));
+        let next = Arc::new(Registry::build(config, &mut factory, Some(&previous)));
         self.shared.registry.send_replace(Arc::clone(&next));
         previous.discard_all_but(&next);
         self.shared.store.drop_unclaimed();
@@ -159,7 +159,7 @@ fn work_in_background(shared: &Arc<ServerState>, changes: ClockChanges) -> JoinS
         registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));
     }));
     let state = Arc::clone(shared);
-    background.spawn(async move { state.audit.keep(&state.clock).await });
+    background.spawn(async move { state.audit.write_windows(&state.clock).await });
     let state = Arc::clone(shared);
     background.spawn(async move {
         state.names.keep_current(|| state.registry.borrow().names_in_rules().to_vec()).await;

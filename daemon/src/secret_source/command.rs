@@ -12,19 +12,20 @@ use tokio::sync::Semaphore;
 
 use super::{SECRET_MAX, Unreadable};
 
-/// Longer than a password manager takes to ask its server; shorter than callers wait for a token.
+/// The longest that a program may run. A password manager that asks its server takes less, and callers wait longer for a
+/// token.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Programs that run at once. The others wait for their turn.
+/// Programs that run at once. Further ones wait.
 const RUNNING_MAX: usize = 4;
 
-/// Those of them that run for callers.
+/// Programs that run at once for callers.
 const CALLERS_MAX: usize = 2;
 
 static RUNNING: Semaphore = Semaphore::const_new(RUNNING_MAX);
 pub(super) static CALLERS: Semaphore = Semaphore::const_new(CALLERS_MAX);
 
-/// The variables with which a password manager finds its data. None can be the secret of another token.
+/// The variables with which a password manager finds its data. None of them holds a secret itself.
 const PASSED_ON: &str = "PATH HOME USER LOGNAME LANG LC_ALL TMPDIR XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_DATA_HOME \
                          GNUPGHOME PASSWORD_STORE_DIR CREDENTIALS_DIRECTORY";
 

@@ -32,7 +32,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The cost of identifying a peer, in units of a turn.
-const WELCOME_UNITS: u32 = 8;
+const IDENTIFY_UNITS: u32 = 8;
 
 /// The answer to a caller beyond the limits.
 const TOO_MANY: &str = "too many open connections";
@@ -59,8 +59,8 @@ pub async fn serve(
 ) {
     refuse_descriptors(&listener);
     let slots = Arc::new(ConnectionSlots { limits, taken: Mutex::default(), shared: Arc::clone(&shared) });
-    let (spare, unknown) = (spare(), LogThrottle::default());
-    let mut acceptor = Acceptor { slots, shared, tasks, stop: stop.clone(), spare, unknown };
+    let (spare, unidentified) = (spare(), LogThrottle::default());
+    let mut acceptor = Acceptor { slots, shared, tasks, stop: stop.clone(), spare, unidentified };
     stop.run_until_cancelled(acceptor.run(listener)).await;
 }
 
@@ -70,10 +70,10 @@ struct Acceptor {
     shared: Arc<ServerState>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// A descriptor to give up, so that a caller can be turned away when there is no other.
+    /// A reserved descriptor. Closing it makes room to accept one caller and turn it away.
     spare: Option<File>,
-    /// Peers that the kernel does not identify.
-    unknown: LogThrottle,
+    /// Counts peers that could not be identified.
+    unidentified: LogThrottle,
 }
 
 impl Acceptor {
@@ -96,7 +96,7 @@ impl Acceptor {
 
     /// Starts the task of a connection, or turns the caller away. Fails if descriptors have run out.
     fn admit(&mut self, stream: Stream) -> io::Result<()> {
-        // If the process has ended, another one, of which nothing is known, holds the connection.
+        // If the connecting process has ended, whoever holds the connection now is unidentified.
         let is_there = |peer: Peer| if peer.is_gone() { Err(Errno::ESRCH.into()) } else { Ok(peer) };
         let mut peer = match Peer::of(stream.as_fd()).and_then(is_there) {
             Ok(peer) => peer,
@@ -105,8 +105,8 @@ impl Acceptor {
                 return Err(error);
             }
             Err(error) => {
-                if let Some(times) = self.unknown.record(self.shared.clock.now()) {
-                    tracing::warn!(%error, times, "peers that the kernel does not identify were turned away");
+                if let Some(times) = self.unidentified.record(self.shared.clock.now()) {
+                    tracing::warn!(%error, times, "peers that ended at once, or that the kernel does not identify, were turned away");
                 }
                 return Ok(());
             }
@@ -120,7 +120,7 @@ impl Acceptor {
         self.tasks.spawn(async move {
             let _slot = slot;
             let member = shared.turns.join(peer.facts().uid);
-            member.turn().await.spend(WELCOME_UNITS);
+            member.turn().await.spend(IDENTIFY_UNITS);
             peer.identify();
             if let Some(exe) = &peer.facts().exe {
                 shared.names.recheck(exe).await;

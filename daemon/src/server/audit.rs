@@ -25,7 +25,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Counts that are recorded in one go. Other tasks run in between.
 const WRITTEN_AT_ONCE: usize = 16;
 
-/// What a peer asked for.
+/// The operation that a peer asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// A connection.
@@ -64,15 +64,15 @@ impl Operation {
     }
 }
 
-/// Why a peer was refused. Only the journal has it in full.
+/// The reason why a peer was refused. Only the journal has it in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// No rule of the token matches.
     NoRule,
     /// The peer may have the token, but not with these scopes, resources or audiences.
-    NoRuleOfForm,
+    NoRuleForVariant,
     /// The configuration allows nobody this variant of the token.
-    NoSuchForm,
+    NoSuchVariant,
     /// No such token is configured.
     NoSuchToken,
     /// The peer is not an operator.
@@ -85,8 +85,8 @@ impl Refusal {
     fn as_str(self) -> &'static str {
         match self {
             Self::NoRule => "no rule of the token's allow list matches",
-            Self::NoRuleOfForm => "no rule of a scope, resource or audience of this variant matches",
-            Self::NoSuchForm => "the configuration lets nobody ask for this variant",
+            Self::NoRuleForVariant => "no rule of a scope, resource or audience of this variant matches",
+            Self::NoSuchVariant => "the configuration lets nobody ask for this variant",
             Self::NoSuchToken => "no such token",
             Self::NotAnOperator => "not an operator",
             Self::TooMuch(limit) => limit,
@@ -99,7 +99,7 @@ impl Refusal {
 pub struct Audit {
     /// Never held across an await.
     aggregator: Mutex<Aggregator>,
-    /// The first decision of a window was recorded.
+    /// Notified when the first decision of a window is recorded.
     begun: Notify,
 }
 
@@ -131,8 +131,13 @@ impl Audit {
 
     /// Records that a peer was refused a variant of a token that it may have. `variant` has configured terms only:
     /// others are the peer's own words.
-    pub fn refused_form(&self, peer: &Facts, operation: Operation, (token, variant): (&TokenName, &Variant)) {
-        let record = deny(peer, operation, slice::from_ref(token), Refusal::NoRuleOfForm);
+    pub fn refused_variant(
+        &self,
+        peer: &Facts,
+        operation: Operation,
+        (token, variant): (&TokenName, &Variant),
+    ) {
+        let record = deny(peer, operation, slice::from_ref(token), Refusal::NoRuleForVariant);
         self.record(&Record { variant: Some(Cow::Borrowed(variant)), ..record });
     }
 
@@ -147,7 +152,7 @@ impl Audit {
     }
 
     /// Records the counts of each window when it ends. Never returns.
-    pub async fn keep(&self, clock: &Clock) {
+    pub async fn write_windows(&self, clock: &Clock) {
         loop {
             if self.aggregator().is_empty() {
                 self.begun.notified().await;

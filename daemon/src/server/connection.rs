@@ -81,10 +81,10 @@ impl Connection {
         }
     }
 
-    /// Serves it until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
+    /// Serves the connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
     pub async fn run(mut self) -> io::Result<()> {
         let session = Arc::clone(&self.session);
-        let exit = session.departure();
+        let exit = session.peer_exit();
         while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
             let can_read = self.can_read();
             let has_frame = self.has_frame();
@@ -128,8 +128,8 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Ok(0) => {
                     self.reading = false;
-                    // A peer that waits for events keeps its side open. Otherwise the end of a peer would be noticed
-                    // only at the next event.
+                    // The end of the input ends the watches too: a peer that wants events keeps its sending side open.
+                    // Otherwise a peer that has left would be noticed only when the next event is written.
                     self.watches.clear();
                     return Ok(());
                 }
@@ -199,10 +199,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks the kernel whether the peer's process is there: each time, because an answer must not overtake the news
-    /// of its end.
+    /// Asks the kernel whether the peer's process is alive. The exit event alone would be too late: an answer could be
+    /// sent before this task sees the event.
     fn check_peer(&self) -> io::Result<()> {
-        if self.session.is_over() { Err(peer_has_ended()) } else { Ok(()) }
+        if self.session.peer_is_gone() { Err(peer_has_ended()) } else { Ok(()) }
     }
 
     fn request(&mut self, id: u32, request: Request) {
@@ -262,7 +262,7 @@ impl Connection {
     }
 }
 
-/// The events of a watch, which end with a refusal.
+/// The events of a watch. An error reply is the last of them.
 fn events(
     session: Arc<Session>,
     id: u32,
@@ -335,9 +335,9 @@ mod tests {
             tasks: tokio_util::task::TaskTracker::new(),
         };
         let config = config::parse(Path::new("tokend.toml"), CONFIG).unwrap().config;
-        let mut origins = CredentialFactory::new(actor_context);
-        let registry = Registry::build(&config, &mut origins, None);
-        Arc::new(ServerState::new(registry, origins, clock))
+        let mut factory = CredentialFactory::new(actor_context);
+        let registry = Registry::build(&config, &mut factory, None);
+        Arc::new(ServerState::new(registry, factory, clock))
     }
 
     /// A connection of one user that is not served yet, and its caller's end.

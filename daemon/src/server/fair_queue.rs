@@ -4,8 +4,9 @@
 //! poll all sockets and serve everybody else, and then begins the next round. So a user who asks seldom waits for one
 //! allowance of each busy user.
 //!
-//! A turn is never held across a wait. Only a task that waits for nothing else may wait for a turn: one that is not
-//! polled would get it and block the user's other connections. Long answers pause instead.
+//! A turn is never held across a wait. Only the task of a connection waits for a turn, and for nothing else meanwhile.
+//! A future that is polled only now and then could get the turn while nobody polls it, and block the user's other
+//! connections. Such futures, the answers of long requests, call [`Member::pause`] instead.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,8 +21,8 @@ const ALLOWANCE: u32 = 12;
 /// The allowance of the only user who is connected. It bounds how long a new connection waits.
 const ALLOWANCE_ALONE: u32 = 96;
 
-/// The units that it takes to turn to a connection: to wake its task, to read and to write.
-const OPENING: u32 = 4;
+/// The units that each turn costs: to wake the task of the connection, to read and to write.
+const TURN_UNITS: u32 = 4;
 
 /// The rounds, and the users who are connected.
 #[derive(Debug, Default)]
@@ -64,7 +65,7 @@ pub struct Turn<'a> {
 }
 
 impl FairQueue {
-    /// Counts a connection of this user in.
+    /// Adds a connection of this user.
     pub fn join(&self, uid: u32) -> Member {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = users.get(&uid).and_then(Weak::upgrade) {
@@ -109,7 +110,7 @@ impl Member {
     /// Waits for a turn.
     pub async fn turn(&self) -> Turn<'_> {
         let held = self.0.turn.lock().await;
-        self.pause(OPENING).await;
+        self.pause(TURN_UNITS).await;
         Turn { user: &self.0, _turn: held }
     }
 
@@ -229,7 +230,7 @@ mod tests {
             let turn = alone.turn().now_or_never().expect("it is free");
             (1..10_000).find(|_| !turn.spend(1)).unwrap()
         };
-        assert_eq!(spend_all(), ALLOWANCE_ALONE - OPENING);
+        assert_eq!(spend_all(), ALLOWANCE_ALONE - TURN_UNITS);
         let other = queue.join(OTHER);
         assert!(alone.turn().now_or_never().is_none(), "the others come first");
         drop(other);

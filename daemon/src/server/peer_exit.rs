@@ -1,6 +1,6 @@
 //! Notices that the process behind a connection has ended, so that an idle connection does not outlive it.
 //!
-//! It only wakes the connection. [`Peer::is_gone`] asks the kernel, each time, whether the process is there.
+//! A [`PeerExit`] only wakes the connection. [`Peer::is_gone`] asks the kernel each time whether the process is alive.
 
 use std::future;
 use std::os::fd::OwnedFd;

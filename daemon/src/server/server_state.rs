@@ -1,4 +1,4 @@
-//! What all connections share.
+//! The state that all connections share.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,20 +15,20 @@ use crate::server::audit::Audit;
 use crate::server::fair_queue::FairQueue;
 use crate::store::Store;
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub struct ServerState {
     /// The registry in force.
     pub registry: watch::Sender<Arc<Registry>>,
-    /// What credentials are made of. Held while a registry is built or a variant started, never across an await.
-    pub origins: Mutex<CredentialFactory>,
-    /// What outlives the process.
+    /// Creates credentials. Locked while a registry is built or a variant started, never across an await.
+    pub credential_factory: Mutex<CredentialFactory>,
+    /// The memory that outlives the process.
     pub store: Arc<Store>,
     /// Time.
     pub clock: Clock,
     /// The audit trail.
     pub audit: Audit,
-    /// What each user has taken of its quota.
+    /// The quota account of each user.
     pub allowances: Allowances,
     /// Shares the thread among users.
     pub turns: FairQueue,
@@ -47,11 +47,11 @@ pub struct ServerState {
 
 impl ServerState {
     /// The state of a daemon that starts now.
-    pub fn new(registry: Registry, origins: CredentialFactory, clock: Clock) -> Self {
+    pub fn new(registry: Registry, credential_factory: CredentialFactory, clock: Clock) -> Self {
         Self {
-            store: origins.store(),
+            store: credential_factory.store(),
             registry: watch::channel(Arc::new(registry)).0,
-            origins: Mutex::new(origins),
+            credential_factory: Mutex::new(credential_factory),
             started_at: clock.timestamp(clock.now()),
             allowances: Allowances::new(Quota::default()),
             clock,

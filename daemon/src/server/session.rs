@@ -1,7 +1,7 @@
 //! The requests of one caller: decide, then answer. Knows messages and not bytes.
 //!
-//! Each request has a file of its own. A request uses the registry that was in force when it began, and decides again only
-//! after a wait for a provider, if another registry is in force by then.
+//! Each request has a file of its own. A request uses the registry that was in force when it began. It decides again after a
+//! wait for a provider if the registry or a resolved name has changed by then.
 
 mod authorize;
 mod explain;
@@ -33,22 +33,22 @@ use crate::server::fair_queue::Member;
 use crate::server::peer_exit::PeerExit;
 use crate::server::server_state::ServerState;
 
-/// Names and tokens that one turn looks at. Others have their turns in between: thousands of tokens are no reason for them
-/// to wait.
-const LOOKED_AT_IN_A_TURN: usize = 32;
+/// Tokens that one turn checks. Other users have their turns in between, so that a list of thousands of tokens delays
+/// nobody.
+const CHECKED_IN_A_TURN: usize = 32;
 
-/// The cost of such a look, in units of a turn.
-const LOOK_UNITS: u32 = 8;
+/// The cost of these checks, in units of a turn.
+const CHECK_UNITS: u32 = 8;
 
 /// One connected caller and what it was found to be allowed.
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<ServerState>,
     peer: Peer,
-    /// Of the caller's user.
+    /// The quota account of the caller's user.
     allowance: Arc<Allowance>,
     member: Member,
-    /// Held for a look or a change, never across an await.
+    /// Never locked across an await.
     remembered: Mutex<Remembered>,
 }
 
@@ -68,25 +68,25 @@ impl Session {
         Self { shared, peer, allowance, member, remembered: Mutex::default() }
     }
 
-    /// The exit of the caller's process, to wait for.
-    pub fn departure(&self) -> PeerExit {
+    /// Watches for the exit of the caller's process.
+    pub fn peer_exit(&self) -> PeerExit {
         PeerExit::of(&self.peer)
     }
 
     /// Whether the caller's process has ended. Another process may hold the connection now, but has none of its rights.
-    pub fn is_over(&self) -> bool {
+    pub fn peer_is_gone(&self) -> bool {
         self.peer.is_gone()
     }
 
-    /// The turns of the caller's user.
+    /// This connection's place in the fair queue.
     pub fn member(&self) -> &Member {
         &self.member
     }
 
-    /// Lets others have their turns between some names and the next.
+    /// Lets other users have their turns each time that [`CHECKED_IN_A_TURN`] tokens have been checked.
     async fn pause(&self, index: usize) {
-        if index % LOOKED_AT_IN_A_TURN == LOOKED_AT_IN_A_TURN - 1 {
-            self.member.pause(LOOK_UNITS).await;
+        if index % CHECKED_IN_A_TURN == CHECKED_IN_A_TURN - 1 {
+            self.member.pause(CHECK_UNITS).await;
         }
     }
 

@@ -14,12 +14,12 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 
-/// The most descriptors in one message (`SCM_MAX_FD`). With room for all of them the kernel closes none here.
+/// The most descriptors in one message (`SCM_MAX_FD`). The kernel closes those for which there is no room, on this thread.
 const DESCRIPTORS_MAX: usize = 253;
 
 const CONTROL_BYTES: usize = cmsg_space::<[RawFd; DESCRIPTORS_MAX]>();
 
-/// Of `asm-generic/socket.h`, since Linux 6.16.
+/// The number of the socket option in `asm-generic/socket.h`, since Linux 6.16.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
 sockopt_impl!(
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_left_with_an_answer_unread_has_it_all_the_same() {
+    async fn an_answer_is_delivered_although_bytes_of_the_caller_were_not_read() {
         let (ours, theirs) = connection();
         theirs.try_write(b"more than is read").unwrap();
         ours.try_write(b"the answer").unwrap();

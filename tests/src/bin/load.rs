@@ -19,13 +19,13 @@ use tokio::task::JoinSet;
 /// Between two calls of one caller, on average.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// What came of the calls.
+/// The results of the calls.
 #[derive(Debug, Default)]
 struct Tally {
     calls: u64,
     failures: BTreeMap<String, u64>,
     longest: Duration,
-    /// Hand-outs of a token whose end came before that of one handed out before.
+    /// Hand-outs of a token that expires before one that was handed out earlier.
     older: u64,
 }
 

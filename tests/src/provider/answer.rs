@@ -22,18 +22,18 @@ pub struct Answer {
     pub(super) fault: Option<Fault>,
 }
 
-/// What goes wrong with an answer on its way.
+/// A fault in the transfer of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing comes, and the connection stays open.
+    /// No byte is sent, and the connection stays open.
     HangBeforeHead,
-    /// Half of the head comes.
+    /// Half of the head is sent, and the connection stays open.
     HangInHead,
-    /// The head and half of the body come.
+    /// The head and half of the body are sent, and the connection stays open.
     HangInBody,
     /// The connection is closed in good order after half of the head.
     CutInHead,
-    /// A line of some other protocol comes instead, and the connection is closed.
+    /// A line of another protocol is sent instead, and the connection is closed.
     NotHttp,
     /// The connection is reset.
     ResetBeforeHead,
@@ -41,9 +41,9 @@ pub enum Fault {
     ResetInBody,
     /// The connection is closed in good order after half of the body.
     CutInBody,
-    /// One byte comes at a time, this far apart.
+    /// The answer is sent byte by byte, with this pause between two bytes.
     Drip(Duration),
-    /// The body goes on for this many bytes of white space, after what it is.
+    /// The body is followed by this many bytes of white space.
     Padded(u64),
 }
 

@@ -4,29 +4,29 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Books, Client, Kind};
+use super::{Client, Kind, StandInState};
 use crate::{Answer, Recorded};
 
-pub(super) fn answer(kind: Kind, client: &Client, request: &Recorded, books: &mut Books) -> Answer {
-    if !bears_issued_token(request, books) {
+pub(super) fn answer(kind: Kind, client: &Client, request: &Recorded, state: &mut StandInState) -> Answer {
+    if !bears_issued_token(request, state) {
         return Answer::json(401, &json!({ "error": "invalid_token" }))
             .with_header("WWW-Authenticate", "Bearer");
     }
     match compare(&demanded(kind, client), request) {
         Ok(()) => {
-            books.api_calls += 1;
+            state.api_calls += 1;
             Answer::json(200, &json!({ "accepted": true }))
         }
         Err(difference) => {
-            books.refusals.push(difference.clone());
+            state.refusals.push(difference.clone());
             Answer::json(400, &json!({ "error": difference }))
         }
     }
 }
 
-fn bears_issued_token(request: &Recorded, books: &Books) -> bool {
+fn bears_issued_token(request: &Recorded, state: &StandInState) -> bool {
     let token = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    token.and_then(|token| books.issued.get(token)).is_some_and(|end| Instant::now() < *end)
+    token.and_then(|token| state.issued.get(token)).is_some_and(|end| Instant::now() < *end)
 }
 
 /// The headers of a call besides `Authorization`.

@@ -129,7 +129,7 @@ fn launch(home: &TestDir, manager: &Manager) -> Launch {
     launch.env("NOTIFY_SOCKET", manager.path())
 }
 
-/// A secret that is found once is found by each of its halves.
+/// Findings for each copy of a secret: its two halves are searched for separately.
 const HALVES: usize = 2;
 
 /// Tokens are to survive a reboot, so they are on disk as well, sealed.

@@ -21,8 +21,8 @@ const LIFE_MAX: Duration = Duration::from_millis(150);
 /// Every second kill comes within so short a time of the provider's answer, when the token is being written.
 const NEAR_ANSWER: Duration = Duration::from_millis(6);
 
-/// The numbers of tokens: one goes up with each that the provider issues.
-struct ResolvedIds {
+/// The numbers of the latest tokens. Each token has a higher number than the one before.
+struct TokenNumbers {
     issued: AtomicU64,
     /// The highest that a caller has seen.
     seen: AtomicU64,
@@ -33,7 +33,7 @@ fn what_a_killed_daemon_leaves_is_whole_and_never_older_than_one_rotation() {
     let kills = size(1_000, 30);
     let home = TestDir::new();
     let manager = ServiceManager::new(&home);
-    let numbers = Arc::new(ResolvedIds { issued: AtomicU64::new(0), seen: AtomicU64::new(0) });
+    let numbers = Arc::new(TokenNumbers { issued: AtomicU64::new(0), seen: AtomicU64::new(0) });
     let stem = secrets::invent("access-token");
     let provider = numbered(&stem, &numbers);
     let provider_table =
@@ -72,7 +72,7 @@ fn what_a_killed_daemon_leaves_is_whole_and_never_older_than_one_rotation() {
 }
 
 /// A provider whose tokens are numbered.
-fn numbered(stem: &str, numbers: &Arc<ResolvedIds>) -> Provider {
+fn numbered(stem: &str, numbers: &Arc<TokenNumbers>) -> Provider {
     let (stem, numbers) = (stem.to_owned(), Arc::clone(numbers));
     Provider::start_answering(move |_| {
         let number = numbers.issued.fetch_add(1, Ordering::SeqCst) + 1;
@@ -88,7 +88,7 @@ struct Rotation {
 }
 
 impl Rotation {
-    fn begin(mut caller: RawPeer, mut operator: RawPeer, numbers: &Arc<ResolvedIds>) -> Self {
+    fn begin(mut caller: RawPeer, mut operator: RawPeer, numbers: &Arc<TokenNumbers>) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
         let (until, numbers) = (Arc::clone(&ends), Arc::clone(numbers));
         // There is no answer from a daemon that was killed, and then it is over.
@@ -121,7 +121,7 @@ impl Rotation {
 }
 
 /// Any instant, or one just after the provider's next answer.
-fn wait_for_the_moment(kill: usize, numbers: &ResolvedIds) {
+fn wait_for_the_moment(kill: usize, numbers: &TokenNumbers) {
     let limit = Instant::now() + LIFE_MAX.mul_f64(fastrand::f64());
     if kill.is_multiple_of(2) {
         thread::sleep(limit.saturating_duration_since(Instant::now()));

@@ -19,7 +19,7 @@ enum Wish {
 
 /// One call, or a crowd of them at once. None is waited for.
 pub fn call(world: &Arc<World>, key: usize, credential: &Arc<Credential>, lifetime: Duration) {
-    let (wish, crowd, previous_exit) = world.draw(|rng| {
+    let (wish, crowd, patience) = world.draw(|rng| {
         let wish = match rng.u32(0..100) {
             0 | 1 => Wish::Refresh,
             2..=5 => {
@@ -34,7 +34,7 @@ pub fn call(world: &Arc<World>, key: usize, credential: &Arc<Credential>, lifeti
     for _ in 0..crowd {
         let (world, credential) = (Arc::clone(world), Arc::clone(credential));
         tokio::spawn(async move {
-            let deadline = world.clock.now().after(previous_exit);
+            let deadline = world.clock.now().after(patience);
             match wish {
                 Wish::Obtain { min_ttl } => obtain(&world, key, &credential, min_ttl, deadline).await,
                 Wish::Reject { fingerprint } => {

@@ -195,8 +195,10 @@ impl Judge {
         } else {
             self.tally.least += 1.0;
         }
-        key.next =
-            Some((grant.sent_at.after(key.previous_exit(&grant)), grant.sent_at.after(gap(grant.lifetime))));
+        key.next = Some((
+            grant.sent_at.after(key.earliest_renewal(&grant)),
+            grant.sent_at.after(gap(grant.lifetime)),
+        ));
         key.grants.push_back(grant);
         if key.grants.len() > 8 {
             key.grants.pop_front();

@@ -65,8 +65,8 @@ impl Key {
         self.plan.refresh_before.is_none() && !self.plan.is_cached
     }
 
-    /// How much of a token's life has to pass before it is renewed without anybody's wish.
-    pub fn previous_exit(&self, grant: &Grant) -> Duration {
+    /// The age at which the schedule may renew a token, at the earliest.
+    pub fn earliest_renewal(&self, grant: &Grant) -> Duration {
         let chosen = match self.plan.refresh_before {
             Some(before) => grant.lifetime.saturating_sub(before.mul_f64(1.1)),
             None => grant.lifetime.mul_f64(0.6),

@@ -1,4 +1,4 @@
-//! The engine (credential, issuer, policy) in simulated time, with only clock and provider replaced.
+//! The engine (credentials, throttles, schedule) in simulated time, with only clock and provider replaced.
 //!
 //! Every simulation follows from its seed. One that fails prints its seed;
 //! `TOKEND_SIM_SEED=SEED cargo test -p tokend-tests --test simulation` runs exactly the same again.

@@ -15,11 +15,11 @@ use tokend_tests::{size, wait};
 use crate::host::{Host, PROVIDER};
 use crate::restart::wait_for_successor;
 
-/// Of each token, in seconds: so short that each is renewed many times meanwhile, and long enough that an outage of a
+/// The lifetime of each token, in seconds: so short that each is renewed many times meanwhile, and long enough that an outage of a
 /// second or two, which is what a crash is, fits into the third that is kept for renewing.
 const LIFETIME: u64 = 20;
 
-/// The schedule renews a token no earlier than after 60 % of its life (`policy/refresh.rs`). What comes later than
+/// The schedule renews a token no earlier than after 60 % of its life (`engine/schedule.rs`). What comes later than
 /// after half of it was due: the rest is for the way to the provider, which is long where the machine is busy.
 const EARLIEST_RENEWAL_MS: u64 = LIFETIME * 500;
 
@@ -30,7 +30,7 @@ const TOKENS: usize = 10;
 const CALLERS: &str = "50";
 const REPORT: &str = "/tmp/callers-report";
 
-/// A kill, as the times before and after the command.
+/// A kill. It happened at some time after `after` and before `before`.
 struct Kill {
     after: u64,
     before: u64,

@@ -1,9 +1,9 @@
 //! Aggregates repeated decisions into one record with a count. Pure: it writes nothing and reads no clock.
 //!
 //! The first decision of a kind is written at once, and the decisions like it are counted until the window ends. Each
-//! user has a limited number of kinds of its own in a window. Beyond that, the process, and for refusals the name and
-//! everything else about the caller but its user, no longer makes another kind. So neither a fork bomb nor made-up
-//! names can fill the memory or the journal. Every decision counts.
+//! user has a limited number of exact kinds in a window. Decisions beyond that are counted under coarse kinds: hand-outs
+//! without the process, refusals by user, operation and reason only. So neither a fork bomb nor made-up names can fill the
+//! memory or the journal. No decision is left out of the counts.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -89,7 +89,8 @@ impl Aggregator {
     }
 }
 
-/// What a coarse kind has in common: all but the process if it was allowed; user, operation and reason if it was refused.
+/// The record of a coarse kind: of an allowed request all but the process; of a refused one only the user with its group,
+/// the operation and the reason.
 fn generalise(record: &Record<'_>) -> Record<'static> {
     let mut general = record.to_kept();
     general.peer.to_mut().pid = None;

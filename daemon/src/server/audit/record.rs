@@ -24,7 +24,7 @@ pub(super) struct Record<'a> {
     pub(super) outcome: Outcome<'a>,
 }
 
-/// What was decided.
+/// The decision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Outcome<'a> {
     /// Allowed by this rule.
@@ -95,7 +95,7 @@ impl Record<'_> {
         let asked = match &*self.tokens {
             [] => operation.to_owned(),
             [token] => format!("{operation} of {token}"),
-            [first, rest @ ..] => format!("{operation} of {first} and {} others or more", rest.len()),
+            [first, rest @ ..] => format!("{operation} of {first} and {} or more others", rest.len()),
         };
         let decided = match (&self.outcome, self.fingerprint, self.tokens.first()) {
             (Outcome::Allow(rule), Some(_), Some(token)) => {

@@ -21,10 +21,10 @@ const NOT_ALLOWED: &str = "not allowed, or no such token";
 const VARIANT_NOT_ALLOWED: &str =
     "this variant of the token is not allowed, only other scopes, resources or audiences";
 
-/// Tokens that a connection remembers. The decision about more of them is made again.
+/// Tokens that a connection remembers. One more clears the memory, and decisions are made anew.
 const REMEMBERED_MAX: usize = 256;
 
-/// A token that a caller may have.
+/// A token that a caller may have in some variant.
 #[derive(Clone, Debug)]
 pub(super) struct Authorized {
     pub(super) entry: Arc<Entry>,
@@ -62,7 +62,7 @@ impl Authorized {
     pub(super) fn for_variant(mut self, variant: &Variant) -> Option<Self> {
         let mut rules = Vec::new();
         for (ruled, reason) in self.entry.permitted.rules.iter().zip(&self.terms) {
-            if is_asked(&self.entry, variant, ruled) {
+            if has_term(&self.entry, variant, ruled) {
                 rules.extend_from_slice(reason.as_ref()?.rules());
             }
         }
@@ -97,13 +97,13 @@ impl Session {
         asked: Asked<'_>,
     ) -> Result<Authorized, ErrorReply> {
         let of_variant =
-            |authorized: Authorized| authorized.for_variant(asked.variant).ok_or(Refusal::NoRuleOfForm);
+            |authorized: Authorized| authorized.for_variant(asked.variant).ok_or(Refusal::NoRuleForVariant);
         self.authorized(registry, asked.name).and_then(of_variant).map_err(|reason| {
             let (audit, peer) = (&self.shared.audit, self.peer.facts());
             match (reason, registry.find(asked.name)) {
-                (Refusal::NoRuleOfForm, Some(entry)) => {
+                (Refusal::NoRuleForVariant, Some(entry)) => {
                     let part = ruled_part(entry, asked.variant);
-                    audit.refused_form(peer, asked.operation, (asked.name, &part));
+                    audit.refused_variant(peer, asked.operation, (asked.name, &part));
                 }
                 _ => audit.refused(peer, asked.operation, asked.name, reason),
             }
@@ -114,7 +114,7 @@ impl Session {
                 Refusal::NoSuchToken if self.is_operator(registry) => {
                     refusal(ErrorCode::UnknownToken, "no such token")
                 }
-                Refusal::NoRuleOfForm => refusal(ErrorCode::NotAllowed, VARIANT_NOT_ALLOWED),
+                Refusal::NoRuleForVariant => refusal(ErrorCode::NotAllowed, VARIANT_NOT_ALLOWED),
                 _ => refusal(ErrorCode::NotAllowed, NOT_ALLOWED),
             }
         })
@@ -191,7 +191,7 @@ impl Session {
 
 /// The terms of a variant that have rules of their own.
 pub(super) fn ruled<'a>(entry: &'a Entry, variant: &Variant) -> impl Iterator<Item = &'a TermRules> {
-    entry.permitted.rules.iter().filter(move |ruled| is_asked(entry, variant, ruled))
+    entry.permitted.rules.iter().filter(move |ruled| has_term(entry, variant, ruled))
 }
 
 /// The part of a variant that has rules of its own, for the audit trail.
@@ -207,8 +207,8 @@ fn ruled_part(entry: &Entry, variant: &Variant) -> Variant {
     }
 }
 
-/// Whether a variant has a term: the caller asks for it, or it is configured and the caller asks for none of its kind.
-fn is_asked(entry: &Entry, variant: &Variant, ruled: &TermRules) -> bool {
+/// Whether a variant has a term: the caller asks for it, or the caller asks for no term of its kind and it is configured.
+fn has_term(entry: &Entry, variant: &Variant, ruled: &TermRules) -> bool {
     let asked = match ruled.kind {
         TermKind::Scope => &variant.scope,
         TermKind::Resource => &variant.resource,

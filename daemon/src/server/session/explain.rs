@@ -52,7 +52,7 @@ impl Session {
             Subject::Process(pid) => facts_of_process(pid)?,
             Subject::Unit(unit) => facts_of_unit(unit)?,
         };
-        // Again, because a caller that is no operator any more after the look-up is told nothing.
+        // Decided again: the caller may have lost its operator rights during the look-up.
         let registry = self.registry();
         let (entry, reason) = self.authorize_operator(&registry, asked)?;
         self.check_variant(asked, &entry)?;
@@ -157,7 +157,7 @@ fn explained(finding: Finding) -> ExplainedRule {
     }
 }
 
-/// The room that is left in a reply.
+/// The bytes that are left in a reply, and the number of rules and groups that did not fit.
 struct Room {
     bytes: usize,
     omitted: u32,

@@ -13,6 +13,7 @@ impl Session {
         if self.is_operator(&self.registry()) { Detail::Full } else { Detail::ForCallers }
     }
 
+    /// The error reply to a request that got no token.
     pub(super) fn unobtainable(&self, reason: Unobtainable) -> ErrorReply {
         match reason {
             Unobtainable::DeadlineExceeded => {
@@ -27,6 +28,7 @@ impl Session {
         }
     }
 
+    /// The error reply after a failed token request.
     pub(super) fn failed(&self, failed: &Failed, next_attempt: Option<Instant>) -> ErrorReply {
         let code = if failed.needs_operator() { ErrorCode::NeedsOperator } else { ErrorCode::Unavailable };
         let message =

@@ -41,7 +41,7 @@ impl Session {
     /// The credential of the variant that was asked for.
     pub(super) fn credential(&self, asked: Asked<'_>, entry: &Entry) -> Result<Arc<Credential>, ErrorReply> {
         const ALL_IN_USE: &str = "too many other variants of the token are in use";
-        let found = entry.variant(asked.variant, &self.allowance, &self.shared.origins);
+        let found = entry.variant(asked.variant, &self.allowance, &self.shared.credential_factory);
         found.map_err(|reason| match reason {
             NoVariant::NotPermitted(message) => self.no_such_variant(asked, message),
             NoVariant::TooMany(excess) => self.over_quota(asked, excess),
@@ -53,10 +53,10 @@ impl Session {
         })
     }
 
-    /// Refuses a variant that nobody may ask for, to a caller that may have the token. The message has the caller's words,
-    /// so it is in no record.
+    /// Refuses a variant that the configuration allows nobody. The message repeats terms of the caller, so the audit trail
+    /// does not have it.
     pub(super) fn no_such_variant(&self, asked: Asked<'_>, message: String) -> ErrorReply {
-        self.shared.audit.refused(self.peer.facts(), asked.operation, asked.name, Refusal::NoSuchForm);
+        self.shared.audit.refused(self.peer.facts(), asked.operation, asked.name, Refusal::NoSuchVariant);
         refusal(ErrorCode::InvalidRequest, message)
     }
 

@@ -33,7 +33,7 @@ impl Session {
             let supplied = self::supplied(&entry.caller_headers, supplied, omitted)
                 .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
             let credential = self.credential(asked, entry)?;
-            // Before the token, which must not grow old meanwhile.
+            // The secrets are read first, so that the token does not age while they are read.
             let configured = self.configured_headers(asked, &entry.headers, secrets_deadline).await?;
             let token = self.obtain(asked, &credential, *options, deadline).await;
             if self.is_in_force(&registry) {

@@ -1,4 +1,4 @@
-//! What a request takes of its user's quota, and how a request is refused that would take too much.
+//! Takes parts of the user's quota for requests, and refuses requests that would exceed it.
 
 use tokend_protocol::{ErrorCode, ErrorReply};
 
@@ -15,7 +15,8 @@ impl Session {
         })
     }
 
-    /// Takes a place among the user's requests that wait for a provider, and counts one that has the provider asked.
+    /// Takes a place among the user's requests that wait for a provider. Also counts the request if it makes the daemon ask
+    /// the provider.
     pub(super) fn wait_for_provider(&self, asked: Asked<'_>, asks: bool) -> Result<Held, ErrorReply> {
         let take = || {
             let held = self.allowance.take(Resource::Waiting, 1)?;
@@ -32,14 +33,14 @@ impl Session {
         self.allowance.count(Rate::Refusals, self.shared.clock.now())
     }
 
-    /// Audits and makes the refusal of a request for a token.
+    /// Audits that a request for a token exceeds the quota, and returns the error reply.
     pub(super) fn over_quota(&self, asked: Asked<'_>, excess: QuotaExceeded) -> ErrorReply {
         let reason = Refusal::TooMuch(excess.reason);
         self.shared.audit.refused(self.peer.facts(), asked.operation, asked.name, reason);
         self.overloaded(excess)
     }
 
-    /// The refusal, with the time from which on another try may succeed, where that is known.
+    /// The error reply, with the time of the next possible attempt if that is known.
     pub(super) fn overloaded(&self, excess: QuotaExceeded) -> ErrorReply {
         let Some(at) = excess.possible_at else {
             return refusal(ErrorCode::Overloaded, excess.reason);

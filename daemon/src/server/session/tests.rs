@@ -45,10 +45,10 @@ impl Scene {
             roll: || 0.5,
             tasks: TaskTracker::new(),
         };
-        let mut origins = CredentialFactory::new(actor_context);
-        let registry = Registry::build(&config(tokens), &mut origins, None);
+        let mut factory = CredentialFactory::new(actor_context);
+        let registry = Registry::build(&config(tokens), &mut factory, None);
         names.resolve_now(registry.names_in_rules().to_vec());
-        let mut shared = ServerState::new(registry, origins, clock.clone());
+        let mut shared = ServerState::new(registry, factory, clock.clone());
         shared.allowances = Allowances::new(quota);
         shared.names = Arc::new(names);
         shared.own_uid = OWN_UID;
@@ -59,8 +59,8 @@ impl Scene {
 
     fn reload(&self, tokens: &str) {
         let previous = self.session.shared.registry.borrow().clone();
-        let mut origins = self.session.shared.origins.lock().unwrap();
-        let next = Registry::build(&config(tokens), &mut origins, Some(&previous));
+        let mut factory = self.session.shared.credential_factory.lock().unwrap();
+        let next = Registry::build(&config(tokens), &mut factory, Some(&previous));
         let next = Arc::new(next);
         self.session.shared.names.resolve_now(next.names_in_rules().to_vec());
         self.session.shared.registry.send_replace(Arc::clone(&next));

@@ -23,7 +23,7 @@ pub(super) enum Detail {
     Full,
 }
 
-/// The text of a failure. `detail` is for operators; others are told that one of those has to act where only that helps.
+/// The text of a failure. Only operators get `more`. Others read that an operator has to act, if only that helps.
 pub(super) fn with_detail(message: &str, more: Option<&str>, class: ErrorClass, detail: Detail) -> String {
     match (more, detail, class) {
         (Some(more), Detail::Full, _) => format!("{message}: {more}"),
@@ -100,10 +100,10 @@ fn variant_status(variant: Variant, snapshot: &Snapshot, clock: &Clock) -> Varia
 
 /// Further facts that an operator may act on, sorted by name.
 fn attributes(snapshot: &Snapshot) -> Vec<Attribute> {
-    let unfinished = snapshot.client_secret.filter(|secret| secret.is_not_the_first());
+    let later_secret = snapshot.client_secret.filter(|secret| secret.is_not_the_first());
     let skew = snapshot.clock_skew.filter(|skew| skew.is_remarkable());
     let told = [
-        ("client-secret", unfinished.map(|secret| secret.to_string())),
+        ("client-secret", later_secret.map(|secret| secret.to_string())),
         ("clock-skew", skew.map(|skew| skew.to_string())),
     ];
     let attribute =

@@ -28,7 +28,7 @@ pub(super) const WATCHED_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Watch {
     session: Arc<Session>,
-    /// Of the user's quota.
+    /// The parts of the user's quota that the watch takes.
     _held: [Held; 2],
     registry: Receiver<Arc<Registry>>,
     ids: Receiver<ResolvedIds>,
@@ -43,7 +43,7 @@ struct Watched {
     told: Option<Told>,
 }
 
-/// What makes an event worth telling: all of it but what changes with every moment.
+/// The parts of an event that are compared to decide whether to send it. Times are left out: they always differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Told {
     state: State,
@@ -51,11 +51,11 @@ struct Told {
     last_error: Option<ErrorClass>,
 }
 
-/// Ends when there may be news of a token.
+/// Ends when the state of a token may have changed.
 type Change = Pin<Box<dyn Future<Output = Changed> + Send>>;
 
 struct Changed {
-    /// Which of the watched tokens.
+    /// The index of the token in [`Watch::watched`].
     index: usize,
     snapshots: Receiver<Arc<Snapshot>>,
 }
@@ -139,21 +139,16 @@ impl Watch {
         let clock = &self.session.shared.clock;
         let snapshot = snapshots.borrow_and_update().clone();
         let event = self.watched.get_mut(index)?.news(&snapshot, clock);
-        self.changes.push(change(index, snapshots, next_turn(&snapshot, clock.now()), clock.clone()));
+        self.changes.push(change(index, snapshots, next_timed_change(&snapshot, clock.now()), clock.clone()));
         event
     }
 }
 
-/// Waits until a snapshot is published that has not been looked at, or for `turn`.
-fn change(
-    index: usize,
-    mut snapshots: Receiver<Arc<Snapshot>>,
-    turn: Option<Instant>,
-    clock: Clock,
-) -> Change {
+/// Waits until a new snapshot is published, or until `at`.
+fn change(index: usize, mut snapshots: Receiver<Arc<Snapshot>>, at: Option<Instant>, clock: Clock) -> Change {
     Box::pin(async move {
         let passing = async {
-            match turn {
+            match at {
                 Some(at) => clock.sleep_until(at).await,
                 None => std::future::pending().await,
             }
@@ -172,8 +167,8 @@ fn change(
     })
 }
 
-/// When the passing of time alone changes the state: the token becomes due, or expires.
-fn next_turn(snapshot: &Snapshot, now: Instant) -> Option<Instant> {
+/// The time at which the state changes by itself: the token becomes due, or expires.
+fn next_timed_change(snapshot: &Snapshot, now: Instant) -> Option<Instant> {
     let token = snapshot.usable(now, Duration::ZERO)?;
     let due = snapshot.next_attempt.filter(|at| *at > now && snapshot.last_error.is_none());
     Some(due.map_or(token.validity.expires_at(), |due| due.min(token.validity.expires_at())))

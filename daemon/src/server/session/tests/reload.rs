@@ -8,7 +8,7 @@ fn credential(scene: &Scene, scope: &[&str]) -> Arc<Credential> {
     let variant = Variant { scope, ..Variant::default() };
     let registry = scene.session.registry();
     let entry = registry.find(&"t".parse().unwrap()).unwrap();
-    entry.variant(&variant, &scene.session.allowance, &scene.session.shared.origins).unwrap()
+    entry.variant(&variant, &scene.session.allowance, &scene.session.shared.credential_factory).unwrap()
 }
 
 fn is_same(one: &Arc<Credential>, other: &Arc<Credential>) -> bool {
