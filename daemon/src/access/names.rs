@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// How long a start, a reload or a connection waits for names.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// What a name stands for.
+/// The user, group or file that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Id {
     /// A user or a group.
@@ -61,7 +61,7 @@ pub struct Names {
 }
 
 impl ResolvedIds {
-    /// Notes an answer, and whether it is a new one.
+    /// Stores an answer. Returns whether it differs from the one before.
     pub fn note(&mut self, name: Named, id: Option<Id>) -> bool {
         let is_new = self.answers.insert(name, id) != Some(id);
         self.generation += u64::from(is_new);
@@ -73,7 +73,7 @@ impl ResolvedIds {
         self.answers.get(name).copied()
     }
 
-    /// What a name stands for, as far as it is known.
+    /// The id of a name, if there is an answer and the name exists.
     pub fn id(&self, name: &Named) -> Option<Id> {
         self.answer(name).flatten()
     }
@@ -113,6 +113,17 @@ impl Names {
     /// Resolves `names`, and waits for it for a bounded time. The thread goes on for as long as it takes, and each answer
     /// counts as soon as it is there.
     pub async fn resolve(&self, names: Vec<Named>) {
+        let is_complete = self.resolve_in_time(names).await;
+        if !self.is_failing.swap(!is_complete, Ordering::Relaxed) && !is_complete {
+            tracing::warn!(
+                "some users, groups or executables in rules could not be looked up on this host; earlier answers \
+                 stand, and a name without one matches nobody"
+            );
+        }
+    }
+
+    /// Returns whether all names were answered in time.
+    async fn resolve_in_time(&self, names: Vec<Named>) -> bool {
         let (look_up, ids) = (Arc::clone(&self.look_up), Arc::clone(&self.ids));
         let resolving = async {
             let permit = Arc::clone(&self.thread).acquire_owned().await.ok()?;
@@ -122,13 +133,7 @@ impl Names {
             });
             resolved.await.ok()
         };
-        let is_complete = timeout(WAIT_MAX, resolving).await.ok().flatten().unwrap_or(false);
-        if !self.is_failing.swap(!is_complete, Ordering::Relaxed) && !is_complete {
-            tracing::warn!(
-                "the host's name service gives no answer about some users, groups or executables in rules; earlier \
-                 answers stand, and a name without one matches nobody"
-            );
-        }
+        timeout(WAIT_MAX, resolving).await.ok().flatten().unwrap_or(false)
     }
 
     /// Resolves all of `names` every minute. Never returns.
@@ -140,17 +145,17 @@ impl Names {
     }
 
     /// Resolves the path of an executable again if another file was found there: it may have been replaced since, as by an
-    /// upgrade.
+    /// upgrade. One path says nothing about the other names, so this logs nothing.
     pub async fn recheck(&self, exe: &Executable) {
         let name = Named::Executable(exe.path.clone());
         let answer = self.ids().answer(&name);
         if answer.is_some_and(|found| found != Some(exe.file)) {
-            self.resolve(vec![name]).await;
+            self.resolve_in_time(vec![name]).await;
         }
     }
 }
 
-/// Notes each answer as it comes, and whether all names were answered. May block.
+/// Stores each answer as it comes. Returns whether all names were answered. May block.
 fn look_up_all(look_up: &LookUp, ids: &watch::Sender<ResolvedIds>, names: Vec<Named>) -> bool {
     let mut is_complete = true;
     for name in names {
