@@ -26,6 +26,9 @@ pub const SECRET_MAX: usize = 64 * 1024;
 /// several hundred, so other work has enough of them.
 static FILES: Semaphore = Semaphore::const_new(64);
 
+/// Files that are read at once for callers. They count among [`FILES`] too.
+static CALLERS_FILES: Semaphore = Semaphore::const_new(32);
+
 /// The variable with the directory that systemd makes for the credentials of a service.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
@@ -97,11 +100,29 @@ impl SecretSource {
     }
 
     /// Reads the secret because a caller asked for something. Callers may ask as often as they like, so they have only
-    /// a share of the commands that may run at once; renewals have the rest.
+    /// a share of the commands that may run and of the files that may be read at once; renewals have the rest.
     pub async fn read_for_caller(&self) -> Result<Secret, SecretSourceError> {
-        // Nothing closes the semaphore.
-        let _share = if let Self::Command(_) = self { command::CALLERS.acquire().await.ok() } else { None };
-        self.read().await
+        match self {
+            Self::Environment(_) => self.read().await,
+            Self::Command(_) => {
+                // Nothing closes the semaphore.
+                let _share = command::CALLERS.acquire().await.ok();
+                self.read().await
+            }
+            Self::Credential(_) | Self::File(_) => {
+                let share = CALLERS_FILES.acquire().await.ok();
+                let source = self.clone();
+                // A task of its own has the share until the file is read, even if the caller stops waiting.
+                let reading = tokio::spawn(async move {
+                    let _share = share;
+                    source.read().await
+                });
+                reading.await.unwrap_or_else(|error| {
+                    let reason = io::Error::other(error).into();
+                    Err(SecretSourceError { place: self.to_string(), reason })
+                })
+            }
+        }
     }
 
     /// The file that holds the secret, if a file does.
@@ -236,7 +257,9 @@ fn open_guarded(path: &Path) -> Result<File, Unreadable> {
 
 fn text(bytes: Vec<u8>) -> Result<Secret, Unreadable> {
     if bytes.len() > SECRET_MAX {
-        return Err(Unreadable::new(format!("has more than {SECRET_MAX} bytes, which is too large for a secret")));
+        return Err(Unreadable::new(format!(
+            "has more than {SECRET_MAX} bytes, which is too large for a secret"
+        )));
     }
     let not_text = |_| Unreadable::new("not UTF-8 text; put the secret there as text");
     let mut text = String::from_utf8(bytes).map_err(not_text)?;

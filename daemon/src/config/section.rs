@@ -52,7 +52,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// Reports a key that is missing, unless an unknown key may be the one.
+    /// Reports a key that is missing, unless an unknown key may be a misspelling of it.
     pub(super) fn missing<T>(&self, key: &str, message: &str) -> Option<T> {
         if !self.has(key) && !self.is_incomplete && !self.sink.misplaced.borrow().contains(key) {
             self.conflict::<T>(key, format!("missing; {message}"));

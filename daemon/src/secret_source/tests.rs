@@ -3,6 +3,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use nix::sys::stat::Mode;
 
 use super::*;
@@ -290,6 +291,18 @@ async fn few_commands_run_at_once_and_those_of_callers_leave_room_for_others() {
     assert!(all.len() == 8 && all.iter().all(|count| *count <= 4), "{all:?}");
     let callers = crowd(2, |source| async move { source.read_for_caller().await }).await;
     assert!(callers.len() == 4 && callers.iter().all(|count| *count <= 2), "{callers:?}");
+}
+
+#[tokio::test]
+async fn files_that_callers_wait_for_leave_room_for_others() {
+    let place = Place::new();
+    let source = SecretSource::File(place.path());
+    let all = CALLERS_FILES.acquire_many(32).await.unwrap();
+    let mut waiting = Box::pin(source.read_for_caller());
+    assert!((&mut waiting).now_or_never().is_none(), "the callers' share is taken");
+    assert_eq!(source.read().await.unwrap().expose(), SECRET);
+    drop(all);
+    assert_eq!(waiting.await.unwrap().expose(), SECRET);
 }
 
 /// Waits until `path` has a whole line, and reads it as a process number.
