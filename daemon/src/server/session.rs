@@ -116,8 +116,16 @@ impl Session {
         self.shared.registry.borrow().clone()
     }
 
-    fn is_in_force(&self, registry: &Arc<Registry>) -> bool {
-        Arc::ptr_eq(registry, &self.shared.registry.borrow())
+    /// The registry in force, and the generation of the resolved names.
+    fn policy(&self) -> (Arc<Registry>, u64) {
+        let generation = self.shared.names.ids().generation();
+        (self.registry(), generation)
+    }
+
+    /// Whether a decision under this policy would be the same now.
+    fn is_in_force(&self, registry: &Arc<Registry>, generation: u64) -> bool {
+        generation == self.shared.names.ids().generation()
+            && Arc::ptr_eq(registry, &self.shared.registry.borrow())
     }
 
     fn deadline(&self, deadline_ms: u32) -> Instant {

@@ -20,11 +20,11 @@ impl Session {
         let asked = Asked { operation: Operation::Get, name, variant };
         let deadline = self.deadline(options.deadline_ms);
         loop {
-            let registry = self.registry();
+            let (registry, generation) = self.policy();
             let authorized = self.authorize(&registry, asked)?;
             let credential = self.credential(asked, &authorized.entry)?;
             let token = self.obtain(asked, &credential, *options, deadline).await;
-            if self.is_in_force(&registry) {
+            if self.is_in_force(&registry, generation) {
                 let token = token?;
                 let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);
                 self.handed_out(asked, &authorized, &token);

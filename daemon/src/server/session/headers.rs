@@ -27,7 +27,7 @@ impl Session {
             _ => deadline,
         };
         loop {
-            let registry = self.registry();
+            let (registry, generation) = self.policy();
             let authorized = self.authorize(&registry, asked)?;
             let entry = &authorized.entry;
             let supplied = self::supplied(&entry.caller_headers, supplied, omitted)
@@ -36,7 +36,7 @@ impl Session {
             // The secrets are read first, so that the token does not age while they are read.
             let configured = self.configured_headers(asked, &entry.headers, secrets_deadline).await?;
             let token = self.obtain(asked, &credential, *options, deadline).await;
-            if self.is_in_force(&registry) {
+            if self.is_in_force(&registry, generation) {
                 let token = token?;
                 let headers = compose(&token.secret, configured, supplied);
                 let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);

@@ -11,14 +11,14 @@ use crate::server::audit::Operation;
 impl Session {
     pub(super) async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
         let asked = Asked { operation: Operation::Refresh, name: &request.name, variant: &request.variant };
-        let registry = self.registry();
+        let (registry, generation) = self.policy();
         let (entry, reason) = self.authorize_operator(&registry, asked)?;
         let credential = self.credential(asked, &entry)?;
         self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, &reason);
         let deadline = self.deadline(request.deadline_ms);
         let _held = self.wait_for_provider(asked, true)?;
         let attempted = credential.refresh(deadline).await;
-        if !self.is_in_force(&registry) {
+        if !self.is_in_force(&registry, generation) {
             self.authorize_operator(&self.registry(), asked)?;
         }
         let attempted = attempted.map_err(|reason| self.unobtainable(reason))?;

@@ -9,7 +9,7 @@ use crate::server::audit::Operation;
 impl Session {
     pub(super) async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
         let asked = Asked { operation: Operation::Reject, name: &request.name, variant: &request.variant };
-        let registry = self.registry();
+        let (registry, generation) = self.policy();
         let authorized = self.authorize(&registry, asked)?;
         let credential = self.credential(asked, &authorized.entry)?;
         self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, &authorized.reason);
@@ -20,7 +20,7 @@ impl Session {
             snapshot.token.as_ref().is_some_and(|token| token.fingerprint == request.fingerprint);
         let _held = self.wait_for_provider(asked, is_current && !snapshot.in_flight)?;
         let rejected = credential.reject(request.fingerprint, deadline).await;
-        if !self.is_in_force(&registry) {
+        if !self.is_in_force(&registry, generation) {
             self.authorize(&self.registry(), asked)?;
         }
         let (attempted, outcome) = match rejected.map_err(|reason| self.unobtainable(reason))? {

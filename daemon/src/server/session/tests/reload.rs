@@ -133,6 +133,17 @@ async fn a_caller_that_is_no_operator_any_more_after_a_look_up_is_told_nothing()
     assert_eq!(code(answer.await), ErrorCode::NotAllowed);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_caller_whose_name_becomes_another_user_while_it_waits_is_refused() {
+    let scene = Scene::new(ALICE, changing(&[Some(ALICE), Some(7)]), &token("t", ALLOWED));
+    let options = CallOptions { deadline_ms: 60_000, min_ttl_ms: 0 };
+    let request = GetRequest { name: "t".parse().unwrap(), options, variant: Variant::default() };
+    let mut answer = Box::pin(scene.session.answer(Request::Get(request)));
+    assert!((&mut answer).now_or_never().is_none(), "it waits for the provider");
+    resolve_again(&scene);
+    assert_eq!(code(answer.await), ErrorCode::NotAllowed);
+}
+
 #[tokio::test]
 async fn a_caller_that_loses_the_token_during_a_refresh_or_reject_is_told_nothing() {
     let (name, fingerprint): (TokenName, _) = ("t".parse().unwrap(), tokend_protocol::Fingerprint([0; 8]));
