@@ -1,4 +1,4 @@
-//! The clock, behind one small type, so that tests control it.
+//! The clocks of the host, behind one type that tests can simulate.
 //!
 //! Lifetimes count on `CLOCK_BOOTTIME`, which runs on while the host sleeps and is never set. Wall time is for people,
 //! for dates that providers send and for records that survive a reboot. Nothing else in the daemon reads a clock.
@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Instant(Duration);
 
-/// Two centuries, so that instants before a reboot can be represented. A part of the format of stored records.
+/// Two centuries, so that instants before the boot can be represented. Stored records depend on the value: it must
+/// not change.
 const BEFORE_BOOT: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 
 impl Instant {
@@ -53,8 +54,8 @@ impl Instant {
     }
 }
 
-/// From when to when a token is valid. It counts from the moment the request was sent, so that the time on
-/// the way is never taken for lifetime.
+/// From when to when a token is valid. It counts from the moment the request was sent, so that network latency is not
+/// counted as lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validity {
     /// When the request for it was sent.
@@ -81,7 +82,8 @@ impl Validity {
     }
 }
 
-/// Wakes sleepers when the clocks were set or the host has resumed from sleep, in the order in which they went to sleep.
+/// Wakes all [`Clock::sleep_until`] when the wall clock was set or the host resumed from a suspend, in the order of
+/// the calls.
 #[derive(Clone, Debug, Default)]
 pub struct ClockChanges(Arc<Notify>);
 
@@ -115,7 +117,7 @@ struct Shifts {
 }
 
 impl Clock {
-    /// The host's clocks. `changes` wakes sleepers when they are set or when the host resumes from sleep.
+    /// The host's clocks. `changes` wakes sleepers when the wall clock is set or the host resumes from a suspend.
     pub fn kernel(changes: ClockChanges) -> Self {
         Self { source: Source::Kernel, changes }
     }
@@ -151,14 +153,14 @@ impl Clock {
     /// Waits until `instant`, also across suspend and clock changes.
     pub async fn sleep_until(&self, instant: Instant) {
         loop {
-            // Counts from here, so that no step is missed between the look and the wait.
+            // Created before the time is read, so that no change is missed in between.
             let stepped = self.changes.0.notified();
             let left = instant.since(self.now());
             if left.is_zero() {
                 return;
             }
-            // tokio's timers count on a clock that stops while the host sleeps. A step wakes the sleeper
-            // to look again.
+            // tokio's timers count on a clock that stops while the host sleeps. A resume or a set clock therefore
+            // wakes the sleeper.
             tokio::select! {
                 () = tokio::time::sleep(left) => (),
                 () = stepped => (),
@@ -183,7 +185,7 @@ impl Simulation {
         Clock { source: Source::Simulated(self.clone()), changes: self.changes.clone() }
     }
 
-    /// Sleeps for so long: boot and wall time go on, tokio's timers do not.
+    /// Suspends the host for this time: boot and wall time go on, tokio's timers do not.
     pub fn suspend(&self, asleep: Duration) {
         self.step(|shifts| {
             shifts.boot = shifts.boot.saturating_add(asleep);
@@ -244,8 +246,8 @@ fn arm(timer: &TimerFd) -> nix::Result<()> {
     timer.set(expiry, TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET)
 }
 
-/// Whether the kernel reports that the clock was set: while the timer is waited for, or in between, when the timer is
-/// armed again. It is armed nevertheless.
+/// Whether the kernel reports that the clock was set: during a wait, or when the timer is armed again, which succeeds
+/// all the same.
 fn is_step(said: nix::Result<()>) -> nix::Result<bool> {
     match said {
         Err(Errno::ECANCELED) => Ok(true),
@@ -314,20 +316,20 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_clocks_tell_a_time() {
+    fn the_kernel_clocks_return_plausible_times() {
         let clock = Clock::kernel(ClockChanges::default());
         assert!(clock.now() > Instant::at(Duration::ZERO));
         assert!(clock.wall() > Duration::from_secs(1_700_000_000));
     }
 
     #[test]
-    fn the_kernel_arms_such_a_timer() {
+    fn the_kernel_accepts_the_timer_for_clock_changes() {
         let timer = TimerFd::new(TimerClock::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK).unwrap();
         arm(&timer).unwrap();
     }
 
     #[test]
-    fn a_cancelled_timer_is_a_step_and_an_early_look_is_none() {
+    fn only_a_cancelled_timer_reports_a_clock_change() {
         assert_eq!(is_step(Err(Errno::ECANCELED)), Ok(true));
         assert_eq!(is_step(Err(Errno::EAGAIN)), Ok(false));
         assert_eq!(is_step(Ok(())), Ok(false));

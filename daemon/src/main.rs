@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 
 fn serve(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     hardening::report_panics_without_values();
-    hardening::keep_descriptors();
+    hardening::close_descriptors_on_exec();
     let _flush_at_the_end = logging::start(cli.log_format, &cli.log_level)?;
     hardening::forbid_dumps().map_err(|error| format!("forbidding core dumps: {error}"))?;
     run::run(&cli.config.source(), cli.socket)
@@ -56,7 +56,7 @@ fn check(source: &Source) -> ExitCode {
     }
 }
 
-/// Becomes the user whose access `check` tests: `name`, or the daemon's user if root names nobody.
+/// Changes to the user as whom a check reads files: `name`, or the daemon's user if root runs this.
 fn become_user(name: Option<&str>) -> Result<(), Box<dyn Error>> {
     if name.is_none() && !geteuid().is_root() {
         return Ok(());
@@ -76,7 +76,7 @@ fn become_user(name: Option<&str>) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints lines. A closed pipe is no error.
+/// Prints lines. Write errors, as of a closed pipe, are ignored.
 fn print(mut out: impl Write, lines: impl IntoIterator<Item = String>) {
     for line in lines {
         let _ = writeln!(out, "{line}");

@@ -1,5 +1,5 @@
-//! Sends one token request and describes what came of it. Nothing here schedules or repeats: only where several client
-//! secrets are configured, one that the provider refuses is followed by the next.
+//! Sends one token request and returns its outcome. This module schedules and repeats nothing, except that a refused
+//! client secret is followed by the next configured one.
 
 pub mod client;
 pub mod deviation;
@@ -28,8 +28,7 @@ pub trait Provider: Send + Sync + 'static {
     /// Sends one token request. It ends by itself, in success or failure, within a bounded time.
     fn request(&self) -> impl Future<Output = Outcome> + Send;
 
-    /// Ends when something on this host that the last request depended on has changed, so that the next one may end
-    /// otherwise. It costs nothing unless it is awaited.
+    /// Ends when a secret file of the last request has changed. Costs nothing unless it is awaited.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -44,7 +43,7 @@ pub struct Outcome {
     pub requests: u32,
     /// The client secret that brought the token, where several are configured.
     pub client_secret: Option<SecretInUse>,
-    /// The difference between the provider's clock and this host's, where the reply has a `Date`.
+    /// The difference between the provider's clock and this host's, if the reply has a `Date`.
     pub clock_skew: Option<ClockSkew>,
 }
 
@@ -64,14 +63,14 @@ pub struct Granted {
 /// Why a token request brought no token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What can be done about it.
+    /// The class, which decides who can end the failure.
     pub class: ErrorClass,
-    /// What happened, for callers: a fixed text or an RFC 6749 error code.
+    /// The message for callers: a fixed text or an RFC 6749 error code.
     pub message: String,
     /// More for operators only: the provider's description or the TLS library's text, cleaned and capped, or the source of
     /// a secret.
     pub detail: Option<String>,
-    /// The wait that the provider asked for (RFC 9110 section 10.2.3).
+    /// `Retry-After` (RFC 9110 section 10.2.3).
     pub retry_after: Option<Duration>,
     /// Whether the provider did not authenticate the client, so that another secret may help.
     pub refuses_client: bool,
@@ -87,7 +86,7 @@ pub struct SecretInUse {
 }
 
 impl Outcome {
-    /// The end of so many requests, with nothing else to report.
+    /// An outcome of this number of requests, without further details.
     pub fn of(result: Result<Granted, Failure>, requests: u32) -> Self {
         Self { result, deviations: Vec::new(), requests, client_secret: None, clock_skew: None }
     }
@@ -107,7 +106,7 @@ impl Failure {
 }
 
 impl SecretInUse {
-    /// Whether an operator has a rotation to finish: the first secret is not the one in use.
+    /// Whether another secret than the first is in use, so that a rotation is not finished.
     pub fn is_not_the_first(self) -> bool {
         self.index > 0
     }

@@ -1,11 +1,10 @@
-//! What outlives the process: tokens with their schedules, so that a crash, a restart or an upgrade costs no request
-//! and no token.
+//! Persists tokens with their schedules, so that a crash, a restart or an upgrade costs no token and no request.
 //!
 //! Records are stored in memory that the service manager keeps open while the daemon is not running: at every change,
 //! before callers see the change. With a state key, tokens are also stored in sealed files, which survive a reboot.
 //!
-//! Neither place may stop the daemon. A record that cannot be stored is reported once, and its token is served. A record
-//! whose checksum or seal is not right is treated as if it had never been there.
+//! Neither place may stop the daemon. A record that cannot be stored is reported once, and its token is served. A
+//! record with a wrong checksum or seal is ignored.
 
 mod files;
 mod folder;
@@ -31,7 +30,7 @@ use self::files::Files;
 use self::folder::Folder;
 use self::key::Key;
 use self::memory::{Memory, Recovered};
-use self::record::{Moment, Record, ThrottleRecord, Uptime};
+use self::record::{Boot, Moment, Record, ThrottleRecord};
 use self::sealed::Sealer;
 pub use self::writer::{RecordWriter, ThrottleWriter};
 use crate::clock::Clock;
@@ -41,13 +40,13 @@ use crate::secret_source::SecretSource;
 /// How long the start may take to read sealed files. The service manager waits for longer.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// Stores the state of credentials and issuers, and finds what the previous process stored.
+/// Stores the state of credentials and throttles, and finds what the previous process stored.
 #[derive(Debug)]
 pub struct Store {
     clock: Clock,
     files: Option<Arc<Files>>,
     previous_exit: PreviousExit,
-    /// Never locked across an await, nor while the disk is at work.
+    /// Never locked across an await, or while the disk is accessed.
     state: Mutex<State>,
 }
 
@@ -56,9 +55,9 @@ struct State {
     memory: Option<Memory>,
     /// Records of the previous process that no credential has claimed yet.
     found: HashMap<Key, Found>,
-    /// How many credentials have a key. There are two where a variant has two names.
+    /// How many credentials share a key. Two tokens with equal variants share one.
     claims: HashMap<Key, usize>,
-    /// Whether it is proved that the service manager keeps the memory, if there is one.
+    /// Whether the service manager certainly keeps the memory; `None` without a service manager.
     is_kept: Option<bool>,
     /// How many tokens were still valid.
     restored: usize,
@@ -70,7 +69,7 @@ struct State {
 /// How the previous process ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PreviousExit {
-    /// It crashed or was killed. Back-offs stay in force, or a crash loop would be an attack on the provider.
+    /// It crashed or was killed. Back-offs stay in force, so that a crash loop does not flood the provider.
     #[default]
     Crashed,
     /// It was told to stop, as by `systemctl restart`. That ends every back-off, as a reload does.
@@ -82,11 +81,12 @@ pub enum PreviousExit {
 pub enum FdStore {
     /// There is no service manager.
     Absent,
-    /// There is one.
+    /// A service manager started the daemon.
     Present {
         /// The memory that the previous process left with it.
         left: Option<OwnedFd>,
-        /// Whether it certainly keeps what it is given. Only systemd 254 and later say so beforehand.
+        /// Whether the service manager certainly keeps descriptors. Only systemd 254 and later announce it
+        /// (`$FDSTORE`).
         is_proved: bool,
     },
 }
@@ -94,7 +94,7 @@ pub enum FdStore {
 #[derive(Debug)]
 struct Found {
     bytes: Vec<u8>,
-    uptime: Uptime,
+    boot: Boot,
     on_disk: bool,
 }
 
@@ -157,7 +157,7 @@ impl Store {
         let reading = spawn_blocking(move || reader.folder.read(send));
         let taking_over = async {
             while let Some((key, bytes)) = records.recv().await {
-                let found = || Found { bytes, uptime: Uptime::Unknown, on_disk: true };
+                let found = || Found { bytes, boot: Boot::Unknown, on_disk: true };
                 self.lock().found.entry(key).or_insert_with(found).on_disk = true;
             }
             reading.await
@@ -180,11 +180,11 @@ impl Store {
         let mut state = self.lock();
         *state.claims.entry(key).or_default() += 1;
         let record = state.find(&key).and_then(|found| {
-            let Some(record) = Record::decode(&found.bytes, now, found.uptime) else {
+            let Some(record) = Record::decode(&found.bytes, now, found.boot) else {
                 state.write(|memory| memory.remove(&key));
                 return None;
             };
-            // It may be from the disk, or its token may have expired: memory gets it as it is now.
+            // Stored again, because it may be from the disk, or its token may have expired.
             let bytes = record::encode(&record, now);
             state.write(|memory| memory.put(&key, &bytes));
             if record.token.is_some() {
@@ -198,11 +198,11 @@ impl Store {
         (RecordWriter(Some((Arc::clone(self), key, variant_of))), record)
     }
 
-    /// The stored condition of an issuer, and the handle for storing it.
-    pub fn claim_issuer(self: &Arc<Self>, origin: &str) -> (ThrottleWriter, Option<ThrottleRecord>) {
-        let key = Key::of_issuer(origin);
+    /// The stored state of a throttle of a host or a token endpoint, and the handle for storing it.
+    pub fn claim_throttle(self: &Arc<Self>, name: &str) -> (ThrottleWriter, Option<ThrottleRecord>) {
+        let key = Key::of_throttle(name);
         let found = self.lock().found.remove(&key);
-        let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, self.now(), found.uptime));
+        let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, self.now(), found.boot));
         (ThrottleWriter(Some((Arc::clone(self), key))), record)
     }
 
@@ -224,12 +224,12 @@ impl Store {
         Ok(secret)
     }
 
-    /// How the previous process ended. If it was told to end, the operator may have put something right.
+    /// How the previous process ended.
     pub fn previous_exit(&self) -> PreviousExit {
         self.previous_exit
     }
 
-    /// Notes that the process ends because it was told to.
+    /// Records that the process ends in an orderly way.
     pub fn note_orderly_end(&self) {
         let bytes = record::encode(&(), self.now());
         self.lock().write(|memory| memory.put(&orderly_end(), &bytes));
@@ -243,7 +243,7 @@ impl Store {
         let State { found, claims, .. } = &mut *state;
         let is_wanted = |found: &Found| {
             let record =
-                Record::decode(&found.bytes, now, found.uptime).filter(|record| record.matters(now.at));
+                Record::decode(&found.bytes, now, found.boot).filter(|record| record.matters(now.at));
             record.and_then(|record| record.variant_of).is_some_and(|base| claims.contains_key(&base))
         };
         let unwanted: Vec<Key> = found.extract_if(|_, found| !is_wanted(found)).map(|(key, _)| key).collect();
@@ -253,7 +253,7 @@ impl Store {
         }
     }
 
-    /// The condition of the store, as names and values for people.
+    /// The state of the store for `tokenctl status`, as names and values.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         let state = self.lock();
         let keeper = match state.is_kept {
@@ -315,7 +315,7 @@ impl State {
             }
             Some(Err(reason)) => tracing::error!("the memory of the last process is replaced: {reason}"),
         }
-        // Filled first: as soon as the manager has it, a successor finds what is in it.
+        // Filled before the manager has it, so that the next process always finds the records.
         let filled = Memory::create().and_then(|mut memory| {
             self.found.iter().try_for_each(|(key, found)| memory.put(key, &found.bytes))?;
             Ok(memory)
@@ -332,16 +332,16 @@ impl State {
 
     /// Takes over the memory of the previous process.
     fn take(&mut self, recovered: Recovered) {
-        let found = |bytes| Found { bytes, uptime: Uptime::SameBoot, on_disk: false };
+        let found = |bytes| Found { bytes, boot: Boot::Same, on_disk: false };
         self.found.extend(recovered.records.into_iter().map(|(key, bytes)| (key, found(bytes))));
         self.memory = Some(recovered.memory);
     }
 
-    /// The record of the previous process, or the current one where another credential has claimed it already.
+    /// The record of the previous process, or the current one if another credential has claimed it.
     fn find(&mut self, key: &Key) -> Option<Found> {
         let current = || {
             let bytes = self.memory.as_ref()?.record(key)?;
-            Some(Found { bytes, uptime: Uptime::SameBoot, on_disk: true })
+            Some(Found { bytes, boot: Boot::Same, on_disk: true })
         };
         self.found.remove(key).or_else(current)
     }
@@ -355,12 +355,12 @@ impl State {
     }
 }
 
-/// The key of the mark that a process leaves if it ends because it was told to.
+/// The key of the record that marks an orderly end of the process.
 fn orderly_end() -> Key {
     Key::named("orderly end")
 }
 
-/// Logs the first fault and its end: one write after the other fails for the same reason.
+/// Logs the first fault and its end only, because many writes fail for the same reason.
 fn note(known: &mut Option<String>, fault: Option<String>, end: &str) {
     match (&known, &fault) {
         (None, Some(fault)) => tracing::error!("a {end} would lose tokens: {fault}"),

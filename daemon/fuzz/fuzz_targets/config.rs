@@ -1,4 +1,4 @@
-//! Whatever an operator writes: it is accepted, or every fault is one line that names a place in the file.
+//! Any text as a configuration: it is accepted, or every fault is one line that names a line of the file.
 #![no_main]
 
 use std::path::Path;

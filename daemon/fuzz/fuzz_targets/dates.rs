@@ -1,5 +1,5 @@
-//! `Retry-After` in both its forms beside any `Date`: seconds are taken as they are, and a date never makes the
-//! wait longer than there are seconds until it.
+//! `Retry-After` in both its forms beside any `Date`: seconds are taken as they are, and a date never causes a wait
+//! beyond the year 10000.
 #![no_main]
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ fuzz_target!(|input: &str| {
             let signed = retry.starts_with('+');
             assert_eq!(waits, (!signed).then_some(Duration::from_secs(seconds)));
         } else if !retry.trim().bytes().all(|byte| byte.is_ascii_digit()) {
-            // A date of four digits of a year lies before this.
+            // The year of a date has four digits.
             assert!(waits.is_none_or(|waits| waits.as_secs() < 8000 * 366 * 24 * 60 * 60));
         }
     }

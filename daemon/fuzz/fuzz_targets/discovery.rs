@@ -1,5 +1,5 @@
-//! Whatever an issuer publishes: a token endpoint that is accepted has TLS, unless the issuer itself is on this host
-//! without, and nothing before its host's name.
+//! Any metadata document: an accepted token endpoint uses TLS, or is on this host if the issuer is there without TLS,
+//! and has no user name or password.
 #![no_main]
 
 use std::net::Ipv4Addr;
@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
             assert!(endpoint.username().is_empty() && endpoint.password().is_none());
         }
     }
-    // The issuer is an operator's own words, and as any URL it may have any path.
+    // The configured issuer can be any https URL.
     if let Ok(issuer) = str::from_utf8(body).unwrap_or_default().parse::<Url>()
         && issuer.scheme() == "https"
     {

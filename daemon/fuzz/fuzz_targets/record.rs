@@ -1,24 +1,24 @@
-//! Any bytes as a record: it is read or not, a token in it lives no longer than its lifetime, and what was read is
-//! written and read again unchanged.
+//! Any bytes as a record: decoding never panics, a token is valid for no longer than its lifetime, and a decoded
+//! record survives encoding and decoding.
 #![no_main]
 
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use tokend::clock::Instant;
-use tokend::store::record::{self, Moment, Record, ThrottleRecord, Uptime};
+use tokend::store::record::{self, Moment, Record, ThrottleRecord, Boot};
 
 fuzz_target!(|input: &[u8]| {
     let _ = record::decode::<[u8; 32]>(input);
     for (at, wall) in [(0, 0), (3_600, 1_700_000_000), (u64::MAX, u64::MAX)] {
         let now = Moment { at: Instant::at(Duration::from_secs(at)), wall: Duration::from_secs(wall) };
-        for uptime in [Uptime::SameBoot, Uptime::Unknown] {
-            let _ = ThrottleRecord::decode(input, now, uptime);
-            let Some(record) = Record::decode(input, now, uptime) else { continue };
+        for boot in [Boot::Same, Boot::Unknown] {
+            let _ = ThrottleRecord::decode(input, now, boot);
+            let Some(record) = Record::decode(input, now, boot) else { continue };
             if let Some(token) = &record.token {
                 assert!(token.validity.remaining(now.at) <= token.validity.lifetime);
             }
-            let again = Record::decode(&record::encode(&record, now), now, Uptime::SameBoot);
+            let again = Record::decode(&record::encode(&record, now), now, Boot::Same);
             assert_eq!(again.as_ref(), Some(&record));
         }
     }

@@ -1,5 +1,5 @@
-//! Whatever a token endpoint answers: what is taken for a token is one that a header can carry, its lifetime has
-//! bounds, and no sent secret comes back in what operators and callers are told.
+//! Any reply of a token endpoint: an accepted token fits into a header, its lifetime is bounded, and no message or
+//! detail contains a secret of the request.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use tokend::oauth::redact::SentSecrets;
 use tokend::oauth::response::{Context, HttpReply, read};
 
-/// What the request has sent. Seeds and dictionary repeat it.
+/// The secret of the request. Seeds and dictionary contain it.
 const SECRET: &str = "s3cr3t value";
 
 static SENT: LazyLock<SentSecrets> =

@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use tokend::store::key::Key;
 use tokend::store::memory::{HEADER, Memory, Recovered};
 
-/// How many records there are, at most.
+/// The number of keys.
 const KEYS: u8 = 5;
 
 fuzz_target!(|input: &[u8]| {
@@ -72,17 +72,17 @@ impl FileExt for Bytes {
 
 struct Writer {
     memory: Memory<Bytes>,
-    /// What was stored under each key, in order. An empty one stands for none.
+    /// What was stored under each key, in order. An empty record stands for a removed one.
     history: HashMap<Key, Vec<Vec<u8>>>,
     count: u32,
 }
 
 impl Writer {
-    /// Changes a record: of a size that is 0, removes it.
+    /// Stores a record of `size` times eight bytes, or removes it if `size` is 0.
     fn change(&mut self, which: u8, size: u8) -> io::Result<()> {
         let key = key(which);
         self.count += 1;
-        // No two are the same, so that an old one is not taken for a new one.
+        // Each record differs, so that an old one is recognised.
         let fill = self.count.to_le_bytes();
         let record: Vec<u8> = fill.iter().copied().cycle().take(usize::from(size) * 8).collect();
         self.history.entry(key).or_default().push(record.clone());

@@ -1,4 +1,4 @@
-//! The one task that asks a provider for a credential's tokens: when it does, and for whom.
+//! The task that requests and renews the token of one credential.
 
 mod attempt;
 mod record;
@@ -21,20 +21,20 @@ use crate::clock::{Clock, Instant, Validity};
 use crate::oauth::{Failure, Provider};
 use crate::store::RecordWriter;
 
-/// An attempt that comes so late was due while the host slept. No host that is only busy is so late.
+/// An attempt that is later than this was due while the host was suspended. A busy host is not that late.
 const OVERSLEPT: Duration = Duration::from_secs(10);
 
-/// Attempts that were due while the host slept are spread over this long after it resumed.
+/// Attempts that were due during a suspend are spread over this time after the resume.
 const RESUME_SPREAD: Duration = Duration::from_secs(5);
 
-/// The least time between a failed attempt and one because something on this host has changed since. It doubles
-/// after each such attempt in vain, so that a file that is rewritten for ever is no attack on the provider.
+/// The shortest time between an attempt and one that a replaced secret causes. It doubles after each such attempt
+/// that fails, so that a secret file that changes all the time does not flood the provider.
 const CHANGE_GAP: Duration = Duration::from_secs(1);
 
-/// How often that time doubles, at the most: to about four minutes.
+/// How many times [`CHANGE_GAP`] doubles, up to about four minutes.
 const CHANGE_GAP_DOUBLINGS: u32 = 8;
 
-/// Attempts that may succeed now are spread over this long.
+/// After a reload or a change of the network, attempts are spread over this time.
 const RETRY_SPREAD: Duration = Duration::from_secs(1);
 
 /// The actor of one credential. Only it writes the snapshot.
@@ -52,11 +52,11 @@ pub(super) struct Actor<P> {
     pub(super) last_used: Arc<LastUsed>,
     /// Ends the actor after the request that is under way.
     pub(super) stop: CancellationToken,
-    /// Ends the actor and the request: nobody wants the token any more.
+    /// Ends the actor and its request, because the credential is not configured any more.
     pub(super) discarded: CancellationToken,
 }
 
-/// What others want of an actor.
+/// A message to an actor.
 #[derive(Debug)]
 pub(super) enum Command {
     /// A caller waits for a token that lasts at least `min_ttl`.
@@ -67,7 +67,7 @@ pub(super) enum Command {
     Reject { refused: Fingerprint, done: oneshot::Sender<Rejected> },
     /// A caller used a token that rests.
     Wake,
-    /// Something happened after which an attempt may succeed.
+    /// A reload or a change of the network may have ended the cause of a failure.
     Retry,
 }
 
@@ -82,41 +82,41 @@ impl<P: Provider> Actor<P> {
         loop {
             let snapshot = self.snapshot();
             let due = snapshot.next_attempt;
-            // Nothing is watched while all is well, nor for a token that rests.
-            let hopes_for_change =
+            // Secret files are watched only while a failure needs an operator and the token is being renewed.
+            let watches_secrets =
                 due.is_some() && snapshot.last_error.as_ref().is_some_and(Failed::needs_operator);
-            let watch_from = self.heeds_changes_from();
-            // In this order, so that nothing is left to chance where several come at once.
+            let watch_from = self.watch_secrets_from();
+            // `biased`, so that the order is the same in every test.
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 Ok(()) = self.schedules.changed() => self.reschedule(),
                 () = sleep_until(&self.context.clock, due) => self.come_due(due).await,
                 Some(command) = self.commands.recv() => self.handle(command).await,
-                () = changed(&self.provider, &self.context.clock, watch_from), if hopes_for_change => {
+                () = changed(&self.provider, &self.context.clock, watch_from), if watches_secrets => {
                     self.try_after_change().await;
                 }
             }
         }
-        // Callers that waited for the last request have been woken, and come first.
+        // Lets callers that waited for the last request read its token first.
         tokio::task::yield_now().await;
-        // A connection may keep its handle of an ended credential. The token is not to stay in memory for that.
+        // A connection may hold its handle of an ended credential for long. Its token must not stay in memory.
         self.update(|snapshot| snapshot.token = None);
     }
 
-    /// Puts an actor that a panic stopped into a state to go on from.
+    /// Records a panic as a failure, so that the actor can run again.
     pub(super) fn recover(&mut self) {
         self.state.interrupted_requests = 0;
         self.failed(Failure::new(ErrorClass::Internal, "a fault in the daemon"));
     }
 
-    fn heeds_changes_from(&self) -> Option<Instant> {
+    fn watch_secrets_from(&self) -> Option<Instant> {
         let gap = CHANGE_GAP * 2_u32.pow(self.state.changes_in_vain.min(CHANGE_GAP_DOUBLINGS));
-        // An attempt that the throttle does not let happen is none, but the change has been heeded.
+        // Counts from the later one: the throttle may have held back the attempt after the last change.
         self.state.last_attempt.max(self.state.last_change).map(|at| at.after(gap))
     }
 
-    /// Tries again because somebody has put something right, perhaps.
+    /// Tries again because a secret was replaced.
     async fn try_after_change(&mut self) {
         self.state.changes_in_vain = self.state.changes_in_vain.saturating_add(1);
         self.state.last_change = Some(self.context.clock.now());
@@ -124,8 +124,8 @@ impl<P: Provider> Actor<P> {
         self.attempt(Urgency::Needed).await;
     }
 
-    /// Renews the token, or puts the renewal off a little if it was due while the host slept: it was due for many
-    /// tokens then, and the network may not be up again. Callers need not wait for that.
+    /// Renews the token. If the renewal was due during a suspend, it is delayed by up to [`RESUME_SPREAD`], because
+    /// many tokens are due at once and the network may not be up yet. A waiting caller is not delayed.
     async fn come_due(&mut self, due: Option<Instant>) {
         let now = self.context.clock.now();
         if due.is_none_or(|due| now.since(due) < OVERSLEPT) {
@@ -136,10 +136,10 @@ impl<P: Provider> Actor<P> {
         self.update(|snapshot| snapshot.next_attempt = next_attempt);
     }
 
-    /// Does what the schedule asks for: a new token, or rest for one that nobody uses.
+    /// Renews the token, or stops renewing it if nobody uses it.
     async fn renew(&mut self) {
         let (snapshot, now, last_used) = (self.snapshot(), self.context.clock.now(), self.last_used.get());
-        // A renewal that failed and its retries are one, as long as there is a token to keep.
+        // A failed renewal and its retries count as one renewal, while a valid token is held.
         let is_retry = snapshot.failures > 0 && snapshot.usable(now, Duration::ZERO).is_some();
         if self.state.last_attempt.is_none_or(|at| last_used >= at) {
             self.state.unused_renewals = 0;
@@ -147,7 +147,11 @@ impl<P: Provider> Actor<P> {
             self.state.unused_renewals = self.state.unused_renewals.saturating_add(1);
         }
         if self.schedule.renewal_mode.rests(now, last_used, self.state.unused_renewals) {
-            tracing::debug!(token = self.names(), "{} rests until somebody uses it", self.names());
+            tracing::debug!(
+                token = self.names(),
+                "{} is unused; its renewal pauses until the next use",
+                self.names()
+            );
             self.update(|snapshot| snapshot.next_attempt = None);
         } else {
             self.attempt(Urgency::Scheduled).await;
@@ -180,7 +184,7 @@ impl<P: Provider> Actor<P> {
             Command::Retry => {
                 let soon = now.after(RETRY_SPREAD.mul_f64((self.context.roll)()));
                 if snapshot.last_error.is_some() && snapshot.next_attempt.is_some_and(|at| at > soon) {
-                    self.throttle.answered();
+                    self.throttle.reset();
                     self.update(|snapshot| snapshot.next_attempt = Some(soon));
                 }
             }
@@ -228,7 +232,7 @@ impl<P: Provider> Actor<P> {
         self.schedule = self.schedules.borrow_and_update().clone();
         let snapshot = self.snapshot();
         let next_attempt = match (&snapshot.token, &snapshot.last_error) {
-            // A token on loan is to be replaced as soon as possible.
+            // A token on loan is replaced as soon as possible, so its renewal is not moved.
             (Some(token), None) if self.state.last_attempt.is_some() => Some(self.renewal(token.validity)),
             (None, None) if self.schedule.renewal_mode == RenewalMode::Always => {
                 Some(self.context.clock.now())

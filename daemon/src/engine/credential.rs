@@ -1,8 +1,7 @@
-//! One credential: the actor that alone asks its provider, and the handle by which others see what it holds.
+//! The handle of one credential, and the start of its actor.
 //!
-//! There is one actor for each distinct set of settings, so that a second request in flight for the same
-//! token is impossible by construction. Only the actor writes; readers see snapshots and never wait for it
-//! while a valid token is held.
+//! There is one actor for each distinct set of settings, so that two requests for the same token are never in flight.
+//! Only the actor publishes snapshots. Readers of a valid token wait for nothing.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -29,41 +28,41 @@ use crate::store::{PreviousExit, RecordWriter};
 /// Commands that may wait for the actor. Callers beyond that wait for a place, each in its own task.
 const COMMANDS_MAX: usize = 64;
 
-/// How long an actor rests that was stopped by a fault of its own.
+/// How long a panicked actor pauses before it runs again.
 const REST_AFTER_PANIC: Duration = Duration::from_secs(1);
 
-/// What an actor needs besides its provider.
+/// The clock and other services that every actor uses.
 #[derive(Clone, Debug)]
 pub struct ActorContext {
     /// Time.
     pub clock: Clock,
     /// Names tokens in logs and replies.
     pub fingerprinter: Arc<Fingerprinter>,
-    /// Rolls a number in `0..1`.
+    /// Returns a random number in `0..1`.
     pub roll: fn() -> f64,
     /// Where its task runs.
     pub tasks: TaskTracker,
 }
 
-/// What may change about a credential without making it another one.
+/// The settings of a credential that a reload can change without replacing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// The names of its tokens, for logs.
     pub names: Arc<str>,
-    /// How long before its expiry it is renewed, where policy shall not choose.
+    /// How long before expiry it is renewed; `None` leaves that to [`schedule::renew_at`].
     pub refresh_before: Option<Duration>,
     /// Whether it is renewed while nobody uses it.
     pub renewal_mode: RenewalMode,
 }
 
-/// What a credential begins with.
+/// The initial state of a credential.
 #[derive(Debug, Default)]
 pub struct StartState {
     /// Persists its state.
     pub writer: RecordWriter,
     /// Its state before a restart of the daemon.
     pub record: Option<Record>,
-    /// How the daemon ended before.
+    /// How the previous process ended.
     pub previous_exit: PreviousExit,
     /// The valid token of the credential that a reload replaces by this one, if both ask for the same token. It is
     /// served until this credential has one of its own.
@@ -88,18 +87,18 @@ pub struct Credential {
     discarded: CancellationToken,
 }
 
-/// What an attempt to get a new token brought.
+/// The result of an attempt to get a new token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempted {
     /// Another token than before.
     Changed,
-    /// The same token again, or no answer that changes anything.
+    /// The same token again.
     Unchanged,
     /// A failure, and when the next attempt is.
     Failed(Failed, Option<Instant>),
 }
 
-/// What became of a refused token.
+/// The result of rejecting a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejected {
     /// It was not current any more.
@@ -115,7 +114,8 @@ pub enum Rejected {
 pub enum Unobtainable {
     /// The last attempt failed, and the next is at this time.
     Failed(Failed, Option<Instant>),
-    /// A valid token is held, but the provider's tokens do not last as long as asked.
+    /// A valid token is held, but for less than `min_ttl`, and a new one cannot be had now or would not last longer.
+    /// With its remaining lifetime.
     MinTtlUnreachable(Duration),
     /// The caller's deadline passed.
     DeadlineExceeded,
@@ -124,8 +124,8 @@ pub enum Unobtainable {
 }
 
 impl Credential {
-    /// Starts an actor, which goes on from `start`. Without a record in it, the first request goes out at
-    /// `first_attempt` or when a caller needs it; without a time, only when a caller needs it.
+    /// Starts an actor in the state of `start`. Without a record, the first request is sent at `first_attempt`, or
+    /// earlier if a caller needs the token.
     pub fn start(
         provider: impl Provider,
         throttle: Arc<EndpointThrottle>,
@@ -181,7 +181,7 @@ impl Credential {
         self.snapshot.clone()
     }
 
-    /// What a caller is given that needs a token for `min_ttl`: see [`schedule::may_serve`].
+    /// Decides as [`schedule::may_serve`] whether a caller gets the held token.
     pub fn may_serve(&self, min_ttl: Duration) -> Serving {
         let now = self.clock.now();
         match schedule::may_serve(
@@ -209,7 +209,7 @@ impl Credential {
             Serving::Wait { .. } => (),
         }
         let mut seen = self.snapshot.clone();
-        // Commands may be many, and a token may come because of another one.
+        // A token may arrive before this command has its turn.
         let answered = tokio::select! {
             biased;
             answered = self.command(deadline, |done| Command::Need { min_ttl, done }) => answered,
@@ -217,7 +217,7 @@ impl Credential {
                 seen.wait_for(|snapshot| snapshot.usable(self.clock.now(), min_ttl).is_some()).await.map(drop)
             } => Ok(()),
         };
-        // The token is used when it is handed out, which is after the request that brought it.
+        // Notes the use again, because `unused_renewals` compares it with the time of the request.
         self.note_use();
         match (self.may_serve(min_ttl), answered) {
             (Serving::Token(token), _) => Ok(token),
@@ -245,17 +245,17 @@ impl Credential {
         });
     }
 
-    /// Tries again soon if the last attempt failed, because something happened after which it may go better.
+    /// Tries again soon if the last attempt failed, because its cause may have ended.
     pub fn retry(&self) {
         // Where there is no place for another command, the actor is about to be busy anyway.
         let _ = self.commands.try_send(Command::Retry);
     }
 
-    /// Whether the token rests because nobody uses it, and has expired meanwhile.
+    /// Whether the token is not renewed because nobody uses it, and has expired.
     pub fn is_dormant(&self) -> bool {
         let snapshot = self.snapshot();
         let rests = snapshot.next_attempt.is_none() && !snapshot.in_flight;
-        // One that has just been started has neither, and its first caller is on the way.
+        // A new variant has neither token nor error; its first caller is about to use it.
         let was_used = snapshot.token.is_some() || snapshot.last_error.is_some();
         rests && was_used && snapshot.usable(self.clock.now(), Duration::ZERO).is_none()
     }
@@ -275,8 +275,7 @@ impl Credential {
         self.stop.cancel();
     }
 
-    /// Ends the actor at once, with the request that is under way, and wipes what is stored of it: the configuration
-    /// has no use for it any more.
+    /// Ends the actor and its request at once and wipes its record, because it is not configured any more.
     pub fn discard(&self) {
         if !self.discarded.is_cancelled() {
             self.writer.discard();
@@ -285,7 +284,7 @@ impl Credential {
         self.stop();
     }
 
-    /// Somebody uses the token again, so it is to be renewed again.
+    /// Resumes the renewal of a token that nobody used.
     fn wake_if_resting(&self, snapshot: &Snapshot) {
         if snapshot.next_attempt.is_none() && !snapshot.in_flight {
             // Where there is no place for another command, one of the others wakes it.
@@ -311,7 +310,7 @@ impl Credential {
         }
     }
 
-    /// Why there is no token although the wait for the provider is over.
+    /// Returns why there is no token after the provider has answered.
     fn unobtainable(&self) -> Unobtainable {
         if self.stop.is_cancelled() {
             return Unobtainable::Ended;
@@ -347,13 +346,12 @@ impl Drop for Credential {
     }
 }
 
-/// Runs an actor until it is stopped. A panic in it is a fault of this program, and no reason to let a token
-/// expire: the actor goes on with the token that it holds.
+/// Runs an actor until it is stopped. After a panic it runs again with the token that it holds.
 async fn keep_running<P: Provider>(mut actor: Actor<P>, clock: Clock) {
     while AssertUnwindSafe(actor.run()).catch_unwind().await.is_err() {
         tracing::error!(
             token = actor.names(),
-            "a fault in the daemon stopped the renewal of {}; it goes on",
+            "a panic stopped the renewal of {}; it is started again",
             actor.names()
         );
         clock.sleep_until(clock.now().after(REST_AFTER_PANIC)).await;

@@ -1,5 +1,5 @@
-//! Which token names exist, and what each leads to. A registry is built whole from a configuration and
-//! swapped whole on reload; it is never changed.
+//! Maps token names to credentials. A registry is built from a whole configuration, and a reload replaces it as a
+//! whole.
 //!
 //! Order of locks: the [`CredentialFactory`] before the [`Variants`](super::variants::Variants) of a token, in a reload
 //! as in a call that starts a variant.
@@ -22,7 +22,7 @@ use crate::config::{AdminSettings, Config, CredentialSettings, TokenSettings};
 use crate::engine::credential::{Credential, Schedule, Token};
 use crate::engine::schedule::RenewalMode;
 
-/// How late an actor may be before it is taken to be dead.
+/// How late an actor may be before the watchdog is not fed any more.
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// All tokens of a configuration.
@@ -30,15 +30,15 @@ const OVERDUE: Duration = Duration::from_secs(60);
 pub struct Registry {
     tokens: BTreeMap<TokenName, Arc<Entry>>,
     credentials: HashMap<Arc<CredentialSettings>, Arc<Credential>>,
-    /// Who is an operator, and whether root needs a rule.
+    /// The operators, and whether root needs a rule.
     pub admin: AdminSettings,
     names_in_rules: Vec<Named>,
 }
 
 impl Registry {
-    /// A registry of `config`. Credentials of `previous` with the same settings go on with their tokens, and new ones
-    /// are started: with the token of the one that they replace, if both ask for the same. The others are for
-    /// [`Registry::discard_all_but`].
+    /// A registry of `config`. Credentials of `previous` with equal settings are carried over, and new ones are
+    /// started. One that replaces another gets its token on loan if both request the same token. The caller then
+    /// drops the rest with [`Registry::discard_all_but`].
     pub fn build(config: &Config, factory: &mut CredentialFactory, previous: Option<&Self>) -> Self {
         factory.limit_origins(config.tokens.values());
         let now = factory.actor_context.clock.now();
@@ -68,7 +68,7 @@ impl Registry {
         Self { tokens, credentials, admin: config.admin.clone(), names_in_rules }
     }
 
-    /// Discards the credentials that `next` has no use for.
+    /// Discards the credentials that `next` does not have.
     pub fn discard_all_but(&self, next: &Self) {
         for (settings, credential) in &self.credentials {
             if !next.credentials.contains_key(settings) {
@@ -86,7 +86,7 @@ impl Registry {
         self.all_credentials().for_each(|credential| credential.stop());
     }
 
-    /// Tries those credentials and variants again soon that failed in a way that may have been mended.
+    /// Tries credentials and variants again soon whose last failure has a class that `may_be_mended` accepts.
     pub fn retry_failed(&self, may_be_mended: impl Fn(ErrorClass) -> bool) {
         for credential in self.all_credentials() {
             let failed = credential.snapshot().last_error.as_ref().map(|failed| failed.class);
@@ -131,7 +131,7 @@ impl Registry {
         self.tokens.is_empty()
     }
 
-    /// Whether the actors keep their schedules: none is long past its time without being at work.
+    /// Whether no actor is [`OVERDUE`]. Variants are not looked at.
     pub fn is_on_schedule(&self, now: Instant) -> bool {
         self.credentials.values().all(|credential| {
             let snapshot = credential.snapshot();
@@ -140,8 +140,8 @@ impl Registry {
     }
 }
 
-/// The tokens that replaced credentials lend to those that replace them, by the settings of these. A token is lent only
-/// if all names of the new credential led to the old one: no name is ever served another name's token.
+/// Maps the settings of each new credential to the token on loan from the one that it replaces. A token is lent only
+/// if all names of the new credential had the old one, so that no name is served the token of another name.
 fn loans(
     config: &Config,
     previous: Option<&Registry>,
@@ -163,8 +163,8 @@ fn loans(
     loans
 }
 
-/// The distinct settings, each with one schedule for all of its names: renewed as early and as often as the most
-/// cautious of them wants.
+/// Returns the distinct settings, each with one schedule for all of its names: the longest configured
+/// `refresh_before`, and the mode that renews most.
 fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<CredentialSettings>, Schedule)> {
     let mut schedules: Vec<(Arc<CredentialSettings>, Schedule)> = Vec::new();
     let mut known: HashMap<&CredentialSettings, usize> = HashMap::new();

@@ -1,7 +1,7 @@
-//! Pure rules: what a caller is given, when to renew a token, how long to back off after a failure.
+//! The policy of a credential: which callers get the held token, when it is renewed, how long a failure backs off.
 //!
-//! Pure functions of what they are given: no clock is read and no jitter rolled here. All spans scale with
-//! the lifetime, so that a ten-second token and a one-year token both behave.
+//! Pure functions: time and jitter are arguments. All durations scale with the lifetime, so that a token of ten
+//! seconds and one of a year are both renewed in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,46 +11,46 @@ use tokend_protocol::ErrorClass;
 use crate::clock::{Instant, Validity};
 use crate::engine::credential::{Failed, Unobtainable};
 use crate::engine::snapshot::{Snapshot, Token};
-use crate::engine::throttle::Held;
+use crate::engine::throttle::HeldBack;
 
-/// The fraction of a lifetime that is kept as time to renew in. A fifth of an hour survives a provider's
-/// outage of twelve minutes without a caller noticing, and costs one request in four more than renewing at
-/// the last moment.
+/// The fraction of the lifetime before expiry at which renewal begins. A token of an hour then survives an outage of
+/// twelve minutes, and costs a quarter more requests than renewal at expiry.
 const MARGIN: f64 = 0.20;
 
-/// Short-lived tokens get up to this much, because a provider's hiccup does not shrink with the lifetime ...
+/// The margin of short-lived tokens, because an outage does not get shorter with the lifetime.
+/// [`SHORT_LIFE_FRACTION`] caps it.
 const SHORT_LIFE_MARGIN: Duration = Duration::from_secs(5 * 60);
 
-/// ... but never more than this fraction of their life: with the jitter, renewal begins no earlier than at
-/// 60 %, so that short tokens do not cost several times the requests they need.
+/// The largest fraction of the lifetime that [`SHORT_LIFE_MARGIN`] may take. With the jitter, renewal begins after
+/// three fifths of the lifetime at the earliest.
 const SHORT_LIFE_FRACTION: f64 = 0.30;
 
-/// Renewal is moved earlier by up to this fraction of the lifetime, so that tokens fetched together are not
-/// renewed together.
+/// Renewal is moved earlier by up to this fraction, so that tokens fetched together are not renewed together: of the
+/// lifetime, or of a configured `refresh_before`.
 const JITTER: f64 = 0.10;
 
 /// Two requests for one token are at least this far apart, whatever lifetimes a provider gives.
 const MIN_GAP: Duration = Duration::from_secs(1);
 
-/// ... or this fraction of the token's whole life, which stops a provider that hands out its own cached token
-/// near its end from being asked at ever shorter intervals. At its expiry it is asked in any case.
+/// The same as a fraction of the lifetime, if that is longer. A provider that returns its own cached token until it
+/// expires is then not asked at ever shorter intervals. At expiry it is asked in any case.
 const MIN_GAP_FRACTION: f64 = 0.10;
 
-/// How much of a token's own [`min_gap`] has to pass after an attempt before a caller's complaint that an API
-/// refused the token leads to the next one, at the most.
+/// The longest time after an attempt during which a rejected token causes no other one. Usually the token's
+/// [`min_gap`] is shorter.
 pub const REJECT_GAP_MOST: Duration = Duration::from_secs(30);
 
-/// After a secret could not be read, callers are told so for this long before the next one makes it be tried again.
+/// How long callers get the failure to read a secret before a caller causes another attempt.
 const SECRET_GAP: Duration = Duration::from_secs(1);
 
 /// The first back-off after a failure that passes by itself.
 const TRANSIENT_FIRST: Duration = Duration::from_secs(1);
 
-/// The longest back-off while a valid token is held: an outage is then noticed to be over soon enough for
-/// every lifetime of half an hour or more ...
+/// The longest back-off while a valid token is held. The end of an outage is noticed early enough for lifetimes of
+/// half an hour and more.
 const TRANSIENT_MOST: Duration = Duration::from_secs(5 * 60);
 
-/// ... and while none is held, because callers are failing meanwhile.
+/// The longest back-off while no valid token is held, because callers are failing meanwhile.
 const TRANSIENT_MOST_WITHOUT_TOKEN: Duration = Duration::from_secs(30);
 
 /// The first back-off after a refusal, which ends only when somebody changes something. Long enough not to
@@ -70,8 +70,7 @@ const RETRY_AFTER_MOST: Duration = Duration::from_secs(15 * 60);
 /// costs has a bound: twenty in an hour for one token.
 const BACK_OFF_JITTER: f64 = 0.20;
 
-/// A number in `0..1`, rolled once for one token or one failure and used for all that concerns it. Rolling
-/// at every check would favour the early edge.
+/// A random number in `0..1`, drawn once per token or failure. Drawing it at every check would favour early renewals.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Jitter(f64);
 
@@ -86,32 +85,32 @@ impl Jitter {
         self.0
     }
 
-    /// The factor of a back-off.
+    /// The factor by which a back-off is stretched.
     fn spread(self) -> f64 {
         1.0 + BACK_OFF_JITTER * self.0
     }
 }
 
-/// What a caller that asks for a token is given.
+/// The answer to a caller that asks for a token.
 #[derive(Clone, Debug)]
 pub enum Serving {
     /// This token, at once.
     Token(Arc<Token>),
-    /// What the provider answers: the caller waits for it.
+    /// The caller waits for the provider's answer.
     Wait {
         /// Whether a request is under way already.
         in_flight: bool,
     },
-    /// Nothing, at once: the provider is not asked because this caller comes.
+    /// A failure, at once. This caller causes no request to the provider.
     Refuse(Unobtainable),
 }
 
-/// The one serving rule: what a caller that needs a token for `min_ttl` is given. `quiet_until` is when the
-/// provider's host may be sent requests again, where it asked for quiet.
+/// The one serving rule: decides whether a caller that needs a token for `min_ttl` gets it, waits, or is refused.
+/// `quiet_until` is the end of a `Retry-After` of the provider's host.
 ///
-/// A valid token is served whatever went wrong since it came. Without one, the provider is asked unless its last
-/// answer for this very token, or its wish for quiet, stands against it: asking again because somebody waits is what
-/// keeps a provider down.
+/// A valid token is served whatever failed since it was granted. Without one, the provider is asked, unless this
+/// token's back-off or the host's `Retry-After` is still running: requests on behalf of waiting callers would keep a
+/// provider down.
 pub fn may_serve(
     snapshot: &Snapshot,
     quiet_until: Option<Instant>,
@@ -132,7 +131,7 @@ pub fn may_serve(
             Serving::Refuse(Unobtainable::Failed(failed, Some(until)))
         });
     };
-    // Another token would hardly last longer than one that is almost new.
+    // Another token would hardly last longer.
     let is_almost_new = now.since(token.validity.sent_at) < min_gap(token.validity.lifetime);
     if is_short_lived || is_almost_new || held_back.is_some() {
         return Serving::Refuse(Unobtainable::MinTtlUnreachable(token.validity.remaining(now)));
@@ -140,8 +139,8 @@ pub fn may_serve(
     Serving::Wait { in_flight: false }
 }
 
-/// Why and until when the provider is not asked, not even for a caller that waits. A secret that cannot be read
-/// delays callers by a second only: trying again costs the provider nothing.
+/// Returns the failure for which the provider is not asked, even for a waiting caller, and when that ends. A secret
+/// that cannot be read holds callers back for one second only, because another attempt costs the provider nothing.
 pub fn held_back(
     snapshot: &Snapshot,
     quiet_until: Option<Instant>,
@@ -152,14 +151,15 @@ pub fn held_back(
         ErrorClass::Secret => Some((failed.clone(), failed.at.after(SECRET_GAP))),
         _ => Some((failed.clone(), snapshot.next_attempt?)),
     });
-    let quiet = quiet_until.map(|until| (Held { until, class: ErrorClass::Throttled }.failed(now), until));
+    let quiet =
+        quiet_until.map(|until| (HeldBack { until, class: ErrorClass::Throttled }.failed(now), until));
     [quiet, own].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
 }
 
-/// When a token is to be renewed.
+/// Returns when a token is renewed.
 ///
-/// `refresh_before` is the operator's or the preset's own choice. `longest_life` is the longest lifetime with
-/// which the provider gave this very token, where it gives the same one again.
+/// `refresh_before` is the configured margin. `longest_life` is the longest lifetime that the provider stated for
+/// this token, because some providers return the same token again with what is left of it.
 pub fn renew_at(
     validity: Validity,
     refresh_before: Option<Duration>,
@@ -215,7 +215,7 @@ impl RenewalMode {
     }
 }
 
-/// How a failure is going to end, which decides how long to hold back.
+/// How a failure ends, which decides how long the back-off is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
     /// It passes by itself: the network, a provider's outage, throttling.
@@ -227,7 +227,7 @@ pub enum Recovery {
 }
 
 impl Recovery {
-    /// The way in which a failure of this class ends.
+    /// Returns how a failure of this class ends.
     pub fn after(class: ErrorClass) -> Self {
         match class {
             ErrorClass::Refused => Self::Operator,
@@ -243,10 +243,10 @@ impl Recovery {
     }
 }
 
-/// How long to hold back after the `failures`-th failure in a row, counted from one.
+/// Returns the back-off after the `failures`-th failure in a row, counted from one.
 ///
-/// `remaining` is what is left of the held token, if one is valid. `retry_after` is what the provider asked
-/// for: it can only lengthen the wait.
+/// `remaining` is how long the held token is still valid, if it is. `retry_after` is the provider's `Retry-After`,
+/// which can only lengthen the back-off.
 pub fn back_off(
     recovery: Recovery,
     failures: u32,
@@ -265,7 +265,7 @@ pub fn back_off(
     delay.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
 }
 
-/// How long all tokens of a host wait when it asks for fewer requests.
+/// Returns how long all tokens of a host wait after a `Retry-After`.
 pub fn origin_pause(retry_after: Duration) -> Duration {
     retry_after.min(RETRY_AFTER_MOST)
 }
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_a_failure_or_a_wish_for_quiet_holds_callers_back_and_the_later_one_counts() {
+    fn without_a_token_callers_are_held_back_until_both_back_off_and_retry_after_have_passed() {
         let none = |failure| snapshot(None, failure);
         assert_eq!(served(&none(None), None, 0, 0), "wait, in flight: false");
         assert_eq!(served(&none(None), Some(60), 0, 0), "throttled until 60");

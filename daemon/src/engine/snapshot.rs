@@ -1,5 +1,5 @@
-//! What readers see of a credential. Token and health are separate: a valid token is served whatever the
-//! health says.
+//! The published state of a credential. Token and health are separate: a valid token is served whatever the health
+//! says.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,11 +33,11 @@ pub struct Snapshot {
     pub token: Option<Arc<Token>>,
     /// Whether a request is under way, or waits for its turn.
     pub in_flight: bool,
-    /// The last failure since the last success.
+    /// The last failure since the last success, or the throttle's reason for not asking.
     pub last_error: Option<Failed>,
     /// Failures since the last success.
     pub failures: u32,
-    /// When the provider will be asked next; `None` while nobody uses the token and it may rest.
+    /// When the provider is asked next; `None` while the token is not renewed because nobody uses it.
     pub next_attempt: Option<Instant>,
     /// Token requests sent so far.
     pub requests: u64,
@@ -55,7 +55,7 @@ impl Snapshot {
         self.token.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)).cloned()
     }
 
-    /// The condition in one word.
+    /// The state for `status`, `list` and the log.
     pub fn state(&self, now: Instant) -> State {
         match (self.usable(now, Duration::ZERO), &self.last_error) {
             (Some(_), Some(_)) => State::Degraded,

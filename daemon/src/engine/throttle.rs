@@ -1,10 +1,11 @@
 //! Limits the requests to providers, over all their tokens. Knows no tokens.
 //!
-//! - [`OriginThrottle`], one per host (scheme, host and port): how many requests at once and how close after each
-//!   other, who is next, and none while the provider asks for quiet (`Retry-After`).
-//! - [`EndpointThrottle`], one per token endpoint: a circuit breaker. While the endpoint is down, one scheduled
-//!   request at a time finds out, ever more rarely. Realms or tenants of one host have endpoints of their own, and one
-//!   that fails slows no other. Where the endpoint is discovered, the configured issuer's URL stands for it.
+//! - [`OriginThrottle`], one per host (scheme, host and port): limits concurrent requests and their rate, puts
+//!   callers first, and sends nothing until a `Retry-After` has passed.
+//! - [`EndpointThrottle`], one per token endpoint: a circuit breaker. While it is open, one scheduled request at a
+//!   time probes the endpoint, at growing intervals. Realms or tenants of one host have endpoints of their own, so a
+//!   failing one does not slow the others. Where the endpoint is discovered, the configured issuer's URL stands for
+//!   it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -28,21 +29,21 @@ const IN_FLIGHT_MAX: usize = 4;
 /// anybody, and a thousand tokens are through in a minute.
 const SPACING: Duration = Duration::from_millis(50);
 
-/// Failures in a row, over all its tokens, after which an endpoint is taken to be down. A server that fails now and
-/// then, or for one client only, is not.
+/// Failures in a row, over all its tokens, after which an endpoint is taken to be down. Occasional failures, or
+/// failures of one client, do not reach it.
 const DOWN_AFTER: u32 = 3;
 
-/// How long a token waits to ask again while another one finds out whether the endpoint is up again.
+/// How long a token waits while the request of another one probes the endpoint.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 /// The traffic to one host.
 #[derive(Debug, Default)]
 pub struct OriginThrottle {
-    /// Held for a look or a change, never across an await.
+    /// Never locked across an await.
     traffic: Mutex<Traffic>,
-    /// Wakes the first of each line.
+    /// Wakes the first request of each line.
     changed: Notify,
-    /// The line of requests that callers wait for. Whoever holds it is the first in it.
+    /// The line of requests that callers wait for. The holder of the lock is next.
     callers: tokio::sync::Mutex<()>,
     /// The line of scheduled requests, which moves while no caller waits.
     scheduled: tokio::sync::Mutex<()>,
@@ -58,7 +59,7 @@ struct Traffic {
     spacing: Option<Duration>,
     /// When the next request may be sent, as far as the spacing goes.
     next_slot: Option<Instant>,
-    /// Until when the provider asked for no requests (`Retry-After`).
+    /// The end of the provider's `Retry-After`.
     quiet_until: Option<Instant>,
 }
 
@@ -83,19 +84,19 @@ struct Breaker {
     probing: bool,
 }
 
-/// Who wants a request.
+/// Whether a caller waits for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
     /// The schedule.
     Scheduled,
-    /// A caller that waits, or an operator. It goes first, and does not suffer for other tokens' failures.
+    /// A caller that waits, or an operator. It goes first, and the circuit breaker does not apply.
     Needed,
 }
 
-/// Why no request may be sent now.
+/// The reason for which no request may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// When to ask again.
+pub struct HeldBack {
+    /// When to try again.
     pub until: Instant,
     /// [`ErrorClass::Throttled`], or the last failure of the endpoint.
     pub class: ErrorClass,
@@ -108,10 +109,10 @@ pub struct Admission<'a> {
     is_probe: bool,
 }
 
-/// A request in the line of callers.
+/// Counts a request in the line of callers, until it is dropped.
 struct WaitingCaller<'a>(&'a OriginThrottle);
 
-impl Held {
+impl HeldBack {
     /// The reason as a failure of a token.
     pub fn failed(self, now: Instant) -> Failed {
         let message = match self.class {
@@ -137,7 +138,7 @@ impl OriginThrottle {
         spread.mul_f64(roll.clamp(0.0, 1.0))
     }
 
-    /// Sends nothing before `until`, because the provider asked for it.
+    /// Sends nothing before `until`, the end of a `Retry-After`.
     pub fn keep_quiet(&self, until: Instant) {
         let mut traffic = self.lock();
         if traffic.quiet_until.is_none_or(|known| known < until) {
@@ -163,7 +164,7 @@ impl Traffic {
         self.spacing.unwrap_or(SPACING)
     }
 
-    /// Takes the right to send a request now. Otherwise: when to look again, or `None` for when something changes.
+    /// Takes a slot for a request. Otherwise returns when to try again, or `None` to wait for a change.
     fn take(&mut self, urgency: Urgency, now: Instant) -> Result<(), Option<Instant>> {
         let is_overtaken = urgency == Urgency::Scheduled && self.waiting_callers > 0;
         if is_overtaken || self.in_flight >= IN_FLIGHT_MAX {
@@ -205,9 +206,9 @@ impl EndpointThrottle {
         &self.origin
     }
 
-    /// Waits for a turn, callers first, and says whether a request may be sent then.
-    pub async fn admit(&self, urgency: Urgency, clock: &Clock) -> Result<Admission<'_>, Held> {
-        // Looked at before the wait too, so that nobody waits for a turn that is of no use.
+    /// Waits for a slot, callers first, unless the circuit breaker or a `Retry-After` forbids the request.
+    pub async fn admit(&self, urgency: Urgency, clock: &Clock) -> Result<Admission<'_>, HeldBack> {
+        // Checked before the wait too, so that nobody waits for a slot that cannot be used.
         self.check(urgency, clock.now())?;
         let origin = &*self.origin;
         let _waiting = (urgency == Urgency::Needed).then(|| WaitingCaller::enter(origin));
@@ -234,8 +235,7 @@ impl EndpointThrottle {
         Ok(Admission { throttle: self, is_probe })
     }
 
-    /// Counts requests that went out under an admission besides the one that it was for: the next ones wait the
-    /// longer.
+    /// Counts the further requests that one admission sent, and delays the next requests accordingly.
     pub fn also_sent(&self, requests: u32, now: Instant) {
         if requests > 0 {
             let mut traffic = self.origin.lock();
@@ -244,8 +244,8 @@ impl EndpointThrottle {
         }
     }
 
-    /// Resets the breaker: the endpoint answered, or something happened after which it may.
-    pub fn answered(&self) {
+    /// Resets the circuit breaker: the endpoint answered, or its cause may have ended.
+    pub fn reset(&self) {
         self.change(|breaker| {
             breaker.failures = 0;
             breaker.class = None;
@@ -253,10 +253,10 @@ impl EndpointThrottle {
         });
     }
 
-    /// Counts a failure that is the endpoint's and not one token's.
+    /// Counts a failure of the endpoint.
     pub fn failed(&self, class: ErrorClass, now: Instant, jitter: Jitter) {
         self.change(|breaker| {
-            // Requests that were under way together are one failure.
+            // While the breaker is open, requests that were sent together count as one failure.
             if breaker.try_at.is_some_and(|at| at > now) {
                 return;
             }
@@ -269,21 +269,21 @@ impl EndpointThrottle {
         });
     }
 
-    /// Why no request may be sent, whatever the traffic.
-    fn check(&self, urgency: Urgency, now: Instant) -> Result<(), Held> {
+    /// Checks `Retry-After` and the circuit breaker.
+    fn check(&self, urgency: Urgency, now: Instant) -> Result<(), HeldBack> {
         if let Some(until) = self.origin.quiet_until(now) {
-            return Err(Held { until, class: ErrorClass::Throttled });
+            return Err(HeldBack { until, class: ErrorClass::Throttled });
         }
         let breaker = self.lock();
         let (Urgency::Scheduled, Some(try_at)) = (urgency, breaker.try_at) else { return Ok(()) };
         let class = breaker.class.unwrap_or(ErrorClass::Unreachable);
         if try_at > now {
-            return Err(Held { until: try_at, class });
+            return Err(HeldBack { until: try_at, class });
         }
-        if breaker.probing { Err(Held { until: now.after(PROBE_WAIT), class }) } else { Ok(()) }
+        if breaker.probing { Err(HeldBack { until: now.after(PROBE_WAIT), class }) } else { Ok(()) }
     }
 
-    /// Changes the breaker, and stores it if it is another one than before.
+    /// Changes the breaker, and stores it if it differs.
     fn change(&self, change: impl FnOnce(&mut Breaker)) {
         let mut breaker = self.lock();
         let before = breaker.record();
@@ -332,24 +332,24 @@ impl Throttles {
             return known;
         }
         self.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
-        let (writer, record) = store.claim_issuer(url.as_str());
-        // As after a reload, somebody may have put right what failed before an orderly end.
+        let (writer, record) = store.claim_throttle(url.as_str());
+        // After an orderly restart the cause may be gone, as after a reload.
         let record = record.filter(|_| store.previous_exit() == PreviousExit::Crashed).unwrap_or_default();
-        // A failure that is forgotten here must not come back with the next crash.
+        // Otherwise the next crash would restore what is dropped here.
         writer.changed(&record);
         let endpoint = Arc::new(EndpointThrottle::new(self.origin(settings, store), writer, record));
         self.endpoints.insert(url.as_str().to_owned(), Arc::downgrade(&endpoint));
         endpoint
     }
 
-    /// The throttle of a host. What the provider asked for counts over restarts too.
+    /// The throttle of a host, with its stored `Retry-After`.
     pub fn origin(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<OriginThrottle> {
         let name = origin(settings);
         if let Some(known) = self.origins.get(&name).and_then(Weak::upgrade) {
             return known;
         }
         self.origins.retain(|_, origin| origin.strong_count() > 0);
-        let (writer, record) = store.claim_issuer(&name);
+        let (writer, record) = store.claim_throttle(&name);
         let quiet_until = record.and_then(|record| record.quiet_until);
         writer.changed(&ThrottleRecord { quiet_until, ..ThrottleRecord::default() });
         let traffic = Mutex::new(Traffic { quiet_until, ..Traffic::default() });
@@ -390,7 +390,7 @@ mod tests {
             self.clock.sleep_until(self.at(seconds)).await;
         }
 
-        async fn admit(&self, urgency: Urgency) -> Result<Admission<'_>, Held> {
+        async fn admit(&self, urgency: Urgency) -> Result<Admission<'_>, HeldBack> {
             self.throttle.admit(urgency, &self.clock).await
         }
 
@@ -467,7 +467,7 @@ mod tests {
             None,
             "a caller does not suffer for other tokens"
         );
-        scene.throttle.answered();
+        scene.throttle.reset();
         assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
     }
 

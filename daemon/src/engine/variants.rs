@@ -12,17 +12,17 @@ use crate::config::{CredentialSettings, TermSet, Terms, VariantSettings};
 use crate::engine::credential::{Credential, Snapshot, Token};
 use crate::quota::{Allowance, Held, QuotaExceeded, Resource};
 
-/// Variants of one token that are held. For one more, one is evicted that nobody waits for.
+/// The most variants of one token. For another one, the least recently used idle one is evicted.
 const HELD_MAX: usize = 32;
 
-/// Why a caller gets no credential of a variant.
+/// The reason for which a caller gets no credential of a variant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoVariant {
     /// The configuration does not permit it: a message for the caller.
     NotPermitted(String),
     /// The user has too many.
     TooMany(QuotaExceeded),
-    /// There is no room, and callers wait for every variant that is held.
+    /// There are [`HELD_MAX`] variants, and all are in use.
     AllInUse,
 }
 
@@ -46,7 +46,7 @@ pub fn settings(
     })
 }
 
-/// The terms that were asked for, each once, if all are permitted; the configured ones where none were asked for.
+/// Returns the requested terms without repetitions, or the configured ones if none were requested.
 fn chosen(what: &str, base: &TermSet, permitted: &TermSet, asked: &[String]) -> Result<TermSet, String> {
     if asked.is_empty() {
         return Ok(base.clone());
@@ -65,7 +65,7 @@ fn in_order(permitted: &TermSet, asked: &[String]) -> Vec<String> {
     permitted.as_slice().iter().filter(|term| asked.contains(term)).cloned().collect()
 }
 
-/// A variant in the configuration's order, each term once: the same for every way to ask for it.
+/// Normalizes a variant: the configured order, without repetitions.
 pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
     Variant {
         scope: in_order(&permitted.terms.scope, &asked.scope),
@@ -77,7 +77,7 @@ pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
 /// The variants of one token that are held.
 #[derive(Debug, Default)]
 pub struct Variants {
-    /// Held for a look-up or an insertion, never across an await.
+    /// Never locked across an await.
     held: Mutex<HashMap<CredentialSettings, HeldVariant>>,
 }
 
@@ -95,8 +95,8 @@ impl Variants {
         self.lock().get(settings).map(|variant| Arc::clone(&variant.credential))
     }
 
-    /// The credential with these settings, started by `start` if it is not held. Variants that rest because nobody
-    /// uses them are dropped on the way. `start` runs under the lock of the variants: see [`super::registry`].
+    /// The credential with these settings, started by `start` if it is not held. Unused variants that have expired
+    /// are dropped. `start` runs under the lock of the variants: see [`super::registry`].
     ///
     /// # Errors
     /// The user has too many variants, or there is no room and callers wait for every one.
@@ -114,13 +114,13 @@ impl Variants {
         let quota = user.take(Resource::Variants, 1).map_err(NoVariant::TooMany)?;
         if held.len() >= HELD_MAX {
             let idle = held.values().filter(|variant| !variant.is_in_use());
-            // The user's own first: nobody is to crowd out the variants of others.
+            // The user's own first, so that a user does not evict the variants of others.
             let evicted = idle.min_by_key(|idle| (!idle.quota.is_of(user), idle.credential.last_used()));
             let evicted = Arc::as_ptr(&evicted.ok_or(NoVariant::AllInUse)?.credential);
             retain(&mut held, |_, variant| Arc::as_ptr(&variant.credential) != evicted);
         }
         let credential = Arc::new(start(&settings));
-        // Its first caller is on the way, so it is not the least recently used one.
+        // Otherwise it would be the least recently used one until its first use.
         credential.note_use();
         held.insert(settings, HeldVariant { credential: Arc::clone(&credential), quota });
         Ok(credential)
@@ -149,13 +149,13 @@ impl Variants {
         self.lock().values().map(|variant| Arc::clone(&variant.credential)).collect()
     }
 
-    /// Discards the variants that the configuration has no use for any more.
+    /// Discards the variants that the configuration does not permit any more.
     pub fn discard_unless(&self, is_of_use: impl Fn(&CredentialSettings) -> bool) {
         retain(&mut self.lock(), |settings, _| is_of_use(settings));
     }
 
-    /// Takes over the variants of a token whose settings a reload changed: those with a valid token for which `start`
-    /// starts another credential, which has the token on loan.
+    /// Takes over the variants of a token whose settings a reload changed, if they hold a valid token. `start` starts
+    /// the new credential, with that token on loan.
     pub(super) fn take_over(
         &self,
         former: &Self,
@@ -191,7 +191,7 @@ fn retain(
 }
 
 impl HeldVariant {
-    /// Whether a caller uses it now, or a request is under way that a caller caused.
+    /// Whether a connection holds it, or a request is under way.
     fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.credential) > 1 || self.credential.snapshot().in_flight
     }

@@ -1,4 +1,4 @@
-//! The HTTP client of discovery and token requests: whom it trusts, by which way it connects, and what it never does.
+//! The HTTP client for discovery and token requests: its trust roots, proxy and egress sockets, and its limits.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -39,13 +39,13 @@ const BODY_MAX: usize = 1024 * 1024;
 /// The `User-Agent` of every request.
 const AGENT: &str = concat!("tokend/", env!("CARGO_PKG_VERSION"));
 
-/// The most egress sockets whose clients are held at once. Only issuers whose metadata keeps changing reach it.
+/// The most clients that are held, one per egress socket. Only issuers whose metadata keeps changing reach this.
 const CLIENTS_MAX: usize = 256;
 
 /// What `localhost` means, whatever the name service says (RFC 6761 section 6.3): requests to it may do without TLS.
 const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// Threads that read trust roots at once. On a file system that hangs each read holds one.
+/// How many threads may read trust roots at once. A file system that hangs blocks one per read.
 static TRUST_READERS: Semaphore = Semaphore::const_new(4);
 
 /// Sends requests to providers that share a `ca_file` and a `proxy`, and so connections and trust roots.
@@ -117,7 +117,7 @@ impl HttpClient {
 }
 
 impl Received {
-    /// The reply as far as it matters.
+    /// The parts of the reply that are read.
     pub(super) fn reply(&self) -> HttpReply<'_> {
         let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
         HttpReply {
@@ -131,8 +131,8 @@ impl Received {
     }
 }
 
-/// What the egress socket of a URL's origin is called: `HOST:PORT`, with an IPv6 address without its brackets, which
-/// no name of a unit can have.
+/// The name of the egress socket for a URL's origin: `HOST:PORT`. An IPv6 address has no brackets, because a unit
+/// name cannot have them.
 pub(super) fn egress_instance(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
@@ -175,13 +175,13 @@ async fn receive(client: &Client, request: Request) -> reqwest::Result<Option<Re
     Ok(Some(Received { status: response.status().as_u16(), headers, body }))
 }
 
-/// Looks names up by the system's own means.
+/// Resolves names with the system's resolver (getaddrinfo(3)).
 struct NameService;
 
 impl Resolve for NameService {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // The port is put in by the caller.
+            // The caller sets the port.
             let addresses: Vec<SocketAddr> = if name.as_str().eq_ignore_ascii_case("localhost") {
                 LOCALHOST.map(|address| SocketAddr::new(address, 0)).into()
             } else {
@@ -201,7 +201,7 @@ async fn trust(ca_file: Option<PathBuf>) -> Result<ClientConfig, Failure> {
     let broke_off = || internal("reading the trust roots broke off");
     let place = TRUST_READERS.acquire().await.map_err(|_| broke_off())?;
     let reading = tokio::task::spawn_blocking(move || {
-        // Given back when the reading ends, not when nobody waits for it any more.
+        // Released when the thread ends, even if the caller has stopped waiting.
         let _place = place;
         read_trust(ca_file.as_deref())
     });
@@ -214,7 +214,7 @@ fn read_trust(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
         tracing::warn!(%error, "some of the system's trust roots cannot be read");
     }
     let mut roots = RootCertStore::empty();
-    // Some hosts have old ones that cannot be parsed. Every other program skips them too.
+    // Unparsable certificates are skipped, as other programs do.
     roots.add_parsable_certificates(found.certs);
     if let Some(path) = ca_file {
         add_private(&mut roots, path).map_err(|reason| {

@@ -1,4 +1,4 @@
-//! Where providers deviate from the RFCs and are understood all the same.
+//! Deviations of providers from the RFCs that are tolerated.
 
 /// A tolerated deviation from the RFCs, as one word for the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +17,7 @@ impl Deviation {
     pub const EXPIRES_IN_ZERO: Self = Self("expires_in-zero");
     /// `expires_in` is negative.
     pub const EXPIRES_IN_NEGATIVE: Self = Self("expires_in-negative");
-    /// `expires_in` is longer than anybody means.
+    /// `expires_in` is longer than ten years.
     pub const EXPIRES_IN_HUGE: Self = Self("expires_in-huge");
     /// `expires_in` is no number at all.
     pub const EXPIRES_IN_INVALID: Self = Self("expires_in-invalid");

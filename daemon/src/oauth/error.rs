@@ -1,5 +1,5 @@
-//! Describes a failure of the HTTP client, sorted by type. The client's own text is never passed on: it would carry the
-//! whole URL. The TLS library's text is for operators only: a certificate can put anything into it.
+//! Classifies errors of the HTTP client. The client's own text is never passed on, because it contains the whole URL.
+//! The TLS library's text is for operators only, because a certificate can put anything into it.
 
 use std::error::Error;
 use std::io;
@@ -10,9 +10,10 @@ use tokend_protocol::ErrorClass;
 use crate::oauth::client::Unresolved;
 use crate::oauth::{Failure, redact};
 
-/// Why an exchange brought no reply. With the instance of its egress units, what to do about those is added.
+/// Returns the failure of an exchange without a reply. `egress` is the instance of the egress units, to which the
+/// detail then refers.
 pub(super) fn of(error: &reqwest::Error, egress: Option<&str>) -> Failure {
-    let failure = sorted(error);
+    let failure = classify(error);
     // A host with other characters has no unit, and an operator is not to paste it into a shell.
     let in_a_unit_name = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_".contains(&byte);
     let Some(instance) = egress.filter(|instance| instance.bytes().all(in_a_unit_name)) else {
@@ -35,7 +36,7 @@ pub(super) fn of(error: &reqwest::Error, egress: Option<&str>) -> Failure {
     }
 }
 
-fn sorted(error: &reqwest::Error) -> Failure {
+fn classify(error: &reqwest::Error) -> Failure {
     let unreachable = |message: String| Failure::new(ErrorClass::Unreachable, message);
     if let Some(fault) = cause::<rustls::Error>(error) {
         return tls_failure(fault);
@@ -50,7 +51,7 @@ fn sorted(error: &reqwest::Error) -> Failure {
         return Failure::new(ErrorClass::Timeout, message);
     }
     match fault {
-        // A decoder's complaint is an I/O error too, but it is about what the provider sent.
+        // An error of the decompressor is an I/O error too, but the provider caused it.
         Some(kind) if !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
             unreachable(format!("network: {kind}"))
         }

@@ -21,8 +21,8 @@ use crate::oauth::secret_watch::SecretWatch;
 use crate::oauth::{ClockSkew, Deviation, Failure, Granted, Outcome, Provider, SecretInUse, discovery};
 use crate::secret_source::SecretSource;
 
-/// How long all exchanges of one token request may take: discovery, and one exchange for each client secret. Together with
-/// [`SECRETS_TIMEOUT`] and a look at the secrets' files it bounds a token request to 47 seconds.
+/// How long all exchanges of one token request may take: discovery, and one exchange for each client secret. With
+/// [`SECRETS_TIMEOUT`] and the check of the secret files, a token request takes at most 47 seconds.
 const EXCHANGES_TIMEOUT: Duration = EXCHANGE_TIMEOUT.saturating_mul(3);
 
 /// How long reading all secrets of one token request may take. A command has ten seconds of it, and may wait for others.
@@ -42,7 +42,7 @@ pub struct HttpProvider {
     watch: SecretWatch,
 }
 
-/// One token request: what came of it so far, and how much time is left for each part.
+/// The state of one token request: its results so far, and the time that is left.
 struct Attempt<'a> {
     provider: &'a HttpProvider,
     time_for_exchanges: Duration,
@@ -158,8 +158,8 @@ impl Attempt<'_> {
         Ok(url)
     }
 
-    /// Looks in each place. Of several failures the first counts, because the usual place comes first; but one that
-    /// ends the search counts most, because what would have been found is not known then.
+    /// Requests the metadata URLs in turn. If all fail, the first failure is returned, because the usual URL comes
+    /// first. A failure that ends the search is returned at once.
     async fn discover(&mut self, issuer: &Url) -> Result<Url, Failure> {
         let mut first = None;
         for url in discovery::metadata_urls(issuer) {
@@ -182,7 +182,7 @@ impl Attempt<'_> {
         exchanged.unwrap_or_else(|| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")))
     }
 
-    /// Reads a secret. What hangs here is on this host, and says nothing about the provider.
+    /// Reads a secret. A timeout here is a failure of this host, not of the provider.
     async fn secret(&mut self, name: &str, source: &SecretSource) -> Result<Secret, Failure> {
         let (message, detail) = match within(&mut self.time_for_secrets, source.read()).await {
             Some(Ok(secret)) => return Ok(secret),
@@ -197,7 +197,7 @@ impl Attempt<'_> {
     }
 }
 
-/// What a step returns, unless the time that is left ends first. The step's time is taken from what is left.
+/// Runs a step for at most `left`, and subtracts its duration from `left`. Returns `None` on timeout.
 async fn within<T>(left: &mut Duration, step: impl Future<Output = T>) -> Option<T> {
     let began = Instant::now();
     let ended = tokio::time::timeout(*left, step).await.ok();
@@ -205,12 +205,12 @@ async fn within<T>(left: &mut Duration, step: impl Future<Output = T>) -> Option
     ended
 }
 
-/// The failure to report where no client secret helped. A refusal weighs more than a secret that cannot be read: the
-/// provider has been asked, and should not be asked again soon.
+/// Returns the failure of a request for which no client secret worked. A refusal takes precedence over a secret that
+/// cannot be read, because its back-off is longer.
 fn verdict(failures: Vec<Failure>) -> Failure {
     let several = (failures.len() > 1).then(|| {
         let each = failures.iter().map(|failure| failure.detail.as_deref().unwrap_or(&failure.message));
-        format!("none of {} client secrets helped: {}", failures.len(), each.collect::<Vec<_>>().join("; "))
+        format!("none of {} client secrets worked: {}", failures.len(), each.collect::<Vec<_>>().join("; "))
     });
     let heaviest = failures.into_iter().reduce(|heaviest, other| {
         if other.refuses_client && !heaviest.refuses_client { other } else { heaviest }
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(verdict(vec![unreadable()]), unreadable());
         let failure = verdict(vec![unreadable(), refused()]);
         assert_eq!((failure.class, &*failure.message), (ErrorClass::Refused, "invalid_client"));
-        let detail = "none of 2 client secrets helped: secret file /new; invalid_client";
+        let detail = "none of 2 client secrets worked: secret file /new; invalid_client";
         assert_eq!(failure.detail.as_deref(), Some(detail));
     }
 

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_jwt_with_an_expiry_says_nothing() {
+    fn a_text_without_an_expiry_claim_has_no_times() {
         let no_exp = token(r#"{"iat":1}"#);
         let wrong_type = token(r#"{"exp":"soon"}"#);
         for text in ["opaque", "a.b", "a.b.c.d", "a.!!.c", "..", &no_exp, &wrong_type] {

@@ -1,23 +1,22 @@
-//! Makes a provider's text fit for a log or a caller: without the secrets of the request, in printable characters, and
-//! short. Pure functions.
+//! Cleans a provider's text for a log or a caller: removes the secrets of the request and unprintable characters, and
+//! caps the length. Pure functions.
 //!
-//! Secrets are removed from the raw text first: one that was cut in two, or that has lost a character, would not be
-//! recognised any more. They are removed once more from the printable text: a secret with a line break in it becomes
-//! whole when the line break is dropped.
+//! Secrets are removed before the text is cut or filtered, because afterwards they could not be recognised. They are
+//! removed again from the printable text, because dropping a control character can make a split secret whole.
 
 use tokend_protocol::Secret;
 
 /// The longest description that is repeated, in characters.
 const DESCRIPTION_MAX: usize = 200;
 
-/// The longest error code that is repeated, in characters. Those of the RFCs have half of it.
+/// The longest error code that is repeated, in characters. The longest one of the RFCs has about half of that.
 const CODE_MAX: usize = 64;
 
-/// Stands where a secret was. Its characters are allowed in an error code.
+/// Replaces a secret. Its characters are allowed in an error code.
 const REMOVED: &str = "***";
 
-/// The secrets that a request carried, in every encoding in which it carried them.
-/// Longest first, so that a secret which is a part of another does not leave the rest of that.
+/// The secrets that a request carried, in every encoding in which it carried them. Longest first, so that removing a
+/// secret does not split a longer one that contains it.
 #[derive(Debug, Default)]
 pub struct SentSecrets(Vec<Secret>);
 
@@ -25,12 +24,12 @@ impl SentSecrets {
     /// None.
     pub const NONE: Self = Self(Vec::new());
 
-    /// What `repeated` leaves of a text, without the secrets.
-    fn redact(&self, text: &str, repeated: impl Fn(&str) -> String) -> String {
+    /// Removes the secrets from a text, before and after `filter` is applied to it.
+    fn redact(&self, text: &str, filter: impl Fn(&str) -> String) -> String {
         let secrets = || self.0.iter().map(Secret::expose);
         let raw = secrets().fold(text.to_owned(), |text, secret| text.replace(secret, REMOVED));
-        let printed = secrets().map(&repeated).filter(|secret| !secret.is_empty());
-        printed.fold(repeated(&raw), |text, secret| text.replace(&secret, REMOVED))
+        let printed = secrets().map(&filter).filter(|secret| !secret.is_empty());
+        printed.fold(filter(&raw), |text, secret| text.replace(&secret, REMOVED))
     }
 }
 

@@ -21,8 +21,8 @@ pub struct RequestSecrets {
     pub password: Option<Secret>,
 }
 
-/// Composes the request. Beside it, its secrets in every encoding in which it sends them, so that a reply that repeats one
-/// can be cleaned.
+/// Composes the request. Also returns its secrets in every encoding in which it sends them, so that they can be
+/// removed from the reply.
 pub fn compose(
     settings: &CredentialSettings,
     endpoint: &Url,

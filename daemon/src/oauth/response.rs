@@ -36,7 +36,7 @@ pub struct HttpReply<'a> {
     pub body: &'a [u8],
 }
 
-/// What the result depends on besides the reply.
+/// Inputs of [`read`] besides the reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The lifetime of a token whose reply states none.
@@ -64,7 +64,7 @@ struct Fields<'a> {
     error_description: Option<&'a RawValue>,
 }
 
-/// Tells `null` from a missing field.
+/// Distinguishes `null` from a missing field.
 fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'a RawValue>, D::Error> {
@@ -85,7 +85,7 @@ struct Values {
 /// `expires_in` as it was written, and how that deviates.
 type Number = (String, Option<Deviation>);
 
-/// A reply while it is read.
+/// The state of reading a reply.
 struct Reading<'a> {
     reply: &'a HttpReply<'a>,
     context: Context<'a>,
@@ -151,7 +151,7 @@ impl Reading<'_> {
         // RFC 6749 appendix A.12, without the space, which RFC 6750 section 2.1 excludes. Other characters could break
         // the header that the token is put into.
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(malformed("an access token with characters that no header can carry"));
+            return Err(malformed("an access token with characters that RFC 6750 forbids"));
         }
         match values.token_type.as_deref() {
             None => self.deviations.push(Deviation::TOKEN_TYPE_MISSING),
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_tells_the_time_tells_how_far_the_clocks_are_apart() {
+    fn the_date_of_a_reply_gives_the_clock_skew() {
         let skew = |date| {
             let reply = HttpReply { status: 503, date, ..HttpReply::default() };
             read(&reply, CONTEXT).clock_skew.filter(|skew| skew.is_remarkable()).map(|skew| skew.to_string())
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_real_reply_is_of_no_concern() {
+    fn unknown_fields_of_a_real_reply_are_ignored() {
         let body = r#"{"refresh_token_expires_in":"0","api_product_list":"[a]","api_product_list_json":["a"],
             "organization_name":"o","developer.email":"d","token_type":"BearerToken","issued_at":"1","":{"x":[]},
             "client_id":"c","access_token":"tok","application_name":"n","scope":"pisp aisp","expires_in":"1799",
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_response_is_malformed_and_says_so() {
+    fn other_bodies_than_a_token_response_are_malformed() {
         let long = format!(r#"{{"access_token":"{}"}}"#, "x".repeat(TOKEN_MAX + 1));
         let bodies = [
             "",
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_with_the_status_that_it_came_with() {
+    fn a_refusal_names_its_status() {
         let told = |status, body: &str| read_json(status, body).result.unwrap_err().message;
         assert_eq!(told(200, r#"{"error":"invalid_scope"}"#), "invalid_scope (status 200)");
         assert_eq!(told(400, r#"{"error":"\u202e"}"#), "status 400 without an OAuth error code");
@@ -595,7 +595,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(status in 100_u16..600, body: Vec<u8>, header: String) {
+        fn no_reply_causes_a_panic(status in 100_u16..600, body: Vec<u8>, header: String) {
             let header = Some(header.as_str());
             let reply = HttpReply { status, content_type: header, content_encoding: None, date: header, retry_after: header, body: &body };
             let _ = read(&reply, CONTEXT);

@@ -1,8 +1,9 @@
 //! Notices that a file with a secret was replaced.
 //!
-//! The files are polled, not watched with inotify: a secret is replaced by a rename, a changed link on its path, a mount,
-//! a change of mode, or by appearing at all. Inotify needs another watch for each of these, and misses what another host
-//! does to a network file system. The files are polled only while requests fail for want of the right secret.
+//! The files are polled, not watched with inotify: a secret is replaced by a rename, a changed link on its path, a
+//! mount, a change of mode, or by appearing at all. Inotify needs another watch for each of these, and misses what
+//! another host does to a network file system. They are polled only while requests are refused or a secret cannot be
+//! read.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -14,10 +15,10 @@ use crate::clock::Clock;
 use crate::config::{CredentialSettings, Grant};
 use crate::secret_source::{SecretSource, Stamp, stamps};
 
-/// The time between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The polling interval.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long the look before a request may take, on a file system that hangs.
+/// The longest time for reading the stamps before a request, in case a file system hangs.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The files of one credential's secrets, and their stamps from before they were last read.
@@ -53,7 +54,7 @@ impl SecretWatch {
         }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         loop {
-            clock.sleep_until(clock.now().after(LOOK_EVERY)).await;
+            clock.sleep_until(clock.now().after(POLL_INTERVAL)).await;
             let now = stamps(self.paths.clone()).await;
             if now.is_some() && now != seen {
                 return;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Differences in seconds up to which the rounding of `Date` and the time on the way explain them.
+/// The largest difference in seconds that rounding of `Date` and network latency can explain.
 const UNREMARKABLE: u64 = 5;
 
 /// A difference in whole seconds.

@@ -1,4 +1,5 @@
-//! The whole daemon without a process around it: `main` runs it, and tests start it.
+//! The daemon without signals and service manager. [`super::run`] starts it for the program, tests start it in
+//! process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -21,8 +22,9 @@ use crate::server::accept::{self, Limits};
 use crate::server::server_state::ServerState;
 use crate::store::Store;
 
-/// How long requests in flight and token requests may take to end when the daemon stops. A token request takes ten seconds
-/// at most, and storing its token two. `TimeoutStopSec=` in `tokend.service` must be longer.
+/// How long callers' requests and token requests may take to end when the daemon stops. One exchange with a token
+/// endpoint takes ten seconds at most, and storing its token two. An attempt that takes longer, because of discovery,
+/// slow secrets or several client secrets, is cut off. `TimeoutStopSec=` in `tokend.service` must be longer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
 
 /// A running daemon. It runs on the tokio runtime that it was started on.
@@ -40,7 +42,8 @@ pub struct Daemon {
 impl Daemon {
     /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
     ///
-    /// `most_connections` is what the process can hold open. `memory` is the status line about locked memory.
+    /// `most_connections` is the limit that the process's open descriptors impose. `memory` is the status line about
+    /// locked memory.
     pub async fn start(
         config: &Config,
         listener: UnixListener,
@@ -133,7 +136,7 @@ impl Daemon {
         self.actors.close();
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
             self.connections.wait().await;
-            // Callers in flight may have needed the actors until now.
+            // Stopped after the connections, because waiting callers need the actors.
             self.shared.registry.borrow().stop();
             self.actors.wait().await;
         });
@@ -145,7 +148,7 @@ impl Daemon {
     }
 }
 
-/// Starts what the daemon does besides serving and renewing, each on a task of its own. Dropping the result ends it.
+/// Starts the background tasks: clock and network watches, audit, and names in rules. Dropping the result ends them.
 fn work_in_background(shared: &Arc<ServerState>, changes: ClockChanges) -> JoinSet<()> {
     let mut background = JoinSet::new();
     background.spawn(async move {

@@ -21,7 +21,7 @@ pub fn forbid_dumps() -> nix::Result<()> {
 
 /// Marks all inherited descriptors close-on-exec, so that programs named by `{ command = [...] }` do not get them
 /// (`close_range(2)`, Linux 5.11; older kernels ignore the call).
-pub fn keep_descriptors() {
+pub fn close_descriptors_on_exec() {
     // SAFETY: the call closes nothing; it only sets a flag on descriptors.
     #[expect(unsafe_code, reason = "no library wraps this call")]
     let _ = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
@@ -36,7 +36,7 @@ pub fn report_panics_without_values() {
     }));
 }
 
-/// Raises the limit of open descriptors as far as allowed, and returns the number of connections that it is enough for.
+/// Raises the limit of open descriptors as far as allowed, and returns how many connections it allows.
 pub fn raise_descriptor_limit() -> usize {
     // Some descriptors are for the log, timers, files and providers. A connection takes two: its socket and a pidfd.
     let connections = raise(Resource::RLIMIT_NOFILE, 1024).saturating_sub(128) / 2;

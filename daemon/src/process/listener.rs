@@ -54,7 +54,7 @@ impl OwnSocket {
 
 impl Drop for OwnSocket {
     fn drop(&mut self) {
-        // Another process may have put its own in this place since.
+        // Another process may have replaced the file with its own socket.
         if fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
@@ -77,7 +77,7 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Connects without waiting: the process that listens may hang.
+/// Connects without waiting, because the listening process may hang.
 fn connect_now(path: &Path) -> nix::Result<()> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)

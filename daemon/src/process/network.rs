@@ -1,4 +1,4 @@
-//! Notices when the host's network changes, so that requests that failed for want of it are tried again soon.
+//! Watches the host's network, so that requests that failed without it are tried again after a change.
 
 use std::io;
 use std::os::fd::AsRawFd;

@@ -24,7 +24,7 @@ use crate::store::Store;
 pub fn run(source: &Source, socket: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(start_and_serve(source, socket));
-    // A name service or a disk that hangs must not hang the end.
+    // Does not wait for threads that a name service or a disk may have blocked.
     runtime.shutdown_background();
     ended
 }
@@ -101,7 +101,8 @@ fn bind(config: &Config, socket: Option<&PathBuf>) -> Result<(UnixListener, OwnS
 
 /// Feeds the watchdog and updates the line in `systemctl status`.
 async fn send_heartbeats(daemon: &Daemon) {
-    const OVERDUE: &str = "tokens are overdue for renewal, and their actors do nothing";
+    const OVERDUE: &str =
+        "tokens are overdue for renewal, but no request is under way; the watchdog is not fed";
     let mut heartbeat = tokio::time::interval(systemd::heartbeat_interval());
     loop {
         heartbeat.tick().await;

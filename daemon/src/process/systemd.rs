@@ -56,7 +56,7 @@ pub fn keep_descriptor(fd: BorrowedFd<'_>) {
     notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(STORE)]);
     let store = [NotifyState::FdStore, NotifyState::FdName(STORE)];
     if let Err(error) = sd_notify::notify_with_fds(&store, &[fd]) {
-        tracing::warn!(%error, "the service manager could not be given the memory to keep");
+        tracing::warn!(%error, "the service manager did not take the store's descriptor; a restart loses tokens");
     }
 }
 

@@ -13,8 +13,8 @@ use super::folder::Folder;
 use super::key::Key;
 use super::note;
 
-/// How long a token waits for the disk before it is handed out all the same.
-const LIMIT: Duration = Duration::from_secs(2);
+/// How long a new token waits for its file. Afterwards it is handed out before it is on the disk.
+const WRITE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The time between attempts at writes that failed, while no other write succeeds.
 const RETRY_EVERY: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ pub(super) struct Files {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// What the disk does not have yet.
+    /// The changes that are not on the disk yet.
     pending: HashMap<Key, Pending>,
     /// The pending files in the order in which they are worked on.
     order: VecDeque<Key>,
@@ -37,7 +37,7 @@ pub(super) struct Queue {
     failed: HashSet<Key>,
     /// Whether a thread works on the files.
     pub(super) is_working: bool,
-    /// Whether a token waited in vain, and nothing was written since.
+    /// Whether a token waited for [`WRITE_LIMIT`], and no write has succeeded since.
     is_slow: bool,
     /// Why files are not written, until no file is left that failed.
     pub(super) fault: Option<String>,
@@ -47,7 +47,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct Pending {
     record: Option<Vec<u8>>,
-    /// Dropped with it, which ends their wait.
+    /// Dropping a sender ends the wait of a token.
     waiters: Vec<oneshot::Sender<()>>,
 }
 
@@ -69,7 +69,7 @@ impl Files {
     pub(super) async fn write(self: &Arc<Self>, key: Key, record: Vec<u8>) {
         let mut written = self.submit(key, Some(record));
         let is_slow = self.queue().is_slow;
-        if is_slow || tokio::time::timeout(LIMIT, &mut written).await.is_ok() {
+        if is_slow || tokio::time::timeout(WRITE_LIMIT, &mut written).await.is_ok() {
             return;
         }
         let mut queue = self.queue();
@@ -81,7 +81,7 @@ impl Files {
         let fault = format!(
             "{}: writing takes more than {} s; tokens are handed out before they are on the disk; check the disk",
             self.folder.path.display(),
-            LIMIT.as_secs()
+            WRITE_LIMIT.as_secs()
         );
         note(&mut queue.fault, Some(fault), "reboot");
     }
@@ -100,7 +100,7 @@ impl Files {
         attempted
     }
 
-    /// Changes the queue, and has a thread work on it if there is work.
+    /// Changes the queue, and starts a thread for it if there is work and none is running.
     fn work(self: &Arc<Self>, change: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue();
         change(&mut queue);

@@ -1,5 +1,6 @@
-//! The folder of sealed records in the state directory: one file for each, written as a whole or not at all. All of it
-//! blocks. A file that does not open is moved aside, not overwritten. Under another state key records have other names.
+//! The folder of sealed records in the state directory: one file per record, replaced atomically. All functions
+//! block. A file that cannot be opened with the state key is moved aside, never overwritten. With another state key,
+//! records have other file names.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,7 +19,7 @@ use crate::fingerprint::NoRandomness;
 /// The folder within the state directory.
 const FOLDER: &str = "tokens";
 
-/// Ends the name of a file that is being written.
+/// The suffix of a file that is being written.
 const DRAFT: &str = ".new";
 
 /// How many damaged files of one name are kept.
@@ -118,7 +119,7 @@ impl Folder {
         file.sync_all()?;
         let path = self.path.join(name);
         if let Err(reason) = self.open(name) {
-            // An earlier one may be the better one.
+            // Earlier damaged files are not overwritten, because one of them may be recoverable.
             let mut aside = (1..=DAMAGED_MAX).map(|number| path.with_extension(format!("{number}.damaged")));
             let full = || format!("there are {DAMAGED_MAX} damaged ones already; remove them");
             let aside = aside.find(|path| !path.exists()).ok_or_else(|| io::Error::other(full()))?;
@@ -130,7 +131,7 @@ impl Folder {
         fs::rename(draft, path)
     }
 
-    /// The folder, made and locked.
+    /// Returns the locked folder, and creates it if necessary.
     fn directory(&self) -> Result<MutexGuard<'_, Option<Flock<File>>>, String> {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         if directory.is_none() {

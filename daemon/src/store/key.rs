@@ -23,12 +23,12 @@ impl Key {
         Self::hash(&("credential", settings))
     }
 
-    /// The key of an issuer's condition.
-    pub fn of_issuer(origin: &str) -> Self {
-        Self::hash(&("issuer", origin))
+    /// The key of the throttle of a host or a token endpoint.
+    pub fn of_throttle(name: &str) -> Self {
+        Self::hash(&("issuer", name))
     }
 
-    /// The key of a record of which there is one.
+    /// The key of a singleton record.
     pub fn named(name: &str) -> Self {
         Self::hash(&("name", name))
     }

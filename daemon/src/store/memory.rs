@@ -27,13 +27,13 @@ use ring::digest::{SHA256, digest};
 
 use super::key::{KEY_LENGTH, Key};
 
-/// Can never be made executable. Kernels before 6.3 do not know it.
+/// `MFD_NOEXEC_SEAL`: the file can never be made executable. Linux before 6.3 rejects the flag.
 const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x0008);
 
-/// Names the format and its version.
+/// The first bytes of the file, which name the format and its version.
 pub const HEADER: &[u8; 64] = b"tokend records, version 2. Written by tokend only..............\n";
 
-/// Bytes of a slot that say how large it is. They stay when it is wiped.
+/// The length of the mark at the start of a slot, which states the slot's size. Wiping keeps the mark.
 const MARK: usize = 8;
 
 const CHECKSUM: usize = 16;
@@ -51,7 +51,7 @@ const BLOCK: usize = 1 << SMALLEST;
 pub struct Memory<F = File> {
     file: F,
     held: HashMap<Key, Slot>,
-    /// By the logarithm of their size.
+    /// Free slots, by the binary logarithm of their size.
     free: HashMap<u8, Vec<Slot>>,
     end: u64,
     generation: u64,
@@ -60,22 +60,22 @@ pub struct Memory<F = File> {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     at: u64,
-    log: u8,
+    log2: u8,
 }
 
-/// What the process before left in its memory.
+/// The contents of the previous process's memory.
 #[derive(Debug)]
 pub struct Recovered<F = File> {
     /// The memory, ready for further writes.
     pub memory: Memory<F>,
     /// Its records.
     pub records: HashMap<Key, Vec<u8>>,
-    /// Whether there are bytes that no killed process explains.
+    /// Whether there are bytes that a killed writer cannot have left.
     pub is_damaged: bool,
 }
 
 impl Memory {
-    /// Creates one without records.
+    /// Creates a memory without records.
     pub fn create() -> io::Result<Self> {
         let create = |flags| memfd_create("tokend-store", MFdFlags::MFD_CLOEXEC | flags);
         let file = match create(MFD_NOEXEC_SEAL) {
@@ -85,7 +85,7 @@ impl Memory {
         Self::begin(File::from(file))
     }
 
-    /// Takes over the memory that the process before left with the service manager.
+    /// Takes over the memory that the previous process left with the service manager.
     pub fn adopt(fd: OwnedFd) -> io::Result<Recovered> {
         let file = File::from(fd);
         let length = file.metadata()?.len();
@@ -108,7 +108,7 @@ impl<F: FileExt> Memory<F> {
     pub fn recover(file: F, length: u64) -> io::Result<Recovered<F>> {
         let mut header = [0; HEADER.len()];
         if length < HEADER.len() as u64 || file.read_exact_at(&mut header, 0).is_err() || header != *HEADER {
-            return Err(io::Error::other("it does not begin as the memory of this release of tokend"));
+            return Err(io::Error::other("it is not in the format of this release of tokend"));
         }
         let (mut memory, mut is_damaged, mut at) = (Self::empty(file), false, HEADER.len() as u64);
         let mut records: HashMap<Key, (u64, Vec<u8>)> = HashMap::new();
@@ -152,12 +152,12 @@ impl<F: FileExt> Memory<F> {
 
     /// Stores a record in place of the one with this key.
     pub fn put(&mut self, key: &Key, record: &[u8]) -> io::Result<()> {
-        let log = (SMALLEST..=LARGEST).find(|log| record.len().saturating_add(SLOT_HEAD) <= 1 << log);
-        let log = log.ok_or_else(|| io::Error::other("a record of more than two mebibytes"))?;
-        let free = self.free.entry(log).or_default();
-        let slot = free.last().copied().unwrap_or(Slot { at: self.end, log });
+        let log2 = (SMALLEST..=LARGEST).find(|log2| record.len().saturating_add(SLOT_HEAD) <= 1 << log2);
+        let log2 = log2.ok_or_else(|| io::Error::other("a record of more than two mebibytes"))?;
+        let free = self.free.entry(log2).or_default();
+        let slot = free.last().copied().unwrap_or(Slot { at: self.end, log2 });
         self.generation = self.generation.saturating_add(1);
-        self.file.write_all_at(&encode(log, self.generation, key, record), slot.at)?;
+        self.file.write_all_at(&encode(log2, self.generation, key, record), slot.at)?;
         free.pop();
         self.end = self.end.max(slot.end());
         self.held.insert(*key, slot).map_or(Ok(()), |former| self.wipe(former))
@@ -182,7 +182,7 @@ impl<F: FileExt> Memory<F> {
 
     fn wipe(&mut self, slot: Slot) -> io::Result<()> {
         self.file.write_all_at(&vec![0; slot.size() - MARK], slot.at + MARK as u64)?;
-        self.free.entry(slot.log).or_default().push(slot);
+        self.free.entry(slot.log2).or_default().push(slot);
         Ok(())
     }
 }
@@ -195,31 +195,31 @@ impl AsFd for Memory {
 
 impl Slot {
     fn size(self) -> usize {
-        1 << self.log
+        1 << self.log2
     }
 
     fn end(self) -> u64 {
-        self.at.saturating_add(1 << self.log)
+        self.at.saturating_add(1 << self.log2)
     }
 }
 
 /// The slot that begins at a place with these bytes.
 fn slot_at(at: u64, bytes: &[u8]) -> Option<Slot> {
-    let log = *bytes.get(4)?;
-    let is_slot = bytes.starts_with(&mark(log)) && (SMALLEST..=LARGEST).contains(&log);
-    is_slot.then_some(Slot { at, log })
+    let log2 = *bytes.get(4)?;
+    let is_slot = bytes.starts_with(&mark(log2)) && (SMALLEST..=LARGEST).contains(&log2);
+    is_slot.then_some(Slot { at, log2 })
 }
 
-fn mark(log: u8) -> [u8; MARK] {
-    [b's', b'l', b'o', b't', log, !log, 0, 0]
+fn mark(log2: u8) -> [u8; MARK] {
+    [b's', b'l', b'o', b't', log2, !log2, 0, 0]
 }
 
-fn encode(log: u8, generation: u64, key: &Key, record: &[u8]) -> Vec<u8> {
+fn encode(log2: u8, generation: u64, key: &Key, record: &[u8]) -> Vec<u8> {
     let generation = generation.to_le_bytes();
     let length = u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes();
     let checksum = checksum(&[&generation, &length, key.as_bytes(), record]);
-    let mut slot = [mark(log).as_slice(), &generation, &length, &checksum, key.as_bytes(), record].concat();
-    slot.resize(1 << log, 0);
+    let mut slot = [mark(log2).as_slice(), &generation, &length, &checksum, key.as_bytes(), record].concat();
+    slot.resize(1 << log2, 0);
     slot
 }
 

@@ -1,8 +1,8 @@
-//! What is stored of a credential and of an issuer.
+//! The stored records of credentials and throttles.
 //!
-//! It is as much as a restart must not change: no renewal comes earlier, and no back-off gets shorter. Counters that only
-//! people read begin anew. The format is JSON, and unknown fields are ignored. A field must keep its name and its type.
-//! An added one needs a default.
+//! They hold what a restart must preserve, so that no renewal comes earlier and no back-off gets shorter. Counters
+//! for the status are not stored. The format is JSON, and unknown fields are ignored. A field must keep its name and
+//! its type. An added one needs a default.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct Record {
     pub last_used: Option<Instant>,
     /// Renewals in a row without a use in between.
     pub unused_renewals: u32,
-    /// Token requests in a row during which the process ended, with one that is under way.
+    /// Token requests in a row that the end of the process interrupted. The one that is under way counts.
     pub interrupted_requests: u32,
     /// The credential that it is a variant of.
     pub variant_of: Option<Key>,
@@ -40,7 +40,7 @@ pub struct TokenRecord {
     pub secret: Secret,
     /// From when to when it is valid.
     pub validity: Validity,
-    /// The longest lifetime with which the provider gave it.
+    /// The longest lifetime that the provider stated for it.
     pub longest_lifetime: Duration,
     /// The jitter of its renewal.
     pub jitter: f64,
@@ -64,9 +64,9 @@ pub struct FailureRecord {
 /// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
-    /// What can be done about it.
+    /// The class, which decides who can end the failure.
     pub class: ErrorClass,
-    /// What happened, in words fit for a caller.
+    /// The message for callers.
     pub message: Arc<str>,
     /// Further details for operators only.
     pub detail: Option<Arc<str>>,
@@ -74,17 +74,17 @@ pub struct Failed {
     pub at: Instant,
 }
 
-/// The condition of an issuer.
+/// The state of the throttle of a host, or of the circuit breaker of a token endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ThrottleRecord {
-    /// Until when the issuer asked for no requests.
+    /// The end of the host's `Retry-After`.
     pub quiet_until: Option<Instant>,
     /// Failures in a row.
     pub failures: u32,
     /// The class of the last one.
     pub class: Option<ErrorClass>,
-    /// When it may be tried again, while it is down.
+    /// When the endpoint is probed again, while the breaker is open.
     pub try_at: Option<Instant>,
 }
 
@@ -97,11 +97,11 @@ pub struct Moment {
     pub wall: Duration,
 }
 
-/// How the clock ran since a record was written.
+/// Whether the host may have rebooted since a record was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uptime {
-    /// It ran on: the record was in memory.
-    SameBoot,
+pub enum Boot {
+    /// It has not: the record was in memory.
+    Same,
     /// The host may have rebooted: the record was on the disk.
     Unknown,
 }
@@ -126,23 +126,24 @@ impl Moment {
     /// Across a reboot only the wall clock tells how much time passed, and it may have been set. No token gets more life
     /// than it had left when it was written.
     #[must_use]
-    pub fn rebase(self, instant: Instant, now: Self, uptime: Uptime) -> Instant {
-        // A record from the future was written on another clock, wherever it was found.
-        if uptime == Uptime::SameBoot && self.at <= now.at {
+    pub fn rebase(self, instant: Instant, now: Self, boot: Boot) -> Instant {
+        // A record that was written later than now is from another boot, even if it was in memory.
+        if boot == Boot::Same && self.at <= now.at {
             return instant;
         }
-        // Within one boot the difference of the instants has passed, and after a reboot at least the new uptime.
+        // Without a reboot exactly `now.at - self.at` has passed, and after a reboot at least that much if it is
+        // positive.
         let elapsed = now.wall.saturating_sub(self.wall).max(now.at.since(self.at));
         now.at.before(elapsed).after(instant.since(self.at)).before(self.at.since(instant))
     }
 }
 
 impl Record {
-    /// The record in these bytes, with its instants as of now and without a token that has expired.
-    pub fn decode(bytes: &[u8], now: Moment, uptime: Uptime) -> Option<Self> {
+    /// Decodes a record, with its instants converted to `now`. An expired token is left out.
+    pub fn decode(bytes: &[u8], now: Moment, boot: Boot) -> Option<Self> {
         let Written { at: written, record: mut this }: Written<Self> = serde_json::from_slice(bytes).ok()?;
-        let rebase = |instant: &mut Instant| *instant = written.rebase(*instant, now, uptime);
-        // A token that was asked for after it was written would live too long.
+        let rebase = |instant: &mut Instant| *instant = written.rebase(*instant, now, boot);
+        // A token whose request is later than its record is corrupt, and would be valid for too long.
         this.token = this.token.filter(|token| token.validity.sent_at <= written.at);
         if let Some(token) = &mut this.token {
             rebase(&mut token.validity.sent_at);
@@ -156,17 +157,17 @@ impl Record {
         Some(this)
     }
 
-    /// Whether it still matters: it has a token, or a failure whose wait is not over.
+    /// Whether it has a token, or a back-off that is not over.
     pub fn matters(&self, now: Instant) -> bool {
         self.token.is_some() || self.failure.as_ref().is_some_and(|failure| failure.next_attempt > Some(now))
     }
 }
 
 impl ThrottleRecord {
-    /// The condition in these bytes, with its instants as of now.
-    pub fn decode(bytes: &[u8], now: Moment, uptime: Uptime) -> Option<Self> {
+    /// Decodes a state, with its instants converted to `now`.
+    pub fn decode(bytes: &[u8], now: Moment, boot: Boot) -> Option<Self> {
         let Written { at: written, record }: Written<Self> = serde_json::from_slice(bytes).ok()?;
-        let rebase = |instant: Option<Instant>| instant.map(|instant| written.rebase(instant, now, uptime));
+        let rebase = |instant: Option<Instant>| instant.map(|instant| written.rebase(instant, now, boot));
         Some(Self { quiet_until: rebase(record.quiet_until), try_at: rebase(record.try_at), ..record })
     }
 }
@@ -234,17 +235,17 @@ mod tests {
         let (written, now) = (moment(200, 1_000), moment(300, 5_000));
         for record in [full(), Record::default(), Record { failure: None, ..full() }] {
             let bytes = encode(&record, written);
-            assert_eq!(Record::decode(&bytes, now, Uptime::SameBoot), Some(record));
+            assert_eq!(Record::decode(&bytes, now, Boot::Same), Some(record));
         }
-        let issuer = ThrottleRecord {
+        let throttle = ThrottleRecord {
             quiet_until: Some(at(900)),
             failures: 4,
             class: Some(ErrorClass::Server),
             try_at: Some(at(300)),
         };
-        for issuer in [issuer, ThrottleRecord::default()] {
-            let bytes = encode(&issuer, written);
-            assert_eq!(ThrottleRecord::decode(&bytes, now, Uptime::SameBoot), Some(issuer));
+        for throttle in [throttle, ThrottleRecord::default()] {
+            let bytes = encode(&throttle, written);
+            assert_eq!(ThrottleRecord::decode(&bytes, now, Boot::Same), Some(throttle));
         }
     }
 
@@ -253,31 +254,31 @@ mod tests {
         let without_token = Some(Record { token: None, ..full() });
         for (written, now) in [(99, 99), (200, 3_700)] {
             let bytes = encode(&full(), moment(written, 1_000));
-            assert_eq!(Record::decode(&bytes, moment(now, 1_000), Uptime::SameBoot), without_token);
+            assert_eq!(Record::decode(&bytes, moment(now, 1_000), Boot::Same), without_token);
         }
     }
 
     #[test]
-    fn a_field_that_a_later_release_adds_is_passed_over() {
+    fn unknown_fields_are_ignored_and_missing_ones_have_defaults() {
         let text = String::from_utf8(encode(&full(), moment(200, 0))).unwrap();
         let text =
             text.replace("\"jitter\"", "\"color\":[1],\"jitter\"").replace("{\"at\"", "{\"x\":null,\"at\"");
-        assert_eq!(Record::decode(text.as_bytes(), moment(200, 0), Uptime::SameBoot), Some(full()));
+        assert_eq!(Record::decode(text.as_bytes(), moment(200, 0), Boot::Same), Some(full()));
         let older = encode(&serde_json::json!({}), moment(200, 0));
-        assert_eq!(Record::decode(&older, moment(200, 0), Uptime::SameBoot), Some(Record::default()));
+        assert_eq!(Record::decode(&older, moment(200, 0), Boot::Same), Some(Record::default()));
     }
 
     #[test]
     fn within_one_boot_a_set_wall_clock_changes_nothing() {
         let (written, now) = (moment(1_000, 50_000), moment(1_010, 90_000));
-        assert_eq!(written.rebase(at(4_000), now, Uptime::SameBoot), at(4_000));
+        assert_eq!(written.rebase(at(4_000), now, Boot::Same), at(4_000));
     }
 
     #[test]
     fn after_a_reboot_all_instants_move_by_the_wall_clock() {
         let bytes = encode(&full(), moment(200, 50_000));
         let now = moment(20, 50_060);
-        let read = Record::decode(&bytes, now, Uptime::Unknown).unwrap();
+        let read = Record::decode(&bytes, now, Boot::Unknown).unwrap();
         let (token, failure) = (read.token.unwrap(), read.failure.unwrap());
         assert_eq!(token.validity.remaining(now.at), Duration::from_secs(3_600 - 160));
         assert_eq!(token.validity.lifetime, Duration::from_secs(3_600), "the schedule depends on all of it");
@@ -286,15 +287,15 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_behind_the_record_is_another_one() {
+    fn a_record_from_the_future_is_converted_as_after_a_reboot() {
         let (written, now) = (moment(1_000, 50_000), moment(30, 50_100));
-        assert_eq!(written.rebase(at(1_600), now, Uptime::SameBoot), at(530));
+        assert_eq!(written.rebase(at(1_600), now, Boot::Same), at(530));
     }
 
     #[test]
-    fn a_wall_clock_that_was_set_back_hides_no_uptime() {
+    fn at_least_the_uptime_has_passed_if_the_wall_clock_was_set_back() {
         let (written, now) = (moment(1_000, 50_000), moment(1_500, 40_000));
-        assert_eq!(written.rebase(at(1_600), now, Uptime::Unknown), at(1_600), "100 s are left");
+        assert_eq!(written.rebase(at(1_600), now, Boot::Unknown), at(1_600), "100 s are left");
     }
 
     proptest! {
@@ -306,8 +307,8 @@ mod tests {
         ) {
             let (written, now) = (moment(written.0, written.1), moment(now.0, now.1));
             let expiry = written.at.after(Duration::from_secs(left));
-            for uptime in [Uptime::SameBoot, Uptime::Unknown] {
-                let expiry = written.rebase(expiry, now, uptime);
+            for boot in [Boot::Same, Boot::Unknown] {
+                let expiry = written.rebase(expiry, now, boot);
                 prop_assert!(expiry.since(now.at) <= Duration::from_secs(left));
             }
         }
@@ -317,9 +318,9 @@ mod tests {
             let mut part = encode(&full(), moment(200, 0));
             part.truncate(cut);
             for bytes in [bytes, part] {
-                let read = Record::decode(&bytes, moment(200, 0), Uptime::Unknown);
+                let read = Record::decode(&bytes, moment(200, 0), Boot::Unknown);
                 prop_assert!(read.is_none_or(|read| read == full()));
-                let _ = ThrottleRecord::decode(&bytes, moment(200, 0), Uptime::Unknown);
+                let _ = ThrottleRecord::decode(&bytes, moment(200, 0), Boot::Unknown);
             }
         }
     }

@@ -1,8 +1,9 @@
-//! Records as they lie on a disk. Without the state key nobody can read them, change them or swap them.
+//! The format of sealed files. Without the state key they cannot be read, changed or swapped.
 //!
-//! The name of a file is a keyed hash of its record's key, so that the folder does not show which tokens the host has.
-//! Its content is sealed with ChaCha20-Poly1305 under a key for this one write, derived from the state key and 32 random
-//! bytes, so that no nonce ever repeats. The name is authenticated too: a file under another name does not open.
+//! The name of a file is a keyed hash of its record's key, so that the folder does not show which tokens the host
+//! has. Its content is sealed with ChaCha20-Poly1305 under a key for this one write, derived from the state key and
+//! 32 random bytes, so that no pair of key and nonce repeats. The name is authenticated too: a file under another
+//! name does not open.
 //!
 //! | at | what |
 //! | --- | --- |
@@ -86,7 +87,7 @@ impl Sealer {
     }
 }
 
-/// Each key seals once, so that its nonce may always be the same.
+/// Each key seals one file only, so that a constant nonce is safe.
 fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; 12])
 }

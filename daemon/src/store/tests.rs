@@ -1,4 +1,4 @@
-//! The store from the side of a credential: what a successor finds, and what it does not.
+//! Tests of the store as credentials use it, across restarts.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -305,9 +305,9 @@ async fn the_fingerprint_key_survives_a_reboot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_condition_of_an_issuer_survives_a_crash() {
+async fn the_state_of_a_throttle_survives_a_crash() {
     let (clock, process) = start().await;
-    let (writer, none) = process.store.claim_issuer("https://id.example");
+    let (writer, none) = process.store.claim_throttle("https://id.example");
     assert_eq!(none, None);
     let condition = ThrottleRecord {
         quiet_until: Some(clock.now().after(Duration::from_secs(60))),
@@ -316,7 +316,7 @@ async fn the_condition_of_an_issuer_survives_a_crash() {
     };
     writer.changed(&condition);
     let process = process.next(None).await;
-    assert_eq!(process.store.claim_issuer("https://id.example").1, Some(condition));
+    assert_eq!(process.store.claim_throttle("https://id.example").1, Some(condition));
 }
 
 #[tokio::test]

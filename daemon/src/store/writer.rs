@@ -1,4 +1,4 @@
-//! Handles for persisting the state of a credential and of an issuer.
+//! Handles for persisting the state of a credential and of a throttle.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use super::record::{self, Record, ThrottleRecord};
 #[derive(Clone, Debug, Default)]
 pub struct RecordWriter(pub(super) Option<(Arc<Store>, Key, Option<Key>)>);
 
-/// Handle for persisting the condition of one issuer. The default one stores nothing.
+/// Handle for persisting the state of one throttle. The default one stores nothing.
 #[derive(Clone, Debug, Default)]
 pub struct ThrottleWriter(pub(super) Option<(Arc<Store>, Key)>);
 
 impl RecordWriter {
-    /// Stores the state after a success: in memory at once, and on the disk for as long as that does not take too long.
+    /// Stores the state after a success: in memory at once, then on the disk, for which it waits a bounded time.
     pub async fn renewed(&self, record: Record) {
         let written = self.put_in_memory(record);
         if let (Some((store, key, _)), Some(bytes)) = (&self.0, written)
@@ -60,7 +60,7 @@ impl RecordWriter {
 }
 
 impl ThrottleWriter {
-    /// Stores the condition, in memory only.
+    /// Stores the state, in memory only.
     pub fn changed(&self, record: &ThrottleRecord) {
         let Some((store, key)) = &self.0 else { return };
         let bytes = record::encode(record, store.now());

@@ -97,7 +97,7 @@ impl Subject {
 
     /// Goes on from what a store has kept, of the credential and of its token endpoint.
     pub fn start_from(&self, store: &Arc<Store>, key: Key) -> Credential {
-        let (endpoint, condition) = store.claim_issuer("https://id.example/token");
+        let (endpoint, condition) = store.claim_throttle("https://id.example/token");
         let throttle = EndpointThrottle::new(Arc::default(), endpoint, condition.unwrap_or_default());
         let (writer, record) = store.claim(key, None);
         let previous_exit = store.previous_exit();

@@ -1,4 +1,4 @@
-//! One attempt to get a new token: the wait for a turn, the request, and what its outcome changes.
+//! One attempt to get a new token: waits for the throttle, sends the request, applies the outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use crate::clock::{Instant, Validity};
 use crate::engine::credential::{Attempted, Failed};
 use crate::engine::schedule::{Recovery, back_off, origin_pause};
 use crate::engine::snapshot::{Snapshot, Token};
-use crate::engine::throttle::{Admission, EndpointThrottle, Held, Urgency};
+use crate::engine::throttle::{Admission, EndpointThrottle, HeldBack, Urgency};
 use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse};
 use crate::store::record::{FailureRecord, Record};
 
-/// Tokens that the throttle held back come back spread over this long.
+/// The next attempts of tokens that the throttle held back are spread over this time.
 const HELD_SPREAD: Duration = Duration::from_secs(5);
 
-/// Token requests in a row during which the process may end without that counting as a failure. A kill may hit
-/// one, and the next; where every request ends so, the reply may be what ends the process.
+/// How many token requests in a row may be interrupted by the end of the process before that counts as a failure. Two
+/// may be chance; after that, the reply may be what crashes the daemon.
 const INTERRUPTED_MAX: u32 = 2;
 
 /// The longest message or detail of a failure that is stored, in characters.
@@ -45,14 +45,14 @@ impl<P: Provider> Actor<P> {
         Some(attempted)
     }
 
-    /// Waits for a turn. A caller that comes while the schedule waits is put in `waiting`, and the request takes its
-    /// place among those that callers wait for.
+    /// Waits for the throttle. If a caller's command arrives while a scheduled request waits, it is put in `waiting`,
+    /// and the request moves to the callers' line.
     async fn admission<'a>(
         &mut self,
         throttle: &'a EndpointThrottle,
         urgency: Urgency,
         waiting: &mut Option<Command>,
-    ) -> Option<Result<Admission<'a>, Held>> {
+    ) -> Option<Result<Admission<'a>, HeldBack>> {
         let (stop, clock) = (self.stop.clone(), self.context.clock.clone());
         if urgency == Urgency::Scheduled {
             let caller = async {
@@ -93,7 +93,7 @@ impl<P: Provider> Actor<P> {
         });
         let attempted = match result {
             Ok(granted) => {
-                self.throttle.answered();
+                self.throttle.reset();
                 // The store may wait for a disk, and other tokens need not wait for that.
                 drop(admission);
                 self.granted(granted, sent_at).await
@@ -106,7 +106,7 @@ impl<P: Provider> Actor<P> {
         Some(attempted)
     }
 
-    /// What a successor goes on from if the process ends during the request that is sent now.
+    /// The record from which the next process resumes if this one ends during the request.
     fn record_if_interrupted(&self, sent_at: Instant) -> Record {
         let snapshot = self.snapshot();
         let mut record = self.record(&snapshot);
@@ -126,7 +126,7 @@ impl<P: Provider> Actor<P> {
         let Some(used) = used else { return };
         let before = self.snapshot().client_secret.map_or(0, |secret| secret.index);
         if before != used.index {
-            tracing::warn!(token = self.names(), "{}: of the client secrets {used}", self.names());
+            tracing::warn!(token = self.names(), "{}: client secret: {used}", self.names());
         }
         self.update(|snapshot| snapshot.client_secret = Some(used));
     }
@@ -203,9 +203,9 @@ impl<P: Provider> Actor<P> {
         Attempted::Failed(failed, next_attempt)
     }
 
-    /// Tells the throttle what a failure says about the provider, and so about its other tokens.
+    /// Reports a failure to the throttle, if it concerns other tokens of the provider too.
     fn tell_throttle(&self, failure: &Failure, now: Instant) {
-        // Any other failure is about this token only, whose own back-off heeds it.
+        // Other failures concern this token only; its own back-off respects their `Retry-After`.
         let concerns_all = matches!(failure.class, ErrorClass::Throttled | ErrorClass::Server);
         if let Some(asked) = failure.retry_after.filter(|_| concerns_all) {
             let pause = origin_pause(asked);
@@ -221,14 +221,14 @@ impl<P: Provider> Actor<P> {
             ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
                 self.throttle.failed(failure.class, now, self.roll_jitter());
             }
-            // It answered, whatever it answered to this request.
-            ErrorClass::Refused => self.throttle.answered(),
+            // The endpoint answered, so it is not down.
+            ErrorClass::Refused => self.throttle.reset(),
             ErrorClass::Throttled | ErrorClass::Malformed | ErrorClass::Secret | ErrorClass::Internal => (),
         }
     }
 
-    /// Sends nothing for now, because the throttle does not let it. No failure of this token's own.
-    fn hold_back(&mut self, held: Held) -> Attempted {
+    /// Waits because the throttle holds the request back. This is not counted as a failure of the token.
+    fn hold_back(&mut self, held: HeldBack) -> Attempted {
         let now = self.context.clock.now();
         let failed = held.failed(now);
         let until = held.until.after(HELD_SPREAD.mul_f64((self.context.roll)()));

@@ -1,4 +1,4 @@
-//! How an actor goes on where a restart or a reload interrupted it, and what it writes down for that.
+//! Converts the state of an actor to a record and back, so that it resumes after a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +21,18 @@ pub(in crate::engine) struct ActorState {
     pub longest_lifetime: Duration,
     /// When the last attempt began.
     pub last_attempt: Option<Instant>,
-    /// Renewals in a row between which nobody used the token.
+    /// Renewals in a row without a use of the token in between.
     pub unused_renewals: u32,
-    /// Token requests in a row during which the process ended, with the one that is under way.
+    /// Token requests in a row that the end of the process interrupted. The one that is under way counts.
     pub interrupted_requests: u32,
-    /// Attempts because something on this host had changed, since the last success.
+    /// Attempts since the last success that a replaced secret caused.
     pub changes_in_vain: u32,
-    /// When the last of them began.
+    /// When the last of `changes_in_vain` began.
     pub last_change: Option<Instant>,
 }
 
-/// What readers see first, and what the actor remembers. `first_attempt` is when a credential without a record asks
-/// for the first time, and `jitter` what it has rolled.
+/// Returns the first snapshot and the actor's state. Without a record, `first_attempt` is the time of the first
+/// request; `jitter` is used for a token without a stored one.
 pub(in crate::engine) fn resume(
     start: &StartState,
     schedule: &Schedule,
@@ -79,8 +79,8 @@ pub(in crate::engine) fn resume(
     (snapshot, state)
 }
 
-/// When the token would have been renewed. A renewal that is overdue is spread as at any start, and not beyond the
-/// token's expiry.
+/// Returns when a stored token is renewed: as scheduled, or, if that has passed, at `first_attempt`, but no later
+/// than its expiry.
 fn renewal(
     token: &TokenRecord,
     schedule: &Schedule,
@@ -102,7 +102,7 @@ fn after_failure(
     now: Instant,
 ) -> Option<Instant> {
     match (failure.next_attempt, previous_exit) {
-        // It rests, and a caller wakes it.
+        // It was not being renewed, because nobody used it.
         (None, _) => first_attempt,
         (Some(at), PreviousExit::Crashed) => Some(at.max(first_attempt.unwrap_or(now))),
         (Some(at), PreviousExit::Orderly) => Some(at.min(first_attempt.unwrap_or(now)).max(now)),
@@ -110,7 +110,7 @@ fn after_failure(
 }
 
 impl<P> Actor<P> {
-    /// What a successor needs to go on from `snapshot`.
+    /// The record from which the next process resumes with `snapshot`.
     pub(super) fn record(&self, snapshot: &Snapshot) -> Record {
         let token = snapshot.token.as_ref().map(|token| TokenRecord {
             secret: token.secret.clone(),

@@ -22,7 +22,7 @@ enum Step {
     RefusedFor(u64),
     /// Takes so many seconds before it goes on with the next step.
     Delay(u64),
-    /// Ends in a fault of the daemon's own.
+    /// Panics.
     Panic,
 }
 
@@ -435,7 +435,7 @@ async fn an_operators_refresh_while_the_provider_wants_quiet_leaves_the_schedule
     assert_eq!(script.asked_at(), [0, 700]);
 }
 
-/// Requests during an outage that begins when all of so many tokens are due, and whether a `get` failed meanwhile.
+/// Counts the requests of an outage that begins when all of `tokens` are due. The held tokens are served throughout.
 async fn requests_of_an_outage(tokens: usize, lifetime: u64, seconds: u64) -> usize {
     let throttle = Arc::new(EndpointThrottle::default());
     let steps = [Give("a", lifetime), Fail(ErrorClass::Unreachable)];
@@ -606,7 +606,7 @@ async fn a_secret_that_changes_for_ever_in_vain_is_tried_ever_more_rarely() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_rests_after_a_refusal_is_not_watched_over() {
+async fn the_secrets_of_an_unused_token_are_not_watched() {
     let script = Script::new(&[Fail(ErrorClass::Refused)]);
     let credential = script.start_resting(RenewalMode::OnDemand(Duration::from_secs(60)));
     let _ = credential.obtain(Duration::ZERO, script.deadline()).await;
@@ -619,7 +619,7 @@ async fn a_token_that_rests_after_a_refusal_is_not_watched_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_ends_the_back_off_and_nothing_else() {
+async fn a_retry_ends_a_back_off_and_leaves_a_scheduled_renewal_alone() {
     let script = Script::new(&[Fail(ErrorClass::Refused), Give("a", 1000)]);
     let credential = script.start(None);
     script.run_for(5).await;
@@ -632,7 +632,7 @@ async fn a_retry_ends_the_back_off_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_during_a_wish_for_quiet_is_told_until_when_and_costs_no_quota() {
+async fn a_caller_during_a_retry_after_is_refused_at_once_with_its_end() {
     let throttle = Arc::new(EndpointThrottle::default());
     let script = Script::new(&[Give("a", 1000)]);
     let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::Always };

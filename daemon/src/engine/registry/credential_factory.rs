@@ -16,7 +16,7 @@ use crate::oauth::http::HttpProvider;
 use crate::store::Store;
 use crate::store::key::Key;
 
-/// Renewals of a variant without a use in between, after which it rests.
+/// How many renewals without a use a variant gets.
 const UNUSED_RENEWALS_MAX: u32 = 2;
 
 /// A credential to be started.
@@ -32,33 +32,33 @@ pub(super) struct Fresh {
 pub struct CredentialFactory {
     pub(super) actor_context: ActorContext,
     throttles: Throttles,
-    /// The hosts of the configuration in force, held so that none forgets its limit.
+    /// The throttles of the configured hosts, held so that each keeps its limit without a credential.
     limited: Vec<Arc<OriginThrottle>>,
-    /// The directory of the sockets through which providers are reached, if the daemon does not connect by itself.
+    /// The directory of the egress sockets, if the daemon does not connect to providers itself.
     egress_dir: Option<PathBuf>,
     clients: HashMap<(Option<PathBuf>, Option<Url>), Weak<HttpClient>>,
     store: Arc<Store>,
 }
 
 impl CredentialFactory {
-    /// Nothing yet, with nothing stored and direct connections to providers.
+    /// A factory that stores nothing and connects to providers directly.
     pub fn new(actor_context: ActorContext) -> Self {
         let store = Store::forgetful(actor_context.clock.clone());
         Self::with_store(store, None, actor_context)
     }
 
-    /// What the store has kept.
+    /// A factory whose credentials resume from the records in `store`.
     pub fn with_store(store: Arc<Store>, egress_dir: Option<PathBuf>, actor_context: ActorContext) -> Self {
         let (throttles, limited, clients) = (Throttles::default(), Vec::new(), HashMap::new());
         Self { actor_context, throttles, limited, egress_dir, clients, store }
     }
 
-    /// Where credentials are kept.
+    /// The store of the records.
     pub fn store(&self) -> Arc<Store> {
         Arc::clone(&self.store)
     }
 
-    /// Sets how many requests each host is sent: where its providers differ, the least counts.
+    /// Sets the rate limit of each host: the lowest one that is configured for it.
     pub(super) fn limit_origins<'a>(&mut self, tokens: impl Iterator<Item = &'a TokenSettings>) {
         let mut limits: HashMap<String, (Arc<OriginThrottle>, Option<u32>)> = HashMap::new();
         for token in tokens {
@@ -93,7 +93,8 @@ impl CredentialFactory {
         })
     }
 
-    /// Starts the credential of a variant. A caller is about to need it, or it has a token on loan since a time.
+    /// Starts the credential of a variant, for a caller or with a token on loan. The time of a loan is that of its
+    /// first request.
     pub(super) fn start_variant(
         &mut self,
         settings: &CredentialSettings,

@@ -1,4 +1,4 @@
-//! What the registry knows about one token name.
+//! One token name of the registry.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,13 +22,13 @@ pub struct Entry {
     /// The provider's name, for people.
     pub provider: Arc<str>,
     names: Arc<str>,
-    /// Where its token comes from. Names with equal settings share one.
+    /// The credential of its token. Names with equal settings share one.
     pub credential: Arc<Credential>,
     /// The headers of an API call besides `Authorization`.
     pub headers: Vec<HeaderSettings>,
     /// The headers that the caller supplies.
     pub caller_headers: Vec<String>,
-    /// Who may have it besides root and the daemon's own user.
+    /// The rules for callers other than root and the daemon's own user.
     pub allow: Vec<Rule>,
     /// The variants that callers may ask for.
     pub permitted: VariantSettings,
@@ -94,13 +94,13 @@ impl Entry {
         self.variants.find_or_start(settings, user, start)
     }
 
-    /// Lends the valid token to a credential that asks for the same token in another way.
+    /// Returns the valid token as a loan, if `settings` request the same token in another way.
     pub(super) fn lend_to(&self, settings: &CredentialSettings, now: Instant) -> Option<Arc<Token>> {
         let snapshot = self.credential.snapshot();
         snapshot.usable(now, Duration::ZERO).filter(|_| asks_for_the_same(&self.settings, settings))
     }
 
-    /// Takes over the variants of the entry that this one replaces, if both ask for the same in another way.
+    /// Takes over the variants of the entry that this one replaces, if both request the same token in another way.
     pub(super) fn take_over_variants(&self, former: &Self, factory: &mut CredentialFactory, now: Instant) {
         let is_same = Arc::ptr_eq(&self.variants, &former.variants);
         if is_same || !asks_for_the_same(&former.settings, &self.settings) {
@@ -134,9 +134,8 @@ impl Entry {
     }
 }
 
-/// Whether two settings ask for the same token, perhaps in another way: as another client, with other secrets, at
-/// another token endpoint, or over another connection. The issuer, the grant, the user, the terms and the further
-/// parameters make it another token.
+/// Whether two settings request the same token, perhaps as another client, with other secrets, at another token
+/// endpoint or over another connection. Another issuer, grant, user, term or parameter makes it another token.
 fn asks_for_the_same(one: &CredentialSettings, other: &CredentialSettings) -> bool {
     let endpoint = match (&one.endpoint, &other.endpoint) {
         (Endpoint::Token(_), Endpoint::Token(_)) => true,

@@ -11,13 +11,13 @@ use tracing_subscriber::layer::Context;
 
 use super::outbox::Outbox;
 
-/// Bytes of a value that are sent, so that an event always fits into a datagram.
+/// The longest value in bytes; longer ones are cut, so that an event always fits into a datagram.
 const VALUE_MAX: usize = 8 * 1024;
 
 /// Returns a function that sends records to the journal, if the journal is there.
 pub(super) fn connect(path: &str) -> io::Result<impl FnMut(&[u8]) -> io::Result<()> + Send + use<>> {
     let path = path.to_owned();
-    // Fails where no journal listens. A journal that hangs is there all the same.
+    // Fails if no journal listens. A journal that hangs counts as listening.
     UnixDatagram::unbound()?.connect(&path)?;
     let socket = UnixDatagram::unbound()?;
     // By path each time, because a restarted journal has another socket.
@@ -30,7 +30,7 @@ pub(super) struct Journal(pub(super) Outbox);
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        // As in syslog(3). `info` is for operators to read: a notice.
+        // Priorities of syslog(3). `info` events are for operators, so they are notices.
         let priority = match *metadata.level() {
             Level::ERROR => "3",
             Level::WARN => "4",

@@ -16,7 +16,7 @@ const WAITING_MAX: usize = 4 * 1024 * 1024;
 /// How long the end of the process waits for the last events to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The end of the queue for events. Each write is one event.
+/// The sending side of the queue. Each write is one event.
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
     queue: Sender<Vec<u8>>,
@@ -59,7 +59,7 @@ impl Outbox {
                     // This event goes through the queue too, so it stands where the others are missing.
                     tracing::error!(
                         lost,
-                        "{lost} events were lost since the start: the log took them too slowly"
+                        "{lost} events were lost since the start: the log is too slow or fails"
                     );
                 }
             }
