@@ -169,9 +169,9 @@ mod tests {
     use crate::store::sealed::Sealer;
 
     impl Files {
-        /// Waits until no thread works on the files.
-        pub(in crate::store) async fn done(&self) {
-            while self.queue().is_working {
+        /// Waits until no thread works on the files or holds their folder.
+        pub(in crate::store) async fn done(self: &Arc<Self>) {
+            while self.queue().is_working || Arc::strong_count(self) > 1 {
                 yield_now().await;
             }
         }

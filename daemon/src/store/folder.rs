@@ -97,6 +97,7 @@ impl Folder {
 
     /// Removes a record, if there is one. A file that does not open stays.
     pub(super) fn remove(&self, key: &Key) -> Result<(), String> {
+        let _directory = self.directory()?;
         let name = self.sealer.name(key);
         let Ok(Some(_)) = self.open(&name) else { return Ok(()) };
         let path = self.path.join(name);

@@ -58,6 +58,9 @@ impl Process {
     /// The successor of a process that was killed.
     async fn next(self, state_dir: Option<&TempDir>) -> Self {
         let (recovered, clock) = (self.recovered(), self.clock.clone());
+        if let Some(files) = &self.store.files {
+            files.done().await;
+        }
         drop(self);
         let mut state = State::default();
         state.take(recovered);
@@ -101,6 +104,7 @@ async fn before_a_reboot() -> (Clock, TempDir) {
     for number in [1, 2] {
         process.store.claim(key(number), None).0.renewed(record(&clock, "a token")).await;
     }
+    process.files().done().await;
     (clock, disk)
 }
 
@@ -300,6 +304,7 @@ async fn the_fingerprint_key_survives_a_reboot() {
     for _ in 0..2 {
         let process = begin(&clock, Some(&disk)).await;
         keys.push(process.store.fingerprint_key().await.unwrap());
+        process.files().done().await;
     }
     assert_eq!(keys[0], keys[1]);
 }
