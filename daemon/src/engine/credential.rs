@@ -77,7 +77,7 @@ pub(super) struct LastUsed(AtomicU64);
 #[derive(Debug)]
 pub struct Credential {
     snapshot: watch::Receiver<Arc<Snapshot>>,
-    schedule: watch::Sender<Schedule>,
+    pub(super) schedule: watch::Sender<Schedule>,
     commands: mpsc::Sender<Command>,
     last_used: Arc<LastUsed>,
     throttle: Arc<EndpointThrottle>,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use url::Url;
 
@@ -18,6 +19,12 @@ use crate::store::key::Key;
 
 /// How many renewals without a use a variant gets.
 const UNUSED_RENEWALS_MAX: u32 = 2;
+
+/// The schedule of the variants of a token.
+pub(super) fn variant_schedule(names: &Arc<str>, refresh_before: Option<Duration>) -> Schedule {
+    let renewal_mode = RenewalMode::UnusedRenewals(UNUSED_RENEWALS_MAX);
+    Schedule { names: Arc::clone(names), refresh_before, renewal_mode }
+}
 
 /// A credential to be started.
 pub(super) struct Fresh {
@@ -99,11 +106,9 @@ impl CredentialFactory {
         &mut self,
         settings: &CredentialSettings,
         base: &CredentialSettings,
-        names: &Arc<str>,
+        schedule: Schedule,
         loan: Option<(Arc<Token>, Instant)>,
     ) -> Credential {
-        let renewal_mode = RenewalMode::UnusedRenewals(UNUSED_RENEWALS_MAX);
-        let schedule = Schedule { names: Arc::clone(names), refresh_before: None, renewal_mode };
         let (loan, first_attempt) = loan.unzip();
         let variant_of = Some(Key::of_credential(base));
         self.start_one(&Arc::new(settings.clone()), schedule, first_attempt, variant_of, loan)

@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokend_protocol::{TokenName, Variant};
 
 use super::CredentialFactory;
+use super::credential_factory::variant_schedule;
 use crate::access::Rule;
 use crate::clock::Instant;
 use crate::config::{
     CredentialSettings, Endpoint, Grant, HeaderSettings, TermKind, TokenSettings, VariantSettings,
 };
-use crate::engine::credential::{Credential, Token};
+use crate::engine::credential::{Credential, Schedule, Token};
 use crate::engine::variants::{self, NoVariant, Variants};
 use crate::quota::Allowance;
 
@@ -35,6 +36,7 @@ pub struct Entry {
     /// The variants that callers asked for.
     pub variants: Arc<Variants>,
     settings: Arc<CredentialSettings>,
+    refresh_before: Option<Duration>,
     hand_outs: Arc<AtomicU64>,
 }
 
@@ -47,10 +49,11 @@ impl Entry {
         known: Option<&Self>,
     ) -> Self {
         let same = known.filter(|entry| entry.settings == token.credential);
-        Self {
+        let entry = Self {
             provider: Arc::clone(&token.provider),
             names: name.as_str().into(),
             settings: Arc::clone(&token.credential),
+            refresh_before: token.refresh_before,
             permitted: token.variants.clone(),
             variants: same.map(|entry| Arc::clone(&entry.variants)).unwrap_or_default(),
             credential: Arc::clone(credential),
@@ -58,7 +61,15 @@ impl Entry {
             caller_headers: token.caller_headers.clone(),
             allow: token.allow.clone(),
             hand_outs: known.map(|entry| Arc::clone(&entry.hand_outs)).unwrap_or_default(),
+        };
+        for variant in entry.variants.credentials() {
+            variant.reschedule(entry.variant_schedule());
         }
+        entry
+    }
+
+    fn variant_schedule(&self) -> Schedule {
+        variant_schedule(&self.names, self.refresh_before)
     }
 
     /// Counts a hand-out.
@@ -89,7 +100,7 @@ impl Entry {
         }
         let mut factory = factory.lock().unwrap_or_else(PoisonError::into_inner);
         let start = |settings: &CredentialSettings| {
-            factory.start_variant(settings, &self.settings, &self.names, None)
+            factory.start_variant(settings, &self.settings, self.variant_schedule(), None)
         };
         self.variants.find_or_start(settings, user, start)
     }
@@ -109,7 +120,8 @@ impl Entry {
         self.variants.take_over(&former.variants, now, |variant, loan| {
             let terms = variant.terms.clone();
             let settings = CredentialSettings { terms, ..CredentialSettings::clone(&self.settings) };
-            let start = || factory.start_variant(&settings, &self.settings, &self.names, Some((loan, now)));
+            let schedule = self.variant_schedule();
+            let start = || factory.start_variant(&settings, &self.settings, schedule, Some((loan, now)));
             self.permits(&settings).then(start).map(|credential| (settings.clone(), credential))
         });
     }
@@ -148,4 +160,53 @@ fn asks_for_the_same(one: &CredentialSettings, other: &CredentialSettings) -> bo
         _ => false,
     };
     endpoint && grant && one.terms == other.terms && one.params == other.params
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config;
+    use crate::engine::credential::ActorContext;
+    use crate::engine::registry::Registry;
+    use crate::fingerprint::Fingerprinter;
+    use crate::quota::{Allowances, Quota};
+
+    #[tokio::test(start_paused = true)]
+    async fn variants_are_renewed_with_the_configured_margin_also_after_a_reload() {
+        let clock = Clock::simulated();
+        let user = Allowances::new(Quota::default()).of(1, clock.now());
+        let actor_context = ActorContext {
+            clock,
+            fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
+            roll: || 0.0,
+            tasks: TaskTracker::new(),
+        };
+        let factory = Mutex::new(CredentialFactory::new(actor_context));
+        let build = |margin: &str, previous: Option<&Registry>| {
+            let text = format!(
+                "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\n\
+                 client_secret = {{ command = [\"sleep\", \"600\"] }}\n\
+                 [token.t]\nprovider = \"p\"\nscope = \"a b\"\nvariants = {{ scope = \"a b\" }}\n\
+                 refresh_before = \"{margin}\"\n"
+            );
+            let config = config::parse(Path::new("/tokend.toml"), &text).unwrap().config;
+            Registry::build(&config, &mut factory.lock().unwrap(), previous)
+        };
+        let scope = vec!["a".to_owned()];
+        let variant = Variant { scope, ..Variant::default() };
+        let margin = |registry: &Registry| {
+            let entry = registry.find(&"t".parse().unwrap()).unwrap();
+            let credential = entry.variant(&variant, &user, &factory).unwrap();
+            credential.schedule.borrow().refresh_before
+        };
+        let before = build("0s", None);
+        assert_eq!(margin(&before), Some(Duration::ZERO));
+        let after = build("5m", Some(&before));
+        assert_eq!(margin(&after), Some(Duration::from_secs(300)));
+    }
 }
