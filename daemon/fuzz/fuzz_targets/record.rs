@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use tokend::clock::Instant;
-use tokend::store::record::{self, Moment, Record, ThrottleRecord, Boot};
+use tokend::store::record::{self, Boot, Moment, Record, ThrottleRecord};
 
 fuzz_target!(|input: &[u8]| {
     let _ = record::decode::<[u8; 32]>(input);
