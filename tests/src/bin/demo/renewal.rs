@@ -40,7 +40,9 @@ impl Watcher {
             let event: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
             let held = |key: &str| event.pointer(&format!("/held/{key}"));
             let fingerprint = held("fingerprint").and_then(Value::as_str);
-            if let Some((fingerprint, left)) = fingerprint.zip(held("expires_in_seconds").and_then(Value::as_u64)) {
+            if let Some((fingerprint, left)) =
+                fingerprint.zip(held("expires_in_seconds").and_then(Value::as_u64))
+            {
                 return Ok((fingerprint.to_owned(), left));
             }
         }
