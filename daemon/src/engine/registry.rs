@@ -131,7 +131,7 @@ impl Registry {
         self.tokens.is_empty()
     }
 
-    /// Whether no actor is [`OVERDUE`]. Variants are not looked at.
+    /// Whether no actor is `OVERDUE`. Variants are not looked at.
     pub fn is_on_schedule(&self, now: Instant) -> bool {
         self.credentials.values().all(|credential| {
             let snapshot = credential.snapshot();

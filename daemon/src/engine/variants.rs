@@ -22,7 +22,7 @@ pub enum NoVariant {
     NotPermitted(String),
     /// The user has too many.
     TooMany(QuotaExceeded),
-    /// There are [`HELD_MAX`] variants, and all are in use.
+    /// There are `HELD_MAX` variants, and all are in use.
     AllInUse,
 }
 
