@@ -212,7 +212,7 @@ fn an_unreadable_memory_is_reported_and_replaced() {
         service.begin();
         let anew = service.get("t");
         assert_ne!(anew, lost);
-        service.daemon().wait_for_log(&["the memory of the last process is replaced"]);
+        service.daemon().wait_for_log(&["the last process", "memory"]);
         service.crash();
         assert_eq!(service.get("t"), anew, "what took its place is kept again");
         assert_eq!(service.provider.count(), 2);
