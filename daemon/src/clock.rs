@@ -1,10 +1,11 @@
-//! The clocks of the host, behind one type that tests can simulate.
+//! The clocks of the host.
 //!
 //! Lifetimes count on `CLOCK_BOOTTIME`, which runs on while the host sleeps and is never set. Wall time is for people,
 //! for dates that providers send and for records that survive a reboot. Nothing else in the daemon reads a clock.
 
+use std::fmt::Debug;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,13 +26,11 @@ pub struct Instant(Duration);
 const BEFORE_BOOT: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 
 impl Instant {
-    /// The instant that is later by `delay`.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(delay))
     }
 
-    /// The instant that is earlier by `delay`.
     #[must_use]
     pub fn before(self, delay: Duration) -> Self {
         Self(self.0.saturating_sub(delay))
@@ -42,7 +41,6 @@ impl Instant {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The instant at this time after the boot.
     pub const fn at(since_boot: Duration) -> Self {
         Self(BEFORE_BOOT.saturating_add(since_boot))
     }
@@ -58,9 +56,7 @@ impl Instant {
 /// counted as lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validity {
-    /// When the request for it was sent.
     pub sent_at: Instant,
-    /// How long it is valid from then on.
     pub lifetime: Duration,
 }
 
@@ -70,7 +66,6 @@ impl Validity {
         self.sent_at.after(self.lifetime)
     }
 
-    /// How long it remains valid; zero when it has expired.
     pub fn remaining(self, now: Instant) -> Duration {
         self.expires_at().since(now)
     }
@@ -90,57 +85,39 @@ pub struct ClockChanges(Arc<Notify>);
 /// Reads the time and waits for it.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    source: Source,
+    source: Arc<dyn TimeSource>,
     changes: ClockChanges,
 }
 
-#[derive(Clone, Debug)]
-enum Source {
-    Kernel,
-    Simulated(Simulation),
+/// The clocks of a host: this one's, or a simulated one's.
+pub trait TimeSource: Debug + Send + Sync {
+    /// The time since the boot, including suspends.
+    fn since_boot(&self) -> Duration;
+
+    /// The time since the Unix epoch.
+    fn wall(&self) -> Duration;
 }
 
-/// The host of a simulated clock. It follows tokio's clock, which a test can pause and advance, and can be suspended and
-/// set.
-#[derive(Clone, Debug)]
-pub struct Simulation {
-    origin: tokio::time::Instant,
-    shifts: Arc<Mutex<Shifts>>,
-    changes: ClockChanges,
-}
-
-/// How far a simulated host's clocks are ahead of the time that tokio has counted.
-#[derive(Clone, Copy, Debug)]
-struct Shifts {
-    boot: Duration,
-    wall: Duration,
-}
+#[derive(Debug)]
+struct Kernel;
 
 impl Clock {
-    /// The host's clocks. `changes` wakes sleepers when the wall clock is set or the host resumes from a suspend.
     pub fn kernel(changes: ClockChanges) -> Self {
-        Self { source: Source::Kernel, changes }
+        Self::new(Arc::new(Kernel), changes)
     }
 
-    /// A clock that follows tokio's own, for tests under `start_paused`. It begins an hour after boot.
-    pub fn simulated() -> Self {
-        Simulation::begin().clock()
+    /// The clocks of `source`. `changes` wakes sleepers when its wall clock is set or it resumes from a suspend.
+    pub fn new(source: Arc<dyn TimeSource>, changes: ClockChanges) -> Self {
+        Self { source, changes }
     }
 
     /// Now, on the clock that lifetimes count on.
     pub fn now(&self) -> Instant {
-        match &self.source {
-            Source::Kernel => Instant::at(kernel_time(ClockId::CLOCK_BOOTTIME)),
-            Source::Simulated(host) => Instant::at(host.origin.elapsed() + host.shifts().boot),
-        }
+        Instant::at(self.source.since_boot())
     }
 
-    /// Wall time now, since the Unix epoch.
     pub fn wall(&self) -> Duration {
-        match &self.source {
-            Source::Kernel => kernel_time(ClockId::CLOCK_REALTIME),
-            Source::Simulated(host) => host.origin.elapsed() + host.shifts().wall,
-        }
+        self.source.wall()
     }
 
     /// The wall time of `instant`, as the clocks stand now.
@@ -169,47 +146,19 @@ impl Clock {
     }
 }
 
-impl Simulation {
-    /// A host that was started an hour ago.
-    pub fn begin() -> Self {
-        let shifts = Shifts { boot: Duration::from_secs(3600), wall: Duration::from_secs(1_700_000_000) };
-        Self {
-            origin: tokio::time::Instant::now(),
-            shifts: Arc::new(Mutex::new(shifts)),
-            changes: ClockChanges::default(),
-        }
+impl ClockChanges {
+    pub fn notify(&self) {
+        self.0.notify_waiters();
+    }
+}
+
+impl TimeSource for Kernel {
+    fn since_boot(&self) -> Duration {
+        kernel_time(ClockId::CLOCK_BOOTTIME)
     }
 
-    /// Its clock.
-    pub fn clock(&self) -> Clock {
-        Clock { source: Source::Simulated(self.clone()), changes: self.changes.clone() }
-    }
-
-    /// Suspends the host for this time: boot and wall time go on, tokio's timers do not.
-    pub fn suspend(&self, asleep: Duration) {
-        self.step(|shifts| {
-            shifts.boot = shifts.boot.saturating_add(asleep);
-            shifts.wall = shifts.wall.saturating_add(asleep);
-        });
-    }
-
-    /// Sets the wall clock ahead.
-    pub fn set_ahead(&self, by: Duration) {
-        self.step(|shifts| shifts.wall = shifts.wall.saturating_add(by));
-    }
-
-    /// Sets the wall clock back.
-    pub fn set_back(&self, by: Duration) {
-        self.step(|shifts| shifts.wall = shifts.wall.saturating_sub(by));
-    }
-
-    fn step(&self, change: impl FnOnce(&mut Shifts)) {
-        change(&mut self.shifts.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changes.0.notify_waiters();
-    }
-
-    fn shifts(&self) -> Shifts {
-        *self.shifts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wall(&self) -> Duration {
+        kernel_time(ClockId::CLOCK_REALTIME)
     }
 }
 
@@ -229,11 +178,11 @@ pub async fn watch_clock_changes(changes: ClockChanges) -> std::io::Result<()> {
     let registered = unsafe { AsyncFd::register(timer.as_fd()) }?;
     loop {
         if is_step(arm(&timer))? {
-            changes.0.notify_waiters();
+            changes.notify();
         }
         let mut ready = registered.readable().await?;
         if is_step(timer.wait())? {
-            changes.0.notify_waiters();
+            changes.notify();
         }
         ready.clear_ready();
     }
@@ -260,6 +209,27 @@ fn is_step(said: nix::Result<()>) -> nix::Result<bool> {
 mod tests {
     use super::*;
 
+    /// Follows tokio's clock, which a test can pause and advance. Begins an hour after the boot.
+    #[derive(Debug)]
+    struct Simulated(tokio::time::Instant);
+
+    impl TimeSource for Simulated {
+        fn since_boot(&self) -> Duration {
+            Duration::from_secs(3600) + self.0.elapsed()
+        }
+
+        fn wall(&self) -> Duration {
+            Duration::from_secs(1_700_000_000) + self.0.elapsed()
+        }
+    }
+
+    impl Clock {
+        /// A clock that follows tokio's own.
+        pub(crate) fn simulated() -> Self {
+            Self::new(Arc::new(Simulated(tokio::time::Instant::now())), ClockChanges::default())
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_sleep_lasts_exactly_until_its_instant() {
         let clock = Clock::simulated();
@@ -284,35 +254,6 @@ mod tests {
         let Timestamp(wall) = clock.timestamp(now);
         assert_eq!(clock.timestamp(now.after(Duration::from_secs(5))), Timestamp(wall + 5_000));
         assert_eq!(clock.timestamp(now.before(Duration::from_secs(5))), Timestamp(wall - 5_000));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sleeper_whose_instant_passed_while_the_host_slept_wakes_at_once() {
-        let host = Simulation::begin();
-        let clock = host.clock();
-        let (due, wall) = (clock.now().after(Duration::from_secs(700)), clock.wall());
-        let sleeper = tokio::spawn({
-            let clock = clock.clone();
-            async move { clock.sleep_until(due).await }
-        });
-        tokio::task::yield_now().await;
-        host.suspend(Duration::from_secs(800));
-        let resumed = clock.now();
-        sleeper.await.unwrap();
-        assert_eq!(clock.now(), resumed);
-        assert_eq!(clock.wall(), wall + Duration::from_secs(800));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sleeper_does_not_notice_the_wall_clock_being_set() {
-        let host = Simulation::begin();
-        let clock = host.clock();
-        let due = clock.now().after(Duration::from_secs(700));
-        host.set_ahead(Duration::from_secs(86_400));
-        host.set_back(Duration::from_secs(3_600));
-        clock.sleep_until(due).await;
-        assert_eq!(clock.now(), due);
-        assert_eq!(clock.wall(), Duration::from_secs(1_700_000_000 + 700 + 82_800));
     }
 
     #[test]

@@ -198,13 +198,15 @@ fn an_unreadable_memory_is_reported_and_replaced() {
         file.write_all(&[7; 5_000]).unwrap();
         file
     };
-    let spoil: [fn(&ServiceManager, File); 3] = [
-        |manager, foreign| manager.store(foreign),
-        |manager, _| manager.write_stored(b"X", 3),
+    const REPLACED: &str = "the memory of the last process is replaced";
+    const DAMAGED: &str = "the last process left damaged memory";
+    let spoil: [(&str, fn(&ServiceManager, File)); 3] = [
+        (REPLACED, |manager, foreign| manager.store(foreign)),
+        (REPLACED, |manager, _| manager.write_stored(b"X", 3)),
         // Everything after the header.
-        |manager, _| manager.write_stored(&[0xff; 16_384], 64),
+        (DAMAGED, |manager, _| manager.write_stored(&[0xff; 16_384], 64)),
     ];
-    for spoil in spoil {
+    for (report, spoil) in spoil {
         let mut service = Service::start(&token_table("t", ""));
         let lost = service.get("t");
         service.kill();
@@ -212,7 +214,7 @@ fn an_unreadable_memory_is_reported_and_replaced() {
         service.begin();
         let anew = service.get("t");
         assert_ne!(anew, lost);
-        service.daemon().wait_for_log(&["the last process", "memory"]);
+        service.daemon().wait_for_log(&[report]);
         service.crash();
         assert_eq!(service.get("t"), anew, "what took its place is kept again");
         assert_eq!(service.provider.count(), 2);

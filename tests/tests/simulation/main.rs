@@ -20,6 +20,7 @@
 )]
 
 mod caller;
+mod host;
 mod judge;
 mod key;
 mod plan;

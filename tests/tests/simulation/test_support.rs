@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokend::clock::{Clock, Instant, Simulation};
+use tokend::clock::{Clock, Instant};
 use tokend::engine::credential::{ActorContext, Credential, Schedule, StartState, Token, Unobtainable};
 use tokend::engine::schedule::RenewalMode;
 use tokend::engine::throttle::EndpointThrottle;
@@ -14,10 +14,12 @@ use tokend::store::key::Key;
 use tokend_protocol::{ErrorClass, Secret};
 use tokio_util::task::TaskTracker;
 
+use crate::host::Host;
+
 /// A host at its beginning.
 #[derive(Clone, Debug)]
 pub struct Scene {
-    pub host: Simulation,
+    pub host: Host,
     pub clock: Clock,
     start: Instant,
 }
@@ -47,7 +49,7 @@ impl Scene {
     /// A host whose rolls follow from `seed`.
     pub fn begin(seed: u64) -> Self {
         fastrand::seed(seed);
-        let host = Simulation::begin();
+        let host = Host::begin();
         let clock = host.clock();
         Self { start: clock.now(), host, clock }
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokend::clock::{Clock, Instant, Simulation};
+use tokend::clock::{Clock, Instant};
 use tokend::engine::credential::{ActorContext, Credential, Schedule, StartState};
 use tokend::engine::schedule::RenewalMode;
 use tokend::engine::throttle::EndpointThrottle;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::caller;
+use crate::host::Host;
 use crate::judge::Judge;
 use crate::key::Key;
 use crate::plan::{Plan, between, wait};
@@ -25,7 +26,7 @@ use crate::trouble::Trouble;
 pub struct World {
     pub plan: Plan,
     pub clock: Clock,
-    host: Simulation,
+    host: Host,
     rng: Mutex<Rng>,
     judge: Mutex<Judge>,
     violated: Notify,
@@ -55,7 +56,7 @@ pub fn run(plan: Plan) -> Report {
 
 impl World {
     fn begin(plan: Plan) -> Arc<Self> {
-        let host = Simulation::begin();
+        let host = Host::begin();
         let clock = host.clock();
         let tokens = plan
             .issuers
