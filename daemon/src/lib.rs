@@ -1,6 +1,6 @@
 //! The daemon as a library, so that tests can start it in process. `ARCHITECTURE.md` says what each module may import.
 
-#![allow(missing_docs, reason = "not a library for others: names say it where they can, and comments say the rest")]
+#![allow(missing_docs, reason = "only tests link it; a comment says what a name does not")]
 
 pub mod access;
 pub mod cli;

@@ -191,16 +191,19 @@ fn a_variant_is_kept_as_long_as_its_token() {
     assert!(!contains(&service.manager.stored(), &variant));
 }
 
+/// Spoils the memory that a killed daemon left; the file is not one of tokend's.
+type Spoil = fn(&ServiceManager, File);
+
 #[test]
 fn an_unreadable_memory_is_reported_and_replaced() {
+    const REPLACED: &str = "the memory of the last process is replaced";
+    const DAMAGED: &str = "the last process left damaged memory";
     let foreign = || {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 5_000]).unwrap();
         file
     };
-    const REPLACED: &str = "the memory of the last process is replaced";
-    const DAMAGED: &str = "the last process left damaged memory";
-    let spoil: [(&str, fn(&ServiceManager, File)); 3] = [
+    let spoil: [(&str, Spoil); 3] = [
         (REPLACED, |manager, foreign| manager.store(foreign)),
         (REPLACED, |manager, _| manager.write_stored(b"X", 3)),
         // Everything after the header.
