@@ -2,7 +2,6 @@
 //! client secret is followed by the next configured one.
 
 pub mod client;
-pub mod deviation;
 pub mod discovery;
 mod error;
 pub mod http;
@@ -11,7 +10,6 @@ pub mod redact;
 pub mod request;
 pub mod response;
 mod secret_watch;
-pub mod skew;
 
 use std::fmt;
 use std::future::Future;
@@ -19,9 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::{ErrorClass, Secret};
-
-pub use deviation::Deviation;
-pub use skew::ClockSkew;
 
 /// A source of one kind of token: [`http::HttpProvider`], or a scripted one in tests.
 pub trait Provider: Send + Sync + 'static {
@@ -35,24 +30,22 @@ pub trait Provider: Send + Sync + 'static {
 /// How a token request ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The token, or why there is none.
     pub result: Result<Granted, Failure>,
-    /// Where the reply deviated from the RFCs.
-    pub deviations: Vec<Deviation>,
+    /// Where the reply deviated from the RFCs. `client-lib/tokenctl/JSON.md` explains each word.
+    pub deviations: Vec<&'static str>,
     /// How many token requests were sent.
     pub requests: u32,
-    /// The client secret that brought the token, where several are configured.
     pub client_secret: Option<SecretInUse>,
-    /// The difference between the provider's clock and this host's, if the reply has a `Date`.
-    pub clock_skew: Option<ClockSkew>,
+    /// By how many seconds the provider's clock is ahead of this host's, if the reply has a `Date`. Lifetimes do not depend
+    /// on it. But an API that compares a token's claims with the wall clock may refuse the token.
+    pub clock_skew: Option<i64>,
 }
 
 /// A token as the provider gave it.
 #[derive(Debug)]
 pub struct Granted {
-    /// The access token.
     pub token: Secret,
-    /// How long it is valid, counted from when the request was sent.
+    /// Counted from when the request was sent.
     pub lifetime: Duration,
     /// The token type that the provider named; `Bearer` in this spelling, also where it named none.
     pub token_type: Arc<str>,
@@ -63,7 +56,6 @@ pub struct Granted {
 /// Why a token request brought no token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The class, which decides who can end the failure.
     pub class: ErrorClass,
     /// The message for callers: a fixed text or an RFC 6749 error code.
     pub message: String,
@@ -76,10 +68,10 @@ pub struct Failure {
     pub refuses_client: bool,
 }
 
-/// The client secret that brought a token, out of several.
+/// The client secret that brought a token, where several are configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SecretInUse {
-    /// Its position in the configuration, from 0.
+    /// Its position in the configuration, from 0. Another one than 0 means that a rotation is not finished.
     pub index: usize,
     /// How many are configured.
     pub of: usize,
@@ -105,18 +97,11 @@ impl Failure {
     }
 }
 
-impl SecretInUse {
-    /// Whether another secret than the first is in use, so that a rotation is not finished.
-    pub fn is_not_the_first(self) -> bool {
-        self.index > 0
-    }
-}
-
 impl fmt::Display for SecretInUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = ["first", "second", "third"].get(self.index).unwrap_or(&"last");
         write!(f, "the {place} of {} is in use", self.of)?;
-        if self.is_not_the_first() {
+        if self.index > 0 {
             f.write_str("; the first is refused or cannot be read")?;
         }
         Ok(())

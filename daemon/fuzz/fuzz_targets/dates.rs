@@ -4,15 +4,18 @@
 
 use std::time::Duration;
 
+use http::header::{DATE, RETRY_AFTER};
 use libfuzzer_sys::fuzz_target;
 use tokend::oauth::response::{HttpReply, retry_after};
 
 // Two lines: the values of Retry-After and Date.
 fuzz_target!(|input: &str| {
     let (retry, date) = input.split_once('\n').unwrap_or((input, ""));
+    let (Ok(wait), Ok(date)) = (retry.parse(), date.parse()) else { return };
+    let headers = [(RETRY_AFTER, wait), (DATE, date)].into_iter().collect();
+    let reply = HttpReply { headers, ..HttpReply::default() };
     for wall in [0, 1_700_000_000, u64::MAX] {
         let wall = Duration::from_secs(wall);
-        let reply = HttpReply { retry_after: Some(retry), date: Some(date), ..HttpReply::default() };
         let waits = retry_after(&reply, wall);
         if let Ok(seconds) = retry.parse::<u64>() {
             let signed = retry.starts_with('+');

@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
         None => (&b"200"[..], input),
     };
     let status = str::from_utf8(status).ok().and_then(|text| text.parse().ok()).unwrap_or(200);
-    let reply = HttpReply { status, body, ..HttpReply::default() };
+    let reply = HttpReply { status, body: body.to_vec(), ..HttpReply::default() };
     for issuer in &*ISSUERS {
         if let Ok(Some(endpoint)) = read(issuer, &reply, Duration::ZERO) {
             assert!(endpoint.scheme() == "https" || (issuer.scheme() == "http" && is_loopback(&endpoint)));

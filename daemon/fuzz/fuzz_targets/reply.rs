@@ -5,6 +5,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use http::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use libfuzzer_sys::fuzz_target;
 use tokend::oauth::redact::SentSecrets;
 use tokend::oauth::response::{Context, HttpReply, read};
@@ -22,10 +23,13 @@ fuzz_target!(|input: &[u8]| {
     let mut parts = input.splitn(5, |byte| *byte == b'\n');
     let mut line = || parts.next().map(|line| str::from_utf8(line).unwrap_or_default()).unwrap_or_default();
     let status = line().parse().unwrap_or(200);
-    let mut field = || Some(line()).filter(|text| !text.is_empty());
-    let (content_type, date, retry_after) = (field(), field(), field());
-    let body = parts.next().unwrap_or_default();
-    let reply = HttpReply { status, content_type, content_encoding: None, date, retry_after, body };
+    let mut headers = HeaderMap::new();
+    for name in [CONTENT_TYPE, DATE, RETRY_AFTER] {
+        let value = Some(line()).filter(|text| !text.is_empty());
+        headers.extend(value.and_then(|text| Some((name, text.parse().ok()?))));
+    }
+    let body = parts.next().unwrap_or_default().to_vec();
+    let reply = HttpReply { status, headers, body };
     let wall = Duration::from_secs(1_700_000_000);
     let context = Context { default_lifetime: Duration::from_secs(300), wall, sent: &SENT };
     match read(&reply, context).result {

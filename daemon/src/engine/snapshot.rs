@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokend_protocol::{Fingerprint, Secret, State};
 
 use crate::clock::{Instant, Validity};
-use crate::oauth::{ClockSkew, Deviation, SecretInUse};
+use crate::oauth::SecretInUse;
 use crate::store::record::Failed;
 
 /// A token that is held.
@@ -42,11 +42,11 @@ pub struct Snapshot {
     /// Token requests sent so far.
     pub requests: u64,
     /// Tolerated deviations from the RFCs so far.
-    pub deviations: BTreeMap<Deviation, u64>,
+    pub deviations: BTreeMap<&'static str, u64>,
     /// The client secret that brought the newest token, where several are configured.
     pub client_secret: Option<SecretInUse>,
-    /// How far the provider's clock was off at its last reply.
-    pub clock_skew: Option<ClockSkew>,
+    /// By how many seconds the provider's clock was ahead of this host's at its last reply.
+    pub clock_skew: Option<i64>,
 }
 
 impl Snapshot {

@@ -1,13 +1,12 @@
 //! The HTTP client for discovery and token requests: its trust roots, proxy and egress sockets, and its limits.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::HeaderMap;
 use reqwest::{Client, Proxy, Request, redirect, retry};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -36,14 +35,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The largest body that is read, after decompression.
 const BODY_MAX: usize = 1024 * 1024;
 
-/// The `User-Agent` of every request.
-const AGENT: &str = concat!("tokend/", env!("CARGO_PKG_VERSION"));
-
 /// The most clients that are held, one per egress socket. Only issuers whose metadata keeps changing reach this.
 const CLIENTS_MAX: usize = 256;
-
-/// What `localhost` means, whatever the name service says (RFC 6761 section 6.3): requests to it may do without TLS.
-const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// How many threads may read trust roots at once. A file system that hangs blocks one per read.
 static TRUST_READERS: Semaphore = Semaphore::const_new(4);
@@ -59,14 +52,6 @@ pub struct HttpClient {
     clients: Mutex<HashMap<Option<String>, Client>>,
 }
 
-/// A whole reply.
-#[derive(Debug)]
-pub(super) struct Received {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
 /// The name service does not know the host or does not answer; the text is for operators.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -80,12 +65,12 @@ impl HttpClient {
     }
 
     /// Sends a request and receives the whole reply, within [`EXCHANGE_TIMEOUT`] after the trust roots are read.
-    pub(super) async fn exchange(&self, request: Request) -> Result<Received, Failure> {
+    pub(super) async fn exchange(&self, request: Request) -> Result<HttpReply, Failure> {
         let egress = self.egress_dir.is_some().then(|| egress_instance(request.url()));
         let client = timeout(EXCHANGE_TIMEOUT, self.client(egress.clone())).await;
         let client = client.unwrap_or_else(|_| Err(internal("the trust roots cannot be read in time")))?;
         let failure = match receive(&client, request).await {
-            Ok(Some(received)) => return Ok(received),
+            Ok(Some(reply)) => return Ok(reply),
             Ok(None) => Failure::new(ErrorClass::Malformed, "a reply of more than 1 MiB"),
             Err(error) => error::of(&error, egress.as_deref()),
         };
@@ -116,21 +101,6 @@ impl HttpClient {
     }
 }
 
-impl Received {
-    /// The parts of the reply that are read.
-    pub(super) fn reply(&self) -> HttpReply<'_> {
-        let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
-        HttpReply {
-            status: self.status,
-            content_type: text("content-type"),
-            content_encoding: text("content-encoding"),
-            date: text("date"),
-            retry_after: text("retry-after"),
-            body: &self.body,
-        }
-    }
-}
-
 /// The name of the egress socket for a URL's origin: `HOST:PORT`. An IPv6 address has no brackets, because a unit
 /// name cannot have them.
 pub(super) fn egress_instance(url: &Url) -> String {
@@ -150,7 +120,7 @@ fn build(tls: ClientConfig, proxy: Option<&Url>, socket: Option<PathBuf>) -> req
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(EXCHANGE_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .user_agent(AGENT);
+        .user_agent(concat!("tokend/", env!("CARGO_PKG_VERSION")));
     if let Some(proxy) = proxy {
         // For https:// alone, so through a tunnel: a proxy for http:// would read the secret.
         builder = builder.proxy(Proxy::https(proxy.as_str())?);
@@ -162,7 +132,7 @@ fn build(tls: ClientConfig, proxy: Option<&Url>, socket: Option<PathBuf>) -> req
 }
 
 /// The whole reply, or `None` where it is too large.
-async fn receive(client: &Client, request: Request) -> reqwest::Result<Option<Received>> {
+async fn receive(client: &Client, request: Request) -> reqwest::Result<Option<HttpReply>> {
     let mut response = client.execute(request).await?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -172,7 +142,7 @@ async fn receive(client: &Client, request: Request) -> reqwest::Result<Option<Re
         body.extend_from_slice(&chunk);
     }
     let headers = std::mem::take(response.headers_mut());
-    Ok(Some(Received { status: response.status().as_u16(), headers, body }))
+    Ok(Some(HttpReply { status: response.status().as_u16(), headers, body }))
 }
 
 /// Resolves names with the system's resolver (getaddrinfo(3)).
@@ -181,9 +151,10 @@ struct NameService;
 impl Resolve for NameService {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // The caller sets the port.
+            // The caller sets the port. `localhost` is this host, whatever the name service says (RFC 6761 section 6.3):
+            // requests to it may do without TLS.
             let addresses: Vec<SocketAddr> = if name.as_str().eq_ignore_ascii_case("localhost") {
-                LOCALHOST.map(|address| SocketAddr::new(address, 0)).into()
+                vec![(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]
             } else {
                 timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((name.as_str(), 0)))
                     .await

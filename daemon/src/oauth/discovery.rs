@@ -18,70 +18,53 @@ struct Metadata {
 
 /// The URLs at which an issuer's metadata may be, in the order in which to look: OpenID Connect appends the well-known part
 /// to the issuer's path, RFC 8414 prepends it.
-pub fn metadata_urls(issuer: &Url) -> Vec<Url> {
+pub fn metadata_urls(issuer: &Url) -> [Url; 2] {
     let path = issuer.path().trim_end_matches('/');
     let paths = [
         format!("{path}/.well-known/openid-configuration"),
         format!("/.well-known/oauth-authorization-server{path}"),
     ];
-    let with_path = |path: String| {
+    paths.map(|path| {
         let mut url = issuer.clone();
         url.set_path(&path);
         url
-    };
-    paths.map(with_path).into()
+    })
 }
 
 /// The token endpoint in a reply, or `None` where there is no document at this URL.
-pub fn read(issuer: &Url, reply: &HttpReply<'_>, wall: Duration) -> Result<Option<Url>, Failure> {
-    match reply.status {
-        200..300 => token_endpoint(issuer, reply.body).map(Some),
-        404 | 410 => Ok(None),
-        status => {
-            let message = match status {
-                300..400 => format!(
-                    "discovery: a redirect (status {status}), which is never followed: configure the final issuer"
-                ),
-                _ => format!("discovery: status {status}"),
-            };
-            let failure = Failure::new(response::class(status, None), message);
-            Err(Failure { retry_after: response::retry_after(reply, wall), ..failure })
-        }
-    }
+pub fn read(issuer: &Url, reply: &HttpReply, wall: Duration) -> Result<Option<Url>, Failure> {
+    let message = match reply.status {
+        200..300 => return token_endpoint(issuer, &reply.body).map(Some),
+        404 | 410 => return Ok(None),
+        status @ 300..400 => format!(
+            "discovery: a redirect (status {status}), which is never followed: configure the final issuer"
+        ),
+        status => format!("discovery: status {status}"),
+    };
+    let failure = Failure::new(response::class(reply.status, None), message);
+    Err(Failure { retry_after: response::retry_after(reply, wall), ..failure })
 }
 
 /// Whether a failure at one URL ends the search: the issuer cannot be reached, or asked for a pause.
 pub fn ends_search(failure: &Failure) -> bool {
-    let cannot_be_asked = matches!(
-        failure.class,
-        ErrorClass::Unreachable
-            | ErrorClass::Timeout
-            | ErrorClass::Tls
-            | ErrorClass::Throttled
-            | ErrorClass::Internal
-    );
-    cannot_be_asked || failure.retry_after.is_some()
-}
-
-/// The failure of a search that found no document.
-pub fn nothing_found() -> Failure {
-    let message = "discovery: the issuer publishes no metadata; configure its token_endpoint";
-    Failure::new(ErrorClass::Refused, message)
+    use ErrorClass::{Internal, Throttled, Timeout, Tls, Unreachable};
+    failure.retry_after.is_some()
+        || matches!(failure.class, Unreachable | Timeout | Tls | Throttled | Internal)
 }
 
 /// The token endpoint in a metadata document, whose issuer must be the configured one (RFC 8414 section 3.3).
 fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
     let refused = |message: &str| Failure::new(ErrorClass::Refused, format!("discovery: {message}"));
-    let metadata: Metadata = serde_json::from_slice(document).map_err(|_| {
-        Failure::new(ErrorClass::Malformed, "discovery: a document without issuer and token_endpoint")
-    })?;
+    let malformed = |message: &str| Failure::new(ErrorClass::Malformed, format!("discovery: {message}"));
+    let metadata: Metadata = serde_json::from_slice(document)
+        .map_err(|_| malformed("a document without issuer and token_endpoint"))?;
     if metadata.issuer.trim_end_matches('/') != issuer.as_str().trim_end_matches('/') {
         return Err(refused(
             "the document is that of another issuer; configure the issuer exactly as it names itself",
         ));
     }
-    let endpoint = Url::parse(&metadata.token_endpoint)
-        .map_err(|_| Failure::new(ErrorClass::Malformed, "discovery: a token_endpoint that is no URL"))?;
+    let endpoint =
+        Url::parse(&metadata.token_endpoint).map_err(|_| malformed("a token_endpoint that is no URL"))?;
     if !endpoint.username().is_empty() || endpoint.password().is_some() {
         return Err(refused("a token_endpoint with a user name or password before the host"));
     }
@@ -94,6 +77,8 @@ fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::{HeaderValue, RETRY_AFTER};
+
     use super::*;
 
     fn url(text: &str) -> Url {
@@ -173,8 +158,10 @@ mod tests {
 
     #[test]
     fn a_status_is_sorted_as_that_of_a_token_response() {
-        let fail = |status, retry_after| {
-            let reply = HttpReply { status, retry_after, ..HttpReply::default() };
+        let fail = |status, retry_after: Option<&'static str>| {
+            let mut reply = HttpReply { status, ..HttpReply::default() };
+            let retry_after = retry_after.map(HeaderValue::from_static);
+            reply.headers.extend(retry_after.map(|value| (RETRY_AFTER, value)));
             super::read(&url("https://id.example"), &reply, Duration::ZERO).unwrap_err()
         };
         let cases = [

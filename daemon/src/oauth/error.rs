@@ -65,31 +65,29 @@ fn classify(error: &reqwest::Error) -> Failure {
 }
 
 fn tls_failure(fault: &rustls::Error) -> Failure {
+    use CertificateError as Fault;
+    use rustls::Error::{self, InvalidCertificate as Certificate};
     let message = match fault {
-        rustls::Error::InvalidCertificate(fault) => certificate_fault(fault),
-        rustls::Error::NoCertificatesPresented => "TLS: the provider presented no certificate",
-        rustls::Error::InvalidMessage(_) => "TLS: the server did not answer with TLS",
-        rustls::Error::PeerIncompatible(_) => "TLS: no version or cipher suite in common with the provider",
-        rustls::Error::AlertReceived(_) => "TLS: the provider closed the connection with an alert",
+        Certificate(Fault::Expired | Fault::ExpiredContext { .. }) => {
+            "TLS: the provider's certificate has expired"
+        }
+        Certificate(Fault::NotValidYet | Fault::NotValidYetContext { .. }) => {
+            "TLS: the provider's certificate is not valid yet"
+        }
+        Certificate(Fault::NotValidForName | Fault::NotValidForNameContext { .. }) => {
+            "TLS: the provider's certificate is for another host"
+        }
+        Certificate(Fault::UnknownIssuer) => {
+            "TLS: the provider's certificate is from an authority that is not trusted here"
+        }
+        Certificate(_) => "TLS: the provider's certificate is not valid",
+        Error::NoCertificatesPresented => "TLS: the provider presented no certificate",
+        Error::InvalidMessage(_) => "TLS: the server did not answer with TLS",
+        Error::PeerIncompatible(_) => "TLS: no version or cipher suite in common with the provider",
+        Error::AlertReceived(_) => "TLS: the provider closed the connection with an alert",
         _ => "TLS: no encrypted connection to the provider",
     };
     Failure::new(ErrorClass::Tls, message).with_detail(redact::printable(&fault.to_string()))
-}
-
-fn certificate_fault(fault: &CertificateError) -> &'static str {
-    use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
-        UnknownIssuer,
-    };
-    match fault {
-        Expired | ExpiredContext { .. } => "TLS: the provider's certificate has expired",
-        NotValidYet | NotValidYetContext { .. } => "TLS: the provider's certificate is not valid yet",
-        NotValidForName | NotValidForNameContext { .. } => {
-            "TLS: the provider's certificate is for another host"
-        }
-        UnknownIssuer => "TLS: the provider's certificate is from an authority that is not trusted here",
-        _ => "TLS: the provider's certificate is not valid",
-    }
 }
 
 /// The innermost error of a type among an error and its causes.

@@ -14,11 +14,11 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::config::{CredentialSettings, Endpoint, Grant};
-use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient, Received};
+use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient};
 use crate::oauth::request::{RequestSecrets, compose};
-use crate::oauth::response::{Context, read};
+use crate::oauth::response::{Context, HttpReply, read};
 use crate::oauth::secret_watch::SecretWatch;
-use crate::oauth::{ClockSkew, Deviation, Failure, Granted, Outcome, Provider, SecretInUse, discovery};
+use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse, discovery};
 use crate::secret_source::SecretSource;
 
 /// How long all exchanges of one token request may take: discovery, and one exchange for each client secret. With
@@ -42,34 +42,28 @@ pub struct HttpProvider {
     watch: SecretWatch,
 }
 
-/// The state of one token request: its results so far, and the time that is left.
+/// One token request: the time that is left, and the outcome so far.
 struct Attempt<'a> {
     provider: &'a HttpProvider,
     time_for_exchanges: Duration,
     time_for_secrets: Duration,
-    requests: u32,
-    deviations: Vec<Deviation>,
-    clock_skew: Option<ClockSkew>,
-    client_secret: Option<SecretInUse>,
+    outcome: Outcome,
 }
 
 impl Provider for HttpProvider {
     async fn request(&self) -> Outcome {
+        let nothing_yet = Failure::new(ErrorClass::Internal, "no token request was sent");
         let mut attempt = Attempt {
             provider: self,
             time_for_exchanges: EXCHANGES_TIMEOUT,
             time_for_secrets: SECRETS_TIMEOUT,
-            requests: 0,
-            deviations: Vec::new(),
-            clock_skew: None,
-            client_secret: None,
+            outcome: Outcome::of(Err(nothing_yet), 0),
         };
         let result = attempt.run().await;
         if result.is_err() {
             *self.discovered() = None;
         }
-        let Attempt { requests, deviations, clock_skew, client_secret, .. } = attempt;
-        Outcome { result, deviations, requests, client_secret, clock_skew }
+        Outcome { result, ..attempt.outcome }
     }
 
     async fn changed(&self) {
@@ -78,11 +72,9 @@ impl Provider for HttpProvider {
 }
 
 impl HttpProvider {
-    /// A provider with these settings.
     pub fn new(settings: Arc<CredentialSettings>, http: Arc<HttpClient>, clock: Clock) -> Self {
-        let watch = SecretWatch::new(&settings);
-        let (discovered, preferred) = (Mutex::default(), AtomicUsize::default());
-        Self { settings, http, clock, discovered, preferred, watch }
+        let (watch, discovered) = (SecretWatch::new(&settings), Mutex::default());
+        Self { settings, http, clock, discovered, preferred: AtomicUsize::default(), watch }
     }
 
     fn discovered(&self) -> MutexGuard<'_, Option<Url>> {
@@ -118,8 +110,8 @@ impl Attempt<'_> {
             match result {
                 Ok(granted) => {
                     preferred.store(index, Ordering::Relaxed);
-                    self.client_secret =
-                        (sources.len() > 1).then_some(SecretInUse { index, of: sources.len() });
+                    let in_use = SecretInUse { index, of: sources.len() };
+                    self.outcome.client_secret = (in_use.of > 1).then_some(in_use);
                     return Ok(granted);
                 }
                 Err(failure) if failure.refuses_client || failure.class == ErrorClass::Secret => {
@@ -132,52 +124,50 @@ impl Attempt<'_> {
     }
 
     async fn ask(&mut self, endpoint: &Url, secrets: &RequestSecrets) -> Result<Granted, Failure> {
-        let provider = self.provider;
-        let (request, sent) = compose(&provider.settings, endpoint, secrets)?;
-        self.requests += 1;
-        let received = self.exchange(request).await?;
-        let default_lifetime = provider.settings.default_lifetime;
-        let context = Context { default_lifetime, wall: provider.clock.wall(), sent: &sent };
-        let mut outcome = read(&received.reply(), context);
-        self.deviations.append(&mut outcome.deviations);
-        self.clock_skew = outcome.clock_skew.or(self.clock_skew);
-        outcome.result
+        let HttpProvider { settings, clock, .. } = self.provider;
+        let (request, sent) = compose(settings, endpoint, secrets)?;
+        self.outcome.requests += 1;
+        let reply = self.exchange(request).await?;
+        let default_lifetime = settings.default_lifetime;
+        let read = read(&reply, Context { default_lifetime, wall: clock.wall(), sent: &sent });
+        self.outcome.deviations.extend(read.deviations);
+        self.outcome.clock_skew = read.clock_skew.or(self.outcome.clock_skew);
+        read.result
     }
 
+    /// Returns the token endpoint that is configured, or known, or else found at the metadata URLs, which are requested in
+    /// turn. If all fail, the first failure is returned, because the usual URL comes first.
     async fn token_endpoint(&mut self) -> Result<Url, Failure> {
         let issuer = match &self.provider.settings.endpoint {
             Endpoint::Token(url) => return Ok(url.clone()),
             Endpoint::Issuer(issuer) => issuer,
         };
-        let known = self.provider.discovered().clone();
-        let url = match known {
-            Some(url) => return Ok(url),
-            None => self.discover(issuer).await?,
-        };
-        *self.provider.discovered() = Some(url.clone());
-        Ok(url)
-    }
-
-    /// Requests the metadata URLs in turn. If all fail, the first failure is returned, because the usual URL comes
-    /// first. A failure that ends the search is returned at once.
-    async fn discover(&mut self, issuer: &Url) -> Result<Url, Failure> {
+        if let Some(known) = &*self.provider.discovered() {
+            return Ok(known.clone());
+        }
         let mut first = None;
         for url in discovery::metadata_urls(issuer) {
             let mut request = Request::new(Method::GET, url);
             request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
-            let received = self.exchange(request).await;
+            let reply = self.exchange(request).await;
             let wall = self.provider.clock.wall();
-            match received.and_then(|received| discovery::read(issuer, &received.reply(), wall)) {
-                Ok(Some(endpoint)) => return Ok(endpoint),
+            match reply.and_then(|reply| discovery::read(issuer, &reply, wall)) {
+                Ok(Some(endpoint)) => {
+                    *self.provider.discovered() = Some(endpoint.clone());
+                    return Ok(endpoint);
+                }
                 Ok(None) => (),
                 Err(failure) if discovery::ends_search(&failure) => return Err(failure),
                 Err(failure) => first = first.or(Some(failure)),
             }
         }
-        Err(first.unwrap_or_else(discovery::nothing_found))
+        Err(first.unwrap_or_else(|| {
+            let message = "discovery: the issuer publishes no metadata; configure its token_endpoint";
+            Failure::new(ErrorClass::Refused, message)
+        }))
     }
 
-    async fn exchange(&mut self, request: Request) -> Result<Received, Failure> {
+    async fn exchange(&mut self, request: Request) -> Result<HttpReply, Failure> {
         let exchanged = within(&mut self.time_for_exchanges, self.provider.http.exchange(request)).await;
         exchanged.unwrap_or_else(|| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")))
     }
@@ -212,12 +202,10 @@ fn verdict(failures: Vec<Failure>) -> Failure {
         let each = failures.iter().map(|failure| failure.detail.as_deref().unwrap_or(&failure.message));
         format!("none of {} client secrets worked: {}", failures.len(), each.collect::<Vec<_>>().join("; "))
     });
-    let heaviest = failures.into_iter().reduce(|heaviest, other| {
-        if other.refuses_client && !heaviest.refuses_client { other } else { heaviest }
-    });
-    let heaviest =
-        heaviest.unwrap_or_else(|| Failure::new(ErrorClass::Secret, "no client secret is configured"));
-    Failure { detail: several.or(heaviest.detail), ..heaviest }
+    let first_refusal = failures.into_iter().min_by_key(|failure| !failure.refuses_client);
+    let verdict =
+        first_refusal.unwrap_or_else(|| Failure::new(ErrorClass::Secret, "no client secret is configured"));
+    Failure { detail: several.or(verdict.detail), ..verdict }
 }
 
 #[cfg(test)]

@@ -21,9 +21,6 @@ const REMOVED: &str = "***";
 pub struct SentSecrets(Vec<Secret>);
 
 impl SentSecrets {
-    /// None.
-    pub const NONE: Self = Self(Vec::new());
-
     /// Removes the secrets from a text, before and after `filter` is applied to it.
     fn redact(&self, text: &str, filter: impl Fn(&str) -> String) -> String {
         let secrets = || self.0.iter().map(Secret::expose);
@@ -123,7 +120,7 @@ mod tests {
             ("", None),
         ];
         for (text, code) in cases {
-            assert_eq!(error_code(text, &SentSecrets::NONE).as_deref(), code, "{text:?}");
+            assert_eq!(error_code(text, &SentSecrets::default()).as_deref(), code, "{text:?}");
         }
     }
 

@@ -15,9 +15,7 @@ use crate::oauth::redact::SentSecrets;
 /// The secrets that a request needs, read for this one request.
 #[derive(Debug, Default)]
 pub struct RequestSecrets {
-    /// The client secret, unless the client is public.
     pub client_secret: Option<Secret>,
-    /// The resource owner's password, for the password grant.
     pub password: Option<Secret>,
 }
 
@@ -36,7 +34,11 @@ pub fn compose(
     let mut sent: Vec<String> =
         exposed.flat_map(|secret| [secret.to_owned(), form_encoded(secret)]).collect();
     if let ClientAuthentication::SecretBasic { encoding, .. } = &settings.authentication {
-        let credentials = basic(&settings.client_id, expose(secrets.client_secret.as_ref()), *encoding);
+        let (id, secret) = (&settings.client_id, expose(secrets.client_secret.as_ref()));
+        let credentials = STANDARD.encode(match encoding {
+            BasicEncoding::Raw => format!("{id}:{secret}"),
+            BasicEncoding::Form => format!("{}:{}", form_encoded(id), form_encoded(secret)),
+        });
         let mut value = header_value(&format!("Basic {credentials}"))?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
@@ -78,14 +80,6 @@ fn expose(secret: Option<&Secret>) -> &str {
 fn header_value(text: &str) -> Result<HeaderValue, Failure> {
     HeaderValue::from_str(text)
         .map_err(|_| Failure::new(ErrorClass::Internal, "a header that cannot be sent"))
-}
-
-/// The credentials of `Basic` (RFC 7617), with id and secret form-encoded first where the provider follows RFC 6749.
-fn basic(client_id: &str, client_secret: &str, encoding: BasicEncoding) -> String {
-    STANDARD.encode(match encoding {
-        BasicEncoding::Raw => format!("{client_id}:{client_secret}"),
-        BasicEncoding::Form => format!("{}:{}", form_encoded(client_id), form_encoded(client_secret)),
-    })
 }
 
 fn form_encoded(text: &str) -> String {

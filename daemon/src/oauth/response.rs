@@ -1,14 +1,16 @@
 //! Reads a token response (RFC 6749 sections 5.1 and 5.2). Tolerates what real providers send, and notes each deviation
 //! for operators. Pure functions.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use reqwest::header::HeaderMap;
+use serde_json::value::{RawValue, to_raw_value};
 use tokend_protocol::{ErrorClass, Secret};
 
 use crate::oauth::redact::{self, SentSecrets};
-use crate::oauth::{ClockSkew, Deviation, Failure, Granted, Outcome, jwt};
+use crate::oauth::{Failure, Granted, Outcome, jwt};
 
 /// The longest access token that is accepted, in bytes. It must fit into a reply frame.
 const TOKEN_MAX: usize = 64 * 1024;
@@ -19,21 +21,12 @@ const SCOPE_MAX: usize = 16 * 1024;
 /// The longest lifetime that is believed. A longer one is an error or means "for ever".
 const LIFETIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
-/// The parts of an HTTP reply that are read.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HttpReply<'a> {
-    /// The status code.
+/// A whole reply.
+#[derive(Debug, Default)]
+pub struct HttpReply {
     pub status: u16,
-    /// `Content-Type`.
-    pub content_type: Option<&'a str>,
-    /// `Content-Encoding`, if it is still encoded.
-    pub content_encoding: Option<&'a str>,
-    /// `Date`.
-    pub date: Option<&'a str>,
-    /// `Retry-After`.
-    pub retry_after: Option<&'a str>,
-    /// The body.
-    pub body: &'a [u8],
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
 }
 
 /// Inputs of [`read`] besides the reply.
@@ -47,98 +40,77 @@ pub struct Context<'a> {
     pub sent: &'a SentSecrets,
 }
 
-/// The fields of a token response. Others are ignored, whatever they are.
-#[derive(Default, Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    access_token: Option<&'a RawValue>,
-    #[serde(borrow)]
-    token_type: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    expires_in: Option<&'a RawValue>,
-    #[serde(borrow)]
-    scope: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error_description: Option<&'a RawValue>,
-}
+/// All fields of a reply by their names, as JSON. Those that are not of a token response are ignored, whatever they are.
+type Fields = HashMap<String, Box<RawValue>>;
 
-/// Distinguishes `null` from a missing field.
-fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-/// The fields as text, from a JSON or a form-encoded body.
-#[derive(Default)]
-struct Values {
-    access_token: Option<String>,
-    token_type: Option<String>,
-    expires_in: Option<Number>,
-    scope: Option<String>,
-    error: Option<String>,
-    error_description: Option<String>,
-}
-
-/// `expires_in` as it was written, and how that deviates.
-type Number = (String, Option<Deviation>);
-
-/// The state of reading a reply.
 struct Reading<'a> {
-    reply: &'a HttpReply<'a>,
+    reply: &'a HttpReply,
     context: Context<'a>,
-    deviations: Vec<Deviation>,
+    deviations: Vec<&'static str>,
 }
 
-/// Reads a reply.
-pub fn read(reply: &HttpReply<'_>, context: Context<'_>) -> Outcome {
+pub fn read(reply: &HttpReply, context: Context<'_>) -> Outcome {
     let mut reading = Reading { reply, context, deviations: Vec::new() };
-    let mut result = match reading.values() {
-        Some(values) if (200..300).contains(&reply.status) => reading.granted(values),
-        values => Err(refused(reply.status, values.as_ref(), context.sent)),
+    let mut result = match reading.fields() {
+        Some(fields) if (200..300).contains(&reply.status) => reading.granted(&fields),
+        fields => Err(refused(reply.status, &fields.unwrap_or_default(), context.sent)),
     };
     if let Err(failure) = &mut result {
         failure.retry_after = retry_after(reply, context.wall);
     }
-    let clock_skew = reply.date.and_then(http_date).map(|date| ClockSkew::between(date, context.wall));
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let clock_skew = reply.date().map(|date| seconds(date).saturating_sub(seconds(context.wall)));
     Outcome { deviations: reading.deviations, clock_skew, ..Outcome::of(result, 1) }
 }
 
-impl Reading<'_> {
-    fn values(&mut self) -> Option<Values> {
-        let HttpReply { content_encoding, content_type, body, .. } = *self.reply;
-        if content_encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-            return None;
-        }
-        let Ok(fields) = serde_json::from_slice::<Fields<'_>>(body) else {
-            let values = form_values(self.reply)?;
-            self.deviations.push(Deviation::FORM_ENCODED);
-            return Some(values);
-        };
-        if content_type.is_some_and(|value| !value.to_ascii_lowercase().contains("json")) {
-            self.deviations.push(Deviation::CONTENT_TYPE);
-        }
-        if fields.scope.is_some_and(|scope| scope.get().starts_with('[')) {
-            self.deviations.push(Deviation::SCOPE_ARRAY);
-        }
-        Some(Values {
-            access_token: fields.access_token.and_then(text),
-            token_type: fields.token_type.and_then(text),
-            expires_in: fields.expires_in.map(number),
-            scope: fields.scope.and_then(scope),
-            error: fields.error.and_then(text).filter(|error| !error.is_empty()),
-            error_description: fields.error_description.and_then(text),
-        })
+impl HttpReply {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 
-    fn granted(&mut self, values: Values) -> Result<Granted, Failure> {
+    /// `Date`, since the Unix epoch.
+    fn date(&self) -> Option<Duration> {
+        http_date(self.header("date")?)
+    }
+}
+
+impl Reading<'_> {
+    fn fields(&mut self) -> Option<Fields> {
+        let HttpReply { body, .. } = self.reply;
+        let encoding = self.reply.header("content-encoding").unwrap_or("identity");
+        if !encoding.eq_ignore_ascii_case("identity") {
+            return None;
+        }
+        let content_type = self.reply.header("content-type").map(str::to_ascii_lowercase);
+        if let Ok(fields) = serde_json::from_slice(body) {
+            if content_type.is_some_and(|value| !value.contains("json")) {
+                self.deviations.push("content-type");
+            }
+            return Some(fields);
+        }
+        // Some old providers send a form. Every text parses as a form, so other content types and markup are excluded: an
+        // access token in a link of a page is not meant for this client.
+        let content_type = content_type.unwrap_or_default();
+        if ["html", "json", "xml"].iter().any(|other| content_type.contains(other)) || body.contains(&b'<') {
+            return None;
+        }
+        let parts = form_urlencoded::parse(body).filter_map(|(name, value)| {
+            let name = if name == "expires" { "expires_in" } else { &*name };
+            Some((name.to_owned(), to_raw_value(&value).ok()?))
+        });
+        let fields: Fields = parts.collect();
+        // Without one of these it is no token response.
+        text(&fields, "access_token").or(error(&fields))?;
+        self.deviations.push("form-encoded");
+        Some(fields)
+    }
+
+    fn granted(&mut self, fields: &Fields) -> Result<Granted, Failure> {
         let malformed = |message: &str| Failure::new(ErrorClass::Malformed, message);
-        let Some(token) = values.access_token else {
-            if values.error.is_some() {
-                self.deviations.push(Deviation::ERROR_WITH_200);
-                return Err(refused(self.reply.status, Some(&values), self.context.sent));
+        let Some(token) = text(fields, "access_token") else {
+            if error(fields).is_some() {
+                self.deviations.push("error-with-200");
+                return Err(refused(self.reply.status, fields, self.context.sent));
             }
             return Err(malformed("a reply without an access token"));
         };
@@ -153,34 +125,51 @@ impl Reading<'_> {
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(malformed("an access token with characters that RFC 6750 forbids"));
         }
-        match values.token_type.as_deref() {
-            None => self.deviations.push(Deviation::TOKEN_TYPE_MISSING),
-            Some(text) if text.eq_ignore_ascii_case("bearer") => (),
-            Some(_) => self.deviations.push(Deviation::TOKEN_TYPE_OTHER),
-        }
-        let lifetime = self.lifetime(values.expires_in.as_ref(), &token);
+        let scope = self.scope(fields);
+        let token_type = self.token_type(fields);
+        let lifetime = self.lifetime(fields, &token);
         if lifetime.is_zero() {
             return Err(malformed("an access token that has already expired"));
         }
-        Ok(Granted {
-            token: Secret::from(token),
-            lifetime,
-            token_type: token_type(values.token_type.as_deref()).into(),
-            scope: values.scope.as_deref().filter(|scope| is_scope(scope)).map(Into::into),
-        })
+        Ok(Granted { token: Secret::from(token), lifetime, token_type, scope })
+    }
+
+    /// The granted scopes (RFC 6749 section 3.3), separated by spaces: a text, or the list that some providers send.
+    fn scope(&mut self, fields: &Fields) -> Option<Arc<str>> {
+        let value = fields.get("scope")?.get();
+        if value.starts_with('[') {
+            self.deviations.push("scope-array");
+        }
+        let list = || serde_json::from_str::<Vec<String>>(value).ok().map(|list| list.join(" "));
+        let scope = text(fields, "scope").or_else(list)?;
+        let is_allowed = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+        let is_scope = !scope.trim().is_empty() && scope.len() <= SCOPE_MAX && scope.bytes().all(is_allowed);
+        is_scope.then(|| scope.into())
+    }
+
+    /// The token type as an `Authorization` header spells it. One that no header can carry counts as `Bearer`.
+    fn token_type(&mut self, fields: &Fields) -> Arc<str> {
+        let named = text(fields, "token_type");
+        let other = named.as_deref().filter(|text| !text.eq_ignore_ascii_case("bearer"));
+        match (&named, other) {
+            (None, _) => self.deviations.push("token_type-missing"),
+            (_, Some(_)) => self.deviations.push("token_type-other"),
+            _ => (),
+        }
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let is_scheme = |text: &&str| (1..=64).contains(&text.len()) && text.bytes().all(is_allowed);
+        other.filter(is_scheme).unwrap_or("Bearer").into()
     }
 
     /// The shorter lifetime of `expires_in` and the token's own claims; without both, the default.
-    fn lifetime(&mut self, expires_in: Option<&Number>, token: &str) -> Duration {
-        let stated = self.stated_lifetime(expires_in);
-        let date = self.reply.date.and_then(http_date);
-        let claimed =
-            jwt::times(token).map(|times| times.remaining(date, self.context.wall).min(LIFETIME_MAX));
-        match (stated, claimed) {
+    fn lifetime(&mut self, fields: &Fields, token: &str) -> Duration {
+        let stated = self.stated_lifetime(fields);
+        let claimed = jwt::remaining_lifetime(token, self.reply.date(), self.context.wall);
+        match (stated, claimed.map(|claimed| claimed.min(LIFETIME_MAX))) {
             (Some(stated), Some(claimed)) => {
                 // Both clocks are rounded to whole seconds.
                 if claimed + Duration::from_secs(2) < stated {
-                    self.deviations.push(Deviation::JWT_EXPIRES_EARLIER);
+                    self.deviations.push("jwt-expires-earlier");
                 }
                 stated.min(claimed)
             }
@@ -189,90 +178,41 @@ impl Reading<'_> {
         }
     }
 
-    fn stated_lifetime(&mut self, expires_in: Option<&Number>) -> Option<Duration> {
-        let Some((text, deviation)) = expires_in else {
-            self.deviations.push(Deviation::EXPIRES_IN_MISSING);
+    fn stated_lifetime(&mut self, fields: &Fields) -> Option<Duration> {
+        let Some(value) = fields.get("expires_in") else {
+            self.deviations.push("expires_in-missing");
             return None;
         };
-        self.deviations.extend(*deviation);
-        if *deviation == Some(Deviation::EXPIRES_IN_NULL) {
-            return None;
+        let text = text(fields, "expires_in");
+        // A form has only strings.
+        if text.is_some() && !self.deviations.contains(&"form-encoded") {
+            self.deviations.push("expires_in-string");
         }
-        let text = text.trim();
+        let text = text.as_deref().unwrap_or(value.get()).trim();
         let seconds = text.parse().ok().filter(|seconds: &f64| !seconds.is_nan());
         if seconds.is_some() && text.contains(['.', 'e', 'E']) {
-            self.deviations.push(Deviation::EXPIRES_IN_FLOAT);
+            self.deviations.push("expires_in-float");
         }
-        let longest = LIFETIME_MAX.as_secs_f64();
         let (deviation, lifetime) = match seconds {
-            None => (Deviation::EXPIRES_IN_INVALID, None),
-            Some(seconds) if seconds > longest => (Deviation::EXPIRES_IN_HUGE, Some(LIFETIME_MAX)),
+            None if value.get() == "null" => ("expires_in-null", None),
+            None => ("expires_in-invalid", None),
+            Some(seconds) if seconds > LIFETIME_MAX.as_secs_f64() => ("expires_in-huge", Some(LIFETIME_MAX)),
             Some(seconds) if seconds > 0.0 => return Duration::try_from_secs_f64(seconds).ok(),
-            Some(seconds) if seconds < 0.0 => (Deviation::EXPIRES_IN_NEGATIVE, None),
-            Some(_) => (Deviation::EXPIRES_IN_ZERO, None),
+            Some(seconds) if seconds < 0.0 => ("expires_in-negative", None),
+            Some(_) => ("expires_in-zero", None),
         };
         self.deviations.push(deviation);
         lifetime
     }
 }
 
-fn text(value: &RawValue) -> Option<String> {
-    serde_json::from_str(value.get()).ok()
+/// A field that is a string.
+fn text(fields: &Fields, name: &str) -> Option<String> {
+    serde_json::from_str(fields.get(name)?.get()).ok()
 }
 
-/// The granted scopes, separated by spaces: a text, or the list that some providers send.
-fn scope(value: &RawValue) -> Option<String> {
-    text(value).or_else(|| serde_json::from_str::<Vec<String>>(value.get()).ok().map(|list| list.join(" ")))
-}
-
-fn number(value: &RawValue) -> Number {
-    match (value.get(), text(value)) {
-        ("null", _) => (String::new(), Some(Deviation::EXPIRES_IN_NULL)),
-        (_, Some(text)) => (text, Some(Deviation::EXPIRES_IN_STRING)),
-        (written, None) => (written.to_owned(), None),
-    }
-}
-
-/// Reads a form-encoded body, as some old providers send. It must have a field of a token response.
-///
-/// Every text parses as a form. So other content types and markup are excluded: an access token in a link of a page is
-/// not meant for this client.
-fn form_values(reply: &HttpReply<'_>) -> Option<Values> {
-    let content_type = reply.content_type.unwrap_or_default().to_ascii_lowercase();
-    if ["html", "json", "xml"].iter().any(|other| content_type.contains(other)) || reply.body.contains(&b'<')
-    {
-        return None;
-    }
-    let mut values = Values::default();
-    for (name, value) in form_urlencoded::parse(reply.body) {
-        let value = value.into_owned();
-        match &*name {
-            "access_token" => values.access_token = Some(value),
-            "token_type" => values.token_type = Some(value),
-            "expires_in" | "expires" => values.expires_in = Some((value, None)),
-            "scope" => values.scope = Some(value),
-            "error" if !value.is_empty() => values.error = Some(value),
-            "error_description" => values.error_description = Some(value),
-            _ => (),
-        }
-    }
-    (values.access_token.is_some() || values.error.is_some()).then_some(values)
-}
-
-/// The token type as an `Authorization` header spells it. One that no header can carry counts as `Bearer`.
-fn token_type(named: Option<&str>) -> &str {
-    let is_scheme = |text: &&str| {
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        !text.is_empty() && text.len() <= 64 && text.bytes().all(is_allowed)
-    };
-    named.filter(is_scheme).filter(|text| !text.eq_ignore_ascii_case("bearer")).unwrap_or("Bearer")
-}
-
-/// Whether a text is a list of scopes (RFC 6749 section 3.3) of a sensible length.
-fn is_scope(text: &str) -> bool {
-    !text.trim().is_empty()
-        && text.len() <= SCOPE_MAX
-        && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+fn error(fields: &Fields) -> Option<String> {
+    text(fields, "error").filter(|error| !error.is_empty())
 }
 
 fn http_date(text: &str) -> Option<Duration> {
@@ -282,25 +222,31 @@ fn http_date(text: &str) -> Option<Duration> {
 
 /// Reads `Retry-After`: seconds, or a date, which is compared with the reply's `Date` where there is one. Anything else,
 /// or a date in the past, is ignored.
-pub fn retry_after(reply: &HttpReply<'_>, wall: Duration) -> Option<Duration> {
-    let text = reply.retry_after?.trim();
+pub fn retry_after(reply: &HttpReply, wall: Duration) -> Option<Duration> {
+    let text = reply.header("retry-after")?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
     }
-    let now = reply.date.and_then(http_date).unwrap_or(wall);
-    http_date(text)?.checked_sub(now)
+    http_date(text)?.checked_sub(reply.date().unwrap_or(wall))
 }
 
-fn refused(status: u16, values: Option<&Values>, sent: &SentSecrets) -> Failure {
-    let error = values.and_then(|values| values.error.as_deref());
-    let code = error.and_then(|error| redact::error_code(error, sent));
-    let description = values.and_then(|values| values.error_description.as_deref());
-    let class = class(status, error);
+fn refused(status: u16, fields: &Fields, sent: &SentSecrets) -> Failure {
+    let error = error(fields);
+    let code = error.as_deref().and_then(|error| redact::error_code(error, sent));
+    let message = match (status, code) {
+        (_, Some(code)) => format!("{code} (status {status})"),
+        (200..300, None) => format!("a reply that is not a token response (status {status})"),
+        (300..400, None) => format!(
+            "a redirect (status {status}), which is never followed: configure the final token endpoint"
+        ),
+        (_, None) => format!("status {status} without an OAuth error code"),
+    };
+    let class = class(status, error.as_deref());
     Failure {
         refuses_client: class == ErrorClass::Refused
-            && matches!((error, status), (Some("invalid_client"), _) | (None, 401)),
-        detail: description.map(|text| redact::description(text, sent)),
-        ..Failure::new(class, message(status, code.as_deref()))
+            && matches!((error.as_deref(), status), (Some("invalid_client"), _) | (None, 401)),
+        detail: text(fields, "error_description").map(|text| redact::description(&text, sent)),
+        ..Failure::new(class, message)
     }
 }
 
@@ -314,37 +260,38 @@ pub fn class(status: u16, code: Option<&str>) -> ErrorClass {
     }
 }
 
-fn message(status: u16, code: Option<&str>) -> String {
-    match (status, code) {
-        (_, Some(code)) => format!("{code} (status {status})"),
-        (200..300, None) => format!("a reply that is not a token response (status {status})"),
-        (300..400, None) => format!(
-            "a redirect (status {status}), which is never followed: configure the final token endpoint"
-        ),
-        (_, None) => format!("status {status} without an OAuth error code"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
+    use reqwest::header::{HeaderName, HeaderValue};
 
     use super::*;
 
-    static NONE: SentSecrets = SentSecrets::NONE;
-
-    const CONTEXT: Context<'_> = Context {
-        default_lifetime: Duration::from_secs(300),
-        wall: Duration::from_secs(1_700_000_000),
-        sent: &NONE,
-    };
-
-    fn read_json(status: u16, body: &str) -> Outcome {
-        let content_type = Some("application/json;charset=UTF-8");
-        read(&HttpReply { status, content_type, body: body.as_bytes(), ..HttpReply::default() }, CONTEXT)
+    fn context() -> Context<'static> {
+        static NONE: LazyLock<SentSecrets> = LazyLock::new(SentSecrets::default);
+        let (default_lifetime, wall) = (Duration::from_secs(300), Duration::from_secs(1_700_000_000));
+        Context { default_lifetime, wall, sent: &NONE }
     }
 
-    fn with_expiry(expires_in: &str) -> (Result<u64, ErrorClass>, Vec<Deviation>) {
+    /// A reply with these headers, as far as they can be headers.
+    fn reply<const N: usize>(
+        status: u16,
+        body: &str,
+        headers: [(&'static str, Option<&str>); N],
+    ) -> HttpReply {
+        let headers = headers.into_iter().filter_map(|(name, value)| {
+            Some((HeaderName::from_static(name), HeaderValue::from_bytes(value?.as_bytes()).ok()?))
+        });
+        HttpReply { status, headers: headers.collect(), body: body.as_bytes().to_vec() }
+    }
+
+    fn read_json(status: u16, body: &str) -> Outcome {
+        read(&reply(status, body, [("content-type", Some("application/json;charset=UTF-8"))]), context())
+    }
+
+    fn with_expiry(expires_in: &str) -> (Result<u64, ErrorClass>, Vec<&'static str>) {
         let body = format!(r#"{{"access_token":"t","token_type":"Bearer",{expires_in}"x":1}}"#);
         let Outcome { result, deviations, .. } = read_json(200, &body);
         (result.map(|granted| granted.lifetime.as_secs()).map_err(|failure| failure.class), deviations)
@@ -352,24 +299,23 @@ mod tests {
 
     #[test]
     fn every_way_to_write_a_lifetime_is_understood_and_the_odd_ones_are_counted() {
-        use Deviation as D;
         let huge = LIFETIME_MAX.as_secs();
-        let cases: [(&str, u64, &[Deviation]); 15] = [
+        let cases: [(&str, u64, &[&str]); 15] = [
             (r#""expires_in":3600,"#, 3600, &[]),
-            (r#""expires_in":"1799","#, 1799, &[D::EXPIRES_IN_STRING]),
-            (r#""expires_in":" 60 ","#, 60, &[D::EXPIRES_IN_STRING]),
-            (r#""expires_in":59.9,"#, 59, &[D::EXPIRES_IN_FLOAT]),
-            (r#""expires_in":1e3,"#, 1000, &[D::EXPIRES_IN_FLOAT]),
-            (r#""expires_in":"3.6e3","#, 3600, &[D::EXPIRES_IN_STRING, D::EXPIRES_IN_FLOAT]),
-            (r#""expires_in":99999999999999999999999,"#, huge, &[D::EXPIRES_IN_HUGE]),
-            (r#""expires_in":1e400,"#, huge, &[D::EXPIRES_IN_FLOAT, D::EXPIRES_IN_HUGE]),
-            ("", 300, &[D::EXPIRES_IN_MISSING]),
-            (r#""expires_in":null,"#, 300, &[D::EXPIRES_IN_NULL]),
-            (r#""expires_in":0,"#, 300, &[D::EXPIRES_IN_ZERO]),
-            (r#""expires_in":-5,"#, 300, &[D::EXPIRES_IN_NEGATIVE]),
-            (r#""expires_in":"soon","#, 300, &[D::EXPIRES_IN_STRING, D::EXPIRES_IN_INVALID]),
-            (r#""expires_in":[1],"#, 300, &[D::EXPIRES_IN_INVALID]),
-            (r#""expires_in":true,"#, 300, &[D::EXPIRES_IN_INVALID]),
+            (r#""expires_in":"1799","#, 1799, &["expires_in-string"]),
+            (r#""expires_in":" 60 ","#, 60, &["expires_in-string"]),
+            (r#""expires_in":59.9,"#, 59, &["expires_in-float"]),
+            (r#""expires_in":1e3,"#, 1000, &["expires_in-float"]),
+            (r#""expires_in":"3.6e3","#, 3600, &["expires_in-string", "expires_in-float"]),
+            (r#""expires_in":99999999999999999999999,"#, huge, &["expires_in-huge"]),
+            (r#""expires_in":1e400,"#, huge, &["expires_in-float", "expires_in-huge"]),
+            ("", 300, &["expires_in-missing"]),
+            (r#""expires_in":null,"#, 300, &["expires_in-null"]),
+            (r#""expires_in":0,"#, 300, &["expires_in-zero"]),
+            (r#""expires_in":-5,"#, 300, &["expires_in-negative"]),
+            (r#""expires_in":"soon","#, 300, &["expires_in-string", "expires_in-invalid"]),
+            (r#""expires_in":[1],"#, 300, &["expires_in-invalid"]),
+            (r#""expires_in":true,"#, 300, &["expires_in-invalid"]),
         ];
         for (field, seconds, deviations) in cases {
             assert_eq!(with_expiry(field), (Ok(seconds), deviations.to_vec()), "{field}");
@@ -385,8 +331,8 @@ mod tests {
             let Outcome { result, deviations, .. } = read_json(200, &body);
             (result.unwrap().lifetime.as_secs(), deviations)
         };
-        assert_eq!(reading(""), (600, vec![Deviation::EXPIRES_IN_MISSING]));
-        assert_eq!(reading(r#","expires_in":3600"#), (600, vec![Deviation::JWT_EXPIRES_EARLIER]));
+        assert_eq!(reading(""), (600, vec!["expires_in-missing"]));
+        assert_eq!(reading(r#","expires_in":3600"#), (600, vec!["jwt-expires-earlier"]));
         assert_eq!(reading(r#","expires_in":60"#), (60, vec![]));
     }
 
@@ -396,20 +342,15 @@ mod tests {
         let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
         let body = format!(r#"{{"access_token":"e30.{claims}.s","token_type":"Bearer","expires_in":3600}}"#);
         let date = Some("Thu, 01 Jan 1970 00:30:00 GMT");
-        let outcome =
-            read(&HttpReply { status: 200, date, body: body.as_bytes(), ..HttpReply::default() }, CONTEXT);
+        let outcome = read(&reply(200, &body, [("date", date)]), context());
         assert_eq!(outcome.result.unwrap_err().class, ErrorClass::Malformed);
     }
 
     #[test]
     fn the_date_of_a_reply_gives_the_clock_skew() {
-        let skew = |date| {
-            let reply = HttpReply { status: 503, date, ..HttpReply::default() };
-            read(&reply, CONTEXT).clock_skew.filter(|skew| skew.is_remarkable()).map(|skew| skew.to_string())
-        };
-        assert_eq!(skew(Some("Tue, 14 Nov 2023 22:13:20 GMT")), None);
-        let ahead = Some("the provider's clock is 3600 s ahead of this host's".to_owned());
-        assert_eq!(skew(Some("Tue, 14 Nov 2023 23:13:20 GMT")), ahead);
+        let skew = |date| read(&reply(503, "", [("date", date)]), context()).clock_skew;
+        assert_eq!(skew(Some("Tue, 14 Nov 2023 22:13:19 GMT")), Some(-1));
+        assert_eq!(skew(Some("Tue, 14 Nov 2023 23:13:20 GMT")), Some(3600));
         assert_eq!((skew(None), skew(Some("yesterday"))), (None, None));
     }
 
@@ -422,34 +363,29 @@ mod tests {
         let Outcome { result, deviations, .. } = read_json(200, body);
         let granted = result.unwrap();
         assert_eq!((granted.token.expose(), granted.lifetime.as_secs()), ("tok", 1799));
-        assert_eq!(deviations, [Deviation::TOKEN_TYPE_OTHER, Deviation::EXPIRES_IN_STRING]);
+        assert_eq!(deviations, ["token_type-other", "expires_in-string"]);
     }
 
     #[test]
     fn token_types_scopes_and_encodings_of_all_kinds() {
-        use Deviation as D;
-        let read_as = |content_type, body: &str| {
-            read(
-                &HttpReply { status: 200, content_type, body: body.as_bytes(), ..HttpReply::default() },
-                CONTEXT,
-            )
-        };
+        let read_as =
+            |content_type, body| read(&reply(200, body, [("content-type", content_type)]), context());
         let json = Some("application/json");
-        let cases: [(Option<&str>, &str, &[Deviation]); 6] = [
+        let cases: [(Option<&str>, &str, &[&str]); 6] = [
             (json, r#"{"access_token":"t","token_type":"bEARER","expires_in":1,"scope":null}"#, &[]),
             (
                 json,
                 r#"{"access_token":"t","expires_in":1,"scope":["a","b"]}"#,
-                &[D::SCOPE_ARRAY, D::TOKEN_TYPE_MISSING],
+                &["scope-array", "token_type-missing"],
             ),
-            (json, r#"{"access_token":"t","token_type":7,"expires_in":1}"#, &[D::TOKEN_TYPE_MISSING]),
+            (json, r#"{"access_token":"t","token_type":7,"expires_in":1}"#, &["token_type-missing"]),
             (
                 Some("text/html"),
                 r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#,
-                &[D::CONTENT_TYPE],
+                &["content-type"],
             ),
             (None, r#"{"access_token":"t","token_type":"Bearer","expires_in":1}"#, &[]),
-            (None, "access_token=t&token_type=bearer&expires_in=1", &[D::FORM_ENCODED]),
+            (None, "access_token=t&token_type=bearer&expires_in=1", &["form-encoded"]),
         ];
         for (content_type, body, deviations) in cases {
             let outcome = read_as(content_type, body);
@@ -482,17 +418,17 @@ mod tests {
             let failure = read_json(200, body).result.unwrap_err();
             assert_eq!(failure.class, ErrorClass::Malformed, "{body:.40}");
         }
-        let encoded =
-            HttpReply { status: 200, content_encoding: Some("br"), body: b"{}", ..HttpReply::default() };
-        assert_eq!(read(&encoded, CONTEXT).result.unwrap_err().class, ErrorClass::Malformed);
+        let encoded = reply(200, "{}", [("content-encoding", Some("br"))]);
+        assert_eq!(read(&encoded, context()).result.unwrap_err().class, ErrorClass::Malformed);
     }
 
     #[test]
     fn a_body_that_is_said_to_be_something_else_is_no_form() {
         let class_of = |content_type, body: &str| {
-            let reply =
-                HttpReply { status: 200, content_type, body: body.as_bytes(), ..HttpReply::default() };
-            read(&reply, CONTEXT).result.map(|_| ()).map_err(|failure| failure.class)
+            read(&reply(200, body, [("content-type", content_type)]), context())
+                .result
+                .map(|_| ())
+                .map_err(|failure| failure.class)
         };
         let form = "x=1&access_token=abc&token_type=bearer&expires_in=60";
         let class = |content_type| class_of(Some(content_type), form);
@@ -559,8 +495,7 @@ mod tests {
             r#"{{"error":"not pass phrase","error_description":"{}s3cr3t is wrong"}}"#,
             "x".repeat(195)
         );
-        let reply = HttpReply { status: 401, body: body.as_bytes(), ..HttpReply::default() };
-        let failure = read(&reply, Context { sent: &sent, ..CONTEXT }).result.unwrap_err();
+        let failure = read(&reply(401, &body, []), Context { sent: &sent, ..context() }).result.unwrap_err();
         assert_eq!(failure.message, "not_*** (status 401)");
         assert!(!failure.detail.unwrap().contains("s3c"));
     }
@@ -568,8 +503,8 @@ mod tests {
     #[test]
     fn a_code_is_understood_even_if_a_secret_is_a_part_of_it() {
         let sent = ["slow".to_owned()].into_iter().collect();
-        let reply = HttpReply { status: 400, body: br#"{"error":"slow_down"}"#, ..HttpReply::default() };
-        let failure = read(&reply, Context { sent: &sent, ..CONTEXT }).result.unwrap_err();
+        let reply = reply(400, r#"{"error":"slow_down"}"#, []);
+        let failure = read(&reply, Context { sent: &sent, ..context() }).result.unwrap_err();
         assert_eq!(
             (failure.class, failure.message.as_str()),
             (ErrorClass::Throttled, "***_down (status 400)")
@@ -580,8 +515,8 @@ mod tests {
     fn retry_after_in_seconds_as_a_date_and_as_nonsense() {
         let date = Some("Tue, 14 Nov 2023 22:13:20 GMT"); // 1700000000
         let reading = |text: &str, date| {
-            let reply = HttpReply { status: 429, retry_after: Some(text), date, ..HttpReply::default() };
-            read(&reply, CONTEXT).result.unwrap_err().retry_after.map(|wait| wait.as_secs())
+            let reply = reply(429, "", [("retry-after", Some(text)), ("date", date)]);
+            read(&reply, context()).result.unwrap_err().retry_after.map(|wait| wait.as_secs())
         };
         assert_eq!(reading("60", None), Some(60));
         assert_eq!(reading(" 0 ", None), Some(0));
@@ -596,9 +531,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_reply_causes_a_panic(status in 100_u16..600, body: Vec<u8>, header: String) {
-            let header = Some(header.as_str());
-            let reply = HttpReply { status, content_type: header, content_encoding: None, date: header, retry_after: header, body: &body };
-            let _ = read(&reply, CONTEXT);
+            let headers = ["content-type", "date", "retry-after"].map(|name| (name, Some(header.as_str())));
+            let _ = read(&HttpReply { body, ..reply(status, "", headers) }, context());
         }
 
         #[test]

@@ -31,12 +31,11 @@ pub(super) struct SecretWatch {
 
 impl SecretWatch {
     pub(super) fn new(settings: &CredentialSettings) -> Self {
-        let password = match &settings.grant {
-            Grant::ClientCredentials => None,
-            Grant::Password { password, .. } => Some(password),
-        };
-        let sources = settings.authentication.secrets().iter().chain(password);
-        Self { paths: sources.filter_map(SecretSource::path).collect(), seen: Mutex::default() }
+        let mut sources: Vec<_> = settings.authentication.secrets().iter().collect();
+        if let Grant::Password { password, .. } = &settings.grant {
+            sources.push(password);
+        }
+        Self { paths: sources.into_iter().filter_map(SecretSource::path).collect(), seen: Mutex::default() }
     }
 
     /// Remembers the stamps of the files. Called before the files are read, so that no later change is missed.

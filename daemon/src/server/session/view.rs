@@ -77,7 +77,7 @@ pub(super) fn token_status(
         deviations: snapshot
             .deviations
             .iter()
-            .map(|(deviation, count)| Deviation { kind: deviation.as_str().to_owned(), count: *count })
+            .map(|(deviation, count)| Deviation { kind: (*deviation).to_owned(), count: *count })
             .collect(),
         attributes: match detail {
             Detail::ForCallers => Vec::new(),
@@ -100,15 +100,21 @@ fn variant_status(variant: Variant, snapshot: &Snapshot, clock: &Clock) -> Varia
 
 /// Further facts that an operator may act on, sorted by name.
 fn attributes(snapshot: &Snapshot) -> Vec<Attribute> {
-    let later_secret = snapshot.client_secret.filter(|secret| secret.is_not_the_first());
-    let skew = snapshot.clock_skew.filter(|skew| skew.is_remarkable());
+    let later_secret = snapshot.client_secret.filter(|secret| secret.index > 0);
     let told = [
         ("client-secret", later_secret.map(|secret| secret.to_string())),
-        ("clock-skew", skew.map(|skew| skew.to_string())),
+        ("clock-skew", snapshot.clock_skew.and_then(clock_skew)),
     ];
     let attribute =
         |(name, value): (&str, Option<String>)| Some(Attribute { name: name.to_owned(), value: value? });
     told.into_iter().filter_map(attribute).collect()
+}
+
+/// The sentence about a provider's clock, unless the rounding of `Date` and network latency can explain the difference.
+fn clock_skew(seconds_ahead: i64) -> Option<String> {
+    let direction = if seconds_ahead < 0 { "behind" } else { "ahead of" };
+    let seconds = seconds_ahead.unsigned_abs();
+    (seconds > 5).then(|| format!("the provider's clock is {seconds} s {direction} this host's"))
 }
 
 pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> EventReply {
@@ -172,4 +178,17 @@ fn error_class(snapshot: &Snapshot) -> Option<ErrorClass> {
 fn last_error(failed: &Failed, clock: &Clock, detail: Detail) -> LastError {
     let message = with_detail(&failed.message, failed.detail.as_deref(), failed.class, detail);
     LastError { class: failed.class, message, at: clock.timestamp(failed.at) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock_skew;
+
+    #[test]
+    fn a_clock_skew_is_shown_with_its_direction_once_the_way_does_not_explain_it() {
+        assert_eq!([clock_skew(-5), clock_skew(5)], [None, None]);
+        assert!(clock_skew(-6).is_some());
+        assert_eq!(clock_skew(-90).unwrap(), "the provider's clock is 90 s behind this host's");
+        assert_eq!(clock_skew(3600).unwrap(), "the provider's clock is 3600 s ahead of this host's");
+    }
 }
