@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 pub struct Store {
     clock: Clock,
     files: Option<Arc<Files>>,
-    previous_exit: PreviousExit,
+    pub previous_exit: PreviousExit,
     /// Never locked across an await, or while the disk is accessed.
     state: Mutex<State>,
 }
@@ -76,17 +77,14 @@ pub enum PreviousExit {
     Orderly,
 }
 
-/// Whether the service manager keeps descriptors while the daemon is not running.
+/// Whether a service manager started the daemon, and keeps descriptors while the daemon is not running.
 #[derive(Debug)]
 pub enum FdStore {
-    /// There is no service manager.
     Absent,
-    /// A service manager started the daemon.
     Present {
         /// The memory that the previous process left with it.
         left: Option<OwnedFd>,
-        /// Whether the service manager certainly keeps descriptors. Only systemd 254 and later announce it
-        /// (`$FDSTORE`).
+        /// Whether it certainly keeps descriptors. Only systemd 254 and later announce it (`$FDSTORE`).
         is_proved: bool,
     },
 }
@@ -99,12 +97,11 @@ struct Found {
 }
 
 impl Store {
-    /// Creates a store that stores nothing.
+    /// A store that stores nothing.
     pub fn forgetful(clock: Clock) -> Arc<Self> {
         Self::new(clock, None, State::default())
     }
 
-    /// Creates a store with memory only.
     pub fn in_memory(clock: Clock, recovered: Recovered) -> Arc<Self> {
         let mut state = State::default();
         state.take(recovered);
@@ -224,11 +221,6 @@ impl Store {
         Ok(secret)
     }
 
-    /// How the previous process ended.
-    pub fn previous_exit(&self) -> PreviousExit {
-        self.previous_exit
-    }
-
     /// Records that the process ends in an orderly way.
     pub fn note_orderly_end(&self) {
         let bytes = record::encode(&(), self.now());
@@ -272,7 +264,7 @@ impl Store {
         if let Some(files) = &self.files {
             let sealed = || format!("tokens are sealed in {}", files.folder.path.display());
             facts.push(("reboot", files.queue().fault.as_ref().map_or_else(sealed, not_kept)));
-            let damaged = files.folder.damaged();
+            let damaged = files.folder.damaged.load(Ordering::Relaxed);
             if damaged > 0 {
                 let text = format!("{damaged} found since the start and not used; the log names each");
                 facts.push(("damaged-files", text));

@@ -334,7 +334,7 @@ impl Throttles {
         self.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
         let (writer, record) = store.claim_throttle(url.as_str());
         // After an orderly restart the cause may be gone, as after a reload.
-        let record = record.filter(|_| store.previous_exit() == PreviousExit::Crashed).unwrap_or_default();
+        let record = record.filter(|_| store.previous_exit == PreviousExit::Crashed).unwrap_or_default();
         // Otherwise the next crash would restore what is dropped here.
         writer.changed(&record);
         let endpoint = Arc::new(EndpointThrottle::new(self.origin(settings, store), writer, record));

@@ -1,8 +1,7 @@
 //! Writes and removes sealed files in the background: one at a time, the newest state of each file only. A token waits
 //! for its file for a bounded time. A write that failed is repeated after the next success, and after a while.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,12 +28,10 @@ pub(super) struct Files {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// The changes that are not on the disk yet.
+    /// The files to work on.
     pending: HashMap<Key, Pending>,
-    /// The pending files in the order in which they are worked on.
-    order: VecDeque<Key>,
-    /// The pending files whose last attempt failed. They are not in order until they are tried again.
-    failed: HashSet<Key>,
+    /// The files whose last attempt failed, and that have no newer state. They become pending again.
+    failed: HashMap<Key, Pending>,
     /// Whether a thread works on the files.
     pub(super) is_working: bool,
     /// Whether a token waited for [`WRITE_LIMIT`], and no write has succeeded since.
@@ -44,7 +41,7 @@ pub(super) struct Queue {
 }
 
 /// The newest state of a file: a record, or none.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pending {
     record: Option<Vec<u8>>,
     /// Dropping a sender ends the wait of a token.
@@ -90,10 +87,8 @@ impl Files {
     pub(super) fn submit(self: &Arc<Self>, key: Key, record: Option<Vec<u8>>) -> oneshot::Receiver<()> {
         let (waiter, attempted) = oneshot::channel();
         self.work(|queue| {
-            if queue.failed.remove(&key) || !queue.pending.contains_key(&key) {
-                queue.order.push_back(key);
-            }
-            let pending = queue.pending.entry(key).or_insert(Pending { record: None, waiters: Vec::new() });
+            queue.failed.remove(&key);
+            let pending = queue.pending.entry(key).or_default();
             pending.record = record;
             pending.waiters.push(waiter);
         });
@@ -104,17 +99,18 @@ impl Files {
     fn work(self: &Arc<Self>, change: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue();
         change(&mut queue);
-        if !queue.order.is_empty() && !std::mem::replace(&mut queue.is_working, true) {
+        if !queue.pending.is_empty() && !std::mem::replace(&mut queue.is_working, true) {
             let this = Arc::clone(self);
             spawn_blocking(move || while this.work_on_next() {});
         }
     }
 
-    /// Writes or removes the file whose turn it is. Returns whether there was one.
+    /// Writes or removes a pending file. Returns whether there was one.
     fn work_on_next(&self) -> bool {
         let mut queue = self.queue();
-        let next = queue.order.pop_front().and_then(|key| queue.pending.remove_entry(&key));
-        let Some((key, Pending { record, waiters })) = next else {
+        let next = queue.pending.keys().next().copied();
+        let Some((key, Pending { record, waiters })) = next.and_then(|key| queue.pending.remove_entry(&key))
+        else {
             queue.is_working = false;
             return false;
         };
@@ -128,17 +124,15 @@ impl Files {
         match done {
             Ok(()) => {
                 queue.is_slow = false;
-                if queue.pending.is_empty() {
+                if queue.pending.is_empty() && queue.failed.is_empty() {
                     note(&mut queue.fault, None, "reboot");
                 }
                 queue.retry();
             }
             Err(fault) => {
                 note(&mut queue.fault, Some(fault), "reboot");
-                // Unless there is a newer state by now.
-                if let Entry::Vacant(entry) = queue.pending.entry(key) {
-                    entry.insert(Pending { record, waiters: Vec::new() });
-                    queue.failed.insert(key);
+                if !queue.pending.contains_key(&key) {
+                    queue.failed.insert(key, Pending { record, waiters: Vec::new() });
                 }
             }
         }
@@ -152,7 +146,7 @@ impl Files {
 
 impl Queue {
     fn retry(&mut self) {
-        self.order.extend(self.failed.drain());
+        self.pending.extend(self.failed.drain());
     }
 }
 
@@ -246,6 +240,7 @@ mod tests {
         let mut written: Vec<u8> = records(&files).into_values().flatten().collect();
         written.sort_unstable();
         assert_eq!(written, [1, 2, 4, 5, 6, 7, 8, 9]);
-        assert_eq!(files.queue().failed, HashSet::from([key(3)]), "it is tried again after the next success");
+        let failed: Vec<Key> = files.queue().failed.keys().copied().collect();
+        assert_eq!(failed, [key(3)], "it is tried again after the next success");
     }
 }

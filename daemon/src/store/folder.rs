@@ -35,18 +35,14 @@ pub(super) struct Folder {
     sealer: Sealer,
     /// Open and locked against a second daemon, once the folder exists. Held while a file is written.
     directory: Mutex<Option<Flock<File>>>,
-    damaged: AtomicUsize,
+    /// How many files were found damaged and moved aside since the start.
+    pub(super) damaged: AtomicUsize,
 }
 
 impl Folder {
     pub(super) fn new(state_dir: &Path, sealer: Sealer) -> Self {
         let path = state_dir.join(FOLDER);
         Self { path, sealer, directory: Mutex::default(), damaged: AtomicUsize::new(0) }
-    }
-
-    /// How many files were found damaged and moved aside since the start.
-    pub(super) fn damaged(&self) -> usize {
-        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Gives each record to `take`, while that returns true, and removes half-written files.

@@ -18,9 +18,7 @@ use crate::clock::{Instant, Validity};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
-    /// Its token.
     pub token: Option<TokenRecord>,
-    /// Why the last renewals failed.
     pub failure: Option<FailureRecord>,
     /// When a caller last used it.
     pub last_used: Option<Instant>,
@@ -35,10 +33,8 @@ pub struct Record {
 /// A token and what its schedule depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenRecord {
-    /// The access token.
     #[serde(serialize_with = "expose", deserialize_with = "conceal")]
     pub secret: Secret,
-    /// From when to when it is valid.
     pub validity: Validity,
     /// The longest lifetime that the provider stated for it.
     pub longest_lifetime: Duration,
@@ -50,27 +46,23 @@ pub struct TokenRecord {
     pub scope: Option<Arc<str>>,
 }
 
-/// Renewals that failed.
+/// Renewals in a row that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRecord {
-    /// How many in a row.
     pub failures: u32,
     /// The last of them.
     pub failed: Failed,
-    /// When the next one is due.
     pub next_attempt: Option<Instant>,
 }
 
 /// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
-    /// The class, which decides who can end the failure.
     pub class: ErrorClass,
     /// The message for callers.
     pub message: Arc<str>,
     /// Further details for operators only.
     pub detail: Option<Arc<str>>,
-    /// When.
     pub at: Instant,
 }
 
@@ -88,21 +80,19 @@ pub struct ThrottleRecord {
     pub try_at: Option<Instant>,
 }
 
-/// A moment on the clock that lifetimes count on, and in wall time.
+/// A moment on the clock that lifetimes count on, and in wall time since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// On the clock that begins with the boot.
     pub at: Instant,
-    /// Since the Unix epoch.
     pub wall: Duration,
 }
 
 /// Whether the host may have rebooted since a record was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boot {
-    /// It has not: the record was in memory.
+    /// The record was in memory.
     Same,
-    /// The host may have rebooted: the record was on the disk.
+    /// The record was on the disk.
     Unknown,
 }
 

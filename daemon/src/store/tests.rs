@@ -263,12 +263,12 @@ async fn a_record_of_two_credentials_is_wiped_when_the_second_is_removed() {
 async fn an_orderly_end_is_told_from_a_crash() {
     let (_, process) = start().await;
     let process = process.next(None).await;
-    assert_eq!(process.store.previous_exit(), PreviousExit::Crashed);
+    assert_eq!(process.store.previous_exit, PreviousExit::Crashed);
     process.store.note_orderly_end();
     let process = process.next(None).await;
-    assert_eq!(process.store.previous_exit(), PreviousExit::Orderly);
+    assert_eq!(process.store.previous_exit, PreviousExit::Orderly);
     assert_eq!(
-        process.next(None).await.store.previous_exit(),
+        process.next(None).await.store.previous_exit,
         PreviousExit::Crashed,
         "a crash after it is one again"
     );

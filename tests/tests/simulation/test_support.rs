@@ -102,7 +102,7 @@ impl Subject {
         let (endpoint, condition) = store.claim_throttle("https://id.example/token");
         let throttle = EndpointThrottle::new(Arc::default(), endpoint, condition.unwrap_or_default());
         let (writer, record) = store.claim(key, None);
-        let previous_exit = store.previous_exit();
+        let previous_exit = store.previous_exit;
         self.resume(Arc::new(throttle), None, StartState { writer, record, previous_exit, loan: None })
     }
 

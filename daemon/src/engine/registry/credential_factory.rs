@@ -126,7 +126,7 @@ impl CredentialFactory {
         let provider = HttpProvider::new(Arc::clone(settings), http, self.actor_context.clock.clone());
         let throttle = self.throttles.endpoint(settings, &self.store);
         let (writer, record) = self.store.claim(Key::of_credential(settings), variant_of);
-        let start = StartState { writer, record, previous_exit: self.store.previous_exit(), loan };
+        let start = StartState { writer, record, previous_exit: self.store.previous_exit, loan };
         Credential::start(provider, throttle, schedule, first_attempt, start, &self.actor_context)
     }
 
