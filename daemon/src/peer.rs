@@ -6,35 +6,40 @@
 //! belonged to no other process meanwhile (`pidfd_open(2)`).
 
 mod abilities;
-mod executable;
-mod ids;
 mod placement;
 mod process;
 
 use std::fs;
+use std::future;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+use self::abilities::is_mapped;
 pub use self::abilities::{abilities, has_capability};
 use self::placement::Placement;
-use self::process::{PeerProcess, Process};
+use self::process::Process;
 use crate::access::Facts;
 
 /// A process that connected.
 #[derive(Debug)]
 pub struct Peer {
     facts: Facts,
-    process: PeerProcess,
+    /// `None` on a kernel without pidfds.
+    process: Option<Process>,
 }
 
 impl Peer {
-    /// Asks the kernel who connected, and for a pidfd of that process. [`Peer::identify`] adds the other facts. If the
-    /// kernel does not give user, groups and pidfd, the peer must get nothing.
+    /// Asks the kernel who connected, and for a pidfd of that process. [`Peer::identify`] adds the other facts.
+    ///
+    /// # Errors
+    /// The process has ended (`ESRCH`): whoever holds the connection now is unidentified. Or the kernel does not give user,
+    /// groups and pidfd.
     pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
         let groups = supplementary_groups(socket)?;
@@ -43,8 +48,9 @@ impl Peer {
         let facts = Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, ..Facts::default() };
         let facts = without_unmapped_groups(facts)?;
         let pidfd = getsockopt(&socket, sockopt::PeerPidfd);
-        let process = PeerProcess::from_pidfd(pidfd, credentials.pid(), facts.uid, facts.gid)?;
-        Ok(Self { facts, process })
+        let process = Process::of_peer(pidfd, credentials.pid(), facts.uid, facts.gid)?;
+        let peer = Self { facts, process };
+        if peer.is_gone() { Err(Errno::ESRCH.into()) } else { Ok(peer) }
     }
 
     /// The facts about a process by its number, as if it connected now.
@@ -56,30 +62,34 @@ impl Peer {
 
     /// Adds the unit and the executable, as far as they can be proved.
     pub fn identify(&mut self) {
-        if let PeerProcess::Process(process) = &self.process
+        if let Some(process) = &self.process
             && let Some(facts) = identified(self.facts.clone(), process)
         {
             self.facts = facts;
         }
     }
 
-    /// The facts about the process.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// The pidfd, where there is one. It becomes readable when the process ends.
-    pub fn process(&self) -> Option<Arc<OwnedFd>> {
-        let PeerProcess::Process(process) = &self.process else { return None };
-        Some(Arc::clone(&process.pidfd))
-    }
-
     /// Whether the process has ended. Another process may hold its end of the connection, but has none of its rights.
     pub fn is_gone(&self) -> bool {
-        match &self.process {
-            PeerProcess::Process(process) => !process.is_alive(),
-            PeerProcess::Ended => true,
-            PeerProcess::Unknown => false,
+        self.process.as_ref().is_some_and(|process| !process.is_alive())
+    }
+
+    /// Waits until the process has ended; forever if that cannot be watched. This only wakes an idle connection: an answer
+    /// could be sent before its task runs, so [`Peer::is_gone`] asks the kernel each time.
+    pub async fn exit(&self) {
+        let watched = self.process.as_ref().and_then(|process| {
+            // SAFETY: the descriptor is borrowed, so it stays open and the same.
+            #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
+            unsafe { AsyncFd::register_with_interest(process.pidfd.as_fd(), Interest::READABLE) }.ok()
+        });
+        match watched {
+            // A pidfd becomes readable when its process ends (pidfd_open(2)), and stays so.
+            Some(pidfd) if pidfd.readable().await.is_ok() => (),
+            _ => future::pending().await,
         }
     }
 }
@@ -87,23 +97,21 @@ impl Peer {
 /// Drops groups that this process's user namespace does not map, which the kernel shows as the overflow id. Fails if the
 /// user or the effective group is not mapped.
 fn without_unmapped_groups(mut facts: Facts) -> io::Result<Facts> {
-    if !ids::is_mapped(facts.uid, "uid_map") || !ids::is_mapped(facts.gid, "gid_map") {
+    if !is_mapped(facts.uid, "uid_map") || !is_mapped(facts.gid, "gid_map") {
         let reason =
             "this process is in a user namespace that does not map the caller; run it without PrivateUsers=";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
     }
-    facts.groups.retain(|gid| ids::is_mapped(*gid, "gid_map"));
+    facts.groups.retain(|gid| is_mapped(*gid, "gid_map"));
     Ok(facts)
 }
 
 /// Adds the facts that `/proc` has about the process; `None` if the process has ended.
 fn identified(mut facts: Facts, process: &Process) -> Option<Facts> {
     let placement = process.read("cgroup").ok().and_then(|text| Placement::read(&text, facts.uid));
-    let Placement { unit, user_unit } = placement.unwrap_or_default();
-    facts.invocation_id = unit.as_deref().and_then(invocation_id);
-    facts.unit = unit;
-    facts.user_unit = user_unit;
-    facts.exe = executable::of(process.pid);
+    Placement { unit: facts.unit, user_unit: facts.user_unit } = placement.unwrap_or_default();
+    facts.invocation_id = facts.unit.as_deref().and_then(invocation_id);
+    facts.exe = process.executable();
     process.is_alive().then_some(facts)
 }
 
@@ -141,14 +149,17 @@ fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 impl Peer {
     /// A peer with these facts, whose process counts as alive forever.
     pub(crate) fn known(facts: Facts) -> Self {
-        Self { facts, process: PeerProcess::Unknown }
+        Self { facts, process: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+    use std::pin::pin;
+    use std::process::{Command, Stdio};
+
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -187,15 +198,13 @@ mod tests {
 
     #[test]
     fn nothing_is_added_about_a_process_that_has_ended() {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let mut child = Command::new("true").spawn().unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
         child.wait().unwrap();
         let facts = Facts { uid: 7, pid: Some(process.pid), ..Facts::default() };
         // Its number belongs to another process now: this one.
-        let mut peer = Peer {
-            facts: facts.clone(),
-            process: PeerProcess::Process(process.renumbered(std::process::id())),
-        };
+        let renumbered = Process { pid: nix::unistd::getpid().as_raw(), ..process };
+        let mut peer = Peer { facts: facts.clone(), process: Some(renumbered) };
         peer.identify();
         assert_eq!(*peer.facts(), facts);
         assert!(peer.is_gone());
@@ -226,9 +235,18 @@ mod tests {
         assert_eq!(status, 0);
     }
 
-    #[test]
-    fn a_process_that_ended_before_it_could_be_opened_is_gone() {
-        assert!(Peer { facts: Facts::default(), process: PeerProcess::Ended }.is_gone());
-        assert!(!Peer::known(Facts::default()).is_gone());
+    #[tokio::test]
+    async fn the_end_of_a_process_is_noticed() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+        let peer = Peer { facts: Facts::default(), process: Some(process) };
+        let mut exit = pin!(peer.exit());
+        assert!((&mut exit).now_or_never().is_none());
+        tokio::task::yield_now().await;
+        assert!((&mut exit).now_or_never().is_none());
+        child.kill().unwrap();
+        exit.await;
+        assert!(peer.is_gone());
+        child.wait().unwrap();
     }
 }

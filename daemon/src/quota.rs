@@ -15,6 +15,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The limits of one user: far above what services need, and low enough to leave the other users their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
+    /// Open connections.
+    pub connections: usize,
     /// Unanswered requests, over all connections.
     pub in_flight: usize,
     /// Calls that wait for a provider.
@@ -36,6 +38,7 @@ pub struct Quota {
 /// A resource that a user holds for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
+    Connections,
     /// Unanswered requests.
     InFlight,
     /// Calls that wait for a provider.
@@ -102,6 +105,7 @@ struct Usage {
 impl Default for Quota {
     fn default() -> Self {
         Self {
+            connections: 1024,
             in_flight: 1024,
             waiting: 1024,
             watches: 1024,
@@ -136,6 +140,7 @@ impl Allowance {
     pub fn take(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Held, QuotaExceeded> {
         let quota = &self.quota;
         let (limit, reason) = match resource {
+            Resource::Connections => (quota.connections, "too many open connections"),
             Resource::InFlight => (quota.in_flight, "this user has too many unanswered requests"),
             Resource::Waiting => (quota.waiting, "too many calls of this user wait for a provider"),
             Resource::Watches => (quota.watches, "this user has too many watches"),
@@ -200,6 +205,7 @@ mod tests {
     use super::*;
 
     const QUOTA: Quota = Quota {
+        connections: 1,
         in_flight: 3,
         waiting: 1,
         watches: 1,

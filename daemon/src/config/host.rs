@@ -25,7 +25,6 @@ impl Default for DaemonSettings {
             state_key: None,
             egress_dir: None,
             max_connections: 4096,
-            max_connections_per_uid: 1024,
             quota: Quota::default(),
         }
     }
@@ -64,7 +63,7 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
         section.conflict::<()>("max_connections_per_uid", message);
     }
     daemon.max_connections = max;
-    daemon.max_connections_per_uid = per_uid.unwrap_or(daemon.max_connections_per_uid.min(max));
+    daemon.quota.connections = per_uid.unwrap_or(daemon.quota.connections.min(max));
     daemon
 }
 

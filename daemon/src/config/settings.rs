@@ -27,9 +27,7 @@ pub struct DaemonSettings {
     pub egress_dir: Option<PathBuf>,
     /// `max_connections`: open at once.
     pub max_connections: usize,
-    /// `max_connections_per_uid`: open at once from one user.
-    pub max_connections_per_uid: usize,
-    /// `max_..._per_uid`: other limits of one user.
+    /// `max_..._per_uid`: the limits of one user.
     pub quota: Quota,
 }
 

@@ -91,7 +91,7 @@ fn what_is_not_set_has_its_default() {
     let config = good("");
     assert_eq!(config.daemon, DaemonSettings::default());
     assert_eq!(config.daemon.socket, Path::new("/run/tokend/tokend.sock"));
-    assert_eq!(config.daemon.max_connections_per_uid, 1024);
+    assert_eq!(config.daemon.quota.connections, 1024);
     assert_eq!(
         warnings(""),
         ["/etc/tokend/tokend.toml: no [token.NAME] section, so there is nothing to hand out"]
@@ -151,7 +151,7 @@ fn every_key_arrives() {
         "#,
     );
     assert_eq!(config.daemon.socket_group, Some(Principal::Id(40000)));
-    assert_eq!((config.daemon.max_connections, config.daemon.max_connections_per_uid), (10, 9));
+    assert_eq!((config.daemon.max_connections, config.daemon.quota.connections), (10, 9));
     assert_eq!(config.admin.allow, [Rule::of(Condition::User(Principal::Id(0)))]);
     assert_eq!(config.admin.root, RootAccess::Allow);
     let token = &config.tokens["t"];
@@ -197,7 +197,7 @@ fn every_key_arrives() {
 
 #[test]
 fn the_limit_per_user_follows_a_lower_limit_in_all() {
-    assert_eq!(good("[daemon]\nmax_connections = 50").daemon.max_connections_per_uid, 50);
+    assert_eq!(good("[daemon]\nmax_connections = 50").daemon.quota.connections, 50);
 }
 
 #[test]

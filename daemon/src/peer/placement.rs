@@ -10,12 +10,10 @@ const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".s
 /// The longest name of a unit (systemd.unit(5)).
 const NAME_MAX: usize = 255;
 
-/// The units of a process.
+/// The system unit of a process, and the unit of its user's own service manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Placement {
-    /// The system unit.
     pub(super) unit: Option<String>,
-    /// The unit of its user's own service manager.
     pub(super) user_unit: Option<String>,
 }
 

@@ -1,80 +1,72 @@
 //! A process, identified by its pidfd. A pidfd never refers to another process, even if the number is used again
 //! (`pidfd_open(2)`).
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::access::Facts;
+use crate::access::{Executable, Facts, Id};
 
 /// A process, alive or not. One of another pid namespace has the number 0 here.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Process {
     /// Its number, which may be another process's as soon as this one has ended.
     pub(super) pid: i32,
     /// Becomes readable when the process ends.
-    pub(super) pidfd: Arc<OwnedFd>,
+    pub(super) pidfd: OwnedFd,
 }
 
-/// The process at the other end of a socket.
-#[derive(Debug)]
-pub(super) enum PeerProcess {
-    /// It was alive a moment ago.
-    Process(Process),
-    /// It has ended.
-    Ended,
-    /// The kernel has no pidfd to give: the process's end cannot be noticed, and nothing about it can be proved.
-    Unknown,
-}
-
-impl PeerProcess {
-    /// The process that connected, by what the kernel answered to `SO_PEERPIDFD`. Before Linux 6.5 there is only its number;
-    /// a process that has that number and another owner has taken the place of the one that connected.
+impl Process {
+    /// The process that connected, by what the kernel answered to `SO_PEERPIDFD`. Before Linux 6.5 there is only its number.
+    /// `None` without pidfds: the process's end cannot be noticed, and nothing about it can be proved.
     ///
     /// # Errors
-    /// The kernel does not give its pidfd. A connection would outlive the process, so such a peer must not be served.
-    pub(super) fn from_pidfd(pidfd: nix::Result<OwnedFd>, pid: i32, uid: u32, gid: u32) -> io::Result<Self> {
+    /// It has ended (`ESRCH`), or the kernel does not give its pidfd. A connection would outlive the process, so such a peer
+    /// must not be served.
+    pub(super) fn of_peer(
+        pidfd: nix::Result<OwnedFd>,
+        pid: i32,
+        uid: u32,
+        gid: u32,
+    ) -> io::Result<Option<Self>> {
         match pidfd {
-            Ok(pidfd) => Ok(Self::Process(Process { pid, pidfd: Arc::new(pidfd) })),
-            Err(Errno::ENOPROTOOPT) => Self::from_number(Process::open(pid), uid, gid),
-            Err(Errno::ESRCH | Errno::EINVAL) => Ok(Self::Ended),
+            Ok(pidfd) => Ok(Some(Self { pid, pidfd })),
+            Err(Errno::ENOPROTOOPT) => Self::by_number(Self::open(pid), uid, gid),
+            Err(Errno::EINVAL) => Err(Errno::ESRCH.into()),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn from_number(opened: nix::Result<Process>, uid: u32, gid: u32) -> io::Result<Self> {
+    /// A process with another owner has taken the place of the one that connected.
+    fn by_number(opened: nix::Result<Self>, uid: u32, gid: u32) -> io::Result<Option<Self>> {
         let process = match opened {
-            Ok(process) => process,
-            Err(Errno::ESRCH) => return Ok(Self::Ended),
             // A kernel without pidfds, or a process of another pid namespace, which has no number here.
-            Err(Errno::ENOSYS | Errno::EINVAL) => return Ok(Self::Unknown),
-            Err(error) => return Err(error.into()),
+            Err(Errno::ENOSYS | Errno::EINVAL) => return Ok(None),
+            opened => opened?,
         };
         let is_same = match process.owner() {
             Ok(owner) => (owner.uid, owner.gid) == (uid, gid),
             // Hidden here (proc(5), `hidepid`): its end can be noticed, and nothing else can be proved.
             Err(error) => error.kind() == io::ErrorKind::NotFound && process.is_alive(),
         };
-        Ok(if is_same { Self::Process(process) } else { Self::Ended })
+        if is_same { Ok(Some(process)) } else { Err(Errno::ESRCH.into()) }
     }
-}
 
-impl Process {
     /// The process that has this number now.
     pub(super) fn open(pid: i32) -> nix::Result<Self> {
-        // SAFETY: the call takes two numbers and touches no memory of this process.
+        // SAFETY: the call takes two numbers, and nobody else owns the descriptor that the kernel makes.
         #[expect(unsafe_code, reason = "nix does not wrap pidfd_open(2)")]
-        let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-        let pidfd = RawFd::try_from(pidfd).map_err(|_| Errno::EOVERFLOW)?;
-        // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
-        #[expect(unsafe_code, reason = "taking over a new descriptor")]
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        Ok(Self { pid, pidfd: Arc::new(pidfd) })
+        let pidfd = unsafe {
+            let number = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
+            OwnedFd::from_raw_fd(RawFd::try_from(number).map_err(|_| Errno::EOVERFLOW)?)
+        };
+        Ok(Self { pid, pidfd })
     }
 
     /// Whether the process runs. A zombie does not.
@@ -101,6 +93,16 @@ impl Process {
         let owner = owner(&status).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Facts { pid: Some(self.pid), ..owner })
     }
+
+    /// The executable; `None` where this process may not see it (proc(5): it takes the right to trace the process) and where
+    /// the file is gone. The path depends on the caller's mount namespace, so a rule compares the file too.
+    pub(super) fn executable(&self) -> Option<Executable> {
+        let link = format!("/proc/{}/exe", self.pid);
+        let path = fs::read_link(&link).ok()?;
+        let is_there =
+            path.to_str().is_some_and(|path| path.starts_with('/') && !path.ends_with(" (deleted)"));
+        if is_there { Some(Executable { path, file: file_behind(link).ok()? }) } else { None }
+    }
 }
 
 /// Reads the owner in `/proc/PID/status`. Of the four numbers of a user or group the second is the effective one.
@@ -113,16 +115,27 @@ fn owner(status: &str) -> Option<Facts> {
     Some(Facts { uid, gid, groups: numbers("Groups:")?, ..Facts::default() })
 }
 
-#[cfg(test)]
-impl Process {
-    /// The same pidfd with another number, as after the number was given to another process.
-    pub(super) fn renumbered(self, pid: u32) -> Self {
-        Self { pid: i32::try_from(pid).unwrap(), ..self }
-    }
+/// Identifies the file behind a link of `/proc` by what the kernel holds in memory (statx(2), `AT_STATX_DONT_SYNC`). The file
+/// system may be one of the caller's that never answers.
+fn file_behind(link: String) -> io::Result<Id> {
+    let link = CString::new(link)?;
+    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `link` ends with a zero byte, `found` has room for what the kernel writes, and all zeros are a valid value.
+    #[expect(unsafe_code, reason = "nix does not wrap statx(2)")]
+    let (status, found) = unsafe {
+        let flags = libc::AT_STATX_DONT_SYNC;
+        let status = libc::statx(libc::AT_FDCWD, link.as_ptr(), flags, libc::STATX_INO, found.as_mut_ptr());
+        (status, found.assume_init())
+    };
+    Errno::result(status)?;
+    let device = libc::makedev(found.stx_dev_major, found.stx_dev_minor);
+    Ok(Id::File { device, inode: found.stx_ino })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -135,6 +148,10 @@ mod tests {
         i32::try_from(child.id()).unwrap()
     }
 
+    fn has_ended(found: io::Result<Option<Process>>) -> bool {
+        found.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+    }
+
     #[test]
     fn before_peer_pidfds_a_process_is_found_by_its_number_and_its_owner() {
         let mut child = start();
@@ -142,34 +159,32 @@ mod tests {
         assert!(process.is_alive());
         let owner = process.owner().unwrap();
         assert_eq!(owner.uid, nix::unistd::geteuid().as_raw());
-        let found =
-            |uid, gid| PeerProcess::from_pidfd(Err(Errno::ENOPROTOOPT), number(&child), uid, gid).unwrap();
-        assert!(matches!(found(owner.uid, owner.gid), PeerProcess::Process(_)));
+        let found = |uid, gid| Process::of_peer(Err(Errno::ENOPROTOOPT), number(&child), uid, gid);
+        assert!(found(owner.uid, owner.gid).unwrap().is_some());
         // A process of somebody else's has the number: the one that connected has ended.
-        assert!(matches!(found(owner.uid + 1, owner.gid), PeerProcess::Ended));
-        assert!(matches!(found(owner.uid, owner.gid + 1), PeerProcess::Ended));
+        assert!(has_ended(found(owner.uid + 1, owner.gid)));
+        assert!(has_ended(found(owner.uid, owner.gid + 1)));
 
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!process.is_alive());
         assert!(process.owner().is_err());
-        let found = PeerProcess::from_pidfd(Err(Errno::ENOPROTOOPT), number(&child), owner.uid, owner.gid);
-        assert!(matches!(found, Ok(PeerProcess::Ended)));
+        assert!(has_ended(Process::of_peer(Err(Errno::ENOPROTOOPT), number(&child), owner.uid, owner.gid)));
     }
 
     #[test]
     fn a_pidfd_that_the_kernel_does_not_give_is_an_error() {
         let own = nix::unistd::getpid().as_raw();
         for error in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EPERM] {
-            assert!(PeerProcess::from_pidfd(Err(error), own, 0, 0).is_err(), "{error}");
-            assert!(PeerProcess::from_number(Err(error), 0, 0).is_err(), "by number: {error}");
+            assert!(Process::of_peer(Err(error), own, 0, 0).is_err(), "{error}");
+            assert!(Process::by_number(Err(error), 0, 0).is_err(), "by number: {error}");
         }
-        assert!(matches!(PeerProcess::from_pidfd(Err(Errno::ESRCH), own, 0, 0), Ok(PeerProcess::Ended)));
-        assert!(matches!(PeerProcess::from_number(Err(Errno::ENOSYS), 0, 0), Ok(PeerProcess::Unknown)));
-        assert!(matches!(
-            PeerProcess::from_pidfd(Err(Errno::ENOPROTOOPT), 0, 0, 0),
-            Ok(PeerProcess::Unknown)
-        ));
+        for error in [Errno::ESRCH, Errno::EINVAL] {
+            assert!(has_ended(Process::of_peer(Err(error), own, 0, 0)), "{error}");
+        }
+        assert!(has_ended(Process::by_number(Err(Errno::ESRCH), 0, 0)));
+        assert!(matches!(Process::by_number(Err(Errno::ENOSYS), 0, 0), Ok(None)));
+        assert!(matches!(Process::of_peer(Err(Errno::ENOPROTOOPT), 0, 0, 0), Ok(None)));
     }
 
     #[test]
@@ -192,5 +207,43 @@ mod tests {
         assert_eq!(owner("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n").unwrap().groups, [0; 0]);
         assert_eq!(owner("Uid:\t1\nGid:\t5\t6\t7\t8\nGroups:\t\n"), None);
         assert_eq!(owner(""), None);
+    }
+
+    /// A copy of `cat` at `path`, running.
+    fn run(path: &Path) -> Child {
+        let copied = Command::new("install").args(["-m", "0755", "/bin/cat"]).arg(path).status().unwrap();
+        assert!(copied.success());
+        Command::new(path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    /// The file at a path, as rules resolve it.
+    fn file(path: &Path) -> Id {
+        let file = fs::metadata(path).unwrap();
+        Id::File { device: file.dev(), inode: file.ino() }
+    }
+
+    #[test]
+    fn an_executable_is_a_path_and_a_file_as_long_as_the_file_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap().join("billing");
+        let mut child = run(&path);
+        let process = Process::open(number(&child)).unwrap();
+        let running = process.executable().unwrap();
+        assert_eq!((running.path.as_path(), running.file), (path.as_path(), file(&path)));
+        assert_ne!(running.file, file(Path::new("/bin/cat")));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(process.executable(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(process.executable(), None);
+    }
+
+    #[test]
+    fn a_path_that_ends_like_that_of_a_deleted_file_is_no_executable() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = run(&folder.path().join("billing (deleted)"));
+        assert_eq!(Process::open(number(&child)).unwrap().executable(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

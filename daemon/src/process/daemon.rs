@@ -18,7 +18,7 @@ use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::{Fingerprinter, NoRandomness};
 use crate::process::network;
 use crate::quota::Allowances;
-use crate::server::accept::{self, Limits};
+use crate::server::accept;
 use crate::server::server_state::ServerState;
 use crate::store::Store;
 
@@ -33,7 +33,6 @@ pub struct Daemon {
     shared: Arc<ServerState>,
     /// The `[daemon]` table of the start, which a reload does not change.
     settings: DaemonSettings,
-    connections: TaskTracker,
     actors: TaskTracker,
     background: JoinSet<()>,
     stop: CancellationToken,
@@ -51,7 +50,7 @@ impl Daemon {
         store: Arc<Store>,
         memory: String,
     ) -> Result<Self, NoRandomness> {
-        let (stop, actors, connections) = (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
+        let (stop, actors) = (CancellationToken::new(), TaskTracker::new());
         let changes = ClockChanges::default();
         let clock = Clock::kernel(changes.clone());
         let actor_context = ActorContext {
@@ -69,14 +68,10 @@ impl Daemon {
         shared.allowances = Allowances::new(config.daemon.quota);
         let shared = Arc::new(shared);
         shared.names.resolve(config.names_in_rules()).await;
-        let background = work_in_background(&shared, changes);
-        let limits = Limits {
-            connections: config.daemon.max_connections.min(most_connections),
-            connections_per_uid: config.daemon.max_connections_per_uid,
-        };
-        let serving = accept::serve(listener, limits, Arc::clone(&shared), connections.clone(), stop.clone());
-        connections.spawn(serving);
-        Ok(Self { shared, settings: config.daemon.clone(), connections, actors, background, stop })
+        let mut background = work_in_background(&shared, changes);
+        let connections_max = config.daemon.max_connections.min(most_connections);
+        background.spawn(accept::run(listener, connections_max, Arc::clone(&shared), stop.clone()));
+        Ok(Self { shared, settings: config.daemon.clone(), actors, background, stop })
     }
 
     /// Puts another configuration in force. Keeps connections and tokens with the same settings, and drops removed tokens.
@@ -94,7 +89,7 @@ impl Daemon {
         self.shared.store.drop_unclaimed();
         // An operator who reloads may have mended something outside the configuration, such as a secret's file.
         next.retry_failed(|_| true);
-        self.shared.set_reload_failed_at(None);
+        self.shared.reload_failed_at.send_replace(None);
         tracing::info!(tokens = config.tokens.len(), "reloaded");
     }
 
@@ -102,7 +97,7 @@ impl Daemon {
     pub fn reload_failed(&self) {
         tracing::error!("not reloaded: the previous configuration stays in force");
         let clock = &self.shared.clock;
-        self.shared.set_reload_failed_at(Some(clock.timestamp(clock.now())));
+        self.shared.reload_failed_at.send_replace(Some(clock.timestamp(clock.now())));
     }
 
     /// Whether every actor keeps its schedule.
@@ -122,7 +117,7 @@ impl Daemon {
         let counts: Vec<_> = counts.iter().map(|(state, n)| format!("{n} {}", state.as_str())).collect();
         let (s, colon) = (if tokens == 1 { "" } else { "s" }, if tokens == 0 { "" } else { ": " });
         let mut summary = format!("{tokens} token{s}{colon}{}", counts.join(", "));
-        if self.shared.reload_failed_at().is_some() {
+        if self.shared.reload_failed_at.borrow().is_some() {
             summary += "; the last reload failed, and the configuration before it is in force";
         }
         summary
@@ -132,10 +127,10 @@ impl Daemon {
     pub async fn stop(self) {
         self.stop.cancel();
         drop(self.background);
-        self.connections.close();
+        self.shared.connections.close();
         self.actors.close();
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
-            self.connections.wait().await;
+            self.shared.connections.wait().await;
             // Stopped after the connections, because waiting callers need the actors.
             self.shared.registry.borrow().stop();
             self.actors.wait().await;

@@ -6,6 +6,7 @@
 use std::future::ready;
 use std::io;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,14 +85,14 @@ impl Connection {
     /// Serves the connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
     pub async fn run(mut self) -> io::Result<()> {
         let session = Arc::clone(&self.session);
-        let exit = session.peer_exit();
+        let mut exit = pin!(session.peer().exit());
         while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
             let can_read = self.can_read();
             let has_frame = self.has_frame();
             let deadline = self.deadline.filter(|_| can_read);
             let answer = tokio::select! {
                 biased;
-                () = exit.wait() => return Err(peer_has_ended()),
+                () = &mut exit => return Err(peer_has_ended()),
                 () = self.stop.cancelled(), if self.reading => {
                     self.reading = false;
                     continue;
@@ -202,7 +203,7 @@ impl Connection {
     /// Asks the kernel whether the peer's process is alive. The exit event alone would be too late: an answer could be
     /// sent before this task sees the event.
     fn check_peer(&self) -> io::Result<()> {
-        if self.session.peer_is_gone() { Err(peer_has_ended()) } else { Ok(()) }
+        if self.session.peer().is_gone() { Err(peer_has_ended()) } else { Ok(()) }
     }
 
     fn request(&mut self, id: u32, request: Request) {

@@ -30,7 +30,6 @@ use crate::peer::Peer;
 use crate::quota::Allowance;
 use crate::server::audit::Operation;
 use crate::server::fair_queue::Member;
-use crate::server::peer_exit::PeerExit;
 use crate::server::server_state::ServerState;
 
 /// Tokens that one turn checks. Other users have their turns in between, so that a list of thousands of tokens delays
@@ -68,14 +67,8 @@ impl Session {
         Self { shared, peer, allowance, member, remembered: Mutex::default() }
     }
 
-    /// Watches for the exit of the caller's process.
-    pub fn peer_exit(&self) -> PeerExit {
-        PeerExit::of(&self.peer)
-    }
-
-    /// Whether the caller's process has ended. Another process may hold the connection now, but has none of its rights.
-    pub fn peer_is_gone(&self) -> bool {
-        self.peer.is_gone()
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// This connection's place in the fair queue.

@@ -185,8 +185,8 @@ async fn only_an_operator_is_told_about_the_process() {
     for uid in [ALICE, OWN_UID] {
         let scene = Scene::new(uid, host(), &token("t", ALLOWED));
         let shared = &scene.session.shared;
-        shared.connections.store(7, Ordering::Relaxed);
-        shared.set_reload_failed_at(Some(shared.started_at));
+        let _open = [(); 7].map(|()| shared.connections.token());
+        shared.reload_failed_at.send_replace(Some(shared.started_at));
         match scene.session.answer(Request::Status(StatusRequest { name: None, after: None })).await {
             Reply::Status(status) => {
                 let daemon = status.daemon;

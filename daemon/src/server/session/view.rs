@@ -1,7 +1,6 @@
 //! Turns conditions of tokens and of the daemon into the types of the protocol.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokend_protocol::{
@@ -132,7 +131,8 @@ pub(super) fn daemon_status(shared: &ServerState, detail: Detail) -> DaemonStatu
     let (pid, connections, reload_failed_at) = match detail {
         Detail::ForCallers => (0, 0, None),
         Detail::Full => {
-            (std::process::id(), shared.connections.load(Ordering::Relaxed), shared.reload_failed_at())
+            let connections = u32::try_from(shared.connections.len()).unwrap_or(u32::MAX);
+            (std::process::id(), connections, *shared.reload_failed_at.borrow())
         }
     };
     DaemonStatus {
