@@ -37,7 +37,7 @@ pub enum RootAccess {
 }
 
 /// Why a caller is allowed something. Its text is stable: audit records are searched by it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// It is root.
     Root,

@@ -15,15 +15,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The limits of one user: far above what services need, and low enough to leave the other users their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Open connections.
     pub connections: usize,
     /// Unanswered requests, over all connections.
     pub in_flight: usize,
     /// Calls that wait for a provider.
     pub waiting: usize,
-    /// Watches.
     pub watches: usize,
-    /// Watched tokens, over all watches.
+    /// Over all watches.
     pub watched_tokens: usize,
     /// Bytes of answers that callers have not read.
     pub unread_bytes: usize,
@@ -35,30 +33,22 @@ pub struct Quota {
     pub refusals_per_minute: u32,
 }
 
-/// A resource that a user holds for a while.
+/// A resource that a user holds for a while: see the fields of [`Quota`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
     Connections,
-    /// Unanswered requests.
     InFlight,
-    /// Calls that wait for a provider.
     Waiting,
-    /// Watches.
     Watches,
-    /// Watched tokens.
     WatchedTokens,
-    /// Bytes of unread answers.
     UnreadBytes,
-    /// Variants of tokens.
     Variants,
 }
 
 /// An event that is limited per minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rate {
-    /// Calls that may cost a provider a request.
     ProviderCalls,
-    /// Requests for tokens that the user may not have.
     Refusals,
 }
 
@@ -94,7 +84,6 @@ pub struct Held {
     amount: usize,
 }
 
-/// The usage of one user.
 #[derive(Debug, Default)]
 struct Usage {
     held: HashMap<Resource, usize>,
@@ -119,12 +108,10 @@ impl Default for Quota {
 }
 
 impl Allowances {
-    /// Accounts that all have this quota.
     pub fn new(quota: Quota) -> Self {
         Self { quota, users: Mutex::default() }
     }
 
-    /// The account of a user.
     pub fn of(&self, uid: u32, now: Instant) -> Arc<Allowance> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if users.len() >= REMEMBERED && !users.contains_key(&uid) {
@@ -165,12 +152,12 @@ impl Allowance {
             Rate::Refusals => (quota.refusals_per_minute, "too many requests of this user were refused"),
         };
         let mut usage = self.usage();
-        let full_at =
-            usage.full_at.get(&rate).map_or(now, |at| now.max(*at)).after(MINUTE / per_minute.max(1));
-        if full_at.since(now) > MINUTE {
-            return Err(QuotaExceeded { reason, possible_at: Some(full_at.before(MINUTE)) });
+        let full_at = usage.full_at.entry(rate).or_insert(now);
+        let next = now.max(*full_at).after(MINUTE / per_minute.max(1));
+        if next.since(now) > MINUTE {
+            return Err(QuotaExceeded { reason, possible_at: Some(next.before(MINUTE)) });
         }
-        usage.full_at.insert(rate, full_at);
+        *full_at = next;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Instant;
 use crate::peer::Peer;
 use crate::quota::Resource;
-use crate::server::audit::Refusal;
+use crate::server::audit::Operation;
 use crate::server::connection::{Connection, error_frame};
 use crate::server::server_state::ServerState;
 use crate::server::session::Session;
@@ -103,14 +103,14 @@ impl Acceptor {
         let has_room = shared.connections.len() < self.connections_max - reserved;
         let of_user = shared.allowances.of(uid, now).take(Resource::Connections, 1);
         let (true, Ok(held)) = (has_room, of_user) else {
-            shared.audit.turned_away(peer.facts(), Refusal::TooMuch(TOO_MANY));
+            shared.audit.over_quota(peer.facts(), Operation::Connect, TOO_MANY);
             turn_away(&stream);
             return Ok(());
         };
         self.shared.connections.spawn(async move {
             let _held = held;
-            let member = shared.turns.join(uid);
-            member.turn().await.spend(IDENTIFY_UNITS);
+            let queue = shared.turns.join(uid);
+            queue.turn().await.spend(IDENTIFY_UNITS);
             peer.identify();
             if let Some(exe) = &peer.facts().exe {
                 shared.names.recheck(exe).await;

@@ -7,7 +7,6 @@ mod aggregator;
 mod record;
 
 use std::borrow::Cow;
-use std::slice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokend_protocol::{Fingerprint, TokenName, Variant};
 use tokio::sync::Notify;
 
 use self::aggregator::Aggregator;
-use self::record::{Outcome, Record};
+use self::record::Record;
 use crate::access::{Facts, Reason};
 use crate::clock::Clock;
 
@@ -28,23 +27,15 @@ const WRITTEN_AT_ONCE: usize = 16;
 /// The operation that a peer asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// A connection.
     Connect,
     /// Any request: it was refused before it was looked at.
     Request,
-    /// A token.
     Get,
-    /// A header set.
     Headers,
-    /// A new token from the provider.
     Refresh,
-    /// The report that an API refused a token.
     Reject,
-    /// News of a token.
     Watch,
-    /// The condition of one token.
     Status,
-    /// The reason why somebody may have a token, or may not.
     Explain,
 }
 
@@ -52,46 +43,34 @@ impl Operation {
     fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
-            Self::Status => "status",
             Self::Request => "request",
             Self::Get => "get",
             Self::Headers => "headers",
             Self::Refresh => "refresh",
             Self::Reject => "reject",
             Self::Watch => "watch",
+            Self::Status => "status",
             Self::Explain => "explain",
         }
     }
 }
 
 /// The reason why a peer was refused. Only the journal has it in full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
-    /// No rule of the token matches.
+    #[error("no rule of the token's allow list matches")]
     NoRule,
-    /// The peer may have the token, but not with these scopes, resources or audiences.
+    #[error("no rule of a scope, resource or audience of this variant matches")]
     NoRuleForVariant,
-    /// The configuration allows nobody this variant of the token.
+    #[error("the configuration lets nobody ask for this variant")]
     NoSuchVariant,
-    /// No such token is configured.
+    #[error("no such token")]
     NoSuchToken,
-    /// The peer is not an operator.
+    #[error("not an operator")]
     NotAnOperator,
     /// The peer, or its user, exceeds a limit; these words name it.
+    #[error("{0}")]
     TooMuch(&'static str),
-}
-
-impl Refusal {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::NoRule => "no rule of the token's allow list matches",
-            Self::NoRuleForVariant => "no rule of a scope, resource or audience of this variant matches",
-            Self::NoSuchVariant => "the configuration lets nobody ask for this variant",
-            Self::NoSuchToken => "no such token",
-            Self::NotAnOperator => "not an operator",
-            Self::TooMuch(limit) => limit,
-        }
-    }
 }
 
 /// The audit trail of this process.
@@ -114,19 +93,19 @@ impl Audit {
         fingerprint: Fingerprint,
         reason: &Reason,
     ) {
-        let record = allow(peer, operation, token, reason);
-        let (variant, fingerprint) = (Some(Cow::Borrowed(variant)), Some(fingerprint));
+        let (variant, fingerprint) = (Cow::Borrowed(variant), Some(fingerprint));
+        let record = Record::new(peer, operation, Some(token), Ok(Cow::Borrowed(reason)));
         self.record(&Record { variant, fingerprint, ..record });
     }
 
     /// Records that a peer was allowed an operation that hands out no token.
     pub fn allowed(&self, peer: &Facts, operation: Operation, token: &TokenName, reason: &Reason) {
-        self.record(&allow(peer, operation, token, reason));
+        self.record(&Record::new(peer, operation, Some(token), Ok(Cow::Borrowed(reason))));
     }
 
     /// Records that a peer was refused.
     pub fn refused(&self, peer: &Facts, operation: Operation, token: &TokenName, refusal: Refusal) {
-        self.record(&deny(peer, operation, slice::from_ref(token), refusal));
+        self.record(&Record::new(peer, operation, Some(token), Err(refusal)));
     }
 
     /// Records that a peer was refused a variant of a token that it may have. `variant` has configured terms only:
@@ -137,18 +116,13 @@ impl Audit {
         operation: Operation,
         (token, variant): (&TokenName, &Variant),
     ) {
-        let record = deny(peer, operation, slice::from_ref(token), Refusal::NoRuleForVariant);
-        self.record(&Record { variant: Some(Cow::Borrowed(variant)), ..record });
+        let record = Record::new(peer, operation, Some(token), Err(Refusal::NoRuleForVariant));
+        self.record(&Record { variant: Cow::Borrowed(variant), ..record });
     }
 
-    /// Records that a peer was turned away before it could ask for anything.
-    pub fn turned_away(&self, peer: &Facts, refusal: Refusal) {
-        self.record(&deny(peer, Operation::Connect, &[], refusal));
-    }
-
-    /// Records that a request was refused whatever it asked for.
-    pub fn over_quota(&self, peer: &Facts, refusal: Refusal) {
-        self.record(&deny(peer, Operation::Request, &[], refusal));
+    /// Records that a peer was refused a connection, or a request whatever it asked for, because of a limit.
+    pub fn over_quota(&self, peer: &Facts, operation: Operation, limit: &'static str) {
+        self.record(&Record::new(peer, operation, None, Err(Refusal::TooMuch(limit))));
     }
 
     /// Records the counts of each window when it ends. Never returns.
@@ -193,14 +167,4 @@ impl Audit {
     fn aggregator(&self) -> MutexGuard<'_, Aggregator> {
         self.aggregator.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn allow<'a>(peer: &'a Facts, operation: Operation, token: &'a TokenName, reason: &Reason) -> Record<'a> {
-    let outcome = Outcome::Allow(reason.to_string().into());
-    Record { outcome, ..deny(peer, operation, slice::from_ref(token), Refusal::NoRule) }
-}
-
-fn deny<'a>(peer: &'a Facts, operation: Operation, tokens: &'a [TokenName], refusal: Refusal) -> Record<'a> {
-    let (peer, tokens) = (Cow::Borrowed(peer), Cow::Borrowed(tokens));
-    Record { peer, operation, tokens, variant: None, fingerprint: None, outcome: Outcome::Deny(refusal) }
 }

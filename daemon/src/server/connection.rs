@@ -105,7 +105,7 @@ impl Connection {
                     return Err(timed_out("the peer took too long over a frame"));
                 }
             };
-            let turn = session.member().turn().await;
+            let turn = session.queue().turn().await;
             let handled = match answer {
                 Some(answer) => self.answer(answer, &turn),
                 None => self.receive(&turn),

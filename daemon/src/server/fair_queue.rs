@@ -6,7 +6,7 @@
 //!
 //! A turn is never held across a wait. Only the task of a connection waits for a turn, and for nothing else meanwhile.
 //! A future that is polled only now and then could get the turn while nobody polls it, and block the user's other
-//! connections. Such futures, the answers of long requests, call [`Member::pause`] instead.
+//! connections. Such futures, the answers of long requests, call [`UserQueue::pause`] instead.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,23 +27,15 @@ const TURN_UNITS: u32 = 4;
 /// The rounds, and the users who are connected.
 #[derive(Debug, Default)]
 pub struct FairQueue {
-    rounds: Arc<Rounds>,
-    users: Mutex<HashMap<u32, Weak<User>>>,
+    round: AtomicU64,
+    connected: AtomicUsize,
+    users: Mutex<HashMap<u32, Weak<UserQueue>>>,
 }
 
-#[derive(Debug, Default)]
-struct Rounds {
-    current: AtomicU64,
-    users: AtomicUsize,
-}
-
-/// One connection's part in the turns of its user.
-#[derive(Clone, Debug)]
-pub struct Member(Arc<User>);
-
+/// The turns of one user, shared by all its connections.
 #[derive(Debug)]
-struct User {
-    rounds: Arc<Rounds>,
+pub struct UserQueue {
+    all: Arc<FairQueue>,
     /// Locked for the length of a turn. Waiting connections are served in the order in which they came.
     turn: tokio::sync::Mutex<()>,
     /// Never held across an await.
@@ -60,42 +52,57 @@ struct Spent {
 /// A turn of a user. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Turn<'a> {
-    user: &'a User,
+    user: &'a UserQueue,
     _turn: MutexGuard<'a, ()>,
 }
 
 impl FairQueue {
     /// Adds a connection of this user.
-    pub fn join(&self, uid: u32) -> Member {
+    pub fn join(self: &Arc<Self>, uid: u32) -> Arc<UserQueue> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = users.get(&uid).and_then(Weak::upgrade) {
-            return Member(user);
+            return user;
         }
         // Users who have left are forgotten now and then.
-        if users.len() > 2 * self.rounds.users.fetch_add(1, Ordering::Relaxed) {
+        if users.len() > 2 * self.connected.fetch_add(1, Ordering::Relaxed) {
             users.retain(|_, user| user.strong_count() > 0);
         }
-        let user = Arc::new(User {
-            rounds: Arc::clone(&self.rounds),
-            turn: tokio::sync::Mutex::default(),
-            spent: Mutex::default(),
-        });
+        let (turn, spent) = (tokio::sync::Mutex::default(), Mutex::default());
+        let user = Arc::new(UserQueue { all: Arc::clone(self), turn, spent });
         users.insert(uid, Arc::downgrade(&user));
-        Member(user)
+        user
     }
 }
 
-impl Drop for User {
+impl Drop for UserQueue {
     fn drop(&mut self) {
-        self.rounds.users.fetch_sub(1, Ordering::Relaxed);
+        self.all.connected.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl User {
+impl UserQueue {
+    /// Waits for a turn.
+    pub async fn turn(&self) -> Turn<'_> {
+        let held = self.turn.lock().await;
+        self.pause(TURN_UNITS).await;
+        Turn { user: self, _turn: held }
+    }
+
+    /// Lets others have their turns if the allowance is used up, and counts units of work that follow.
+    pub async fn pause(&self, units: u32) {
+        while !self.spend(0) {
+            let round = self.all.round.load(Ordering::Relaxed);
+            yield_now().await;
+            // Of all that wait for the next round, the first begins it.
+            let _ = self.all.round.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        self.spend(units);
+    }
+
     /// Counts units of work in the current round, and returns whether there is room for more.
     fn spend(&self, units: u32) -> bool {
-        let round = self.rounds.current.load(Ordering::Relaxed);
-        let is_alone = self.rounds.users.load(Ordering::Relaxed) <= 1;
+        let round = self.all.round.load(Ordering::Relaxed);
+        let is_alone = self.all.connected.load(Ordering::Relaxed) <= 1;
         let allowance = if is_alone { ALLOWANCE_ALONE } else { ALLOWANCE };
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         if spent.round != round {
@@ -103,27 +110,6 @@ impl User {
         }
         spent.units = spent.units.saturating_add(units);
         spent.units < allowance
-    }
-}
-
-impl Member {
-    /// Waits for a turn.
-    pub async fn turn(&self) -> Turn<'_> {
-        let held = self.0.turn.lock().await;
-        self.pause(TURN_UNITS).await;
-        Turn { user: &self.0, _turn: held }
-    }
-
-    /// Lets others have their turns if the allowance is used up, and counts units of work that follow.
-    pub async fn pause(&self, units: u32) {
-        let current = &self.0.rounds.current;
-        while !self.0.spend(0) {
-            let round = current.load(Ordering::Relaxed);
-            yield_now().await;
-            // Of all that wait for the next round, the first begins it.
-            let _ = current.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        self.0.spend(units);
     }
 }
 
@@ -148,7 +134,7 @@ mod tests {
     const OTHER: u32 = 2;
 
     /// Starts connections of one user that take turns as fast as they can. Returns the units that they have spent.
-    fn crowd(queue: &FairQueue, connections: usize) -> Rc<Cell<u32>> {
+    fn crowd(queue: &Arc<FairQueue>, connections: usize) -> Rc<Cell<u32>> {
         let done = Rc::new(Cell::new(0));
         for _ in 0..connections {
             let (member, done) = (queue.join(CROWD), Rc::clone(&done));
@@ -169,7 +155,7 @@ mod tests {
     async fn a_user_waits_for_one_allowance_however_many_connections_another_has() {
         for connections in [1, 64, 1000] {
             let others_turns = async {
-                let queue = FairQueue::default();
+                let queue = Arc::new(FairQueue::default());
                 let other = queue.join(OTHER);
                 let done = crowd(&queue, connections);
                 yield_now().await;
@@ -189,10 +175,10 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn many_connections_do_no_more_in_a_round_than_one() {
         let in_rounds = |connections| async move {
-            let queue = FairQueue::default();
+            let queue = Arc::new(FairQueue::default());
             let _other = queue.join(OTHER);
             let done = crowd(&queue, connections);
-            let round = || queue.rounds.current.load(Ordering::Relaxed);
+            let round = || queue.round.load(Ordering::Relaxed);
             while round() < 100 {
                 yield_now().await;
             }
@@ -205,7 +191,7 @@ mod tests {
 
     #[test]
     fn connections_of_a_user_take_turns_in_order() {
-        let queue = FairQueue::default();
+        let queue = Arc::new(FairQueue::default());
         let members = [(); 4].map(|()| queue.join(CROWD));
         let held = members[0].turn().now_or_never().expect("it is free");
         let mut first = Box::pin(members[1].turn());
@@ -224,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_allowance_is_larger_while_nobody_else_is_connected() {
-        let queue = FairQueue::default();
+        let queue = Arc::new(FairQueue::default());
         let alone = queue.join(CROWD);
         let spend_all = || {
             let turn = alone.turn().now_or_never().expect("it is free");
@@ -234,12 +220,12 @@ mod tests {
         let other = queue.join(OTHER);
         assert!(alone.turn().now_or_never().is_none(), "the others come first");
         drop(other);
-        assert_eq!(queue.rounds.users.load(Ordering::Relaxed), 1);
+        assert_eq!(queue.connected.load(Ordering::Relaxed), 1);
     }
 
     #[test]
     fn an_answer_that_pauses_and_is_not_polled_blocks_no_turn() {
-        let queue = FairQueue::default();
+        let queue = Arc::new(FairQueue::default());
         let (answer, connection) = (queue.join(CROWD), queue.join(CROWD));
         let turn = connection.turn().now_or_never().expect("it is free");
         while turn.spend(1) {}
@@ -253,7 +239,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let queue = FairQueue::default();
+        let queue = Arc::new(FairQueue::default());
         for uid in 0..100_000 {
             queue.join(uid).turn().now_or_never().expect("each has an allowance").spend(1);
         }

@@ -24,7 +24,7 @@ pub struct ServerState {
     pub clock: Clock,
     pub audit: Audit,
     pub allowances: Allowances,
-    pub turns: FairQueue,
+    pub turns: Arc<FairQueue>,
     pub names: Arc<Names>,
     /// The daemon's own user.
     pub own_uid: u32,
@@ -48,7 +48,7 @@ impl ServerState {
             allowances: Allowances::new(Quota::default()),
             clock,
             audit: Audit::default(),
-            turns: FairQueue::default(),
+            turns: Arc::default(),
             names: Arc::new(Names::of_the_host()),
             own_uid: nix::unistd::geteuid().as_raw(),
             memory: "not locked".to_owned(),

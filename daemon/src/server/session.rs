@@ -29,7 +29,7 @@ use crate::engine::registry::Registry;
 use crate::peer::Peer;
 use crate::quota::Allowance;
 use crate::server::audit::Operation;
-use crate::server::fair_queue::Member;
+use crate::server::fair_queue::UserQueue;
 use crate::server::server_state::ServerState;
 
 /// Tokens that one turn checks. Other users have their turns in between, so that a list of thousands of tokens delays
@@ -46,7 +46,7 @@ pub struct Session {
     peer: Peer,
     /// The quota account of the caller's user.
     allowance: Arc<Allowance>,
-    member: Member,
+    queue: Arc<UserQueue>,
     /// Never locked across an await.
     remembered: Mutex<Remembered>,
 }
@@ -63,23 +63,23 @@ impl Session {
     /// A session of `peer`.
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
         let allowance = shared.allowances.of(peer.facts().uid, shared.clock.now());
-        let member = shared.turns.join(peer.facts().uid);
-        Self { shared, peer, allowance, member, remembered: Mutex::default() }
+        let queue = shared.turns.join(peer.facts().uid);
+        Self { shared, peer, allowance, queue, remembered: Mutex::default() }
     }
 
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// This connection's place in the fair queue.
-    pub fn member(&self) -> &Member {
-        &self.member
+    /// The turns of the caller's user.
+    pub fn queue(&self) -> &UserQueue {
+        &self.queue
     }
 
     /// Lets other users have their turns each time that [`CHECKED_IN_A_TURN`] tokens have been checked.
     async fn pause(&self, index: usize) {
         if index % CHECKED_IN_A_TURN == CHECKED_IN_A_TURN - 1 {
-            self.member.pause(CHECK_UNITS).await;
+            self.queue.pause(CHECK_UNITS).await;
         }
     }
 

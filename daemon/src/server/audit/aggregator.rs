@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
-use super::record::{Outcome, Record};
+use super::record::Record;
 use crate::access::Facts;
 
 /// Exact kinds of one user in a window: more than a service has, and few enough to limit a user to some records a second.
@@ -94,10 +94,10 @@ impl Aggregator {
 fn generalise(record: &Record<'_>) -> Record<'static> {
     let mut general = record.to_kept();
     general.peer.to_mut().pid = None;
-    if let Outcome::Deny(_) = general.outcome {
+    if general.decision.is_err() {
         general.peer = Cow::Owned(Facts { uid: record.peer.uid, gid: record.peer.gid, ..Facts::default() });
         general.tokens = Cow::default();
-        general.variant = None;
+        general.variant = Cow::default();
     }
     general
 }
@@ -109,7 +109,7 @@ mod tests {
 
     use super::super::{Operation, Refusal};
     use super::*;
-    use crate::access::{Executable, Id};
+    use crate::access::{Condition, Executable, Id, Principal, Reason, Rule};
 
     fn exe(path: String) -> Executable {
         Executable { path: path.into(), file: Id::Number(0) }
@@ -121,15 +121,21 @@ mod tests {
             peer: Cow::Owned(Facts { uid, gid: uid, pid: Some(pid), ..Facts::default() }),
             operation: Operation::Get,
             tokens: vec![token].into(),
-            variant: None,
+            variant: Cow::default(),
             fingerprint: None,
-            outcome: Outcome::Deny(Refusal::NoRule),
+            decision: Err(Refusal::NoRule),
         }
+    }
+
+    /// Allowed by the rule `user:UID`.
+    fn by(uid: u32) -> Result<Cow<'static, Reason>, Refusal> {
+        let rule = Rule::of(Condition::User(Principal::Id(uid)));
+        Ok(Cow::Owned(Reason::Rules(vec![rule])))
     }
 
     fn allowed(uid: u32, pid: i32, token: u32, rotation: u8) -> Record<'static> {
         let fingerprint = Some(Fingerprint([rotation; 8]));
-        Record { fingerprint, outcome: Outcome::Allow("any".into()), ..refused(uid, pid, token) }
+        Record { fingerprint, decision: by(7), ..refused(uid, pid, token) }
     }
 
     fn drain(aggregator: &mut Aggregator) -> Vec<(Record<'static>, u64)> {
@@ -154,8 +160,7 @@ mod tests {
     #[test]
     fn any_difference_makes_another_kind() {
         let first = allowed(7, 1, 1, 0);
-        let variant =
-            |term: &str| Some(Cow::Owned(Variant { scope: vec![term.into()], ..Variant::default() }));
+        let variant = |term: &str| Cow::Owned(Variant { scope: vec![term.into()], ..Variant::default() });
         let peer = |change: fn(&mut Facts)| {
             let mut record = first.clone();
             change(record.peer.to_mut());
@@ -170,8 +175,8 @@ mod tests {
             Record { operation: Operation::Headers, ..first.clone() },
             Record { variant: variant("a"), ..first.clone() },
             Record { variant: variant("b"), ..first.clone() },
-            Record { outcome: Outcome::Allow("user:7".into()), ..first.clone() },
-            Record { outcome: Outcome::Deny(Refusal::NoSuchToken), ..refused(7, 1, 1) },
+            Record { decision: by(8), ..first.clone() },
+            Record { decision: Err(Refusal::NoSuchToken), ..refused(7, 1, 1) },
             peer(|peer| peer.gid = 8),
             peer(|peer| peer.invocation_id = Some("1".into())),
             peer(|peer| peer.unit = Some("a.service".into())),
@@ -189,7 +194,7 @@ mod tests {
         let mut aggregator = Aggregator::default();
         let flood = (0..10_000_u32).filter(|n| {
             let mut record = refused(7, i32::try_from(*n).unwrap(), *n);
-            record.variant = Some(Cow::Owned(Variant { scope: vec![format!("s{n}")], ..Variant::default() }));
+            record.variant.to_mut().scope = vec![format!("s{n}")];
             record.peer.to_mut().unit = Some(format!("a@{n}.service"));
             record.peer.to_mut().exe = Some(exe(format!("/{n}")));
             aggregator.add(&record)
@@ -200,7 +205,7 @@ mod tests {
         let due = drain(&mut aggregator);
         let [(record, count)] = due.as_slice() else { panic!("{due:?}") };
         assert_eq!(*record.peer, Facts { uid: 7, gid: 7, ..Facts::default() }, "what they have in common");
-        assert_eq!(record.variant, None);
+        assert!(record.variant.is_empty());
         assert_eq!(usize::try_from(*count).unwrap(), 10_000 - EXACT_MAX - 1);
         assert_eq!(record.tokens.len(), NAMES_MAX);
     }
@@ -223,17 +228,16 @@ mod tests {
     fn hand_outs_to_many_processes_are_counted_by_rule() {
         let mut aggregator = Aggregator::default();
         let crowd = i32::try_from(EXACT_MAX).unwrap() + 11;
-        for rule in ["user:7", "group:8"] {
+        for user in [7, 8] {
             for pid in 0..crowd {
-                aggregator.add(&Record { outcome: Outcome::Allow(rule.into()), ..allowed(7, pid, 1, 0) });
+                aggregator.add(&Record { decision: by(user), ..allowed(7, pid, 1, 0) });
             }
         }
         aggregator.end_window();
         let mut due: Vec<_> =
-            drain(&mut aggregator).into_iter().map(|(record, count)| (record.outcome, count)).collect();
+            drain(&mut aggregator).into_iter().map(|(record, count)| (record.decision, count)).collect();
         due.sort_by_key(|(_, count)| *count);
-        let by = |rule: &'static str| Outcome::Allow(rule.into());
-        assert_eq!(due, [(by("user:7"), 10), (by("group:8"), u64::try_from(crowd).unwrap() - 1)]);
+        assert_eq!(due, [(by(7), 10), (by(8), u64::try_from(crowd).unwrap() - 1)]);
     }
 
     #[test]

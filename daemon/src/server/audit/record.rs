@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
+use std::slice;
 
 use tokend_protocol::{Fingerprint, TokenName, Variant};
 
 use super::{Operation, Refusal};
-use crate::access::Facts;
+use crate::access::{Facts, Reason};
 
 /// The longest variant in a record, in bytes. A configuration may have many and long terms.
 const VARIANT_BYTES_MAX: usize = 1024;
@@ -18,19 +19,10 @@ pub(super) struct Record<'a> {
     pub(super) operation: Operation,
     /// The tokens that were asked for, or the first few of many. Empty if the request names none.
     pub(super) tokens: Cow<'a, [TokenName]>,
-    pub(super) variant: Option<Cow<'a, Variant>>,
+    pub(super) variant: Cow<'a, Variant>,
     /// The fingerprint of the token that was handed out.
     pub(super) fingerprint: Option<Fingerprint>,
-    pub(super) outcome: Outcome<'a>,
-}
-
-/// The decision.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Outcome<'a> {
-    /// Allowed by this rule.
-    Allow(Cow<'a, str>),
-    /// Denied for this reason.
-    Deny(Refusal),
+    pub(super) decision: Result<Cow<'a, Reason>, Refusal>,
 }
 
 /// Hashes all that is written, which is all but the peer's groups.
@@ -38,25 +30,33 @@ impl Hash for Record<'_> {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let Facts { uid, gid, groups: _, pid, unit, user_unit, invocation_id, exe } = &*self.peer;
         (uid, gid, pid, unit, user_unit, invocation_id, exe).hash(hasher);
-        let variant =
-            self.variant.as_ref().map(|variant| (&variant.scope, &variant.resource, &variant.audience));
-        let fingerprint = self.fingerprint.map(|fingerprint| fingerprint.0);
-        (self.operation, &self.tokens, variant, fingerprint, &self.outcome).hash(hasher);
+        (self.operation, &self.tokens, &self.variant, self.fingerprint, &self.decision).hash(hasher);
     }
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    pub(super) fn new(
+        peer: &'a Facts,
+        operation: Operation,
+        token: Option<&'a TokenName>,
+        decision: Result<Cow<'a, Reason>, Refusal>,
+    ) -> Self {
+        let tokens = Cow::Borrowed(token.map(slice::from_ref).unwrap_or_default());
+        let (peer, variant) = (Cow::Borrowed(peer), Cow::Owned(Variant::default()));
+        Record { peer, operation, tokens, variant, fingerprint: None, decision }
+    }
+
     /// A copy to keep, without the peer's groups, which may be very many.
     pub(super) fn to_kept(&self) -> Record<'static> {
         Record {
             peer: Cow::Owned(self.peer.without_groups()),
             operation: self.operation,
             tokens: Cow::Owned(self.tokens.to_vec()),
-            variant: self.variant.as_deref().map(|variant| Cow::Owned(variant.clone())),
+            variant: Cow::Owned(self.variant.as_ref().clone()),
             fingerprint: self.fingerprint,
-            outcome: match &self.outcome {
-                Outcome::Allow(rule) => Outcome::Allow(Cow::Owned(rule.to_string())),
-                Outcome::Deny(refusal) => Outcome::Deny(*refusal),
+            decision: match &self.decision {
+                Ok(reason) => Ok(Cow::Owned(reason.as_ref().clone())),
+                Err(refusal) => Err(*refusal),
             },
         }
     }
@@ -64,27 +64,23 @@ impl Record<'_> {
     /// Writes it: as one decision, or as the number of decisions that repeated one already written. `SECURITY.md`
     /// documents the names of the fields.
     pub(super) fn write(&self, repeats: Option<u64>) {
-        let (peer, verb, count) = (&self.peer, self.operation.as_str(), repeats.unwrap_or(1));
-        let (unit, user_unit) = (peer.unit.as_deref(), peer.user_unit.as_deref());
-        let exe = peer.exe.as_ref().map(|exe| exe.path.display().to_string());
-        let exe = exe.as_deref();
-        let (uid, gid, pid, invocation_id) = (peer.uid, peer.gid, peer.pid, peer.invocation_id.as_deref());
+        let Facts { uid, gid, pid, unit, user_unit, invocation_id, exe, .. } = &*self.peer;
+        let exe = exe.as_ref().map(|exe| exe.path.display().to_string());
+        let (verb, count) = (self.operation.as_str(), repeats.unwrap_or(1));
         let names: Vec<&str> = self.tokens.iter().map(TokenName::as_str).collect();
         let token = (!names.is_empty()).then(|| names.join(" "));
-        let token = token.as_deref();
-        let variant = self.variant.as_deref().filter(|variant| !variant.is_empty()).map(describe);
-        let variant = variant.as_deref();
+        let variant = (!self.variant.is_empty()).then(|| describe(&self.variant));
         let message = self.message(repeats);
-        match &self.outcome {
-            Outcome::Allow(rule) => tracing::info!(
+        match &self.decision {
+            Ok(reason) => tracing::info!(
                 target: "tokend::server::audit",
                 decision = "allow", verb, token, variant,
-                fingerprint = self.fingerprint.map(tracing::field::display), rule = &**rule, count,
+                fingerprint = self.fingerprint.map(tracing::field::display), rule = reason.to_string(), count,
                 uid, gid, pid, unit, user_unit, invocation_id, exe, "{message}"
             ),
-            Outcome::Deny(refusal) => tracing::warn!(
+            Err(refusal) => tracing::warn!(
                 target: "tokend::server::audit",
-                decision = "deny", verb, token, variant, reason = refusal.as_str(), count,
+                decision = "deny", verb, token, variant, reason = refusal.to_string(), count,
                 uid, gid, pid, unit, user_unit, invocation_id, exe, "{message}"
             ),
         }
@@ -97,12 +93,10 @@ impl Record<'_> {
             [token] => format!("{operation} of {token}"),
             [first, rest @ ..] => format!("{operation} of {first} and {} or more others", rest.len()),
         };
-        let decided = match (&self.outcome, self.fingerprint, self.tokens.first()) {
-            (Outcome::Allow(rule), Some(_), Some(token)) => {
-                format!("{token} handed out to uid {uid} ({rule})")
-            }
-            (Outcome::Allow(rule), ..) => format!("{asked} allowed to uid {uid} ({rule})"),
-            (Outcome::Deny(refusal), ..) => format!("{asked} refused to uid {uid}: {}", refusal.as_str()),
+        let decided = match (&self.decision, self.fingerprint, self.tokens.first()) {
+            (Ok(reason), Some(_), Some(token)) => format!("{token} handed out to uid {uid} ({reason})"),
+            (Ok(reason), ..) => format!("{asked} allowed to uid {uid} ({reason})"),
+            (Err(refusal), ..) => format!("{asked} refused to uid {uid}: {refusal}"),
         };
         match repeats {
             None => decided,

@@ -4,13 +4,13 @@ use tokend_protocol::{ErrorCode, ErrorReply};
 
 use super::{Asked, Session, refusal};
 use crate::quota::{Held, QuotaExceeded, Rate, Resource};
-use crate::server::audit::Refusal;
+use crate::server::audit::{Operation, Refusal};
 
 impl Session {
     /// Takes a part of the quota for a connection, whatever it asked for.
     pub fn take(&self, kind: Resource, amount: usize) -> Result<Held, ErrorReply> {
         self.allowance.take(kind, amount).map_err(|excess| {
-            self.shared.audit.over_quota(self.peer.facts(), Refusal::TooMuch(excess.reason));
+            self.shared.audit.over_quota(self.peer.facts(), Operation::Request, excess.reason);
             self.overloaded(excess)
         })
     }
