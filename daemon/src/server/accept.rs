@@ -54,12 +54,12 @@ pub async fn run(
         let accepted = listener.accept().await;
         if accepted.is_err() {
             drop(spare.take());
-            if let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-                turn_away(&Stream::new(stream));
+            if let Some(Ok((socket, _))) = listener.accept().now_or_never() {
+                turn_away(&Stream { socket });
             }
             spare = File::open("/dev/null").ok();
         }
-        if let Err(error) = accepted.and_then(|(stream, _)| acceptor.admit(Stream::new(stream))) {
+        if let Err(error) = accepted.and_then(|(socket, _)| acceptor.admit(Stream { socket })) {
             if let Some(times) = failures.record(clock.now()) {
                 tracing::warn!(%error, times, "connections could not be accepted");
             }
@@ -84,7 +84,7 @@ impl Acceptor {
     fn admit(&mut self, stream: Stream) -> io::Result<()> {
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
         let now = shared.clock.now();
-        let mut peer = match Peer::of(stream.as_fd()) {
+        let mut peer = match Peer::of(stream.socket.as_fd()) {
             Ok(peer) => peer,
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                 turn_away(&stream);

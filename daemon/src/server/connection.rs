@@ -17,6 +17,7 @@ use tokend_protocol::{
     BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, WatchRequest, decode,
     encode,
 };
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -34,19 +35,12 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a peer may take to make room for its answers.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests of one connection that may wait for their answers. A peer with more has to read first.
-const IN_FLIGHT_MAX: usize = 1024;
-
-/// Watches of one connection. Each may name many tokens.
-const WATCHES_MAX: usize = 64;
-
 /// Bytes that are read at once.
 const READ_MAX: usize = 4 * 1024;
 
 /// Bytes of answers that wait to be written together.
 const UNWRITTEN_MAX: usize = 16 * 1024;
 
-/// One connection.
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
 pub struct Connection {
     stream: Stream,
@@ -67,7 +61,6 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that waits for its first frame.
     pub fn new(stream: Stream, session: Arc<Session>, stop: CancellationToken) -> Self {
         Self {
             stream,
@@ -87,9 +80,8 @@ impl Connection {
         let session = Arc::clone(&self.session);
         let mut exit = pin!(session.peer().exit());
         while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
-            let can_read = self.can_read();
             let has_frame = self.has_frame();
-            let deadline = self.deadline.filter(|_| can_read);
+            let deadline = self.deadline.filter(|_| self.reading);
             let answer = tokio::select! {
                 biased;
                 () = &mut exit => return Err(peer_has_ended()),
@@ -99,8 +91,8 @@ impl Connection {
                 }
                 Some(answer) = self.pending.next() => Some(answer),
                 Some(event) = self.watches.next() => Some(event),
-                () = ready(()), if can_read && has_frame => None,
-                readable = self.stream.readable(), if can_read => readable.map(|()| None)?,
+                () = ready(()), if self.reading && has_frame => None,
+                readable = self.stream.socket.readable(), if self.reading => readable.map(|()| None)?,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return Err(timed_out("the peer took too long over a frame"));
                 }
@@ -115,10 +107,6 @@ impl Connection {
             handled?;
         }
         Ok(())
-    }
-
-    fn can_read(&self) -> bool {
-        self.reading && self.pending.len() < IN_FLIGHT_MAX
     }
 
     /// Reads once, unless frames are left from the last turn, and handles what has come.
@@ -150,7 +138,7 @@ impl Connection {
         let input = mem::take(&mut self.input);
         let mut rest = input.as_slice();
         let mut has_turn = true;
-        while has_turn && self.can_read() && self.output.len() < UNWRITTEN_MAX {
+        while has_turn && self.output.len() < UNWRITTEN_MAX {
             let Some((length, frame)) = length_of(rest) else { break };
             if length > REQUEST_MAX {
                 // The next frame cannot be found any more, so this answer is the last one.
@@ -208,26 +196,20 @@ impl Connection {
 
     fn request(&mut self, id: u32, request: Request) {
         let session = Arc::clone(&self.session);
-        match request {
-            Request::Watch(_) if self.watches.len() >= WATCHES_MAX => {
-                let message = "too many watches on one connection";
-                self.send(id, Reply::Error(refusal(ErrorCode::Overloaded, message)));
-            }
-            Request::Watch(request) => self.watches.push(events(session, id, request, self.stop.clone())),
-            request => {
-                let mut answer = async move { session.answer(request).await }.boxed();
-                if let Some(message) = (&mut answer).now_or_never() {
-                    return self.send(id, message);
-                }
-                match self.session.take(Resource::InFlight, 1) {
-                    Err(refused) => self.send(id, Reply::Error(refused)),
-                    Ok(held) => self.pending.push(Box::pin(async move {
-                        let message = answer.await;
-                        drop(held);
-                        Frame { id, message }
-                    })),
-                }
-            }
+        if let Request::Watch(request) = request {
+            return self.watches.push(events(session, id, request, self.stop.clone()));
+        }
+        let mut answer = async move { session.answer(request).await }.boxed();
+        if let Some(message) = (&mut answer).now_or_never() {
+            return self.send(id, message);
+        }
+        match self.session.take(Resource::InFlight, 1) {
+            Err(refused) => self.send(id, Reply::Error(refused)),
+            Ok(held) => self.pending.push(Box::pin(async move {
+                let message = answer.await;
+                drop(held);
+                Frame { id, message }
+            })),
         }
     }
 
@@ -258,7 +240,7 @@ impl Connection {
         }
         let unread = self.session.take(Resource::UnreadBytes, rest.len());
         let _held = unread.map_err(|refused| io::Error::other(refused.message))?;
-        let written = timeout(WRITE_TIMEOUT, self.stream.write_all(rest)).await;
+        let written = timeout(WRITE_TIMEOUT, self.stream.socket.write_all(rest)).await;
         written.unwrap_or_else(|_| Err(timed_out("the peer does not read its answers")))
     }
 }
@@ -310,7 +292,7 @@ mod tests {
 
     use nix::sys::socket::{setsockopt, sockopt};
     use tokend_protocol::{REPLY_MAX, TokenName, VersionReply, read_frame};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
     use tokio::net::UnixStream;
     use tokio::task::JoinHandle;
 
@@ -322,6 +304,7 @@ mod tests {
     use crate::engine::registry::{CredentialFactory, Registry};
     use crate::fingerprint::Fingerprinter;
     use crate::peer::Peer;
+    use crate::quota::{Allowances, Quota};
     use crate::server::server_state::ServerState;
 
     const CONFIG: &str = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:1/\"\nclient_id = \"c\"\n\
@@ -347,7 +330,7 @@ mod tests {
         setsockopt(&ours, sockopt::SndBuf, &4096).unwrap();
         let peer = Peer::known(Facts { uid: 7, gid: 7, ..Facts::default() });
         let session = Arc::new(Session::new(Arc::clone(shared), peer));
-        (Connection::new(Stream::new(ours), session, CancellationToken::new()), theirs)
+        (Connection::new(Stream { socket: ours }, session, CancellationToken::new()), theirs)
     }
 
     fn serve(connection: Connection) -> JoinHandle<io::Result<()>> {
@@ -385,12 +368,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_has_a_limited_number_of_watches() {
-        let (connection, mut peer) = connection(&server_state());
+    async fn watches_beyond_the_quota_are_refused() {
+        let mut shared = server_state();
+        let quota = Quota { watches: 64, ..Quota::default() };
+        Arc::get_mut(&mut shared).unwrap().allowances = Allowances::new(quota);
+        let (connection, mut peer) = connection(&shared);
         serve(connection);
-        peer.write_all(&wire((0..WATCHES_MAX + 2).map(|_| watch()))).await.unwrap();
+        peer.write_all(&wire((0..66).map(|_| watch()))).await.unwrap();
         let mut refused = Vec::new();
-        for _ in 0..WATCHES_MAX + 2 {
+        for _ in 0..66 {
             let frame = reply(&mut peer).await;
             match frame.message {
                 Reply::Event(_) => (),

@@ -5,13 +5,13 @@
 //! callers must never do that. Since Linux 6.16 the kernel refuses descriptors. Before, another thread closes them.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use nix::sys::socket::{MsgFlags, Shutdown, cmsg_space, recvmsg, send, setsockopt, shutdown, sockopt};
 use nix::{setsockopt_impl, sockopt_impl};
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::UnixStream;
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 
 /// The most descriptors in one message (`SCM_MAX_FD`). The kernel closes those for which there is no room, on this thread.
@@ -32,16 +32,15 @@ sockopt_impl!(
 );
 
 /// Makes the kernel refuse descriptors, if it can. [`Stream`] copes with those that come anyway.
-pub fn refuse_descriptors(socket: impl AsFd) {
-    let _ = setsockopt(&socket, PassRights, &false);
+pub fn refuse_descriptors(listener: &UnixListener) {
+    let _ = setsockopt(listener, PassRights, &false);
 }
 
 /// A connection with a caller.
 #[derive(Debug)]
 pub struct Stream {
-    socket: UnixStream,
-    /// The caller has closed its side: nothing unread can be left.
-    has_ended: bool,
+    /// Read only with [`Stream::try_read`].
+    pub socket: UnixStream,
 }
 
 /// Room for the control message of [`DESCRIPTORS_MAX`] descriptors, aligned as its header.
@@ -49,18 +48,8 @@ pub struct Stream {
 struct Control([u8; CONTROL_BYTES]);
 
 impl Stream {
-    /// A connection that has been accepted.
-    pub fn new(socket: UnixStream) -> Self {
-        Self { socket, has_ended: false }
-    }
-
-    /// Waits until there is something to read.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
-    }
-
     /// Reads what has arrived, and 0 bytes at the end.
-    pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+    pub fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
         let mut received = None;
         let read = self.socket.try_io(Interest::READABLE, || {
             let bytes = receive(&self.socket, room)?;
@@ -68,19 +57,13 @@ impl Stream {
             // A short read empties the socket. Saying so here saves the read that would find nothing.
             if bytes < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
-        self.has_ended |= received == Some(0);
         received.map_or_else(|| read.map(|()| 0), Ok)
     }
 
-    /// Writes as much as there is room for now.
+    /// Writes as much as there is room for now, also before the runtime has found out whether there is room.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         Ok(send(self.socket.as_raw_fd(), bytes, flags)?)
-    }
-
-    /// Writes all of it, as the caller makes room.
-    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.socket.write_all(bytes).await
     }
 }
 
@@ -88,7 +71,7 @@ impl Drop for Stream {
     /// Takes unread descriptors out of the socket, which would close them here.
     fn drop(&mut self) {
         // After the shutdown nothing more comes, so there is an end.
-        if !self.has_ended && shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok() {
+        if shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok() {
             let mut room = [0; 1024];
             loop {
                 match receive(&self.socket, &mut room) {
@@ -98,12 +81,6 @@ impl Drop for Stream {
                 }
             }
         }
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 
@@ -120,11 +97,10 @@ fn receive(socket: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
     if numbers.is_empty() {
         return Ok(bytes);
     }
+    let numbers = numbers.as_chunks().0.iter().map(|number| RawFd::from_ne_bytes(*number));
     // SAFETY: the kernel has just made these descriptors for this call alone.
     #[expect(unsafe_code, reason = "taking over new descriptors")]
-    let own =
-        |number: &[u8; size_of::<RawFd>()]| unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*number)) };
-    let descriptors: Vec<OwnedFd> = numbers.as_chunks().0.iter().map(own).collect();
+    let descriptors: Vec<OwnedFd> = numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect();
     // Without a runtime the process is about to end.
     if let Ok(runtime) = Handle::try_current() {
         runtime.spawn_blocking(move || {
@@ -141,6 +117,7 @@ fn receive(socket: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
 mod tests {
     use nix::sys::socket::{ControlMessage, sendmsg};
     use std::io::{IoSlice, Read, Write, pipe};
+    use std::os::fd::{AsFd, BorrowedFd};
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -148,7 +125,7 @@ mod tests {
     /// A connection of a kernel that takes descriptors, and its caller's end.
     fn connection() -> (Stream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Stream::new(ours), theirs)
+        (Stream { socket: ours }, theirs)
     }
 
     fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -169,10 +146,10 @@ mod tests {
         (near, far)
     }
 
-    async fn read(stream: &mut Stream) -> io::Result<Vec<u8>> {
+    async fn read(stream: &Stream) -> io::Result<Vec<u8>> {
         let mut room = [0; 100];
         loop {
-            stream.readable().await?;
+            stream.socket.readable().await?;
             match stream.try_read(&mut room) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
                 read => return Ok(room[..read?].to_vec()),
@@ -182,20 +159,20 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_read_as_they_come() {
-        let (mut ours, theirs) = connection();
+        let (ours, theirs) = connection();
         theirs.try_write(b"some bytes").unwrap();
-        assert_eq!(read(&mut ours).await.unwrap(), b"some bytes");
+        assert_eq!(read(&ours).await.unwrap(), b"some bytes");
         drop(theirs);
-        assert_eq!(read(&mut ours).await.unwrap(), b"");
+        assert_eq!(read(&ours).await.unwrap(), b"");
     }
 
     #[tokio::test]
     async fn a_descriptor_whose_close_would_take_an_hour_holds_up_nobody() {
-        let (mut ours, theirs) = connection();
+        let (ours, theirs) = connection();
         let (near, _far) = lingering();
         send(&theirs, b"x", &[near.as_fd()]).unwrap();
         drop(near);
-        let fault = read(&mut ours).await.unwrap_err();
+        let fault = read(&ours).await.unwrap_err();
         assert_eq!(fault.kind(), io::ErrorKind::InvalidData);
         // Unread ones at the end of a connection, as many as there may be.
         let mut unheard = Vec::new();
@@ -233,9 +210,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_kernel_that_can_refuses_descriptors() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
         let (_from, to) = pipe().unwrap();
-        refuse_descriptors(&ours);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        refuse_descriptors(&listener);
+        let theirs = UnixStream::connect(&path).await.unwrap();
         match send(&theirs, b"x", &[to.as_fd()]) {
             // Linux 6.16 and later.
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
