@@ -152,10 +152,15 @@ fn work_in_background(shared: &Arc<ServerState>, changes: ClockChanges) -> JoinS
         }
     });
     let state = Arc::clone(shared);
-    background.spawn(network::watch(move || {
-        let registry = state.registry.borrow().clone();
-        registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));
-    }));
+    background.spawn(async move {
+        let retry = || {
+            let registry = state.registry.borrow().clone();
+            registry.retry_failed(|class| matches!(class, ErrorClass::Unreachable | ErrorClass::Timeout));
+        };
+        if let Err(error) = network::watch(retry).await {
+            tracing::debug!(%error, "changes of the network go unnoticed");
+        }
+    });
     let state = Arc::clone(shared);
     background.spawn(async move { state.audit.write_windows(&state.clock).await });
     let state = Arc::clone(shared);

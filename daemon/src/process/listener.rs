@@ -33,11 +33,6 @@ pub struct OwnSocket {
 impl OwnSocket {
     /// Makes the socket and listens on it.
     pub fn bind(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Self)> {
-        Self::try_bind(path, group)
-            .map_err(|error| io::Error::other(format!("cannot make the socket {}: {error}", path.display())))
-    }
-
-    fn try_bind(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Self)> {
         let mut lock = OsString::from(path);
         lock.push(".lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
@@ -68,19 +63,15 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
             "a file is there that is not a socket; remove it, or choose another path",
         ));
     }
-    match connect_now(path) {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
+    // Does not wait, because a process that listens may hang.
+    match connect(fd.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ENOENT) => Ok(()),
         Err(Errno::ECONNREFUSED) => fs::remove_file(path),
         // A full queue, or a socket of another type: a process listens there all the same.
         Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Err(io::Error::other(IN_USE)),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Connects without waiting, because the listening process may hang.
-fn connect_now(path: &Path) -> nix::Result<()> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
-    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
@@ -181,7 +172,6 @@ mod tests {
         bind(busy.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
         listen(&busy, Backlog::new(0).unwrap()).unwrap();
         let _waiting = UnixStream::connect(&path).unwrap();
-        assert_eq!(connect_now(&path), Err(Errno::EAGAIN), "there is no room for another");
         assert!(refusal(&path).contains("served by another process"));
     }
 }

@@ -24,13 +24,7 @@ const GAPS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(
 
 /// Calls `changed` after a change of the network, once for several in a row. Ends only where the kernel gives no notices, as
 /// to a daemon without a network of its own.
-pub async fn watch(changed: impl Fn()) {
-    if let Err(error) = try_watch(changed).await {
-        tracing::debug!(%error, "changes of the network go unnoticed");
-    }
-}
-
-async fn try_watch(changed: impl Fn()) -> io::Result<()> {
+pub async fn watch(changed: impl Fn()) -> io::Result<()> {
     // Tokio has no netlink socket, but reads every kind of datagram socket alike.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let events = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
@@ -92,7 +86,7 @@ mod tests {
                 };
                 tokio::select! {
                     biased;
-                    () = watch(|| noticed.notify_one()) => panic!("the watch ended"),
+                    _ = watch(|| noticed.notify_one()) => panic!("the watch ended"),
                     () = raising => (),
                 }
             });

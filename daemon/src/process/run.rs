@@ -1,14 +1,13 @@
 //! The run of the daemon from start to end: sockets, signals, reloads and the service manager.
 
 use std::error::Error;
-use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use futures_util::future::OptionFuture;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use crate::access::group_id;
 use crate::clock::{Clock, ClockChanges};
@@ -32,17 +31,26 @@ pub fn run(source: &Source, socket: Option<PathBuf>) -> Result<ExitCode, Box<dyn
 async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
     let memory = hardening::lock_memory();
     // Signals are caught before anything else, so that none is lost during the start.
-    let (stop, hangup) = (stop_signal()?, signal(SignalKind::hangup())?);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
+    let mut stop = pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+    });
     let (passed_socket, manager) = systemd::passed()?;
     let Some(config) = load(source) else {
         let answers = OptionFuture::from(passed_socket.map(faulty_start::answer_callers));
-        let is_stopped = stop.run_until_cancelled(answers).await.is_none();
-        // 78 is `EX_CONFIG` of sysexits.h.
-        return Ok(ExitCode::from(if is_stopped { 0 } else { 78 }));
+        return Ok(tokio::select! {
+            () = stop => ExitCode::SUCCESS,
+            // `EX_CONFIG` of sysexits.h.
+            _ = answers => ExitCode::from(78),
+        });
     };
     let (listener, _own_socket) = match passed_socket {
         Some(listener) => (listener, None),
-        None => bind(&config, socket.as_ref()).map(|(listener, own_socket)| (listener, Some(own_socket)))?,
+        None => bind(&config, socket)?,
     };
     let DaemonSettings { state_dir, state_key, .. } = &config.daemon;
     // The store never waits for a point in time, so changes of the clock do not matter to it.
@@ -52,7 +60,7 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
     notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
     tokio::select! {
-        () = stop.cancelled() => (),
+        () = &mut stop => (),
         () = send_heartbeats(&daemon) => (),
         () = reload_on_signal(&daemon, hangup, source) => (),
     }
@@ -60,21 +68,6 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     tracing::info!("stopping");
     daemon.stop().await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A token that is cancelled by the first signal that asks to stop.
-fn stop_signal() -> io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
-        }
-        stopping.cancel();
-    });
-    Ok(stop)
 }
 
 /// Reads the configuration, and logs its warnings and faults.
@@ -91,12 +84,18 @@ fn load(source: &Source) -> Option<Config> {
     Some(config)
 }
 
-fn bind(config: &Config, socket: Option<&PathBuf>) -> Result<(UnixListener, OwnSocket), Box<dyn Error>> {
+fn bind(
+    config: &Config,
+    socket: Option<PathBuf>,
+) -> Result<(UnixListener, Option<OwnSocket>), Box<dyn Error>> {
     let unknown = |group| format!("daemon.socket_group: there is no group {group} on this host");
     let group = config.daemon.socket_group.as_ref();
     let group = group.map(|group| group_id(group).ok_or_else(|| unknown(group))).transpose()?;
-    let (listener, own_socket) = OwnSocket::bind(socket.unwrap_or(&config.daemon.socket), group)?;
-    Ok((UnixListener::from_std(listener)?, own_socket))
+    let path = socket.unwrap_or_else(|| config.daemon.socket.clone());
+    let bound = OwnSocket::bind(&path, group);
+    let (listener, own_socket) =
+        bound.map_err(|error| format!("cannot make the socket {}: {error}", path.display()))?;
+    Ok((UnixListener::from_std(listener)?, Some(own_socket)))
 }
 
 /// Feeds the watchdog and updates the line in `systemctl status`.
