@@ -4,6 +4,5 @@ mod actor;
 pub mod credential;
 pub mod registry;
 pub mod schedule;
-mod snapshot;
 pub mod throttle;
 pub mod variants;

@@ -11,13 +11,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::record::{ActorState, resume};
-use super::credential::{ActorContext, Attempted, Failed, LastUsed, Rejected, Schedule};
-use super::schedule::{
-    Jitter, REJECT_GAP_MOST, RenewalMode, Serving, held_back, may_serve, min_gap, renew_at,
-};
-use super::snapshot::Snapshot;
+use super::credential::{ActorContext, Attempted, Failed, LastUsed, Rejected, Schedule, Snapshot};
+use super::schedule::{REJECT_GAP_MOST, RenewalMode, Serving, held_back, may_serve, min_gap, renew_at};
 use super::throttle::{EndpointThrottle, Urgency};
-use crate::clock::{Clock, Instant, Validity};
+use crate::clock::{Clock, Instant};
 use crate::oauth::{Failure, Provider};
 use crate::store::RecordWriter;
 
@@ -120,7 +117,8 @@ impl<P: Provider> Actor<P> {
     async fn try_after_change(&mut self) {
         self.state.changes_in_vain = self.state.changes_in_vain.saturating_add(1);
         self.state.last_change = Some(self.context.clock.now());
-        tracing::info!(token = self.names(), "a secret of {} was replaced; trying again", self.names());
+        let names = self.names();
+        tracing::info!(token = names, "a secret of {names} was replaced; trying again");
         self.attempt(Urgency::Needed).await;
     }
 
@@ -128,12 +126,11 @@ impl<P: Provider> Actor<P> {
     /// many tokens are due at once and the network may not be up yet. A waiting caller is not delayed.
     async fn come_due(&mut self, due: Option<Instant>) {
         let now = self.context.clock.now();
-        if due.is_none_or(|due| now.since(due) < OVERSLEPT) {
+        if due.is_some_and(|due| now.since(due) >= OVERSLEPT) {
+            self.set_next_attempt(self.spread(now, RESUME_SPREAD));
+        } else {
             self.renew().await;
-            return;
         }
-        let next_attempt = Some(now.after(RESUME_SPREAD.mul_f64((self.context.roll)())));
-        self.update(|snapshot| snapshot.next_attempt = next_attempt);
     }
 
     /// Renews the token, or stops renewing it if nobody uses it.
@@ -147,11 +144,8 @@ impl<P: Provider> Actor<P> {
             self.state.unused_renewals = self.state.unused_renewals.saturating_add(1);
         }
         if self.schedule.renewal_mode.rests(now, last_used, self.state.unused_renewals) {
-            tracing::debug!(
-                token = self.names(),
-                "{} is unused; its renewal pauses until the next use",
-                self.names()
-            );
+            let names = self.names();
+            tracing::debug!(token = names, "{names} is unused; its renewal pauses until the next use");
             self.update(|snapshot| snapshot.next_attempt = None);
         } else {
             self.attempt(Urgency::Scheduled).await;
@@ -177,15 +171,14 @@ impl<P: Provider> Actor<P> {
             Command::Reject { refused, done } => self.replace(refused, done, now).await,
             Command::Wake => {
                 if let (None, Some(token)) = (snapshot.next_attempt, &snapshot.token) {
-                    let next_attempt = Some(self.renewal(token.validity));
-                    self.update(|snapshot| snapshot.next_attempt = next_attempt);
+                    self.set_next_attempt(renew_at(token, self.schedule.refresh_before));
                 }
             }
             Command::Retry => {
-                let soon = now.after(RETRY_SPREAD.mul_f64((self.context.roll)()));
+                let soon = self.spread(now, RETRY_SPREAD);
                 if snapshot.last_error.is_some() && snapshot.next_attempt.is_some_and(|at| at > soon) {
                     self.throttle.reset();
-                    self.update(|snapshot| snapshot.next_attempt = Some(soon));
+                    self.set_next_attempt(soon);
                 }
             }
         }
@@ -231,24 +224,25 @@ impl<P: Provider> Actor<P> {
     fn reschedule(&mut self) {
         self.schedule = self.schedules.borrow_and_update().clone();
         let snapshot = self.snapshot();
-        let next_attempt = match (&snapshot.token, &snapshot.last_error) {
+        match (&snapshot.token, &snapshot.last_error) {
             // A token on loan is replaced as soon as possible, so its renewal is not moved.
-            (Some(token), None) if self.state.last_attempt.is_some() => Some(self.renewal(token.validity)),
-            (None, None) if self.schedule.renewal_mode == RenewalMode::Always => {
-                Some(self.context.clock.now())
+            (Some(token), None) if self.state.last_attempt.is_some() => {
+                self.set_next_attempt(renew_at(token, self.schedule.refresh_before));
             }
-            _ => snapshot.next_attempt,
-        };
-        self.update(|snapshot| snapshot.next_attempt = next_attempt);
+            (None, None) if self.schedule.renewal_mode == RenewalMode::Always => {
+                self.set_next_attempt(self.context.clock.now());
+            }
+            _ => (),
+        }
     }
 
-    fn renewal(&self, validity: Validity) -> Instant {
-        let ActorState { longest_lifetime, jitter, .. } = self.state;
-        renew_at(validity, self.schedule.refresh_before, longest_lifetime, jitter)
+    /// A random instant within `time` from `start`.
+    fn spread(&self, start: Instant, time: Duration) -> Instant {
+        start.after(time.mul_f64((self.context.roll)()))
     }
 
-    fn roll_jitter(&self) -> Jitter {
-        Jitter::new((self.context.roll)())
+    fn set_next_attempt(&self, at: Instant) {
+        self.update(|snapshot| snapshot.next_attempt = Some(at));
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

@@ -1,28 +1,28 @@
-//! The handle of one credential, and the start of its actor.
+//! The handle of one credential, its published state, and the start of its actor.
 //!
 //! There is one actor for each distinct set of settings, so that two requests for the same token are never in flight.
 //! Only the actor publishes snapshots. Readers of a valid token wait for nothing.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokend_protocol::{ErrorClass, Fingerprint};
+use tokend_protocol::{ErrorClass, Fingerprint, State};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::actor::{Actor, Command, resume};
-use super::schedule::{self, Jitter, RenewalMode, Serving};
-pub use super::snapshot::{Snapshot, Token};
+use super::schedule::{self, RenewalMode, Serving};
 use super::throttle::EndpointThrottle;
 use crate::clock::{Clock, Instant};
 use crate::fingerprint::Fingerprinter;
-use crate::oauth::Provider;
-pub use crate::store::record::Failed;
+use crate::oauth::{Provider, SecretInUse};
 use crate::store::record::Record;
+pub use crate::store::record::{Failed, Token};
 use crate::store::{PreviousExit, RecordWriter};
 
 /// Commands that may wait for the actor. Callers beyond that wait for a place, each in its own task.
@@ -34,13 +34,11 @@ const REST_AFTER_PANIC: Duration = Duration::from_secs(1);
 /// The clock and other services that every actor uses.
 #[derive(Clone, Debug)]
 pub struct ActorContext {
-    /// Time.
     pub clock: Clock,
-    /// Names tokens in logs and replies.
     pub fingerprinter: Arc<Fingerprinter>,
     /// Returns a random number in `0..1`.
     pub roll: fn() -> f64,
-    /// Where its task runs.
+    /// Where the actor's task runs.
     pub tasks: TaskTracker,
 }
 
@@ -58,15 +56,37 @@ pub struct Schedule {
 /// The initial state of a credential.
 #[derive(Debug, Default)]
 pub struct StartState {
-    /// Persists its state.
     pub writer: RecordWriter,
     /// Its state before a restart of the daemon.
     pub record: Option<Record>,
-    /// How the previous process ended.
     pub previous_exit: PreviousExit,
     /// The valid token of the credential that a reload replaces by this one, if both ask for the same token. It is
     /// served until this credential has one of its own.
     pub loan: Option<Arc<Token>>,
+}
+
+/// The state of a credential at one moment. Token and health are separate: a valid token is served whatever the health
+/// says.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The newest token, valid or expired.
+    pub token: Option<Arc<Token>>,
+    /// Whether a request is under way, or waits for its turn.
+    pub in_flight: bool,
+    /// The last failure since the last success, or the throttle's reason for not asking.
+    pub last_error: Option<Failed>,
+    /// Failures since the last success.
+    pub failures: u32,
+    /// When the provider is asked next; `None` while the token is not renewed because nobody uses it.
+    pub next_attempt: Option<Instant>,
+    /// Token requests sent so far.
+    pub requests: u64,
+    /// Tolerated deviations from the RFCs so far.
+    pub deviations: BTreeMap<&'static str, u64>,
+    /// The client secret that brought the newest token, where several are configured.
+    pub client_secret: Option<SecretInUse>,
+    /// By how many seconds the provider's clock was ahead of this host's at its last reply.
+    pub clock_skew: Option<i64>,
 }
 
 /// When a token was last used, in nanoseconds since boot. Every caller writes it and the actor reads it.
@@ -123,21 +143,38 @@ pub enum Unobtainable {
     Ended,
 }
 
+impl Snapshot {
+    /// The token, if it is valid for at least `min_ttl`.
+    pub fn usable(&self, now: Instant, min_ttl: Duration) -> Option<Arc<Token>> {
+        self.token.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)).cloned()
+    }
+
+    /// The state for `status`, `list` and the log.
+    pub fn state(&self, now: Instant) -> State {
+        match (self.usable(now, Duration::ZERO), &self.last_error) {
+            (Some(_), Some(_)) => State::Degraded,
+            (Some(_), None) if self.in_flight || self.next_attempt.is_some_and(|at| at <= now) => {
+                State::Refreshing
+            }
+            (Some(_), None) => State::Fresh,
+            (None, None) => State::Pending,
+            (None, Some(failed)) if failed.needs_operator() => State::NeedsOperator,
+            (None, Some(_)) => State::Unavailable,
+        }
+    }
+}
+
 impl Credential {
-    /// Starts an actor in the state of `start`. Without a record, the first request is sent at `first_attempt`, or
-    /// earlier if a caller needs the token.
+    /// Starts an actor in the state of `start`.
     pub fn start(
         provider: impl Provider,
         throttle: Arc<EndpointThrottle>,
         schedule: Schedule,
-        first_attempt: Option<Instant>,
         start: StartState,
         context: &ActorContext,
     ) -> Self {
         let clock = context.clock.clone();
-        let jitter = Jitter::new((context.roll)());
-        let fingerprinter = &context.fingerprinter;
-        let (first, state) = resume(&start, &schedule, first_attempt, jitter, fingerprinter, clock.now());
+        let (first, state) = resume(&start, &schedule, &context.fingerprinter, clock.now());
         let (publish, snapshot) = watch::channel(Arc::new(first));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let last_used = Arc::new(LastUsed::default());
@@ -171,7 +208,6 @@ impl Credential {
         credential
     }
 
-    /// The state of the credential now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }
@@ -184,12 +220,8 @@ impl Credential {
     /// Decides as [`schedule::may_serve`] whether a caller gets the held token.
     pub fn may_serve(&self, min_ttl: Duration) -> Serving {
         let now = self.clock.now();
-        match schedule::may_serve(
-            &self.snapshot.borrow(),
-            self.throttle.origin().quiet_until(now),
-            now,
-            min_ttl,
-        ) {
+        let quiet_until = self.throttle.origin().quiet_until(now);
+        match schedule::may_serve(&self.snapshot.borrow(), quiet_until, now, min_ttl) {
             Serving::Refuse(_) if self.stop.is_cancelled() => Serving::Refuse(Unobtainable::Ended),
             serving => serving,
         }
@@ -201,7 +233,10 @@ impl Credential {
         self.last_used.note(now);
         match self.may_serve(min_ttl) {
             Serving::Token(token) => {
-                self.wake_if_resting(&self.snapshot());
+                if self.is_resting() {
+                    // Where there is no place for another command, one of the others wakes it.
+                    let _ = self.commands.try_send(Command::Wake);
+                }
                 return Ok(token);
             }
             Serving::Refuse(reason) => return Err(reason),
@@ -236,7 +271,6 @@ impl Credential {
         self.command(deadline, |done| Command::Reject { refused, done }).await
     }
 
-    /// Changes the schedule.
     pub fn reschedule(&self, schedule: Schedule) {
         self.schedule.send_if_modified(|known| {
             let is_changed = *known != schedule;
@@ -254,10 +288,14 @@ impl Credential {
     /// Whether the token is not renewed because nobody uses it, and has expired.
     pub fn is_dormant(&self) -> bool {
         let snapshot = self.snapshot();
-        let rests = snapshot.next_attempt.is_none() && !snapshot.in_flight;
         // A new variant has neither token nor error; its first caller is about to use it.
         let was_used = snapshot.token.is_some() || snapshot.last_error.is_some();
-        rests && was_used && snapshot.usable(self.clock.now(), Duration::ZERO).is_none()
+        self.is_resting() && was_used && snapshot.usable(self.clock.now(), Duration::ZERO).is_none()
+    }
+
+    fn is_resting(&self) -> bool {
+        let snapshot = self.snapshot.borrow();
+        snapshot.next_attempt.is_none() && !snapshot.in_flight
     }
 
     /// When the token was last asked for.
@@ -282,14 +320,6 @@ impl Credential {
             self.discarded.cancel();
         }
         self.stop();
-    }
-
-    /// Resumes the renewal of a token that nobody used.
-    fn wake_if_resting(&self, snapshot: &Snapshot) {
-        if snapshot.next_attempt.is_none() && !snapshot.in_flight {
-            // Where there is no place for another command, one of the others wakes it.
-            let _ = self.commands.try_send(Command::Wake);
-        }
     }
 
     async fn command<T>(
@@ -319,12 +349,9 @@ impl Credential {
         if let Some(token) = snapshot.usable(now, Duration::ZERO) {
             return Unobtainable::MinTtlUnreachable(token.validity.remaining(now));
         }
-        let failed = snapshot.last_error.clone().unwrap_or_else(|| Failed {
-            class: ErrorClass::Internal,
-            message: "the token expired before it was handed out".into(),
-            detail: None,
-            at: now,
-        });
+        let expired = "the token expired before it was handed out";
+        let failed = snapshot.last_error.clone();
+        let failed = failed.unwrap_or_else(|| Failed::new(ErrorClass::Internal, expired, now));
         Unobtainable::Failed(failed, snapshot.next_attempt)
     }
 }
@@ -349,11 +376,8 @@ impl Drop for Credential {
 /// Runs an actor until it is stopped. After a panic it runs again with the token that it holds.
 async fn keep_running<P: Provider>(mut actor: Actor<P>, clock: Clock) {
     while AssertUnwindSafe(actor.run()).catch_unwind().await.is_err() {
-        tracing::error!(
-            token = actor.names(),
-            "a panic stopped the renewal of {}; it is started again",
-            actor.names()
-        );
+        let names = actor.names();
+        tracing::error!(token = names, "a panic stopped the renewal of {names}; it is started again");
         clock.sleep_until(clock.now().after(REST_AFTER_PANIC)).await;
         actor.recover();
     }

@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokend_protocol::{ErrorClass, TokenName};
 
 pub use self::credential_factory::CredentialFactory;
-use self::credential_factory::Fresh;
 pub use self::entry::Entry;
 use crate::access::Named;
 use crate::clock::Instant;
@@ -32,7 +31,8 @@ pub struct Registry {
     credentials: HashMap<Arc<CredentialSettings>, Arc<Credential>>,
     /// The operators, and whether root needs a rule.
     pub admin: AdminSettings,
-    names_in_rules: Vec<Named>,
+    /// The users, groups and executables that rules name, each once.
+    pub names_in_rules: Vec<Named>,
 }
 
 impl Registry {
@@ -40,32 +40,51 @@ impl Registry {
     /// started. One that replaces another gets its token on loan if both request the same token. The caller then
     /// drops the rest with [`Registry::discard_all_but`].
     pub fn build(config: &Config, factory: &mut CredentialFactory, previous: Option<&Self>) -> Self {
-        factory.limit_origins(config.tokens.values());
         let now = factory.actor_context.clock.now();
-        let mut loans = loans(config, previous, now);
-        let mut credentials = HashMap::with_capacity(config.tokens.len());
-        let mut fresh = Vec::new();
-        for (settings, schedule) in schedules(&config.tokens) {
-            if let Some(known) = previous.and_then(|previous| previous.credentials.get(&settings)) {
-                known.reschedule(schedule);
-                credentials.insert(settings, Arc::clone(known));
-            } else {
-                let loan = loans.remove(&settings).flatten();
-                fresh.push(Fresh { settings, schedule, loan });
-            }
+        let mut sharing: HashMap<&CredentialSettings, Vec<(&TokenName, &TokenSettings)>> = HashMap::new();
+        for (name, token) in &config.tokens {
+            sharing.entry(&token.credential).or_default().push((name, token));
         }
-        credentials.extend(factory.start(fresh));
+        let mut credentials = HashMap::with_capacity(sharing.len());
+        // In the order of the names, in which the first requests are sent.
+        for TokenSettings { credential: settings, .. } in config.tokens.values() {
+            let Some(tokens) = sharing.remove(&**settings) else { continue };
+            let schedule = schedule(&tokens);
+            let known = previous.and_then(|previous| previous.credentials.get(settings));
+            let credential = if let Some(known) = known {
+                known.reschedule(schedule);
+                Arc::clone(known)
+            } else {
+                let loan = previous.and_then(|previous| previous.loan(&tokens, now));
+                factory.start(Arc::clone(settings), schedule, None, loan)
+            };
+            credentials.insert(Arc::clone(settings), credential);
+        }
+        factory.limit_origins(config.tokens.values());
         let entry = |(name, token): (&TokenName, &TokenSettings)| {
             let known = previous.and_then(|previous| previous.find(name));
-            let entry = Entry::new(name, token, credentials.get(&token.credential)?, known.map(Arc::as_ref));
+            let credential = Arc::clone(credentials.get(&token.credential)?);
+            let entry = Entry::new(name, token.clone(), credential, known.map(Arc::as_ref));
             if let Some(known) = known {
                 entry.take_over_variants(known, factory, now);
             }
             Some((name.clone(), Arc::new(entry)))
         };
-        let tokens: BTreeMap<_, _> = config.tokens.iter().filter_map(entry).collect();
+        let tokens = config.tokens.iter().filter_map(entry).collect();
         let names_in_rules = config.names_in_rules();
         Self { tokens, credentials, admin: config.admin.clone(), names_in_rules }
+    }
+
+    /// Returns the token on loan for a new credential of these names. It is lent only if all of the names had it, so
+    /// that no name is served the token of another name.
+    fn loan(&self, tokens: &[(&TokenName, &TokenSettings)], now: Instant) -> Option<Arc<Token>> {
+        let loan =
+            |(name, token): &(&TokenName, &TokenSettings)| self.find(name)?.lend_to(&token.credential, now);
+        let first = loan(tokens.first()?)?;
+        tokens
+            .iter()
+            .all(|token| loan(token).is_some_and(|other| Arc::ptr_eq(&first, &other)))
+            .then_some(first)
     }
 
     /// Discards the credentials that `next` does not have.
@@ -116,21 +135,6 @@ impl Registry {
         self.tokens.range((start, Unbounded))
     }
 
-    /// The users, groups and executables that rules name, each once.
-    pub fn names_in_rules(&self) -> &[Named] {
-        &self.names_in_rules
-    }
-
-    /// How many names there are.
-    pub fn len(&self) -> usize {
-        self.tokens.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
-    }
-
     /// Whether no actor is `OVERDUE`. Variants are not looked at.
     pub fn is_on_schedule(&self, now: Instant) -> bool {
         self.credentials.values().all(|credential| {
@@ -140,46 +144,15 @@ impl Registry {
     }
 }
 
-/// Maps the settings of each new credential to the token on loan from the one that it replaces. A token is lent only
-/// if all names of the new credential had the old one, so that no name is served the token of another name.
-fn loans(
-    config: &Config,
-    previous: Option<&Registry>,
-    now: Instant,
-) -> HashMap<Arc<CredentialSettings>, Option<Arc<Token>>> {
-    let mut loans: HashMap<_, Option<Arc<Token>>> = HashMap::new();
-    for (name, token) in &config.tokens {
-        let former = previous.and_then(|previous| previous.find(name));
-        let loan = former.and_then(|former| former.lend_to(&token.credential, now));
-        let is_another = |known: &Option<Arc<Token>>| match (known, &loan) {
-            (Some(known), Some(loan)) => !Arc::ptr_eq(known, loan),
-            _ => true,
-        };
-        let known = loans.entry(Arc::clone(&token.credential)).or_insert_with(|| loan.clone());
-        if is_another(known) {
-            *known = None;
-        }
+/// One schedule for all names of a credential: the longest configured `refresh_before`, and the mode that renews most.
+fn schedule(tokens: &[(&TokenName, &TokenSettings)]) -> Schedule {
+    let names: Vec<_> = tokens.iter().map(|(name, _)| name.as_str()).collect();
+    let mode = |(_, token): &(_, &TokenSettings)| {
+        token.idle_timeout.map_or(RenewalMode::Always, RenewalMode::OnDemand)
+    };
+    Schedule {
+        names: names.join(" ").into(),
+        refresh_before: tokens.iter().filter_map(|(_, token)| token.refresh_before).max(),
+        renewal_mode: tokens.iter().map(mode).max().unwrap_or_default(),
     }
-    loans
-}
-
-/// Returns the distinct settings, each with one schedule for all of its names: the longest configured
-/// `refresh_before`, and the mode that renews most.
-fn schedules(tokens: &BTreeMap<TokenName, TokenSettings>) -> Vec<(Arc<CredentialSettings>, Schedule)> {
-    let mut schedules: Vec<(Arc<CredentialSettings>, Schedule)> = Vec::new();
-    let mut known: HashMap<&CredentialSettings, usize> = HashMap::new();
-    for (name, token) in tokens {
-        let renewal_mode = RenewalMode::configured(token.idle_timeout);
-        let index = known.get(&*token.credential).copied();
-        if let Some((_, shared)) = index.and_then(|index| schedules.get_mut(index)) {
-            shared.names = format!("{} {name}", shared.names).into();
-            shared.refresh_before = shared.refresh_before.max(token.refresh_before);
-            shared.renewal_mode = shared.renewal_mode.max(renewal_mode);
-        } else {
-            let (names, refresh_before) = (name.as_str().into(), token.refresh_before);
-            known.insert(&token.credential, schedules.len());
-            schedules.push((Arc::clone(&token.credential), Schedule { names, refresh_before, renewal_mode }));
-        }
-    }
-    schedules
 }

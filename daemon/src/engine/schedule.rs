@@ -1,6 +1,6 @@
 //! The policy of a credential: which callers get the held token, when it is renewed, how long a failure backs off.
 //!
-//! Pure functions: time and jitter are arguments. All durations scale with the lifetime, so that a token of ten
+//! Pure functions: time and jitter, a random number in `0..1`, are arguments. All durations scale with the lifetime, so that a token of ten
 //! seconds and one of a year are both renewed in time.
 
 use std::sync::Arc;
@@ -9,8 +9,7 @@ use std::time::Duration;
 use tokend_protocol::ErrorClass;
 
 use crate::clock::{Instant, Validity};
-use crate::engine::credential::{Failed, Unobtainable};
-use crate::engine::snapshot::{Snapshot, Token};
+use crate::engine::credential::{Failed, Snapshot, Token, Unobtainable};
 use crate::engine::throttle::HeldBack;
 
 /// The fraction of the lifetime before expiry at which renewal begins. A token of an hour then survives an outage of
@@ -64,32 +63,11 @@ const REFUSED_MOST: Duration = Duration::from_secs(15 * 60);
 const LOCAL_MOST: Duration = Duration::from_secs(60);
 
 /// The longest `Retry-After` that is believed. A provider that means hours is asked four times an hour.
-const RETRY_AFTER_MOST: Duration = Duration::from_secs(15 * 60);
+pub const RETRY_AFTER_MOST: Duration = Duration::from_secs(15 * 60);
 
 /// A back-off is stretched by up to this fraction. It is never shrunk, so that the number of requests that an outage
 /// costs has a bound: twenty in an hour for one token.
 const BACK_OFF_JITTER: f64 = 0.20;
-
-/// A random number in `0..1`, drawn once per token or failure. Drawing it at every check would favour early renewals.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Jitter(f64);
-
-impl Jitter {
-    /// Takes a number in `0..1`; any other is brought into the range.
-    pub fn new(roll: f64) -> Self {
-        Self(if roll.is_finite() { roll.clamp(0.0, 1.0) } else { 0.5 })
-    }
-
-    /// The number, to be stored.
-    pub fn value(self) -> f64 {
-        self.0
-    }
-
-    /// The factor by which a back-off is stretched.
-    fn spread(self) -> f64 {
-        1.0 + BACK_OFF_JITTER * self.0
-    }
-}
 
 /// The answer to a caller that asks for a token.
 #[derive(Clone, Debug)]
@@ -156,28 +134,21 @@ pub fn held_back(
     [quiet, own].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
 }
 
-/// Returns when a token is renewed.
-///
-/// `refresh_before` is the configured margin. `longest_life` is the longest lifetime that the provider stated for
-/// this token, because some providers return the same token again with what is left of it.
-pub fn renew_at(
-    validity: Validity,
-    refresh_before: Option<Duration>,
-    longest_life: Duration,
-    jitter: Jitter,
-) -> Instant {
-    let margin = match refresh_before {
-        Some(chosen) => chosen.mul_f64(1.0 + JITTER * jitter.0),
-        None => margin(validity.lifetime) + validity.lifetime.mul_f64(JITTER * jitter.0),
+/// Returns when a token is renewed. `refresh_before` is the configured margin.
+pub fn renew_at(token: &Token, refresh_before: Option<Duration>) -> Instant {
+    let Validity { sent_at, lifetime } = token.validity;
+    // A stored number may be anything.
+    let jitter = JITTER * token.jitter.clamp(0.0, 1.0);
+    let margin = if let Some(chosen) = refresh_before {
+        chosen.mul_f64(1.0 + jitter)
+    } else {
+        let short_life = SHORT_LIFE_MARGIN.min(lifetime.mul_f64(SHORT_LIFE_FRACTION));
+        lifetime.mul_f64(MARGIN).max(short_life) + lifetime.mul_f64(jitter)
     };
-    let earliest = validity.sent_at.after(min_gap(longest_life.max(validity.lifetime)));
-    let latest = validity.expires_at().max(validity.sent_at.after(MIN_GAP));
-    validity.expires_at().before(margin).max(earliest).min(latest)
-}
-
-fn margin(lifetime: Duration) -> Duration {
-    let short_life = SHORT_LIFE_MARGIN.min(lifetime.mul_f64(SHORT_LIFE_FRACTION));
-    lifetime.mul_f64(MARGIN).max(short_life)
+    let expires_at = token.validity.expires_at();
+    let earliest = sent_at.after(min_gap(token.longest_lifetime.max(lifetime)));
+    let latest = expires_at.max(sent_at.after(MIN_GAP));
+    expires_at.before(margin).max(earliest).min(latest)
 }
 
 /// The least time between two requests that both bring a token of such a lifetime.
@@ -200,11 +171,6 @@ pub enum RenewalMode {
 }
 
 impl RenewalMode {
-    /// The mode that an operator configured.
-    pub fn configured(idle_timeout: Option<Duration>) -> Self {
-        idle_timeout.map_or(Self::Always, Self::OnDemand)
-    }
-
     /// Whether the token rests now instead of being renewed.
     pub fn rests(self, now: Instant, last_used: Instant, unused_renewals: u32) -> bool {
         match self {
@@ -215,59 +181,25 @@ impl RenewalMode {
     }
 }
 
-/// How a failure ends, which decides how long the back-off is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recovery {
-    /// It passes by itself: the network, a provider's outage, throttling.
-    Time,
-    /// Somebody has to change something at the provider or in the configuration.
-    Operator,
-    /// A secret on this host has to become readable.
-    Local,
-}
-
-impl Recovery {
-    /// Returns how a failure of this class ends.
-    pub fn after(class: ErrorClass) -> Self {
-        match class {
-            ErrorClass::Refused => Self::Operator,
-            ErrorClass::Secret => Self::Local,
-            ErrorClass::Unreachable
-            | ErrorClass::Timeout
-            | ErrorClass::Tls
-            | ErrorClass::Throttled
-            | ErrorClass::Server
-            | ErrorClass::Malformed
-            | ErrorClass::Internal => Self::Time,
-        }
-    }
-}
-
 /// Returns the back-off after the `failures`-th failure in a row, counted from one.
 ///
 /// `remaining` is how long the held token is still valid, if it is. `retry_after` is the provider's `Retry-After`,
 /// which can only lengthen the back-off.
 pub fn back_off(
-    recovery: Recovery,
+    class: ErrorClass,
     failures: u32,
     remaining: Option<Duration>,
     retry_after: Option<Duration>,
-    jitter: Jitter,
+    jitter: f64,
 ) -> Duration {
-    let (first, most) = match (recovery, remaining) {
-        (Recovery::Operator, _) => (REFUSED_FIRST, REFUSED_MOST),
-        (Recovery::Local, _) => (TRANSIENT_FIRST, LOCAL_MOST),
-        (Recovery::Time, None) => (TRANSIENT_FIRST, TRANSIENT_MOST_WITHOUT_TOKEN),
+    let (first, most) = match (class, remaining) {
+        (ErrorClass::Refused, _) => (REFUSED_FIRST, REFUSED_MOST),
+        (ErrorClass::Secret, _) => (TRANSIENT_FIRST, LOCAL_MOST),
+        (_, None) => (TRANSIENT_FIRST, TRANSIENT_MOST_WITHOUT_TOKEN),
         // A quarter of the rest leaves several attempts before the token expires.
-        (Recovery::Time, Some(rest)) => (TRANSIENT_FIRST, TRANSIENT_MOST.min(rest / 4).max(TRANSIENT_FIRST)),
+        (_, Some(rest)) => (TRANSIENT_FIRST, TRANSIENT_MOST.min(rest / 4).max(TRANSIENT_FIRST)),
     };
-    let delay = doubled(first, failures).min(most).mul_f64(jitter.spread());
-    delay.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
-}
-
-/// Returns how long all tokens of a host wait after a `Retry-After`.
-pub fn origin_pause(retry_after: Duration) -> Duration {
-    retry_after.min(RETRY_AFTER_MOST)
+    stretched(first, failures, most, jitter).max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
 }
 
 /// The longest back-off of a token endpoint that is down. Shorter than a token's own, because the first token that
@@ -276,12 +208,14 @@ pub fn origin_pause(retry_after: Duration) -> Duration {
 const ENDPOINT_MOST: Duration = Duration::from_secs(2 * 60);
 
 /// How long all tokens of an endpoint back off after its `failures`-th failure in a row, counted from one.
-pub fn endpoint_back_off(failures: u32, jitter: Jitter) -> Duration {
-    doubled(TRANSIENT_FIRST, failures).min(ENDPOINT_MOST).mul_f64(jitter.spread())
+pub fn endpoint_back_off(failures: u32, jitter: f64) -> Duration {
+    stretched(TRANSIENT_FIRST, failures, ENDPOINT_MOST, jitter)
 }
 
-fn doubled(first: Duration, failures: u32) -> Duration {
-    first.saturating_mul(1 << failures.saturating_sub(1).min(30))
+/// A back-off that doubles with each failure up to `most`, stretched by the jitter.
+fn stretched(first: Duration, failures: u32, most: Duration, jitter: f64) -> Duration {
+    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(30));
+    doubled.min(most).mul_f64(1.0 + BACK_OFF_JITTER * jitter)
 }
 
 #[cfg(test)]
@@ -297,8 +231,20 @@ mod tests {
         Validity { sent_at: SENT, lifetime: Duration::from_secs(seconds) }
     }
 
-    fn renewed_after(seconds: u64, roll: f64) -> f64 {
-        renew_at(validity(seconds), None, Duration::ZERO, Jitter::new(roll)).since(SENT).as_secs_f64()
+    fn token(seconds: u64, jitter: f64) -> Token {
+        Token {
+            secret: Secret::from("t".to_owned()),
+            fingerprint: Fingerprint([0; 8]),
+            validity: validity(seconds),
+            longest_lifetime: Duration::ZERO,
+            jitter,
+            token_type: "Bearer".into(),
+            scope: None,
+        }
+    }
+
+    fn renewed_after(seconds: u64, jitter: f64) -> f64 {
+        renew_at(&token(seconds, jitter), None).since(SENT).as_secs_f64()
     }
 
     #[test]
@@ -321,8 +267,7 @@ mod tests {
 
     #[test]
     fn an_operators_choice_wins_and_zero_means_at_expiry() {
-        let renewed =
-            |before| renew_at(validity(86_400), Some(before), Duration::ZERO, Jitter::new(0.0)).since(SENT);
+        let renewed = |before| renew_at(&token(86_400, 0.0), Some(before)).since(SENT);
         assert_eq!(renewed(Duration::from_secs(300)), Duration::from_secs(86_100));
         assert_eq!(renewed(Duration::ZERO), Duration::from_secs(86_400));
         assert_eq!(
@@ -334,8 +279,8 @@ mod tests {
 
     #[test]
     fn a_cached_token_near_its_end_is_not_asked_for_at_ever_shorter_intervals() {
-        let hour = Duration::from_secs(3600);
-        let renewed = |rest| renew_at(validity(rest), None, hour, Jitter::new(1.0)).since(SENT);
+        let longest_lifetime = Duration::from_secs(3600);
+        let renewed = |rest| renew_at(&Token { longest_lifetime, ..token(rest, 1.0) }, None).since(SENT);
         assert_eq!(
             renewed(500),
             Duration::from_secs(360),
@@ -355,14 +300,9 @@ mod tests {
 
     /// A token of so many seconds, and a failure of a class whose next attempt is in so many seconds from `SENT`.
     fn snapshot(lifetime: Option<u64>, failure: Option<(ErrorClass, u64)>) -> Snapshot {
-        let token = lifetime.map(|seconds| {
-            let (secret, fingerprint) = (Secret::from("t".to_owned()), Fingerprint([0; 8]));
-            let (token_type, scope) = ("Bearer".into(), None);
-            Arc::new(Token { secret, fingerprint, validity: validity(seconds), token_type, scope })
-        });
+        let token = lifetime.map(|seconds| Arc::new(token(seconds, 0.0)));
         let next_attempt = failure.map(|(_, seconds)| SENT.after(Duration::from_secs(seconds)));
-        let last_error =
-            failure.map(|(class, _)| Failed { class, message: "failed".into(), detail: None, at: SENT });
+        let last_error = failure.map(|(class, _)| Failed::new(class, "failed", SENT));
         let failures = u32::from(failure.is_some());
         Snapshot { token, last_error, failures, next_attempt, ..Snapshot::default() }
     }
@@ -423,27 +363,27 @@ mod tests {
 
     #[test]
     fn back_off_doubles_up_to_its_cap() {
-        let wait = |recovery, failures, rest: Option<u64>| {
-            back_off(recovery, failures, rest.map(Duration::from_secs), None, Jitter::new(0.0)).as_secs()
+        let wait = |class, failures, rest: Option<u64>| {
+            back_off(class, failures, rest.map(Duration::from_secs), None, 0.0).as_secs()
         };
         assert_eq!(
-            [1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(Recovery::Time, n, Some(7_200))),
+            [1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(ErrorClass::Server, n, Some(7_200))),
             [1, 2, 4, 256, 300, 300]
         );
-        assert_eq!([1, 5, 6, 20].map(|n| wait(Recovery::Time, n, None)), [1, 16, 30, 30]);
+        assert_eq!([1, 5, 6, 20].map(|n| wait(ErrorClass::Server, n, None)), [1, 16, 30, 30]);
         assert_eq!(
-            [1, 2, 3, 5, 6, 9].map(|n| wait(Recovery::Operator, n, Some(7_200))),
+            [1, 2, 3, 5, 6, 9].map(|n| wait(ErrorClass::Refused, n, Some(7_200))),
             [30, 60, 120, 480, 900, 900]
         );
-        assert_eq!(wait(Recovery::Time, 8, Some(40)), 10, "several attempts before the token expires");
-        assert_eq!(wait(Recovery::Local, 30, None), 60);
+        assert_eq!(wait(ErrorClass::Server, 8, Some(40)), 10, "several attempts before the token expires");
+        assert_eq!(wait(ErrorClass::Secret, 30, None), 60);
     }
 
     #[test]
     fn retry_after_lengthens_the_wait_within_reason_and_never_shortens_it() {
         let wait = |seconds| {
             let asked = Some(Duration::from_secs(seconds));
-            back_off(Recovery::Time, 1, None, asked, Jitter::new(0.0)).as_secs()
+            back_off(ErrorClass::Server, 1, None, asked, 0.0).as_secs()
         };
         assert_eq!([0, 60, 1_000_000_000].map(wait), [1, 60, 900]);
     }
@@ -464,9 +404,9 @@ mod tests {
             asked in proptest::option::of(0_u64..),
             roll in 0.0..1.0,
         ) {
-            for recovery in [Recovery::Time, Recovery::Operator, Recovery::Local] {
+            for class in [ErrorClass::Server, ErrorClass::Refused, ErrorClass::Secret] {
                 let rest = rest.map(Duration::from_secs);
-                let wait = back_off(recovery, failures, rest, asked.map(Duration::from_secs), Jitter::new(roll));
+                let wait = back_off(class, failures, rest, asked.map(Duration::from_secs), roll);
                 prop_assert!(wait >= Duration::from_secs(1) && wait <= Duration::from_secs(1080));
             }
         }

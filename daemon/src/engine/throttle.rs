@@ -7,19 +7,17 @@
 //!   failing one does not slow the others. Where the endpoint is discovered, the configured issuer's URL stands for
 //!   it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Instant};
-use crate::config::{CredentialSettings, Endpoint};
 use crate::engine::credential::Failed;
-use crate::engine::schedule::{Jitter, endpoint_back_off};
+use crate::engine::schedule::endpoint_back_off;
+use crate::store::ThrottleWriter;
 use crate::store::record::ThrottleRecord;
-use crate::store::{PreviousExit, Store, ThrottleWriter};
 
 /// Requests in flight to one host. Enough for a start with many tokens to be quick, few enough that no provider
 /// takes it for an attack.
@@ -53,8 +51,6 @@ pub struct OriginThrottle {
 #[derive(Debug, Default)]
 struct Traffic {
     in_flight: usize,
-    /// Requests in the line of callers.
-    waiting_callers: usize,
     /// The least time between two requests, where it is configured.
     spacing: Option<Duration>,
     /// When the next request may be sent, as far as the spacing goes.
@@ -74,29 +70,22 @@ pub struct EndpointThrottle {
 
 #[derive(Debug, Default)]
 struct Breaker {
-    /// Failures in a row.
-    failures: u32,
-    /// The class of the last of them.
-    class: Option<ErrorClass>,
-    /// When the endpoint may be tried again, while it is down.
-    try_at: Option<Instant>,
-    /// Whether a request is under way that will show whether it is up again.
+    record: ThrottleRecord,
+    /// Whether a request is under way that will show whether the endpoint is up again.
     probing: bool,
 }
 
 /// Whether a caller waits for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// The schedule.
     Scheduled,
-    /// A caller that waits, or an operator. It goes first, and the circuit breaker does not apply.
+    /// For a caller that waits, or an operator. It goes first, and the circuit breaker does not apply.
     Needed,
 }
 
 /// The reason for which no request may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldBack {
-    /// When to try again.
     pub until: Instant,
     /// [`ErrorClass::Throttled`], or the last failure of the endpoint.
     pub class: ErrorClass,
@@ -109,9 +98,6 @@ pub struct Admission<'a> {
     is_probe: bool,
 }
 
-/// Counts a request in the line of callers, until it is dropped.
-struct WaitingCaller<'a>(&'a OriginThrottle);
-
 impl HeldBack {
     /// The reason as a failure of a token.
     pub fn failed(self, now: Instant) -> Failed {
@@ -119,29 +105,28 @@ impl HeldBack {
             ErrorClass::Throttled => "the provider asked for fewer requests",
             _ => "the last requests to the token endpoint failed",
         };
-        Failed { class: self.class, message: message.into(), detail: None, at: now }
+        Failed::new(self.class, message, now)
     }
 }
 
 impl OriginThrottle {
+    /// The throttle of a host whose provider asked for no requests until `quiet_until`.
+    pub fn new(writer: ThrottleWriter, quiet_until: Option<Instant>) -> Self {
+        writer.changed(&ThrottleRecord { quiet_until, ..ThrottleRecord::default() });
+        let traffic = Mutex::new(Traffic { quiet_until, ..Traffic::default() });
+        Self { traffic, writer, ..Self::default() }
+    }
+
     /// Allows no more requests in a minute than this; `None` for the usual number.
     pub fn limit(&self, per_minute: Option<u32>) {
         self.lock().spacing = per_minute.map(|number| Duration::from_secs(60) / number.max(1));
         self.changed.notify_waiters();
     }
 
-    /// The delay of a token's first request after a start with `tokens` of this host. `roll` is in `0..1`. A few
-    /// tokens go out at once; ten thousand are spread over eight minutes, or as the configured limit demands.
-    pub fn start_delay(&self, tokens: usize, roll: f64) -> Duration {
-        let waiting = u32::try_from(tokens.saturating_sub(IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
-        let spread = self.lock().spacing().saturating_mul(waiting);
-        spread.mul_f64(roll.clamp(0.0, 1.0))
-    }
-
     /// Sends nothing before `until`, the end of a `Retry-After`.
     pub fn keep_quiet(&self, until: Instant) {
         let mut traffic = self.lock();
-        if traffic.quiet_until.is_none_or(|known| known < until) {
+        if traffic.quiet_until < Some(until) {
             traffic.quiet_until = Some(until);
             drop(traffic);
             self.writer.changed(&ThrottleRecord { quiet_until: Some(until), ..ThrottleRecord::default() });
@@ -160,48 +145,28 @@ impl OriginThrottle {
 }
 
 impl Traffic {
-    fn spacing(&self) -> Duration {
-        self.spacing.unwrap_or(SPACING)
-    }
-
     /// Takes a slot for a request. Otherwise returns when to try again, or `None` to wait for a change.
-    fn take(&mut self, urgency: Urgency, now: Instant) -> Result<(), Option<Instant>> {
-        let is_overtaken = urgency == Urgency::Scheduled && self.waiting_callers > 0;
-        if is_overtaken || self.in_flight >= IN_FLIGHT_MAX {
+    fn take(&mut self, now: Instant) -> Result<(), Option<Instant>> {
+        if self.in_flight >= IN_FLIGHT_MAX {
             return Err(None);
         }
         if let Some(slot) = self.next_slot.filter(|slot| *slot > now) {
             return Err(Some(slot));
         }
         self.in_flight += 1;
-        self.next_slot = Some(now.after(self.spacing()));
+        self.next_slot = Some(now.after(self.spacing.unwrap_or(SPACING)));
         Ok(())
-    }
-}
-
-impl<'a> WaitingCaller<'a> {
-    fn enter(origin: &'a OriginThrottle) -> Self {
-        origin.lock().waiting_callers += 1;
-        Self(origin)
-    }
-}
-
-impl Drop for WaitingCaller<'_> {
-    fn drop(&mut self) {
-        self.0.lock().waiting_callers -= 1;
-        self.0.changed.notify_waiters();
     }
 }
 
 impl EndpointThrottle {
     /// A breaker in the state of `record`, for an endpoint on the host of `origin`.
     pub fn new(origin: Arc<OriginThrottle>, writer: ThrottleWriter, record: ThrottleRecord) -> Self {
-        let ThrottleRecord { failures, class, try_at, .. } = record;
-        let breaker = Mutex::new(Breaker { failures, class, try_at, probing: false });
-        Self { origin, breaker, writer }
+        // Otherwise the next crash would restore a state that an orderly restart has dropped.
+        writer.changed(&record);
+        Self { origin, breaker: Mutex::new(Breaker { record, probing: false }), writer }
     }
 
-    /// The throttle of its host.
     pub fn origin(&self) -> &OriginThrottle {
         &self.origin
     }
@@ -211,14 +176,16 @@ impl EndpointThrottle {
         // Checked before the wait too, so that nobody waits for a slot that cannot be used.
         self.check(urgency, clock.now())?;
         let origin = &*self.origin;
-        let _waiting = (urgency == Urgency::Needed).then(|| WaitingCaller::enter(origin));
         let line = if urgency == Urgency::Needed { &origin.callers } else { &origin.scheduled };
         let _first_in_line = line.lock().await;
         loop {
+            while urgency == Urgency::Scheduled && origin.callers.try_lock().is_err() {
+                drop(origin.callers.lock().await);
+            }
             let changed = origin.changed.notified();
             let now = clock.now();
             self.check(urgency, now)?;
-            let taken = origin.lock().take(urgency, now);
+            let taken = origin.lock().take(now);
             match taken {
                 Ok(()) => break,
                 Err(None) => changed.await,
@@ -229,7 +196,7 @@ impl EndpointThrottle {
             }
         }
         let mut breaker = self.lock();
-        let is_probe = breaker.try_at.is_some() && !breaker.probing;
+        let is_probe = breaker.record.try_at.is_some() && !breaker.probing;
         breaker.probing |= is_probe;
         drop(breaker);
         Ok(Admission { throttle: self, is_probe })
@@ -240,31 +207,27 @@ impl EndpointThrottle {
         if requests > 0 {
             let mut traffic = self.origin.lock();
             let from = traffic.next_slot.map_or(now, |slot| slot.max(now));
-            traffic.next_slot = Some(from.after(traffic.spacing() * requests));
+            traffic.next_slot = Some(from.after(traffic.spacing.unwrap_or(SPACING) * requests));
         }
     }
 
     /// Resets the circuit breaker: the endpoint answered, or its cause may have ended.
     pub fn reset(&self) {
-        self.change(|breaker| {
-            breaker.failures = 0;
-            breaker.class = None;
-            breaker.try_at = None;
-        });
+        self.change(|record| *record = ThrottleRecord::default());
     }
 
     /// Counts a failure of the endpoint.
-    pub fn failed(&self, class: ErrorClass, now: Instant, jitter: Jitter) {
-        self.change(|breaker| {
+    pub fn failed(&self, class: ErrorClass, now: Instant, jitter: f64) {
+        self.change(|record| {
             // While the breaker is open, requests that were sent together count as one failure.
-            if breaker.try_at.is_some_and(|at| at > now) {
+            if record.try_at.is_some_and(|at| at > now) {
                 return;
             }
-            breaker.failures = breaker.failures.saturating_add(1);
-            breaker.class = Some(class);
-            if breaker.failures >= DOWN_AFTER {
-                let back_off = endpoint_back_off(breaker.failures - DOWN_AFTER + 1, jitter);
-                breaker.try_at = Some(now.after(back_off));
+            record.failures = record.failures.saturating_add(1);
+            record.class = Some(class);
+            if record.failures >= DOWN_AFTER {
+                let back_off = endpoint_back_off(record.failures - DOWN_AFTER + 1, jitter);
+                record.try_at = Some(now.after(back_off));
             }
         });
     }
@@ -275,8 +238,8 @@ impl EndpointThrottle {
             return Err(HeldBack { until, class: ErrorClass::Throttled });
         }
         let breaker = self.lock();
-        let (Urgency::Scheduled, Some(try_at)) = (urgency, breaker.try_at) else { return Ok(()) };
-        let class = breaker.class.unwrap_or(ErrorClass::Unreachable);
+        let (Urgency::Scheduled, Some(try_at)) = (urgency, breaker.record.try_at) else { return Ok(()) };
+        let class = breaker.record.class.unwrap_or(ErrorClass::Unreachable);
         if try_at > now {
             return Err(HeldBack { until: try_at, class });
         }
@@ -284,11 +247,11 @@ impl EndpointThrottle {
     }
 
     /// Changes the breaker, and stores it if it differs.
-    fn change(&self, change: impl FnOnce(&mut Breaker)) {
+    fn change(&self, change: impl FnOnce(&mut ThrottleRecord)) {
         let mut breaker = self.lock();
-        let before = breaker.record();
-        change(&mut breaker);
-        let after = breaker.record();
+        let before = breaker.record;
+        change(&mut breaker.record);
+        let after = breaker.record;
         drop(breaker);
         if after != before {
             self.writer.changed(&after);
@@ -300,13 +263,6 @@ impl EndpointThrottle {
     }
 }
 
-impl Breaker {
-    fn record(&self) -> ThrottleRecord {
-        let Self { failures, class, try_at, .. } = *self;
-        ThrottleRecord { quiet_until: None, failures, class, try_at }
-    }
-}
-
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if self.is_probe {
@@ -315,54 +271,6 @@ impl Drop for Admission<'_> {
         self.throttle.origin.lock().in_flight -= 1;
         self.throttle.origin.changed.notify_waiters();
     }
-}
-
-/// The throttles of all providers that have tokens.
-#[derive(Debug, Default)]
-pub struct Throttles {
-    origins: HashMap<String, Weak<OriginThrottle>>,
-    endpoints: HashMap<String, Weak<EndpointThrottle>>,
-}
-
-impl Throttles {
-    /// The throttle of an endpoint, in the state in which it was stored.
-    pub fn endpoint(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<EndpointThrottle> {
-        let (Endpoint::Token(url) | Endpoint::Issuer(url)) = &settings.endpoint;
-        if let Some(known) = self.endpoints.get(url.as_str()).and_then(Weak::upgrade) {
-            return known;
-        }
-        self.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
-        let (writer, record) = store.claim_throttle(url.as_str());
-        // After an orderly restart the cause may be gone, as after a reload.
-        let record = record.filter(|_| store.previous_exit == PreviousExit::Crashed).unwrap_or_default();
-        // Otherwise the next crash would restore what is dropped here.
-        writer.changed(&record);
-        let endpoint = Arc::new(EndpointThrottle::new(self.origin(settings, store), writer, record));
-        self.endpoints.insert(url.as_str().to_owned(), Arc::downgrade(&endpoint));
-        endpoint
-    }
-
-    /// The throttle of a host, with its stored `Retry-After`.
-    pub fn origin(&mut self, settings: &CredentialSettings, store: &Arc<Store>) -> Arc<OriginThrottle> {
-        let name = origin(settings);
-        if let Some(known) = self.origins.get(&name).and_then(Weak::upgrade) {
-            return known;
-        }
-        self.origins.retain(|_, origin| origin.strong_count() > 0);
-        let (writer, record) = store.claim_throttle(&name);
-        let quiet_until = record.and_then(|record| record.quiet_until);
-        writer.changed(&ThrottleRecord { quiet_until, ..ThrottleRecord::default() });
-        let traffic = Mutex::new(Traffic { quiet_until, ..Traffic::default() });
-        let throttle = Arc::new(OriginThrottle { traffic, writer, ..OriginThrottle::default() });
-        self.origins.insert(name, Arc::downgrade(&throttle));
-        throttle
-    }
-}
-
-/// The host of an endpoint: scheme, name and port.
-pub fn origin(settings: &CredentialSettings) -> String {
-    let (Endpoint::Token(url) | Endpoint::Issuer(url)) = &settings.endpoint;
-    url.origin().ascii_serialization()
 }
 
 #[cfg(test)]
@@ -400,7 +308,7 @@ mod tests {
 
         fn fail(&self, times: u32) {
             for _ in 0..times {
-                self.throttle.failed(ErrorClass::Server, self.clock.now(), Jitter::new(0.0));
+                self.throttle.failed(ErrorClass::Server, self.clock.now(), 0.0);
             }
         }
     }
@@ -500,17 +408,6 @@ mod tests {
         scene.reach(1).await;
         drop(scene.admit(Urgency::Scheduled).await);
         assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
-    }
-
-    #[test]
-    fn a_start_with_few_tokens_is_immediate_and_one_with_many_is_spread_as_the_limit_demands() {
-        let origin = OriginThrottle::default();
-        assert_eq!(origin.start_delay(4, 0.9), Duration::ZERO);
-        assert_eq!(origin.start_delay(10_004, 0.5), Duration::from_secs(250));
-        origin.limit(Some(60_000));
-        assert_eq!(origin.start_delay(10_004, 0.5), Duration::from_secs(5));
-        origin.limit(Some(60));
-        assert_eq!(origin.start_delay(104, 0.5), Duration::from_secs(50));
     }
 
     #[tokio::test(start_paused = true)]

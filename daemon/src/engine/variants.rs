@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokend_protocol::Variant;
 
 use crate::clock::Instant;
-use crate::config::{CredentialSettings, TermSet, Terms, VariantSettings};
+use crate::config::{TermSet, Terms, VariantSettings};
 use crate::engine::credential::{Credential, Snapshot, Token};
 use crate::quota::{Allowance, Held, QuotaExceeded, Resource};
 
@@ -26,23 +26,16 @@ pub enum NoVariant {
     AllInUse,
 }
 
-/// The settings of a variant.
+/// The terms of a variant.
 ///
 /// # Errors
 /// The configuration does not let callers ask for a term: a message for the caller.
-pub fn settings(
-    base: &CredentialSettings,
-    permitted: &VariantSettings,
-    variant: &Variant,
-) -> Result<CredentialSettings, String> {
-    let (of, may) = (&base.terms, &permitted.terms);
-    Ok(CredentialSettings {
-        terms: Terms {
-            scope: chosen("scope", &of.scope, &may.scope, &variant.scope)?,
-            resource: chosen("resource", &of.resource, &may.resource, &variant.resource)?,
-            audience: chosen("audience", &of.audience, &may.audience, &variant.audience)?,
-        },
-        ..base.clone()
+pub fn terms(base: &Terms, permitted: &VariantSettings, variant: &Variant) -> Result<Terms, String> {
+    let may = &permitted.terms;
+    Ok(Terms {
+        scope: chosen("scope", &base.scope, &may.scope, &variant.scope)?,
+        resource: chosen("resource", &base.resource, &may.resource, &variant.resource)?,
+        audience: chosen("audience", &base.audience, &may.audience, &variant.audience)?,
     })
 }
 
@@ -78,7 +71,7 @@ pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
 #[derive(Debug, Default)]
 pub struct Variants {
     /// Never locked across an await.
-    held: Mutex<HashMap<CredentialSettings, HeldVariant>>,
+    held: Mutex<HashMap<Terms, HeldVariant>>,
 }
 
 /// A variant that is held.
@@ -90,53 +83,51 @@ struct HeldVariant {
 }
 
 impl Variants {
-    /// The credential with these settings, if it is held.
-    pub fn find(&self, settings: &CredentialSettings) -> Option<Arc<Credential>> {
-        self.lock().get(settings).map(|variant| Arc::clone(&variant.credential))
-    }
-
-    /// The credential with these settings, started by `start` if it is not held. Unused variants that have expired
+    /// The credential with these terms, started by `start` if it is not held. Unused variants that have expired
     /// are dropped. `start` runs under the lock of the variants: see [`super::registry`].
     ///
     /// # Errors
     /// The user has too many variants, or there is no room and callers wait for every one.
     pub fn find_or_start(
         &self,
-        settings: CredentialSettings,
+        terms: Terms,
         user: &Arc<Allowance>,
-        start: impl FnOnce(&CredentialSettings) -> Credential,
+        start: impl FnOnce(&Terms) -> Arc<Credential>,
     ) -> Result<Arc<Credential>, NoVariant> {
         let mut held = self.lock();
-        if let Some(variant) = held.get(&settings) {
+        if let Some(variant) = held.get(&terms) {
             return Ok(Arc::clone(&variant.credential));
         }
         retain(&mut held, |_, variant| !variant.credential.is_dormant());
         let quota = user.take(Resource::Variants, 1).map_err(NoVariant::TooMany)?;
         if held.len() >= HELD_MAX {
-            let idle = held.values().filter(|variant| !variant.is_in_use());
+            // No connection holds it, and no request is under way.
+            let is_idle = |variant: &&HeldVariant| {
+                Arc::strong_count(&variant.credential) == 1 && !variant.credential.snapshot().in_flight
+            };
+            let idle = held.values().filter(is_idle);
             // The user's own first, so that a user does not evict the variants of others.
             let evicted = idle.min_by_key(|idle| (!idle.quota.is_of(user), idle.credential.last_used()));
             let evicted = Arc::as_ptr(&evicted.ok_or(NoVariant::AllInUse)?.credential);
             retain(&mut held, |_, variant| Arc::as_ptr(&variant.credential) != evicted);
         }
-        let credential = Arc::new(start(&settings));
+        let credential = start(&terms);
         // Otherwise it would be the least recently used one until its first use.
         credential.note_use();
-        held.insert(settings, HeldVariant { credential: Arc::clone(&credential), quota });
+        held.insert(terms, HeldVariant { credential: Arc::clone(&credential), quota });
         Ok(credential)
     }
 
     /// The variants that are held and the state of each, sorted.
     pub fn snapshots(&self) -> Vec<(Variant, Arc<Snapshot>)> {
-        let owned = |terms: &TermSet| terms.as_slice().to_vec();
-        let of = |settings: &CredentialSettings| Variant {
-            scope: owned(&settings.terms.scope),
-            resource: owned(&settings.terms.resource),
-            audience: owned(&settings.terms.audience),
+        let of = |terms: &Terms| Variant {
+            scope: terms.scope.as_slice().to_vec(),
+            resource: terms.resource.as_slice().to_vec(),
+            audience: terms.audience.as_slice().to_vec(),
         };
         let held = self.lock();
         let mut snapshots: Vec<_> =
-            held.iter().map(|(settings, variant)| (of(settings), variant.credential.snapshot())).collect();
+            held.iter().map(|(terms, variant)| (of(terms), variant.credential.snapshot())).collect();
         drop(held);
         snapshots.sort_by(|(a, _), (b, _)| {
             (&a.scope, &a.resource, &a.audience).cmp(&(&b.scope, &b.resource, &b.audience))
@@ -150,8 +141,8 @@ impl Variants {
     }
 
     /// Discards the variants that the configuration does not permit any more.
-    pub fn discard_unless(&self, is_of_use: impl Fn(&CredentialSettings) -> bool) {
-        retain(&mut self.lock(), |settings, _| is_of_use(settings));
+    pub fn discard_unless(&self, is_permitted: impl Fn(&Terms) -> bool) {
+        retain(&mut self.lock(), |terms, _| is_permitted(terms));
     }
 
     /// Takes over the variants of a token whose settings a reload changed, if they hold a valid token. `start` starts
@@ -160,29 +151,26 @@ impl Variants {
         &self,
         former: &Self,
         now: Instant,
-        mut start: impl FnMut(&CredentialSettings, Arc<Token>) -> Option<(CredentialSettings, Credential)>,
+        mut start: impl FnMut(&Terms, Arc<Token>) -> Option<Arc<Credential>>,
     ) {
-        for (settings, HeldVariant { credential, quota }) in former.lock().drain() {
+        for (terms, HeldVariant { credential, quota }) in former.lock().drain() {
             let loan = credential.snapshot().usable(now, Duration::ZERO);
-            if let Some((settings, heir)) = loan.and_then(|loan| start(&settings, loan)) {
-                self.lock().insert(settings, HeldVariant { credential: Arc::new(heir), quota });
+            if let Some(heir) = loan.and_then(|loan| start(&terms, loan)) {
+                self.lock().insert(terms, HeldVariant { credential: heir, quota });
             }
             credential.discard();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CredentialSettings, HeldVariant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Terms, HeldVariant>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Keeps some variants and discards the others.
-fn retain(
-    held: &mut HashMap<CredentialSettings, HeldVariant>,
-    keep: impl Fn(&CredentialSettings, &HeldVariant) -> bool,
-) {
-    held.retain(|settings, variant| {
-        let is_kept = keep(settings, variant);
+fn retain(held: &mut HashMap<Terms, HeldVariant>, keep: impl Fn(&Terms, &HeldVariant) -> bool) {
+    held.retain(|terms, variant| {
+        let is_kept = keep(terms, variant);
         if !is_kept {
             variant.credential.discard();
         }
@@ -190,48 +178,36 @@ fn retain(
     });
 }
 
-impl HeldVariant {
-    /// Whether a connection holds it, or a request is under way.
-    fn is_in_use(&self) -> bool {
-        Arc::strong_count(&self.credential) > 1 || self.credential.snapshot().in_flight
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ClientAuthentication;
-    use crate::oauth::request::tests::settings as base;
 
-    fn terms(words: &[&str]) -> TermSet {
+    fn set(words: &[&str]) -> TermSet {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    fn ask(scope: &[&str], resource: &[&str]) -> Result<CredentialSettings, String> {
-        let base = CredentialSettings {
-            terms: Terms { scope: terms(&["a", "b", "c"]), ..Terms::default() },
-            ..base(ClientAuthentication::None)
-        };
+    fn ask(scope: &[&str], resource: &[&str]) -> Result<Terms, String> {
+        let base = Terms { scope: set(&["a", "b", "c"]), ..Terms::default() };
         let permitted = VariantSettings {
-            terms: Terms { scope: terms(&["a", "b"]), resource: terms(&["r"]), audience: TermSet::default() },
+            terms: Terms { scope: set(&["a", "b"]), resource: set(&["r"]), audience: TermSet::default() },
             rules: Vec::new(),
         };
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let variant = Variant { scope: owned(scope), resource: owned(resource), audience: Vec::new() };
-        settings(&base, &permitted, &variant)
+        terms(&base, &permitted, &variant)
     }
 
     #[test]
     fn permitted_terms_replace_the_configured_ones_and_the_rest_stays() {
         let narrower = ask(&["b"], &[]).unwrap();
-        assert_eq!((narrower.terms.scope, narrower.terms.resource), (terms(&["b"]), TermSet::default()));
+        assert_eq!((narrower.scope, narrower.resource), (set(&["b"]), TermSet::default()));
         let aimed = ask(&[], &["r"]).unwrap();
-        assert_eq!((aimed.terms.scope, aimed.terms.resource), (terms(&["a", "b", "c"]), terms(&["r"])));
+        assert_eq!((aimed.scope, aimed.resource), (set(&["a", "b", "c"]), set(&["r"])));
     }
 
     #[test]
     fn the_order_and_repetition_of_terms_make_no_other_variant() {
-        assert_eq!(ask(&["b", "a", "b"], &[]).unwrap().terms.scope.as_slice(), ["a", "b"]);
+        assert_eq!(ask(&["b", "a", "b"], &[]).unwrap().scope.as_slice(), ["a", "b"]);
         assert_eq!(ask(&["b", "a"], &[]), ask(&["a", "b"], &[]));
     }
 

@@ -60,7 +60,7 @@ impl Daemon {
             tasks: actors.clone(),
         };
         let egress_dir = config.daemon.egress_dir.clone();
-        let mut factory = CredentialFactory::with_store(Arc::clone(&store), egress_dir, actor_context);
+        let mut factory = CredentialFactory::new(Arc::clone(&store), egress_dir, actor_context);
         let registry = Registry::build(config, &mut factory, None);
         store.drop_unclaimed();
         let mut shared = ServerState::new(registry, factory, clock);
@@ -165,7 +165,7 @@ fn work_in_background(shared: &Arc<ServerState>, changes: ClockChanges) -> JoinS
     background.spawn(async move { state.audit.write_windows(&state.clock).await });
     let state = Arc::clone(shared);
     background.spawn(async move {
-        state.names.keep_current(|| state.registry.borrow().names_in_rules().to_vec()).await;
+        state.names.keep_current(|| state.registry.borrow().names_in_rules.clone()).await;
     });
     background
 }

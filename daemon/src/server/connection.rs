@@ -306,6 +306,7 @@ mod tests {
     use crate::peer::Peer;
     use crate::quota::{Allowances, Quota};
     use crate::server::server_state::ServerState;
+    use crate::store::Store;
 
     const CONFIG: &str = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:1/\"\nclient_id = \"c\"\n\
         client_secret = { file = \"/nonexistent\" }\n[token.t]\nprovider = \"p\"\nallow = [\"any\"]\n";
@@ -319,7 +320,7 @@ mod tests {
             tasks: tokio_util::task::TaskTracker::new(),
         };
         let config = config::parse(Path::new("tokend.toml"), CONFIG).unwrap().config;
-        let mut factory = CredentialFactory::new(actor_context);
+        let mut factory = CredentialFactory::new(Store::forgetful(clock.clone()), None, actor_context);
         let registry = Registry::build(&config, &mut factory, None);
         Arc::new(ServerState::new(registry, factory, clock))
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tokend_protocol::{ErrorClass, Secret};
+use tokend_protocol::{ErrorClass, Fingerprint, Secret};
 
 use super::key::Key;
 use crate::clock::{Instant, Validity};
@@ -18,7 +18,7 @@ use crate::clock::{Instant, Validity};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
-    pub token: Option<TokenRecord>,
+    pub token: Option<Token>,
     pub failure: Option<FailureRecord>,
     /// When a caller last used it.
     pub last_used: Option<Instant>,
@@ -32,17 +32,21 @@ pub struct Record {
 
 /// A token and what its schedule depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TokenRecord {
+pub struct Token {
     #[serde(serialize_with = "expose", deserialize_with = "conceal")]
     pub secret: Secret,
+    /// Names the token in logs and replies. Not stored: the engine computes it again.
+    #[serde(skip, default = "no_fingerprint")]
+    pub fingerprint: Fingerprint,
     pub validity: Validity,
-    /// The longest lifetime that the provider stated for it.
+    /// The longest lifetime that the provider stated for this token: some providers return the same token again with
+    /// what is left of it.
     pub longest_lifetime: Duration,
-    /// The jitter of its renewal.
+    /// The jitter of its renewal, in `0..1`. Rolled once, because rolling at each check would favour early renewals.
     pub jitter: f64,
-    /// The token type for the `Authorization` header.
+    /// For the `Authorization` header.
     pub token_type: Arc<str>,
-    /// The granted scopes, where the provider named them.
+    /// The granted scopes, separated by spaces, where the provider named them.
     pub scope: Option<Arc<str>>,
 }
 
@@ -104,6 +108,11 @@ struct Written<T> {
 }
 
 impl Failed {
+    /// A failure without details.
+    pub fn new(class: ErrorClass, message: impl Into<Arc<str>>, at: Instant) -> Self {
+        Self { class, message: message.into(), detail: None, at }
+    }
+
     /// Whether it lasts until an operator changes something.
     pub fn needs_operator(&self) -> bool {
         matches!(self.class, ErrorClass::Refused | ErrorClass::Secret)
@@ -182,6 +191,10 @@ fn conceal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Erro
     String::deserialize(deserializer).map(Secret::from)
 }
 
+fn no_fingerprint() -> Fingerprint {
+    Fingerprint([0; 8])
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -204,8 +217,9 @@ mod tests {
             at: at(190),
         };
         Record {
-            token: Some(TokenRecord {
+            token: Some(Token {
                 secret: Secret::from("a \"token\"".to_owned()),
+                fingerprint: no_fingerprint(),
                 validity: Validity { sent_at: at(100), lifetime: Duration::from_secs(3_600) },
                 longest_lifetime: Duration::from_secs(7_200),
                 jitter: 0.1,

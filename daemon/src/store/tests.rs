@@ -6,9 +6,9 @@ use std::os::unix::fs::{DirEntryExt, FileExt};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokend_protocol::{ErrorClass, Secret};
+use tokend_protocol::{ErrorClass, Fingerprint, Secret};
 
-use super::record::{Failed, FailureRecord, TokenRecord};
+use super::record::{Failed, FailureRecord, Token};
 use super::*;
 use crate::clock::Validity;
 
@@ -21,8 +21,9 @@ fn key(number: u8) -> Key {
 fn record(clock: &Clock, token: &str) -> Record {
     let validity = Validity { sent_at: clock.now(), lifetime: Duration::from_secs(600) };
     let secret = Secret::from(token.to_owned());
-    let token = TokenRecord {
+    let token = Token {
         secret,
+        fingerprint: Fingerprint([0; 8]),
         validity,
         longest_lifetime: validity.lifetime,
         jitter: 0.5,

@@ -120,8 +120,7 @@ impl Subject {
         };
         let schedule =
             Schedule { names: Arc::clone(&self.name), refresh_before, renewal_mode: RenewalMode::Always };
-        let first = Some(self.scene.clock.now());
-        Credential::start(self.clone(), throttle, schedule, first, start, &actor_context)
+        Credential::start(self.clone(), throttle, schedule, start, &actor_context)
     }
 
     /// Asks for a token as a caller does.

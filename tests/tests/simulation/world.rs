@@ -6,7 +6,6 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokend::clock::{Clock, Instant};
 use tokend::engine::credential::{ActorContext, Credential, Schedule, StartState};
-use tokend::engine::schedule::RenewalMode;
 use tokend::engine::throttle::EndpointThrottle;
 use tokend::fingerprint::Fingerprinter;
 use tokio::sync::Notify;
@@ -116,15 +115,11 @@ impl World {
         let plan = &self.plan.issuers[place.site].tokens[place.token];
         let begin = self.clock.now();
         self.clock.sleep_until(begin.after(plan.configured.0)).await;
-        let crowd = self.plan.issuers[place.site].tokens.len();
-        let delay = throttle.origin().start_delay(crowd, (actor_context.roll)());
-        let first = self.clock.now().after(delay);
-        let first = (plan.renewal_mode == RenewalMode::Always).then_some(first);
         let provider = SimulatedProvider::new(Arc::clone(&self), place);
         let (refresh_before, renewal_mode) = (plan.refresh_before, plan.renewal_mode);
         let schedule = Schedule { names: "simulated".into(), refresh_before, renewal_mode };
         let (start, context) = (StartState::default(), &actor_context);
-        let credential = Arc::new(Credential::start(provider, throttle, schedule, first, start, context));
+        let credential = Arc::new(Credential::start(provider, throttle, schedule, start, context));
         self.judge(|judge| judge.keys[place.key].seen = Some(credential.subscribe()));
         let end = begin.after(plan.configured.1);
         while self.clock.now() < end {

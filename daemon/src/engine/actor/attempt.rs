@@ -7,9 +7,8 @@ use tokend_protocol::ErrorClass;
 
 use super::{Actor, Command};
 use crate::clock::{Instant, Validity};
-use crate::engine::credential::{Attempted, Failed};
-use crate::engine::schedule::{Recovery, back_off, origin_pause};
-use crate::engine::snapshot::{Snapshot, Token};
+use crate::engine::credential::{Attempted, Failed, Snapshot, Token};
+use crate::engine::schedule::{RETRY_AFTER_MOST, back_off, renew_at};
 use crate::engine::throttle::{Admission, EndpointThrottle, HeldBack, Urgency};
 use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse};
 use crate::store::record::{FailureRecord, Record};
@@ -113,11 +112,11 @@ impl<P: Provider> Actor<P> {
         if self.state.interrupted_requests > INTERRUPTED_MAX {
             let failures = snapshot.failures.saturating_add(1);
             let remaining = remaining(&snapshot, sent_at);
-            let delay = back_off(Recovery::Time, failures, remaining, None, self.roll_jitter());
-            let message = "the daemon ended during each of its last token requests".into();
-            let failed = Failed { class: ErrorClass::Internal, message, detail: None, at: sent_at };
-            record.failure =
-                Some(FailureRecord { failures, failed, next_attempt: Some(sent_at.after(delay)) });
+            let (class, jitter) = (ErrorClass::Internal, (self.context.roll)());
+            let next_attempt = Some(sent_at.after(back_off(class, failures, remaining, None, jitter)));
+            let message = "the daemon ended during each of its last token requests";
+            let failed = Failed::new(class, message, sent_at);
+            record.failure = Some(FailureRecord { failures, failed, next_attempt });
         }
         record
     }
@@ -126,7 +125,8 @@ impl<P: Provider> Actor<P> {
         let Some(used) = used else { return };
         let before = self.snapshot().client_secret.map_or(0, |secret| secret.index);
         if before != used.index {
-            tracing::warn!(token = self.names(), "{}: client secret: {used}", self.names());
+            let names = self.names();
+            tracing::warn!(token = names, "{names}: client secret: {used}");
         }
         self.update(|snapshot| snapshot.client_secret = Some(used));
     }
@@ -139,28 +139,27 @@ impl<P: Provider> Actor<P> {
         }
         let fingerprint = self.context.fingerprinter.fingerprint(&granted.token);
         let mut renewed = Snapshot::clone(&self.snapshot());
-        let changed = renewed.token.as_ref().is_none_or(|held| held.fingerprint != fingerprint);
-        if changed {
-            self.state.jitter = self.roll_jitter();
-            self.state.longest_lifetime = granted.lifetime;
-        }
-        self.state.longest_lifetime = self.state.longest_lifetime.max(granted.lifetime);
-        self.state.changes_in_vain = 0;
-        renewed.token = Some(Arc::new(Token {
+        let same = renewed.token.filter(|held| held.fingerprint == fingerprint);
+        let (changed, lifetime) = (same.is_none(), granted.lifetime);
+        let token = Token {
             secret: granted.token,
             fingerprint,
             validity,
+            longest_lifetime: same.as_ref().map_or(lifetime, |held| held.longest_lifetime.max(lifetime)),
+            jitter: same.map_or_else(self.context.roll, |held| held.jitter),
             token_type: granted.token_type,
             scope: granted.scope,
-        }));
+        };
+        self.state.changes_in_vain = 0;
         renewed.in_flight = false;
         renewed.last_error = None;
         renewed.failures = 0;
-        renewed.next_attempt = Some(self.renewal(validity));
+        renewed.next_attempt = Some(renew_at(&token, self.schedule.refresh_before));
+        renewed.token = Some(Arc::new(token));
         // Stored before it is published: nobody is given a token that a crash could lose.
         self.writer.renewed(self.record(&renewed)).await;
         self.publish.send_replace(Arc::new(renewed));
-        let (names, lifetime) = (self.names(), granted.lifetime.as_secs());
+        let (names, lifetime) = (self.names(), lifetime.as_secs());
         tracing::info!(token = names, %fingerprint, lifetime, changed, "{names} renewed");
         if changed { Attempted::Changed } else { Attempted::Unchanged }
     }
@@ -170,8 +169,8 @@ impl<P: Provider> Actor<P> {
         let snapshot = self.snapshot();
         let remaining = remaining(&snapshot, now);
         let failures = snapshot.failures.saturating_add(1);
-        let recovery = Recovery::after(failure.class);
-        let delay = back_off(recovery, failures, remaining, failure.retry_after, self.roll_jitter());
+        let jitter = (self.context.roll)();
+        let delay = back_off(failure.class, failures, remaining, failure.retry_after, jitter);
         self.tell_throttle(&failure, now);
         let Failure { class, message, detail, .. } = failure;
         let detail = detail.map(|text| capped(&text));
@@ -208,7 +207,7 @@ impl<P: Provider> Actor<P> {
         // Other failures concern this token only; its own back-off respects their `Retry-After`.
         let concerns_all = matches!(failure.class, ErrorClass::Throttled | ErrorClass::Server);
         if let Some(asked) = failure.retry_after.filter(|_| concerns_all) {
-            let pause = origin_pause(asked);
+            let pause = asked.min(RETRY_AFTER_MOST);
             let (names, seconds) = (self.names(), pause.as_secs());
             tracing::warn!(
                 token = names,
@@ -219,7 +218,7 @@ impl<P: Provider> Actor<P> {
         }
         match failure.class {
             ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
-                self.throttle.failed(failure.class, now, self.roll_jitter());
+                self.throttle.failed(failure.class, now, (self.context.roll)());
             }
             // The endpoint answered, so it is not down.
             ErrorClass::Refused => self.throttle.reset(),
@@ -231,16 +230,12 @@ impl<P: Provider> Actor<P> {
     fn hold_back(&mut self, held: HeldBack) -> Attempted {
         let now = self.context.clock.now();
         let failed = held.failed(now);
-        let until = held.until.after(HELD_SPREAD.mul_f64((self.context.roll)()));
+        let until = self.spread(held.until, HELD_SPREAD);
         let snapshot = self.snapshot();
         if snapshot.last_error.is_none() {
-            let (names, message) = (self.names(), &failed.message);
+            let (names, message, class) = (self.names(), &failed.message, held.class.as_str());
             let wait = until.since(now).as_secs();
-            tracing::warn!(
-                token = names,
-                class = held.class.as_str(),
-                "{names} waits: {message}; next attempt in {wait} s"
-            );
+            tracing::warn!(token = names, class, "{names} waits: {message}; next attempt in {wait} s");
         }
         // A command that came long before the renewal is due changes nothing about the renewal.
         let is_due = snapshot.next_attempt.is_none_or(|at| at <= until);

@@ -1,24 +1,18 @@
 //! Converts the state of an actor to a record and back, so that it resumes after a restart.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Actor;
 use crate::clock::Instant;
-use crate::engine::credential::{Schedule, StartState};
-use crate::engine::schedule::{Jitter, renew_at};
-use crate::engine::snapshot::{Snapshot, Token};
+use crate::engine::credential::{Schedule, Snapshot, StartState, Token};
+use crate::engine::schedule::{RenewalMode, renew_at};
 use crate::fingerprint::Fingerprinter;
 use crate::store::PreviousExit;
-use crate::store::record::{FailureRecord, Record, TokenRecord};
+use crate::store::record::{FailureRecord, Record};
 
 /// The part of an actor's state that only the actor knows.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(in crate::engine) struct ActorState {
-    /// The jitter of the held token, rolled once.
-    pub jitter: Jitter,
-    /// The longest lifetime with which the provider gave the held token.
-    pub longest_lifetime: Duration,
     /// When the last attempt began.
     pub last_attempt: Option<Instant>,
     /// Renewals in a row without a use of the token in between.
@@ -31,46 +25,41 @@ pub(in crate::engine) struct ActorState {
     pub last_change: Option<Instant>,
 }
 
-/// Returns the first snapshot and the actor's state. Without a record, `first_attempt` is the time of the first
-/// request; `jitter` is used for a token without a stored one.
+/// Returns the first snapshot and the actor's state.
 pub(in crate::engine) fn resume(
     start: &StartState,
     schedule: &Schedule,
-    first_attempt: Option<Instant>,
-    jitter: Jitter,
     fingerprinter: &Fingerprinter,
     now: Instant,
 ) -> (Snapshot, ActorState) {
-    let record = start.record.as_ref();
-    let kept = record.and_then(|record| record.token.as_ref());
-    let failure = record.and_then(|record| record.failure.as_ref());
-    let next_attempt = match (kept, failure) {
-        (_, Some(failure)) => after_failure(failure, start.previous_exit, first_attempt, now),
-        (Some(token), None) => Some(renewal(token, schedule, first_attempt, now)),
-        (None, None) => first_attempt,
-    };
-    let token = kept.map(|kept: &TokenRecord| {
-        Arc::new(Token {
-            secret: kept.secret.clone(),
-            fingerprint: fingerprinter.fingerprint(&kept.secret),
-            validity: kept.validity,
-            token_type: Arc::clone(&kept.token_type),
-            scope: kept.scope.clone(),
-        })
+    let record = start.record.clone().unwrap_or_default();
+    let stored = record.token.map(|token| {
+        let fingerprint = fingerprinter.fingerprint(&token.secret);
+        Arc::new(Token { fingerprint, ..token })
     });
-    let token = token.or_else(|| start.loan.clone());
-    let lifetime = token.as_ref().map_or(Duration::ZERO, |token| token.validity.lifetime);
+    let failure = record.failure.as_ref();
+    let next_attempt = match (&stored, failure.map(|failure| failure.next_attempt)) {
+        // An orderly restart ends a back-off, as a reload does.
+        (_, Some(Some(at))) if start.previous_exit == PreviousExit::Crashed => Some(at.max(now)),
+        (_, Some(Some(_))) => Some(now),
+        (Some(token), None) => Some(renew_at(token, schedule.refresh_before).max(now)),
+        // There is no token, or it was not being renewed, because nobody used it.
+        (None, None) | (_, Some(None)) => {
+            let is_needed = schedule.renewal_mode == RenewalMode::Always || start.loan.is_some();
+            is_needed.then_some(now)
+        }
+    };
     let state = ActorState {
-        jitter: kept.map_or(jitter, |token| Jitter::new(token.jitter)),
-        longest_lifetime: kept.map_or(lifetime, |token| token.longest_lifetime),
-        last_attempt: kept.map(|token| token.validity.sent_at).max(failure.map(|failure| failure.failed.at)),
-        unused_renewals: record.map_or(0, |record| record.unused_renewals),
-        interrupted_requests: record.map_or(0, |record| record.interrupted_requests),
-        changes_in_vain: 0,
-        last_change: None,
+        last_attempt: stored
+            .as_ref()
+            .map(|token| token.validity.sent_at)
+            .max(failure.map(|failure| failure.failed.at)),
+        unused_renewals: record.unused_renewals,
+        interrupted_requests: record.interrupted_requests,
+        ..ActorState::default()
     };
     let snapshot = Snapshot {
-        token,
+        token: stored.or_else(|| start.loan.clone()),
         failures: failure.map_or(0, |failure| failure.failures),
         last_error: failure.map(|failure| failure.failed.clone()),
         next_attempt,
@@ -79,52 +68,14 @@ pub(in crate::engine) fn resume(
     (snapshot, state)
 }
 
-/// Returns when a stored token is renewed: as scheduled, or, if that has passed, at `first_attempt`, but no later
-/// than its expiry.
-fn renewal(
-    token: &TokenRecord,
-    schedule: &Schedule,
-    first_attempt: Option<Instant>,
-    now: Instant,
-) -> Instant {
-    let due =
-        renew_at(token.validity, schedule.refresh_before, token.longest_lifetime, Jitter::new(token.jitter));
-    if due > now {
-        return due;
-    }
-    first_attempt.map_or(now, |spread| spread.min(token.validity.expires_at()))
-}
-
-fn after_failure(
-    failure: &FailureRecord,
-    previous_exit: PreviousExit,
-    first_attempt: Option<Instant>,
-    now: Instant,
-) -> Option<Instant> {
-    match (failure.next_attempt, previous_exit) {
-        // It was not being renewed, because nobody used it.
-        (None, _) => first_attempt,
-        (Some(at), PreviousExit::Crashed) => Some(at.max(first_attempt.unwrap_or(now))),
-        (Some(at), PreviousExit::Orderly) => Some(at.min(first_attempt.unwrap_or(now)).max(now)),
-    }
-}
-
 impl<P> Actor<P> {
     /// The record from which the next process resumes with `snapshot`.
     pub(super) fn record(&self, snapshot: &Snapshot) -> Record {
-        let token = snapshot.token.as_ref().map(|token| TokenRecord {
-            secret: token.secret.clone(),
-            validity: token.validity,
-            longest_lifetime: self.state.longest_lifetime,
-            jitter: self.state.jitter.value(),
-            token_type: Arc::clone(&token.token_type),
-            scope: token.scope.clone(),
-        });
         let failure = snapshot.last_error.clone().filter(|_| snapshot.failures > 0).map(|failed| {
             FailureRecord { failures: snapshot.failures, failed, next_attempt: snapshot.next_attempt }
         });
         Record {
-            token,
+            token: snapshot.token.as_deref().cloned(),
             failure,
             last_used: Some(self.last_used.get()),
             unused_renewals: self.state.unused_renewals,
@@ -136,12 +87,13 @@ impl<P> Actor<P> {
 
 #[cfg(test)]
 mod tests {
-    use tokend_protocol::{ErrorClass, Secret};
+    use std::time::Duration;
+
+    use tokend_protocol::{ErrorClass, Fingerprint, Secret};
 
     use super::*;
     use crate::clock::Validity;
     use crate::engine::credential::Failed;
-    use crate::engine::schedule::RenewalMode;
 
     const NOW: Instant = Instant::at(Duration::from_secs(100_000));
 
@@ -150,9 +102,10 @@ mod tests {
     }
 
     /// A token of an hour that was asked for `age` seconds ago. Without jitter it is renewed after 2,880 seconds.
-    fn token(age: u64) -> TokenRecord {
-        TokenRecord {
+    fn token(age: u64) -> Token {
+        Token {
             secret: Secret::from("a token".to_owned()),
+            fingerprint: Fingerprint([0; 8]),
             validity: Validity {
                 sent_at: NOW.before(Duration::from_secs(age)),
                 lifetime: Duration::from_secs(3_600),
@@ -166,13 +119,13 @@ mod tests {
 
     fn failure(next_attempt: Option<Instant>) -> FailureRecord {
         let at = NOW.before(Duration::from_secs(10));
-        let failed = Failed { class: ErrorClass::Refused, message: "refused".into(), detail: None, at };
+        let failed = Failed::new(ErrorClass::Refused, "refused", at);
         FailureRecord { failures: 4, failed, next_attempt }
     }
 
-    /// What a credential begins with that would otherwise ask in 20 seconds.
+    /// What a credential begins with that is renewed even if nobody uses it.
     fn resumed(
-        token: Option<TokenRecord>,
+        token: Option<Token>,
         failure: Option<FailureRecord>,
         previous_exit: PreviousExit,
     ) -> (Snapshot, ActorState) {
@@ -181,7 +134,7 @@ mod tests {
         let schedule =
             Schedule { names: "t".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
         let fingerprinter = Fingerprinter::generate().unwrap();
-        resume(&start, &schedule, Some(after(20)), Jitter::new(0.9), &fingerprinter, NOW)
+        resume(&start, &schedule, &fingerprinter, NOW)
     }
 
     #[test]
@@ -189,15 +142,14 @@ mod tests {
         let (snapshot, state) = resumed(Some(token(1_000)), None, PreviousExit::Crashed);
         assert_eq!(snapshot.next_attempt, Some(after(1_880)));
         assert!(snapshot.usable(NOW, Duration::from_secs(2_600)).is_some());
-        assert_eq!(state.jitter, Jitter::new(0.0), "not rolled again");
+        assert_ne!(snapshot.token.unwrap().fingerprint, Fingerprint([0; 8]), "it is computed again");
         assert_eq!(state.last_attempt, Some(NOW.before(Duration::from_secs(1_000))));
     }
 
     #[test]
-    fn an_overdue_renewal_is_spread_but_not_beyond_the_expiry() {
-        let next = |age| resumed(Some(token(age)), None, PreviousExit::Crashed).0.next_attempt;
-        assert_eq!(next(3_000), Some(after(20)));
-        assert_eq!(next(3_595), Some(after(5)));
+    fn an_overdue_renewal_is_due_at_once() {
+        let (snapshot, _) = resumed(Some(token(3_000)), None, PreviousExit::Crashed);
+        assert_eq!(snapshot.next_attempt, Some(NOW), "the host did not sleep over it");
     }
 
     #[test]
@@ -208,17 +160,17 @@ mod tests {
             snapshot.next_attempt
         };
         assert_eq!(next(Some(after(500)), PreviousExit::Crashed), Some(after(500)));
-        assert_eq!(next(Some(NOW), PreviousExit::Crashed), Some(after(20)), "an overdue attempt is spread");
-        assert_eq!(next(Some(after(500)), PreviousExit::Orderly), Some(after(20)));
-        assert_eq!(next(Some(after(5)), PreviousExit::Orderly), Some(after(5)), "no attempt comes later");
         let long_ago = NOW.before(Duration::from_secs(60));
-        assert_eq!(next(Some(long_ago), PreviousExit::Orderly), Some(NOW), "the host did not sleep over it");
+        assert_eq!(next(Some(long_ago), PreviousExit::Crashed), Some(NOW), "the host did not sleep over it");
+        for at in [after(500), long_ago] {
+            assert_eq!(next(Some(at), PreviousExit::Orderly), Some(NOW));
+        }
     }
 
     #[test]
-    fn a_credential_without_a_record_asks_at_its_first_attempt() {
+    fn a_credential_without_a_record_asks_at_once() {
         let (snapshot, state) = resumed(None, None, PreviousExit::Crashed);
-        assert_eq!((snapshot.next_attempt, snapshot.failures), (Some(after(20)), 0));
-        assert_eq!((state.jitter, state.last_attempt), (Jitter::new(0.9), None));
+        assert_eq!((snapshot.next_attempt, snapshot.failures), (Some(NOW), 0));
+        assert_eq!(state, ActorState::default());
     }
 }

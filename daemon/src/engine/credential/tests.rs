@@ -74,22 +74,21 @@ impl Script {
     /// Starts a credential that nobody has used yet.
     fn start_resting(&self, renewal_mode: RenewalMode) -> Credential {
         let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode };
-        self.start_from(Arc::default(), schedule, None, StartState::default())
+        self.start_from(Arc::default(), schedule, StartState::default())
     }
 
     fn start_with(&self, throttle: Arc<EndpointThrottle>, refresh_before: Option<Duration>) -> Credential {
         let schedule = Schedule { names: "test".into(), refresh_before, renewal_mode: RenewalMode::Always };
-        self.start_from(throttle, schedule, Some(self.start), StartState::default())
+        self.start_from(throttle, schedule, StartState::default())
     }
 
     fn start_from(
         &self,
         throttle: Arc<EndpointThrottle>,
         schedule: Schedule,
-        first_attempt: Option<Instant>,
         start: StartState,
     ) -> Credential {
-        Credential::start(self.clone(), throttle, schedule, first_attempt, start, &self.actor_context())
+        Credential::start(self.clone(), throttle, schedule, start, &self.actor_context())
     }
 
     fn actor_context(&self) -> ActorContext {
@@ -635,9 +634,9 @@ async fn a_retry_ends_a_back_off_and_leaves_a_scheduled_renewal_alone() {
 async fn a_caller_during_a_retry_after_is_refused_at_once_with_its_end() {
     let throttle = Arc::new(EndpointThrottle::default());
     let script = Script::new(&[Give("a", 1000)]);
-    let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
-    let first_attempt = Some(script.start.after(Duration::from_secs(500)));
-    let credential = script.start_from(Arc::clone(&throttle), schedule, first_attempt, StartState::default());
+    let renewal_mode = RenewalMode::OnDemand(Duration::from_secs(500));
+    let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode };
+    let credential = script.start_from(Arc::clone(&throttle), schedule, StartState::default());
     let until = script.clock.now().after(Duration::from_secs(60));
     throttle.origin().keep_quiet(until);
     assert!(matches!(credential.may_serve(Duration::ZERO), Serving::Refuse(_)), "so it costs no quota");
@@ -657,7 +656,7 @@ async fn a_variant_rests_after_two_unused_renewals_however_long_its_first_reques
     drop(throttle.admit(Urgency::Needed, &script.clock).await.unwrap());
     let schedule =
         Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::UnusedRenewals(2) };
-    let credential = script.start_from(throttle, schedule, None, StartState::default());
+    let credential = script.start_from(throttle, schedule, StartState::default());
     credential.obtain(Duration::ZERO, script.deadline()).await.unwrap();
     script.run_for(10_000).await;
     assert_eq!(script.asked_at(), [0, 700, 1400]);
@@ -695,7 +694,9 @@ fn loan(script: &Script, seconds: u64) -> StartState {
     let secret = Secret::from("lent".to_owned());
     let fingerprint = script.actor_context().fingerprinter.fingerprint(&secret);
     let validity = Validity { sent_at: script.start, lifetime: Duration::from_secs(seconds) };
-    let token = Token { secret, fingerprint, validity, token_type: "Bearer".into(), scope: None };
+    let (longest_lifetime, token_type) = (validity.lifetime, "Bearer".into());
+    let token =
+        Token { secret, fingerprint, validity, longest_lifetime, jitter: 0.0, token_type, scope: None };
     StartState { loan: Some(Arc::new(token)), ..StartState::default() }
 }
 
@@ -703,8 +704,7 @@ fn loan(script: &Script, seconds: u64) -> StartState {
 async fn a_token_on_loan_is_served_while_it_is_valid_until_the_credential_has_one_of_its_own() {
     let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
     let script = Script::new(&[Fail(ErrorClass::Refused), Give("a", 1000)]);
-    let credential =
-        script.start_from(Arc::default(), schedule.clone(), Some(script.start), loan(&script, 1000));
+    let credential = script.start_from(Arc::default(), schedule.clone(), loan(&script, 1000));
     script.run_for(1).await;
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "lent");
     let snapshot = credential.snapshot();
@@ -715,7 +715,7 @@ async fn a_token_on_loan_is_served_while_it_is_valid_until_the_credential_has_on
 
     let refused = script.beside(&[Fail(ErrorClass::Refused)]);
     let state = loan(&script, 100);
-    let credential = refused.start_from(Arc::default(), schedule, Some(script.start), state);
+    let credential = refused.start_from(Arc::default(), schedule, state);
     refused.run_for(100).await;
     assert_eq!(class(credential.obtain(Duration::ZERO, refused.deadline()).await), ErrorClass::Refused);
 }

@@ -7,36 +7,26 @@ use std::time::Duration;
 use tokend_protocol::{TokenName, Variant};
 
 use super::CredentialFactory;
-use super::credential_factory::variant_schedule;
-use crate::access::Rule;
 use crate::clock::Instant;
-use crate::config::{
-    CredentialSettings, Endpoint, Grant, HeaderSettings, TermKind, TokenSettings, VariantSettings,
-};
+use crate::config::{CredentialSettings, Endpoint, Grant, TermKind, Terms, TokenSettings};
 use crate::engine::credential::{Credential, Schedule, Token};
+use crate::engine::schedule::RenewalMode;
 use crate::engine::variants::{self, NoVariant, Variants};
 use crate::quota::Allowance;
+use crate::store::key::Key;
+
+/// How many renewals without a use a variant gets.
+const UNUSED_RENEWALS_MAX: u32 = 2;
 
 /// A token name: its settings, its credential and its variants.
 #[derive(Debug)]
 pub struct Entry {
-    /// The provider's name, for people.
-    pub provider: Arc<str>,
-    names: Arc<str>,
-    /// The credential of its token. Names with equal settings share one.
+    pub settings: TokenSettings,
+    /// Names with equal settings of the token request share one.
     pub credential: Arc<Credential>,
-    /// The headers of an API call besides `Authorization`.
-    pub headers: Vec<HeaderSettings>,
-    /// The headers that the caller supplies.
-    pub caller_headers: Vec<String>,
-    /// The rules for callers other than root and the daemon's own user.
-    pub allow: Vec<Rule>,
-    /// The variants that callers may ask for.
-    pub permitted: VariantSettings,
     /// The variants that callers asked for.
     pub variants: Arc<Variants>,
-    settings: Arc<CredentialSettings>,
-    refresh_before: Option<Duration>,
+    variant_schedule: Schedule,
     hand_outs: Arc<AtomicU64>,
 }
 
@@ -44,37 +34,31 @@ impl Entry {
     /// The entry of `name`; `known` is that of the registry before.
     pub(super) fn new(
         name: &TokenName,
-        token: &TokenSettings,
-        credential: &Arc<Credential>,
+        settings: TokenSettings,
+        credential: Arc<Credential>,
         known: Option<&Self>,
     ) -> Self {
-        let same = known.filter(|entry| entry.settings == token.credential);
-        let entry = Self {
-            provider: Arc::clone(&token.provider),
+        let same = known.filter(|entry| entry.settings.credential == settings.credential);
+        let variants = same.map(|entry| Arc::clone(&entry.variants)).unwrap_or_default();
+        let variant_schedule = Schedule {
             names: name.as_str().into(),
-            settings: Arc::clone(&token.credential),
-            refresh_before: token.refresh_before,
-            permitted: token.variants.clone(),
-            variants: same.map(|entry| Arc::clone(&entry.variants)).unwrap_or_default(),
-            credential: Arc::clone(credential),
-            headers: token.headers.clone(),
-            caller_headers: token.caller_headers.clone(),
-            allow: token.allow.clone(),
-            hand_outs: known.map(|entry| Arc::clone(&entry.hand_outs)).unwrap_or_default(),
+            refresh_before: settings.refresh_before,
+            renewal_mode: RenewalMode::UnusedRenewals(UNUSED_RENEWALS_MAX),
         };
-        for variant in entry.variants.credentials() {
-            variant.reschedule(entry.variant_schedule());
+        for variant in variants.credentials() {
+            variant.reschedule(variant_schedule.clone());
         }
-        entry
+        let hand_outs = known.map(|entry| Arc::clone(&entry.hand_outs)).unwrap_or_default();
+        Self { settings, credential, variants, variant_schedule, hand_outs }
     }
 
-    fn variant_schedule(&self) -> Schedule {
-        variant_schedule(&self.names, self.refresh_before)
-    }
-
-    /// Counts a hand-out.
     pub fn count_hand_out(&self) {
         self.hand_outs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the token was handed out under this name.
+    pub fn hand_outs(&self) -> u64 {
+        self.hand_outs.load(Ordering::Relaxed)
     }
 
     /// The credential of a variant.
@@ -90,59 +74,51 @@ impl Entry {
         if variant.is_empty() {
             return Ok(Arc::clone(&self.credential));
         }
-        let settings =
-            variants::settings(&self.settings, &self.permitted, variant).map_err(NoVariant::NotPermitted)?;
-        if settings == *self.settings {
+        let TokenSettings { credential: base, variants: permitted, .. } = &self.settings;
+        let terms = variants::terms(&base.terms, permitted, variant).map_err(NoVariant::NotPermitted)?;
+        if terms == base.terms {
             return Ok(Arc::clone(&self.credential));
         }
-        if let Some(known) = self.variants.find(&settings) {
-            return Ok(known);
-        }
         let mut factory = factory.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = |settings: &CredentialSettings| {
-            factory.start_variant(settings, &self.settings, self.variant_schedule(), None)
-        };
-        self.variants.find_or_start(settings, user, start)
+        self.variants.find_or_start(terms, user, |terms| self.start_variant(terms, None, &mut factory))
+    }
+
+    fn start_variant(
+        &self,
+        terms: &Terms,
+        loan: Option<Arc<Token>>,
+        factory: &mut CredentialFactory,
+    ) -> Arc<Credential> {
+        let base = &self.settings.credential;
+        let settings = CredentialSettings { terms: terms.clone(), ..CredentialSettings::clone(base) };
+        let variant_of = Some(Key::of_credential(base));
+        factory.start(Arc::new(settings), self.variant_schedule.clone(), variant_of, loan)
     }
 
     /// Returns the valid token as a loan, if `settings` request the same token in another way.
     pub(super) fn lend_to(&self, settings: &CredentialSettings, now: Instant) -> Option<Arc<Token>> {
         let snapshot = self.credential.snapshot();
-        snapshot.usable(now, Duration::ZERO).filter(|_| asks_for_the_same(&self.settings, settings))
+        let is_same = asks_for_the_same(&self.settings.credential, settings);
+        snapshot.usable(now, Duration::ZERO).filter(|_| is_same)
     }
 
     /// Takes over the variants of the entry that this one replaces, if both request the same token in another way.
     pub(super) fn take_over_variants(&self, former: &Self, factory: &mut CredentialFactory, now: Instant) {
-        let is_same = Arc::ptr_eq(&self.variants, &former.variants);
-        if is_same || !asks_for_the_same(&former.settings, &self.settings) {
-            return;
+        let is_taken_over = Arc::ptr_eq(&self.variants, &former.variants);
+        if !is_taken_over && asks_for_the_same(&former.settings.credential, &self.settings.credential) {
+            self.variants.take_over(&former.variants, now, |terms, loan| {
+                self.permits(terms).then(|| self.start_variant(terms, Some(loan), factory))
+            });
         }
-        self.variants.take_over(&former.variants, now, |variant, loan| {
-            let terms = variant.terms.clone();
-            let settings = CredentialSettings { terms, ..CredentialSettings::clone(&self.settings) };
-            let schedule = self.variant_schedule();
-            let start = || factory.start_variant(&settings, &self.settings, schedule, Some((loan, now)));
-            self.permits(&settings).then(start).map(|credential| (settings.clone(), credential))
-        });
     }
 
-    /// Whether a caller may ask for a variant with these settings.
-    pub(super) fn permits(&self, settings: &CredentialSettings) -> bool {
+    /// Whether a caller may ask for a variant with these terms.
+    pub(super) fn permits(&self, terms: &Terms) -> bool {
         TermKind::ALL.into_iter().all(|kind| {
-            let (asked, permitted) = (settings.terms.of(kind), self.permitted.terms.of(kind));
-            asked == self.settings.terms.of(kind)
-                || asked.as_slice().iter().all(|term| permitted.as_slice().contains(term))
+            let (asked, permitted) = (terms.of(kind), self.settings.variants.terms.of(kind).as_slice());
+            asked == self.settings.credential.terms.of(kind)
+                || asked.as_slice().iter().all(|term| permitted.contains(term))
         })
-    }
-
-    /// The settings of the credential.
-    pub fn settings(&self) -> &CredentialSettings {
-        &self.settings
-    }
-
-    /// How often the token was handed out under this name.
-    pub fn hand_outs(&self) -> u64 {
-        self.hand_outs.load(Ordering::Relaxed)
     }
 }
 
@@ -175,6 +151,7 @@ mod tests {
     use crate::engine::registry::Registry;
     use crate::fingerprint::Fingerprinter;
     use crate::quota::{Allowances, Quota};
+    use crate::store::Store;
 
     #[tokio::test(start_paused = true)]
     async fn variants_are_renewed_with_the_configured_margin_also_after_a_reload() {
@@ -186,7 +163,11 @@ mod tests {
             roll: || 0.0,
             tasks: TaskTracker::new(),
         };
-        let factory = Mutex::new(CredentialFactory::new(actor_context));
+        let factory = Mutex::new(CredentialFactory::new(
+            Store::forgetful(actor_context.clock.clone()),
+            None,
+            actor_context,
+        ));
         let build = |margin: &str, previous: Option<&Registry>| {
             let text = format!(
                 "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\n\

@@ -51,9 +51,9 @@ impl Authorized {
         entry: &Arc<Entry>,
         ids: &ResolvedIds,
     ) -> Option<Self> {
-        let reason = Arc::new(decide(peer, implicit, &entry.allow, ids)?);
+        let reason = Arc::new(decide(peer, implicit, &entry.settings.allow, ids)?);
         let of_term = |ruled: &TermRules| decide(peer, implicit, &ruled.allow, ids);
-        let terms = entry.permitted.rules.iter().map(of_term).collect();
+        let terms = entry.settings.variants.rules.iter().map(of_term).collect();
         let authorized = Self { entry: Arc::clone(entry), reason, terms };
         authorized.has_some_variant().then_some(authorized)
     }
@@ -61,7 +61,7 @@ impl Authorized {
     /// Narrows the decision to a variant; `None` if the caller may not have one of its terms.
     pub(super) fn for_variant(mut self, variant: &Variant) -> Option<Self> {
         let mut rules = Vec::new();
-        for (ruled, reason) in self.entry.permitted.rules.iter().zip(&self.terms) {
+        for (ruled, reason) in self.entry.settings.variants.rules.iter().zip(&self.terms) {
             if has_term(&self.entry, variant, ruled) {
                 rules.extend_from_slice(reason.as_ref()?.rules());
             }
@@ -75,11 +75,11 @@ impl Authorized {
     fn has_some_variant(&self) -> bool {
         TermKind::ALL.into_iter().all(|kind| {
             let is_allowed = |term: &String| {
-                let mut decided = self.entry.permitted.rules.iter().zip(&self.terms);
+                let mut decided = self.entry.settings.variants.rules.iter().zip(&self.terms);
                 decided.all(|(ruled, reason)| ruled.kind != kind || ruled.term != *term || reason.is_some())
             };
-            let configured = self.entry.settings().terms.of(kind).as_slice();
-            let choice = self.entry.permitted.terms.of(kind).as_slice();
+            let configured = self.entry.settings.credential.terms.of(kind).as_slice();
+            let choice = self.entry.settings.variants.terms.of(kind).as_slice();
             configured.iter().all(is_allowed) || choice.iter().any(is_allowed)
         })
     }
@@ -191,7 +191,7 @@ impl Session {
 
 /// The terms of a variant that have rules of their own.
 pub(super) fn ruled<'a>(entry: &'a Entry, variant: &Variant) -> impl Iterator<Item = &'a TermRules> {
-    entry.permitted.rules.iter().filter(move |ruled| has_term(entry, variant, ruled))
+    entry.settings.variants.rules.iter().filter(move |ruled| has_term(entry, variant, ruled))
 }
 
 /// The part of a variant that has rules of its own, for the audit trail.
@@ -214,6 +214,7 @@ fn has_term(entry: &Entry, variant: &Variant, ruled: &TermRules) -> bool {
         TermKind::Resource => &variant.resource,
         TermKind::Audience => &variant.audience,
     };
-    let terms = if asked.is_empty() { entry.settings().terms.of(ruled.kind).as_slice() } else { asked };
+    let terms =
+        if asked.is_empty() { entry.settings.credential.terms.of(ruled.kind).as_slice() } else { asked };
     terms.contains(&ruled.term)
 }

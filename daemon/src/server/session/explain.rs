@@ -75,7 +75,7 @@ impl Session {
 
     /// Checks whether callers may ask for this variant at all.
     fn check_variant(&self, asked: Asked<'_>, entry: &Entry) -> Result<(), ErrorReply> {
-        variants::settings(entry.settings(), &entry.permitted, asked.variant)
+        variants::terms(&entry.settings.credential.terms, &entry.settings.variants, asked.variant)
             .map(drop)
             .map_err(|message| self.no_such_variant(asked, message))
     }
@@ -141,7 +141,7 @@ struct List<'a> {
 fn lists<'a>(entry: &'a Entry, variant: &Variant) -> Vec<List<'a>> {
     let of_term = ruled(entry, variant)
         .map(|ruled| List { of: format!("{} {}", ruled.kind.as_str(), ruled.term), rules: &ruled.allow });
-    std::iter::once(List { of: "token".to_owned(), rules: &entry.allow }).chain(of_term).collect()
+    std::iter::once(List { of: "token".to_owned(), rules: &entry.settings.allow }).chain(of_term).collect()
 }
 
 fn explained(finding: Finding) -> ExplainedRule {

@@ -82,7 +82,7 @@ impl Session {
     pub(super) fn handed_out(&self, asked: Asked<'_>, authorized: &Authorized, token: &Token) {
         let Authorized { entry, reason, .. } = authorized;
         entry.count_hand_out();
-        let variant = variants::as_configured(&entry.permitted, asked.variant);
+        let variant = variants::as_configured(&entry.settings.variants, asked.variant);
         let asked_for = (asked.name, &variant);
         self.shared.audit.handed_out(
             self.peer.facts(),

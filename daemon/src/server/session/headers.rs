@@ -30,11 +30,12 @@ impl Session {
             let (registry, generation) = self.policy();
             let authorized = self.authorize(&registry, asked)?;
             let entry = &authorized.entry;
-            let supplied = self::supplied(&entry.caller_headers, supplied, omitted)
+            let supplied = self::supplied(&entry.settings.caller_headers, supplied, omitted)
                 .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
             let credential = self.credential(asked, entry)?;
             // The secrets are read first, so that the token does not age while they are read.
-            let configured = self.configured_headers(asked, &entry.headers, secrets_deadline).await?;
+            let configured =
+                self.configured_headers(asked, &entry.settings.headers, secrets_deadline).await?;
             let token = self.obtain(asked, &credential, *options, deadline).await;
             if self.is_in_force(&registry, generation) {
                 let token = token?;

@@ -17,6 +17,7 @@ use crate::engine::credential::{ActorContext, Credential, Unobtainable};
 use crate::engine::registry::CredentialFactory;
 use crate::fingerprint::Fingerprinter;
 use crate::quota::{Allowances, Quota, Resource};
+use crate::store::Store;
 
 mod authorize;
 mod explain;
@@ -45,9 +46,9 @@ impl Scene {
             roll: || 0.5,
             tasks: TaskTracker::new(),
         };
-        let mut factory = CredentialFactory::new(actor_context);
+        let mut factory = CredentialFactory::new(Store::forgetful(clock.clone()), None, actor_context);
         let registry = Registry::build(&config(tokens), &mut factory, None);
-        names.resolve_now(registry.names_in_rules().to_vec());
+        names.resolve_now(registry.names_in_rules.clone());
         let mut shared = ServerState::new(registry, factory, clock.clone());
         shared.allowances = Allowances::new(quota);
         shared.names = Arc::new(names);
@@ -62,7 +63,7 @@ impl Scene {
         let mut factory = self.session.shared.credential_factory.lock().unwrap();
         let next = Registry::build(&config(tokens), &mut factory, Some(&previous));
         let next = Arc::new(next);
-        self.session.shared.names.resolve_now(next.names_in_rules().to_vec());
+        self.session.shared.names.resolve_now(next.names_in_rules.clone());
         self.session.shared.registry.send_replace(Arc::clone(&next));
         previous.discard_all_but(&next);
     }
@@ -136,7 +137,7 @@ const ALLOWED: &str = "allow = [\"user:alice\"]";
 const FORBIDDEN: &str = "allow = [\"user:bob\"]";
 
 fn resolve_again(scene: &Scene) {
-    scene.session.shared.names.resolve_now(scene.session.registry().names_in_rules().to_vec());
+    scene.session.shared.names.resolve_now(scene.session.registry().names_in_rules.clone());
 }
 
 #[tokio::test]

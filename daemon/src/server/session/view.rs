@@ -65,7 +65,7 @@ pub(super) fn token_status(
     let variants_held = variants.iter().filter(|variant| variant.held.is_some()).count();
     TokenStatus {
         name,
-        provider: entry.provider.to_string(),
+        provider: entry.settings.provider.to_string(),
         state: snapshot.state(clock.now()),
         held: held(&snapshot, clock),
         last_error: snapshot.last_error.as_ref().map(|failed| last_error(failed, clock, detail)),
