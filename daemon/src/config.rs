@@ -26,7 +26,7 @@ use std::sync::Arc;
 use ::url::Url;
 use tokend_protocol::TokenName;
 
-use crate::access::{Abilities, Named, Rule};
+use crate::access::{Abilities, Condition, Rule};
 
 pub use fault::{Fault, Faults};
 use fault::{Place, Sink};
@@ -99,12 +99,12 @@ pub struct Config {
 
 impl Config {
     /// The users, groups and executables that rules name, each once.
-    pub fn names_in_rules(&self) -> Vec<Named> {
+    pub fn names_in_rules(&self) -> Vec<Condition> {
         let of_terms = self.tokens.values().flat_map(|token| &token.variants.rules);
         let of_terms = of_terms.flat_map(|term| &term.allow);
         let of_tokens = self.tokens.values().flat_map(|token| &token.allow);
         let rules = of_tokens.chain(of_terms).chain(&self.admin.allow);
-        rules.flat_map(Rule::names).collect::<HashSet<_>>().into_iter().collect()
+        rules.flat_map(Rule::to_resolve).collect::<HashSet<_>>().into_iter().cloned().collect()
     }
 }
 

@@ -16,8 +16,7 @@ pub struct Facts {
     pub gid: u32,
     /// Its supplementary groups (`SO_PEERGROUPS`).
     pub groups: Vec<u32>,
-    /// Its process id, for the journal. No decision uses it: the number may have been given to another process
-    /// since.
+    /// For the journal. No decision uses it: the number may have been given to another process since.
     pub pid: Option<i32>,
     /// The systemd system unit that it runs in.
     pub unit: Option<String>,
@@ -25,8 +24,8 @@ pub struct Facts {
     pub user_unit: Option<String>,
     /// The invocation of `unit` (systemd.exec(5), `INVOCATION_ID`).
     pub invocation_id: Option<String>,
-    /// Its executable, where this process may see it. It says which program runs and not who runs it: a user who may
-    /// run a program can also debug it.
+    /// Where this process may see it. It says which program runs and not who runs it: a user who may run a program can
+    /// also debug it.
     pub exe: Option<Executable>,
 }
 
@@ -39,32 +38,14 @@ pub struct Executable {
     pub file: Id,
 }
 
-impl Facts {
-    /// Returns the facts without the groups, of which there may be very many.
-    #[must_use]
-    pub fn without_groups(&self) -> Self {
-        Self {
-            uid: self.uid,
-            gid: self.gid,
-            groups: Vec::new(),
-            pid: self.pid,
-            unit: self.unit.clone(),
-            user_unit: self.user_unit.clone(),
-            invocation_id: self.invocation_id.clone(),
-            exe: self.exe.clone(),
-        }
-    }
-}
-
 /// The kinds of facts that this process can find out about processes of other users. Rules that need another kind match
 /// only processes of its own user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
-    /// Their users and groups. `false` in a user namespace of its own (`PrivateUsers=`), where the kernel shows most ids as
-    /// one.
+    /// `false` in a user namespace of its own (`PrivateUsers=`), where the kernel shows most ids as one.
     pub users: bool,
-    /// Their units. `false` if `/proc` hides other processes, or if systemd uses legacy control groups (version 1).
+    /// `false` if `/proc` hides other processes, or if systemd uses legacy control groups (version 1).
     pub units: bool,
-    /// Their executables. Needs `CAP_SYS_PTRACE`.
+    /// Needs `CAP_SYS_PTRACE`.
     pub executables: bool,
 }

@@ -6,6 +6,7 @@
 //! matches nobody.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,17 +15,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::libc;
-use nix::unistd::{Group, User};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::{Executable, Named, Principal};
+use super::{Condition, Executable, Facts, NO_ID, Principal};
 
 /// How often names are resolved again.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a start, a reload or a connection waits for names.
+/// How long a start, a reload, a connection or an explanation waits for the host.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The user, group or file that a name stands for.
@@ -32,55 +33,49 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 pub enum Id {
     /// A user or a group.
     Number(u32),
-    /// A file.
     File {
-        /// The device that it is on.
         device: u64,
-        /// Its inode number there.
         inode: u64,
     },
 }
 
-/// The latest answers about names.
+/// The latest answers about the names in conditions.
 #[derive(Clone, Debug, Default)]
-pub struct ResolvedIds {
-    answers: HashMap<Named, Option<Id>>,
-    generation: u64,
-}
+pub struct ResolvedIds(HashMap<Condition, Option<Id>>);
 
-/// Looks a name up on the host; `None` if there is no such user, group or file. May block.
-type LookUp = dyn Fn(&Named) -> io::Result<Option<Id>> + Send + Sync;
+/// Looks up what a condition names on the host; `None` if there is no such user, group or file. May block.
+type LookUp = dyn Fn(&Condition) -> io::Result<Option<Id>> + Send + Sync;
 
 /// The names in the rules of this process, and how they are resolved.
 pub struct Names {
     look_up: Arc<LookUp>,
     ids: Arc<watch::Sender<ResolvedIds>>,
-    /// One thread at a time looks names up: one that hangs is not followed by others.
-    thread: Arc<Semaphore>,
+    /// Held by the one thread that looks names up.
+    resolving: Arc<Semaphore>,
+    /// Held by the one thread that looks a user up for an explanation.
+    explaining: Arc<Semaphore>,
     is_failing: AtomicBool,
 }
 
 impl ResolvedIds {
     /// Stores an answer. Returns whether it differs from the one before.
-    pub fn note(&mut self, name: Named, id: Option<Id>) -> bool {
-        let is_new = self.answers.insert(name, id) != Some(id);
-        self.generation += u64::from(is_new);
-        is_new
+    pub fn note(&mut self, name: Condition, id: Option<Id>) -> bool {
+        self.0.insert(name, id) != Some(id)
     }
 
-    /// The answer about a name: what it stands for, if anything. The outer `None` means that there is no answer.
-    pub fn answer(&self, name: &Named) -> Option<Option<Id>> {
-        self.answers.get(name).copied()
+    /// The user, group or file of a condition, if it exists. The outer `None` means that there is no answer.
+    pub fn answer(&self, condition: &Condition) -> Option<Option<Id>> {
+        match condition {
+            Condition::User(Principal::Id(id)) | Condition::Group(Principal::Id(id)) => {
+                Some(Some(Id::Number(*id)))
+            }
+            named => self.0.get(named).copied(),
+        }
     }
 
-    /// The id of a name, if there is an answer and the name exists.
-    pub fn id(&self, name: &Named) -> Option<Id> {
-        self.answer(name).flatten()
-    }
-
-    /// The number of changes so far.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    /// The user, group or file of a condition, if there is an answer and it exists.
+    pub fn id(&self, condition: &Condition) -> Option<Id> {
+        self.answer(condition).flatten()
     }
 }
 
@@ -91,11 +86,14 @@ impl Names {
     }
 
     /// Names that `look_up` resolves.
-    pub fn resolved_by(look_up: impl Fn(&Named) -> io::Result<Option<Id>> + Send + Sync + 'static) -> Self {
+    pub fn resolved_by(
+        look_up: impl Fn(&Condition) -> io::Result<Option<Id>> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             look_up: Arc::new(look_up),
             ids: Arc::new(watch::Sender::default()),
-            thread: Arc::new(Semaphore::new(1)),
+            resolving: Arc::new(Semaphore::new(1)),
+            explaining: Arc::new(Semaphore::new(1)),
             is_failing: AtomicBool::new(false),
         }
     }
@@ -112,7 +110,7 @@ impl Names {
 
     /// Resolves `names`, and waits for it for a bounded time. The thread goes on for as long as it takes, and each answer
     /// counts as soon as it is there.
-    pub async fn resolve(&self, names: Vec<Named>) {
+    pub async fn resolve(&self, names: Vec<Condition>) {
         let is_complete = self.resolve_in_time(names).await;
         if !self.is_failing.swap(!is_complete, Ordering::Relaxed) && !is_complete {
             tracing::warn!(
@@ -123,21 +121,13 @@ impl Names {
     }
 
     /// Returns whether all names were answered in time.
-    async fn resolve_in_time(&self, names: Vec<Named>) -> bool {
+    async fn resolve_in_time(&self, names: Vec<Condition>) -> bool {
         let (look_up, ids) = (Arc::clone(&self.look_up), Arc::clone(&self.ids));
-        let resolving = async {
-            let permit = Arc::clone(&self.thread).acquire_owned().await.ok()?;
-            let resolved = spawn_blocking(move || {
-                let _permit = permit;
-                look_up_all(&*look_up, &ids, names)
-            });
-            resolved.await.ok()
-        };
-        timeout(WAIT_MAX, resolving).await.ok().flatten().unwrap_or(false)
+        on_one_thread(&self.resolving, move || look_up_all(&*look_up, &ids, names)).await.unwrap_or(false)
     }
 
     /// Resolves all of `names` every minute. Never returns.
-    pub async fn keep_current(&self, names: impl Fn() -> Vec<Named>) {
+    pub async fn keep_current(&self, names: impl Fn() -> Vec<Condition>) {
         loop {
             sleep(INTERVAL).await;
             self.resolve(names()).await;
@@ -147,16 +137,39 @@ impl Names {
     /// Resolves the path of an executable again if another file was found there: it may have been replaced since, as by an
     /// upgrade. One path says nothing about the other names, so this logs nothing.
     pub async fn recheck(&self, exe: &Executable) {
-        let name = Named::Executable(exe.path.clone());
+        let name = Condition::Exe(exe.path.clone());
         let answer = self.ids().answer(&name);
         if answer.is_some_and(|found| found != Some(exe.file)) {
             self.resolve_in_time(vec![name]).await;
         }
     }
+
+    /// Looks up a user by name or number, with all of its groups as at a new login; `None` if the host has no user of this
+    /// name. A number without a user has no groups. For explanations only: decisions use what the kernel says about a
+    /// process.
+    ///
+    /// # Errors
+    /// The name service gives no answer in time.
+    pub async fn facts_of_user(&self, user: String) -> io::Result<Option<Facts>> {
+        on_one_thread(&self.explaining, move || facts_of_user(&user)).await?
+    }
+}
+
+/// Waits for `look_up` for a bounded time. Its thread holds the permit until it is done, even if nobody waits for it any
+/// more, so that a name service that hangs occupies only one thread.
+async fn on_one_thread<T: Send + 'static>(
+    permits: &Arc<Semaphore>,
+    look_up: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let answer = async {
+        let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+        spawn_blocking(move || (look_up(), permit).0).await.map_err(io::Error::other)
+    };
+    timeout(WAIT_MAX, answer).await?
 }
 
 /// Stores each answer as it comes. Returns whether all names were answered. May block.
-fn look_up_all(look_up: &LookUp, ids: &watch::Sender<ResolvedIds>, names: Vec<Named>) -> bool {
+fn look_up_all(look_up: &LookUp, ids: &watch::Sender<ResolvedIds>, names: Vec<Condition>) -> bool {
     let mut is_complete = true;
     for name in names {
         match look_up(&name) {
@@ -165,14 +178,6 @@ fn look_up_all(look_up: &LookUp, ids: &watch::Sender<ResolvedIds>, names: Vec<Na
         }
     }
     is_complete
-}
-
-#[cfg(test)]
-impl Names {
-    /// Resolves `names` on this thread.
-    pub fn resolve_now(&self, names: Vec<Named>) {
-        look_up_all(&*self.look_up, &self.ids, names);
-    }
 }
 
 impl fmt::Debug for Names {
@@ -185,30 +190,44 @@ impl fmt::Debug for Names {
 pub fn group_id(group: &Principal) -> Option<u32> {
     match group {
         Principal::Id(gid) => Some(*gid),
-        Principal::Name(name) => match look_up(&Named::Group(name.clone())) {
-            Ok(Some(Id::Number(gid))) => Some(gid),
-            _ => None,
-        },
+        Principal::Name(name) => Group::from_name(name).ok()?.map(|group| group.gid.as_raw()),
     }
 }
 
-fn look_up(name: &Named) -> io::Result<Option<Id>> {
+fn look_up(name: &Condition) -> io::Result<Option<Id>> {
     known(match name {
-        Named::User(name) => {
+        Condition::User(Principal::Name(name)) => {
             User::from_name(name).map(|user| Some(Id::Number(user?.uid.as_raw()))).map_err(io::Error::from)
         }
-        Named::Group(name) => {
+        Condition::Group(Principal::Name(name)) => {
             Group::from_name(name).map(|group| Some(Id::Number(group?.gid.as_raw()))).map_err(io::Error::from)
         }
-        Named::Executable(path) => {
+        Condition::Exe(path) => {
             let file = std::fs::metadata(path);
             file.map(|file| Some(Id::File { device: file.dev(), inode: file.ino() }))
         }
+        // `Rule::to_resolve` has none of these.
+        Condition::User(_) | Condition::Group(_) | Condition::Unit(_) | Condition::UserUnit(_) => Ok(None),
     })
 }
 
+/// May block.
+fn facts_of_user(user: &str) -> io::Result<Option<Facts>> {
+    let number = user.parse().ok().filter(|uid| *uid != NO_ID);
+    let found = match number {
+        Some(uid) => User::from_uid(Uid::from_raw(uid)),
+        None => User::from_name(user),
+    };
+    let Some(user) = known(found.map_err(io::Error::from))? else {
+        return Ok(number.map(|uid| Facts { uid, gid: NO_ID, ..Facts::default() }));
+    };
+    let groups = getgrouplist(&CString::new(user.name)?, user.gid)?;
+    let groups = groups.into_iter().map(Gid::as_raw).collect();
+    Ok(Some(Facts { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups, ..Facts::default() }))
+}
+
 /// Turns the errors that mean "does not exist" into that answer. Some name services report so (getpwnam(3)).
-pub(super) fn known<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
+fn known<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
     match found {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH)) => {
             Ok(None)
@@ -227,8 +246,24 @@ mod tests {
 
     use super::*;
 
-    fn user(name: &str) -> Named {
-        Named::User(name.to_owned())
+    impl Names {
+        /// Resolves `names` on this thread.
+        pub(crate) fn resolve_now(&self, names: Vec<Condition>) {
+            look_up_all(&*self.look_up, &self.ids, names);
+        }
+
+        /// Holds up the look-ups for explanations.
+        pub(crate) fn hold_explanations(&self) -> tokio::sync::OwnedSemaphorePermit {
+            Arc::clone(&self.explaining).try_acquire_owned().unwrap()
+        }
+    }
+
+    fn user(name: &str) -> Condition {
+        Condition::User(Principal::Name(name.to_owned()))
+    }
+
+    fn group(name: &str) -> Condition {
+        Condition::Group(Principal::Name(name.to_owned()))
     }
 
     /// Names that all become 7 as often as the sender lets them, and the number of look-ups.
@@ -254,11 +289,11 @@ mod tests {
         let below_a_file = file.join("x");
         let wanted = [
             user("root"),
-            Named::Group("root".into()),
-            Named::Group("no-such-group-here".into()),
-            Named::Executable(file),
-            Named::Executable(absent),
-            Named::Executable(below_a_file),
+            group("root"),
+            group("no-such-group-here"),
+            Condition::Exe(file),
+            Condition::Exe(absent),
+            Condition::Exe(below_a_file),
         ];
         let names = Names::of_the_host();
         names.resolve(wanted.to_vec()).await;
@@ -278,10 +313,11 @@ mod tests {
         });
         let mut told = Vec::new();
         for _ in 0..4 {
+            let changes = names.subscribe();
             names.resolve(vec![user("a")]).await;
-            told.push((names.ids().answer(&user("a")), names.ids().generation()));
+            told.push((names.ids().answer(&user("a")), changes.has_changed().unwrap()));
         }
-        assert_eq!(told, [(None, 0), (Some(SEVEN), 1), (Some(SEVEN), 1), (Some(None), 2)]);
+        assert_eq!(told, [(None, false), (Some(SEVEN), true), (Some(SEVEN), false), (Some(None), true)]);
     }
 
     #[tokio::test]
@@ -332,9 +368,9 @@ mod tests {
             let new = folder.path().join("new");
             std::fs::write(&new, "").unwrap();
             std::fs::rename(new, &path).unwrap();
-            look_up(&Named::Executable(path.clone())).unwrap().unwrap()
+            look_up(&Condition::Exe(path.clone())).unwrap().unwrap()
         };
-        let name = Named::Executable(path.clone());
+        let name = Condition::Exe(path.clone());
         let (old, names) = (write(), Names::of_the_host());
         names.recheck(&Executable { path: path.clone(), file: old }).await;
         assert_eq!(names.ids().answer(&name), None, "no rule names it");
@@ -344,5 +380,41 @@ mod tests {
         assert_ne!(old, new);
         names.recheck(&Executable { path, file: new }).await;
         assert_eq!(names.ids().id(&name), Some(new));
+    }
+
+    #[tokio::test]
+    async fn a_name_service_that_hangs_holds_one_thread_however_many_give_up() {
+        let turns = Arc::new(Semaphore::new(1));
+        let (let_go, gate) = std::sync::mpsc::channel::<()>();
+        tokio::time::pause();
+        let mut first = Box::pin(on_one_thread(&turns, move || gate.recv()));
+        assert!((&mut first).now_or_never().is_none());
+        tokio::time::advance(2 * WAIT_MAX).await;
+        assert_eq!(first.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let mut second = Box::pin(on_one_thread(&turns, || -> () { panic!("another thread is taken") }));
+        assert!((&mut second).now_or_never().is_none());
+        tokio::time::advance(2 * WAIT_MAX).await;
+        assert_eq!(second.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        tokio::time::resume();
+        let_go.send(()).unwrap();
+        let _free = turns.acquire().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_user_is_found_by_name_and_by_number_with_its_groups() {
+        let names = Names::of_the_host();
+        let root = names.facts_of_user("root".into()).await.unwrap().unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert!(root.groups.contains(&0));
+        assert_eq!(names.facts_of_user("0".into()).await.unwrap(), Some(root));
+    }
+
+    #[tokio::test]
+    async fn a_number_without_a_user_has_no_groups_and_a_name_without_one_is_unknown() {
+        let names = Names::of_the_host();
+        let nobody = Facts { uid: 4_000_000_000, gid: NO_ID, ..Facts::default() };
+        assert_eq!(names.facts_of_user("4000000000".into()).await.unwrap(), Some(nobody));
+        assert_eq!(names.facts_of_user("no-such-user-here".into()).await.unwrap(), None);
+        assert_eq!(names.facts_of_user("a\0b".into()).await.unwrap(), None);
     }
 }

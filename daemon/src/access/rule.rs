@@ -3,18 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// One entry of an `allow` list.
+/// One entry of an `allow` list: the conditions that must all hold of a process. Only [`Rule::ANY`] has none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Rule {
-    /// `any`: every process that reaches the socket.
-    Any,
-    /// A process of which all of these hold.
-    All(Conditions),
-}
-
-/// Conditions of which all must hold. There is one at least: a rule without any would let everybody in.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Conditions(Vec<Condition>);
+pub struct Rule(Vec<Condition>);
 
 /// One thing that must be true of a process. The order is that in which a rule is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,12 +22,10 @@ pub enum Condition {
     Exe(PathBuf),
 }
 
-/// A user or a group, by name or by number.
+/// A user or a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Principal {
-    /// By name.
     Name(String),
-    /// By number.
     Id(u32),
 }
 
@@ -45,81 +34,54 @@ pub enum Principal {
 pub enum UnitPattern {
     /// `billing.service`, `pay@eu.service`.
     Exact(String),
-    /// `pay@*.service`.
-    Instances {
-        /// Up to and with the `@`.
-        template: String,
-        /// From the dot on.
-        suffix: String,
-    },
-}
-
-/// A name in a rule that has to be resolved on this host.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Named {
-    /// The name of a user.
-    User(String),
-    /// The name of a group.
-    Group(String),
-    /// The path of an executable.
-    Executable(PathBuf),
+    /// `pay@*.service`: the template up to and with the `@`, the suffix from the dot on.
+    Instances { template: String, suffix: String },
 }
 
 impl Rule {
+    /// `any`: every process that reaches the socket.
+    pub const ANY: Self = Self(Vec::new());
+
     /// The rule of a single condition.
     pub fn of(condition: Condition) -> Self {
-        Self::All(Conditions(vec![condition]))
+        Self(vec![condition])
     }
 
-    /// Its conditions; [`Rule::Any`] has none.
-    pub fn conditions(&self) -> &[Condition] {
-        match self {
-            Self::Any => &[],
-            Self::All(conditions) => &conditions.0,
-        }
-    }
-
-    /// The names in it that have to be resolved.
-    pub fn names(&self) -> impl Iterator<Item = Named> + use<'_> {
-        self.conditions().iter().filter_map(Condition::name)
-    }
-
-    /// All wider rules: [`Rule::Any`], and each rule with only some of these conditions. A caller that matches this rule
-    /// matches each of them.
-    pub fn wider(&self) -> impl Iterator<Item = Self> + use<'_> {
-        // There are five kinds of conditions, so these are few.
-        let all = self.conditions();
-        (0..(1_usize << all.len()).saturating_sub(1)).map(move |chosen| {
-            let is_chosen = |index: &usize| chosen >> index & 1 == 1;
-            let some = (0..all.len()).filter(is_chosen).filter_map(|index| all.get(index).cloned());
-            Conditions::new(some.collect()).map_or(Self::Any, Self::All)
-        })
-    }
-}
-
-impl Conditions {
-    /// Sorts the conditions into the order in which a rule is shown. `None` if there are no conditions.
-    pub fn new(mut conditions: Vec<Condition>) -> Option<Self> {
+    /// The rule of several conditions, in the order in which a rule is shown. `None` without conditions, because such a
+    /// rule would let everybody in.
+    pub fn all(mut conditions: Vec<Condition>) -> Option<Self> {
         conditions.sort_unstable();
         conditions.dedup();
         (!conditions.is_empty()).then_some(Self(conditions))
     }
-}
 
-impl Condition {
-    /// The name in it that has to be resolved.
-    pub fn name(&self) -> Option<Named> {
-        match self {
-            Self::User(Principal::Name(name)) => Some(Named::User(name.clone())),
-            Self::Group(Principal::Name(name)) => Some(Named::Group(name.clone())),
-            Self::Exe(path) => Some(Named::Executable(path.clone())),
-            Self::User(_) | Self::Group(_) | Self::Unit(_) | Self::UserUnit(_) => None,
-        }
+    pub fn conditions(&self) -> &[Condition] {
+        &self.0
+    }
+
+    /// The conditions with a name or a path that has to be resolved on this host.
+    pub fn to_resolve(&self) -> impl Iterator<Item = &Condition> {
+        self.0.iter().filter(|condition| match condition {
+            Condition::User(principal) | Condition::Group(principal) => {
+                matches!(principal, Principal::Name(_))
+            }
+            Condition::Exe(_) => true,
+            Condition::Unit(_) | Condition::UserUnit(_) => false,
+        })
+    }
+
+    /// All wider rules: [`Rule::ANY`], and each rule with only some of these conditions. A caller that matches this rule
+    /// matches each of them.
+    pub fn wider(&self) -> impl Iterator<Item = Self> + use<'_> {
+        // There are five kinds of conditions, so these are few.
+        (0..(1_usize << self.0.len()) - 1).map(|chosen| {
+            let some = self.0.iter().enumerate().filter(|(index, _)| chosen >> index & 1 == 1);
+            Self(some.map(|(_, condition)| condition.clone()).collect())
+        })
     }
 }
 
 impl UnitPattern {
-    /// Whether it means this unit.
     pub fn matches(&self, unit: &str) -> bool {
         match self {
             Self::Exact(name) => name == unit,
@@ -134,13 +96,11 @@ impl UnitPattern {
 /// As it is written in a configuration. Several conditions are joined by "and".
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, condition) in self.conditions().iter().enumerate() {
-            if index > 0 {
-                f.write_str(" and ")?;
-            }
-            condition.fmt(f)?;
+        if *self == Self::ANY {
+            return f.write_str("any");
         }
-        if *self == Self::Any { f.write_str("any") } else { Ok(()) }
+        let conditions: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&conditions.join(" and "))
     }
 }
 
@@ -190,12 +150,12 @@ mod tests {
     }
 
     fn all(conditions: &[Condition]) -> Rule {
-        Rule::All(Conditions::new(conditions.to_vec()).unwrap())
+        Rule::all(conditions.to_vec()).unwrap()
     }
 
     #[test]
     fn there_is_no_rule_of_no_conditions() {
-        assert_eq!(Conditions::new(Vec::new()), None);
+        assert_eq!(Rule::all(Vec::new()), None);
     }
 
     #[test]
@@ -203,7 +163,7 @@ mod tests {
         let (one, other) = (all(&[unit("a.service"), user(1)]), all(&[user(1), unit("a.service"), user(1)]));
         assert_eq!(one, other);
         assert_eq!(one.to_string(), "user:1 and unit:a.service");
-        assert_eq!(Rule::Any.to_string(), "any");
+        assert_eq!(Rule::ANY.to_string(), "any");
     }
 
     #[test]
@@ -228,7 +188,7 @@ mod tests {
     #[test]
     fn a_wider_rule_has_some_of_the_conditions() {
         let wider = |rule: &Rule| rule.wider().map(|rule| rule.to_string()).collect::<Vec<_>>();
-        assert_eq!(wider(&Rule::Any), [""; 0]);
+        assert_eq!(wider(&Rule::ANY), [""; 0]);
         assert_eq!(wider(&all(&[user(1)])), ["any"]);
         assert_eq!(wider(&all(&[user(1), unit("a.service")])), ["any", "user:1", "unit:a.service"]);
     }

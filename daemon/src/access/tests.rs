@@ -1,9 +1,9 @@
 use proptest::prelude::*;
+use tokend_protocol::ExplainedRule;
 
 use super::*;
 
 const OWN_UID: u32 = 900;
-const IMPLICIT: ImplicitAccess = ImplicitAccess { own_uid: OWN_UID, root: RootAccess::Allow };
 
 const FILE: Id = Id::File { device: 1, inode: 2 };
 
@@ -27,10 +27,10 @@ fn peer() -> Facts {
 /// The answers about names. There is none about others.
 fn ids() -> ResolvedIds {
     let mut ids = ResolvedIds::default();
-    ids.note(Named::User("billing".into()), Some(Id::Number(1001)));
-    ids.note(Named::User("ghost".into()), None);
-    ids.note(Named::Group("staff".into()), Some(Id::Number(50)));
-    ids.note(Named::Executable("/usr/bin/billing".into()), Some(FILE));
+    ids.note(user("billing"), Some(Id::Number(1001)));
+    ids.note(user("ghost"), None);
+    ids.note(group("staff"), Some(Id::Number(50)));
+    ids.note(exe("/usr/bin/billing"), Some(FILE));
     ids
 }
 
@@ -55,11 +55,19 @@ fn exe(path: &str) -> Condition {
 }
 
 fn all(conditions: &[Condition]) -> Rule {
-    Rule::All(Conditions::new(conditions.to_vec()).unwrap())
+    Rule::all(conditions.to_vec()).unwrap()
 }
 
-fn decision(peer: &Facts, rules: &[Rule]) -> Option<Reason> {
-    decide(peer, IMPLICIT, rules, &ids())
+fn decider<'a>(facts: &'a Facts, ids: &'a ResolvedIds) -> Decider<'a> {
+    Decider { facts, own_uid: OWN_UID, root: RootAccess::Allow, ids }
+}
+
+fn decision<'r>(peer: &Facts, rules: &'r [Rule]) -> Option<Reason<'r>> {
+    decider(peer, &ids()).decide(rules)
+}
+
+fn explained(peer: &Facts, absent: &str, rules: &[Rule]) -> Vec<ExplainedRule> {
+    rules.iter().map(|rule| decider(peer, &ids()).explain(rule, absent)).collect()
 }
 
 fn is_allowed(peer: &Facts, rule: Rule) -> bool {
@@ -76,20 +84,19 @@ fn nobody_gets_anything_by_default_but_root_and_the_daemon_itself() {
 #[test]
 fn root_that_is_switched_off_needs_a_rule() {
     let root = Facts { uid: 0, gid: 0, groups: vec![], ..peer() };
-    let by_rule = |rule: Rule| Some(Reason::Rules(vec![rule]));
+    let ids = ids();
     for own_uid in [OWN_UID, 0] {
-        let implicit = ImplicitAccess { own_uid, root: RootAccess::Deny };
-        let decision = |rule: Rule| decide(&root, implicit, &[rule], &ids());
-        assert_eq!(decide(&root, implicit, &[], &ids()), None);
-        assert_eq!(decision(Rule::of(user("1001"))), None);
-        for rule in [Rule::of(user("0")), Rule::of(group("0")), Rule::of(unit("billing.service")), Rule::Any]
+        let decider = Decider { own_uid, root: RootAccess::Deny, ..decider(&root, &ids) };
+        assert_eq!(decider.decide(&[]), None);
+        assert_eq!(decider.decide(&[Rule::of(user("1001"))]), None);
+        for rule in [Rule::of(user("0")), Rule::of(group("0")), Rule::of(unit("billing.service")), Rule::ANY]
         {
-            assert_eq!(decision(rule.clone()), by_rule(rule));
+            assert_eq!(decider.decide(std::slice::from_ref(&rule)), Some(Reason::Rule(&rule)));
         }
     }
     let own = Facts { uid: OWN_UID, ..peer() };
-    let implicit = ImplicitAccess { own_uid: OWN_UID, root: RootAccess::Deny };
-    assert_eq!(decide(&own, implicit, &[], &ids()), Some(Reason::OwnUser));
+    let decider = Decider { root: RootAccess::Deny, ..decider(&own, &ids) };
+    assert_eq!(decider.decide(&[]), Some(Reason::OwnUser));
 }
 
 #[test]
@@ -116,7 +123,7 @@ fn each_kind_of_condition_matches_what_it_names_and_nothing_else() {
     for (condition, expected) in cases {
         assert_eq!(is_allowed(&peer(), Rule::of(condition.clone())), expected, "{condition}");
     }
-    assert!(is_allowed(&Facts { uid: 4711, ..Facts::default() }, Rule::Any));
+    assert!(is_allowed(&Facts { uid: 4711, ..Facts::default() }, Rule::ANY));
 }
 
 #[test]
@@ -125,7 +132,7 @@ fn another_file_at_the_path_of_an_executable_is_not_that_executable() {
     let laid_over = Facts { exe: other, ..peer() };
     let rule = Rule::of(exe("/usr/bin/billing"));
     assert!(!is_allowed(&laid_over, rule.clone()));
-    let finding = findings(&laid_over, Absent::NotKnown, &[rule], &ids()).remove(0);
+    let finding = explained(&laid_over, "not known", &[rule]).remove(0);
     assert_eq!(
         finding.conditions[0].fact,
         "the executable is another file than /usr/bin/billing of this host"
@@ -147,7 +154,7 @@ fn every_condition_of_a_rule_must_hold() {
 #[test]
 fn the_first_rule_that_matches_is_the_reason() {
     let rules = [user("1"), group("27"), user("1001")].map(Rule::of);
-    assert_eq!(decision(&peer(), &rules), Some(Reason::Rules(vec![rules[1].clone()])));
+    assert_eq!(decision(&peer(), &rules), Some(Reason::Rule(&rules[1])));
 }
 
 #[test]
@@ -174,9 +181,9 @@ fn findings_agree_with_the_decision_and_say_why() {
         Rule::of(user("unanswered")),
         Rule::of(group("0")),
         Rule::of(exe("/usr/bin/billing")),
-        Rule::Any,
+        Rule::ANY,
     ];
-    let found = findings(&peer(), Absent::NotKnown, &rules, &ids());
+    let found = explained(&peer(), "not known", &rules);
     for (rule, finding) in rules.iter().zip(&found) {
         assert_eq!(finding.matches, is_allowed(&peer(), rule.clone()), "{rule}");
     }
@@ -201,7 +208,7 @@ fn findings_agree_with_the_decision_and_say_why() {
 fn a_finding_names_the_missing_fact_and_the_id_of_a_name() {
     let bare = Facts { uid: 7, gid: 7, ..Facts::default() };
     let told = |condition: Condition| {
-        let finding = findings(&bare, Absent::NotKnown, &[Rule::of(condition)], &ids()).remove(0);
+        let finding = explained(&bare, "not known", &[Rule::of(condition)]).remove(0);
         finding.conditions[0].fact.clone()
     };
     assert_eq!(told(user("billing")), "the user is 7, and billing is 1001");
@@ -210,7 +217,7 @@ fn a_finding_names_the_missing_fact_and_the_id_of_a_name() {
     assert_eq!(told(user_unit("a.service")), "the user unit is not known");
     assert_eq!(told(exe("/a")), "the executable is not known");
     let rules = [Rule::of(unit("a.service"))];
-    let finding = findings(&bare, Absent::NotAssumed, &rules, &ids()).remove(0);
+    let finding = explained(&bare, "not assumed", &rules).remove(0);
     assert_eq!(finding.conditions[0].fact, "the unit is not assumed");
 }
 
@@ -219,7 +226,7 @@ fn of_a_unit_nothing_but_the_unit_is_assumed() {
     let of_unit = Facts { uid: NO_ID, gid: NO_ID, unit: Some("a.service".into()), ..Facts::default() };
     let rules =
         [Rule::of(unit("a.service")), Rule::of(user("7")), Rule::of(user("billing")), Rule::of(group("7"))];
-    let found = findings(&of_unit, Absent::NotAssumed, &rules, &ids());
+    let found = explained(&of_unit, "not assumed", &rules);
     let told: Vec<(bool, &str)> =
         found.iter().map(|finding| (finding.matches, finding.conditions[0].fact.as_str())).collect();
     let expected = [
@@ -246,7 +253,7 @@ fn some_condition() -> impl Strategy<Value = Condition> {
 
 fn some_rule() -> impl Strategy<Value = Rule> {
     prop::collection::vec(some_condition(), 0..4)
-        .prop_map(|conditions| Conditions::new(conditions).map_or(Rule::Any, Rule::All))
+        .prop_map(|conditions| Rule::all(conditions).unwrap_or(Rule::ANY))
 }
 
 fn some_peer() -> impl Strategy<Value = Facts> {
@@ -265,7 +272,7 @@ fn some_peer() -> impl Strategy<Value = Facts> {
 proptest! {
     #[test]
     fn a_caller_that_matches_a_rule_matches_every_wider_one(peer in some_peer(), rule in some_rule()) {
-        let is_matched = |rule: &Rule| matches(&peer, rule, &ids());
+        let is_matched = |rule: &Rule| decider(&peer, &ids()).matches(rule);
         if is_matched(&rule) {
             prop_assert!(rule.wider().all(|wider| is_matched(&wider)));
         }
@@ -278,23 +285,22 @@ proptest! {
         is_root_denied in any::<bool>(),
     ) {
         let root = if is_root_denied { RootAccess::Deny } else { RootAccess::Allow };
-        let implicit = ImplicitAccess { own_uid: OWN_UID, root };
-        let found = findings(&peer, Absent::NotKnown, &rules, &ids());
-        let first = found.iter().find(|finding| finding.matches).map(|finding| finding.rule.clone());
+        let found = explained(&peer, "not known", &rules);
+        let first = rules.iter().zip(&found).find(|(_, finding)| finding.matches).map(|(rule, _)| rule);
         let expected = match (peer.uid, root) {
             (0, RootAccess::Allow) => Some(Reason::Root),
             (OWN_UID, _) => Some(Reason::OwnUser),
-            _ => first.map(|rule| Reason::Rules(vec![rule])),
+            _ => first.map(Reason::Rule),
         };
-        prop_assert_eq!(decide(&peer, implicit, &rules, &ids()), expected);
+        prop_assert_eq!(Decider { root, ..decider(&peer, &ids()) }.decide(&rules), expected);
     }
 
     #[test]
     fn less_knowledge_never_lets_anybody_in(peer in some_peer(), rules in prop::collection::vec(some_rule(), 0..4)) {
         let bare = Facts { unit: None, user_unit: None, exe: None, ..peer.clone() };
         let knowing_less = [
-            decide(&bare, IMPLICIT, &rules, &ids()),
-            decide(&peer, IMPLICIT, &rules, &ResolvedIds::default()),
+            decision(&bare, &rules),
+            decider(&peer, &ResolvedIds::default()).decide(&rules),
         ];
         if decision(&peer, &rules).is_none() {
             prop_assert_eq!(knowing_less, [None, None]);

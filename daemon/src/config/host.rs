@@ -72,7 +72,7 @@ pub(super) fn admin(section: &Section<'_>) -> AdminSettings {
     let root = values::word(&[("allow", RootAccess::Allow), ("deny", RootAccess::Deny)]);
     let allow = |field: &Field<'_>| {
         let rules = rules::list(field)?;
-        if rules.contains(&Rule::Any) {
+        if rules.contains(&Rule::ANY) {
             field.warn("\"any\" makes every process that reaches the socket an operator");
         }
         Some(rules)

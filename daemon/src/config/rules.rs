@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::fault::{did_you_mean, one_of, quoted};
 use super::section::Field;
 use super::values;
-use crate::access::{Condition, Conditions, Principal, Rule, UnitPattern};
+use crate::access::{Condition, Principal, Rule, UnitPattern};
 
 /// Suffixes of the units that processes run in.
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
@@ -39,11 +39,11 @@ pub(super) fn list(field: &Field<'_>) -> Option<Vec<Rule>> {
 
 fn rule(field: &Field<'_>) -> Option<Rule> {
     if field.is_table() {
-        return conditions(field).map(Rule::All);
+        return conditions(field);
     }
     let text = field.text_or("a rule, which is a string or a table")?;
     match text.split_once(':') {
-        None if text == "any" => Some(Rule::Any),
+        None if text == "any" => Some(Rule::ANY),
         Some(("user_unit", _)) => field.fault(USER_UNIT_ALONE),
         Some((kind, value)) if CONDITIONS.contains(&kind) => {
             let condition = condition(field, kind, value)?;
@@ -60,7 +60,7 @@ fn rule(field: &Field<'_>) -> Option<Rule> {
 }
 
 /// A table of conditions, all of which must hold.
-fn conditions(field: &Field<'_>) -> Option<Conditions> {
+fn conditions(field: &Field<'_>) -> Option<Rule> {
     let reader = |name: &str, field: &Field<'_>| condition(field, name, field.text()?);
     let read = field.read_table("a table", "condition", &CONDITIONS, reader)?;
     let has_user = read.iter().any(|condition| matches!(condition, Condition::User(_)));
@@ -70,7 +70,7 @@ fn conditions(field: &Field<'_>) -> Option<Conditions> {
         warn_of_injection(field);
     }
     let message = || format!("an empty table, expected one or more of {}", CONDITIONS.join(", "));
-    Conditions::new(read).or_else(|| field.fault(message()))
+    Rule::all(read).or_else(|| field.fault(message()))
 }
 
 fn condition(field: &Field<'_>, kind: &str, value: &str) -> Option<Condition> {

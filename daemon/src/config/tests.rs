@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::access::{Condition, Conditions, Principal, RootAccess, Rule, UnitPattern};
+use crate::access::{Condition, Principal, RootAccess, Rule, UnitPattern};
 use crate::secret_source::SecretSource;
 
 mod rules;

@@ -15,7 +15,7 @@ use tokend_protocol::{ErrorClass, TokenName};
 
 pub use self::credential_factory::CredentialFactory;
 pub use self::entry::Entry;
-use crate::access::Named;
+use crate::access::Condition;
 use crate::clock::Instant;
 use crate::config::{AdminSettings, Config, CredentialSettings, TokenSettings};
 use crate::engine::credential::{Credential, Schedule, Token};
@@ -32,7 +32,7 @@ pub struct Registry {
     /// The operators, and whether root needs a rule.
     pub admin: AdminSettings,
     /// The users, groups and executables that rules name, each once.
-    pub names_in_rules: Vec<Named>,
+    pub names_in_rules: Vec<Condition>,
 }
 
 impl Registry {

@@ -69,7 +69,6 @@ mod tests {
 
     use super::*;
     use crate::access::Facts;
-    use crate::access::Reason;
     use crate::server::audit::{Audit, Operation};
 
     /// The log of an audit record and a message at `info` with a filter.
@@ -81,7 +80,7 @@ mod tests {
         let layer = fmt::layer().with_ansi(false).without_time().with_writer(move || outbox.clone());
         let subscriber = tracing_subscriber::registry().with(layer).with(with_audit(filter).unwrap());
         tracing::subscriber::with_default(subscriber, || {
-            Audit::default().allowed(&peer, Operation::Reject, &"t".parse().unwrap(), &Reason::Root);
+            Audit::default().allowed(&peer, Operation::Reject, &"t".parse().unwrap(), "root");
             tracing::info!("of interest");
         });
         drop(flush);

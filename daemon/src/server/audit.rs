@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use self::aggregator::Aggregator;
 use self::record::Record;
-use crate::access::{Facts, Reason};
+use crate::access::Facts;
 use crate::clock::Clock;
 
 /// How long repetitions are counted before their count is recorded. A process that is killed loses the last window.
@@ -91,7 +91,7 @@ impl Audit {
         operation: Operation,
         (token, variant): (&TokenName, &Variant),
         fingerprint: Fingerprint,
-        reason: &Reason,
+        reason: &str,
     ) {
         let (variant, fingerprint) = (Cow::Borrowed(variant), Some(fingerprint));
         let record = Record::new(peer, operation, Some(token), Ok(Cow::Borrowed(reason)));
@@ -99,7 +99,7 @@ impl Audit {
     }
 
     /// Records that a peer was allowed an operation that hands out no token.
-    pub fn allowed(&self, peer: &Facts, operation: Operation, token: &TokenName, reason: &Reason) {
+    pub fn allowed(&self, peer: &Facts, operation: Operation, token: &TokenName, reason: &str) {
         self.record(&Record::new(peer, operation, Some(token), Ok(Cow::Borrowed(reason))));
     }
 

@@ -78,7 +78,7 @@ impl Connection {
     /// Serves the connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
     pub async fn run(mut self) -> io::Result<()> {
         let session = Arc::clone(&self.session);
-        let mut exit = pin!(session.peer().exit());
+        let mut exit = pin!(session.peer.exit());
         while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
             let has_frame = self.has_frame();
             let deadline = self.deadline.filter(|_| self.reading);
@@ -97,7 +97,7 @@ impl Connection {
                     return Err(timed_out("the peer took too long over a frame"));
                 }
             };
-            let turn = session.queue().turn().await;
+            let turn = session.queue.turn().await;
             let handled = match answer {
                 Some(answer) => self.answer(answer, &turn),
                 None => self.receive(&turn),
@@ -191,7 +191,7 @@ impl Connection {
     /// Asks the kernel whether the peer's process is alive. The exit event alone would be too late: an answer could be
     /// sent before this task sees the event.
     fn check_peer(&self) -> io::Result<()> {
-        if self.session.peer().is_gone() { Err(peer_has_ended()) } else { Ok(()) }
+        if self.session.peer.is_gone() { Err(peer_has_ended()) } else { Ok(()) }
     }
 
     fn request(&mut self, id: u32, request: Request) {

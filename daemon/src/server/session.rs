@@ -1,34 +1,29 @@
 //! The requests of one caller: decide, then answer. Knows messages and not bytes.
 //!
-//! Each request has a file of its own. A request uses the registry that was in force when it began. It decides again after a
-//! wait for a provider if the registry or a resolved name has changed by then.
+//! A request uses the registry that was in force when it began. It decides again after a wait for a provider.
 
 mod authorize;
 mod explain;
 mod failure;
 mod get;
 mod headers;
-mod list;
-mod quota;
 mod refresh;
-mod reject;
 mod status;
 mod view;
 mod watch;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::{ErrorCode, Message, Reply, Request, TokenName, VERSION, Variant, VersionReply};
 
-use self::authorize::Remembered;
 pub use self::failure::refusal;
 pub use self::watch::Watch;
 use crate::clock::Instant;
 use crate::engine::registry::Registry;
 use crate::peer::Peer;
 use crate::quota::Allowance;
-use crate::server::audit::Operation;
+use crate::server::audit::{Operation, Refusal};
 use crate::server::fair_queue::UserQueue;
 use crate::server::server_state::ServerState;
 
@@ -39,16 +34,14 @@ const CHECKED_IN_A_TURN: usize = 32;
 /// The cost of these checks, in units of a turn.
 const CHECK_UNITS: u32 = 8;
 
-/// One connected caller and what it was found to be allowed.
+/// One connected caller.
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<ServerState>,
-    peer: Peer,
+    pub peer: Peer,
     /// The quota account of the caller's user.
     allowance: Arc<Allowance>,
-    queue: Arc<UserQueue>,
-    /// Never locked across an await.
-    remembered: Mutex<Remembered>,
+    pub queue: Arc<UserQueue>,
 }
 
 /// Which token a caller asks for, and what it wants to do with it.
@@ -60,20 +53,10 @@ struct Asked<'a> {
 }
 
 impl Session {
-    /// A session of `peer`.
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
         let allowance = shared.allowances.of(peer.facts().uid, shared.clock.now());
         let queue = shared.turns.join(peer.facts().uid);
-        Self { shared, peer, allowance, queue, remembered: Mutex::default() }
-    }
-
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    /// The turns of the caller's user.
-    pub fn queue(&self) -> &UserQueue {
-        &self.queue
+        Self { shared, peer, allowance, queue }
     }
 
     /// Lets other users have their turns each time that [`CHECKED_IN_A_TURN`] tokens have been checked.
@@ -109,25 +92,17 @@ impl Session {
         self.shared.registry.borrow().clone()
     }
 
-    /// The registry in force, and the generation of the resolved names.
-    fn policy(&self) -> (Arc<Registry>, u64) {
-        let generation = self.shared.names.ids().generation();
-        (self.registry(), generation)
-    }
-
-    /// Whether a decision under this policy would be the same now.
-    fn is_in_force(&self, registry: &Arc<Registry>, generation: u64) -> bool {
-        generation == self.shared.names.ids().generation()
-            && Arc::ptr_eq(registry, &self.shared.registry.borrow())
-    }
-
     fn deadline(&self, deadline_ms: u32) -> Instant {
         self.shared.clock.now().after(Duration::from_millis(deadline_ms.into()))
     }
-}
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    fn audit_allowed(&self, asked: Asked<'_>, reason: &str) {
+        self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, reason);
+    }
+
+    fn audit_refused(&self, asked: Asked<'_>, reason: Refusal) {
+        self.shared.audit.refused(self.peer.facts(), asked.operation, asked.name, reason);
+    }
 }
 
 #[cfg(test)]

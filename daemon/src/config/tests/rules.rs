@@ -11,7 +11,7 @@ fn unit(name: &str) -> UnitPattern {
 }
 
 fn all(conditions: &[Condition]) -> Rule {
-    Rule::All(Conditions::new(conditions.to_vec()).unwrap())
+    Rule::all(conditions.to_vec()).unwrap()
 }
 
 fn allow(list: &str) -> Vec<Rule> {
@@ -82,7 +82,7 @@ fn a_rule_names_a_user_a_group_a_unit_or_an_executable() {
         Condition::Exe("/usr/bin/x".into()),
     ];
     assert_eq!(rules, expected.map(Rule::of));
-    assert_eq!(allow("\"any\""), [Rule::Any]);
+    assert_eq!(allow("\"any\""), [Rule::ANY]);
 }
 
 #[test]

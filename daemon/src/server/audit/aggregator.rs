@@ -109,7 +109,7 @@ mod tests {
 
     use super::super::{Operation, Refusal};
     use super::*;
-    use crate::access::{Condition, Executable, Id, Principal, Reason, Rule};
+    use crate::access::{Executable, Id};
 
     fn exe(path: String) -> Executable {
         Executable { path: path.into(), file: Id::Number(0) }
@@ -128,14 +128,13 @@ mod tests {
     }
 
     /// Allowed by the rule `user:UID`.
-    fn by(uid: u32) -> Result<Cow<'static, Reason>, Refusal> {
-        let rule = Rule::of(Condition::User(Principal::Id(uid)));
-        Ok(Cow::Owned(Reason::Rules(vec![rule])))
+    fn by(uid: u32) -> Cow<'static, str> {
+        format!("user:{uid}").into()
     }
 
     fn allowed(uid: u32, pid: i32, token: u32, rotation: u8) -> Record<'static> {
         let fingerprint = Some(Fingerprint([rotation; 8]));
-        Record { fingerprint, decision: by(7), ..refused(uid, pid, token) }
+        Record { fingerprint, decision: Ok(by(7)), ..refused(uid, pid, token) }
     }
 
     fn drain(aggregator: &mut Aggregator) -> Vec<(Record<'static>, u64)> {
@@ -175,7 +174,7 @@ mod tests {
             Record { operation: Operation::Headers, ..first.clone() },
             Record { variant: variant("a"), ..first.clone() },
             Record { variant: variant("b"), ..first.clone() },
-            Record { decision: by(8), ..first.clone() },
+            Record { decision: Ok(by(8)), ..first.clone() },
             Record { decision: Err(Refusal::NoSuchToken), ..refused(7, 1, 1) },
             peer(|peer| peer.gid = 8),
             peer(|peer| peer.invocation_id = Some("1".into())),
@@ -230,14 +229,14 @@ mod tests {
         let crowd = i32::try_from(EXACT_MAX).unwrap() + 11;
         for user in [7, 8] {
             for pid in 0..crowd {
-                aggregator.add(&Record { decision: by(user), ..allowed(7, pid, 1, 0) });
+                aggregator.add(&Record { decision: Ok(by(user)), ..allowed(7, pid, 1, 0) });
             }
         }
         aggregator.end_window();
         let mut due: Vec<_> =
             drain(&mut aggregator).into_iter().map(|(record, count)| (record.decision, count)).collect();
         due.sort_by_key(|(_, count)| *count);
-        assert_eq!(due, [(by(7), 10), (by(8), u64::try_from(crowd).unwrap() - 1)]);
+        assert_eq!(due, [(Ok(by(7)), 10), (Ok(by(8)), u64::try_from(crowd).unwrap() - 1)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::slice;
 use tokend_protocol::{Fingerprint, TokenName, Variant};
 
 use super::{Operation, Refusal};
-use crate::access::{Facts, Reason};
+use crate::access::Facts;
 
 /// The longest variant in a record, in bytes. A configuration may have many and long terms.
 const VARIANT_BYTES_MAX: usize = 1024;
@@ -22,7 +22,7 @@ pub(super) struct Record<'a> {
     pub(super) variant: Cow<'a, Variant>,
     /// The fingerprint of the token that was handed out.
     pub(super) fingerprint: Option<Fingerprint>,
-    pub(super) decision: Result<Cow<'a, Reason>, Refusal>,
+    pub(super) decision: Result<Cow<'a, str>, Refusal>,
 }
 
 /// Hashes all that is written, which is all but the peer's groups.
@@ -39,7 +39,7 @@ impl<'a> Record<'a> {
         peer: &'a Facts,
         operation: Operation,
         token: Option<&'a TokenName>,
-        decision: Result<Cow<'a, Reason>, Refusal>,
+        decision: Result<Cow<'a, str>, Refusal>,
     ) -> Self {
         let tokens = Cow::Borrowed(token.map(slice::from_ref).unwrap_or_default());
         let (peer, variant) = (Cow::Borrowed(peer), Cow::Owned(Variant::default()));
@@ -49,13 +49,13 @@ impl<'a> Record<'a> {
     /// A copy to keep, without the peer's groups, which may be very many.
     pub(super) fn to_kept(&self) -> Record<'static> {
         Record {
-            peer: Cow::Owned(self.peer.without_groups()),
+            peer: Cow::Owned(Facts { groups: Vec::new(), ..Facts::clone(&self.peer) }),
             operation: self.operation,
             tokens: Cow::Owned(self.tokens.to_vec()),
             variant: Cow::Owned(self.variant.as_ref().clone()),
             fingerprint: self.fingerprint,
             decision: match &self.decision {
-                Ok(reason) => Ok(Cow::Owned(reason.as_ref().clone())),
+                Ok(reason) => Ok(Cow::Owned(reason.to_string())),
                 Err(refusal) => Err(*refusal),
             },
         }
@@ -75,7 +75,7 @@ impl<'a> Record<'a> {
             Ok(reason) => tracing::info!(
                 target: "tokend::server::audit",
                 decision = "allow", verb, token, variant,
-                fingerprint = self.fingerprint.map(tracing::field::display), rule = reason.to_string(), count,
+                fingerprint = self.fingerprint.map(tracing::field::display), rule = &**reason, count,
                 uid, gid, pid, unit, user_unit, invocation_id, exe, "{message}"
             ),
             Err(refusal) => tracing::warn!(

@@ -3,20 +3,17 @@
 //! An operator is told everything about everybody. Anybody else is told about itself, and only the reason that lets it have
 //! the token: about other tokens it learns no more than from any other request.
 
-use std::sync::Arc;
+use std::iter::once;
 
 use tokend_protocol::{
-    ErrorCode, ErrorReply, ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
-    Reply, Subject, SubjectFacts, Variant,
+    ErrorCode, ErrorReply, ExplainRequest, ExplainedList, ExplainedReply, ExplainedRule, Reply, Subject,
+    SubjectFacts, Variant,
 };
 
-use super::authorize::{Authorized, ruled};
+use super::authorize::{decide, ruled};
 use super::{Asked, Session, refusal};
-use crate::access::{
-    Absent, Facts, Finding, ImplicitAccess, NO_ID, ResolvedIds, RootAccess, Rule, decide, facts_of_user,
-    findings,
-};
-use crate::engine::registry::{Entry, Registry};
+use crate::access::{Decider, Facts, NO_ID, RootAccess, Rule};
+use crate::engine::registry::Entry;
 use crate::engine::variants;
 use crate::peer::Peer;
 use crate::server::audit::Operation;
@@ -39,158 +36,113 @@ impl Session {
         let asked = Asked { operation: Operation::Explain, name: &name, variant: &variant };
         let registry = self.registry();
         if subject == Subject::Caller && !self.is_operator(&registry) {
-            return self.explain_to_caller(&registry, asked);
+            let (entry, reason) = self.authorize(&registry, asked)?;
+            self.allow_explanation(asked, &entry, &reason)?;
+            let (facts, omitted) = subject_facts(self.peer.facts());
+            let lists = Vec::new();
+            let reply = ExplainedReply { allowed: true, reason, facts, operator: None, lists, omitted };
+            return Ok(Reply::Explained(reply));
         }
         self.authorize_operator(&registry, asked)?;
         let absent = match subject {
-            Subject::User(_) | Subject::Unit(_) => Absent::NotAssumed,
-            Subject::Caller | Subject::Process(_) => Absent::NotKnown,
+            Subject::User(_) | Subject::Unit(_) => "not assumed",
+            Subject::Caller | Subject::Process(_) => "not known",
         };
         let facts = match subject {
             Subject::Caller => self.peer.facts().clone(),
-            Subject::User(user) => look_up_user(user).await?,
+            Subject::User(user) => self.look_up_user(user).await?,
             Subject::Process(pid) => facts_of_process(pid)?,
             Subject::Unit(unit) => facts_of_unit(unit)?,
         };
         // Decided again: the caller may have lost its operator rights during the look-up.
         let registry = self.registry();
         let (entry, reason) = self.authorize_operator(&registry, asked)?;
-        self.check_variant(asked, &entry)?;
-        self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, &reason);
-        let implicit = self.implicit_access(&registry);
-        let case = Case { facts: &facts, absent, implicit, ids: &self.shared.names.ids() };
-        Ok(Reply::Explained(case.explanation(&entry, &variant, &registry.admin.allow)))
+        self.allow_explanation(asked, &entry, &reason)?;
+        let ids = self.shared.names.ids();
+        let decider = Decider { facts: &facts, ..self.decider(&registry, &ids) };
+        Ok(Reply::Explained(explanation(&decider, absent, &entry, &variant, &registry.admin.allow)))
     }
 
-    fn explain_to_caller(&self, registry: &Arc<Registry>, asked: Asked<'_>) -> Result<Reply, ErrorReply> {
-        let Authorized { entry, reason, .. } = self.authorize(registry, asked)?;
-        self.check_variant(asked, &entry)?;
-        self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, &reason);
-        let (facts, omitted) = subject_facts(self.peer.facts());
-        let reason = reason.to_string();
-        let reply =
-            ExplainedReply { allowed: true, reason, facts, operator: None, lists: Vec::new(), omitted };
-        Ok(Reply::Explained(reply))
-    }
-
-    /// Checks whether callers may ask for this variant at all.
-    fn check_variant(&self, asked: Asked<'_>, entry: &Entry) -> Result<(), ErrorReply> {
+    /// Audits an explanation, unless nobody may ask for this variant.
+    fn allow_explanation(&self, asked: Asked<'_>, entry: &Entry, reason: &str) -> Result<(), ErrorReply> {
         variants::terms(&entry.settings.credential.terms, &entry.settings.variants, asked.variant)
-            .map(drop)
-            .map_err(|message| self.no_such_variant(asked, message))
+            .map_err(|message| self.no_such_variant(asked, message))?;
+        self.audit_allowed(asked, reason);
+        Ok(())
     }
-}
 
-/// The subject of a decision, and what the decision goes by besides rules.
-struct Case<'a> {
-    facts: &'a Facts,
-    absent: Absent,
-    implicit: ImplicitAccess,
-    ids: &'a ResolvedIds,
-}
-
-impl Case<'_> {
-    fn explanation(&self, entry: &Arc<Entry>, variant: &Variant, operators: &[Rule]) -> ExplainedReply {
-        let lists = lists(entry, variant);
-        // Decided as every request is, so that the explanation is true.
-        let authorized = Authorized::decide(self.facts, self.implicit, entry, self.ids);
-        let reason = authorized.and_then(|authorized| authorized.for_variant(variant));
-        let reason = reason.map(|authorized| authorized.reason.to_string());
-        let operator = decide(self.facts, self.implicit, operators, self.ids);
-        let (facts, groups_omitted) = subject_facts(self.facts);
-        let mut room = Room { bytes: RULES_BYTES_MAX, omitted: groups_omitted };
-        ExplainedReply {
-            allowed: reason.is_some(),
-            reason: reason.unwrap_or_else(|| self.refusal(&lists)),
-            facts,
-            operator: operator.map(|reason| reason.to_string()),
-            lists: lists.into_iter().map(|list| self.list(list, &mut room)).collect(),
-            omitted: room.omitted,
+    async fn look_up_user(&self, user: String) -> Result<Facts, ErrorReply> {
+        if user.is_empty() || user.len() > USER_BYTES_MAX || user.contains(char::is_control) {
+            return Err(refusal(ErrorCode::InvalidRequest, "this cannot be the name of a user"));
+        }
+        match self.shared.names.facts_of_user(user.clone()).await {
+            Ok(Some(facts)) => Ok(facts),
+            Ok(None) => Err(refusal(ErrorCode::InvalidRequest, format!("this host has no user {user}"))),
+            Err(_) => {
+                let message = format!("the host's name service gives no answer about user {user}");
+                Err(refusal(ErrorCode::Unavailable, message))
+            }
         }
     }
+}
 
-    /// Why no list lets the subject have it.
-    fn refusal(&self, lists: &[List<'_>]) -> String {
-        let refuses = |list: &&List<'_>| decide(self.facts, self.implicit, list.rules, self.ids).is_none();
-        let of = lists.iter().find(refuses).map_or("token", |list| list.of.as_str());
-        let mut reason = format!("no rule of the {of} matches");
-        let mut names = lists.iter().flat_map(|list| list.rules).flat_map(Rule::names);
-        if names.any(|name| self.ids.answer(&name).is_none()) {
-            reason.push_str(", and the host's name service gives no answer about some names");
-        }
-        if self.facts.uid == 0 && self.implicit.root == RootAccess::Deny {
-            reason.push_str("; root needs one too ([admin] root = \"deny\")");
-        }
-        reason
+/// Explains the decision about a subject, which is made as for every request.
+fn explanation(
+    decider: &Decider<'_>,
+    absent: &str,
+    entry: &Entry,
+    variant: &Variant,
+    operators: &[Rule],
+) -> ExplainedReply {
+    let of_terms = ruled(entry, variant)
+        .map(|ruled| (format!("{} {}", ruled.kind.as_str(), ruled.term), ruled.allow.as_slice()));
+    let lists: Vec<(String, &[Rule])> =
+        once(("token".to_owned(), entry.settings.allow.as_slice())).chain(of_terms).collect();
+    let reason = decide(decider, entry, variant);
+    let (facts, mut omitted) = subject_facts(decider.facts);
+    let mut room = RULES_BYTES_MAX;
+    let mut explain = |rule: &Rule| {
+        let explained = decider.explain(rule, absent);
+        let rest = room.checked_sub(encoded_size(&explained));
+        omitted = omitted.saturating_add(u32::from(rest.is_none()));
+        room = rest?;
+        Some(explained)
+    };
+    let mut explained = Vec::new();
+    for (of, rules) in &lists {
+        let rules = rules.iter().filter_map(&mut explain).collect();
+        explained.push(ExplainedList { of: of.clone(), rules });
     }
-
-    fn list(&self, list: List<'_>, room: &mut Room) -> ExplainedList {
-        let found = findings(self.facts, self.absent, list.rules, self.ids);
-        let rules = found.into_iter().map(explained).filter(|rule| room.takes(rule)).collect();
-        ExplainedList { of: list.of, rules }
-    }
-}
-
-/// Rules of which one must match, and what they are the rules of.
-struct List<'a> {
-    of: String,
-    rules: &'a [Rule],
-}
-
-/// The lists that decide about a variant of a token.
-fn lists<'a>(entry: &'a Entry, variant: &Variant) -> Vec<List<'a>> {
-    let of_term = ruled(entry, variant)
-        .map(|ruled| List { of: format!("{} {}", ruled.kind.as_str(), ruled.term), rules: &ruled.allow });
-    std::iter::once(List { of: "token".to_owned(), rules: &entry.settings.allow }).chain(of_term).collect()
-}
-
-fn explained(finding: Finding) -> ExplainedRule {
-    let conditions = finding.conditions.into_iter().map(|result| ExplainedCondition {
-        condition: result.condition.to_string(),
-        holds: result.holds,
-        fact: result.fact,
-    });
-    ExplainedRule {
-        rule: finding.rule.to_string(),
-        matches: finding.matches,
-        conditions: conditions.collect(),
+    ExplainedReply {
+        allowed: reason.is_ok(),
+        reason: reason.unwrap_or_else(|_| refusal_text(decider, &lists)),
+        facts,
+        operator: decider.decide(operators).map(|reason| reason.to_string()),
+        lists: explained,
+        omitted,
     }
 }
 
-/// The bytes that are left in a reply, and the number of rules and groups that did not fit.
-struct Room {
-    bytes: usize,
-    omitted: u32,
+/// Why no list lets the subject have it.
+fn refusal_text(decider: &Decider<'_>, lists: &[(String, &[Rule])]) -> String {
+    let refusing = lists.iter().find(|(_, rules)| decider.decide(rules).is_none());
+    let mut reason = format!("no rule of the {} matches", refusing.map_or("token", |(of, _)| of));
+    let mut names = lists.iter().flat_map(|(_, rules)| *rules).flat_map(Rule::to_resolve);
+    if names.any(|name| decider.ids.answer(name).is_none()) {
+        reason.push_str(", and the host's name service gives no answer about some names");
+    }
+    if decider.facts.uid == 0 && decider.root == RootAccess::Deny {
+        reason.push_str("; root needs one too ([admin] root = \"deny\")");
+    }
+    reason
 }
 
-impl Room {
-    fn takes(&mut self, rule: &ExplainedRule) -> bool {
-        /// The most that the length of one text takes on the wire.
-        const FRAMING: usize = 16;
-        let texts = rule.conditions.iter().flat_map(|told| [&told.condition, &told.fact]);
-        let bytes: usize = std::iter::once(&rule.rule).chain(texts).map(|text| text.len() + FRAMING).sum();
-        let takes = bytes <= self.bytes;
-        if takes {
-            self.bytes -= bytes;
-        } else {
-            self.omitted = self.omitted.saturating_add(1);
-        }
-        takes
-    }
-}
-
-async fn look_up_user(user: String) -> Result<Facts, ErrorReply> {
-    if user.is_empty() || user.len() > USER_BYTES_MAX || user.contains(char::is_control) {
-        return Err(refusal(ErrorCode::InvalidRequest, "this cannot be the name of a user"));
-    }
-    match facts_of_user(user.clone()).await {
-        Ok(Some(facts)) => Ok(facts),
-        Ok(None) => Err(refusal(ErrorCode::InvalidRequest, format!("this host has no user {user}"))),
-        Err(_) => {
-            let message = format!("the host's name service gives no answer about user {user}");
-            Err(refusal(ErrorCode::Unavailable, message))
-        }
-    }
+/// The most bytes that a rule takes in a reply.
+fn encoded_size(rule: &ExplainedRule) -> usize {
+    /// The most that the length of one text takes on the wire.
+    const FRAMING: usize = 16;
+    let texts = rule.conditions.iter().flat_map(|explained| [&explained.condition, &explained.fact]);
+    once(&rule.rule).chain(texts).map(|text| text.len() + FRAMING).sum()
 }
 
 /// A process of a unit, of which nothing else is known.

@@ -3,52 +3,75 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokend_protocol::{CallOptions, ErrorCode, ErrorReply, GetRequest, Reply, TokenReply};
+use tokend_protocol::{
+    CallOptions, ErrorCode, ErrorReply, GetRequest, Header, HeadersRequest, Reply, TokenInfo, TokenReply,
+};
 
-use super::authorize::Authorized;
 use super::{Asked, Session, refusal, view};
 use crate::clock::Instant;
 use crate::engine::credential::{Credential, Token};
 use crate::engine::registry::Entry;
 use crate::engine::schedule::Serving;
 use crate::engine::variants::{self, NoVariant};
+use crate::quota::QuotaExceeded;
 use crate::server::audit::{Operation, Refusal};
 
 impl Session {
     pub(super) async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
         let GetRequest { name, options, variant } = &request;
         let asked = Asked { operation: Operation::Get, name, variant };
+        let (token, info, _) = self.hand_out(asked, *options, None).await?;
+        Ok(Reply::Token(TokenReply {
+            info,
+            token: token.secret.clone(),
+            token_type: token.token_type.to_string(),
+            scope: token.scope.as_deref().map(str::to_owned),
+        }))
+    }
+
+    /// Decides about a request, and returns the token, and the headers besides `Authorization` if these were asked for.
+    /// Begins again if the registry or a resolved name has changed during a wait.
+    pub(super) async fn hand_out(
+        &self,
+        asked: Asked<'_>,
+        options: CallOptions,
+        headers: Option<&HeadersRequest>,
+    ) -> Result<(Arc<Token>, TokenInfo, Vec<Header>), ErrorReply> {
         let deadline = self.deadline(options.deadline_ms);
         loop {
-            let (registry, generation) = self.policy();
-            let authorized = self.authorize(&registry, asked)?;
-            let credential = self.credential(asked, &authorized.entry)?;
-            let token = self.obtain(asked, &credential, *options, deadline).await;
-            if self.is_in_force(&registry, generation) {
-                let token = token?;
-                let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);
-                self.handed_out(asked, &authorized, &token);
-                return Ok(Reply::Token(TokenReply {
-                    info,
-                    token: token.secret.clone(),
-                    token_type: token.token_type.to_string(),
-                    scope: token.scope.as_deref().map(str::to_owned),
-                }));
+            let (registry, ids) = (self.registry(), self.shared.names.subscribe());
+            let (entry, reason) = self.authorize(&registry, asked)?;
+            let credential = self.credential(asked, &entry)?;
+            // Before the token is obtained, so that it does not age meanwhile.
+            let headers = match headers {
+                Some(request) => self.other_headers(asked, &entry, request, deadline).await?,
+                None => Vec::new(),
+            };
+            let token = self.obtain(asked, &credential, options, deadline).await;
+            let is_other_registry = !Arc::ptr_eq(&registry, &self.shared.registry.borrow());
+            if is_other_registry || ids.has_changed().unwrap_or(true) {
+                continue;
             }
+            let token = token?;
+            entry.count_hand_out();
+            let variant = variants::as_configured(&entry.settings.variants, asked.variant);
+            let asked_for = (asked.name, &variant);
+            let facts = self.peer.facts();
+            self.shared.audit.handed_out(facts, asked.operation, asked_for, token.fingerprint, &reason);
+            let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);
+            return Ok((token, info, headers));
         }
     }
 
     /// The credential of the variant that was asked for.
     pub(super) fn credential(&self, asked: Asked<'_>, entry: &Entry) -> Result<Arc<Credential>, ErrorReply> {
-        const ALL_IN_USE: &str = "too many other variants of the token are in use";
         let found = entry.variant(asked.variant, &self.allowance, &self.shared.credential_factory);
         found.map_err(|reason| match reason {
             NoVariant::NotPermitted(message) => self.no_such_variant(asked, message),
             NoVariant::TooMany(excess) => self.over_quota(asked, excess),
             NoVariant::AllInUse => {
-                let reason = Refusal::TooMuch(ALL_IN_USE);
-                self.shared.audit.refused(self.peer.facts(), asked.operation, asked.name, reason);
-                refusal(ErrorCode::Overloaded, ALL_IN_USE)
+                let reason = "too many other variants of the token are in use";
+                self.over_quota(asked, QuotaExceeded { reason, possible_at: None })
             }
         })
     }
@@ -56,12 +79,12 @@ impl Session {
     /// Refuses a variant that the configuration allows nobody. The message repeats terms of the caller, so the audit trail
     /// does not have it.
     pub(super) fn no_such_variant(&self, asked: Asked<'_>, message: String) -> ErrorReply {
-        self.shared.audit.refused(self.peer.facts(), asked.operation, asked.name, Refusal::NoSuchVariant);
+        self.audit_refused(asked, Refusal::NoSuchVariant);
         refusal(ErrorCode::InvalidRequest, message)
     }
 
     /// The held token, or one from the provider.
-    pub(super) async fn obtain(
+    async fn obtain(
         &self,
         asked: Asked<'_>,
         credential: &Credential,
@@ -76,20 +99,5 @@ impl Session {
             Serving::Wait { .. } | Serving::Token(_) | Serving::Refuse(_) => None,
         };
         credential.obtain(min_ttl, deadline).await.map_err(|reason| self.unobtainable(reason))
-    }
-
-    /// Counts and audits a token that is handed out.
-    pub(super) fn handed_out(&self, asked: Asked<'_>, authorized: &Authorized, token: &Token) {
-        let Authorized { entry, reason, .. } = authorized;
-        entry.count_hand_out();
-        let variant = variants::as_configured(&entry.settings.variants, asked.variant);
-        let asked_for = (asked.name, &variant);
-        self.shared.audit.handed_out(
-            self.peer.facts(),
-            asked.operation,
-            asked_for,
-            token.fingerprint,
-            reason,
-        );
     }
 }

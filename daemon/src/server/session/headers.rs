@@ -7,10 +7,11 @@ use tokend_protocol::{
     CallerHeader, ErrorClass, ErrorCode, ErrorReply, Header, HeadersReply, HeadersRequest, Reply, Secret,
 };
 
-use super::{Asked, Session, refusal, view};
+use super::{Asked, Session, refusal};
 use crate::clock::Instant;
 use crate::config::{HeaderSettings, HeaderValue};
-use crate::secret_source::SecretSourceError;
+use crate::engine::credential::Failed;
+use crate::engine::registry::Entry;
 use crate::server::audit::Operation;
 
 /// How long the secrets of a header set may take for a caller without a deadline: they are on this host, and no provider has
@@ -19,67 +20,49 @@ const SECRETS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Session {
     pub(super) async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
-        let HeadersRequest { name, options, supplied, omitted, variant } = &request;
+        let HeadersRequest { name, options, variant, .. } = &request;
         let asked = Asked { operation: Operation::Headers, name, variant };
-        let deadline = self.deadline(options.deadline_ms);
-        let secrets_deadline = match options.deadline_ms {
+        let (token, info, headers) = self.hand_out(asked, *options, Some(&request)).await?;
+        let headers = with_authorization(&token.secret, headers);
+        Ok(Reply::Headers(HeadersReply { info, headers }))
+    }
+
+    /// The configured headers, with their secrets as they are now, and those of the caller.
+    pub(super) async fn other_headers(
+        &self,
+        asked: Asked<'_>,
+        entry: &Entry,
+        request: &HeadersRequest,
+        deadline: Instant,
+    ) -> Result<Vec<Header>, ErrorReply> {
+        let supplied = supplied(&entry.settings.caller_headers, &request.supplied, &request.omitted)
+            .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
+        let deadline = match request.options.deadline_ms {
             0 => self.shared.clock.now().after(SECRETS_TIMEOUT),
             _ => deadline,
         };
-        loop {
-            let (registry, generation) = self.policy();
-            let authorized = self.authorize(&registry, asked)?;
-            let entry = &authorized.entry;
-            let supplied = self::supplied(&entry.settings.caller_headers, supplied, omitted)
-                .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
-            let credential = self.credential(asked, entry)?;
-            // The secrets are read first, so that the token does not age while they are read.
-            let configured =
-                self.configured_headers(asked, &entry.settings.headers, secrets_deadline).await?;
-            let token = self.obtain(asked, &credential, *options, deadline).await;
-            if self.is_in_force(&registry, generation) {
-                let token = token?;
-                let headers = compose(&token.secret, configured, supplied);
-                let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);
-                self.handed_out(asked, &authorized, &token);
-                return Ok(Reply::Headers(HeadersReply { info, headers }));
-            }
-        }
-    }
-
-    /// The configured headers, with their secrets as they are now.
-    async fn configured_headers(
-        &self,
-        asked: Asked<'_>,
-        settings: &[HeaderSettings],
-        deadline: Instant,
-    ) -> Result<Vec<Header>, ErrorReply> {
         let read = tokio::select! {
             // Secrets that are at hand are read, however short the deadline.
             biased;
-            read = configured(settings) => read,
+            read = configured(&entry.settings.headers) => read,
             () = self.shared.clock.sleep_until(deadline) => {
                 let message = "the deadline passed before the secrets of the header set were read";
                 return Err(refusal(ErrorCode::DeadlineExceeded, message));
             }
         };
-        read.map_err(|error| {
+        let mut headers = read.map_err(|error| {
             tracing::warn!(token = %asked.name, %error, "a header cannot be made");
-            let message = "a secret of the header set cannot be read on this host";
-            let message =
-                view::with_detail(message, Some(&error.to_string()), ErrorClass::Secret, self.detail());
-            ErrorReply { class: Some(ErrorClass::Secret), ..refusal(ErrorCode::NeedsOperator, message) }
-        })
+            let failed = Failed {
+                class: ErrorClass::Secret,
+                message: "a secret of the header set cannot be read on this host".into(),
+                detail: Some(error.into()),
+                at: self.shared.clock.now(),
+            };
+            self.failed(&failed, None)
+        })?;
+        headers.extend(supplied);
+        Ok(headers)
     }
-}
-
-/// Why a header set cannot be made.
-#[derive(Debug, thiserror::Error)]
-enum HeaderError {
-    #[error("{name}: {error}")]
-    Secret { name: String, error: SecretSourceError },
-    #[error("{0}: the secret has characters that no header can carry")]
-    Value(String),
 }
 
 /// Checks the caller's headers against those that the configuration leaves to it, and returns them in the configured
@@ -128,18 +111,17 @@ fn is_field_value(value: &str) -> bool {
 }
 
 /// The configured headers. Secrets are read now.
-async fn configured(settings: &[HeaderSettings]) -> Result<Vec<Header>, HeaderError> {
+async fn configured(settings: &[HeaderSettings]) -> Result<Vec<Header>, String> {
     let mut headers = Vec::with_capacity(settings.len());
     for HeaderSettings { name, value } in settings {
         let value = match value {
             HeaderValue::Fixed(text) => Secret::from(text.clone()),
             HeaderValue::Secret(source) => {
-                let read = source.read_for_caller().await;
-                read.map_err(|error| HeaderError::Secret { name: name.clone(), error })?
+                source.read_for_caller().await.map_err(|error| format!("{name}: {error}"))?
             }
         };
         if !is_field_value(value.expose()) {
-            return Err(HeaderError::Value(name.clone()));
+            return Err(format!("{name}: the secret has characters that no header can carry"));
         }
         headers.push(Header { name: name.clone(), value });
     }
@@ -147,12 +129,10 @@ async fn configured(settings: &[HeaderSettings]) -> Result<Vec<Header>, HeaderEr
 }
 
 /// The whole set, `Authorization` first.
-fn compose(token: &Secret, configured: Vec<Header>, supplied: Vec<Header>) -> Vec<Header> {
-    let authorization = Secret::from(format!("Bearer {}", token.expose()));
-    let mut headers = vec![Header { name: "Authorization".to_owned(), value: authorization }];
-    headers.extend(configured);
-    headers.extend(supplied);
-    headers
+fn with_authorization(token: &Secret, others: Vec<Header>) -> Vec<Header> {
+    let value = Secret::from(format!("Bearer {}", token.expose()));
+    let authorization = Header { name: "Authorization".to_owned(), value };
+    std::iter::once(authorization).chain(others).collect()
 }
 
 #[cfg(test)]
@@ -204,9 +184,8 @@ mod tests {
     async fn the_set_begins_with_the_token() {
         let settings =
             [HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("text/plain".into()) }];
-        let own = vec![Header { name: "X".into(), value: Secret::from("1".to_owned()) }];
-        let set = compose(&Secret::from("tok".to_owned()), configured(&settings).await.unwrap(), own);
+        let set = with_authorization(&Secret::from("tok".to_owned()), configured(&settings).await.unwrap());
         let lines: Vec<_> = set.iter().map(|h| format!("{}: {}", h.name, h.value.expose())).collect();
-        assert_eq!(lines, ["Authorization: Bearer tok", "Accept: text/plain", "X: 1"]);
+        assert_eq!(lines, ["Authorization: Bearer tok", "Accept: text/plain"]);
     }
 }

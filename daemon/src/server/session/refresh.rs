@@ -1,44 +1,62 @@
-//! `Refresh`: an operator has the provider asked for a new token now.
+//! `Refresh`: an operator has the provider asked for a new token now. `Reject`: a caller reports that an API refused a
+//! token.
 
 use std::time::Duration;
 
-use tokend_protocol::{ErrorCode, ErrorReply, RefreshRequest, RefreshedReply, Reply, TokenInfo};
+use tokend_protocol::{
+    ErrorCode, ErrorReply, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
+    Reply, TokenInfo,
+};
 
 use super::{Asked, Session, refusal, view};
-use crate::engine::credential::{Attempted, Credential};
+use crate::engine::credential::{Attempted, Credential, Rejected};
 use crate::server::audit::Operation;
 
 impl Session {
     pub(super) async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
         let asked = Asked { operation: Operation::Refresh, name: &request.name, variant: &request.variant };
-        let (registry, generation) = self.policy();
-        let (entry, reason) = self.authorize_operator(&registry, asked)?;
+        let (entry, reason) = self.authorize_operator(&self.registry(), asked)?;
         let credential = self.credential(asked, &entry)?;
-        self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, &reason);
-        let deadline = self.deadline(request.deadline_ms);
+        self.audit_allowed(asked, &reason);
         let _held = self.wait_for_provider(asked, true)?;
-        let attempted = credential.refresh(deadline).await;
-        if !self.is_in_force(&registry, generation) {
-            self.authorize_operator(&self.registry(), asked)?;
-        }
+        let attempted = credential.refresh(self.deadline(request.deadline_ms)).await;
+        self.authorize_operator(&self.registry(), asked)?;
         let attempted = attempted.map_err(|reason| self.unobtainable(reason))?;
-        let (info, changed) = self.after_attempt(&credential, attempted)?;
+        let changed = attempted == Attempted::Changed;
+        let info = self.after_attempt(&credential, attempted)?;
         Ok(Reply::Refreshed(RefreshedReply { info, changed }))
     }
 
-    /// The held token after an attempt, and whether it is another one than before.
-    pub(super) fn after_attempt(
-        &self,
-        credential: &Credential,
-        attempted: Attempted,
-    ) -> Result<(TokenInfo, bool), ErrorReply> {
+    pub(super) async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
+        let asked = Asked { operation: Operation::Reject, name: &request.name, variant: &request.variant };
+        let (entry, reason) = self.authorize(&self.registry(), asked)?;
+        let credential = self.credential(asked, &entry)?;
+        self.audit_allowed(asked, &reason);
+        // The provider is asked only where the refused token is the current one.
         let snapshot = credential.snapshot();
+        let is_current =
+            snapshot.token.as_ref().is_some_and(|token| token.fingerprint == request.fingerprint);
+        let _held = self.wait_for_provider(asked, is_current && !snapshot.in_flight)?;
+        let rejected = credential.reject(request.fingerprint, self.deadline(request.deadline_ms)).await;
+        self.authorize(&self.registry(), asked)?;
+        let (attempted, outcome) = match rejected.map_err(|reason| self.unobtainable(reason))? {
+            Rejected::Superseded => (Attempted::Unchanged, RejectOutcome::Superseded),
+            Rejected::TooSoon => (Attempted::Unchanged, RejectOutcome::TooSoon),
+            Rejected::Attempted(Attempted::Changed) => (Attempted::Changed, RejectOutcome::Replaced),
+            Rejected::Attempted(attempted) => (attempted, RejectOutcome::Unchanged),
+        };
+        let info = self.after_attempt(&credential, attempted)?;
+        Ok(Reply::Rejected(RejectedReply { outcome, info }))
+    }
+
+    /// The token that is held after an attempt.
+    fn after_attempt(&self, credential: &Credential, attempted: Attempted) -> Result<TokenInfo, ErrorReply> {
         if let Attempted::Failed(failed, next_attempt) = attempted {
             return Err(self.failed(&failed, next_attempt));
         }
+        let snapshot = credential.snapshot();
         let held = snapshot.usable(self.shared.clock.now(), Duration::ZERO);
         let token = held.ok_or_else(|| refusal(ErrorCode::Unavailable, "no valid token is held any more"))?;
-        let info = view::token_info(&token, &snapshot, &self.shared.clock);
-        Ok((info, attempted == Attempted::Changed))
+        Ok(view::token_info(&token, &snapshot, &self.shared.clock))
     }
 }

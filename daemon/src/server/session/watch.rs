@@ -1,23 +1,21 @@
 //! `Watch`: a subscription to tokens. It remembers only its last event of each token, so a slow subscriber gets the latest
 //! condition and never a backlog.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{BoxStream, SelectAll, unfold};
 use tokend_protocol::{
     ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, State, TokenName, Variant, WatchRequest,
 };
 use tokio::sync::watch::Receiver;
 
-use super::authorize::Authorized;
 use super::{Asked, Session, refusal, view};
 use crate::access::ResolvedIds;
 use crate::clock::{Clock, Instant};
 use crate::engine::credential::Snapshot;
-use crate::engine::registry::Registry;
+use crate::engine::registry::{Entry, Registry};
 use crate::quota::{Held, Resource};
 use crate::server::audit::Operation;
 
@@ -25,40 +23,21 @@ use crate::server::audit::Operation;
 pub(super) const WATCHED_MAX: usize = 256;
 
 /// A subscription.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
 pub struct Watch {
     session: Arc<Session>,
     /// The parts of the user's quota that the watch takes.
     _held: [Held; 2],
     registry: Receiver<Arc<Registry>>,
     ids: Receiver<ResolvedIds>,
-    watched: Vec<Watched>,
-    /// The next change of each token under this registry, so that a change of one costs no look at the others.
-    changes: FuturesUnordered<Change>,
-}
-
-#[derive(Debug)]
-struct Watched {
-    name: TokenName,
-    told: Option<Told>,
+    /// Each token with its last event.
+    watched: Vec<(TokenName, Option<Told>)>,
+    /// The snapshots of each token under this registry, with its index in `watched`.
+    snapshots: SelectAll<BoxStream<'static, (usize, Arc<Snapshot>)>>,
 }
 
 /// The parts of an event that are compared to decide whether to send it. Times are left out: they always differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Told {
-    state: State,
-    held: Option<Fingerprint>,
-    last_error: Option<ErrorClass>,
-}
-
-/// Ends when the state of a token may have changed.
-type Change = Pin<Box<dyn Future<Output = Changed> + Send>>;
-
-struct Changed {
-    /// The index of the token in [`Watch::watched`].
-    index: usize,
-    snapshots: Receiver<Arc<Snapshot>>,
-}
+type Told = (State, Option<Fingerprint>, Option<ErrorClass>);
 
 impl Session {
     /// Begins a watch.
@@ -84,16 +63,16 @@ impl Session {
         let (mut registry, ids) = (self.shared.registry.subscribe(), self.shared.names.subscribe());
         for (index, name) in names.iter().enumerate() {
             self.pause(index).await;
-            let reason = self.authorize_watch(name)?.reason;
+            let (_, reason) = self.authorize_watch(name)?;
             self.shared.audit.allowed(self.peer.facts(), Operation::Watch, name, &reason);
         }
         // The tokens have not been looked at yet.
         registry.mark_changed();
-        let watched = names.into_iter().map(|name| Watched { name, told: None }).collect();
-        Ok(Watch { session: self, _held: held, registry, ids, watched, changes: FuturesUnordered::new() })
+        let watched = names.into_iter().map(|name| (name, None)).collect();
+        Ok(Watch { session: self, _held: held, registry, ids, watched, snapshots: SelectAll::new() })
     }
 
-    fn authorize_watch(&self, name: &TokenName) -> Result<Authorized, ErrorReply> {
+    fn authorize_watch(&self, name: &TokenName) -> Result<(Arc<Entry>, String), ErrorReply> {
         let asked = Asked { operation: Operation::Watch, name, variant: &Variant::default() };
         self.authorize(&self.registry(), asked)
     }
@@ -112,8 +91,8 @@ impl Watch {
                 biased;
                 Ok(()) = self.registry.changed() => self.subscribe().await?,
                 Ok(()) = self.ids.changed() => self.subscribe().await?,
-                Some(changed) = self.changes.next() => {
-                    if let Some(event) = self.news(changed) {
+                Some((index, snapshot)) = self.snapshots.next() => {
+                    if let Some(event) = self.event(index, &snapshot) {
                         return Ok(event);
                     }
                 }
@@ -123,47 +102,45 @@ impl Watch {
 
     /// Decides again whether the caller may have the tokens, and subscribes to their present credentials.
     async fn subscribe(&mut self) -> Result<(), ErrorReply> {
-        self.changes.clear();
-        for (index, watched) in self.watched.iter().enumerate() {
+        self.snapshots.clear();
+        for (index, (name, _)) in self.watched.iter().enumerate() {
             self.session.pause(index).await;
-            let entry = self.session.authorize_watch(&watched.name)?.entry;
-            let mut snapshots = entry.credential.subscribe();
-            snapshots.mark_changed();
-            self.changes.push(change(index, snapshots, None, self.session.shared.clock.clone()));
+            let (entry, _) = self.session.authorize_watch(name)?;
+            let published = entry.credential.subscribe();
+            let snapshots = snapshots(published, self.session.shared.clock.clone());
+            self.snapshots.push(snapshots.map(move |snapshot| (index, snapshot)).boxed());
         }
         Ok(())
     }
 
-    /// The event, if the condition changed. The token stays watched in any case.
-    fn news(&mut self, Changed { index, mut snapshots }: Changed) -> Option<EventReply> {
-        let clock = &self.session.shared.clock;
-        let snapshot = snapshots.borrow_and_update().clone();
-        let event = self.watched.get_mut(index)?.news(&snapshot, clock);
-        self.changes.push(change(index, snapshots, next_timed_change(&snapshot, clock.now()), clock.clone()));
-        event
+    /// The event of a token, if its condition has changed.
+    fn event(&mut self, index: usize, snapshot: &Snapshot) -> Option<EventReply> {
+        let (name, last) = self.watched.get_mut(index)?;
+        let event = view::event(name.clone(), snapshot, &self.session.shared.clock);
+        let told = (event.state, event.held.map(|held| held.fingerprint), event.last_error);
+        (last.replace(told) != Some(told)).then_some(event)
     }
 }
 
-/// Waits until a new snapshot is published, or until `at`.
-fn change(index: usize, mut snapshots: Receiver<Arc<Snapshot>>, at: Option<Instant>, clock: Clock) -> Change {
-    Box::pin(async move {
-        let passing = async {
-            match at {
-                Some(at) => clock.sleep_until(at).await,
-                None => std::future::pending().await,
+/// The snapshot of a credential now, and each time that its state may have changed: when a snapshot is published, and when
+/// time changes the state. Ends with the credential, when only a reload brings news.
+fn snapshots(
+    mut published: Receiver<Arc<Snapshot>>,
+    clock: Clock,
+) -> impl futures_util::Stream<Item = Arc<Snapshot>> {
+    published.mark_changed();
+    unfold((published, None), move |(mut published, timed): (_, Option<Instant>)| {
+        let clock = clock.clone();
+        async move {
+            tokio::select! {
+                Ok(()) = published.changed() => (),
+                () = clock.sleep_until(timed.unwrap_or_else(|| clock.now())), if timed.is_some() => (),
+                else => return None,
             }
-        };
-        let published = async {
-            if snapshots.changed().await.is_err() {
-                // The credential has ended; only a reload brings news.
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = published => (),
-            () = passing => (),
+            let snapshot = published.borrow_and_update().clone();
+            let timed = next_timed_change(&snapshot, clock.now());
+            Some((snapshot, (published, timed)))
         }
-        Changed { index, snapshots }
     })
 }
 
@@ -172,13 +149,4 @@ fn next_timed_change(snapshot: &Snapshot, now: Instant) -> Option<Instant> {
     let token = snapshot.usable(now, Duration::ZERO)?;
     let due = snapshot.next_attempt.filter(|at| *at > now && snapshot.last_error.is_none());
     Some(due.map_or(token.validity.expires_at(), |due| due.min(token.validity.expires_at())))
-}
-
-impl Watched {
-    fn news(&mut self, snapshot: &Snapshot, clock: &Clock) -> Option<EventReply> {
-        let event = view::event(self.name.clone(), snapshot, clock);
-        let held = event.held.map(|held| held.fingerprint);
-        let told = Told { state: event.state, held, last_error: event.last_error };
-        (self.told.replace(told) != Some(told)).then_some(event)
-    }
 }

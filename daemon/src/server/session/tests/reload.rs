@@ -99,7 +99,6 @@ async fn a_variant_that_is_not_permitted_any_more_is_dropped_and_the_others_are_
 async fn an_idle_connection_keeps_no_former_registry_alive() {
     let scene = Scene::new(OWN_UID, host(), &token("t", ""));
     scene.get("t").await;
-    assert_eq!(scene.remembered(), 1);
     let former = Arc::downgrade(&scene.session.registry());
     scene.reload(&token("t", ALLOWED));
     assert!(former.upgrade().is_none());
@@ -125,7 +124,7 @@ async fn a_caller_that_is_no_operator_any_more_after_a_look_up_is_told_nothing()
     };
     let operator = "[admin]\nallow = [\"user:1001\"]";
     let scene = Scene::new(ALICE, host(), &(token("t", FORBIDDEN) + operator));
-    let held_up = crate::access::hold_look_ups().await;
+    let held_up = scene.session.shared.names.hold_explanations();
     let mut answer = Box::pin(scene.session.answer(Request::Explain(explain)));
     assert!((&mut answer).now_or_never().is_none(), "the account is looked up");
     scene.reload(&token("t", FORBIDDEN));
