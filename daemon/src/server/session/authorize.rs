@@ -13,7 +13,6 @@ use super::{Asked, Session, refusal};
 use crate::access::{Decider, Reason, ResolvedIds};
 use crate::config::{TermKind, TermRules};
 use crate::engine::registry::{Entry, Registry};
-use crate::engine::variants;
 use crate::quota::Rate;
 use crate::server::audit::Refusal;
 
@@ -35,14 +34,20 @@ impl Session {
     ) -> Result<(Arc<Entry>, String), ErrorReply> {
         let entry = registry.find(asked.name);
         let decided = entry.ok_or(Refusal::NoSuchToken).and_then(|entry| {
-            let reason = decide(&self.decider(registry, &self.shared.names.ids()), entry, asked.variant)?;
+            let reason =
+                decide_variant(&self.decider(registry, &self.shared.names.ids()), entry, asked.variant)?;
             Ok((Arc::clone(entry), reason))
         });
         decided.map_err(|reason| {
             match (reason, entry) {
                 (Refusal::NoRuleForVariant, Some(entry)) => {
-                    let variant = variants::as_configured(&entry.settings.variants, asked.variant);
-                    let asked_for = (asked.name, &variant);
+                    // Only terms with rules of their own: others are the caller's words.
+                    let terms = |kind| {
+                        let ruled = ruled(entry, asked.variant).filter(|ruled| ruled.kind == kind);
+                        ruled.map(|ruled| ruled.term.clone()).collect()
+                    };
+                    let [scope, resource, audience] = TermKind::ALL.map(terms);
+                    let asked_for = (asked.name, &Variant { scope, resource, audience });
                     self.shared.audit.refused_variant(self.peer.facts(), asked.operation, asked_for);
                 }
                 _ => self.audit_refused(asked, reason),
@@ -89,7 +94,8 @@ impl Session {
 
     /// Whether the caller may have the token in some variant.
     pub(super) fn may_have(&self, registry: &Registry, entry: &Entry) -> bool {
-        let decided = decide(&self.decider(registry, &self.shared.names.ids()), entry, &Variant::default());
+        let decided =
+            decide_variant(&self.decider(registry, &self.shared.names.ids()), entry, &Variant::default());
         decided != Err(Refusal::NoRule)
     }
 
@@ -102,7 +108,11 @@ impl Session {
 
 /// Why a caller may have a variant of a token, in words. [`Refusal::NoRule`] means that it may not have the token in any
 /// variant.
-pub(super) fn decide(decider: &Decider<'_>, entry: &Entry, variant: &Variant) -> Result<String, Refusal> {
+pub(super) fn decide_variant(
+    decider: &Decider<'_>,
+    entry: &Entry,
+    variant: &Variant,
+) -> Result<String, Refusal> {
     let of_token = decider.decide(&entry.settings.allow).ok_or(Refusal::NoRule)?;
     let denied: Vec<&TermRules> =
         entry.settings.variants.rules.iter().filter(|ruled| decider.decide(&ruled.allow).is_none()).collect();

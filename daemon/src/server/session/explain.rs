@@ -10,7 +10,7 @@ use tokend_protocol::{
     SubjectFacts, Variant,
 };
 
-use super::authorize::{decide, ruled};
+use super::authorize::{decide_variant, ruled};
 use super::{Asked, Session, refusal};
 use crate::access::{Decider, Facts, NO_ID, RootAccess, Rule};
 use crate::engine::registry::Entry;
@@ -98,7 +98,7 @@ fn explanation(
         .map(|ruled| (format!("{} {}", ruled.kind.as_str(), ruled.term), ruled.allow.as_slice()));
     let lists: Vec<(String, &[Rule])> =
         once(("token".to_owned(), entry.settings.allow.as_slice())).chain(of_terms).collect();
-    let reason = decide(decider, entry, variant);
+    let reason = decide_variant(decider, entry, variant);
     let (facts, mut omitted) = subject_facts(decider.facts);
     let mut room = RULES_BYTES_MAX;
     let mut explain = |rule: &Rule| {
