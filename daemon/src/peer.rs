@@ -126,8 +126,8 @@ fn invocation_id(unit: &str) -> Option<String> {
 fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
-        let room = size_of_val(groups.as_slice());
-        let mut bytes = libc::socklen_t::try_from(room).map_err(io::Error::other)?;
+        let mut bytes =
+            libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
         let (fd, start) = (socket.as_raw_fd(), groups.as_mut_ptr().cast());
         // SAFETY: the descriptor is borrowed and so open; `groups` is valid for `bytes` bytes, and the kernel writes at
         // most that many and sets `bytes` to the number that it needs.
@@ -135,12 +135,10 @@ fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         let status =
             unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, start, &raw mut bytes) };
         let result = Errno::result(status);
-        let needed = usize::try_from(bytes).map_err(io::Error::other)?;
-        groups.resize(needed / size_of::<libc::gid_t>(), 0);
-        match result {
-            Ok(_) => return Ok(groups),
-            Err(Errno::ERANGE) if needed > room => (),
-            Err(error) => return Err(error.into()),
+        groups.resize(usize::try_from(bytes).map_err(io::Error::other)? / size_of::<libc::gid_t>(), 0);
+        // With too little room the kernel has returned how much it needs.
+        if result != Err(Errno::ERANGE) {
+            return Ok(result.map(|_| groups)?);
         }
     }
 }

@@ -4,6 +4,64 @@ pub mod accept;
 pub mod audit;
 pub mod connection;
 pub mod fair_queue;
-pub mod server_state;
 pub mod session;
 pub mod stream;
+
+use std::sync::{Arc, Mutex};
+
+use tokend_protocol::Timestamp;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use self::audit::Audit;
+use self::fair_queue::FairQueue;
+use crate::access::Names;
+use crate::clock::Clock;
+use crate::engine::registry::{CredentialFactory, Registry};
+use crate::quota::{Allowances, Quota};
+use crate::store::Store;
+
+/// The state that all connections share.
+#[derive(Debug)]
+pub struct ServerState {
+    /// The registry in force.
+    pub registry: watch::Sender<Arc<Registry>>,
+    /// Locked while a registry is built or a variant started, never across an await.
+    pub credential_factory: Mutex<CredentialFactory>,
+    pub store: Arc<Store>,
+    pub clock: Clock,
+    pub audit: Audit,
+    pub allowances: Allowances,
+    pub turns: Arc<FairQueue>,
+    pub names: Arc<Names>,
+    /// The daemon's own user.
+    pub own_uid: u32,
+    pub started_at: Timestamp,
+    /// Whether the process's memory is locked, for the status.
+    pub memory: String,
+    /// The tasks of the open connections.
+    pub connections: TaskTracker,
+    /// When the last reload failed, if it did.
+    pub reload_failed_at: watch::Sender<Option<Timestamp>>,
+}
+
+impl ServerState {
+    /// The state of a daemon that starts now.
+    pub fn new(registry: Registry, credential_factory: CredentialFactory, clock: Clock) -> Self {
+        Self {
+            store: credential_factory.store(),
+            registry: watch::Sender::new(Arc::new(registry)),
+            credential_factory: Mutex::new(credential_factory),
+            started_at: clock.timestamp(clock.now()),
+            allowances: Allowances::new(Quota::default()),
+            clock,
+            audit: Audit::default(),
+            turns: Arc::default(),
+            names: Arc::new(Names::of_the_host()),
+            own_uid: nix::unistd::geteuid().as_raw(),
+            memory: "not locked".to_owned(),
+            connections: TaskTracker::new(),
+            reload_failed_at: watch::Sender::new(None),
+        }
+    }
+}

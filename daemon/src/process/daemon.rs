@@ -18,8 +18,8 @@ use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::{Fingerprinter, NoRandomness};
 use crate::process::network;
 use crate::quota::Allowances;
+use crate::server::ServerState;
 use crate::server::accept;
-use crate::server::server_state::ServerState;
 use crate::store::Store;
 
 /// How long callers' requests and token requests may take to end when the daemon stops. One exchange with a token

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Instant;
 use crate::peer::Peer;
 use crate::quota::Resource;
+use crate::server::ServerState;
 use crate::server::audit::Operation;
 use crate::server::connection::{Connection, error_frame};
-use crate::server::server_state::ServerState;
 use crate::server::session::Session;
 use crate::server::stream::{Stream, refuse_descriptors};
 
@@ -110,7 +110,8 @@ impl Acceptor {
         self.shared.connections.spawn(async move {
             let _held = held;
             let queue = shared.turns.join(uid);
-            queue.turn().await.spend(IDENTIFY_UNITS);
+            drop(queue.turn().await);
+            queue.spend(IDENTIFY_UNITS);
             peer.identify();
             if let Some(exe) = &peer.facts().exe {
                 shared.names.recheck(exe).await;

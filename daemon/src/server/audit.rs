@@ -21,10 +21,7 @@ use crate::clock::Clock;
 /// How long repetitions are counted before their count is recorded. A process that is killed loses the last window.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Counts that are recorded in one go. Other tasks run in between.
-const WRITTEN_AT_ONCE: usize = 16;
-
-/// The operation that a peer asked for.
+/// The operation that a peer asked for. The field `verb` has its name in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     Connect,
@@ -37,22 +34,6 @@ pub enum Operation {
     Watch,
     Status,
     Explain,
-}
-
-impl Operation {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Request => "request",
-            Self::Get => "get",
-            Self::Headers => "headers",
-            Self::Refresh => "refresh",
-            Self::Reject => "reject",
-            Self::Watch => "watch",
-            Self::Status => "status",
-            Self::Explain => "explain",
-        }
-    }
 }
 
 /// The reason why a peer was refused. Only the journal has it in full.
@@ -133,7 +114,7 @@ impl Audit {
             }
             clock.sleep_until(clock.now().after(WINDOW)).await;
             self.aggregator().end_window();
-            while self.write_counts(WRITTEN_AT_ONCE) == WRITTEN_AT_ONCE {
+            while self.write_count() {
                 tokio::task::yield_now().await;
             }
         }
@@ -142,7 +123,7 @@ impl Audit {
     /// Records all counts now, at the end of the process.
     pub fn close(&self) {
         self.aggregator().end_window();
-        self.write_counts(usize::MAX);
+        while self.write_count() {}
     }
 
     fn record(&self, record: &Record<'_>) {
@@ -158,10 +139,10 @@ impl Audit {
         }
     }
 
-    /// Writes up to `max` counts, and returns how many it wrote.
-    fn write_counts(&self, max: usize) -> usize {
-        let counts = std::iter::from_fn(|| self.aggregator().next_count()).take(max);
-        counts.map(|(record, repeats)| record.write(Some(repeats))).count()
+    /// Writes a count that is due. Returns whether there was one.
+    fn write_count(&self) -> bool {
+        let due = self.aggregator().next_count();
+        due.inspect(|(record, repeats)| record.write(Some(*repeats))).is_some()
     }
 
     fn aggregator(&self) -> MutexGuard<'_, Aggregator> {

@@ -22,7 +22,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::quota::Resource;
-use crate::server::fair_queue::Turn;
 use crate::server::session::{Session, refusal};
 use crate::server::stream::Stream;
 
@@ -94,13 +93,13 @@ impl Connection {
                 () = ready(()), if self.reading && has_frame => None,
                 readable = self.stream.socket.readable(), if self.reading => readable.map(|()| None)?,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    return Err(timed_out("the peer took too long over a frame"));
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame"));
                 }
             };
             let turn = session.queue.turn().await;
             let handled = match answer {
-                Some(answer) => self.answer(answer, &turn),
-                None => self.receive(&turn),
+                Some(answer) => self.answer(answer),
+                None => self.receive(),
             };
             drop(turn);
             self.flush().await?;
@@ -110,7 +109,7 @@ impl Connection {
     }
 
     /// Reads once, unless frames are left from the last turn, and handles what has come.
-    fn receive(&mut self, turn: &Turn<'_>) -> io::Result<()> {
+    fn receive(&mut self) -> io::Result<()> {
         if !self.has_frame() {
             let mut room = [0; READ_MAX];
             match self.stream.try_read(&mut room) {
@@ -126,7 +125,7 @@ impl Connection {
             }
         }
         self.check_peer()?;
-        let handled = self.handle_frames(turn);
+        let handled = self.handle_frames();
         if !self.input.is_empty() {
             self.deadline.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
         }
@@ -134,7 +133,7 @@ impl Connection {
     }
 
     /// Handles the frames that have come, as far as the turn goes.
-    fn handle_frames(&mut self, turn: &Turn<'_>) -> io::Result<()> {
+    fn handle_frames(&mut self) -> io::Result<()> {
         let input = mem::take(&mut self.input);
         let mut rest = input.as_slice();
         let mut has_turn = true;
@@ -155,14 +154,12 @@ impl Connection {
                     let code = match fault {
                         Fault::Version(_) => ErrorCode::UnsupportedVersion,
                         Fault::UnknownMessage(_) => ErrorCode::UnknownRequest,
-                        Fault::Cut(_) | Fault::Malformed | Fault::TrailingBytes(_) => {
-                            ErrorCode::InvalidRequest
-                        }
+                        _ => ErrorCode::InvalidRequest,
                     };
                     self.send(id, Reply::Error(refusal(code, fault.to_string())));
                 }
             }
-            has_turn = turn.spend(1);
+            has_turn = self.session.queue().spend(1);
         }
         self.input = rest.to_vec();
         Ok(())
@@ -174,12 +171,12 @@ impl Connection {
     }
 
     /// Sends an answer that was waited for and those that are ready as well, as far as the turn goes.
-    fn answer(&mut self, first: Frame<Reply>, turn: &Turn<'_>) -> io::Result<()> {
+    fn answer(&mut self, first: Frame<Reply>) -> io::Result<()> {
         self.check_peer()?;
         let mut answer = Some(first);
         while let Some(Frame { id, message }) = answer {
             self.send(id, message);
-            if !turn.spend(1) || self.output.len() >= UNWRITTEN_MAX {
+            if !self.session.queue().spend(1) || self.output.len() >= UNWRITTEN_MAX {
                 break;
             }
             answer = self.pending.next().now_or_never().flatten();
@@ -241,7 +238,7 @@ impl Connection {
         let unread = self.session.take(Resource::UnreadBytes, rest.len());
         let _held = unread.map_err(|refused| io::Error::other(refused.message))?;
         let written = timeout(WRITE_TIMEOUT, self.stream.socket.write_all(rest)).await;
-        written.unwrap_or_else(|_| Err(timed_out("the peer does not read its answers")))
+        written.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the peer does not read its answers"))?
     }
 }
 
@@ -273,10 +270,6 @@ fn length_of(input: &[u8]) -> Option<(usize, &[u8])> {
     Some((usize::try_from(u32::from_be_bytes(*length)).ok()?, rest))
 }
 
-fn timed_out(message: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, message)
-}
-
 fn peer_has_ended() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the peer's process has ended")
 }
@@ -305,7 +298,7 @@ mod tests {
     use crate::fingerprint::Fingerprinter;
     use crate::peer::Peer;
     use crate::quota::{Allowances, Quota};
-    use crate::server::server_state::ServerState;
+    use crate::server::ServerState;
     use crate::store::Store;
 
     const CONFIG: &str = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:1/\"\nclient_id = \"c\"\n\

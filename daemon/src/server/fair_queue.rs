@@ -49,13 +49,6 @@ struct Spent {
     units: u32,
 }
 
-/// A turn of a user. It ends when it is dropped.
-#[derive(Debug)]
-pub struct Turn<'a> {
-    user: &'a UserQueue,
-    _turn: MutexGuard<'a, ()>,
-}
-
 impl FairQueue {
     /// Adds a connection of this user.
     pub fn join(self: &Arc<Self>, uid: u32) -> Arc<UserQueue> {
@@ -81,11 +74,11 @@ impl Drop for UserQueue {
 }
 
 impl UserQueue {
-    /// Waits for a turn.
-    pub async fn turn(&self) -> Turn<'_> {
-        let held = self.turn.lock().await;
+    /// Waits for a turn, which ends when it is dropped.
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        let turn = self.turn.lock().await;
         self.pause(TURN_UNITS).await;
-        Turn { user: self, _turn: held }
+        turn
     }
 
     /// Lets others have their turns if the allowance is used up, and counts units of work that follow.
@@ -100,7 +93,7 @@ impl UserQueue {
     }
 
     /// Counts units of work in the current round, and returns whether there is room for more.
-    fn spend(&self, units: u32) -> bool {
+    pub fn spend(&self, units: u32) -> bool {
         let round = self.all.round.load(Ordering::Relaxed);
         let is_alone = self.all.connected.load(Ordering::Relaxed) <= 1;
         let allowance = if is_alone { ALLOWANCE_ALONE } else { ALLOWANCE };
@@ -110,13 +103,6 @@ impl UserQueue {
         }
         spent.units = spent.units.saturating_add(units);
         spent.units < allowance
-    }
-}
-
-impl Turn<'_> {
-    /// Counts units of work, and returns whether there is room for more.
-    pub fn spend(&self, units: u32) -> bool {
-        self.user.spend(units)
     }
 }
 
@@ -140,9 +126,9 @@ mod tests {
             let (member, done) = (queue.join(CROWD), Rc::clone(&done));
             spawn_local(async move {
                 loop {
-                    let turn = member.turn().await;
+                    let _turn = member.turn().await;
                     done.set(done.get() + 1);
-                    while turn.spend(1) {
+                    while member.spend(1) {
                         done.set(done.get() + 1);
                     }
                 }
@@ -162,7 +148,8 @@ mod tests {
                 for _ in 0..100 {
                     let before = done.get();
                     assert!(before > 0, "the crowd is at work");
-                    other.turn().await.spend(1);
+                    drop(other.turn().await);
+                    other.spend(1);
                     let meanwhile = done.get() - before;
                     assert!(meanwhile <= 2 * ALLOWANCE, "{connections}: {meanwhile} units of the crowd");
                     yield_now().await;
@@ -213,8 +200,8 @@ mod tests {
         let queue = Arc::new(FairQueue::default());
         let alone = queue.join(CROWD);
         let spend_all = || {
-            let turn = alone.turn().now_or_never().expect("it is free");
-            (1..10_000).find(|_| !turn.spend(1)).unwrap()
+            let _turn = alone.turn().now_or_never().expect("it is free");
+            (1..10_000).find(|_| !alone.spend(1)).unwrap()
         };
         assert_eq!(spend_all(), ALLOWANCE_ALONE - TURN_UNITS);
         let other = queue.join(OTHER);
@@ -228,7 +215,7 @@ mod tests {
         let queue = Arc::new(FairQueue::default());
         let (answer, connection) = (queue.join(CROWD), queue.join(CROWD));
         let turn = connection.turn().now_or_never().expect("it is free");
-        while turn.spend(1) {}
+        while connection.spend(1) {}
         let mut paused = Box::pin(answer.pause(1));
         assert!((&mut paused).now_or_never().is_none(), "the allowance is used up");
         drop(turn);
@@ -241,7 +228,9 @@ mod tests {
     fn memory_is_bounded() {
         let queue = Arc::new(FairQueue::default());
         for uid in 0..100_000 {
-            queue.join(uid).turn().now_or_never().expect("each has an allowance").spend(1);
+            let user = queue.join(uid);
+            drop(user.turn().now_or_never().expect("each has an allowance"));
+            user.spend(1);
         }
         assert!(queue.users.lock().unwrap().len() <= 2);
     }

@@ -66,7 +66,7 @@ impl<'a> Record<'a> {
     pub(super) fn write(&self, repeats: Option<u64>) {
         let Facts { uid, gid, pid, unit, user_unit, invocation_id, exe, .. } = &*self.peer;
         let exe = exe.as_ref().map(|exe| exe.path.display().to_string());
-        let (verb, count) = (self.operation.as_str(), repeats.unwrap_or(1));
+        let (verb, count) = (self.verb(), repeats.unwrap_or(1));
         let names: Vec<&str> = self.tokens.iter().map(TokenName::as_str).collect();
         let token = (!names.is_empty()).then(|| names.join(" "));
         let variant = (!self.variant.is_empty()).then(|| describe(&self.variant));
@@ -86,12 +86,16 @@ impl<'a> Record<'a> {
         }
     }
 
+    fn verb(&self) -> String {
+        format!("{:?}", self.operation).to_lowercase()
+    }
+
     fn message(&self, repeats: Option<u64>) -> String {
-        let (uid, operation) = (self.peer.uid, self.operation.as_str());
+        let (uid, verb) = (self.peer.uid, self.verb());
         let asked = match &*self.tokens {
-            [] => operation.to_owned(),
-            [token] => format!("{operation} of {token}"),
-            [first, rest @ ..] => format!("{operation} of {first} and {} or more others", rest.len()),
+            [] => verb,
+            [token] => format!("{verb} of {token}"),
+            [first, rest @ ..] => format!("{verb} of {first} and {} or more others", rest.len()),
         };
         let decided = match (&self.decision, self.fingerprint, self.tokens.first()) {
             (Ok(reason), Some(_), Some(token)) => format!("{token} handed out to uid {uid} ({reason})"),

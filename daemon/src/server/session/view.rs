@@ -13,7 +13,7 @@ use tokend_protocol::{
 use crate::clock::Clock;
 use crate::engine::credential::{Failed, Snapshot, Token};
 use crate::engine::registry::Entry;
-use crate::server::server_state::ServerState;
+use crate::server::ServerState;
 
 /// The text of a failure. Only operators get the details. Others read that an operator has to act, if only that helps.
 pub(super) fn message(failed: &Failed, is_operator: bool) -> String {
