@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -54,7 +53,7 @@ pub struct ConfigArgs {
     /// Connect to every provider through the Unix socket PATH/HOST:PORT. Overrides `egress_dir` in the configuration. An
     /// empty PATH means direct connections.
     #[arg(long, value_name = "PATH", env = "TOKEND_EGRESS_DIR")]
-    egress_dir: Option<OsString>,
+    egress_dir: Option<std::ffi::OsString>,
 }
 
 impl ConfigArgs {

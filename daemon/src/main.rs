@@ -2,7 +2,6 @@
 
 use std::alloc::System;
 use std::error::Error;
-use std::ffi::CString;
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
@@ -68,7 +67,7 @@ fn become_user(name: Option<&str>) -> Result<(), Box<dyn Error>> {
         None if name.is_none() => return Ok(()),
         None => return Err(format!("--as-user: this host has no user {wanted}").into()),
     };
-    let name = CString::new(user.name)?;
+    let name = std::ffi::CString::new(user.name)?;
     let became = initgroups(&name, user.gid).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid));
     became.map_err(|error| {
         format!("checking as user {wanted}: {error}; only root can check as another user")

@@ -9,15 +9,12 @@ mod abilities;
 mod placement;
 mod process;
 
-use std::fs;
-use std::future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::abilities::is_mapped;
@@ -84,12 +81,13 @@ impl Peer {
         let watched = self.process.as_ref().and_then(|process| {
             // SAFETY: the descriptor is borrowed, so it stays open and the same.
             #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
-            unsafe { AsyncFd::register_with_interest(process.pidfd.as_fd(), Interest::READABLE) }.ok()
+            unsafe { AsyncFd::register_with_interest(process.pidfd.as_fd(), tokio::io::Interest::READABLE) }
+                .ok()
         });
         match watched {
             // A pidfd becomes readable when its process ends (pidfd_open(2)), and stays so.
             Some(pidfd) if pidfd.readable().await.is_ok() => (),
-            _ => future::pending().await,
+            _ => std::future::pending().await,
         }
     }
 }
@@ -118,7 +116,7 @@ fn identified(mut facts: Facts, process: &Process) -> Option<Facts> {
 /// The present invocation of a system unit (systemd.exec(5), `INVOCATION_ID`), from a folder that only root writes to. A
 /// process that outlived its own invocation (`KillMode=`) gets the id of the next one. The name of a unit has no slash.
 fn invocation_id(unit: &str) -> Option<String> {
-    let id = fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok()?.into_os_string();
+    let id = std::fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok()?.into_os_string();
     id.into_string().ok().filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 

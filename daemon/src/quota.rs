@@ -79,7 +79,7 @@ pub struct Allowance {
 #[derive(Debug)]
 #[must_use = "dropped at once, it limits nothing"]
 pub struct Held {
-    allowance: Arc<Allowance>,
+    pub allowance: Arc<Allowance>,
     resource: Resource,
     amount: usize,
 }
@@ -169,13 +169,6 @@ impl Allowance {
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Held {
-    /// Whether it belongs to this account.
-    pub fn is_of(&self, allowance: &Arc<Allowance>) -> bool {
-        Arc::ptr_eq(&self.allowance, allowance)
     }
 }
 

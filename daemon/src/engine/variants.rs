@@ -107,7 +107,8 @@ impl Variants {
             };
             let idle = held.values().filter(is_idle);
             // The user's own first, so that a user does not evict the variants of others.
-            let evicted = idle.min_by_key(|idle| (!idle.quota.is_of(user), idle.credential.last_used()));
+            let evicted = idle
+                .min_by_key(|idle| (!Arc::ptr_eq(&idle.quota.allowance, user), idle.credential.last_used()));
             let evicted = Arc::as_ptr(&evicted.ok_or(NoVariant::AllInUse)?.credential);
             retain(&mut held, |_, variant| Arc::as_ptr(&variant.credential) != evicted);
         }

@@ -1,10 +1,8 @@
 //! A process, identified by its pidfd. A pidfd never refers to another process, even if the number is used again
 //! (`pidfd_open(2)`).
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -118,8 +116,8 @@ fn owner(status: &str) -> Option<Facts> {
 /// Identifies the file behind a link of `/proc` by what the kernel holds in memory (statx(2), `AT_STATX_DONT_SYNC`). The file
 /// system may be one of the caller's that never answers.
 fn file_behind(link: String) -> io::Result<Id> {
-    let link = CString::new(link)?;
-    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    let link = std::ffi::CString::new(link)?;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: `link` ends with a zero byte, `found` has room for what the kernel writes, and all zeros are a valid value.
     #[expect(unsafe_code, reason = "nix does not wrap statx(2)")]
     let (status, found) = unsafe {

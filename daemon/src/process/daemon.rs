@@ -1,7 +1,6 @@
 //! The daemon without signals and service manager. [`super::run`] starts it for the program, tests start it in
 //! process.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -109,7 +108,7 @@ impl Daemon {
     pub fn summary(&self) -> String {
         let registry = self.shared.registry.borrow().clone();
         let now = self.shared.clock.now();
-        let mut counts = BTreeMap::<State, usize>::new();
+        let mut counts = std::collections::BTreeMap::<State, usize>::new();
         for (_, entry) in registry.after(None) {
             *counts.entry(entry.credential.snapshot().state(now)).or_default() += 1;
         }

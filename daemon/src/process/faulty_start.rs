@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use tokend_protocol::{Codec, ErrorCode, Reply, Request};
+use tokend_protocol::{Codec, ErrorCode, Frame, Reply, Request};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::Framed;
 use tokio_util::task::TaskTracker;
 
-use crate::server::connection::error_frame;
+use crate::server::session::refusal;
 
 const MESSAGE: &str =
     "the daemon's configuration has faults; an operator must mend it (journalctl -u tokend)";
@@ -34,15 +34,14 @@ pub(super) async fn answer_callers(listener: UnixListener) {
 async fn answer(caller: UnixStream) {
     let mut frames = Framed::new(caller, Codec::<Request, Reply>::new());
     if let Some(Ok(Ok(request))) = frames.next().await {
-        let _ = frames.send(error_frame(request.id, ErrorCode::Unavailable, MESSAGE)).await;
+        let message = Reply::Error(refusal(ErrorCode::Unavailable, MESSAGE));
+        let _ = frames.send(Frame { id: request.id, message }).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-
-    use tokend_protocol::Frame;
 
     use super::*;
 

@@ -7,8 +7,6 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
-use crate::peer::has_capability;
-
 /// Makes the process undumpable, so that neither a core file nor another process of the same user gets at its memory
 /// (prctl(2), `PR_SET_DUMPABLE`; `RLIMIT_CORE`).
 pub fn forbid_dumps() -> nix::Result<()> {
@@ -57,7 +55,7 @@ pub fn lock_memory() -> String {
 fn try_lock_memory() -> Result<(), String> {
     const CAP_IPC_LOCK: u32 = 14;
     let limit = raise(Resource::RLIMIT_MEMLOCK, 0);
-    if limit != RLIM_INFINITY && !has_capability(CAP_IPC_LOCK) {
+    if limit != RLIM_INFINITY && !crate::peer::has_capability(CAP_IPC_LOCK) {
         return Err(format!("the limit is {limit} bytes; set LimitMEMLOCK=infinity"));
     }
     // Pages that are never touched, such as most of a thread's stack, stay unallocated.

@@ -3,7 +3,6 @@
 //! The mode of the socket's file is never wider than 0660, from its first moment on. A socket that another process serves is
 //! never taken away. A dead socket is removed before the new one is made, so for an instant there is no socket.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -33,7 +32,7 @@ pub struct OwnSocket {
 impl OwnSocket {
     /// Makes the socket and listens on it.
     pub fn bind(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Self)> {
-        let mut lock = OsString::from(path);
+        let mut lock = path.as_os_str().to_owned();
         lock.push(".lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {

@@ -3,7 +3,6 @@
 mod journal;
 mod outbox;
 
-use std::env;
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
@@ -42,7 +41,7 @@ pub fn start(format: LogFormat, filter: &str) -> io::Result<Flush> {
     } else {
         let (outbox, flush) = Outbox::start(|event: &[u8]| io::stderr().write_all(event))?;
         let lines = fmt::layer().with_writer(move || outbox.clone());
-        let wants_no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let wants_no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let lines = match format {
             LogFormat::Json => lines.json().flatten_event(true).boxed(),
             _ => lines.with_ansi(io::stderr().is_terminal() && !wants_no_colour).boxed(),

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::process::ExitCode;
 
 use futures_util::future::OptionFuture;
@@ -12,7 +11,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::access::group_id;
 use crate::clock::{Clock, ClockChanges};
 use crate::config::{self, Config, DaemonSettings, Loaded, Source};
-use crate::peer;
 use crate::process::daemon::Daemon;
 use crate::process::listener::OwnSocket;
 use crate::process::systemd::{self, NotifyState, notify};
@@ -33,7 +31,7 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     // Signals are caught before anything else, so that none is lost during the start.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
-    let mut stop = pin!(async {
+    let mut stop = std::pin::pin!(async {
         tokio::select! {
             _ = terminate.recv() => (),
             _ = interrupt.recv() => (),
@@ -72,7 +70,7 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
 
 /// Reads the configuration, and logs its warnings and faults.
 fn load(source: &Source) -> Option<Config> {
-    let loaded = config::load(source, peer::abilities()).inspect_err(|faults| {
+    let loaded = config::load(source, crate::peer::abilities()).inspect_err(|faults| {
         for fault in faults.as_slice() {
             tracing::error!("{fault}");
         }

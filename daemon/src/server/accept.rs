@@ -2,14 +2,13 @@
 //! shut out the others.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use nix::libc;
-use tokend_protocol::{ErrorCode, encode};
+use tokend_protocol::{ErrorCode, Frame, Reply, encode};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
@@ -18,8 +17,8 @@ use crate::peer::Peer;
 use crate::quota::Resource;
 use crate::server::ServerState;
 use crate::server::audit::Operation;
-use crate::server::connection::{Connection, error_frame};
-use crate::server::session::Session;
+use crate::server::connection::Connection;
+use crate::server::session::{Session, refusal};
 use crate::server::stream::{Stream, refuse_descriptors};
 
 /// After a failed accept. Without a pause the kernel would report the same connection again at once.
@@ -81,7 +80,7 @@ struct Acceptor {
 
 impl Acceptor {
     /// Starts the task of a connection, or turns the caller away. Fails if descriptors have run out.
-    fn admit(&mut self, stream: Stream) -> io::Result<()> {
+    fn admit(&mut self, stream: Stream) -> std::io::Result<()> {
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
         let now = shared.clock.now();
         let mut peer = match Peer::of(stream.socket.as_fd()) {
@@ -128,7 +127,8 @@ impl Acceptor {
 /// Tells a caller why it is not served.
 fn turn_away(stream: &Stream) {
     let mut wire = Vec::new();
-    let _ = encode(&error_frame(0, ErrorCode::Overloaded, TOO_MANY), &mut wire);
+    let _ =
+        encode(&Frame { id: 0, message: Reply::Error(refusal(ErrorCode::Overloaded, TOO_MANY)) }, &mut wire);
     // A new socket has room for a few bytes.
     let _ = stream.try_write(&wire);
 }

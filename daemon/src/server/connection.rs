@@ -3,10 +3,8 @@
 //! Each connection is one task, so a peer that is slow, silent or hostile delays nobody else. The task waits for an
 //! event, handles it without waiting in a turn of the peer's user, and then writes the answers.
 
-use std::future::ready;
 use std::io;
 use std::mem;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +75,7 @@ impl Connection {
     /// Serves the connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
     pub async fn run(mut self) -> io::Result<()> {
         let session = Arc::clone(&self.session);
-        let mut exit = pin!(session.peer.exit());
+        let mut exit = std::pin::pin!(session.peer.exit());
         while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
             let has_frame = self.has_frame();
             let deadline = self.deadline.filter(|_| self.reading);
@@ -90,7 +88,7 @@ impl Connection {
                 }
                 Some(answer) = self.pending.next() => Some(answer),
                 Some(event) = self.watches.next() => Some(event),
-                () = ready(()), if self.reading && has_frame => None,
+                () = std::future::ready(()), if self.reading && has_frame => None,
                 readable = self.stream.socket.readable(), if self.reading => readable.map(|()| None)?,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame"));
@@ -214,10 +212,9 @@ impl Connection {
     fn send(&mut self, id: u32, message: Reply) {
         if let Err(error) = encode(&Frame { id, message }, &mut self.output) {
             tracing::error!(%error, "an answer was larger than a reply may be");
-            let refused =
-                error_frame(id, ErrorCode::NeedsOperator, "the answer is larger than a reply may be");
+            let refused = refusal(ErrorCode::NeedsOperator, "the answer is larger than a reply may be");
             // A refusal fits.
-            let _ = encode(&refused, &mut self.output);
+            let _ = encode(&Frame { id, message: Reply::Error(refused) }, &mut self.output);
         }
     }
 
@@ -272,11 +269,6 @@ fn length_of(input: &[u8]) -> Option<(usize, &[u8])> {
 
 fn peer_has_ended() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the peer's process has ended")
-}
-
-/// A refusal that answers the request `id`, or no request in particular if that is 0.
-pub fn error_frame(id: u32, code: ErrorCode, message: &str) -> Frame<Reply> {
-    Frame { id, message: Reply::Error(refusal(code, message)) }
 }
 
 #[cfg(test)]

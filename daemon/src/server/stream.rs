@@ -10,9 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::libc;
 use nix::sys::socket::{MsgFlags, Shutdown, cmsg_space, recvmsg, send, setsockopt, shutdown, sockopt};
 use nix::{setsockopt_impl, sockopt_impl};
-use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::runtime::Handle;
 
 /// The most descriptors in one message (`SCM_MAX_FD`). The kernel closes those for which there is no room, on this thread.
 const DESCRIPTORS_MAX: usize = 253;
@@ -51,7 +49,7 @@ impl Stream {
     /// Reads what has arrived, and 0 bytes at the end.
     pub fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
         let mut received = None;
-        let read = self.socket.try_io(Interest::READABLE, || {
+        let read = self.socket.try_io(tokio::io::Interest::READABLE, || {
             let bytes = receive(&self.socket, room)?;
             received = Some(bytes);
             // A short read empties the socket. Saying so here saves the read that would find nothing.
@@ -102,7 +100,7 @@ fn receive(socket: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
     #[expect(unsafe_code, reason = "taking over new descriptors")]
     let descriptors: Vec<OwnedFd> = numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect();
     // Without a runtime the process is about to end.
-    if let Ok(runtime) = Handle::try_current() {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn_blocking(move || {
             for descriptor in descriptors {
                 // Fails for what is no socket.

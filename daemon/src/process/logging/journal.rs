@@ -1,6 +1,5 @@
 //! Events in the journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram of fields per event.
 
-use std::fmt;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 
@@ -73,7 +72,7 @@ impl Visit for Record {
         }
     }
 
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         self.record_str(field, &format!("{value:?}"));
     }
 }

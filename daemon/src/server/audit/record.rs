@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
-use std::slice;
 
 use tokend_protocol::{Fingerprint, TokenName, Variant};
 
@@ -41,7 +40,7 @@ impl<'a> Record<'a> {
         token: Option<&'a TokenName>,
         decision: Result<Cow<'a, str>, Refusal>,
     ) -> Self {
-        let tokens = Cow::Borrowed(token.map(slice::from_ref).unwrap_or_default());
+        let tokens = Cow::Borrowed(token.map(std::slice::from_ref).unwrap_or_default());
         let (peer, variant) = (Cow::Borrowed(peer), Cow::Owned(Variant::default()));
         Record { peer, operation, tokens, variant, fingerprint: None, decision }
     }
