@@ -1,7 +1,6 @@
 //! The daemon as a process: start, signals, reload, drain, and what the operating system gives it.
 
 pub mod daemon;
-mod faulty_start;
 pub mod hardening;
 pub mod listener;
 pub mod logging;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use tokend_protocol::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::audit::Audit;
@@ -41,6 +42,9 @@ pub struct ServerState {
     pub memory: String,
     /// The tasks of the open connections.
     pub connections: TaskTracker,
+    pub connections_max: usize,
+    /// Asks the connections to finish what is in flight.
+    pub stop: CancellationToken,
     /// When the last reload failed, if it did.
     pub reload_failed_at: watch::Sender<Option<Timestamp>>,
 }
@@ -61,6 +65,8 @@ impl ServerState {
             own_uid: nix::unistd::geteuid().as_raw(),
             memory: "not locked".to_owned(),
             connections: TaskTracker::new(),
+            connections_max: usize::MAX,
+            stop: CancellationToken::new(),
             reload_failed_at: watch::Sender::new(None),
         }
     }

@@ -1,5 +1,4 @@
-//! The daemon without signals and service manager. [`super::run`] starts it for the program, tests start it in
-//! process.
+//! The daemon without signals and service manager. [`super::run`] starts it for the program, tests in process.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -7,7 +6,6 @@ use std::time::Duration;
 use tokend_protocol::{ErrorClass, State};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, ClockChanges, watch_clock_changes};
@@ -34,7 +32,6 @@ pub struct Daemon {
     settings: DaemonSettings,
     actors: TaskTracker,
     background: JoinSet<()>,
-    stop: CancellationToken,
 }
 
 impl Daemon {
@@ -49,7 +46,7 @@ impl Daemon {
         store: Arc<Store>,
         memory: String,
     ) -> Result<Self, NoRandomness> {
-        let (stop, actors) = (CancellationToken::new(), TaskTracker::new());
+        let actors = TaskTracker::new();
         let changes = ClockChanges::default();
         let clock = Clock::kernel(changes.clone());
         let actor_context = ActorContext {
@@ -65,12 +62,12 @@ impl Daemon {
         let mut shared = ServerState::new(registry, factory, clock);
         shared.memory = memory;
         shared.allowances = Allowances::new(config.daemon.quota);
+        shared.connections_max = config.daemon.max_connections.min(most_connections);
         let shared = Arc::new(shared);
         shared.names.resolve(config.names_in_rules()).await;
         let mut background = work_in_background(&shared, changes);
-        let connections_max = config.daemon.max_connections.min(most_connections);
-        background.spawn(accept::run(listener, connections_max, Arc::clone(&shared), stop.clone()));
-        Ok(Self { shared, settings: config.daemon.clone(), actors, background, stop })
+        background.spawn(accept::run(listener, Arc::clone(&shared)));
+        Ok(Self { shared, settings: config.daemon.clone(), actors, background })
     }
 
     /// Puts another configuration in force. Keeps connections and tokens with the same settings, and drops removed tokens.
@@ -124,7 +121,7 @@ impl Daemon {
 
     /// Stops accepting, and waits with a deadline for requests in flight and token requests to end.
     pub async fn stop(self) {
-        self.stop.cancel();
+        self.shared.stop.cancel();
         drop(self.background);
         self.shared.connections.close();
         self.actors.close();

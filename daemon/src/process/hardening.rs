@@ -44,24 +44,22 @@ pub fn raise_descriptor_limit() -> usize {
 /// Locks all memory, present and future, so that no secret is swapped out. Returns the outcome for `tokenctl status`. Under
 /// a limit (`RLIMIT_MEMLOCK`) nothing is locked: an allocation beyond the limit would fail and end the daemon.
 pub fn lock_memory() -> String {
-    if let Err(reason) = try_lock_memory() {
+    const CAP_IPC_LOCK: u32 = 14;
+    let limit = raise(Resource::RLIMIT_MEMLOCK, 0);
+    let locked = if limit == RLIM_INFINITY || crate::peer::has_capability(CAP_IPC_LOCK) {
+        // Pages that are never touched, such as most of a thread's stack, stay unallocated.
+        let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+        let all = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault;
+        mlockall(all).map_err(|error| error.to_string())
+    } else {
+        Err(format!("the limit is {limit} bytes; set LimitMEMLOCK=infinity"))
+    };
+    if let Err(reason) = locked {
         tracing::warn!("memory is not locked and may be swapped: {reason}");
         return format!("not locked ({reason})");
     }
     tracing::info!("memory is locked");
     "locked".to_owned()
-}
-
-fn try_lock_memory() -> Result<(), String> {
-    const CAP_IPC_LOCK: u32 = 14;
-    let limit = raise(Resource::RLIMIT_MEMLOCK, 0);
-    if limit != RLIM_INFINITY && !crate::peer::has_capability(CAP_IPC_LOCK) {
-        return Err(format!("the limit is {limit} bytes; set LimitMEMLOCK=infinity"));
-    }
-    // Pages that are never touched, such as most of a thread's stack, stay unallocated.
-    let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
-    let all = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault;
-    mlockall(all).map_err(|error| error.to_string())
 }
 
 /// Raises a limit as far as allowed and returns it.

@@ -3,19 +3,29 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use futures_util::future::OptionFuture;
-use tokio::net::UnixListener;
+use futures_util::{SinkExt, StreamExt};
+use tokend_protocol::{Codec, ErrorCode, Frame, Reply, Request};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{sleep, timeout};
+use tokio_util::codec::Framed;
+use tokio_util::task::TaskTracker;
 
 use crate::access::group_id;
 use crate::clock::{Clock, ClockChanges};
 use crate::config::{self, Config, DaemonSettings, Loaded, Source};
 use crate::process::daemon::Daemon;
+use crate::process::hardening;
 use crate::process::listener::OwnSocket;
 use crate::process::systemd::{self, NotifyState, notify};
-use crate::process::{faulty_start, hardening};
+use crate::server::session::refusal;
 use crate::store::Store;
+
+/// The answer to callers of a daemon whose configuration has faults.
+const FAULTY: &str = "the daemon's configuration has faults; an operator must mend it (journalctl -u tokend)";
 
 /// Runs the daemon until a signal stops it. It has one thread: it mostly waits, and a second thread only adds hand-overs.
 pub fn run(source: &Source, socket: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
@@ -39,7 +49,7 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     });
     let (passed_socket, manager) = systemd::passed()?;
     let Some(config) = load(source) else {
-        let answers = OptionFuture::from(passed_socket.map(faulty_start::answer_callers));
+        let answers = OptionFuture::from(passed_socket.map(answer_callers));
         return Ok(tokio::select! {
             () = stop => ExitCode::SUCCESS,
             // `EX_CONFIG` of sysexits.h.
@@ -66,6 +76,31 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     tracing::info!("stopping");
     daemon.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers one request of every caller with an error, for five seconds. The service manager starts the daemon for every
+/// caller that waits; a daemon that exited at once would start, and log its faults, in a busy loop.
+async fn answer_callers(listener: UnixListener) {
+    let answers = TaskTracker::new();
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok((caller, _)) => drop(answers.spawn(refuse(caller))),
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let _ended = timeout(Duration::from_secs(5), accepting).await;
+    answers.close();
+    let _answered = timeout(Duration::from_secs(1), answers.wait()).await;
+}
+
+async fn refuse(caller: UnixStream) {
+    let mut frames = Framed::new(caller, Codec::<Request, Reply>::new());
+    if let Some(Ok(Ok(request))) = frames.next().await {
+        let message = Reply::Error(refusal(ErrorCode::Unavailable, FAULTY));
+        let _ = frames.send(Frame { id: request.id, message }).await;
+    }
 }
 
 /// Reads the configuration, and logs its warnings and faults.
@@ -126,5 +161,36 @@ async fn reload_on_signal(daemon: &Daemon, mut hangup: Signal, source: &Source) 
             daemon.reload_failed();
         }
         notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn client(path: &Path) -> Framed<UnixStream, Codec<Reply, Request>> {
+        let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Framed::new(UnixStream::from_std(stream).unwrap(), Codec::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_caller_gets_the_reason_and_a_silent_one_delays_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let _silent = client(&path);
+        let mut callers: Vec<_> = (0..30).map(|_| client(&path)).collect();
+        for caller in &mut callers {
+            caller.send(Frame { id: 7, message: Request::Version }).await.unwrap();
+        }
+        answer_callers(listener).await;
+        for caller in &mut callers {
+            let reply = caller.next().await.unwrap().unwrap().unwrap();
+            let Reply::Error(error) = reply.message else { panic!("an error was expected") };
+            assert_eq!((reply.id, error.code, error.message.as_str()), (7, ErrorCode::Unavailable, FAULTY));
+        }
     }
 }

@@ -10,7 +10,6 @@ use futures_util::FutureExt;
 use nix::libc;
 use tokend_protocol::{ErrorCode, Frame, Reply, encode};
 use tokio::net::UnixListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock::Instant;
 use crate::peer::Peer;
@@ -27,7 +26,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The cost of identifying a peer, in units of a turn.
 const IDENTIFY_UNITS: u32 = 8;
 
-/// The answer to a caller beyond the limits.
 const TOO_MANY: &str = "too many open connections";
 
 /// Connections that are reserved for operators, unless the limit is low.
@@ -36,17 +34,10 @@ const RESERVED: usize = 64;
 /// The least time between two log lines about one kind of event.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Accepts connections, at most `connections_max` at a time, and starts a task for each. `stop` asks the tasks to end.
-pub async fn run(
-    listener: UnixListener,
-    connections_max: usize,
-    shared: Arc<ServerState>,
-    stop: CancellationToken,
-) {
+/// Accepts connections and starts a task for each. Never returns.
+pub async fn run(listener: UnixListener, shared: Arc<ServerState>) {
     refuse_descriptors(&listener);
-    let clock = shared.clock.clone();
-    let mut acceptor = Acceptor { connections_max, shared, stop, unidentified: LogThrottle::default() };
-    let mut failures = LogThrottle::default();
+    let (mut failures, mut unidentified) = (LogThrottle::default(), LogThrottle::default());
     // A reserved descriptor. Closing it makes room to accept one caller and turn it away.
     let mut spare = File::open("/dev/null").ok();
     loop {
@@ -58,8 +49,9 @@ pub async fn run(
             }
             spare = File::open("/dev/null").ok();
         }
-        if let Err(error) = accepted.and_then(|(socket, _)| acceptor.admit(Stream { socket })) {
-            if let Some(times) = failures.record(clock.now()) {
+        let admitted = accepted.and_then(|(socket, _)| admit(Stream { socket }, &shared, &mut unidentified));
+        if let Err(error) = admitted {
+            if let Some(times) = failures.record(shared.clock.now()) {
                 tracing::warn!(%error, times, "connections could not be accepted");
             }
             tokio::time::sleep(PAUSE).await;
@@ -70,65 +62,55 @@ pub async fn run(
     }
 }
 
-struct Acceptor {
-    connections_max: usize,
-    shared: Arc<ServerState>,
-    stop: CancellationToken,
-    /// Counts peers that could not be identified.
-    unidentified: LogThrottle,
-}
-
-impl Acceptor {
-    /// Starts the task of a connection, or turns the caller away. Fails if descriptors have run out.
-    fn admit(&mut self, stream: Stream) -> std::io::Result<()> {
-        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
-        let now = shared.clock.now();
-        let mut peer = match Peer::of(stream.socket.as_fd()) {
-            Ok(peer) => peer,
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                turn_away(&stream);
-                return Err(error);
-            }
-            Err(error) => {
-                if let Some(times) = self.unidentified.record(now) {
-                    tracing::warn!(%error, times, "peers that ended at once, or that the kernel does not identify, were turned away");
-                }
-                return Ok(());
-            }
-        };
-        let uid = peer.facts().uid;
-        let is_operator = uid == 0 || uid == shared.own_uid;
-        let reserved = if is_operator { 0 } else { RESERVED.min(self.connections_max / 4) };
-        let has_room = shared.connections.len() < self.connections_max - reserved;
-        let of_user = shared.allowances.of(uid, now).take(Resource::Connections, 1);
-        let (true, Ok(held)) = (has_room, of_user) else {
-            shared.audit.over_quota(peer.facts(), Operation::Connect, TOO_MANY);
+/// Starts the task of a connection, or turns the caller away. Fails if descriptors have run out.
+fn admit(stream: Stream, shared: &Arc<ServerState>, unidentified: &mut LogThrottle) -> std::io::Result<()> {
+    let now = shared.clock.now();
+    let mut peer = match Peer::of(stream.socket.as_fd()) {
+        Ok(peer) => peer,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
             turn_away(&stream);
+            return Err(error);
+        }
+        Err(error) => {
+            if let Some(times) = unidentified.record(now) {
+                tracing::warn!(%error, times, "peers that ended at once, or that the kernel does not identify, were turned away");
+            }
             return Ok(());
-        };
-        self.shared.connections.spawn(async move {
-            let _held = held;
-            let queue = shared.turns.join(uid);
-            drop(queue.turn().await);
-            queue.spend(IDENTIFY_UNITS);
-            peer.identify();
-            if let Some(exe) = &peer.facts().exe {
-                shared.names.recheck(exe).await;
-            }
-            let session = Arc::new(Session::new(shared, peer));
-            if let Err(error) = Connection::new(stream, session, stop).run().await {
-                tracing::debug!(%error, "a connection ended");
-            }
-        });
-        Ok(())
-    }
+        }
+    };
+    let uid = peer.facts().uid;
+    let is_operator = uid == 0 || uid == shared.own_uid;
+    let reserved = if is_operator { 0 } else { RESERVED.min(shared.connections_max / 4) };
+    let has_room = shared.connections.len() < shared.connections_max - reserved;
+    let of_user = shared.allowances.of(uid, now).take(Resource::Connections, 1);
+    let (true, Ok(held)) = (has_room, of_user) else {
+        shared.audit.over_quota(peer.facts(), Operation::Connect, TOO_MANY);
+        turn_away(&stream);
+        return Ok(());
+    };
+    let (state, stop) = (Arc::clone(shared), shared.stop.clone());
+    shared.connections.spawn(async move {
+        let _held = held;
+        let queue = state.turns.join(uid);
+        drop(queue.turn().await);
+        queue.spend(IDENTIFY_UNITS);
+        peer.identify();
+        if let Some(exe) = &peer.facts().exe {
+            state.names.recheck(exe).await;
+        }
+        let session = Arc::new(Session::new(state, peer));
+        if let Err(error) = Connection::new(stream, session, stop).run().await {
+            tracing::debug!(%error, "a connection ended");
+        }
+    });
+    Ok(())
 }
 
 /// Tells a caller why it is not served.
 fn turn_away(stream: &Stream) {
     let mut wire = Vec::new();
-    let _ =
-        encode(&Frame { id: 0, message: Reply::Error(refusal(ErrorCode::Overloaded, TOO_MANY)) }, &mut wire);
+    let message = Reply::Error(refusal(ErrorCode::Overloaded, TOO_MANY));
+    let _ = encode(&Frame { id: 0, message }, &mut wire);
     // A new socket has room for a few bytes.
     let _ = stream.try_write(&wire);
 }

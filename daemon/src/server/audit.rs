@@ -1,7 +1,6 @@
 //! The audit trail: a record of every hand-out and every refusal, under the target `tokend::server::audit`.
 //!
-//! A record names the token, its fingerprint, the peer and the reason, and no secret. The first decision of a kind is
-//! recorded at once. The decisions that repeat it are counted, and their count is recorded when a window ends.
+//! A record names the token, its fingerprint, the peer and the reason, and no secret.
 
 mod aggregator;
 mod record;

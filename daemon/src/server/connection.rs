@@ -81,7 +81,7 @@ impl Connection {
             let deadline = self.deadline.filter(|_| self.reading);
             let answer = tokio::select! {
                 biased;
-                () = &mut exit => return Err(peer_has_ended()),
+                () = &mut exit => return self.check_peer(),
                 () = self.stop.cancelled(), if self.reading => {
                     self.reading = false;
                     continue;
@@ -157,7 +157,7 @@ impl Connection {
                     self.send(id, Reply::Error(refusal(code, fault.to_string())));
                 }
             }
-            has_turn = self.session.queue().spend(1);
+            has_turn = self.session.queue.spend(1);
         }
         self.input = rest.to_vec();
         Ok(())
@@ -174,7 +174,7 @@ impl Connection {
         let mut answer = Some(first);
         while let Some(Frame { id, message }) = answer {
             self.send(id, message);
-            if !self.session.queue().spend(1) || self.output.len() >= UNWRITTEN_MAX {
+            if !self.session.queue.spend(1) || self.output.len() >= UNWRITTEN_MAX {
                 break;
             }
             answer = self.pending.next().now_or_never().flatten();
@@ -186,7 +186,10 @@ impl Connection {
     /// Asks the kernel whether the peer's process is alive. The exit event alone would be too late: an answer could be
     /// sent before this task sees the event.
     fn check_peer(&self) -> io::Result<()> {
-        if self.session.peer.is_gone() { Err(peer_has_ended()) } else { Ok(()) }
+        if self.session.peer.is_gone() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the peer's process has ended"));
+        }
+        Ok(())
     }
 
     fn request(&mut self, id: u32, request: Request) {
@@ -265,10 +268,6 @@ fn events(
 fn length_of(input: &[u8]) -> Option<(usize, &[u8])> {
     let (length, rest) = input.split_first_chunk::<LENGTH_BYTES>()?;
     Some((usize::try_from(u32::from_be_bytes(*length)).ok()?, rest))
-}
-
-fn peer_has_ended() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the peer's process has ended")
 }
 
 #[cfg(test)]
