@@ -14,7 +14,6 @@ pub struct Cli {
     /// The command. Without one, the daemon runs.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The configuration and its overrides.
     #[command(flatten)]
     pub config: ConfigArgs,
     /// The socket to listen on, instead of the one in the configuration. Ignored if systemd passes a socket.
@@ -29,12 +28,10 @@ pub struct Cli {
     pub log_level: String,
 }
 
-/// The commands besides running the daemon.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Checks a configuration and lists every fault in it, each with its file, line and key.
     Check {
-        /// The configuration to check.
         #[command(flatten)]
         config: ConfigArgs,
         /// The user who must be able to read all files. By default user tokend if root runs this and that user exists,
@@ -44,7 +41,6 @@ pub enum Command {
     },
 }
 
-/// The configuration and its overrides.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The configuration; drop-ins are read from FILE.d/*.toml.
@@ -57,7 +53,6 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// The files and overrides of the configuration.
     pub fn source(self) -> Source {
         Source { path: self.config, egress_dir: self.egress_dir.map(PathBuf::from) }
     }

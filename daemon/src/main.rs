@@ -62,17 +62,14 @@ fn become_user(name: Option<&str>) -> Result<(), Box<dyn Error>> {
     }
     let wanted = name.unwrap_or("tokend");
     let user = match User::from_name(wanted).map_err(|error| format!("looking up user {wanted}: {error}"))? {
-        Some(user) if user.uid == geteuid() => return Ok(()),
-        Some(user) => user,
-        None if name.is_none() => return Ok(()),
-        None => return Err(format!("--as-user: this host has no user {wanted}").into()),
+        Some(user) if user.uid != geteuid() => user,
+        None if name.is_some() => return Err(format!("--as-user: this host has no user {wanted}").into()),
+        _ => return Ok(()),
     };
     let name = std::ffi::CString::new(user.name)?;
     let became = initgroups(&name, user.gid).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid));
-    became.map_err(|error| {
-        format!("checking as user {wanted}: {error}; only root can check as another user")
-    })?;
-    Ok(())
+    let explain = |error| format!("checking as user {wanted}: {error}; only root can check as another user");
+    Ok(became.map_err(explain)?)
 }
 
 /// Prints lines. Write errors, as of a closed pipe, are ignored.

@@ -53,7 +53,7 @@ impl ServerState {
     /// The state of a daemon that starts now.
     pub fn new(registry: Registry, credential_factory: CredentialFactory, clock: Clock) -> Self {
         Self {
-            store: credential_factory.store(),
+            store: Arc::clone(&credential_factory.store),
             registry: watch::Sender::new(Arc::new(registry)),
             credential_factory: Mutex::new(credential_factory),
             started_at: clock.timestamp(clock.now()),

@@ -99,7 +99,7 @@ impl Process {
         let path = fs::read_link(&link).ok()?;
         let is_there =
             path.to_str().is_some_and(|path| path.starts_with('/') && !path.ends_with(" (deleted)"));
-        if is_there { Some(Executable { path, file: file_behind(link).ok()? }) } else { None }
+        if is_there { Some(Executable { path, file: file_behind(link)? }) } else { None }
     }
 }
 
@@ -115,8 +115,8 @@ fn owner(status: &str) -> Option<Facts> {
 
 /// Identifies the file behind a link of `/proc` by what the kernel holds in memory (statx(2), `AT_STATX_DONT_SYNC`). The file
 /// system may be one of the caller's that never answers.
-fn file_behind(link: String) -> io::Result<Id> {
-    let link = std::ffi::CString::new(link)?;
+fn file_behind(link: String) -> Option<Id> {
+    let link = std::ffi::CString::new(link).ok()?;
     let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: `link` ends with a zero byte, `found` has room for what the kernel writes, and all zeros are a valid value.
     #[expect(unsafe_code, reason = "nix does not wrap statx(2)")]
@@ -125,9 +125,8 @@ fn file_behind(link: String) -> io::Result<Id> {
         let status = libc::statx(libc::AT_FDCWD, link.as_ptr(), flags, libc::STATX_INO, found.as_mut_ptr());
         (status, found.assume_init())
     };
-    Errno::result(status)?;
     let device = libc::makedev(found.stx_dev_major, found.stx_dev_minor);
-    Ok(Id::File { device, inode: found.stx_ino })
+    (status == 0).then_some(Id::File { device, inode: found.stx_ino })
 }
 
 #[cfg(test)]

@@ -10,11 +10,12 @@ use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockT
 use tokio::net::UnixDatagram;
 
 /// Links, addresses and routes (rtnetlink(7)).
-const GROUPS: libc::c_int = libc::RTMGRP_LINK
+const GROUPS: u32 = (libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_IFADDR
-    | libc::RTMGRP_IPV6_ROUTE;
+    | libc::RTMGRP_IPV6_ROUTE)
+    .cast_unsigned();
 
 /// A network that comes up changes several times in a row: link, address, routes, the other version of IP.
 const SETTLED: Duration = Duration::from_millis(500);
@@ -28,8 +29,7 @@ pub async fn watch(changed: impl Fn()) -> io::Result<()> {
     // Tokio has no netlink socket, but reads every kind of datagram socket alike.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let events = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-    let groups = u32::try_from(GROUPS).map_err(io::Error::other)?;
-    bind(events.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    bind(events.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
     let events = UnixDatagram::from_std(StdDatagram::from(events))?;
     loop {
         events.readable().await?;

@@ -131,11 +131,13 @@ fn bind(
     Ok((UnixListener::from_std(listener)?, Some(own_socket)))
 }
 
-/// Feeds the watchdog and updates the line in `systemctl status`.
+/// Feeds the watchdog and updates the line in `systemctl status`, every five seconds or twice in the watchdog's time-out.
 async fn send_heartbeats(daemon: &Daemon) {
     const OVERDUE: &str =
         "tokens are overdue for renewal, but no request is under way; the watchdog is not fed";
-    let mut heartbeat = tokio::time::interval(systemd::heartbeat_interval());
+    let watchdog = sd_notify::watchdog_enabled().unwrap_or(Duration::MAX);
+    let (least, most) = (Duration::from_millis(1), Duration::from_secs(5));
+    let mut heartbeat = tokio::time::interval((watchdog / 2).clamp(least, most));
     loop {
         heartbeat.tick().await;
         if daemon.is_on_schedule() {

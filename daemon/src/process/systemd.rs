@@ -4,7 +4,6 @@ use std::env;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::time::Duration;
 
 use nix::sys::socket::{SockType, UnixAddr, getsockname, getsockopt, sockopt};
 pub use sd_notify::NotifyState;
@@ -65,12 +64,6 @@ pub fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "the service manager could not be notified");
     }
-}
-
-/// How often the service manager gets a heartbeat: every five seconds, or twice in the watchdog's time-out.
-pub fn heartbeat_interval() -> Duration {
-    const RANGE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(5));
-    sd_notify::watchdog_enabled().map_or(RANGE.1, |timeout| (timeout / 2).clamp(RANGE.0, RANGE.1))
 }
 
 /// Whether standard error is connected to the journal (systemd.exec(5), `JOURNAL_STREAM`).

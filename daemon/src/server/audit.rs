@@ -108,7 +108,7 @@ impl Audit {
     /// Records the counts of each window when it ends. Never returns.
     pub async fn write_windows(&self, clock: &Clock) {
         loop {
-            if self.aggregator().is_empty() {
+            if self.aggregator().kinds.is_empty() {
                 self.begun.notified().await;
             }
             clock.sleep_until(clock.now().after(WINDOW)).await;
@@ -127,7 +127,7 @@ impl Audit {
 
     fn record(&self, record: &Record<'_>) {
         let mut aggregator = self.aggregator();
-        let begins = aggregator.is_empty();
+        let begins = aggregator.kinds.is_empty();
         let is_first = aggregator.add(record);
         drop(aggregator);
         if begins {
@@ -140,7 +140,7 @@ impl Audit {
 
     /// Writes a count that is due. Returns whether there was one.
     fn write_count(&self) -> bool {
-        let due = self.aggregator().next_count();
+        let due = self.aggregator().due.pop_front();
         due.inspect(|(record, repeats)| record.write(Some(*repeats))).is_some()
     }
 

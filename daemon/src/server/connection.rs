@@ -23,19 +23,14 @@ use crate::quota::Resource;
 use crate::server::session::{Session, refusal};
 use crate::server::stream::Stream;
 
-/// How long a peer may take to send its first request.
+/// How long a peer may take to send its first request, to send a frame from its first byte to its last, and to make room
+/// for its answers.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a frame may take from its first byte to its last.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a peer may take to make room for its answers.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes that are read at once.
+/// Bytes that are read at once, and bytes of answers that wait to be written together.
 const READ_MAX: usize = 4 * 1024;
-
-/// Bytes of answers that wait to be written together.
 const UNWRITTEN_MAX: usize = 16 * 1024;
 
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]

@@ -25,17 +25,17 @@ const NAMES_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Aggregator {
     /// What is written of each kind, and how often it was repeated.
-    kinds: HashMap<Kind, (Record<'static>, u64)>,
+    pub(super) kinds: HashMap<Kind, (Record<'static>, u64)>,
     /// How many exact kinds each user has.
     exact: HashMap<u32, usize>,
     /// Counts of windows that have ended, to be written.
-    due: VecDeque<(Record<'static>, u64)>,
+    pub(super) due: VecDeque<(Record<'static>, u64)>,
     /// Two keys, because a kind is known by its hashes only.
     keys: [RandomState; 2],
 }
 
 /// 128 bits of keyed hashes, for which nobody can find a collision.
-type Kind = [u64; 2];
+pub(super) type Kind = [u64; 2];
 
 impl Aggregator {
     /// Counts a decision. Returns whether it is the first of its kind, to be written at once.
@@ -72,16 +72,6 @@ impl Aggregator {
         self.due.extend(self.kinds.drain().map(|(_, counted)| counted).filter(|(_, repeats)| *repeats > 0));
         self.kinds.shrink_to(EXACT_MAX);
         self.exact = HashMap::new();
-    }
-
-    /// The next record that is due, and how many decisions it stands for.
-    pub(super) fn next_count(&mut self) -> Option<(Record<'static>, u64)> {
-        self.due.pop_front()
-    }
-
-    /// Whether the window has no decisions.
-    pub(super) fn is_empty(&self) -> bool {
-        self.kinds.is_empty()
     }
 
     fn kind(&self, record: &Record<'_>) -> Kind {
@@ -138,7 +128,7 @@ mod tests {
     }
 
     fn drain(aggregator: &mut Aggregator) -> Vec<(Record<'static>, u64)> {
-        std::iter::from_fn(|| aggregator.next_count()).collect()
+        aggregator.due.drain(..).collect()
     }
 
     #[test]
@@ -150,7 +140,7 @@ mod tests {
         assert!(drain(&mut aggregator).is_empty(), "the window has not ended");
         aggregator.end_window();
         assert_eq!(drain(&mut aggregator), [(get.clone(), 9)]);
-        assert!(aggregator.is_empty());
+        assert!(aggregator.kinds.is_empty());
         assert!(aggregator.add(&get), "a new window begins with a record");
         aggregator.end_window();
         assert!(drain(&mut aggregator).is_empty(), "nothing was repeated");
@@ -264,7 +254,7 @@ mod tests {
                 written += u64::from(aggregator.add(&record));
                 match chance {
                     0 => aggregator.end_window(),
-                    1 => written += aggregator.next_count().map_or(0, |(_, count)| count),
+                    1 => written += aggregator.due.pop_front().map_or(0, |(_, count)| count),
                     _ => (),
                 }
             }

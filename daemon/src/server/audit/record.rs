@@ -8,9 +8,6 @@ use tokend_protocol::{Fingerprint, TokenName, Variant};
 use super::{Operation, Refusal};
 use crate::access::Facts;
 
-/// The longest variant in a record, in bytes. A configuration may have many and long terms.
-const VARIANT_BYTES_MAX: usize = 1024;
-
 /// A decision, or what several decisions have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record<'a> {
@@ -109,31 +106,10 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A variant as one line, cut if it is long.
+/// A variant as one line.
 fn describe(variant: &Variant) -> String {
     let kinds = [("scope", &variant.scope), ("resource", &variant.resource), ("audience", &variant.audience)];
     let asked = kinds.into_iter().filter(|(_, terms)| !terms.is_empty());
     let words: Vec<String> = asked.map(|(kind, terms)| format!("{kind}={}", terms.join(","))).collect();
-    let mut line = words.join(" ");
-    if line.len() > VARIANT_BYTES_MAX {
-        let cut = (0..=VARIANT_BYTES_MAX).rfind(|at| line.is_char_boundary(*at)).unwrap_or_default();
-        line.truncate(cut);
-        line.push_str("...");
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_variant_is_cut_between_two_characters() {
-        let scope: Vec<String> = (0..1000).map(|n| format!("é{n}")).collect();
-        let line = describe(&Variant { scope, ..Variant::default() });
-        assert!(line.starts_with("scope=é0,é1,") && line.ends_with("..."), "{line}");
-        assert!(line.len() <= VARIANT_BYTES_MAX + 3);
-        let short = Variant { resource: vec!["r".into()], audience: vec!["a".into()], ..Variant::default() };
-        assert_eq!(describe(&short), "resource=r audience=a");
-    }
+    words.join(" ")
 }
