@@ -23,9 +23,9 @@ use crate::clock::Instant;
 use crate::engine::registry::Registry;
 use crate::peer::Peer;
 use crate::quota::Allowance;
+use crate::server::ServerState;
 use crate::server::audit::{Operation, Refusal};
 use crate::server::fair_queue::UserQueue;
-use crate::server::ServerState;
 
 /// Tokens that one turn checks. Other users have their turns in between, so that a list of thousands of tokens delays
 /// nobody.
