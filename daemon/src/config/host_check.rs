@@ -9,7 +9,7 @@ use nix::unistd::{Group, User, geteuid};
 
 use super::fault::{Sink, quoted};
 use crate::access::Abilities;
-use crate::secret_source::{Unreadable, check_file};
+use crate::secret_source::{SecretSourceError, check_file};
 
 const USERS: &str = "the daemon sees all users and groups as one, so no rule with a user or group matches; remove \
                      PrivateUsers=yes from its unit";
@@ -37,46 +37,40 @@ pub(super) fn warn_of_inabilities(abilities: Abilities, sink: &Sink) {
     }
 }
 
-/// Reports files that this process's user cannot read, and warns of rules whose user, group or executable does not match on
-/// this host. Asks the name service about each name, which may take long.
+/// Reports files that this process's user cannot read, with the commands that mend it, and warns of rules whose user,
+/// group or executable does not match on this host. Asks the name service about each name, which may take long.
 pub(super) fn look_up(sink: &Sink) {
-    for ((kind, name), (place, key)) in sink.mentions.borrow().iter() {
-        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
-        let is_unknown = match *kind {
-            "user" => !is_number && User::from_name(name).is_ok_and(|user| user.is_none()),
-            "group" => !is_number && Group::from_name(name).is_ok_and(|group| group.is_none()),
-            _ => false,
-        };
-        if is_unknown {
-            sink.warn(place, key, format!("this host has no {kind} {} at present", quoted(name)));
-        }
-        let target = Path::new(name).canonicalize().ok().filter(|target| target != Path::new(name));
-        if let Some(target) = target.filter(|_| *kind == "exe") {
-            let (path, target) = (quoted(name), quoted(&target.to_string_lossy()));
-            let message =
-                format!("{path} is a symbolic link to {target}, and the kernel names only that; write that");
-            sink.warn(place, key, message);
-        }
-        let problem = match *kind {
-            "file" => check_file(Path::new(name)).err(),
-            "ca_file" => File::open(name).err().map(Unreadable::from),
-            _ => None,
-        };
-        if let Some(reason) = problem {
-            sink.fault(place, key, unreadable(name, &reason));
-        }
-    }
-}
-
-/// Why this process's user cannot read a file, with the commands that mend it.
-fn unreadable(path: &str, reason: &Unreadable) -> String {
     let uid = geteuid();
     let user = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
-    match reason.kind {
-        ErrorKind::PermissionDenied => format!(
-            "user {user} cannot read {path}: chown {user} {path}; chmod 0400 {path}; and let {user} search the folders \
-             above it"
-        ),
-        _ => format!("user {user} cannot read {path}: {reason}"),
+    for ((kind, name), (place, key)) in sink.mentions.borrow().iter() {
+        let path = Path::new(name);
+        let absent = || sink.warn(place, key, format!("this host has no {kind} {} at present", quoted(name)));
+        let unreadable = |error: SecretSourceError| {
+            let message = match error.kind {
+                ErrorKind::PermissionDenied => format!(
+                    "user {user} cannot read {name}: chown {user} {name}; chmod 0400 {name}; and let {user} search \
+                     the folders above it"
+                ),
+                _ => format!("user {user} cannot read {name}: {error}"),
+            };
+            sink.fault(place, key, message);
+        };
+        match *kind {
+            "user" | "group" if name.bytes().all(|byte| byte.is_ascii_digit()) => {}
+            "user" if User::from_name(name).is_ok_and(|user| user.is_none()) => absent(),
+            "group" if Group::from_name(name).is_ok_and(|group| group.is_none()) => absent(),
+            "exe" => {
+                if let Some(target) = path.canonicalize().ok().filter(|target| target != path) {
+                    let (path, target) = (quoted(name), quoted(&target.to_string_lossy()));
+                    let message = format!(
+                        "{path} is a symbolic link to {target}, and the kernel names only that; write that"
+                    );
+                    sink.warn(place, key, message);
+                }
+            }
+            "file" => check_file(path).unwrap_or_else(unreadable),
+            "ca_file" => File::open(path).map_or_else(|error| unreadable(error.into()), drop),
+            _ => {}
+        }
     }
 }

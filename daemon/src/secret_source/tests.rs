@@ -51,7 +51,7 @@ async fn read_with(source: &SecretSource, variables: &[(&str, &[u8])]) -> Result
         let found = found.map(|(_, value)| std::ffi::OsStr::from_bytes(value).to_owned());
         found.or_else(|| std::env::var_os(name).filter(|_| name == "PATH"))
     };
-    match source.read_with(&environment).await {
+    match source.read_with(&environment, None).await {
         Ok(secret) => Ok(secret.expose().to_owned()),
         Err(error) => {
             let shown = format!("{error} {error:?}");
@@ -382,10 +382,10 @@ fn a_stamp_differs_after_every_way_to_replace_a_secret_and_not_after_a_look_at_i
         ("it is gone", &|| fs::remove_file(at("secret")).unwrap()),
     ];
     for (what, change) in changes {
-        let before = Stamp::of(&secret);
+        let before = stamp(&secret);
         let _ = fs::read(&secret);
-        assert_eq!(Stamp::of(&secret), before, "{what}: looked at only");
+        assert_eq!(stamp(&secret), before, "{what}: looked at only");
         change();
-        assert_ne!(Stamp::of(&secret), before, "{what}");
+        assert_ne!(stamp(&secret), before, "{what}");
     }
 }
