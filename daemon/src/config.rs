@@ -28,10 +28,9 @@ use tokend_protocol::TokenName;
 
 use crate::access::{Abilities, Condition, Rule};
 
-pub use fault::{Fault, Faults};
-use fault::{Place, Sink};
+use fault::Sink;
+pub use fault::{Fault, Place};
 use provider::Provider;
-use section::Section;
 pub use settings::{
     AdminSettings, BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant,
     HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings,
@@ -80,7 +79,6 @@ pub struct Source {
 /// A configuration without faults, and warnings about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// The configuration.
     pub config: Config,
     /// In order of files and lines.
     pub warnings: Vec<Fault>,
@@ -89,11 +87,9 @@ pub struct Loaded {
 /// A whole, checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `[daemon]`.
     pub daemon: DaemonSettings,
-    /// `[admin]`.
     pub admin: AdminSettings,
-    /// `[token.NAME]`, each with the settings of its provider and preset.
+    /// Each with the settings of its provider and preset.
     pub tokens: BTreeMap<TokenName, TokenSettings>,
 }
 
@@ -108,57 +104,54 @@ impl Config {
     }
 }
 
-/// Reads the configuration with its drop-ins, or finds every fault in them. Warns of rules that
-/// this process lacks the abilities for. Asks no name service, so the daemon starts and reloads without one.
-pub fn load(source: &Source, abilities: Abilities) -> Result<Loaded, Faults> {
-    let check = |sink: &Sink| host_check::warn_of_inabilities(abilities, sink);
-    read(source, |sink| files::read(&source.path, sink), check)
+/// Reads the configuration with its drop-ins, or finds every fault in them, in order of files and lines. Warns of rules
+/// that this process lacks the abilities for. Asks no name service, so the daemon starts and reloads without one.
+pub fn load(source: &Source, abilities: Abilities) -> Result<Loaded, Vec<Fault>> {
+    let sink = Sink::default();
+    let config = read(source, &files::read(&source.path, &sink), &sink);
+    host_check::warn_of_inabilities(abilities, &sink);
+    sink.finish(config)
 }
 
 /// As [`load`], for `tokend check`: also reports files that this process's user cannot read, and warns of rules that
 /// match nobody on this host at present. It may hang as long as the name service or a file system does.
-pub fn load_and_look_up(source: &Source, abilities: Abilities) -> Result<Loaded, Faults> {
-    let check = |sink: &Sink| {
-        host_check::warn_of_inabilities(abilities, sink);
-        host_check::look_up(sink);
-    };
-    read(source, |sink| files::read(&source.path, sink), check)
+pub fn load_and_look_up(source: &Source, abilities: Abilities) -> Result<Loaded, Vec<Fault>> {
+    let sink = Sink::default();
+    let config = read(source, &files::read(&source.path, &sink), &sink);
+    host_check::warn_of_inabilities(abilities, &sink);
+    host_check::look_up(&sink);
+    sink.finish(config)
 }
 
 /// Reads the configuration in `text`, as if it were in the file `path`.
-pub fn parse(path: &Path, text: &str) -> Result<Loaded, Faults> {
+pub fn parse(path: &Path, text: &str) -> Result<Loaded, Vec<Fault>> {
+    let sink = Sink::default();
     let source = Source { path: path.to_owned(), egress_dir: None };
-    read(&source, |_| vec![(Arc::from(path), text.to_owned())], |_| ())
+    let config = read(&source, &[(Arc::from(path), text.to_owned())], &sink);
+    sink.finish(config)
 }
 
 /// Reads all sections. A faulty setting gets a placeholder, because [`Sink::finish`] then refuses the configuration.
-fn read(
-    source: &Source,
-    texts: impl Fn(&Sink) -> Vec<files::Text>,
-    check: impl Fn(&Sink),
-) -> Result<Loaded, Faults> {
-    let sink = Sink::default();
-    let mut sections = files::sections(&texts(&sink), &sink);
+fn read(source: &Source, texts: &[files::Text], sink: &Sink) -> Config {
+    let mut sections = files::sections(texts, sink);
     let mut take = |kind: &str| sections.remove(kind).unwrap_or_default();
-    let file = Place { file: Arc::from(source.path.as_path()), line: 0 };
-    let absent = |kind: &str| Section::new(kind.to_owned(), file.clone(), BTreeMap::new(), &sink);
-    let presets = preset::read_all(take("preset"), &sink);
-    let mut daemon = host::daemon(&take("daemon").remove("").unwrap_or_else(|| absent("daemon")));
+    let presets = preset::read_all(take("preset"), sink);
+    let mut daemon = take("daemon").remove("").map(|section| host::daemon(&section)).unwrap_or_default();
     if let Some(path) = &source.egress_dir {
         daemon.egress_dir = Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
     }
-    let admin = host::admin(&take("admin").remove("").unwrap_or_else(|| absent("admin")));
+    let admin = take("admin").remove("").map(|section| host::admin(&section)).unwrap_or_default();
     let provider = |(name, section): (String, _)| {
         let provider = Provider::read(&name, section, &presets, &daemon);
         (name, provider)
     };
     let providers = take("provider").into_iter().map(provider).collect();
-    let tokens = token::read_all(take("token"), &providers, &sink);
+    let tokens = token::read_all(take("token"), &providers, sink);
     if tokens.is_empty() {
-        sink.warn(&file, "", "no [token.NAME] section, so there is nothing to hand out");
+        let place = Place { file: Arc::from(source.path.as_path()), line: None, column: None };
+        sink.warn(&place, "", "no [token.NAME] section, so there is nothing to hand out");
     }
-    check(&sink);
-    sink.finish().map(|warnings| Loaded { config: Config { daemon, admin, tokens }, warnings })
+    Config { daemon, admin, tokens }
 }
 
 /// Whether secrets may be sent to a URL: by TLS, or without leaving this host.
@@ -175,9 +168,10 @@ fn keys_of(kind: &str) -> impl Iterator<Item = &'static str> {
     keys.split_whitespace()
 }
 
-/// Finds the kind of section that has a key: the key, and the header of that section.
-fn home_of(name: &str) -> Option<(&'static str, &'static str)> {
-    KINDS.into_iter().find_map(|(kind, header, _)| Some((keys_of(kind).find(|key| *key == name)?, header)))
+/// The header of the kind of section that has a key.
+fn home_of(name: &str) -> Option<&'static str> {
+    let home = KINDS.into_iter().find(|(kind, ..)| keys_of(kind).any(|key| key == name));
+    home.map(|(_, header, _)| header)
 }
 
 #[cfg(test)]

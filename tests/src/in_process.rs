@@ -83,5 +83,5 @@ impl Drop for InProcess {
 
 fn load(path: &Path) -> Config {
     let source = Source { path: path.to_owned(), egress_dir: None };
-    config::load(&source, tokend::peer::abilities()).unwrap_or_else(|faults| panic!("{faults}")).config
+    config::load(&source, tokend::peer::abilities()).unwrap_or_else(|faults| panic!("{faults:#?}")).config
 }

@@ -46,25 +46,25 @@ impl Value {
 
 /// Parses `text`, or reports its first syntax error: the parser may find more, but those are often its consequences.
 /// Messages of the parser are fixed texts without any of the file.
-pub(super) fn parse(file: &Arc<Path>, text: &str, sink: &Sink) -> Option<Table> {
+pub(super) fn parse(file: &Arc<Path>, text: &str, sink: &Sink) -> Table {
     let after_newlines = text.match_indices('\n').map(|(index, _)| index + 1);
     let line_starts: Vec<usize> = std::iter::once(0).chain(after_newlines).collect();
-    let place = |offset: usize| Place {
-        file: Arc::clone(file),
-        line: line_starts.partition_point(|start| *start <= offset).max(1),
+    let place = |offset: usize| {
+        let line = line_starts.partition_point(|start| *start <= offset);
+        Place { file: Arc::clone(file), line: Some(line), column: None }
     };
-    match DeTable::parse(text) {
-        Ok(root) => Some(table(root.get_ref(), &place)),
-        Err(error) => {
-            let span = error.span().unwrap_or_default();
-            let before = text.get(..span.start).filter(|before| before.len() < text.trim_end().len());
-            let before = before.unwrap_or(text.trim_end());
-            let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
-            let key = text.get(span).filter(|key| super::home_of(key).is_some()).unwrap_or_default();
-            sink.syntax_error(&place(before.len()), column, key, error.message());
-            None
-        }
-    }
+    let error = match DeTable::parse(text) {
+        Ok(root) => return table(root.get_ref(), &place),
+        Err(error) => error,
+    };
+    let span = error.span().unwrap_or_default();
+    let before = text.get(..span.start).filter(|before| before.len() < text.trim_end().len());
+    let before = before.unwrap_or(text.trim_end());
+    let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+    let key = text.get(span).filter(|key| super::home_of(key).is_some()).unwrap_or_default();
+    let place = Place { column: Some(column), ..place(before.len()) };
+    sink.unreadable(&place, key, format!("syntax error: {}", error.message()));
+    Table::new()
 }
 
 fn table(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Table {

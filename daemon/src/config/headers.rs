@@ -92,7 +92,7 @@ pub(super) fn params(field: &Field<'_>) -> Option<BTreeMap<String, String>> {
         field.ensure(!name.is_empty(), "a form field needs a name")?;
         if RESERVED_PARAMS.split(' ').any(|reserved| reserved == *name) {
             let hint = match super::home_of(name) {
-                Some((_, home)) => format!("it is set by the key {} of {home}", quoted(name)),
+                Some(home) => format!("it is set by the key {} of {home}", quoted(name)),
                 None => "the daemon writes it itself".to_owned(),
             };
             return field.fault(format!("{} cannot be set here: {hint}", quoted(name)));

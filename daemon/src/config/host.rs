@@ -30,7 +30,6 @@ impl Default for DaemonSettings {
     }
 }
 
-/// Reads `[daemon]`.
 pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
     let mut daemon = DaemonSettings::default();
     section.set("socket", &mut daemon.socket, values::socket_path);
@@ -55,21 +54,20 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
     ] {
         section.set(key, rate, values::count(1..=RATE_MAX));
     }
-    let in_all = section.read("max_connections", values::count(1..=CONNECTIONS_MAX));
-    let per_uid = section.read("max_connections_per_uid", values::count(1..=CONNECTIONS_MAX));
-    let max = in_all.unwrap_or(daemon.max_connections);
-    if per_uid.is_some_and(|per_uid| per_uid > max) && in_all.is_some() == section.has("max_connections") {
-        let message = format!("is more than max_connections ({max}), so it would never apply; lower it");
-        section.conflict::<()>("max_connections_per_uid", message);
+    let count = values::count(1..=CONNECTIONS_MAX);
+    let per_uid = section.read("max_connections_per_uid", &count);
+    if let Some(max) = section.read_or("max_connections", daemon.max_connections, &count) {
+        if per_uid.is_some_and(|per_uid| per_uid > max) {
+            let message = format!("is more than max_connections ({max}), so it would never apply; lower it");
+            section.conflict::<()>("max_connections_per_uid", message);
+        }
+        daemon.max_connections = max;
+        daemon.quota.connections = per_uid.unwrap_or(daemon.quota.connections.min(max));
     }
-    daemon.max_connections = max;
-    daemon.quota.connections = per_uid.unwrap_or(daemon.quota.connections.min(max));
     daemon
 }
 
-/// Reads `[admin]`.
 pub(super) fn admin(section: &Section<'_>) -> AdminSettings {
-    let root = values::word(&[("allow", RootAccess::Allow), ("deny", RootAccess::Deny)]);
     let allow = |field: &Field<'_>| {
         let rules = rules::list(field)?;
         if rules.contains(&Rule::ANY) {
@@ -77,8 +75,9 @@ pub(super) fn admin(section: &Section<'_>) -> AdminSettings {
         }
         Some(rules)
     };
+    let root = section.read("root", values::word(&["allow", "deny"]));
     AdminSettings {
         allow: section.read("allow", allow).unwrap_or_default(),
-        root: section.read("root", root).unwrap_or_default(),
+        root: if root == Some("deny") { RootAccess::Deny } else { RootAccess::Allow },
     }
 }

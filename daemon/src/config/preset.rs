@@ -53,11 +53,11 @@ pub(super) fn read_all<'a>(
 
 impl Preset {
     fn read(name: String, section: Section<'_>) -> Self {
-        let before = section.sink.fault_count();
+        let before = section.sink.faults.borrow().len();
         section.read("description", values::line);
         section.read("documentation", values::line);
-        section.read("token_endpoint_auth_method", values::word(&provider::METHODS));
-        section.read("client_secret_basic_encoding", values::word(&provider::ENCODINGS));
+        section.read("token_endpoint_auth_method", values::word(provider::METHODS));
+        section.read("client_secret_basic_encoding", values::word(provider::ENCODINGS));
         section.read("accept", headers::accept);
         section.read("grant_types", token::grant_types);
         token::terms(&section);
@@ -68,7 +68,7 @@ impl Preset {
         section.read("refresh_before", values::duration);
         section.read("default_lifetime", values::lifetime);
         let environments = section.read("environment", environments).unwrap_or_default();
-        if section.is_incomplete || section.sink.fault_count() > before {
+        if section.is_incomplete || section.sink.faults.borrow().len() > before {
             // The preset fills in nothing now, so absent keys must not be reported as missing.
             section.sink.is_incomplete.set(true);
             return Self { name, ..Self::default() };
@@ -85,14 +85,15 @@ fn environments(field: &Field<'_>) -> Option<BTreeMap<String, Table>> {
     let environments = values::all(tables.iter().map(|(name, field)| {
         field.read_table("a table", "key", &["token_endpoint", "issuer"], |_, _| Some(()))?;
         let Value::Table(table) = field.item.value.clone() else { return None };
-        let section = Section::new(field.path.clone(), field.item.place.clone(), table, field.sink);
+        let (path, place) = (field.path.clone(), field.item.place.clone());
+        let section = Section { path, place, table, is_incomplete: false, sink: field.sink };
         provider::endpoint(&section);
         Some(((*name).to_owned(), section.table))
     }));
     environments.map(BTreeMap::from_iter)
 }
 
-/// Adds the keys that a section lacks, with the place of the section. `params` and `headers` are merged by name.
+/// Adds the keys that a section lacks, with the place of the section. Tables (`params` and `headers`) are merged by name.
 pub(super) fn fill(section: &mut Section<'_>, defaults: &Table) {
     for (key, default) in defaults {
         match (section.table.get_mut(key).map(|item| &mut item.value), &default.value) {
@@ -100,7 +101,7 @@ pub(super) fn fill(section: &mut Section<'_>, defaults: &Table) {
                 let item = Item { place: section.place.clone(), value: value.clone() };
                 section.table.insert(key.clone(), item);
             }
-            (Some(Value::Table(own)), Value::Table(defaults)) if matches!(&**key, "params" | "headers") => {
+            (Some(Value::Table(own)), Value::Table(defaults)) => {
                 let is_same = |a: &str, b: &str| a == b || (key == "headers" && a.eq_ignore_ascii_case(b));
                 let absent = defaults.iter().filter(|(name, _)| !own.keys().any(|own| is_same(own, name)));
                 let absent: Vec<_> = absent.map(|(name, item)| (name.clone(), item.clone())).collect();

@@ -1,6 +1,5 @@
 //! `[provider.NAME]`: the token endpoint and the client.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use super::document::{Item, Table, Value};
 use super::fault::{Place, one_of, quoted};
 use super::preset::{self, Preset};
-use super::section::{Field, Section};
+use super::section::Section;
 use super::{
     BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant, Terms, headers,
     values,
@@ -21,39 +20,21 @@ const DEFAULT_ENVIRONMENT: &str = "production";
 /// token is hardly ever handed out. It costs a dozen requests in an hour.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
-/// A client authentication method, without its secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
-    SecretBasic,
-    SecretPost,
-    None,
-}
-
 /// Values of `token_endpoint_auth_method`.
-pub(super) const METHODS: [(&str, Method); 3] = [
-    ("client_secret_basic", Method::SecretBasic),
-    ("client_secret_post", Method::SecretPost),
-    ("none", Method::None),
-];
+pub(super) const METHODS: &[&str] = &["client_secret_basic", "client_secret_post", "none"];
 
 /// Values of `client_secret_basic_encoding`.
-pub(super) const ENCODINGS: [(&str, BasicEncoding); 2] =
-    [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
+pub(super) const ENCODINGS: &[&str] = &["form", "raw"];
 
-/// A provider.
 #[derive(Debug)]
 pub(super) struct Provider {
     pub(super) name: Arc<str>,
-    /// Its key in faults, as in `provider.psb`, and its place.
-    pub(super) path: String,
     pub(super) place: Place,
     /// The settings that its tokens share. The grant, terms and parameters are those of each token. `None` if faulty.
     pub(super) credential: Option<CredentialSettings>,
     pub(super) max_requests_per_minute: Option<u32>,
     /// What the preset fills in for its tokens.
     pub(super) token_defaults: Table,
-    /// Whether a token uses it.
-    pub(super) is_used: Cell<bool>,
 }
 
 impl Provider {
@@ -85,8 +66,6 @@ impl Provider {
             credential: credential(&section, daemon),
             max_requests_per_minute: section.read("max_requests_per_minute", values::count(1..=60_000)),
             token_defaults: preset.map(|preset| preset.token.clone()).unwrap_or_default(),
-            is_used: Cell::new(false),
-            path: section.path,
             place: section.place,
         }
     }
@@ -102,7 +81,10 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
     let ca_file = section.read("ca_file", values::ca_file);
     let default_lifetime = section.read("default_lifetime", values::lifetime);
     let proxy = section.read("proxy", values::proxy);
-    if proxy.is_some() && endpoint.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http") {
+    if proxy.is_some()
+        && let Some(Endpoint::Token(url) | Endpoint::Issuer(url)) = &endpoint
+        && url.scheme() == "http"
+    {
         // The proxy would read the secret in the request.
         let message = "an http:// endpoint on this host is not reached through a proxy; remove the proxy";
         section.conflict::<()>("proxy", message);
@@ -138,21 +120,19 @@ fn environment<'p>(section: &Section<'_>, preset: Option<&'p Preset>) -> Option<
     };
     let known = &preset.environments;
     let (shown, names) = (quoted(&preset.name), one_of(known.keys().map(String::as_str)));
-    let keys = if section.has("environment") {
+    let mut keys = known.get(DEFAULT_ENVIRONMENT);
+    if section.has("environment") {
         let only = if known.is_empty() { "none at all".to_owned() } else { format!("only {names}") };
         let unknown = |name: &str| format!("the preset {shown} has no {}, {only}", quoted(name));
-        section.read("environment", |field: &Field<'_>| field.find(known, unknown))?
-    } else if let Some(keys) = known.get(DEFAULT_ENVIRONMENT) {
-        keys
-    } else if has_endpoint || known.is_empty() {
-        const { &Table::new() }
-    } else {
-        return section.missing("environment", &format!("the preset {shown} has {names}"));
-    };
-    match (has_endpoint, keys.is_empty()) {
-        (true, _) => None,
-        (false, false) => Some(keys),
-        (false, true) => {
+        keys = Some(section.read("environment", |field| field.find(known, unknown))?);
+    }
+    match keys {
+        _ if has_endpoint => None,
+        Some(keys) if !keys.is_empty() => Some(keys),
+        None if !known.is_empty() => {
+            section.missing("environment", &format!("the preset {shown} has {names}"))
+        }
+        _ => {
             let message = format!("the preset {shown} does not know the endpoint: {SET_IT}");
             section.missing("token_endpoint", &message)
         }
@@ -165,8 +145,7 @@ pub(super) fn endpoint(section: &Section<'_>) -> Option<Endpoint> {
     let issuer = section.read("issuer", values::issuer).map(Endpoint::Issuer);
     if token_endpoint.is_some() && issuer.is_some() {
         let other = section.place_of("token_endpoint");
-        let message =
-            format!("contradicts token_endpoint ({}:{}); keep one of them", other.file.display(), other.line);
+        let message = format!("contradicts token_endpoint ({other}); keep one of them");
         return section.conflict("issuer", message);
     }
     token_endpoint.or(issuer)
@@ -175,31 +154,29 @@ pub(super) fn endpoint(section: &Section<'_>) -> Option<Endpoint> {
 /// The client authentication. A missing secret is a fault unless the method is `none`: a client without one is rare,
 /// and a forgotten secret is not.
 fn authentication(section: &Section<'_>) -> Option<ClientAuthentication> {
-    let encoding = section.read("client_secret_basic_encoding", values::word(&ENCODINGS));
+    let encoding = section.read("client_secret_basic_encoding", values::word(ENCODINGS));
     let secrets = section.read("client_secret", values::secret_sources);
-    let mut method = Method::SecretBasic;
-    if section.has("token_endpoint_auth_method") {
-        method = section.read("token_endpoint_auth_method", values::word(&METHODS))?;
-    }
-    if method == Method::None && secrets.is_some() {
+    let method =
+        section.read_or("token_endpoint_auth_method", "client_secret_basic", values::word(METHODS))?;
+    if method == "none" && secrets.is_some() {
         let message =
             "contradicts token_endpoint_auth_method = \"none\"; remove the secret, or choose another method";
         return section.conflict("client_secret", message);
     }
-    if method != Method::None && !section.has("client_secret") {
+    if method != "none" && !section.has("client_secret") {
         let message = "say where it is kept, such as { credential = \"NAME\" }, or set \
                        token_endpoint_auth_method = \"none\" for a client without one";
         return section.missing("client_secret", message);
     }
-    if method != Method::SecretBasic && encoding.is_some() {
+    if method != "client_secret_basic" && encoding.is_some() {
         let message = "has a meaning only with token_endpoint_auth_method = \"client_secret_basic\"";
         return section.conflict("client_secret_basic_encoding", message);
     }
     match method {
-        Method::None => Some(ClientAuthentication::None),
-        Method::SecretPost => Some(ClientAuthentication::SecretPost { secrets: secrets? }),
-        Method::SecretBasic => {
-            let encoding = encoding.unwrap_or(BasicEncoding::Form);
+        "none" => Some(ClientAuthentication::None),
+        "client_secret_post" => Some(ClientAuthentication::SecretPost { secrets: secrets? }),
+        _ => {
+            let encoding = if encoding == Some("raw") { BasicEncoding::Raw } else { BasicEncoding::Form };
             Some(ClientAuthentication::SecretBasic { secrets: secrets?, encoding })
         }
     }

@@ -1,6 +1,5 @@
 //! Readers of `allow` lists: rules, and the users, groups, units and executables in them.
 
-use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use super::fault::{did_you_mean, one_of, quoted};
@@ -24,13 +23,14 @@ const USER_UNIT_ALONE: &str = "any user can give a unit of its own manager any n
 pub(super) fn list(field: &Field<'_>) -> Option<Vec<Rule>> {
     let items = field.list("an array such as [\"user:billing\", \"group:payments\"]")?;
     let rules = values::all(items.iter().map(rule))?;
-    let listed: HashSet<&Rule> = rules.iter().collect();
-    let mut given = HashSet::new();
-    for (item, rule) in items.iter().zip(&rules) {
+    for (index, (item, rule)) in items.iter().zip(&rules).enumerate() {
+        let includes = |other: &&Rule| {
+            *other != rule && other.conditions().iter().all(|one| rule.conditions().contains(one))
+        };
         let shown = quoted(&rule.to_string());
-        if !given.insert(rule) {
+        if rules.iter().take(index).any(|other| other == rule) {
             item.warn(format!("{shown} is listed twice"));
-        } else if let Some(wider) = rule.wider().find(|wider| listed.contains(wider)) {
+        } else if let Some(wider) = rules.iter().find(includes) {
             item.warn(format!("{shown} adds nothing to {}", quoted(&wider.to_string())));
         }
     }
@@ -38,39 +38,32 @@ pub(super) fn list(field: &Field<'_>) -> Option<Vec<Rule>> {
 }
 
 fn rule(field: &Field<'_>) -> Option<Rule> {
-    if field.is_table() {
-        return conditions(field);
-    }
-    let text = field.text_or("a rule, which is a string or a table")?;
-    match text.split_once(':') {
-        None if text == "any" => Some(Rule::ANY),
-        Some(("user_unit", _)) => field.fault(USER_UNIT_ALONE),
-        Some((kind, value)) if CONDITIONS.contains(&kind) => {
-            let condition = condition(field, kind, value)?;
-            if kind == "exe" {
-                warn_of_injection(field);
+    let conditions = if field.is_table() {
+        let reader = |name: &str, field: &Field<'_>| condition(field, name, field.text()?);
+        field.read_table("a table", "condition", &CONDITIONS, reader)?
+    } else {
+        let text = field.text_or("a rule, which is a string or a table")?;
+        let parts = text.split_once(':');
+        match parts {
+            None if text == "any" => return Some(Rule::ANY),
+            Some((kind, value)) if CONDITIONS.contains(&kind) => vec![condition(field, kind, value)?],
+            _ => {
+                let hint = parts.map(|(kind, _)| did_you_mean(kind, CONDITIONS)).unwrap_or_default();
+                return field.fault(format!("found {}, {EXPECTED}{hint}", quoted(text)));
             }
-            Some(Rule::of(condition))
         }
-        Some((kind, _)) => {
-            field.fault(format!("found {}, {EXPECTED}{}", quoted(text), did_you_mean(kind, CONDITIONS)))
-        }
-        None => field.fault(format!("found {}, {EXPECTED}", quoted(text))),
-    }
-}
-
-/// A table of conditions, all of which must hold.
-fn conditions(field: &Field<'_>) -> Option<Rule> {
-    let reader = |name: &str, field: &Field<'_>| condition(field, name, field.text()?);
-    let read = field.read_table("a table", "condition", &CONDITIONS, reader)?;
-    let has_user = read.iter().any(|condition| matches!(condition, Condition::User(_)));
-    let has_user_unit = read.iter().any(|condition| matches!(condition, Condition::UserUnit(_)));
+    };
+    let has_user = conditions.iter().any(|condition| matches!(condition, Condition::User(_)));
+    let has_user_unit = conditions.iter().any(|condition| matches!(condition, Condition::UserUnit(_)));
     field.ensure(has_user || !has_user_unit, USER_UNIT_ALONE)?;
-    if let [Condition::Exe(_)] = read.as_slice() {
-        warn_of_injection(field);
+    if let [Condition::Exe(_)] = conditions.as_slice() {
+        field.warn(
+            "a user who may run this executable can make it do anything, as with LD_PRELOAD, so this lets in every \
+             such user; add the user: { user = \"NAME\", exe = \"/PATH\" }",
+        );
     }
     let message = || format!("an empty table, expected one or more of {}", CONDITIONS.join(", "));
-    Rule::all(read).or_else(|| field.fault(message()))
+    Rule::all(conditions).or_else(|| field.fault(message()))
 }
 
 fn condition(field: &Field<'_>, kind: &str, value: &str) -> Option<Condition> {
@@ -81,14 +74,6 @@ fn condition(field: &Field<'_>, kind: &str, value: &str) -> Option<Condition> {
         "user_unit" => unit(field, value).map(Condition::UserUnit),
         _ => executable(field, value).map(Condition::Exe),
     }
-}
-
-/// Warns that a rule with only an executable lets in every user who may run it.
-fn warn_of_injection(field: &Field<'_>) {
-    field.warn(
-        "a user who may run this executable can make it do anything, as with LD_PRELOAD, so this lets in every such \
-         user; add the user: { user = \"NAME\", exe = \"/PATH\" }",
-    );
 }
 
 /// A group by name or number.
@@ -122,10 +107,8 @@ fn unit(field: &Field<'_>, name: &str) -> Option<UnitPattern> {
         return field
             .fault(format!("{found}, expected a unit that processes run in, which ends in {suffixes}"));
     };
-    let is_usable = |stem: &str| {
-        let is_usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-        !stem.is_empty() && stem.chars().all(is_usable) && name.len() <= 255
-    };
+    let is_usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let is_usable = |stem: &str| !stem.is_empty() && stem.chars().all(is_usable) && name.len() <= 255;
     if let Some(template) = stem.strip_suffix("@*").filter(|name| !name.contains('@') && is_usable(name)) {
         return Some(UnitPattern::Instances { template: format!("{template}@"), suffix: suffix.to_owned() });
     }

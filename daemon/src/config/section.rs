@@ -21,10 +21,6 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn new(path: String, place: Place, table: Table, sink: &'a Sink) -> Self {
-        Self { path, place, table, is_incomplete: false, sink }
-    }
-
     /// Whether a key is there, good or bad.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
@@ -37,6 +33,16 @@ impl<'a> Section<'a> {
         reader: impl FnOnce(&Field<'s>) -> Option<T>,
     ) -> Option<T> {
         reader(&Field { path: join(&self.path, key), item: self.table.get(key)?, sink: self.sink })
+    }
+
+    /// Reads a key that has a default. `None` if it is faulty, which is then reported.
+    pub(super) fn read_or<'s, T>(
+        &'s self,
+        key: &str,
+        default: T,
+        reader: impl FnOnce(&Field<'s>) -> Option<T>,
+    ) -> Option<T> {
+        if self.has(key) { self.read(key, reader) } else { Some(default) }
     }
 
     /// Replaces `setting` by the value of a key, if it has a good one.

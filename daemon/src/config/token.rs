@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokend_protocol::TokenName;
 
@@ -11,12 +12,9 @@ use super::provider::Provider;
 use super::section::{Field, Section};
 use super::{CredentialSettings, Grant, TermKind, Terms, TokenSettings, headers, rules, values, variants};
 
-/// A grant type, without its credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GrantType {
-    ClientCredentials,
-    Password,
-}
+/// How long after its last use a token on demand is still renewed: longer than the pauses of a program that works
+/// through the day, and shorter than a night.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Reads all sections, and warns of providers that no token uses.
 pub(super) fn read_all(
@@ -26,9 +24,12 @@ pub(super) fn read_all(
 ) -> BTreeMap<TokenName, TokenSettings> {
     let read = |(name, section): (String, _)| Some((read(section, providers), name.parse().ok()?));
     let read = sections.into_iter().filter_map(read);
-    let tokens = read.filter_map(|(settings, name)| Some((name, settings?))).collect();
-    for provider in providers.values().filter(|provider| !provider.is_used.get()) {
-        sink.warn(&provider.place, &provider.path, "no token uses this provider");
+    let tokens: BTreeMap<_, TokenSettings> =
+        read.filter_map(|(settings, name)| Some((name, settings?))).collect();
+    for provider in providers.values() {
+        if !tokens.values().any(|token| token.provider == provider.name) {
+            sink.warn(&provider.place, &join("provider", &provider.name), "no token uses this provider");
+        }
     }
     tokens
 }
@@ -41,7 +42,6 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     let has_headers = section.has("headers") && !section.has("caller_headers");
     let clash_key = if has_headers { "headers" } else { "caller_headers" };
     if let Some(provider) = provider {
-        provider.is_used.set(true);
         preset::fill(&mut section, &provider.token_defaults);
     }
     let (grant, terms, params) = (grant(&section), terms(&section), params(&section));
@@ -55,14 +55,20 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     let allow = section.read("allow", rules::list).unwrap_or_default();
     let refresh_before = section.read("refresh_before", values::duration);
     let default_lifetime = section.read("default_lifetime", values::lifetime);
-    let idle_timeout = variants::idle_timeout(&section);
+    let idle_timeout = idle_timeout(&section);
     let variants = section.read("variants", variants::settings).unwrap_or_default();
     let provider = provider?;
     let base = provider.credential.clone()?;
     let default_lifetime = default_lifetime.unwrap_or(base.default_lifetime);
     Some(TokenSettings {
         provider: Arc::clone(&provider.name),
-        credential: Arc::new(CredentialSettings { grant: grant?, terms, params, default_lifetime, ..base }),
+        credential: Arc::new(CredentialSettings {
+            grant: grant?,
+            terms,
+            params: params?,
+            default_lifetime,
+            ..base
+        }),
         max_requests_per_minute: provider.max_requests_per_minute,
         refresh_before,
         idle_timeout,
@@ -75,19 +81,17 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
 
 /// `scope`, `resource` and `audience`.
 pub(super) fn terms(section: &Section<'_>) -> Terms {
-    let mut terms = Terms::default();
-    for kind in TermKind::ALL {
-        section.set(kind.as_str(), terms.of_mut(kind), |field| values::terms(field, kind));
-    }
-    terms
+    let read =
+        |kind: TermKind| section.read(kind.as_str(), |field| values::terms(field, kind)).unwrap_or_default();
+    let [scope, resource, audience] = TermKind::ALL.map(read);
+    Terms { scope, resource, audience }
 }
 
-const GRANT_TYPES: [(&str, GrantType); 2] =
-    [("client_credentials", GrantType::ClientCredentials), ("password", GrantType::Password)];
+const GRANT_TYPES: &[&str] = &["client_credentials", "password"];
 
 /// `grant_types` of a preset.
-pub(super) fn grant_types(field: &Field<'_>) -> Option<Vec<GrantType>> {
-    values::list(field, "an array such as [\"client_credentials\"]", values::word(&GRANT_TYPES))
+pub(super) fn grant_types(field: &Field<'_>) -> Option<Vec<&'static str>> {
+    values::list(field, "an array such as [\"client_credentials\"]", values::word(GRANT_TYPES))
 }
 
 /// `required_params` of a preset.
@@ -96,55 +100,53 @@ pub(super) fn required_params(field: &Field<'_>) -> Option<Vec<String>> {
 }
 
 fn grant(section: &Section<'_>) -> Option<Grant> {
-    let grant_type = section.read("grant_type", values::word(&GRANT_TYPES));
     let username = section.read("username", values::line);
     let password = section.read("password", values::secret_source);
-    if grant_type.is_none() && section.has("grant_type") {
-        return None;
-    }
-    let grant_type = grant_type.unwrap_or(GrantType::ClientCredentials);
-    let name_of = |grant: GrantType| {
-        GRANT_TYPES.into_iter().find(|(_, other)| *other == grant).map_or("", |(name, _)| name)
-    };
+    let grant_type = section.read_or("grant_type", "client_credentials", values::word(GRANT_TYPES))?;
     let offered = section.read("grant_types", grant_types);
     if let Some(offered) = offered.filter(|offered| !offered.contains(&grant_type)) {
-        let offered = one_of(offered.into_iter().map(name_of));
-        let name = quoted(name_of(grant_type));
+        let (name, offered) = (quoted(grant_type), one_of(offered));
         let message = format!("{name} is not offered by the provider's preset, only {offered}");
         return section.conflict("grant_type", message);
     }
-    match grant_type {
-        GrantType::Password => {
-            let mut missing = vec!["username", "password"];
-            missing.retain(|key| !section.has(key));
-            if !missing.is_empty() {
-                let message = format!("\"password\" also needs {}", missing.join(" and "));
-                return section.conflict("grant_type", message);
-            }
-            Some(Grant::Password { username: username?, password: password? })
+    if grant_type == "password" {
+        let mut missing = vec!["username", "password"];
+        missing.retain(|key| !section.has(key));
+        if !missing.is_empty() {
+            let message = format!("\"password\" also needs {}", missing.join(" and "));
+            return section.conflict("grant_type", message);
         }
-        GrantType::ClientCredentials => {
-            if let Some(key) = ["username", "password"].into_iter().find(|key| section.has(key)) {
-                let message =
-                    "belongs to grant_type = \"password\"; set that, or remove username and password";
-                return section.conflict(key, message);
-            }
-            Some(Grant::ClientCredentials)
-        }
+        return Some(Grant::Password { username: username?, password: password? });
     }
+    if let Some(key) = ["username", "password"].into_iter().find(|key| section.has(key)) {
+        let message = "belongs to grant_type = \"password\"; set that, or remove username and password";
+        return section.conflict(key, message);
+    }
+    Some(Grant::ClientCredentials)
 }
 
 /// The form fields. Those that the preset requires must be there.
-fn params(section: &Section<'_>) -> BTreeMap<String, String> {
-    let params = section.read("params", headers::params);
-    let is_faulty = params.is_none() && section.has("params");
-    let params = params.unwrap_or_default();
+fn params(section: &Section<'_>) -> Option<BTreeMap<String, String>> {
+    let params = section.read_or("params", BTreeMap::new(), headers::params)?;
     let mut missing = section.read("required_params", required_params).unwrap_or_default();
     missing.retain(|name| !params.contains_key(name));
-    if !missing.is_empty() && !is_faulty {
+    if !missing.is_empty() {
         let required = one_of(missing.iter().map(String::as_str)).replace(" or ", " and ");
         let message = format!("missing {required}, which the provider's preset requires");
         section.conflict::<()>("params", message);
     }
-    params
+    Some(params)
+}
+
+/// The idle time-out with `warm = "on-demand"`; nothing with `warm = "always"`.
+fn idle_timeout(section: &Section<'_>) -> Option<Duration> {
+    let idle_timeout = section.read("idle_timeout", values::lifetime);
+    let warm = section.read_or("warm", "always", values::word(&["always", "on-demand"]))?;
+    if warm == "on-demand" {
+        return Some(idle_timeout.unwrap_or(IDLE_TIMEOUT));
+    }
+    if idle_timeout.is_some() {
+        section.conflict::<()>("idle_timeout", "belongs to warm = \"on-demand\"; set that, or remove it");
+    }
+    None
 }

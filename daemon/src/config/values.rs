@@ -8,7 +8,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::document::Value;
-use super::fault::{did_you_mean, near_miss, one_of, quoted};
+use super::fault::{did_you_mean, one_of, quoted};
 use super::section::Field;
 use super::{TermKind, TermSet};
 use crate::secret_source::SecretSource;
@@ -32,14 +32,13 @@ pub(super) fn line(field: &Field<'_>) -> Option<String> {
 }
 
 /// One of a few words.
-pub(super) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Field<'_>) -> Option<T> {
+pub(super) fn word(words: &[&'static str]) -> impl Fn(&Field<'_>) -> Option<&'static str> {
     move |field| {
         let text = field.text()?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        found.or_else(|| {
-            let names = || words.iter().map(|(word, _)| *word);
-            let hint = did_you_mean(text, names());
-            field.fault(format!("found {}, expected {}{hint}", quoted(text), one_of(names())))
+        let words = || words.iter().copied();
+        words().find(|word| *word == text).or_else(|| {
+            let hint = did_you_mean(text, words());
+            field.fault(format!("found {}, expected {}{hint}", quoted(text), one_of(words())))
         })
     }
 }
@@ -235,8 +234,7 @@ pub(super) fn secret_source(field: &Field<'_>) -> Option<SecretSource> {
     let kinds = field.table(SOURCE)?;
     if let Some((name, _)) = kinds.iter().find(|(name, _)| !KINDS.contains(name)) {
         // A name that resembles no kind may be the secret itself, so it is not repeated.
-        let hint = near_miss(name, KINDS).map(|meant| format!("; did you mean {}?", quoted(meant)));
-        let hint = hint.unwrap_or_default();
+        let hint = did_you_mean(name, KINDS);
         return field.fault(format!("unknown kind of secret source{hint}; expected {SOURCE}"));
     }
     match kinds.as_slice() {

@@ -1,11 +1,8 @@
-//! `variants`, `warm` and `idle_timeout` of `[token.NAME]`: the scopes, resources and audiences that callers may choose,
-//! and whether an unused token is renewed.
-
-use std::time::Duration;
+//! `variants` of `[token.NAME]`: the scopes, resources and audiences that callers may choose.
 
 use super::document::Value;
 use super::fault::quoted;
-use super::section::{Field, Section};
+use super::section::Field;
 use super::{TermKind, TermRules, TermSet, VariantSettings, rules, values};
 use crate::access::Rule;
 
@@ -14,17 +11,17 @@ const EXPECTED: &str = "a table such as { scope = [\"a\", \"b\"], resource = [\"
 const EXPECTED_TERMS: &str =
     "a string, or an array of strings and of tables such as { term = \"a\", allow = [\"unit:a.service\"] }";
 
-/// How long after its last use a token on demand is still renewed: longer than the pauses of a program that works
-/// through the day, and shorter than a night.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
-
 /// Reads `variants = { scope = [..], resource = [..], audience = [..] }`.
 pub(super) fn settings(field: &Field<'_>) -> Option<VariantSettings> {
     let mut settings = VariantSettings::default();
     field.read_table(EXPECTED, "kind of variant", &TermKind::ALL.map(TermKind::as_str), |name, field| {
         let kind = TermKind::ALL.into_iter().find(|kind| kind.as_str() == name)?;
         let (terms, rules) = terms(field, kind)?;
-        *settings.terms.of_mut(kind) = terms;
+        match kind {
+            TermKind::Scope => settings.terms.scope = terms,
+            TermKind::Resource => settings.terms.resource = terms,
+            TermKind::Audience => settings.terms.audience = terms,
+        }
         settings.rules.extend(rules);
         Some(())
     })?;
@@ -70,16 +67,4 @@ fn term(field: &Field<'_>, kind: TermKind) -> Option<(String, Option<Vec<Rule>>)
         field.ensure(table.contains_key(key), message)?;
     }
     Some((term?, Some(allow?)))
-}
-
-/// The idle time-out with `warm = "on-demand"`; nothing with `warm = "always"`.
-pub(super) fn idle_timeout(section: &Section<'_>) -> Option<Duration> {
-    let on_demand = section.read("warm", values::word(&[("always", false), ("on-demand", true)]));
-    let idle_timeout = section.read("idle_timeout", values::lifetime);
-    let is_always = on_demand == Some(false) || !section.has("warm");
-    if is_always && idle_timeout.is_some() {
-        let message = "belongs to warm = \"on-demand\"; set that, or remove it";
-        return section.conflict("idle_timeout", message);
-    }
-    on_demand?.then(|| idle_timeout.unwrap_or(IDLE_TIMEOUT))
 }
