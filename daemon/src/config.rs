@@ -7,7 +7,6 @@
 mod document;
 mod fault;
 mod files;
-mod headers;
 mod host;
 mod host_check;
 mod preset;
@@ -17,7 +16,6 @@ mod section;
 mod settings;
 mod token;
 mod values;
-mod variants;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -30,7 +28,6 @@ use crate::access::{Abilities, Condition, Rule};
 
 use fault::Sink;
 pub use fault::{Fault, Place};
-use provider::Provider;
 pub use settings::{
     AdminSettings, BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant,
     HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings,
@@ -142,7 +139,7 @@ fn read(source: &Source, texts: &[files::Text], sink: &Sink) -> Config {
     }
     let admin = take("admin").remove("").map(|section| host::admin(&section)).unwrap_or_default();
     let provider = |(name, section): (String, _)| {
-        let provider = Provider::read(&name, section, &presets, &daemon);
+        let provider = provider::read(&name, section, &presets, &daemon);
         (name, provider)
     };
     let providers = take("provider").into_iter().map(provider).collect();

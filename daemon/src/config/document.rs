@@ -13,14 +13,14 @@ use super::fault::{Place, Sink};
 pub(super) type Table = BTreeMap<String, Item>;
 
 /// A value with the place of its key, or with its own place if it is an item of an array.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Item {
     pub(super) place: Place,
     pub(super) value: Value,
 }
 
 /// A value.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq)]
 pub(super) enum Value {
     Text(String),
     /// Capped at the largest number that fits.

@@ -45,11 +45,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A name or path that has to be checked on the host: the key of a rule's condition (or `file`, `ca_file`) and its value.
-pub(super) type Mention = (&'static str, String);
-
 /// Collects faults and warnings while the configuration is read.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Sink {
     pub(super) faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
@@ -57,8 +54,9 @@ pub(super) struct Sink {
     pub(super) is_incomplete: Cell<bool>,
     /// Keys that were reported as written into a wrong section, so they are not missing.
     pub(super) misplaced: RefCell<BTreeSet<String>>,
-    /// Each with the place and key where it is first mentioned.
-    pub(super) mentions: RefCell<BTreeMap<Mention, (Place, String)>>,
+    /// Names and paths that have to be checked on the host, by the key of a rule's condition (or `file`, `ca_file`) and
+    /// value. Each with the place and key where it is first mentioned.
+    pub(super) mentions: RefCell<BTreeMap<(&'static str, String), (Place, String)>>,
 }
 
 impl Sink {
@@ -114,22 +112,21 @@ pub(super) fn join(path: &str, name: &str) -> String {
 }
 
 /// `"a", "b" or "c"`.
-pub(super) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let names: Vec<String> = names.into_iter().map(quoted).collect();
+pub(super) fn one_of(names: impl IntoIterator<Item: AsRef<str>>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| quoted(name.as_ref())).collect();
     match names.split_last() {
-        None => String::new(),
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.concat(),
     }
 }
 
 /// `; did you mean "x"?` if `name` resembles a candidate, or nothing.
-pub(super) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn did_you_mean(name: &str, candidates: impl IntoIterator<Item: AsRef<str>>) -> String {
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let name = plain(name);
-    let distance = |candidate| strsim::damerau_levenshtein(&name, &plain(candidate));
-    let near = candidates.into_iter().map(|candidate| (distance(candidate), candidate));
+    let distance = |candidate: &str| strsim::damerau_levenshtein(&name, &plain(candidate));
+    let near = candidates.into_iter().map(|candidate| (distance(candidate.as_ref()), candidate));
     let nearest = near.min_by_key(|(distance, _)| *distance);
     let meant = nearest.filter(|(distance, _)| *distance <= (name.len() / 3).max(1));
-    meant.map(|(_, meant)| format!("; did you mean {}?", quoted(meant))).unwrap_or_default()
+    meant.map(|(_, meant)| format!("; did you mean {}?", quoted(meant.as_ref()))).unwrap_or_default()
 }

@@ -31,13 +31,8 @@ impl Default for DaemonSettings {
 }
 
 pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
-    let mut daemon = DaemonSettings::default();
-    section.set("socket", &mut daemon.socket, values::socket_path);
-    daemon.socket_group = section.read("socket_group", rules::group);
-    section.set("state_dir", &mut daemon.state_dir, values::path);
-    daemon.state_key = section.read("state_key", values::secret_source);
-    daemon.egress_dir = section.read("egress_dir", values::path);
-    let quota = &mut daemon.quota;
+    let default = DaemonSettings::default();
+    let mut quota = default.quota;
     for (key, limit) in [
         ("max_in_flight_per_uid", &mut quota.in_flight),
         ("max_waiting_per_uid", &mut quota.waiting),
@@ -46,25 +41,34 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
         ("max_unread_bytes_per_uid", &mut quota.unread_bytes),
         ("max_variants_per_uid", &mut quota.variants),
     ] {
-        section.set(key, limit, values::count(1..=QUOTA_MAX));
+        *limit = section.read(key, values::count(1..=QUOTA_MAX)).unwrap_or(*limit);
     }
     for (key, rate) in [
         ("max_provider_calls_per_minute_per_uid", &mut quota.provider_calls_per_minute),
         ("max_refusals_per_minute_per_uid", &mut quota.refusals_per_minute),
     ] {
-        section.set(key, rate, values::count(1..=RATE_MAX));
+        *rate = section.read(key, values::count(1..=RATE_MAX)).unwrap_or(*rate);
     }
     let count = values::count(1..=CONNECTIONS_MAX);
     let per_uid = section.read("max_connections_per_uid", &count);
-    if let Some(max) = section.read_or("max_connections", daemon.max_connections, &count) {
-        if per_uid.is_some_and(|per_uid| per_uid > max) {
-            let message = format!("is more than max_connections ({max}), so it would never apply; lower it");
-            section.conflict::<()>("max_connections_per_uid", message);
-        }
-        daemon.max_connections = max;
-        daemon.quota.connections = per_uid.unwrap_or(daemon.quota.connections.min(max));
+    let max = section.read_or("max_connections", default.max_connections, &count);
+    if let (Some(per_uid), Some(max)) = (per_uid, max)
+        && per_uid > max
+    {
+        let message = format!("is more than max_connections ({max}), so it would never apply; lower it");
+        section.conflict::<()>("max_connections_per_uid", message);
     }
-    daemon
+    let max_connections = max.unwrap_or(default.max_connections);
+    quota.connections = per_uid.unwrap_or(quota.connections.min(max_connections));
+    DaemonSettings {
+        socket: section.read("socket", values::socket_path).unwrap_or(default.socket),
+        socket_group: section.read("socket_group", rules::group),
+        state_dir: section.read("state_dir", values::path).unwrap_or(default.state_dir),
+        state_key: section.read("state_key", values::secret_source),
+        egress_dir: section.read("egress_dir", values::path),
+        max_connections,
+        quota,
+    }
 }
 
 pub(super) fn admin(section: &Section<'_>) -> AdminSettings {

@@ -11,27 +11,31 @@ use super::fault::{Sink, quoted};
 use crate::access::Abilities;
 use crate::secret_source::{SecretSourceError, check_file};
 
-const USERS: &str = "the daemon sees all users and groups as one, so no rule with a user or group matches; remove \
-                     PrivateUsers=yes from its unit";
-
-const UNITS: &str = "the daemon cannot find out the units of callers, so no rule with a unit matches; remove \
-                     ProtectProc=invisible from its unit, and let systemd use the unified hierarchy of control groups";
-
-const EXECUTABLES: &str = "matches processes of other users only if the daemon may see their executables: with \
-                           AmbientCapabilities=CAP_SYS_PTRACE and CapabilityBoundingSet=CAP_SYS_PTRACE in a drop-in \
-                           of its unit";
-
 /// Warns, once each, of kinds of rules that need what cannot be found out about callers.
 pub(super) fn warn_of_inabilities(abilities: Abilities, sink: &Sink) {
     let mentions = sink.mentions.borrow();
     for (is_able, kinds, message) in [
-        (abilities.users, ["user", "group"], USERS),
-        (abilities.units, ["unit", "unit"], UNITS),
-        (abilities.executables, ["exe", "exe"], EXECUTABLES),
+        (
+            abilities.users,
+            &["user", "group"][..],
+            "the daemon sees all users and groups as one, so no rule with a user or group matches; remove \
+             PrivateUsers=yes from its unit",
+        ),
+        (
+            abilities.units,
+            &["unit"],
+            "the daemon cannot find out the units of callers, so no rule with a unit matches; remove \
+             ProtectProc=invisible from its unit, and let systemd use the unified hierarchy of control groups",
+        ),
+        (
+            abilities.executables,
+            &["exe"],
+            "matches processes of other users only if the daemon may see their executables: with \
+             AmbientCapabilities=CAP_SYS_PTRACE and CapabilityBoundingSet=CAP_SYS_PTRACE in a drop-in of its unit",
+        ),
     ] {
         let places = mentions.iter().filter(|((kind, _), _)| kinds.contains(kind)).map(|(_, place)| place);
-        let first = places.min_by_key(|(place, _)| (&place.file, place.line));
-        if let Some((place, key)) = first.filter(|_| !is_able) {
+        if let Some((place, key)) = places.min().filter(|_| !is_able) {
             sink.warn(place, key, message);
         }
     }

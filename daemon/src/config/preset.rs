@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::document::{Item, Table, Value};
 use super::fault::{Sink, quoted};
 use super::section::{Field, Section};
-use super::{files, headers, keys_of, provider, token, values};
+use super::{files, keys_of, provider, token, values};
 
 const SHIPPED: [(&str, &str); 5] = [
     ("presets/aritma-psd2.toml", include_str!("../../presets/aritma-psd2.toml")),
@@ -20,7 +20,7 @@ const SHIPPED: [(&str, &str); 5] = [
 ];
 
 /// The defaults of a provider and its tokens.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Preset {
     pub(super) name: String,
     /// The endpoint keys of each environment.
@@ -47,37 +47,35 @@ pub(super) fn read_all<'a>(
             }
         }
     }
-    let read = |(name, section): (String, _)| (name.clone(), Preset::read(name, section));
+    let read = |(name, section): (String, _)| (name.clone(), read(name, section));
     sections.into_iter().map(read).collect()
 }
 
-impl Preset {
-    fn read(name: String, section: Section<'_>) -> Self {
-        let before = section.sink.faults.borrow().len();
-        section.read("description", values::line);
-        section.read("documentation", values::line);
-        section.read("token_endpoint_auth_method", values::word(provider::METHODS));
-        section.read("client_secret_basic_encoding", values::word(provider::ENCODINGS));
-        section.read("accept", headers::accept);
-        section.read("grant_types", token::grant_types);
-        token::terms(&section);
-        section.read("params", headers::params);
-        section.read("required_params", token::required_params);
-        section.read("headers", headers::fixed_headers);
-        section.read("caller_headers", headers::caller_headers);
-        section.read("refresh_before", values::duration);
-        section.read("default_lifetime", values::lifetime);
-        let environments = section.read("environment", environments).unwrap_or_default();
-        if section.is_incomplete || section.sink.faults.borrow().len() > before {
-            // The preset fills in nothing now, so absent keys must not be reported as missing.
-            section.sink.is_incomplete.set(true);
-            return Self { name, ..Self::default() };
-        }
-        let is_provider_key = |(key, _): &(String, Item)| keys_of("provider").any(|other| other == key);
-        let (mut provider, token): (Table, Table) = section.table.into_iter().partition(is_provider_key);
-        provider.remove("environment");
-        Self { name, environments, provider, token }
+fn read(name: String, section: Section<'_>) -> Preset {
+    let before = section.sink.faults.borrow().len();
+    section.read("description", values::line);
+    section.read("documentation", values::line);
+    section.read("token_endpoint_auth_method", values::word(provider::METHODS));
+    section.read("client_secret_basic_encoding", values::word(provider::ENCODINGS));
+    section.read("accept", values::accept);
+    section.read("grant_types", token::grant_types);
+    token::terms(&section);
+    section.read("params", values::params);
+    section.read("required_params", |field| values::strings(field, values::line));
+    section.read("headers", values::headers);
+    section.read("caller_headers", values::caller_headers);
+    section.read("refresh_before", values::duration);
+    section.read("default_lifetime", values::lifetime);
+    let environments = section.read("environment", environments).unwrap_or_default();
+    if section.is_incomplete || section.sink.faults.borrow().len() > before {
+        // The preset fills in nothing now, so absent keys must not be reported as missing.
+        section.sink.is_incomplete.set(true);
+        return Preset { name, ..Preset::default() };
     }
+    let is_provider_key = |(key, _): &(String, Item)| keys_of("provider").any(|other| other == key);
+    let (mut provider, token): (Table, Table) = section.table.into_iter().partition(is_provider_key);
+    provider.remove("environment");
+    Preset { name, environments, provider, token }
 }
 
 fn environments(field: &Field<'_>) -> Option<BTreeMap<String, Table>> {

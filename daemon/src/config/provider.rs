@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::document::{Item, Table, Value};
+use super::document::{Table, Value};
 use super::fault::{Place, one_of, quoted};
 use super::preset::{self, Preset};
 use super::section::Section;
 use super::{
-    BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant, Terms, headers,
-    values,
+    BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant, Terms, values,
 };
 
 /// The environment of a preset unless a section names another.
@@ -26,7 +25,6 @@ pub(super) const METHODS: &[&str] = &["client_secret_basic", "client_secret_post
 /// Values of `client_secret_basic_encoding`.
 pub(super) const ENCODINGS: &[&str] = &["form", "raw"];
 
-#[derive(Debug)]
 pub(super) struct Provider {
     pub(super) name: Arc<str>,
     pub(super) place: Place,
@@ -37,37 +35,33 @@ pub(super) struct Provider {
     pub(super) token_defaults: Table,
 }
 
-impl Provider {
-    /// Reads a section, and reports all that is wrong with it.
-    pub(super) fn read(
-        name: &str,
-        mut section: Section<'_>,
-        presets: &BTreeMap<String, Preset>,
-        daemon: &DaemonSettings,
-    ) -> Self {
-        let preset = section.read("preset", |field| {
-            let only = || one_of(presets.keys().map(String::as_str));
-            field.find(presets, |name| format!("no preset {}, only {}", quoted(name), only()))
-        });
-        section.is_incomplete |= section.has("preset") && preset.is_none();
-        let environment = environment(&section, preset);
-        if let Some(preset) = preset {
-            let mut defaults = preset.provider.clone();
-            defaults.extend(environment.cloned().unwrap_or_default());
-            let is_basic =
-                |item: &Item| matches!(&item.value, Value::Text(text) if text == "client_secret_basic");
-            if section.table.get("token_endpoint_auth_method").is_some_and(|method| !is_basic(method)) {
-                defaults.remove("client_secret_basic_encoding");
-            }
-            preset::fill(&mut section, &defaults);
+pub(super) fn read(
+    name: &str,
+    mut section: Section<'_>,
+    presets: &BTreeMap<String, Preset>,
+    daemon: &DaemonSettings,
+) -> Provider {
+    let preset = section.find("preset", presets, |name| {
+        let only = one_of(presets.keys());
+        format!("no preset {}, only {only}", quoted(name))
+    });
+    section.is_incomplete |= section.has("preset") && preset.is_none();
+    let environment = environment(&section, preset);
+    if let Some(preset) = preset {
+        let mut defaults = preset.provider.clone();
+        defaults.extend(environment.cloned().unwrap_or_default());
+        let basic = Value::Text("client_secret_basic".to_owned());
+        if section.table.get("token_endpoint_auth_method").is_some_and(|method| method.value != basic) {
+            defaults.remove("client_secret_basic_encoding");
         }
-        Self {
-            name: Arc::from(name),
-            credential: credential(&section, daemon),
-            max_requests_per_minute: section.read("max_requests_per_minute", values::count(1..=60_000)),
-            token_defaults: preset.map(|preset| preset.token.clone()).unwrap_or_default(),
-            place: section.place,
-        }
+        preset::fill(&mut section, &defaults);
+    }
+    Provider {
+        name: Arc::from(name),
+        credential: credential(&section, daemon),
+        max_requests_per_minute: section.read("max_requests_per_minute", values::count(1..=60_000)),
+        token_defaults: preset.map(|preset| preset.token.clone()).unwrap_or_default(),
+        place: section.place,
     }
 }
 
@@ -77,8 +71,8 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
     section.missing::<()>("client_id", "the provider issues it together with the client secret");
     let client_id = section.read("client_id", values::line);
     let authentication = authentication(section);
-    let accept = section.read("accept", headers::accept);
-    let ca_file = section.read("ca_file", values::ca_file);
+    let accept = section.read("accept", values::accept);
+    let ca_file = section.read("ca_file", |field| values::readable_path(field, "ca_file"));
     let default_lifetime = section.read("default_lifetime", values::lifetime);
     let proxy = section.read("proxy", values::proxy);
     if proxy.is_some()
@@ -119,12 +113,12 @@ fn environment<'p>(section: &Section<'_>, preset: Option<&'p Preset>) -> Option<
         return if has_endpoint { None } else { section.missing("token_endpoint", SET_IT) };
     };
     let known = &preset.environments;
-    let (shown, names) = (quoted(&preset.name), one_of(known.keys().map(String::as_str)));
+    let (shown, names) = (quoted(&preset.name), one_of(known.keys()));
     let mut keys = known.get(DEFAULT_ENVIRONMENT);
     if section.has("environment") {
         let only = if known.is_empty() { "none at all".to_owned() } else { format!("only {names}") };
         let unknown = |name: &str| format!("the preset {shown} has no {}, {only}", quoted(name));
-        keys = Some(section.read("environment", |field| field.find(known, unknown))?);
+        keys = Some(section.find("environment", known, unknown)?);
     }
     match keys {
         _ if has_endpoint => None,

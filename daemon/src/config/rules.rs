@@ -1,6 +1,6 @@
 //! Readers of `allow` lists: rules, and the users, groups, units and executables in them.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use super::fault::{did_you_mean, one_of, quoted};
 use super::section::Field;
@@ -130,11 +130,8 @@ fn unit(field: &Field<'_>, name: &str) -> Option<UnitPattern> {
 /// The path of an executable, as the kernel has it.
 fn executable(field: &Field<'_>, path: &str) -> Option<PathBuf> {
     field.mention("exe", path);
-    let mut parts = Path::new(path).components();
-    let is_plain = Path::new(path).components().collect::<PathBuf>().as_os_str() == path
-        && parts.all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
-        && path.starts_with('/')
-        && path.len() > 1;
+    let is_part = |part: &str| !matches!(part, "" | "." | "..");
+    let is_plain = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_part));
     let is_exact = !path.contains(['*', '?', '[']) && !path.chars().any(char::is_control);
     let message = format!(
         "found {}, expected the absolute path of a program, which begins with \"/\", without patterns, \".\", \"..\" \

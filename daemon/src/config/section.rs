@@ -8,7 +8,6 @@ use super::fault::{Place, Sink, did_you_mean, join, one_of};
 use super::values;
 
 /// A section, with its keys from all files.
-#[derive(Debug)]
 pub(super) struct Section<'a> {
     /// As in `token.psb`.
     pub(super) path: String,
@@ -27,29 +26,31 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a key. `None` if it is absent, or if it is faulty, which is then reported.
-    pub(super) fn read<'s, T>(
-        &'s self,
-        key: &str,
-        reader: impl FnOnce(&Field<'s>) -> Option<T>,
-    ) -> Option<T> {
+    pub(super) fn read<T>(&self, key: &str, reader: impl FnOnce(&Field<'_>) -> Option<T>) -> Option<T> {
         reader(&Field { path: join(&self.path, key), item: self.table.get(key)?, sink: self.sink })
     }
 
     /// Reads a key that has a default. `None` if it is faulty, which is then reported.
-    pub(super) fn read_or<'s, T>(
-        &'s self,
+    pub(super) fn read_or<T>(
+        &self,
         key: &str,
         default: T,
-        reader: impl FnOnce(&Field<'s>) -> Option<T>,
+        reader: impl FnOnce(&Field<'_>) -> Option<T>,
     ) -> Option<T> {
         if self.has(key) { self.read(key, reader) } else { Some(default) }
     }
 
-    /// Replaces `setting` by the value of a key, if it has a good one.
-    pub(super) fn set<T>(&self, key: &str, setting: &mut T, reader: impl FnOnce(&Field<'_>) -> Option<T>) {
-        if let Some(value) = self.read(key, reader) {
-            *setting = value;
-        }
+    /// The value that a key names. Without one, `unknown` describes the fault.
+    pub(super) fn find<'m, T>(
+        &self,
+        key: &str,
+        known: &'m BTreeMap<String, T>,
+        unknown: impl FnOnce(&str) -> String,
+    ) -> Option<&'m T> {
+        self.read(key, |field| {
+            let name = field.text()?;
+            known.get(name).or_else(|| self.conflict(key, unknown(name) + &did_you_mean(name, known.keys())))
+        })
     }
 
     /// Reports that a key contradicts another, or something that is absent: at the key, or else at the section.
@@ -73,7 +74,6 @@ impl<'a> Section<'a> {
 }
 
 /// A value with what is needed to report a fault in it.
-#[derive(Debug)]
 pub(super) struct Field<'a> {
     pub(super) path: String,
     pub(super) item: &'a Item,
@@ -152,27 +152,8 @@ impl<'a> Field<'a> {
             if known.contains(name) {
                 return reader(name, field);
             }
-            let known = || known.iter().copied();
-            field.fault(format!(
-                "unknown {what}; expected {}{}",
-                one_of(known()),
-                did_you_mean(name, known())
-            ))
+            let (expected, hint) = (one_of(known), did_you_mean(name, known));
+            field.fault(format!("unknown {what}; expected {expected}{hint}"))
         }))
-    }
-
-    /// The value that this text names. Without one, `unknown` describes the fault.
-    pub(super) fn find<'m, T>(
-        &self,
-        known: &'m BTreeMap<String, T>,
-        unknown: impl FnOnce(&str) -> String,
-    ) -> Option<&'m T> {
-        let name = self.text()?;
-        let found = known.get(name);
-        if found.is_none() {
-            let message = unknown(name) + &did_you_mean(name, known.keys().map(String::as_str));
-            self.sink.conflict(&self.item.place, &self.path, message);
-        }
-        found
     }
 }

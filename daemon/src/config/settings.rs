@@ -156,7 +156,6 @@ pub enum HeaderValue {
 impl TermKind {
     pub const ALL: [Self; 3] = [Self::Scope, Self::Resource, Self::Audience];
 
-    /// The key of a configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scope => "scope",

@@ -10,11 +10,20 @@ use super::fault::{Sink, join, one_of, quoted};
 use super::preset;
 use super::provider::Provider;
 use super::section::{Field, Section};
-use super::{CredentialSettings, Grant, TermKind, Terms, TokenSettings, headers, rules, values, variants};
+use super::{
+    CredentialSettings, Grant, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings, rules,
+    values,
+};
+use crate::access::Rule;
 
 /// How long after its last use a token on demand is still renewed: longer than the pauses of a program that works
 /// through the day, and shorter than a night.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+const VARIANTS: &str = "a table such as { scope = [\"a\", \"b\"], resource = [\"https://api.example\"] }";
+
+const VARIANT_TERMS: &str =
+    "a string, or an array of strings and of tables such as { term = \"a\", allow = [\"unit:a.service\"] }";
 
 /// Reads all sections, and warns of providers that no token uses.
 pub(super) fn read_all(
@@ -22,10 +31,11 @@ pub(super) fn read_all(
     providers: &BTreeMap<String, Provider>,
     sink: &Sink,
 ) -> BTreeMap<TokenName, TokenSettings> {
-    let read = |(name, section): (String, _)| Some((read(section, providers), name.parse().ok()?));
-    let read = sections.into_iter().filter_map(read);
-    let tokens: BTreeMap<_, TokenSettings> =
-        read.filter_map(|(settings, name)| Some((name, settings?))).collect();
+    let read = |(name, section): (String, _)| {
+        let settings = read(section, providers)?;
+        Some((name.parse().ok()?, settings))
+    };
+    let tokens: BTreeMap<TokenName, TokenSettings> = sections.into_iter().filter_map(read).collect();
     for provider in providers.values() {
         if !tokens.values().any(|token| token.provider == provider.name) {
             sink.warn(&provider.place, &join("provider", &provider.name), "no token uses this provider");
@@ -37,7 +47,7 @@ pub(super) fn read_all(
 /// Reads every key before it gives up, so that every fault is found.
 fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Option<TokenSettings> {
     let unknown = |name: &str| format!("no provider {}; add [{}]", quoted(name), join("provider", name));
-    let provider = section.read("provider", |field| field.find(providers, unknown));
+    let provider = section.find("provider", providers, unknown);
     section.missing::<()>("provider", "name one of the [provider.NAME] sections");
     let has_headers = section.has("headers") && !section.has("caller_headers");
     let clash_key = if has_headers { "headers" } else { "caller_headers" };
@@ -45,8 +55,8 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
         preset::fill(&mut section, &provider.token_defaults);
     }
     let (grant, terms, params) = (grant(&section), terms(&section), params(&section));
-    let headers = section.read("headers", headers::headers).unwrap_or_default();
-    let caller_headers = section.read("caller_headers", headers::caller_headers).unwrap_or_default();
+    let headers = section.read("headers", values::headers).unwrap_or_default();
+    let caller_headers = section.read("caller_headers", values::caller_headers).unwrap_or_default();
     let is_fixed = |name: &&String| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     if let Some(name) = caller_headers.iter().find(is_fixed) {
         let message = format!("{} is among both headers and caller_headers; keep it in one", quoted(name));
@@ -56,7 +66,7 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     let refresh_before = section.read("refresh_before", values::duration);
     let default_lifetime = section.read("default_lifetime", values::lifetime);
     let idle_timeout = idle_timeout(&section);
-    let variants = section.read("variants", variants::settings).unwrap_or_default();
+    let variants = section.read("variants", variants).unwrap_or_default();
     let provider = provider?;
     let base = provider.credential.clone()?;
     let default_lifetime = default_lifetime.unwrap_or(base.default_lifetime);
@@ -81,10 +91,12 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
 
 /// `scope`, `resource` and `audience`.
 pub(super) fn terms(section: &Section<'_>) -> Terms {
-    let read =
-        |kind: TermKind| section.read(kind.as_str(), |field| values::terms(field, kind)).unwrap_or_default();
-    let [scope, resource, audience] = TermKind::ALL.map(read);
-    Terms { scope, resource, audience }
+    let read = |key, kind| section.read(key, |field| values::terms(field, kind)).unwrap_or_default();
+    Terms {
+        scope: read("scope", TermKind::Scope),
+        resource: read("resource", TermKind::Resource),
+        audience: read("audience", TermKind::Audience),
+    }
 }
 
 const GRANT_TYPES: &[&str] = &["client_credentials", "password"];
@@ -92,11 +104,6 @@ const GRANT_TYPES: &[&str] = &["client_credentials", "password"];
 /// `grant_types` of a preset.
 pub(super) fn grant_types(field: &Field<'_>) -> Option<Vec<&'static str>> {
     values::list(field, "an array such as [\"client_credentials\"]", values::word(GRANT_TYPES))
-}
-
-/// `required_params` of a preset.
-pub(super) fn required_params(field: &Field<'_>) -> Option<Vec<String>> {
-    values::strings(field, values::line)
 }
 
 fn grant(section: &Section<'_>) -> Option<Grant> {
@@ -127,11 +134,12 @@ fn grant(section: &Section<'_>) -> Option<Grant> {
 
 /// The form fields. Those that the preset requires must be there.
 fn params(section: &Section<'_>) -> Option<BTreeMap<String, String>> {
-    let params = section.read_or("params", BTreeMap::new(), headers::params)?;
-    let mut missing = section.read("required_params", required_params).unwrap_or_default();
+    let params = section.read_or("params", BTreeMap::new(), values::params)?;
+    let mut missing =
+        section.read("required_params", |field| values::strings(field, values::line)).unwrap_or_default();
     missing.retain(|name| !params.contains_key(name));
     if !missing.is_empty() {
-        let required = one_of(missing.iter().map(String::as_str)).replace(" or ", " and ");
+        let required = one_of(missing).replace(" or ", " and ");
         let message = format!("missing {required}, which the provider's preset requires");
         section.conflict::<()>("params", message);
     }
@@ -149,4 +157,60 @@ fn idle_timeout(section: &Section<'_>) -> Option<Duration> {
         section.conflict::<()>("idle_timeout", "belongs to warm = \"on-demand\"; set that, or remove it");
     }
     None
+}
+
+/// Reads `variants = { scope = [..], resource = [..], audience = [..] }`.
+fn variants(field: &Field<'_>) -> Option<VariantSettings> {
+    let mut settings = VariantSettings::default();
+    let (terms, rules) = (&mut settings.terms, &mut settings.rules);
+    field.read_table(VARIANTS, "kind of variant", &["scope", "resource", "audience"], |name, field| {
+        match name {
+            "scope" => terms.scope = variant_terms(field, TermKind::Scope, rules)?,
+            "resource" => terms.resource = variant_terms(field, TermKind::Resource, rules)?,
+            _ => terms.audience = variant_terms(field, TermKind::Audience, rules)?,
+        }
+        Some(())
+    })?;
+    Some(settings)
+}
+
+/// The terms of one kind. Adds the rules of those that have any.
+fn variant_terms(field: &Field<'_>, kind: TermKind, rules: &mut Vec<TermRules>) -> Option<TermSet> {
+    if field.is_text() {
+        return values::terms(field, kind);
+    }
+    let items = field.list(VARIANT_TERMS)?;
+    let read = values::all(items.iter().map(|item| variant_term(item, kind)))?;
+    let mut terms: Vec<String> = Vec::new();
+    for (item, (term, allow)) in items.iter().zip(read) {
+        // With two entries of a term, their order would decide whether its rules apply.
+        let is_ruled = allow.is_some() || rules.iter().any(|rules| rules.kind == kind && rules.term == term);
+        let message = format!("{} is listed twice, and once with rules; keep one", quoted(&term));
+        item.ensure(!(terms.contains(&term) && is_ruled), message)?;
+        rules.extend(allow.map(|allow| TermRules { kind, term: term.clone(), allow }));
+        terms.push(term);
+    }
+    Some(terms.into_iter().collect())
+}
+
+/// A string, or a table with rules.
+fn variant_term(field: &Field<'_>, kind: TermKind) -> Option<(String, Option<Vec<Rule>>)> {
+    if !field.is_table() {
+        field.text_or("a string, or a table such as { term = \"a\", allow = [\"unit:a.service\"] }")?;
+        return Some((values::term(field, kind)?, None));
+    }
+    let (mut term, mut allow) = (None, None);
+    field.read_table(VARIANT_TERMS, "key", &["term", "allow"], |name, field| {
+        if name == "term" {
+            term = Some(values::term(field, kind)?);
+        } else {
+            allow = Some(rules::list(field)?);
+        }
+        Some(())
+    })?;
+    for (key, is_there) in [("term", term.is_some()), ("allow", allow.is_some())] {
+        let message = format!("{} is missing; expected {{ term = \"a\", allow = [..] }}", quoted(key));
+        field.ensure(is_there, message)?;
+    }
+    Some((term?, allow))
 }

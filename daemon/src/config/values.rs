@@ -1,16 +1,18 @@
 //! Readers of single values.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::header;
 use url::Url;
 
 use super::document::Value;
 use super::fault::{did_you_mean, one_of, quoted};
 use super::section::Field;
-use super::{TermKind, TermSet};
+use super::{HeaderSettings, HeaderValue, TermKind, TermSet};
 use crate::secret_source::SecretSource;
 
 /// A longer duration is probably a mistake.
@@ -21,6 +23,10 @@ const SOCKET_PATH_MAX: usize = 107;
 
 /// Sources of one secret that may overlap. During a rotation there are two, and each is tried in turn.
 const SOURCES_MAX: usize = 4;
+
+/// Form fields that have a key of their own, or that the daemon writes itself.
+const RESERVED_PARAMS: &str = "grant_type client_id client_secret scope resource audience username password \
+                               client_assertion client_assertion_type";
 
 /// Any text of at least one character and without control characters.
 pub(super) fn line(field: &Field<'_>) -> Option<String> {
@@ -35,10 +41,9 @@ pub(super) fn line(field: &Field<'_>) -> Option<String> {
 pub(super) fn word(words: &[&'static str]) -> impl Fn(&Field<'_>) -> Option<&'static str> {
     move |field| {
         let text = field.text()?;
-        let words = || words.iter().copied();
-        words().find(|word| *word == text).or_else(|| {
-            let hint = did_you_mean(text, words());
-            field.fault(format!("found {}, expected {}{hint}", quoted(text), one_of(words())))
+        words.iter().copied().find(|word| *word == text).or_else(|| {
+            let (expected, hint) = (one_of(words), did_you_mean(text, words));
+            field.fault(format!("found {}, expected {expected}{hint}", quoted(text)))
         })
     }
 }
@@ -90,10 +95,10 @@ pub(super) fn path(field: &Field<'_>) -> Option<PathBuf> {
     Some(PathBuf::from(text))
 }
 
-/// The path of a file with certificates.
-pub(super) fn ca_file(field: &Field<'_>) -> Option<PathBuf> {
+/// The path of a file that a check tries to read.
+pub(super) fn readable_path(field: &Field<'_>, kind: &'static str) -> Option<PathBuf> {
     let path = path(field)?;
-    field.mention("ca_file", field.text()?);
+    field.mention(kind, field.text()?);
     Some(path)
 }
 
@@ -134,21 +139,20 @@ pub(super) fn term(field: &Field<'_>, kind: TermKind) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// The text of a scope.
 fn scope<'a>(field: &Field<'a>) -> Option<&'a str> {
     let text = field.text()?;
     let allowed = |c: char| matches!(c, ' ' | '\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e');
-    let bad = text.chars().find(|c| !allowed(*c)).map(|c| format!("{c:?}"));
-    let shown = bad.as_deref().unwrap_or_default();
-    field.ensure(bad.is_none(), format!("has {shown}, which a scope cannot have (RFC 6749 section 3.3)"))?;
-    Some(text)
+    match text.chars().find(|c| !allowed(*c)) {
+        Some(bad) => field.fault(format!("has {bad:?}, which a scope cannot have (RFC 6749 section 3.3)")),
+        None => Some(text),
+    }
 }
 
 /// An array, with every item read.
 pub(super) fn list<T>(
     field: &Field<'_>,
     expected: &str,
-    reader: impl Fn(&Field<'_>) -> Option<T>,
+    reader: impl FnMut(&Field<'_>) -> Option<T>,
 ) -> Option<Vec<T>> {
     all(field.list(expected)?.iter().map(reader))
 }
@@ -228,50 +232,115 @@ pub(super) fn secret_sources(field: &Field<'_>) -> Option<Vec<SecretSource>> {
 
 /// Where a secret is kept. The secret itself may stand here by mistake, so no fault repeats a value.
 pub(super) fn secret_source(field: &Field<'_>) -> Option<SecretSource> {
-    const KINDS: [&str; 4] = ["credential", "file", "env", "command"];
-    let message = || format!("a secret is not written here; say where it is kept: {SOURCE}");
-    field.ensure(!field.is_text(), message())?;
-    let kinds = field.table(SOURCE)?;
-    if let Some((name, _)) = kinds.iter().find(|(name, _)| !KINDS.contains(name)) {
-        // A name that resembles no kind may be the secret itself, so it is not repeated.
-        let hint = did_you_mean(name, KINDS);
-        return field.fault(format!("unknown kind of secret source{hint}; expected {SOURCE}"));
-    }
-    match kinds.as_slice() {
-        [("credential", value)] => credential(value),
-        [("file", value)] => {
-            let path = path(value)?;
-            value.mention("file", value.text()?);
-            Some(SecretSource::File(path))
+    const COMMAND: &str =
+        "an array of a program and its arguments, such as [\"pass\", \"show\", \"x\"]; there is no shell";
+    let message = format!("a secret is not written here; say where it is kept: {SOURCE}");
+    field.ensure(!field.is_text(), message)?;
+    match field.table(SOURCE)?.as_slice() {
+        [("credential", value)] => {
+            let name = value.text()?;
+            let is_name =
+                !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\0']);
+            let message = "expected the name of a systemd credential, which is a file name without \"/\"";
+            value.ensure(is_name, message)?;
+            Some(SecretSource::Credential(name.to_owned()))
         }
+        [("file", value)] => readable_path(value, "file").map(SecretSource::File),
         [("env", value)] => {
             let name = value.text()?;
             let message = "expected the name of an environment variable, which is not empty and has no \"=\"";
             value.ensure(!name.is_empty() && !name.contains(['=', '\0']), message)?;
             Some(SecretSource::Environment(name.to_owned()))
         }
-        [("command", value)] => command(value),
+        [("command", value)] => {
+            let words = list(value, COMMAND, |word| {
+                let text = word.text()?;
+                word.ensure(!text.contains('\0'), "has a NUL character, which no argument can have")?;
+                Some(text.to_owned())
+            })?;
+            let has_program = words.first().is_some_and(|program| !program.is_empty());
+            value.ensure(has_program, format!("names no program; expected {COMMAND}"))?;
+            Some(SecretSource::Command(words))
+        }
         [] => field.fault(format!("an empty table; expected {SOURCE}")),
+        [(name, _)] => {
+            // A name that resembles no kind may be the secret itself, so it is not repeated.
+            let hint = did_you_mean(name, ["credential", "file", "env", "command"]);
+            field.fault(format!("unknown kind of secret source{hint}; expected {SOURCE}"))
+        }
         several => field.fault(format!("{} sources for one secret; expected one: {SOURCE}", several.len())),
     }
 }
 
-fn credential(field: &Field<'_>) -> Option<SecretSource> {
-    let name = field.text()?;
-    let is_name = !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\0']);
-    field.ensure(is_name, "expected the name of a systemd credential, which is a file name without \"/\"")?;
-    Some(SecretSource::Credential(name.to_owned()))
+/// `headers`: fixed values and secrets, in order of their names.
+pub(super) fn headers(field: &Field<'_>) -> Option<Vec<HeaderSettings>> {
+    let mut fields = field.table("a table such as { Accept = \"application/json\" }")?;
+    fields.sort_by_key(|(_, field)| field.item.place.line);
+    let mut seen = BTreeSet::new();
+    let mut headers = all(fields.iter().map(|(name, field)| {
+        let message = "given twice, as case has no meaning in the name of a header; keep one";
+        field.ensure(seen.insert(name.to_ascii_lowercase()), message)?;
+        check_header_name(name, field)?;
+        let value = if field.is_table() {
+            HeaderValue::Secret(secret_source(field)?)
+        } else {
+            HeaderValue::Fixed(header_value(field, "a string, or a table that says where a secret is kept")?)
+        };
+        Some(HeaderSettings { name: (*name).to_owned(), value })
+    }))?;
+    headers.sort_by_key(|header| header.name.to_ascii_lowercase());
+    Some(headers)
 }
 
-fn command(field: &Field<'_>) -> Option<SecretSource> {
-    const EXPECTED: &str =
-        "an array of a program and its arguments, such as [\"pass\", \"show\", \"x\"]; there is no shell";
-    let words = list(field, EXPECTED, |field| {
-        let text = field.text()?;
-        field.ensure(!text.contains('\0'), "has a NUL character, which no argument can have")?;
-        Some(text.to_owned())
-    })?;
-    let has_program = words.first().is_some_and(|program| !program.is_empty());
-    field.ensure(has_program, format!("names no program; expected {EXPECTED}"))?;
-    Some(SecretSource::Command(words))
+/// `caller_headers`: only names.
+pub(super) fn caller_headers(field: &Field<'_>) -> Option<Vec<String>> {
+    let mut seen = BTreeSet::new();
+    list(field, "an array of header names, such as [\"Requestor-ID\"]", |field| {
+        let name = field.text()?;
+        check_header_name(name, field)?;
+        let is_new = seen.insert(name.to_ascii_lowercase());
+        field.ensure(is_new, format!("names {} twice; keep one", quoted(name)))?;
+        Some(name.to_owned())
+    })
+}
+
+fn check_header_name(name: &str, field: &Field<'_>) -> Option<()> {
+    let is_name = header::HeaderName::from_bytes(name.as_bytes()).is_ok();
+    field
+        .ensure(is_name, format!("{} cannot be the name of a header (RFC 9110 section 5.1)", quoted(name)))?;
+    let is_ours = name.eq_ignore_ascii_case(header::AUTHORIZATION.as_str());
+    field.ensure(!is_ours, "the Authorization header is written by the daemon; remove this one")
+}
+
+/// The value of a header. It may be a secret by mistake, so no fault repeats it.
+fn header_value(field: &Field<'_>, expected: &str) -> Option<String> {
+    let text = field.text_or(expected)?;
+    let is_visible = text.is_ascii() && header::HeaderValue::from_str(text).is_ok();
+    let is_trimmed = !text.is_empty() && text.trim() == text;
+    let message =
+        "cannot be the value of a header; expected visible ASCII, not empty and without spaces at either end";
+    field.ensure(is_visible && is_trimmed, message)?;
+    Some(text.to_owned())
+}
+
+/// `accept`: the value of a header.
+pub(super) fn accept(field: &Field<'_>) -> Option<String> {
+    header_value(field, "a string")
+}
+
+/// `params`: further form fields.
+pub(super) fn params(field: &Field<'_>) -> Option<BTreeMap<String, String>> {
+    let fields = field.table("a table such as { acr_values = \"tenant:acme\" }")?;
+    all(fields.iter().map(|(name, field)| {
+        field.ensure(!name.is_empty(), "a form field needs a name")?;
+        if RESERVED_PARAMS.split(' ').any(|reserved| reserved == *name) {
+            let hint = match super::home_of(name) {
+                Some(home) => format!("it is set by the key {} of {home}", quoted(name)),
+                None => "the daemon writes it itself".to_owned(),
+            };
+            return field.fault(format!("{} cannot be set here: {hint}", quoted(name)));
+        }
+        Some(((*name).to_owned(), field.text()?.to_owned()))
+    }))
+    .map(BTreeMap::from_iter)
 }
