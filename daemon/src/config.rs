@@ -4,7 +4,6 @@
 //! Reads configuration files into checked settings. [`load`] finds every fault of all files in one go. It never reads
 //! a secret, and no fault repeats one that was written into the configuration by mistake.
 
-mod document;
 mod fault;
 mod files;
 mod host;
@@ -28,6 +27,7 @@ use crate::access::{Abilities, Condition, Rule};
 
 use fault::Sink;
 pub use fault::{Fault, Place};
+use section::Section;
 pub use settings::{
     AdminSettings, BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant,
     HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings,
@@ -81,7 +81,6 @@ pub struct Loaded {
     pub warnings: Vec<Fault>,
 }
 
-/// A whole, checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub daemon: DaemonSettings,
@@ -133,11 +132,14 @@ fn read(source: &Source, texts: &[files::Text], sink: &Sink) -> Config {
     let mut sections = files::sections(texts, sink);
     let mut take = |kind: &str| sections.remove(kind).unwrap_or_default();
     let presets = preset::read_all(take("preset"), sink);
-    let mut daemon = take("daemon").remove("").map(|section| host::daemon(&section)).unwrap_or_default();
+    let place = Place { file: Arc::from(source.path.as_path()), line: None, column: None };
+    let (path, table) = (String::new(), BTreeMap::new());
+    let absent = Section { path, place: place.clone(), table, is_incomplete: false, sink };
+    let mut daemon = host::daemon(take("daemon").get("").unwrap_or(&absent));
     if let Some(path) = &source.egress_dir {
         daemon.egress_dir = Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
     }
-    let admin = take("admin").remove("").map(|section| host::admin(&section)).unwrap_or_default();
+    let admin = host::admin(take("admin").get("").unwrap_or(&absent));
     let provider = |(name, section): (String, _)| {
         let provider = provider::read(&name, section, &presets, &daemon);
         (name, provider)
@@ -145,7 +147,6 @@ fn read(source: &Source, texts: &[files::Text], sink: &Sink) -> Config {
     let providers = take("provider").into_iter().map(provider).collect();
     let tokens = token::read_all(take("token"), &providers, sink);
     if tokens.is_empty() {
-        let place = Place { file: Arc::from(source.path.as_path()), line: None, column: None };
         sink.warn(&place, "", "no [token.NAME] section, so there is nothing to hand out");
     }
     Config { daemon, admin, tokens }

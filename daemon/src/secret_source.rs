@@ -1,7 +1,6 @@
 //! Reads secrets where they are kept: systemd credentials, files, the environment, the output of commands. A secret is
-//! read at each use and not kept here, so a new one needs no reload.
-//!
-//! No error repeats any of a secret. An error names the source and the remedy.
+//! read at each use and not kept here, so a new one needs no reload. No error repeats any of a secret. An error names the
+//! source and the remedy.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -32,8 +31,7 @@ static FILES: Semaphore = Semaphore::const_new(64);
 /// Files that are read at once for callers. They count among [`FILES`] too.
 static CALLERS_FILES: Semaphore = Semaphore::const_new(32);
 
-/// The longest that a program may run. A password manager that asks its server takes less, and callers wait longer for a
-/// token.
+/// The longest that a program may run. A password manager that asks its server takes less, and callers wait longer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Programs that run at once. Further ones wait.
@@ -49,16 +47,13 @@ const PASSED_ON: &str = "PATH HOME USER LOGNAME LANG LC_ALL TMPDIR XDG_RUNTIME_D
 /// The variable with the directory that systemd makes for the credentials of a service.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
-/// A place that holds a secret.
+/// A place that holds a secret. CONFIGURATION.md describes each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum SecretSource {
-    /// `{ credential = "NAME" }`: a systemd credential, in `$CREDENTIALS_DIRECTORY`.
     Credential(String),
-    /// `{ file = "/PATH" }`.
     File(PathBuf),
-    /// `{ env = "NAME" }`: a variable of the daemon's environment.
     Environment(String),
-    /// `{ command = ["PROGRAM", "ARGUMENT"] }`: the standard output of a program run without a shell.
+    /// A program and its arguments.
     Command(Vec<String>),
 }
 
@@ -92,7 +87,6 @@ impl From<io::Error> for SecretSourceError {
 
 impl SecretSource {
     /// Reads the present secret. One newline at its end is removed.
-    ///
     /// Files are read on another thread: on a file system that hangs, no other token must wait.
     pub async fn read(&self) -> Result<Secret, SecretSourceError> {
         self.read_with(&|name| std::env::var_os(name), None).await
@@ -113,9 +107,7 @@ impl SecretSource {
     /// The file that holds the secret, if a file does.
     pub fn path(&self) -> Option<PathBuf> {
         match self {
-            Self::Credential(name) => {
-                std::env::var_os(CREDENTIALS_DIRECTORY).map(|directory| Path::new(&directory).join(name))
-            }
+            Self::Credential(name) => Some(Path::new(&std::env::var_os(CREDENTIALS_DIRECTORY)?).join(name)),
             Self::File(path) => Some(path.clone()),
             Self::Environment(_) | Self::Command(_) => None,
         }
@@ -244,9 +236,8 @@ fn open(path: &Path, credentials: Option<&OsStr>) -> Result<File, SecretSourceEr
 
 fn text(bytes: Vec<u8>) -> Result<Secret, SecretSourceError> {
     if bytes.len() > SECRET_MAX {
-        return Err(SecretSourceError::new(format!(
-            "has more than {SECRET_MAX} bytes, which is too large for a secret"
-        )));
+        let message = format!("has more than {SECRET_MAX} bytes, which is too large for a secret");
+        return Err(SecretSourceError::new(message));
     }
     let not_text = |_| SecretSourceError::new("not UTF-8 text; put the secret there as text");
     let mut text = String::from_utf8(bytes).map_err(not_text)?;

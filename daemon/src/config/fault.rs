@@ -60,7 +60,6 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Reports a fault of a single key or file.
     pub(super) fn fault(&self, place: &Place, key: &str, message: impl Into<String>) {
         let fault = Fault { place: place.clone(), key: key.to_owned(), message: message.into() };
         self.faults.borrow_mut().push(fault);

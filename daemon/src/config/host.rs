@@ -1,7 +1,5 @@
 //! `[daemon]` and `[admin]`.
 
-use std::path::PathBuf;
-
 use super::section::{Field, Section};
 use super::{AdminSettings, DaemonSettings, rules, values};
 use crate::access::{RootAccess, Rule};
@@ -10,29 +8,12 @@ use crate::quota::Quota;
 /// More connections need more file descriptors than a service usually has.
 const CONNECTIONS_MAX: usize = 100_000;
 
-/// A higher limit would limit nothing.
+/// Higher limits and rates would limit nothing.
 const QUOTA_MAX: usize = 1_000_000_000;
-
-/// A higher rate would limit nothing.
 const RATE_MAX: u32 = 1_000_000;
 
-impl Default for DaemonSettings {
-    fn default() -> Self {
-        Self {
-            socket: PathBuf::from("/run/tokend/tokend.sock"),
-            socket_group: None,
-            state_dir: PathBuf::from("/var/lib/tokend"),
-            state_key: None,
-            egress_dir: None,
-            max_connections: 4096,
-            quota: Quota::default(),
-        }
-    }
-}
-
 pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
-    let default = DaemonSettings::default();
-    let mut quota = default.quota;
+    let mut quota = Quota::default();
     for (key, limit) in [
         ("max_in_flight_per_uid", &mut quota.in_flight),
         ("max_waiting_per_uid", &mut quota.waiting),
@@ -51,19 +32,20 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
     }
     let count = values::count(1..=CONNECTIONS_MAX);
     let per_uid = section.read("max_connections_per_uid", &count);
-    let max = section.read_or("max_connections", default.max_connections, &count);
+    let max = section.read_or("max_connections", 4096, &count);
     if let (Some(per_uid), Some(max)) = (per_uid, max)
         && per_uid > max
     {
         let message = format!("is more than max_connections ({max}), so it would never apply; lower it");
         section.conflict::<()>("max_connections_per_uid", message);
     }
-    let max_connections = max.unwrap_or(default.max_connections);
+    let max_connections = max.unwrap_or_default();
     quota.connections = per_uid.unwrap_or(quota.connections.min(max_connections));
+    let socket = section.read("socket", values::socket_path);
     DaemonSettings {
-        socket: section.read("socket", values::socket_path).unwrap_or(default.socket),
+        socket: socket.unwrap_or_else(|| "/run/tokend/tokend.sock".into()),
         socket_group: section.read("socket_group", rules::group),
-        state_dir: section.read("state_dir", values::path).unwrap_or(default.state_dir),
+        state_dir: section.read("state_dir", values::path).unwrap_or_else(|| "/var/lib/tokend".into()),
         state_key: section.read("state_key", values::secret_source),
         egress_dir: section.read("egress_dir", values::path),
         max_connections,

@@ -2,14 +2,13 @@
 //! `[token.NAME]`, and its keys are added to the tables of those sections before they are read.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::document::{Item, Table, Value};
 use super::fault::{Sink, quoted};
+use super::files::{self, Item, Table, Value};
 use super::section::{Field, Section};
-use super::{files, keys_of, provider, token, values};
+use super::{keys_of, provider, token, values};
 
 const SHIPPED: [(&str, &str); 5] = [
     ("presets/aritma-psd2.toml", include_str!("../../presets/aritma-psd2.toml")),
@@ -39,12 +38,11 @@ pub(super) fn read_all<'a>(
     let shipped = SHIPPED.map(|(file, text)| (Arc::from(Path::new(file)), text.to_owned()));
     let mut sections = files::sections(&shipped, sink).remove("preset").unwrap_or_default();
     for (name, section) in configured {
-        let message = format!("{} is a shipped preset; give yours another name", quoted(&name));
-        match sections.entry(name) {
-            Entry::Occupied(_) => sink.fault(&section.place, &section.path, message),
-            Entry::Vacant(entry) => {
-                entry.insert(section);
-            }
+        if sections.contains_key(&name) {
+            let message = format!("{} is a shipped preset; give yours another name", quoted(&name));
+            sink.fault(&section.place, &section.path, message);
+        } else {
+            sections.insert(name, section);
         }
     }
     let read = |(name, section): (String, _)| (name.clone(), read(name, section));
@@ -57,7 +55,7 @@ fn read(name: String, section: Section<'_>) -> Preset {
     section.read("documentation", values::line);
     section.read("token_endpoint_auth_method", values::word(provider::METHODS));
     section.read("client_secret_basic_encoding", values::word(provider::ENCODINGS));
-    section.read("accept", values::accept);
+    section.read("accept", |field| values::header_value(field, "a string"));
     section.read("grant_types", token::grant_types);
     token::terms(&section);
     section.read("params", values::params);

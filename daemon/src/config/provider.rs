@@ -4,25 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::document::{Table, Value};
 use super::fault::{Place, one_of, quoted};
+use super::files::{Table, Value};
 use super::preset::{self, Preset};
 use super::section::Section;
 use super::{
     BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant, Terms, values,
 };
 
-/// The environment of a preset unless a section names another.
-const DEFAULT_ENVIRONMENT: &str = "production";
-
 /// The lifetime of a token if the reply has none: that of the shortest-lived tokens seen in practice, so that an expired
 /// token is hardly ever handed out. It costs a dozen requests in an hour.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
-/// Values of `token_endpoint_auth_method`.
 pub(super) const METHODS: &[&str] = &["client_secret_basic", "client_secret_post", "none"];
-
-/// Values of `client_secret_basic_encoding`.
 pub(super) const ENCODINGS: &[&str] = &["form", "raw"];
 
 pub(super) struct Provider {
@@ -71,7 +65,7 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
     section.missing::<()>("client_id", "the provider issues it together with the client secret");
     let client_id = section.read("client_id", values::line);
     let authentication = authentication(section);
-    let accept = section.read("accept", values::accept);
+    let accept = section.read("accept", |field| values::header_value(field, "a string"));
     let ca_file = section.read("ca_file", |field| values::readable_path(field, "ca_file"));
     let default_lifetime = section.read("default_lifetime", values::lifetime);
     let proxy = section.read("proxy", values::proxy);
@@ -114,7 +108,7 @@ fn environment<'p>(section: &Section<'_>, preset: Option<&'p Preset>) -> Option<
     };
     let known = &preset.environments;
     let (shown, names) = (quoted(&preset.name), one_of(known.keys()));
-    let mut keys = known.get(DEFAULT_ENVIRONMENT);
+    let mut keys = known.get("production");
     if section.has("environment") {
         let only = if known.is_empty() { "none at all".to_owned() } else { format!("only {names}") };
         let unknown = |name: &str| format!("the preset {shown} has no {}, {only}", quoted(name));

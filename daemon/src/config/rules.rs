@@ -87,10 +87,9 @@ fn principal(field: &Field<'_>, name: &str, kind: &'static str) -> Option<Princi
     let found = format!("found {}", quoted(name));
     if name.bytes().all(|byte| byte.is_ascii_digit()) {
         // The highest number means "none" to the kernel.
-        let id = name.parse().ok().filter(|id| *id != u32::MAX);
-        let message = format!("{found}, which is above the highest {kind} number, {}", u32::MAX - 1);
-        field.ensure(id.is_some(), message)?;
-        return id.map(Principal::Id);
+        let id = name.parse().ok().filter(|id| *id != u32::MAX).map(Principal::Id);
+        let message = || format!("{found}, which is above the highest {kind} number, {}", u32::MAX - 1);
+        return id.or_else(|| field.fault(message()));
     }
     let is_usable = |c: char| c.is_alphanumeric() || "._-@$\\+".contains(c);
     let is_name = !name.starts_with('-') && name.chars().all(is_usable);

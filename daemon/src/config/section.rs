@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::document::{Item, Table, Value};
 use super::fault::{Place, Sink, did_you_mean, join, one_of};
+use super::files::{Item, Table, Value};
 use super::values;
 
 /// A section, with its keys from all files.
@@ -110,7 +110,6 @@ impl<'a> Field<'a> {
         matches!(self.item.value, Value::Table(_))
     }
 
-    /// Reports that the value is of a wrong type.
     pub(super) fn wrong_type<T>(&self, expected: &str) -> Option<T> {
         self.fault(format!("expected {expected}, found {}", self.item.value.type_name()))
     }
@@ -124,14 +123,12 @@ impl<'a> Field<'a> {
         if let Value::Text(text) = &self.item.value { Some(text) } else { self.wrong_type(expected) }
     }
 
-    /// The items of an array; anything else is a fault.
     pub(super) fn list(&self, expected: &str) -> Option<Vec<Field<'a>>> {
         let Value::List(items) = &self.item.value else { return self.wrong_type(expected) };
         let field = |item| Field { path: self.path.clone(), item, sink: self.sink };
         Some(items.iter().map(field).collect())
     }
 
-    /// The fields of a table by key; anything else is a fault.
     pub(super) fn table(&self, expected: &str) -> Option<Vec<(&'a str, Field<'a>)>> {
         let Value::Table(table) = &self.item.value else { return self.wrong_type(expected) };
         let field = |(name, item): (&'a String, &'a Item)| {

@@ -1,4 +1,5 @@
-//! Checked settings. Their equality decides what a reload keeps, and so does the hash of [`CredentialSettings`].
+//! Checked settings, by the keys that CONFIGURATION.md describes. Their equality decides what a reload keeps, and so does
+//! the hash of [`CredentialSettings`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +13,6 @@ use crate::access::{Principal, RootAccess, Rule};
 use crate::quota::Quota;
 use crate::secret_source::SecretSource;
 
-/// `[daemon]`. CONFIGURATION.md describes the keys of all sections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DaemonSettings {
     /// Where to listen, unless systemd passes a socket.
@@ -25,14 +25,12 @@ pub struct DaemonSettings {
     pub quota: Quota,
 }
 
-/// `[admin]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminSettings {
     pub allow: Vec<Rule>,
     pub root: RootAccess,
 }
 
-/// `[token.NAME]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSettings {
     /// The `NAME` of its `[provider.NAME]`, for people.
@@ -45,7 +43,6 @@ pub struct TokenSettings {
     /// `None` with `warm = "always"`: the token is renewed whether anybody uses it or not.
     pub idle_timeout: Option<Duration>,
     pub variants: VariantSettings,
-    /// In order of their names.
     pub headers: Vec<HeaderSettings>,
     pub caller_headers: Vec<String>,
     pub allow: Vec<Rule>,
@@ -83,13 +80,10 @@ pub struct CredentialSettings {
     pub grant: Grant,
     #[serde(flatten)]
     pub terms: Terms,
-    /// Further form fields.
     pub params: BTreeMap<String, String>,
-    /// The `Accept` header of the token request.
     pub accept: String,
     pub ca_file: Option<PathBuf>,
     pub proxy: Option<Url>,
-    /// For replies that have none.
     pub default_lifetime: Duration,
 }
 
@@ -137,17 +131,15 @@ pub struct Terms {
 #[derive(Clone, Debug, Default)]
 pub struct TermSet(Vec<String>);
 
-/// A header of an API call.
+/// A header of an API call, besides `Authorization`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderSettings {
     pub name: String,
     pub value: HeaderValue,
 }
 
-/// The value of a header of an API call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeaderValue {
-    /// Written in the configuration.
     Fixed(String),
     /// Read when it is needed.
     Secret(SecretSource),

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::access::{Condition, Principal, RootAccess, Rule, UnitPattern};
+use crate::quota::Quota;
 use crate::secret_source::SecretSource;
 
 mod rules;
@@ -84,9 +85,16 @@ fn assert_each(before: &str, cases: &[(&str, usize, &str, &str)]) {
 #[test]
 fn what_is_not_set_has_its_default() {
     let config = good("");
-    assert_eq!(config.daemon, DaemonSettings::default());
-    assert_eq!(config.daemon.socket, Path::new("/run/tokend/tokend.sock"));
-    assert_eq!(config.daemon.quota.connections, 1024);
+    let daemon = DaemonSettings {
+        socket: "/run/tokend/tokend.sock".into(),
+        socket_group: None,
+        state_dir: "/var/lib/tokend".into(),
+        state_key: None,
+        egress_dir: None,
+        max_connections: 4096,
+        quota: Quota::default(),
+    };
+    assert_eq!(config.daemon, daemon);
     assert_eq!(
         warnings(""),
         ["/etc/tokend/tokend.toml: no [token.NAME] section, so there is nothing to hand out"]

@@ -20,8 +20,6 @@ use crate::access::Rule;
 /// through the day, and shorter than a night.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-const VARIANTS: &str = "a table such as { scope = [\"a\", \"b\"], resource = [\"https://api.example\"] }";
-
 const VARIANT_TERMS: &str =
     "a string, or an array of strings and of tables such as { term = \"a\", allow = [\"unit:a.service\"] }";
 
@@ -70,15 +68,10 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     let provider = provider?;
     let base = provider.credential.clone()?;
     let default_lifetime = default_lifetime.unwrap_or(base.default_lifetime);
+    let credential = CredentialSettings { grant: grant?, terms, params: params?, default_lifetime, ..base };
     Some(TokenSettings {
         provider: Arc::clone(&provider.name),
-        credential: Arc::new(CredentialSettings {
-            grant: grant?,
-            terms,
-            params: params?,
-            default_lifetime,
-            ..base
-        }),
+        credential: Arc::new(credential),
         max_requests_per_minute: provider.max_requests_per_minute,
         refresh_before,
         idle_timeout,
@@ -89,7 +82,6 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     })
 }
 
-/// `scope`, `resource` and `audience`.
 pub(super) fn terms(section: &Section<'_>) -> Terms {
     let read = |key, kind| section.read(key, |field| values::terms(field, kind)).unwrap_or_default();
     Terms {
@@ -101,7 +93,6 @@ pub(super) fn terms(section: &Section<'_>) -> Terms {
 
 const GRANT_TYPES: &[&str] = &["client_credentials", "password"];
 
-/// `grant_types` of a preset.
 pub(super) fn grant_types(field: &Field<'_>) -> Option<Vec<&'static str>> {
     values::list(field, "an array such as [\"client_credentials\"]", values::word(GRANT_TYPES))
 }
@@ -159,11 +150,11 @@ fn idle_timeout(section: &Section<'_>) -> Option<Duration> {
     None
 }
 
-/// Reads `variants = { scope = [..], resource = [..], audience = [..] }`.
 fn variants(field: &Field<'_>) -> Option<VariantSettings> {
+    const EXPECTED: &str = "a table such as { scope = [\"a\", \"b\"], resource = [\"https://api.example\"] }";
     let mut settings = VariantSettings::default();
     let (terms, rules) = (&mut settings.terms, &mut settings.rules);
-    field.read_table(VARIANTS, "kind of variant", &["scope", "resource", "audience"], |name, field| {
+    field.read_table(EXPECTED, "kind of variant", &["scope", "resource", "audience"], |name, field| {
         match name {
             "scope" => terms.scope = variant_terms(field, TermKind::Scope, rules)?,
             "resource" => terms.resource = variant_terms(field, TermKind::Resource, rules)?,
@@ -193,7 +184,6 @@ fn variant_terms(field: &Field<'_>, kind: TermKind, rules: &mut Vec<TermRules>) 
     Some(terms.into_iter().collect())
 }
 
-/// A string, or a table with rules.
 fn variant_term(field: &Field<'_>, kind: TermKind) -> Option<(String, Option<Vec<Rule>>)> {
     if !field.is_table() {
         field.text_or("a string, or a table such as { term = \"a\", allow = [\"unit:a.service\"] }")?;

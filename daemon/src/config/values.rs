@@ -9,8 +9,8 @@ use std::time::Duration;
 use http::header;
 use url::Url;
 
-use super::document::Value;
 use super::fault::{did_you_mean, one_of, quoted};
+use super::files::Value;
 use super::section::Field;
 use super::{HeaderSettings, HeaderValue, TermKind, TermSet};
 use crate::secret_source::SecretSource;
@@ -37,7 +37,6 @@ pub(super) fn line(field: &Field<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// One of a few words.
 pub(super) fn word(words: &[&'static str]) -> impl Fn(&Field<'_>) -> Option<&'static str> {
     move |field| {
         let text = field.text()?;
@@ -48,7 +47,6 @@ pub(super) fn word(words: &[&'static str]) -> impl Fn(&Field<'_>) -> Option<&'st
     }
 }
 
-/// A duration with a unit.
 pub(super) fn duration(field: &Field<'_>) -> Option<Duration> {
     const EXPECTED: &str = "a duration with a unit, such as \"5m\", \"1h 30m\" or \"0s\"";
     if let Value::Integer(number) = field.item.value {
@@ -75,7 +73,6 @@ pub(super) fn lifetime(field: &Field<'_>) -> Option<Duration> {
     Some(lifetime)
 }
 
-/// A whole number within bounds.
 pub(super) fn count<T: TryFrom<i128> + PartialOrd + Display>(
     bounds: RangeInclusive<T>,
 ) -> impl Fn(&Field<'_>) -> Option<T> {
@@ -87,7 +84,6 @@ pub(super) fn count<T: TryFrom<i128> + PartialOrd + Display>(
     }
 }
 
-/// An absolute path.
 pub(super) fn path(field: &Field<'_>) -> Option<PathBuf> {
     let text = field.text()?;
     field.ensure(!text.contains('\0'), "has a NUL character, which no path can have")?;
@@ -274,10 +270,9 @@ pub(super) fn secret_source(field: &Field<'_>) -> Option<SecretSource> {
 
 /// `headers`: fixed values and secrets, in order of their names.
 pub(super) fn headers(field: &Field<'_>) -> Option<Vec<HeaderSettings>> {
-    let mut fields = field.table("a table such as { Accept = \"application/json\" }")?;
-    fields.sort_by_key(|(_, field)| field.item.place.line);
+    let fields = field.table("a table such as { Accept = \"application/json\" }")?;
     let mut seen = BTreeSet::new();
-    let mut headers = all(fields.iter().map(|(name, field)| {
+    all(fields.iter().map(|(name, field)| {
         let message = "given twice, as case has no meaning in the name of a header; keep one";
         field.ensure(seen.insert(name.to_ascii_lowercase()), message)?;
         check_header_name(name, field)?;
@@ -287,12 +282,9 @@ pub(super) fn headers(field: &Field<'_>) -> Option<Vec<HeaderSettings>> {
             HeaderValue::Fixed(header_value(field, "a string, or a table that says where a secret is kept")?)
         };
         Some(HeaderSettings { name: (*name).to_owned(), value })
-    }))?;
-    headers.sort_by_key(|header| header.name.to_ascii_lowercase());
-    Some(headers)
+    }))
 }
 
-/// `caller_headers`: only names.
 pub(super) fn caller_headers(field: &Field<'_>) -> Option<Vec<String>> {
     let mut seen = BTreeSet::new();
     list(field, "an array of header names, such as [\"Requestor-ID\"]", |field| {
@@ -305,15 +297,14 @@ pub(super) fn caller_headers(field: &Field<'_>) -> Option<Vec<String>> {
 }
 
 fn check_header_name(name: &str, field: &Field<'_>) -> Option<()> {
-    let is_name = header::HeaderName::from_bytes(name.as_bytes()).is_ok();
-    field
-        .ensure(is_name, format!("{} cannot be the name of a header (RFC 9110 section 5.1)", quoted(name)))?;
+    let message = format!("{} cannot be the name of a header (RFC 9110 section 5.1)", quoted(name));
+    field.ensure(header::HeaderName::from_bytes(name.as_bytes()).is_ok(), message)?;
     let is_ours = name.eq_ignore_ascii_case(header::AUTHORIZATION.as_str());
     field.ensure(!is_ours, "the Authorization header is written by the daemon; remove this one")
 }
 
 /// The value of a header. It may be a secret by mistake, so no fault repeats it.
-fn header_value(field: &Field<'_>, expected: &str) -> Option<String> {
+pub(super) fn header_value(field: &Field<'_>, expected: &str) -> Option<String> {
     let text = field.text_or(expected)?;
     let is_visible = text.is_ascii() && header::HeaderValue::from_str(text).is_ok();
     let is_trimmed = !text.is_empty() && text.trim() == text;
@@ -323,12 +314,6 @@ fn header_value(field: &Field<'_>, expected: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// `accept`: the value of a header.
-pub(super) fn accept(field: &Field<'_>) -> Option<String> {
-    header_value(field, "a string")
-}
-
-/// `params`: further form fields.
 pub(super) fn params(field: &Field<'_>) -> Option<BTreeMap<String, String>> {
     let fields = field.table("a table such as { acr_values = \"tenant:acme\" }")?;
     all(fields.iter().map(|(name, field)| {
