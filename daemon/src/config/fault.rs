@@ -45,6 +45,9 @@ impl fmt::Display for Fault {
     }
 }
 
+/// A name or path that has to be checked on the host: the key of a rule's condition (or `file`, `ca_file`) and its value.
+type Mention = (&'static str, String);
+
 /// Collects faults and warnings while the configuration is read.
 #[derive(Default)]
 pub(super) struct Sink {
@@ -54,9 +57,8 @@ pub(super) struct Sink {
     pub(super) is_incomplete: Cell<bool>,
     /// Keys that were reported as written into a wrong section, so they are not missing.
     pub(super) misplaced: RefCell<BTreeSet<String>>,
-    /// Names and paths that have to be checked on the host, by the key of a rule's condition (or `file`, `ca_file`) and
-    /// value. Each with the place and key where it is first mentioned.
-    pub(super) mentions: RefCell<BTreeMap<(&'static str, String), (Place, String)>>,
+    /// Each with the place and key where it is first mentioned.
+    pub(super) mentions: RefCell<BTreeMap<Mention, (Place, String)>>,
 }
 
 impl Sink {

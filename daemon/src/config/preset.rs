@@ -32,19 +32,16 @@ pub(super) struct Preset {
 
 /// Reads the shipped presets, and those of the configuration.
 pub(super) fn read_all<'a>(
-    configured: BTreeMap<String, Section<'a>>,
+    mut sections: BTreeMap<String, Section<'a>>,
     sink: &'a Sink,
 ) -> BTreeMap<String, Preset> {
     let shipped = SHIPPED.map(|(file, text)| (Arc::from(Path::new(file)), text.to_owned()));
-    let mut sections = files::sections(&shipped, sink).remove("preset").unwrap_or_default();
-    for (name, section) in configured {
-        if sections.contains_key(&name) {
-            let message = format!("{} is a shipped preset; give yours another name", quoted(&name));
-            sink.fault(&section.place, &section.path, message);
-        } else {
-            sections.insert(name, section);
-        }
+    let shipped = files::sections(&shipped, sink).remove("preset").unwrap_or_default();
+    for (name, section) in sections.iter().filter(|(name, _)| shipped.contains_key(*name)) {
+        let message = format!("{} is a shipped preset; give yours another name", quoted(name));
+        sink.fault(&section.place, &section.path, message);
     }
+    sections.extend(shipped);
     let read = |(name, section): (String, _)| (name.clone(), read(name, section));
     sections.into_iter().map(read).collect()
 }

@@ -19,7 +19,7 @@ pub(super) struct Section<'a> {
     pub(super) sink: &'a Sink,
 }
 
-impl<'a> Section<'a> {
+impl Section<'_> {
     /// Whether a key is there, good or bad.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)

@@ -95,6 +95,7 @@ fn what_is_not_set_has_its_default() {
         quota: Quota::default(),
     };
     assert_eq!(config.daemon, daemon);
+    assert_eq!(config.daemon.quota.connections, 1024);
     assert_eq!(
         warnings(""),
         ["/etc/tokend/tokend.toml: no [token.NAME] section, so there is nothing to hand out"]
@@ -647,13 +648,13 @@ fn paths_and_numbers_are_within_bounds() {
             (
                 "max_connections_per_uid = 99999999999999999999999",
                 2,
-                "daemon.quota.connections",
+                "daemon.max_connections_per_uid",
                 "expected 1 to",
             ),
             (
                 "max_connections = 5\nmax_connections_per_uid = 6",
                 3,
-                "daemon.quota.connections",
+                "daemon.max_connections_per_uid",
                 "more than max_connections (5)",
             ),
             ("socket_group = \"a b\"", 2, "daemon.socket_group", "cannot be the name of a group"),
