@@ -69,10 +69,7 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
     let ca_file = section.read("ca_file", |field| values::readable_path(field, "ca_file"));
     let default_lifetime = section.read("default_lifetime", values::lifetime);
     let proxy = section.read("proxy", values::proxy);
-    if proxy.is_some()
-        && let Some(Endpoint::Token(url) | Endpoint::Issuer(url)) = &endpoint
-        && url.scheme() == "http"
-    {
+    if proxy.is_some() && endpoint.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http") {
         // The proxy would read the secret in the request.
         let message = "an http:// endpoint on this host is not reached through a proxy; remove the proxy";
         section.conflict::<()>("proxy", message);

@@ -167,6 +167,14 @@ impl Terms {
     }
 }
 
+impl Endpoint {
+    pub fn url(&self) -> &Url {
+        match self {
+            Self::Token(url) | Self::Issuer(url) => url,
+        }
+    }
+}
+
 impl ClientAuthentication {
     /// None for a public client.
     pub fn secrets(&self) -> &[SecretSource] {
