@@ -9,7 +9,6 @@ pub mod jwt;
 pub mod redact;
 pub mod request;
 pub mod response;
-mod secret_watch;
 
 use std::fmt;
 use std::future::Future;

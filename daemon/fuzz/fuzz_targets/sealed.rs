@@ -11,7 +11,7 @@ use tokend_protocol::Secret;
 static SEALER: LazyLock<Sealer> =
     LazyLock::new(|| Sealer::new(&Secret::from("0123456789abcdef".repeat(3))).expect("it is long enough"));
 
-const KEY: Key = Key::from_bytes([7; 32]);
+const KEY: Key = Key([7; 32]);
 
 // Where to damage the file (2 bytes) and how, then the record.
 fuzz_target!(|input: &[u8]| {

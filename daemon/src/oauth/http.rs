@@ -2,6 +2,7 @@
 //! until one is accepted.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, HeaderValue};
 use reqwest::{Method, Request};
 use tokend_protocol::{ErrorClass, Secret};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use crate::clock::Clock;
@@ -17,9 +18,8 @@ use crate::config::{CredentialSettings, Endpoint, Grant};
 use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient};
 use crate::oauth::request::{RequestSecrets, compose};
 use crate::oauth::response::{Context, HttpReply, read};
-use crate::oauth::secret_watch::SecretWatch;
 use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse, discovery};
-use crate::secret_source::SecretSource;
+use crate::secret_source::{SecretSource, Stamp, stamps};
 
 /// How long all exchanges of one token request may take: discovery, and one exchange for each client secret. With
 /// [`SECRETS_TIMEOUT`] and the check of the secret files, a token request takes at most 47 seconds.
@@ -27,6 +27,12 @@ const EXCHANGES_TIMEOUT: Duration = EXCHANGE_TIMEOUT.saturating_mul(3);
 
 /// How long reading all secrets of one token request may take. A command has ten seconds of it, and may wait for others.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long reading the stamps of the secret files may take, in case a file system hangs.
+const STAMPS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the secret files are looked at while requests are refused or a secret cannot be read.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Requests one kind of token from one provider.
 #[derive(Debug)]
@@ -39,7 +45,9 @@ pub struct HttpProvider {
     discovered: Mutex<Option<Url>>,
     /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
     preferred: AtomicUsize,
-    watch: SecretWatch,
+    secret_files: Vec<PathBuf>,
+    /// The stamps of these files from before they were last read. Locked as `discovered` is.
+    stamps: Mutex<Option<Vec<Stamp>>>,
 }
 
 /// One token request: the time that is left, and the outcome so far.
@@ -66,15 +74,37 @@ impl Provider for HttpProvider {
         Outcome { result, ..attempt.outcome }
     }
 
+    /// The files are polled, not watched with inotify: a secret is replaced by a rename, a changed link on its path, a
+    /// mount, a change of mode, or by appearing at all. Inotify needs another watch for each of these, and misses what
+    /// another host does to a network file system.
     async fn changed(&self) {
-        self.watch.changed(&self.clock).await;
+        if self.secret_files.is_empty() {
+            return std::future::pending().await;
+        }
+        let before = self.stamps().clone();
+        loop {
+            self.clock.sleep_until(self.clock.now().after(POLL_INTERVAL)).await;
+            let now = stamps(self.secret_files.clone()).await;
+            if now.is_some() && now != before {
+                return;
+            }
+        }
     }
 }
 
 impl HttpProvider {
     pub fn new(settings: Arc<CredentialSettings>, http: Arc<HttpClient>, clock: Clock) -> Self {
-        let (watch, discovered) = (SecretWatch::new(&settings), Mutex::default());
-        Self { settings, http, clock, discovered, preferred: AtomicUsize::default(), watch }
+        let mut sources: Vec<_> = settings.authentication.secrets().iter().collect();
+        if let Grant::Password { password, .. } = &settings.grant {
+            sources.push(password);
+        }
+        let secret_files = sources.into_iter().filter_map(SecretSource::path).collect();
+        let (discovered, preferred, stamps) = (Mutex::default(), AtomicUsize::default(), Mutex::default());
+        Self { settings, http, clock, discovered, preferred, secret_files, stamps }
+    }
+
+    fn stamps(&self) -> MutexGuard<'_, Option<Vec<Stamp>>> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn discovered(&self) -> MutexGuard<'_, Option<Url>> {
@@ -86,8 +116,12 @@ impl Attempt<'_> {
     /// Tries each client secret once, the one that worked last first. One that cannot be read or that the provider
     /// refuses is followed by the next. Any other answer is final, because it is not about the secret.
     async fn run(&mut self) -> Result<Granted, Failure> {
-        let HttpProvider { settings, preferred, watch, .. } = self.provider;
-        watch.look().await;
+        let HttpProvider { settings, preferred, secret_files, .. } = self.provider;
+        if !secret_files.is_empty() {
+            // Before the files are read, so that no later change is missed.
+            let taken = timeout(STAMPS_TIMEOUT, stamps(secret_files.clone())).await;
+            *self.provider.stamps() = taken.ok().flatten();
+        }
         let endpoint = self.token_endpoint().await?;
         let mut secrets = RequestSecrets::default();
         if let Grant::Password { password, .. } = &settings.grant {
@@ -190,7 +224,7 @@ impl Attempt<'_> {
 /// Runs a step for at most `left`, and subtracts its duration from `left`. Returns `None` on timeout.
 async fn within<T>(left: &mut Duration, step: impl Future<Output = T>) -> Option<T> {
     let began = Instant::now();
-    let ended = tokio::time::timeout(*left, step).await.ok();
+    let ended = timeout(*left, step).await.ok();
     *left = left.saturating_sub(began.elapsed());
     ended
 }

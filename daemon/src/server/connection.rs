@@ -294,7 +294,7 @@ mod tests {
         let clock = Clock::kernel(crate::clock::ClockChanges::default());
         let actor_context = ActorContext {
             clock: clock.clone(),
-            fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
+            fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
             roll: || 0.5,
             tasks: tokio_util::task::TaskTracker::new(),
         };

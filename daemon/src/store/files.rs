@@ -175,7 +175,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     fn key(number: u8) -> Key {
-        Key::from_bytes([number; 32])
+        Key([number; 32])
     }
 
     fn sealer() -> Sealer {

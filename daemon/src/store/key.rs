@@ -1,18 +1,14 @@
 //! The keys under which records are stored.
 
-use std::fmt;
-
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::config::CredentialSettings;
 
-/// Bytes of a key.
 pub const KEY_LENGTH: usize = 32;
 
-/// The key of a record.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Key([u8; KEY_LENGTH]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Key(pub [u8; KEY_LENGTH]);
 
 impl Key {
     /// The key of a credential: a hash of its settings as JSON.
@@ -33,28 +29,11 @@ impl Key {
         Self::hash(&("name", name))
     }
 
-    /// The key with these bytes.
-    pub const fn from_bytes(bytes: [u8; KEY_LENGTH]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    pub fn as_bytes(&self) -> &[u8; KEY_LENGTH] {
-        &self.0
-    }
-
     fn hash(value: &impl Serialize) -> Self {
         // Fails only for a path that is not UTF-8, and a configuration has none.
         let json = serde_json::to_vec(value).unwrap_or_default();
         let hash = digest::digest(&digest::SHA256, &json);
         Self(hash.as_ref().first_chunk().copied().unwrap_or_default())
-    }
-}
-
-/// Shows the first bytes, which are enough to tell keys apart.
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({:02x?})", self.0.first_chunk::<4>())
     }
 }
 
@@ -130,7 +109,7 @@ mod tests {
 
     #[test]
     fn keys_are_the_same_in_every_release() {
-        let all: Vec<u8> = keys().iter().flat_map(|key| *key.as_bytes()).collect();
+        let all: Vec<u8> = keys().iter().flat_map(|key| key.0).collect();
         let hash = digest::digest(&digest::SHA256, &all);
         let start: &[u8] = &[0xc7, 0xc4, 0x42, 0xf6, 0xb5, 0xb3, 0x03, 0x82];
         assert!(hash.as_ref().starts_with(start), "an upgrade would lose every token: {hash:?}");

@@ -46,7 +46,6 @@ const SMALLEST: u8 = 8;
 const LARGEST: u8 = 21;
 const BLOCK: usize = 1 << SMALLEST;
 
-/// Records in memory that outlives the process.
 #[derive(Debug)]
 pub struct Memory<F = File> {
     file: F,
@@ -68,14 +67,12 @@ struct Slot {
 pub struct Recovered<F = File> {
     /// The memory, ready for further writes.
     pub memory: Memory<F>,
-    /// Its records.
     pub records: HashMap<Key, Vec<u8>>,
     /// Whether there are bytes that a killed writer cannot have left.
     pub is_damaged: bool,
 }
 
 impl Memory {
-    /// Creates a memory without records.
     pub fn create() -> io::Result<Self> {
         let create = |flags| memfd_create("tokend-store", MFdFlags::MFD_CLOEXEC | flags);
         let file = match create(MFD_NOEXEC_SEAL) {
@@ -94,7 +91,6 @@ impl Memory {
 }
 
 impl<F: FileExt> Memory<F> {
-    /// Begins a memory in an empty file.
     pub fn begin(file: F) -> io::Result<Self> {
         file.write_all_at(HEADER, 0)?;
         Ok(Self::empty(file))
@@ -168,7 +164,6 @@ impl<F: FileExt> Memory<F> {
         self.held.remove(key).map_or(Ok(()), |slot| self.wipe(slot))
     }
 
-    /// The record with this key.
     pub fn record(&self, key: &Key) -> Option<Vec<u8>> {
         let bytes = self.bytes(*self.held.get(key)?).ok()?;
         decode(&bytes).map(|(_, _, record)| record.to_vec())
@@ -217,8 +212,8 @@ fn mark(log2: u8) -> [u8; MARK] {
 fn encode(log2: u8, generation: u64, key: &Key, record: &[u8]) -> Vec<u8> {
     let generation = generation.to_le_bytes();
     let length = u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let checksum = checksum(&[&generation, &length, key.as_bytes(), record]);
-    let mut slot = [mark(log2).as_slice(), &generation, &length, &checksum, key.as_bytes(), record].concat();
+    let checksum = checksum(&[&generation, &length, &key.0, record]);
+    let mut slot = [mark(log2).as_slice(), &generation, &length, &checksum, &key.0, record].concat();
     slot.resize(1 << log2, 0);
     slot
 }
@@ -231,7 +226,7 @@ fn decode(slot: &[u8]) -> Option<(u64, Key, &[u8])> {
     let (key, rest) = rest.split_first_chunk::<KEY_LENGTH>()?;
     let record = rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
     let is_whole = *generation != [0; 8] && checksum(&[generation, length, key, record]) == *expected;
-    is_whole.then_some((u64::from_le_bytes(*generation), Key::from_bytes(*key), record))
+    is_whole.then_some((u64::from_le_bytes(*generation), Key(*key), record))
 }
 
 fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM] {

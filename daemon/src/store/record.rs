@@ -230,7 +230,7 @@ mod tests {
             last_used: Some(at(150)),
             unused_renewals: 1,
             interrupted_requests: 2,
-            variant_of: Some(Key::from_bytes([9; 32])),
+            variant_of: Some(Key([9; 32])),
         }
     }
 

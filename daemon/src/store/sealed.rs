@@ -52,7 +52,7 @@ impl Sealer {
 
     /// The name of the file of this key.
     pub fn name(&self, key: &Key) -> String {
-        let tag = hmac::sign(&self.names, key.as_bytes());
+        let tag = hmac::sign(&self.names, &key.0);
         tag.as_ref().iter().fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
     }
 
@@ -60,7 +60,7 @@ impl Sealer {
     pub fn seal(&self, name: &str, key: &Key, record: &[u8]) -> Result<Vec<u8>, Unspecified> {
         let mut salt = [0; SALT];
         SystemRandom::new().fill(&mut salt)?;
-        let mut sealed = [key.as_bytes(), record].concat();
+        let mut sealed = [&key.0, record].concat();
         let tag = self.write_key(&salt)?.seal_in_place_separate_tag(nonce(), aad(name), &mut sealed)?;
         Ok([MAGIC, salt.as_slice(), &sealed, tag.as_ref()].concat())
     }
@@ -74,7 +74,7 @@ impl Sealer {
         let opened = self.write_key(salt).and_then(|key| {
             let record = key.open_in_place(nonce(), aad(name), &mut sealed)?;
             let (key, record) = record.split_first_chunk::<KEY_LENGTH>().ok_or(Unspecified)?;
-            Ok((Key::from_bytes(*key), record.to_vec()))
+            Ok((Key(*key), record.to_vec()))
         });
         opened.map_err(|Unspecified| "was sealed under another state key, or is damaged")
     }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
-    const RECORD_KEY: Key = Key::from_bytes([1; 32]);
+    const RECORD_KEY: Key = Key([1; 32]);
     const RECORD: &[u8] = b"a record with a token";
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
         let file = one.seal(&name, &RECORD_KEY, RECORD).unwrap();
         assert_eq!(one.open(&name, &file).unwrap(), (RECORD_KEY, RECORD.to_vec()));
         assert_eq!(sealer(KEY).open(&name, &file).unwrap().1, RECORD, "after a restart");
-        let other = one.name(&Key::from_bytes([2; 32]));
+        let other = one.name(&Key([2; 32]));
         assert_eq!(
             one.open(&other, &file),
             Err("was sealed under another state key, or is damaged"),

@@ -15,7 +15,7 @@ use crate::clock::Validity;
 const STATE_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 fn key(number: u8) -> Key {
-    Key::from_bytes([number; 32])
+    Key([number; 32])
 }
 
 fn record(clock: &Clock, token: &str) -> Record {

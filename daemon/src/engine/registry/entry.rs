@@ -159,7 +159,7 @@ mod tests {
         let user = Allowances::new(Quota::default()).of(1, clock.now());
         let actor_context = ActorContext {
             clock,
-            fingerprinter: Arc::new(Fingerprinter::generate().unwrap()),
+            fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
             roll: || 0.0,
             tasks: TaskTracker::new(),
         };

@@ -26,7 +26,7 @@ impl Folder {
 }
 
 fn key(number: u8) -> Key {
-    Key::from_bytes([number; 32])
+    Key([number; 32])
 }
 
 fn folder(state_dir: &Path) -> Folder {
@@ -41,7 +41,7 @@ fn with_state_key(state_dir: &Path, state_key: &str) -> Folder {
 fn read(folder: &Folder) -> Result<Vec<Vec<u8>>, String> {
     let mut records = Vec::new();
     let take = |key: Key, record| {
-        records.push((*key.as_bytes(), record));
+        records.push((key.0, record));
         true
     };
     folder.read(take)?;

@@ -64,12 +64,12 @@ fn recover(bytes: &[u8]) -> io::Result<Contents> {
 }
 
 fn key(number: u8) -> Key {
-    Key::from_bytes([number; KEY_LENGTH])
+    Key([number; KEY_LENGTH])
 }
 
 fn model(contents: &Contents) -> Model {
     assert!(!contents.is_damaged, "a change that was cut off is no damage");
-    contents.records.iter().map(|(key, record)| (key.as_bytes()[0], record.clone())).collect()
+    contents.records.iter().map(|(key, record)| (key.0[0], record.clone())).collect()
 }
 
 fn apply(model: &mut Model, change: &Change) {
@@ -202,7 +202,7 @@ fn damage_costs_only_the_damaged_record() {
         let lost = if at < 64 + 256 { 1 } else { 2 };
         let contents = recover(&bytes).unwrap();
         assert_eq!(contents.is_damaged, is_reported);
-        let found: Vec<u8> = contents.records.keys().map(|key| key.as_bytes()[0]).collect();
+        let found: Vec<u8> = contents.records.keys().map(|key| key.0[0]).collect();
         assert!(found.len() == 2 && !found.contains(&lost), "{found:?}");
     }
     let garbage = [bytes.as_slice(), &[1; 4096]].concat();
