@@ -5,7 +5,6 @@ pub mod client;
 pub mod discovery;
 mod error;
 pub mod http;
-pub mod jwt;
 pub mod redact;
 pub mod request;
 pub mod response;

@@ -12,7 +12,6 @@ pub mod key;
 pub mod memory;
 pub mod record;
 pub mod sealed;
-mod writer;
 
 use std::collections::HashMap;
 use std::io;
@@ -32,8 +31,8 @@ use self::folder::Folder;
 use self::key::Key;
 use self::memory::{Memory, Recovered};
 use self::record::{Boot, Moment, Record, ThrottleRecord};
+pub use self::record::{RecordWriter, ThrottleWriter};
 use self::sealed::Sealer;
-pub use self::writer::{RecordWriter, ThrottleWriter};
 use crate::clock::Clock;
 use crate::fingerprint::NoRandomness;
 use crate::secret_source::SecretSource;
@@ -100,12 +99,6 @@ impl Store {
     /// A store that stores nothing.
     pub fn forgetful(clock: Clock) -> Arc<Self> {
         Self::new(clock, None, State::default())
-    }
-
-    pub fn in_memory(clock: Clock, recovered: Recovered) -> Arc<Self> {
-        let mut state = State::default();
-        state.take(recovered);
-        Self::new(clock, None, state)
     }
 
     /// Opens what the previous process left. Faults are reported, and are no reason not to start. `keep` gives the
@@ -294,9 +287,10 @@ impl State {
     fn open_memory(&mut self, left: Option<OwnedFd>, is_proved: bool, keep: fn(BorrowedFd<'_>)) {
         match left.map(Memory::adopt) {
             None => (),
-            Some(Ok(recovered)) => {
-                let is_damaged = recovered.is_damaged;
-                self.take(recovered);
+            Some(Ok(Recovered { memory, records, is_damaged })) => {
+                let found = |bytes| Found { bytes, boot: Boot::Same, on_disk: false };
+                self.found = records.into_iter().map(|(key, bytes)| (key, found(bytes))).collect();
+                self.memory = Some(memory);
                 if !is_damaged {
                     self.is_kept = Some(true);
                     return;
@@ -320,13 +314,6 @@ impl State {
             }
             Err(error) => note(&mut self.memory_fault, Some(format!("writing memory: {error}")), "restart"),
         }
-    }
-
-    /// Takes over the memory of the previous process.
-    fn take(&mut self, recovered: Recovered) {
-        let found = |bytes| Found { bytes, boot: Boot::Same, on_disk: false };
-        self.found.extend(recovered.records.into_iter().map(|(key, bytes)| (key, found(bytes))));
-        self.memory = Some(recovered.memory);
     }
 
     /// The record of the previous process, or the current one if another credential has claimed it.

@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,14 +39,20 @@ pub struct HttpProvider {
     settings: Arc<CredentialSettings>,
     http: Arc<HttpClient>,
     clock: Clock,
-    /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved. Locked
-    /// for a read or a write, never across an await.
-    discovered: Mutex<Option<Url>>,
-    /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
-    preferred: AtomicUsize,
     secret_files: Vec<PathBuf>,
-    /// The stamps of these files from before they were last read. Locked as `discovered` is.
-    stamps: Mutex<Option<Vec<Stamp>>>,
+    /// Never locked across an await.
+    known: Mutex<Known>,
+}
+
+/// What earlier requests found out.
+#[derive(Debug, Default)]
+struct Known {
+    /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved.
+    endpoint: Option<Url>,
+    /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
+    preferred_secret: usize,
+    /// The stamps of the secret files from before they were last read.
+    stamps: Option<Vec<Stamp>>,
 }
 
 /// One token request: the time that is left, and the outcome so far.
@@ -69,7 +74,7 @@ impl Provider for HttpProvider {
         };
         let result = attempt.run().await;
         if result.is_err() {
-            *self.discovered() = None;
+            self.known().endpoint = None;
         }
         Outcome { result, ..attempt.outcome }
     }
@@ -81,7 +86,7 @@ impl Provider for HttpProvider {
         if self.secret_files.is_empty() {
             return std::future::pending().await;
         }
-        let before = self.stamps().clone();
+        let before = self.known().stamps.clone();
         loop {
             self.clock.sleep_until(self.clock.now().after(POLL_INTERVAL)).await;
             let now = stamps(self.secret_files.clone()).await;
@@ -99,16 +104,11 @@ impl HttpProvider {
             sources.push(password);
         }
         let secret_files = sources.into_iter().filter_map(SecretSource::path).collect();
-        let (discovered, preferred, stamps) = (Mutex::default(), AtomicUsize::default(), Mutex::default());
-        Self { settings, http, clock, discovered, preferred, secret_files, stamps }
+        Self { settings, http, clock, secret_files, known: Mutex::default() }
     }
 
-    fn stamps(&self) -> MutexGuard<'_, Option<Vec<Stamp>>> {
-        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn discovered(&self) -> MutexGuard<'_, Option<Url>> {
-        self.discovered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,11 +116,11 @@ impl Attempt<'_> {
     /// Tries each client secret once, the one that worked last first. One that cannot be read or that the provider
     /// refuses is followed by the next. Any other answer is final, because it is not about the secret.
     async fn run(&mut self) -> Result<Granted, Failure> {
-        let HttpProvider { settings, preferred, secret_files, .. } = self.provider;
+        let HttpProvider { settings, secret_files, .. } = self.provider;
         if !secret_files.is_empty() {
             // Before the files are read, so that no later change is missed.
             let taken = timeout(STAMPS_TIMEOUT, stamps(secret_files.clone())).await;
-            *self.provider.stamps() = taken.ok().flatten();
+            self.provider.known().stamps = taken.ok().flatten();
         }
         let endpoint = self.token_endpoint().await?;
         let mut secrets = RequestSecrets::default();
@@ -132,7 +132,7 @@ impl Attempt<'_> {
             return self.ask(&endpoint, &secrets).await;
         }
         let mut passed_over = Vec::new();
-        let first = preferred.load(Ordering::Relaxed);
+        let first = self.provider.known().preferred_secret;
         for (index, source) in sources.iter().enumerate().cycle().skip(first).take(sources.len()) {
             let result = match self.secret("client_secret", source).await {
                 Ok(secret) => {
@@ -143,7 +143,7 @@ impl Attempt<'_> {
             };
             match result {
                 Ok(granted) => {
-                    preferred.store(index, Ordering::Relaxed);
+                    self.provider.known().preferred_secret = index;
                     let in_use = SecretInUse { index, of: sources.len() };
                     self.outcome.client_secret = (in_use.of > 1).then_some(in_use);
                     return Ok(granted);
@@ -176,8 +176,8 @@ impl Attempt<'_> {
             Endpoint::Token(url) => return Ok(url.clone()),
             Endpoint::Issuer(issuer) => issuer,
         };
-        if let Some(known) = &*self.provider.discovered() {
-            return Ok(known.clone());
+        if let Some(endpoint) = &self.provider.known().endpoint {
+            return Ok(endpoint.clone());
         }
         let mut first = None;
         for url in discovery::metadata_urls(issuer) {
@@ -187,7 +187,7 @@ impl Attempt<'_> {
             let wall = self.provider.clock.wall();
             match reply.and_then(|reply| discovery::read(issuer, &reply, wall)) {
                 Ok(Some(endpoint)) => {
-                    *self.provider.discovered() = Some(endpoint.clone());
+                    self.provider.known().endpoint = Some(endpoint.clone());
                     return Ok(endpoint);
                 }
                 Ok(None) => (),

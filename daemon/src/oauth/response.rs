@@ -5,12 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::header::HeaderMap;
+use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tokend_protocol::{ErrorClass, Secret};
 
 use crate::oauth::redact::{self, SentSecrets};
-use crate::oauth::{Failure, Granted, Outcome, jwt};
+use crate::oauth::{Failure, Granted, Outcome};
 
 /// The longest access token that is accepted, in bytes. It must fit into a reply frame.
 const TOKEN_MAX: usize = 64 * 1024;
@@ -20,6 +23,9 @@ const SCOPE_MAX: usize = 16 * 1024;
 
 /// The longest lifetime that is believed. A longer one is an error or means "for ever".
 const LIFETIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+/// The largest claim set of a JWT that is looked at, encoded.
+const CLAIMS_MAX: usize = 64 * 1024;
 
 /// A whole reply.
 #[derive(Debug, Default)]
@@ -42,6 +48,13 @@ pub struct Context<'a> {
 
 /// All fields of a reply by their names, as JSON. Those that are not of a token response are ignored, whatever they are.
 type Fields = HashMap<String, Box<RawValue>>;
+
+/// The claims of a JWT about time, in seconds since the Unix epoch (RFC 7519 section 4.1).
+#[derive(Deserialize)]
+struct Claims {
+    exp: f64,
+    iat: Option<f64>,
+}
 
 struct Reading<'a> {
     reply: &'a HttpReply,
@@ -164,7 +177,7 @@ impl Reading<'_> {
     /// The shorter lifetime of `expires_in` and the token's own claims; without both, the default.
     fn lifetime(&mut self, fields: &Fields, token: &str) -> Duration {
         let stated = self.stated_lifetime(fields);
-        let claimed = jwt::remaining_lifetime(token, self.reply.date(), self.context.wall);
+        let claimed = claimed_lifetime(token, self.reply.date(), self.context.wall);
         match (stated, claimed.map(|claimed| claimed.min(LIFETIME_MAX))) {
             (Some(stated), Some(claimed)) => {
                 // Both clocks are rounded to whole seconds.
@@ -218,6 +231,23 @@ fn error(fields: &Fields) -> Option<String> {
 fn http_date(text: &str) -> Option<Duration> {
     let date: SystemTime = httpdate::parse_http_date(text).ok()?;
     date.duration_since(UNIX_EPOCH).ok()
+}
+
+/// Returns the remaining lifetime that a JWT access token claims for itself (RFC 9068), or `None` where the text is not a
+/// JWT with an `exp`. The time now is the reply's `date`, else the token's `iat`, else the host's clock `wall`.
+///
+/// The signature is not verified: the claims can only shorten a lifetime, so a forged one gains nothing.
+pub fn claimed_lifetime(token: &str, date: Option<Duration>, wall: Duration) -> Option<Duration> {
+    let mut parts = token.split('.');
+    let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() || claims.len() > CLAIMS_MAX {
+        return None;
+    }
+    let json = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    let Claims { exp, iat } = serde_json::from_slice(&json).ok()?;
+    let now = date.map(|date| date.as_secs_f64()).or(iat).unwrap_or(wall.as_secs_f64());
+    // An expiry that is too far away for a Duration never comes.
+    Some(Duration::try_from_secs_f64((exp - now).max(0.0)).unwrap_or(Duration::MAX))
 }
 
 /// Reads `Retry-After`: seconds, or a date, which is compared with the reply's `Date` where there is one. Anything else,
@@ -324,8 +354,7 @@ mod tests {
 
     #[test]
     fn a_jwt_tells_its_lifetime_and_the_shortest_wins() {
-        use base64::Engine;
-        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
         let reading = |expires_in: &str| {
             let body = format!(r#"{{"access_token":"e30.{claims}.s","token_type":"Bearer"{expires_in}}}"#);
             let Outcome { result, deviations, .. } = read_json(200, &body);
@@ -338,8 +367,7 @@ mod tests {
 
     #[test]
     fn a_jwt_that_has_expired_by_the_providers_own_clock_is_not_taken() {
-        use base64::Engine;
-        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1600}"#);
         let body = format!(r#"{{"access_token":"e30.{claims}.s","token_type":"Bearer","expires_in":3600}}"#);
         let date = Some("Thu, 01 Jan 1970 00:30:00 GMT");
         let outcome = read(&reply(200, &body, [("date", date)]), context());
@@ -570,5 +598,43 @@ mod tests {
         ] {
             assert!(!refuses(status, body), "{status} {body}");
         }
+    }
+
+    fn jwt(claims: &str) -> String {
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    fn remaining(claims: &str, date: Option<u64>) -> Duration {
+        let (date, wall) = (date.map(Duration::from_secs), Duration::from_secs(9000));
+        claimed_lifetime(&jwt(claims), date, wall).unwrap()
+    }
+
+    #[test]
+    fn a_text_without_an_expiry_claim_has_no_lifetime() {
+        let no_exp = jwt(r#"{"iat":1}"#);
+        let wrong_type = jwt(r#"{"exp":"soon"}"#);
+        for text in ["opaque", "a.b", "a.b.c.d", "a.!!.c", "..", &no_exp, &wrong_type] {
+            assert_eq!(claimed_lifetime(text, None, Duration::ZERO), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_providers_clock_is_believed_before_the_hosts() {
+        let with_iat = r#"{"iss":"x","iat":1400,"exp":5000.5}"#;
+        let without_iat = r#"{"exp":5000.5}"#;
+        assert_eq!(remaining(with_iat, Some(2000)), Duration::from_millis(3_000_500));
+        assert_eq!(remaining(with_iat, None), Duration::from_millis(3_600_500));
+        assert_eq!(remaining(without_iat, None), Duration::ZERO);
+        assert_eq!(remaining(without_iat, Some(6000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_expiry_beyond_all_bounds_is_far_away() {
+        for exp in [1e20, 1e300, f64::MAX] {
+            let claims = format!(r#"{{"iat":-1e308,"exp":{exp:e}}}"#);
+            assert_eq!(remaining(&claims, None), Duration::MAX, "{exp}");
+            assert_eq!(remaining(&claims, Some(2000)), Duration::MAX, "{exp}");
+        }
+        assert_eq!(remaining(r#"{"exp":-1e300}"#, None), Duration::ZERO);
     }
 }

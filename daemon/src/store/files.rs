@@ -70,7 +70,7 @@ impl Files {
             return;
         }
         let mut queue = self.queue();
-        if matches!(written.try_recv(), Err(TryRecvError::Closed)) {
+        if written.try_recv() == Err(TryRecvError::Closed) {
             // The write ended just now.
             return;
         }

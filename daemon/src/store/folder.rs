@@ -133,10 +133,11 @@ impl Folder {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         if directory.is_none() {
             let made = DirBuilder::new().mode(0o700).create(&self.path);
-            let made = made.or_else(|error| if self.path.is_dir() { Ok(()) } else { Err(error) });
-            made.map_err(|source| fault("making the folder", &self.path, &source))?;
-            let opened = open(&self.path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW);
-            let opened = opened.map_err(|source| fault("opening", &self.path, &source))?;
+            if let Some(error) = made.err().filter(|_| !self.path.is_dir()) {
+                return Err(fault("making the folder", &self.path, &error));
+            }
+            let opened = open(&self.path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)
+                .map_err(|source| fault("opening", &self.path, &source))?;
             let locked = Flock::lock(opened, FlockArg::LockExclusiveNonblock);
             *directory = Some(locked.map_err(|(_, errno)| match errno {
                 Errno::EWOULDBLOCK => format!(

@@ -1,4 +1,4 @@
-//! The stored records of credentials and throttles.
+//! The stored records of credentials and throttles, and the handles for storing them.
 //!
 //! They hold what a restart must preserve, so that no renewal comes earlier and no back-off gets shorter. Counters
 //! for the status are not stored. The format is JSON, and unknown fields are ignored. A field must keep its name and
@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokend_protocol::{ErrorClass, Fingerprint, Secret};
 
+use super::Store;
 use super::key::Key;
 use crate::clock::{Instant, Validity};
 
@@ -180,6 +181,68 @@ pub fn encode(record: &impl Serialize, at: Moment) -> Vec<u8> {
 /// A record without instants.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice::<Written<T>>(bytes).ok().map(|written| written.record)
+}
+
+/// Handle for persisting the state of one credential, with the key of its base token. The default one stores nothing.
+#[derive(Clone, Debug, Default)]
+pub struct RecordWriter(pub(super) Option<(Arc<Store>, Key, Option<Key>)>);
+
+/// Handle for persisting the state of one throttle. The default one stores nothing.
+#[derive(Clone, Debug, Default)]
+pub struct ThrottleWriter(pub(super) Option<(Arc<Store>, Key)>);
+
+impl RecordWriter {
+    /// Stores the state after a success: in memory at once, then on the disk, for which it waits a bounded time.
+    pub async fn renewed(&self, record: Record) {
+        let written = self.put_in_memory(record);
+        if let (Some((store, key, _)), Some(bytes)) = (&self.0, written)
+            && let Some(files) = &store.files
+        {
+            files.write(*key, bytes).await;
+        }
+    }
+
+    /// Stores the state before a token request or after a failed one, in memory only: a reboot is a reason to try again.
+    pub fn changed(&self, record: Record) {
+        self.put_in_memory(record);
+    }
+
+    /// Wipes the record, unless another credential has the same key. To be called once, when the credential is not
+    /// configured any more.
+    pub fn discard(&self) {
+        let Some((store, key, _)) = &self.0 else { return };
+        let mut state = store.lock();
+        match state.claims.get_mut(key) {
+            Some(claims) if *claims > 1 => *claims -= 1,
+            _ => {
+                state.claims.remove(key);
+                state.write(|memory| memory.remove(key));
+                store.submit(*key, None);
+            }
+        }
+    }
+
+    fn put_in_memory(&self, record: Record) -> Option<Vec<u8>> {
+        let (store, key, variant_of) = self.0.as_ref()?;
+        let mut state = store.lock();
+        // A discarded credential stores nothing. A failure of one of two credentials of a key may not replace the token.
+        let claims = state.claims.get(key)?;
+        if record.token.is_none() && *claims > 1 {
+            return None;
+        }
+        let bytes = encode(&Record { variant_of: *variant_of, ..record }, store.now());
+        state.write(|memory| memory.put(key, &bytes));
+        Some(bytes)
+    }
+}
+
+impl ThrottleWriter {
+    /// Stores the state, in memory only.
+    pub fn changed(&self, record: &ThrottleRecord) {
+        let Some((store, key)) = &self.0 else { return };
+        let bytes = encode(record, store.now());
+        store.lock().write(|memory| memory.put(key, &bytes));
+    }
 }
 
 /// The one place besides the wire where a token is serialized.

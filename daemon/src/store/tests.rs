@@ -58,13 +58,13 @@ async fn with_state(clock: &Clock, state: State, state_dir: Option<&TempDir>) ->
 impl Process {
     /// The successor of a process that was killed.
     async fn next(self, state_dir: Option<&TempDir>) -> Self {
-        let (recovered, clock) = (self.recovered(), self.clock.clone());
+        let (memory, clock) = (self.memory(), self.clock.clone());
         if let Some(files) = &self.store.files {
             files.done().await;
         }
         drop(self);
         let mut state = State::default();
-        state.take(recovered);
+        state.open_memory(Some(memory), true, |_| ());
         with_state(&clock, state, state_dir).await
     }
 

@@ -2,16 +2,24 @@
 //! not have asked for.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokend::store::Store;
 use tokend::store::key::Key;
 use tokend::store::memory::Memory;
+use tokend::store::{FdStore, Store};
 use tokend_protocol::ErrorClass;
 
 use crate::test_support::{Scene, Script, Subject, fail};
 
 const HOUR: u64 = 3_600;
+
+/// The store of a daemon that finds this memory.
+async fn successor(scene: &Scene, memory: &OwnedFd) -> Arc<Store> {
+    assert!(!Memory::adopt(memory.try_clone().unwrap()).unwrap().is_damaged);
+    let manager = FdStore::Present { left: Some(memory.try_clone().unwrap()), is_proved: true };
+    Store::open(scene.clock.clone(), manager, |_| (), "/".as_ref(), None).await
+}
 
 /// Runs a subject for so many seconds, in which its daemon crashes every ten or so: how often.
 async fn crash_again_and_again(scene: &Scene, subject: &Subject, seconds: u64) -> usize {
@@ -19,9 +27,7 @@ async fn crash_again_and_again(scene: &Scene, subject: &Subject, seconds: u64) -
     let mut crashes = 0;
     let mut next = 0.0;
     while next < Duration::from_secs(seconds).as_secs_f64() {
-        let left = Memory::adopt(memory.try_clone().unwrap()).unwrap();
-        assert!(!left.is_damaged);
-        let store = Store::in_memory(scene.clock.clone(), left);
+        let store = successor(scene, &memory).await;
         let credential = subject.start_from(&store, Key::named("subject"));
         next += 20.0 * fastrand::f64();
         tokio::time::sleep(Duration::from_secs_f64(next - scene.seconds().min(next))).await;
@@ -88,8 +94,7 @@ async fn an_outage_costs_no_more_requests_than_one_daemon_would_send() {
 async fn crash_at_each_request(scene: &Scene, subject: &Subject, longest_life: f64) {
     let memory: OwnedFd = Memory::create().unwrap().as_fd().try_clone_to_owned().unwrap();
     while scene.seconds() < 3_600.0 {
-        let left = Memory::adopt(memory.try_clone().unwrap()).unwrap();
-        let store = Store::in_memory(scene.clock.clone(), left);
+        let store = successor(scene, &memory).await;
         let credential = subject.start_from(&store, Key::named("subject"));
         let (asked_before, end) = (subject.asked_at().len(), scene.seconds() + longest_life);
         while subject.asked_at().len() == asked_before && scene.seconds() < end.min(3_600.0) {
