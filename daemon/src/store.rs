@@ -30,7 +30,7 @@ use self::files::Files;
 use self::folder::Folder;
 use self::key::Key;
 use self::memory::{Memory, Recovered};
-use self::record::{Boot, Moment, Record, ThrottleRecord};
+use self::record::{Moment, Record, ThrottleRecord};
 pub use self::record::{RecordWriter, ThrottleWriter};
 use self::sealed::Sealer;
 use crate::clock::Clock;
@@ -91,7 +91,8 @@ pub enum FdStore {
 #[derive(Debug)]
 struct Found {
     bytes: Vec<u8>,
-    boot: Boot,
+    /// Whether the host may have rebooted since it was written.
+    rebooted: bool,
     on_disk: bool,
 }
 
@@ -147,7 +148,7 @@ impl Store {
         let reading = spawn_blocking(move || reader.folder.read(send));
         let taking_over = async {
             while let Some((key, bytes)) = records.recv().await {
-                let found = || Found { bytes, boot: Boot::Unknown, on_disk: true };
+                let found = || Found { bytes, rebooted: true, on_disk: true };
                 self.lock().found.entry(key).or_insert_with(found).on_disk = true;
             }
             reading.await
@@ -170,7 +171,7 @@ impl Store {
         let mut state = self.lock();
         *state.claims.entry(key).or_default() += 1;
         let record = state.find(&key).and_then(|found| {
-            let Some(record) = Record::decode(&found.bytes, now, found.boot) else {
+            let Some(record) = Record::decode(&found.bytes, now, found.rebooted) else {
                 state.write(|memory| memory.remove(&key));
                 return None;
             };
@@ -192,7 +193,7 @@ impl Store {
     pub fn claim_throttle(self: &Arc<Self>, name: &str) -> (ThrottleWriter, Option<ThrottleRecord>) {
         let key = Key::of_throttle(name);
         let found = self.lock().found.remove(&key);
-        let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, self.now(), found.boot));
+        let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, self.now(), found.rebooted));
         (ThrottleWriter(Some((Arc::clone(self), key))), record)
     }
 
@@ -227,9 +228,10 @@ impl Store {
         let mut state = self.lock();
         let State { found, claims, .. } = &mut *state;
         let is_wanted = |found: &Found| {
-            let record =
-                Record::decode(&found.bytes, now, found.boot).filter(|record| record.matters(now.at));
-            record.and_then(|record| record.variant_of).is_some_and(|base| claims.contains_key(&base))
+            let record = Record::decode(&found.bytes, now, found.rebooted).unwrap_or_default();
+            let backs_off = record.failure.is_some_and(|failure| failure.next_attempt > Some(now.at));
+            (record.token.is_some() || backs_off)
+                && record.variant_of.is_some_and(|base| claims.contains_key(&base))
         };
         let unwanted: Vec<Key> = found.extract_if(|_, found| !is_wanted(found)).map(|(key, _)| key).collect();
         for key in unwanted {
@@ -288,7 +290,7 @@ impl State {
         match left.map(Memory::adopt) {
             None => (),
             Some(Ok(Recovered { memory, records, is_damaged })) => {
-                let found = |bytes| Found { bytes, boot: Boot::Same, on_disk: false };
+                let found = |bytes| Found { bytes, rebooted: false, on_disk: false };
                 self.found = records.into_iter().map(|(key, bytes)| (key, found(bytes))).collect();
                 self.memory = Some(memory);
                 if !is_damaged {
@@ -320,7 +322,7 @@ impl State {
     fn find(&mut self, key: &Key) -> Option<Found> {
         let current = || {
             let bytes = self.memory.as_ref()?.record(key)?;
-            Some(Found { bytes, boot: Boot::Same, on_disk: true })
+            Some(Found { bytes, rebooted: false, on_disk: true })
         };
         self.found.remove(key).or_else(current)
     }

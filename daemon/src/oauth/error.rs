@@ -65,29 +65,28 @@ fn classify(error: &reqwest::Error) -> Failure {
 }
 
 fn tls_failure(fault: &rustls::Error) -> Failure {
-    use CertificateError as Fault;
-    use rustls::Error::{self, InvalidCertificate as Certificate};
-    let message = match fault {
-        Certificate(Fault::Expired | Fault::ExpiredContext { .. }) => {
-            "TLS: the provider's certificate has expired"
-        }
-        Certificate(Fault::NotValidYet | Fault::NotValidYetContext { .. }) => {
-            "TLS: the provider's certificate is not valid yet"
-        }
-        Certificate(Fault::NotValidForName | Fault::NotValidForNameContext { .. }) => {
-            "TLS: the provider's certificate is for another host"
-        }
-        Certificate(Fault::UnknownIssuer) => {
-            "TLS: the provider's certificate is from an authority that is not trusted here"
-        }
-        Certificate(_) => "TLS: the provider's certificate is not valid",
-        Error::NoCertificatesPresented => "TLS: the provider presented no certificate",
-        Error::InvalidMessage(_) => "TLS: the server did not answer with TLS",
-        Error::PeerIncompatible(_) => "TLS: no version or cipher suite in common with the provider",
-        Error::AlertReceived(_) => "TLS: the provider closed the connection with an alert",
-        _ => "TLS: no encrypted connection to the provider",
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
+        UnknownIssuer,
     };
-    Failure::new(ErrorClass::Tls, message).with_detail(redact::printable(&fault.to_string()))
+    use rustls::Error::{self, InvalidCertificate};
+    let reason = match fault {
+        InvalidCertificate(fault) => match fault {
+            Expired | ExpiredContext { .. } => "the provider's certificate has expired",
+            NotValidYet | NotValidYetContext { .. } => "the provider's certificate is not valid yet",
+            NotValidForName | NotValidForNameContext { .. } => {
+                "the provider's certificate is for another host"
+            }
+            UnknownIssuer => "the provider's certificate is from an authority that is not trusted here",
+            _ => "the provider's certificate is not valid",
+        },
+        Error::NoCertificatesPresented => "the provider presented no certificate",
+        Error::InvalidMessage(_) => "the server did not answer with TLS",
+        Error::PeerIncompatible(_) => "no version or cipher suite in common with the provider",
+        Error::AlertReceived(_) => "the provider closed the connection with an alert",
+        _ => "no encrypted connection to the provider",
+    };
+    Failure::new(ErrorClass::Tls, format!("TLS: {reason}")).with_detail(redact::printable(&fault.to_string()))
 }
 
 /// The innermost error of a type among an error and its causes.

@@ -15,7 +15,7 @@ use url::Url;
 use crate::clock::Clock;
 use crate::config::{CredentialSettings, Endpoint, Grant};
 use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient};
-use crate::oauth::request::{RequestSecrets, compose};
+use crate::oauth::request::compose;
 use crate::oauth::response::{Context, HttpReply, read};
 use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse, discovery};
 use crate::secret_source::{SecretSource, Stamp, stamps};
@@ -123,22 +123,20 @@ impl Attempt<'_> {
             self.provider.known().stamps = taken.ok().flatten();
         }
         let endpoint = self.token_endpoint().await?;
-        let mut secrets = RequestSecrets::default();
-        if let Grant::Password { password, .. } = &settings.grant {
-            secrets.password = Some(self.secret("password", password).await?);
-        }
+        let none = Secret::from(String::new());
+        let password = match &settings.grant {
+            Grant::ClientCredentials => none.clone(),
+            Grant::Password { password, .. } => self.secret("password", password).await?,
+        };
         let sources = settings.authentication.secrets();
         if sources.is_empty() {
-            return self.ask(&endpoint, &secrets).await;
+            return self.ask(&endpoint, &none, &password).await;
         }
         let mut passed_over = Vec::new();
         let first = self.provider.known().preferred_secret;
         for (index, source) in sources.iter().enumerate().cycle().skip(first).take(sources.len()) {
             let result = match self.secret("client_secret", source).await {
-                Ok(secret) => {
-                    secrets.client_secret = Some(secret);
-                    self.ask(&endpoint, &secrets).await
-                }
+                Ok(secret) => self.ask(&endpoint, &secret, &password).await,
                 Err(failure) => Err(failure),
             };
             match result {
@@ -157,9 +155,9 @@ impl Attempt<'_> {
         Err(verdict(passed_over))
     }
 
-    async fn ask(&mut self, endpoint: &Url, secrets: &RequestSecrets) -> Result<Granted, Failure> {
+    async fn ask(&mut self, endpoint: &Url, secret: &Secret, password: &Secret) -> Result<Granted, Failure> {
         let HttpProvider { settings, clock, .. } = self.provider;
-        let (request, sent) = compose(settings, endpoint, secrets)?;
+        let (request, sent) = compose(settings, endpoint, secret, password)?;
         self.outcome.requests += 1;
         let reply = self.exchange(request).await?;
         let default_lifetime = settings.default_lifetime;

@@ -12,56 +12,50 @@ use crate::config::{BasicEncoding, ClientAuthentication, CredentialSettings, Gra
 use crate::oauth::Failure;
 use crate::oauth::redact::SentSecrets;
 
-/// The secrets that a request needs, read for this one request.
-#[derive(Debug, Default)]
-pub struct RequestSecrets {
-    pub client_secret: Option<Secret>,
-    pub password: Option<Secret>,
-}
-
-/// Composes the request. Also returns its secrets in every encoding in which it sends them, so that they can be
+/// Composes the request, with secrets that were read for this one request. Those that it does not need are empty. Also returns its secrets in every encoding in which it sends them, so that they can be
 /// removed from the reply.
 pub fn compose(
     settings: &CredentialSettings,
     endpoint: &Url,
-    secrets: &RequestSecrets,
+    client_secret: &Secret,
+    password: &Secret,
 ) -> Result<(Request, SentSecrets), Failure> {
     let mut request = Request::new(Method::POST, endpoint.clone());
     let headers = request.headers_mut();
     headers.insert(ACCEPT, header_value(&settings.accept)?);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    let exposed = secrets.client_secret.iter().chain(&secrets.password).map(Secret::expose);
-    let mut sent: Vec<String> =
-        exposed.flat_map(|secret| [secret.to_owned(), form_encoded(secret)]).collect();
+    let (client_secret, password) = (client_secret.expose(), password.expose());
+    let mut sent = Vec::from([client_secret, password].map(str::to_owned));
+    sent.extend([client_secret, password].map(form_encoded));
     if let ClientAuthentication::SecretBasic { encoding, .. } = &settings.authentication {
-        let (id, secret) = (&settings.client_id, expose(secrets.client_secret.as_ref()));
+        let id = &settings.client_id;
         let credentials = STANDARD.encode(match encoding {
-            BasicEncoding::Raw => format!("{id}:{secret}"),
-            BasicEncoding::Form => format!("{}:{}", form_encoded(id), form_encoded(secret)),
+            BasicEncoding::Raw => format!("{id}:{client_secret}"),
+            BasicEncoding::Form => format!("{}:{}", form_encoded(id), form_encoded(client_secret)),
         });
         let mut value = header_value(&format!("Basic {credentials}"))?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
         sent.push(credentials);
     }
-    *request.body_mut() = Some(form(settings, secrets).into());
+    *request.body_mut() = Some(form(settings, client_secret, password).into());
     Ok((request, sent.into_iter().collect()))
 }
 
-fn form(settings: &CredentialSettings, secrets: &RequestSecrets) -> String {
+fn form(settings: &CredentialSettings, client_secret: &str, password: &str) -> String {
     let mut form = Serializer::new(String::new());
     match &settings.grant {
         Grant::ClientCredentials => form.append_pair("grant_type", "client_credentials"),
         Grant::Password { username, .. } => form
             .append_pair("grant_type", "password")
             .append_pair("username", username)
-            .append_pair("password", expose(secrets.password.as_ref())),
+            .append_pair("password", password),
     };
     match &settings.authentication {
         ClientAuthentication::SecretBasic { .. } => &mut form,
-        ClientAuthentication::SecretPost { .. } => form
-            .append_pair("client_id", &settings.client_id)
-            .append_pair("client_secret", expose(secrets.client_secret.as_ref())),
+        ClientAuthentication::SecretPost { .. } => {
+            form.append_pair("client_id", &settings.client_id).append_pair("client_secret", client_secret)
+        }
         ClientAuthentication::None => form.append_pair("client_id", &settings.client_id),
     };
     if !settings.terms.scope.as_slice().is_empty() {
@@ -71,10 +65,6 @@ fn form(settings: &CredentialSettings, secrets: &RequestSecrets) -> String {
     form.extend_pairs(settings.terms.audience.as_slice().iter().map(|value| ("audience", value)));
     form.extend_pairs(&settings.params);
     form.finish()
-}
-
-fn expose(secret: Option<&Secret>) -> &str {
-    secret.map(Secret::expose).unwrap_or_default()
 }
 
 fn header_value(text: &str) -> Result<HeaderValue, Failure> {
@@ -114,14 +104,14 @@ pub(crate) mod tests {
         SecretSource::Environment("UNUSED".into())
     }
 
-    fn secrets() -> RequestSecrets {
-        RequestSecrets { client_secret: Some(Secret::from("s/3+c ü".to_owned())), password: None }
+    fn secret(text: &str) -> Secret {
+        Secret::from(text.to_owned())
     }
 
     /// The body, and the decoded credentials.
-    fn composed(settings: &CredentialSettings, secrets: &RequestSecrets) -> (String, Option<String>) {
+    fn composed(settings: &CredentialSettings, password: &str) -> (String, Option<String>) {
         let endpoint = "https://id.example/token".parse().unwrap();
-        let (request, _) = compose(settings, &endpoint, secrets).unwrap();
+        let (request, _) = compose(settings, &endpoint, &secret("s/3+c ü"), &secret(password)).unwrap();
         let body = request.body().and_then(reqwest::Body::as_bytes).unwrap();
         let credentials = request.headers().get(AUTHORIZATION).map(|value| {
             let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap();
@@ -134,7 +124,7 @@ pub(crate) mod tests {
     fn post_puts_the_credentials_into_the_body() {
         let authentication = ClientAuthentication::SecretPost { secrets: vec![source()] };
         let expected = "grant_type=client_credentials&client_id=my+client%3A1&client_secret=s%2F3%2Bc+%C3%BC";
-        assert_eq!(composed(&settings(authentication), &secrets()), (expected.to_owned(), None));
+        assert_eq!(composed(&settings(authentication), ""), (expected.to_owned(), None));
     }
 
     #[test]
@@ -144,7 +134,7 @@ pub(crate) mod tests {
             (BasicEncoding::Raw, "my client:1:s/3+c ü"),
         ] {
             let authentication = ClientAuthentication::SecretBasic { secrets: vec![source()], encoding };
-            let (body, credentials) = composed(&settings(authentication), &secrets());
+            let (body, credentials) = composed(&settings(authentication), "");
             assert_eq!(body, "grant_type=client_credentials");
             assert_eq!(credentials.as_deref(), Some(expected));
         }
@@ -152,7 +142,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_public_client_only_names_itself() {
-        let (body, _) = composed(&settings(ClientAuthentication::None), &RequestSecrets::default());
+        let (body, _) = composed(&settings(ClientAuthentication::None), "");
         assert_eq!(body, "grant_type=client_credentials&client_id=my+client%3A1");
     }
 
@@ -165,9 +155,8 @@ pub(crate) mod tests {
         settings.terms.resource = ["connectapi".to_owned(), "urn:x".to_owned()].into_iter().collect();
         settings.terms.audience = ["api".to_owned()].into_iter().collect();
         settings.params = [("acr_values".to_owned(), "tenant:acme".to_owned())].into();
-        let secrets = RequestSecrets { client_secret: None, password: Some(Secret::from("p&w".to_owned())) };
         assert_eq!(
-            composed(&settings, &secrets).0,
+            composed(&settings, "p&w").0,
             "grant_type=password&username=u%40x&password=p%26w&client_id=c&scope=b+a\
              &resource=connectapi&resource=urn%3Ax&audience=api&acr_values=tenant%3Aacme"
         );
@@ -177,9 +166,9 @@ pub(crate) mod tests {
     fn words_that_repeat_a_secret_are_cleaned_in_every_form_it_was_sent() {
         let authentication =
             ClientAuthentication::SecretBasic { secrets: vec![source()], encoding: BasicEncoding::Form };
-        let secrets = secrets();
         let endpoint = "https://id.example/token".parse().unwrap();
-        let (request, sent) = compose(&settings(authentication), &endpoint, &secrets).unwrap();
+        let (request, sent) =
+            compose(&settings(authentication), &endpoint, &secret("s/3+c ü"), &secret("")).unwrap();
         let credentials = request.headers()[AUTHORIZATION].to_str().unwrap();
         let echo = format!("bad secret s/3+c ü or s%2F3%2Bc+%C3%BC in {credentials}");
         assert_eq!(description(&echo, &sent), "bad secret *** or *** in Basic ***");

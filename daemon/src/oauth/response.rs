@@ -71,8 +71,8 @@ pub fn read(reply: &HttpReply, context: Context<'_>) -> Outcome {
     if let Err(failure) = &mut result {
         failure.retry_after = retry_after(reply, context.wall);
     }
-    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    let clock_skew = reply.date().map(|date| seconds(date).saturating_sub(seconds(context.wall)));
+    let ahead = |date: Duration| date.as_secs().wrapping_sub(context.wall.as_secs()).cast_signed();
+    let clock_skew = reply.date().map(ahead);
     Outcome { deviations: reading.deviations, clock_skew, ..Outcome::of(result, 1) }
 }
 

@@ -79,7 +79,6 @@ pub struct ThrottleRecord {
     pub quiet_until: Option<Instant>,
     /// Failures in a row.
     pub failures: u32,
-    /// The class of the last one.
     pub class: Option<ErrorClass>,
     /// When the endpoint is probed again, while the breaker is open.
     pub try_at: Option<Instant>,
@@ -90,15 +89,6 @@ pub struct ThrottleRecord {
 pub struct Moment {
     pub at: Instant,
     pub wall: Duration,
-}
-
-/// Whether the host may have rebooted since a record was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Boot {
-    /// The record was in memory.
-    Same,
-    /// The record was on the disk.
-    Unknown,
 }
 
 /// A record as it is written.
@@ -121,18 +111,18 @@ impl Failed {
 }
 
 impl Moment {
-    /// Converts an instant that was written at `self` to the clock as it is at `now`.
+    /// Converts an instant that was written at `self` to the clock as it is at `now`. `rebooted` is whether the host
+    /// may have rebooted since: the record was on the disk, not in memory.
     ///
     /// Across a reboot only the wall clock tells how much time passed, and it may have been set. No token gets more life
     /// than it had left when it was written.
     #[must_use]
-    pub fn rebase(self, instant: Instant, now: Self, boot: Boot) -> Instant {
+    pub fn rebase(self, instant: Instant, now: Self, rebooted: bool) -> Instant {
         // A record that was written later than now is from another boot, even if it was in memory.
-        if boot == Boot::Same && self.at <= now.at {
+        if !rebooted && self.at <= now.at {
             return instant;
         }
-        // Without a reboot exactly `now.at - self.at` has passed, and after a reboot at least that much if it is
-        // positive.
+        // Without a reboot exactly `now.at - self.at` has passed; after a reboot at least that, if it is positive.
         let elapsed = now.wall.saturating_sub(self.wall).max(now.at.since(self.at));
         now.at.before(elapsed).after(instant.since(self.at)).before(self.at.since(instant))
     }
@@ -140,9 +130,9 @@ impl Moment {
 
 impl Record {
     /// Decodes a record, with its instants converted to `now`. An expired token is left out.
-    pub fn decode(bytes: &[u8], now: Moment, boot: Boot) -> Option<Self> {
+    pub fn decode(bytes: &[u8], now: Moment, rebooted: bool) -> Option<Self> {
         let Written { at: written, record: mut this }: Written<Self> = serde_json::from_slice(bytes).ok()?;
-        let rebase = |instant: &mut Instant| *instant = written.rebase(*instant, now, boot);
+        let rebase = |instant: &mut Instant| *instant = written.rebase(*instant, now, rebooted);
         // A token whose request is later than its record is corrupt, and would be valid for too long.
         this.token = this.token.filter(|token| token.validity.sent_at <= written.at);
         if let Some(token) = &mut this.token {
@@ -156,18 +146,12 @@ impl Record {
         this.token = this.token.filter(|token| token.validity.is_usable(now.at, Duration::ZERO));
         Some(this)
     }
-
-    /// Whether it has a token, or a back-off that is not over.
-    pub fn matters(&self, now: Instant) -> bool {
-        self.token.is_some() || self.failure.as_ref().is_some_and(|failure| failure.next_attempt > Some(now))
-    }
 }
 
 impl ThrottleRecord {
-    /// Decodes a state, with its instants converted to `now`.
-    pub fn decode(bytes: &[u8], now: Moment, boot: Boot) -> Option<Self> {
+    pub fn decode(bytes: &[u8], now: Moment, rebooted: bool) -> Option<Self> {
         let Written { at: written, record }: Written<Self> = serde_json::from_slice(bytes).ok()?;
-        let rebase = |instant: Option<Instant>| instant.map(|instant| written.rebase(instant, now, boot));
+        let rebase = |instant: Option<Instant>| instant.map(|instant| written.rebase(instant, now, rebooted));
         Some(Self { quiet_until: rebase(record.quiet_until), try_at: rebase(record.try_at), ..record })
     }
 }
@@ -187,7 +171,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 #[derive(Clone, Debug, Default)]
 pub struct RecordWriter(pub(super) Option<(Arc<Store>, Key, Option<Key>)>);
 
-/// Handle for persisting the state of one throttle. The default one stores nothing.
+/// The same for a throttle.
 #[derive(Clone, Debug, Default)]
 pub struct ThrottleWriter(pub(super) Option<(Arc<Store>, Key)>);
 
@@ -302,7 +286,7 @@ mod tests {
         let (written, now) = (moment(200, 1_000), moment(300, 5_000));
         for record in [full(), Record::default(), Record { failure: None, ..full() }] {
             let bytes = encode(&record, written);
-            assert_eq!(Record::decode(&bytes, now, Boot::Same), Some(record));
+            assert_eq!(Record::decode(&bytes, now, false), Some(record));
         }
         let throttle = ThrottleRecord {
             quiet_until: Some(at(900)),
@@ -312,7 +296,7 @@ mod tests {
         };
         for throttle in [throttle, ThrottleRecord::default()] {
             let bytes = encode(&throttle, written);
-            assert_eq!(ThrottleRecord::decode(&bytes, now, Boot::Same), Some(throttle));
+            assert_eq!(ThrottleRecord::decode(&bytes, now, false), Some(throttle));
         }
     }
 
@@ -321,7 +305,7 @@ mod tests {
         let without_token = Some(Record { token: None, ..full() });
         for (written, now) in [(99, 99), (200, 3_700)] {
             let bytes = encode(&full(), moment(written, 1_000));
-            assert_eq!(Record::decode(&bytes, moment(now, 1_000), Boot::Same), without_token);
+            assert_eq!(Record::decode(&bytes, moment(now, 1_000), false), without_token);
         }
     }
 
@@ -330,22 +314,22 @@ mod tests {
         let text = String::from_utf8(encode(&full(), moment(200, 0))).unwrap();
         let text =
             text.replace("\"jitter\"", "\"color\":[1],\"jitter\"").replace("{\"at\"", "{\"x\":null,\"at\"");
-        assert_eq!(Record::decode(text.as_bytes(), moment(200, 0), Boot::Same), Some(full()));
+        assert_eq!(Record::decode(text.as_bytes(), moment(200, 0), false), Some(full()));
         let older = encode(&serde_json::json!({}), moment(200, 0));
-        assert_eq!(Record::decode(&older, moment(200, 0), Boot::Same), Some(Record::default()));
+        assert_eq!(Record::decode(&older, moment(200, 0), false), Some(Record::default()));
     }
 
     #[test]
     fn within_one_boot_a_set_wall_clock_changes_nothing() {
         let (written, now) = (moment(1_000, 50_000), moment(1_010, 90_000));
-        assert_eq!(written.rebase(at(4_000), now, Boot::Same), at(4_000));
+        assert_eq!(written.rebase(at(4_000), now, false), at(4_000));
     }
 
     #[test]
     fn after_a_reboot_all_instants_move_by_the_wall_clock() {
         let bytes = encode(&full(), moment(200, 50_000));
         let now = moment(20, 50_060);
-        let read = Record::decode(&bytes, now, Boot::Unknown).unwrap();
+        let read = Record::decode(&bytes, now, true).unwrap();
         let (token, failure) = (read.token.unwrap(), read.failure.unwrap());
         assert_eq!(token.validity.remaining(now.at), Duration::from_secs(3_600 - 160));
         assert_eq!(token.validity.lifetime, Duration::from_secs(3_600), "the schedule depends on all of it");
@@ -356,13 +340,13 @@ mod tests {
     #[test]
     fn a_record_from_the_future_is_converted_as_after_a_reboot() {
         let (written, now) = (moment(1_000, 50_000), moment(30, 50_100));
-        assert_eq!(written.rebase(at(1_600), now, Boot::Same), at(530));
+        assert_eq!(written.rebase(at(1_600), now, false), at(530));
     }
 
     #[test]
     fn at_least_the_uptime_has_passed_if_the_wall_clock_was_set_back() {
         let (written, now) = (moment(1_000, 50_000), moment(1_500, 40_000));
-        assert_eq!(written.rebase(at(1_600), now, Boot::Unknown), at(1_600), "100 s are left");
+        assert_eq!(written.rebase(at(1_600), now, true), at(1_600), "100 s are left");
     }
 
     proptest! {
@@ -374,8 +358,8 @@ mod tests {
         ) {
             let (written, now) = (moment(written.0, written.1), moment(now.0, now.1));
             let expiry = written.at.after(Duration::from_secs(left));
-            for boot in [Boot::Same, Boot::Unknown] {
-                let expiry = written.rebase(expiry, now, boot);
+            for rebooted in [false, true] {
+                let expiry = written.rebase(expiry, now, rebooted);
                 prop_assert!(expiry.since(now.at) <= Duration::from_secs(left));
             }
         }
@@ -385,9 +369,9 @@ mod tests {
             let mut part = encode(&full(), moment(200, 0));
             part.truncate(cut);
             for bytes in [bytes, part] {
-                let read = Record::decode(&bytes, moment(200, 0), Boot::Unknown);
+                let read = Record::decode(&bytes, moment(200, 0), true);
                 prop_assert!(read.is_none_or(|read| read == full()));
-                let _ = ThrottleRecord::decode(&bytes, moment(200, 0), Boot::Unknown);
+                let _ = ThrottleRecord::decode(&bytes, moment(200, 0), true);
             }
         }
     }
