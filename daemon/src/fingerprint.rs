@@ -7,7 +7,6 @@ use tokend_protocol::{Fingerprint, Secret};
 #[derive(Debug)]
 pub struct Fingerprinter(hmac::Key);
 
-/// The kernel gave no random bytes.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the kernel gives no random bytes")]
 pub struct NoRandomness;

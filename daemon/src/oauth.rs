@@ -3,7 +3,6 @@
 
 pub mod client;
 pub mod discovery;
-mod error;
 pub mod http;
 pub mod redact;
 pub mod request;
@@ -31,7 +30,6 @@ pub struct Outcome {
     pub result: Result<Granted, Failure>,
     /// Where the reply deviated from the RFCs. `client-lib/tokenctl/JSON.md` explains each word.
     pub deviations: Vec<&'static str>,
-    /// How many token requests were sent.
     pub requests: u32,
     pub client_secret: Option<SecretInUse>,
     /// By how many seconds the provider's clock is ahead of this host's, if the reply has a `Date`. Lifetimes do not depend
@@ -76,19 +74,16 @@ pub struct SecretInUse {
 }
 
 impl Outcome {
-    /// An outcome of this number of requests, without further details.
     pub fn of(result: Result<Granted, Failure>, requests: u32) -> Self {
         Self { result, deviations: Vec::new(), requests, client_secret: None, clock_skew: None }
     }
 }
 
 impl Failure {
-    /// A failure with a class and a message only.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into(), detail: None, retry_after: None, refuses_client: false }
     }
 
-    /// The same failure with a detail for operators.
     #[must_use]
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: Some(detail.into()), ..self }

@@ -8,7 +8,6 @@
 
 mod files;
 mod folder;
-pub mod key;
 pub mod memory;
 pub mod record;
 pub mod sealed;
@@ -28,9 +27,8 @@ use tokio::time::timeout;
 
 use self::files::Files;
 use self::folder::Folder;
-use self::key::Key;
 use self::memory::{Memory, Recovered};
-use self::record::{Moment, Record, ThrottleRecord};
+use self::record::{Key, Moment, Record, ThrottleRecord};
 pub use self::record::{RecordWriter, ThrottleWriter};
 use self::sealed::Sealer;
 use crate::clock::Clock;
@@ -66,7 +64,6 @@ struct State {
     key_fault: Option<String>,
 }
 
-/// How the previous process ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PreviousExit {
     /// It crashed or was killed. Back-offs stay in force, so that a crash loop does not flood the provider.
@@ -215,7 +212,6 @@ impl Store {
         Ok(secret)
     }
 
-    /// Records that the process ends in an orderly way.
     pub fn note_orderly_end(&self) {
         let bytes = record::encode(&(), self.now());
         self.lock().write(|memory| memory.put(&orderly_end(), &bytes));

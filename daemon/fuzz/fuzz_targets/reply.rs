@@ -14,7 +14,7 @@ use tokend::oauth::response::{Context, HttpReply, read};
 const SECRET: &str = "s3cr3t value";
 
 static SENT: LazyLock<SentSecrets> =
-    LazyLock::new(|| [SECRET, "s3cr3t+value"].map(str::to_owned).into_iter().collect());
+    LazyLock::new(|| SentSecrets::new([SECRET, "s3cr3t+value"].map(str::to_owned).into()));
 
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 

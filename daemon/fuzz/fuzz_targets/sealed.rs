@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use tokend::store::key::Key;
+use tokend::store::record::Key;
 use tokend::store::sealed::Sealer;
 use tokend_protocol::Secret;
 

@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
-use tokend::store::key::Key;
 use tokend::store::memory::{HEADER, Memory, Recovered};
+use tokend::store::record::Key;
 
 /// The number of keys.
 const KEYS: u8 = 5;

@@ -1,6 +1,9 @@
-//! The HTTP client for discovery and token requests: its trust roots, proxy and egress sockets, and its limits.
+//! The HTTP client for discovery and token requests: its trust roots, proxy and egress sockets, its limits and its
+//! failures.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,14 +13,14 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Proxy, Request, redirect, retry};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore, crypto};
+use rustls::{CertificateError, ClientConfig, RootCertStore, crypto};
 use tokend_protocol::ErrorClass;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 
 use crate::oauth::response::HttpReply;
-use crate::oauth::{Failure, error};
+use crate::oauth::{Failure, redact};
 
 /// How long one exchange may take, from the connection to the last byte of the reply.
 pub(super) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,7 +58,7 @@ pub struct HttpClient {
 /// The name service does not know the host or does not answer; the text is for operators.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unresolved(pub(super) String);
+struct Unresolved(String);
 
 impl HttpClient {
     /// A client that reads its trust roots at its first use, so that a missing `ca_file` affects its own tokens only.
@@ -72,7 +75,7 @@ impl HttpClient {
         let failure = match receive(&client, request).await {
             Ok(Some(reply)) => return Ok(reply),
             Ok(None) => Failure::new(ErrorClass::Malformed, "a reply of more than 1 MiB"),
-            Err(error) => error::of(&error, egress.as_deref()),
+            Err(error) => failure(&error, egress.as_deref()),
         };
         // The host may have come to trust another authority since: the trust roots are read again for the next request,
         // unless they are being read already.
@@ -169,14 +172,14 @@ impl Resolve for NameService {
 
 /// TLS that trusts the host's authorities and those of the `ca_file`, each read from its file now.
 async fn trust(ca_file: Option<PathBuf>) -> Result<ClientConfig, Failure> {
-    let broke_off = || internal("reading the trust roots broke off");
-    let place = TRUST_READERS.acquire().await.map_err(|_| broke_off())?;
+    // The semaphore is never closed.
+    let place = TRUST_READERS.acquire().await.ok();
     let reading = tokio::task::spawn_blocking(move || {
         // Released when the thread ends, even if the caller has stopped waiting.
         let _place = place;
         read_trust(ca_file.as_deref())
     });
-    reading.await.unwrap_or_else(|_| Err(broke_off()))
+    reading.await.unwrap_or_else(|_| Err(internal("reading the trust roots broke off")))
 }
 
 fn read_trust(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
@@ -212,6 +215,98 @@ fn add_private(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     added.map_err(|_| "one of its certificates cannot be used".to_owned())
 }
 
+/// Returns the failure of an exchange without a reply. `egress` is the instance of the egress units, to which the
+/// detail then refers.
+///
+/// The client's own text is never passed on, because it contains the whole URL. The TLS library's text is for operators
+/// only, because a certificate can put anything into it.
+fn failure(error: &reqwest::Error, egress: Option<&str>) -> Failure {
+    let failure = classify(error);
+    // A host with other characters has no unit, and an operator is not to paste it into a shell.
+    let in_a_unit_name = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_".contains(&byte);
+    let Some(instance) = egress.filter(|instance| instance.bytes().all(in_a_unit_name)) else {
+        return failure;
+    };
+    let socket_is_missing = cause::<io::Error>(error).is_some_and(|fault| {
+        matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    });
+    match failure.class {
+        ErrorClass::Unreachable if error.is_connect() && socket_is_missing => {
+            let message = "network: no egress socket for the provider";
+            Failure::new(ErrorClass::Unreachable, message).with_detail(format!(
+                "nothing listens for {instance}; run `systemctl enable --now tokend-egress@{instance}.socket`"
+            ))
+        }
+        ErrorClass::Unreachable | ErrorClass::Timeout => {
+            failure.with_detail(format!("see `journalctl -u 'tokend-egress@{instance}.service'`"))
+        }
+        _ => failure,
+    }
+}
+
+fn classify(error: &reqwest::Error) -> Failure {
+    let unreachable = |message: String| Failure::new(ErrorClass::Unreachable, message);
+    if let Some(fault) = cause::<rustls::Error>(error) {
+        return tls_failure(fault);
+    }
+    if let Some(Unresolved(reason)) = cause::<Unresolved>(error) {
+        let failure = unreachable("network: the provider's name cannot be resolved".to_owned());
+        return failure.with_detail(redact::printable(reason));
+    }
+    let fault = cause::<io::Error>(error).map(io::Error::kind);
+    if error.is_timeout() || fault == Some(io::ErrorKind::TimedOut) {
+        let message = if error.is_connect() { "no connection in time" } else { "no complete reply in time" };
+        return Failure::new(ErrorClass::Timeout, message);
+    }
+    match fault {
+        // An error of the decompressor is an I/O error too, but the provider caused it.
+        Some(kind) if !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+            unreachable(format!("network: {kind}"))
+        }
+        _ if error.is_builder() => Failure::new(ErrorClass::Internal, "the request cannot be written"),
+        _ if error.is_decode() => {
+            Failure::new(ErrorClass::Malformed, "a reply that breaks off or cannot be decoded")
+        }
+        _ if error.is_connect() => unreachable("no connection to the provider".to_owned()),
+        _ => unreachable("the exchange with the provider broke off".to_owned()),
+    }
+}
+
+fn tls_failure(fault: &rustls::Error) -> Failure {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
+        UnknownIssuer,
+    };
+    use rustls::Error::{self, InvalidCertificate};
+    let reason = match fault {
+        InvalidCertificate(fault) => match fault {
+            Expired | ExpiredContext { .. } => "the provider's certificate has expired",
+            NotValidYet | NotValidYetContext { .. } => "the provider's certificate is not valid yet",
+            NotValidForName | NotValidForNameContext { .. } => {
+                "the provider's certificate is for another host"
+            }
+            UnknownIssuer => "the provider's certificate is from an authority that is not trusted here",
+            _ => "the provider's certificate is not valid",
+        },
+        Error::NoCertificatesPresented => "the provider presented no certificate",
+        Error::InvalidMessage(_) => "the server did not answer with TLS",
+        Error::PeerIncompatible(_) => "no version or cipher suite in common with the provider",
+        Error::AlertReceived(_) => "the provider closed the connection with an alert",
+        _ => "no encrypted connection to the provider",
+    };
+    Failure::new(ErrorClass::Tls, format!("TLS: {reason}")).with_detail(redact::printable(&fault.to_string()))
+}
+
+/// The innermost error of a type among an error and its causes.
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let causes = std::iter::successors(Some(error), |&error| {
+        // An io::Error that wraps another error does not name it as its source.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source())
+    });
+    causes.filter_map(|error| error.downcast_ref::<E>()).last()
+}
+
 fn internal(message: &str) -> Failure {
     Failure::new(ErrorClass::Internal, message)
 }
@@ -222,19 +317,19 @@ mod tests {
 
     use super::*;
 
-    async fn failure(url: &str, egress_dir: Option<PathBuf>) -> Failure {
+    async fn failed(url: &str, egress_dir: Option<PathBuf>) -> Failure {
         let request = Request::new(Method::GET, url.parse().unwrap());
         HttpClient::new(None, None, egress_dir).exchange(request).await.unwrap_err()
     }
 
     #[tokio::test]
     async fn an_unknown_name_and_a_closed_port_are_told_apart() {
-        let unknown = failure("https://nobody.invalid/", None).await;
+        let unknown = failed("https://nobody.invalid/", None).await;
         assert_eq!(unknown.message, "network: the provider's name cannot be resolved");
         assert!(unknown.detail.is_some_and(|detail| !detail.is_empty()));
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         for host in ["127.0.0.1", "localhost"] {
-            let refused = failure(&format!("http://{host}:{}/", closed.port()), None).await;
+            let refused = failed(&format!("http://{host}:{}/", closed.port()), None).await;
             assert_eq!(
                 (refused.class, &*refused.message),
                 (ErrorClass::Unreachable, "network: connection refused")
@@ -248,7 +343,7 @@ mod tests {
         let path = directory.path().join("127.0.0.1:443");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         for url in ["https://id.example/token", "https://127.0.0.1/token"] {
-            let failure = failure(url, Some(directory.path().to_owned())).await;
+            let failure = failed(url, Some(directory.path().to_owned())).await;
             let instance = egress_instance(&url.parse().unwrap());
             let command = format!("systemctl enable --now tokend-egress@{instance}.socket");
             assert_eq!(failure.class, ErrorClass::Unreachable);
@@ -265,6 +360,42 @@ mod tests {
             ("https://[2001:db8::1]/", "2001:db8::1:443"),
         ] {
             assert_eq!(egress_instance(&url.parse().unwrap()), instance);
+        }
+    }
+
+    #[test]
+    fn a_cause_is_found_within_an_io_error() {
+        let inner = rustls::Error::DecryptError;
+        let outer = io::Error::other(io::Error::other(inner.clone()));
+        assert_eq!(cause::<rustls::Error>(&outer), Some(&inner));
+    }
+
+    #[test]
+    fn a_certificate_puts_nothing_into_a_message_and_little_into_a_detail() {
+        let presented = (0..10_000).map(|n| format!("\u{202e}{n}.internal.example")).collect();
+        let expected = rustls::pki_types::ServerName::try_from("id.example").unwrap();
+        let fault = CertificateError::NotValidForNameContext { expected, presented };
+        let failure = tls_failure(&rustls::Error::InvalidCertificate(fault));
+        assert_eq!(failure.message, "TLS: the provider's certificate is for another host");
+        let detail = failure.detail.unwrap();
+        assert!(detail.contains("1.internal.example") && !detail.contains('\u{202e}'), "{detail}");
+        assert!(detail.len() < 500, "{} bytes", detail.len());
+    }
+
+    #[test]
+    fn each_usual_fault_of_a_certificate_has_a_message_of_its_own() {
+        use rustls::AlertDescription;
+        let cases = [
+            (CertificateError::Expired.into(), "expired"),
+            (CertificateError::NotValidYet.into(), "not valid yet"),
+            (CertificateError::UnknownIssuer.into(), "not trusted here"),
+            (CertificateError::Revoked.into(), "not valid"),
+            (rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), "alert"),
+        ];
+        for (fault, words) in cases {
+            let failure = tls_failure(&fault);
+            assert!(failure.message.contains(words), "{fault}: {}", failure.message);
+            assert_eq!(failure.detail, Some(fault.to_string()));
         }
     }
 }

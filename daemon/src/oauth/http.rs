@@ -209,11 +209,10 @@ impl Attempt<'_> {
         let (message, detail) = match within(&mut self.time_for_secrets, source.read()).await {
             Some(Ok(secret)) => return Ok(secret),
             Some(Err(error)) => (format!("the {name} cannot be read on this host"), error.to_string()),
-            None => {
-                let limit = SECRETS_TIMEOUT.as_secs();
-                let detail = format!("{source}: no answer within {limit} seconds");
-                (format!("the {name} cannot be read in time on this host"), detail)
-            }
+            None => (
+                format!("the {name} cannot be read in time on this host"),
+                format!("{source}: no answer within {} seconds", SECRETS_TIMEOUT.as_secs()),
+            ),
         };
         Err(Failure::new(ErrorClass::Secret, message).with_detail(detail))
     }

@@ -21,20 +21,18 @@ const REMOVED: &str = "***";
 pub struct SentSecrets(Vec<Secret>);
 
 impl SentSecrets {
+    pub fn new(mut secrets: Vec<String>) -> Self {
+        secrets.retain(|secret| !secret.is_empty());
+        secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
+        Self(secrets.into_iter().map(Secret::from).collect())
+    }
+
     /// Removes the secrets from a text, before and after `filter` is applied to it.
     fn redact(&self, text: &str, filter: impl Fn(&str) -> String) -> String {
         let secrets = || self.0.iter().map(Secret::expose);
         let raw = secrets().fold(text.to_owned(), |text, secret| text.replace(secret, REMOVED));
         let printed = secrets().map(&filter).filter(|secret| !secret.is_empty());
         printed.fold(filter(&raw), |text, secret| text.replace(&secret, REMOVED))
-    }
-}
-
-impl FromIterator<String> for SentSecrets {
-    fn from_iter<I: IntoIterator<Item = String>>(secrets: I) -> Self {
-        let mut secrets: Vec<_> = secrets.into_iter().filter(|secret| !secret.is_empty()).collect();
-        secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
-        Self(secrets.into_iter().map(Secret::from).collect())
     }
 }
 
@@ -73,7 +71,7 @@ mod tests {
     use super::*;
 
     fn sent(forms: &[&str]) -> SentSecrets {
-        forms.iter().map(|form| (*form).to_owned()).collect()
+        SentSecrets::new(forms.iter().map(|form| (*form).to_owned()).collect())
     }
 
     #[test]

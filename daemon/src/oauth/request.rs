@@ -39,7 +39,7 @@ pub fn compose(
         sent.push(credentials);
     }
     *request.body_mut() = Some(form(settings, client_secret, password).into());
-    Ok((request, sent.into_iter().collect()))
+    Ok((request, SentSecrets::new(sent)))
 }
 
 fn form(settings: &CredentialSettings, client_secret: &str, password: &str) -> String {

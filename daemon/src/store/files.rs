@@ -9,8 +9,8 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::spawn_blocking;
 
 use super::folder::Folder;
-use super::key::Key;
 use super::note;
+use super::record::Key;
 
 /// How long a new token waits for its file. Afterwards it is handed out before it is on the disk.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
@@ -18,7 +18,6 @@ const WRITE_LIMIT: Duration = Duration::from_secs(2);
 /// The time between attempts at writes that failed, while no other write succeeds.
 const RETRY_EVERY: Duration = Duration::from_secs(30);
 
-/// The writer of a folder.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) folder: Folder,
@@ -28,11 +27,9 @@ pub(super) struct Files {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// The files to work on.
     pending: HashMap<Key, Pending>,
     /// The files whose last attempt failed, and that have no newer state. They become pending again.
     failed: HashMap<Key, Pending>,
-    /// Whether a thread works on the files.
     pub(super) is_working: bool,
     /// Whether a token waited for [`WRITE_LIMIT`], and no write has succeeded since.
     is_slow: bool,
@@ -70,17 +67,16 @@ impl Files {
             return;
         }
         let mut queue = self.queue();
-        if written.try_recv() == Err(TryRecvError::Closed) {
-            // The write ended just now.
-            return;
+        // Unless the write ended just now.
+        if written.try_recv() == Err(TryRecvError::Empty) {
+            queue.is_slow = true;
+            let fault = format!(
+                "{}: writing takes more than {} s; tokens are handed out before they are on the disk; check the disk",
+                self.folder.path.display(),
+                WRITE_LIMIT.as_secs()
+            );
+            note(&mut queue.fault, Some(fault), "reboot");
         }
-        queue.is_slow = true;
-        let fault = format!(
-            "{}: writing takes more than {} s; tokens are handed out before they are on the disk; check the disk",
-            self.folder.path.display(),
-            WRITE_LIMIT.as_secs()
-        );
-        note(&mut queue.fault, Some(fault), "reboot");
     }
 
     /// Writes a record, or removes the one with this key, in the background. The receiver ends after the attempt.

@@ -12,11 +12,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use super::key::Key;
+use super::record::Key;
 use super::sealed::Sealer;
 use crate::fingerprint::NoRandomness;
 
-/// The folder within the state directory.
 const FOLDER: &str = "tokens";
 
 /// The suffix of a file that is being written.

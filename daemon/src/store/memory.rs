@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ring::digest::{SHA256, digest};
 
-use super::key::{KEY_LENGTH, Key};
+use super::record::{KEY_LENGTH, Key};
 
 /// `MFD_NOEXEC_SEAL`: the file can never be made executable. Linux before 6.3 rejects the flag.
 const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x0008);
@@ -93,11 +93,7 @@ impl Memory {
 impl<F: FileExt> Memory<F> {
     pub fn begin(file: F) -> io::Result<Self> {
         file.write_all_at(HEADER, 0)?;
-        Ok(Self::empty(file))
-    }
-
-    fn empty(file: F) -> Self {
-        Self { file, held: HashMap::new(), free: HashMap::new(), end: HEADER.len() as u64, generation: 0 }
+        Ok(Self::recover(file, HEADER.len() as u64)?.memory)
     }
 
     /// Reads a memory of this length, and wipes what a killed process left half done. Damage costs only its record.
@@ -106,7 +102,8 @@ impl<F: FileExt> Memory<F> {
         if length < HEADER.len() as u64 || file.read_exact_at(&mut header, 0).is_err() || header != *HEADER {
             return Err(io::Error::other("it is not in the format of this release of tokend"));
         }
-        let (mut memory, mut is_damaged, mut at) = (Self::empty(file), false, HEADER.len() as u64);
+        let (mut at, mut is_damaged) = (HEADER.len() as u64, false);
+        let mut memory = Self { file, held: HashMap::new(), free: HashMap::new(), end: at, generation: 0 };
         let mut records: HashMap<Key, (u64, Vec<u8>)> = HashMap::new();
         let mut block = [0; BLOCK];
         while at.saturating_add(BLOCK as u64) <= length {

@@ -17,7 +17,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::{hkdf, hmac};
 use tokend_protocol::Secret;
 
-use super::key::{KEY_LENGTH, Key};
+use super::record::{KEY_LENGTH, Key};
 
 /// The shortest state key, in bytes.
 const STATE_KEY_MIN: usize = 32;
@@ -25,7 +25,6 @@ const STATE_KEY_MIN: usize = 32;
 const MAGIC: &[u8; 10] = b"tokendRS\x02\0";
 const SALT: usize = 32;
 
-/// Seals and opens records.
 #[derive(Debug)]
 pub struct Sealer {
     names: hmac::Key,
@@ -33,7 +32,6 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Creates one for this state key, unless that is too short.
     pub fn new(state_key: &Secret) -> Result<Self, String> {
         let material = state_key.expose().as_bytes();
         if material.len() < STATE_KEY_MIN {
@@ -50,7 +48,6 @@ impl Sealer {
         Ok(Self { names, contents })
     }
 
-    /// The name of the file of this key.
     pub fn name(&self, key: &Key) -> String {
         let tag = hmac::sign(&self.names, &key.0);
         tag.as_ref().iter().fold(String::new(), |name, byte| name + &format!("{byte:02x}"))

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokend::store::key::Key;
 use tokend::store::memory::Memory;
+use tokend::store::record::Key;
 use tokend::store::{FdStore, Store};
 use tokend_protocol::ErrorClass;
 

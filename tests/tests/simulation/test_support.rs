@@ -10,7 +10,7 @@ use tokend::engine::throttle::EndpointThrottle;
 use tokend::fingerprint::Fingerprinter;
 use tokend::oauth::{Failure, Granted, Outcome, Provider};
 use tokend::store::Store;
-use tokend::store::key::Key;
+use tokend::store::record::Key;
 use tokend_protocol::{ErrorClass, Secret};
 use tokio_util::task::TaskTracker;
 

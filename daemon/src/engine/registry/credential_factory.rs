@@ -12,7 +12,7 @@ use crate::engine::credential::{ActorContext, Credential, Schedule, StartState, 
 use crate::engine::throttle::{EndpointThrottle, OriginThrottle};
 use crate::oauth::client::HttpClient;
 use crate::oauth::http::HttpProvider;
-use crate::store::key::Key;
+use crate::store::record::Key;
 use crate::store::{PreviousExit, Store};
 
 /// Starts credentials. It outlives the registries, so that no throttle begins anew with a reload.

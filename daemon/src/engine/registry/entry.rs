@@ -13,7 +13,7 @@ use crate::engine::credential::{Credential, Schedule, Token};
 use crate::engine::schedule::RenewalMode;
 use crate::engine::variants::{self, NoVariant, Variants};
 use crate::quota::Allowance;
-use crate::store::key::Key;
+use crate::store::record::Key;
 
 /// How many renewals without a use a variant gets.
 const UNUSED_RENEWALS_MAX: u32 = 2;
