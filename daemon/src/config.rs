@@ -128,7 +128,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Vec<Fault>> {
 }
 
 /// Reads all sections. A faulty setting gets a placeholder, because [`Sink::finish`] then refuses the configuration.
-fn read(source: &Source, texts: &[files::Text], sink: &Sink) -> Config {
+fn read(source: &Source, texts: &[(Arc<Path>, String)], sink: &Sink) -> Config {
     let mut sections = files::sections(texts, sink);
     let mut take = |kind: &str| sections.remove(kind).unwrap_or_default();
     let presets = preset::read_all(take("preset"), sink);

@@ -70,14 +70,9 @@ impl Rule {
         })
     }
 
-    /// All wider rules: [`Rule::ANY`], and each rule with only some of these conditions. A caller that matches this rule
-    /// matches each of them.
-    pub fn wider(&self) -> impl Iterator<Item = Self> + use<'_> {
-        // There are five kinds of conditions, so these are few.
-        (0..(1_usize << self.0.len()) - 1).map(|chosen| {
-            let some = self.0.iter().enumerate().filter(|(index, _)| chosen >> index & 1 == 1);
-            Self(some.map(|(_, condition)| condition.clone()).collect())
-        })
+    /// Whether this rule has only conditions of `other`, so that a caller that matches `other` matches this rule too.
+    pub fn includes(&self, other: &Self) -> bool {
+        self.0.iter().all(|condition| other.0.contains(condition))
     }
 }
 
@@ -187,9 +182,8 @@ mod tests {
 
     #[test]
     fn a_wider_rule_has_some_of_the_conditions() {
-        let wider = |rule: &Rule| rule.wider().map(|rule| rule.to_string()).collect::<Vec<_>>();
-        assert_eq!(wider(&Rule::ANY), [""; 0]);
-        assert_eq!(wider(&all(&[user(1)])), ["any"]);
-        assert_eq!(wider(&all(&[user(1), unit("a.service")])), ["any", "user:1", "unit:a.service"]);
+        let (one, both) = (all(&[user(1)]), all(&[user(1), unit("a.service")]));
+        assert!(Rule::ANY.includes(&one) && one.includes(&both));
+        assert!(!one.includes(&Rule::ANY) && !both.includes(&one) && !one.includes(&all(&[user(2)])));
     }
 }

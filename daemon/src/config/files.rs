@@ -20,8 +20,6 @@ use super::{KINDS, home_of, keys_of};
 /// The sections of all files, by kind and name. `[daemon]` and `[admin]` have an empty name.
 pub(super) type Sections<'a> = BTreeMap<&'static str, BTreeMap<String, Section<'a>>>;
 
-pub(super) type Text = (Arc<Path>, String);
-
 pub(super) type Table = BTreeMap<String, Item>;
 
 /// A value with the place of its key, or with its own place if it is an item of an array.
@@ -56,12 +54,16 @@ impl Value {
 }
 
 /// The sections that the files make together. Of a key in several files the last one counts, as a whole.
-pub(super) fn sections<'a>(texts: &[Text], sink: &'a Sink) -> Sections<'a> {
+pub(super) fn sections<'a>(texts: &[(Arc<Path>, String)], sink: &'a Sink) -> Sections<'a> {
     let mut sections = Sections::new();
     let items = texts.iter().flat_map(|(file, text)| parse(file, text, sink));
     for (name, item) in items {
         let Some((kind, header, _)) = KINDS.into_iter().find(|(kind, ..)| *kind == name) else {
-            refuse_section(&name, &item, sink);
+            let is_table = matches!(item.value, Value::Table(_) | Value::List(_));
+            let (what, home) = if is_table { ("section", None) } else { ("key", home_of(&name)) };
+            let all = format!("the sections are {}", KINDS.map(|(_, header, _)| header).join(", "));
+            let remedy = remedy(&name, home, KINDS.map(|(kind, ..)| kind), &all);
+            sink.unreadable(&item.place, &join("", &name), format!("unknown {what}{remedy}"));
             continue;
         };
         let items = match item.value {
@@ -87,14 +89,6 @@ pub(super) fn sections<'a>(texts: &[Text], sink: &'a Sink) -> Sections<'a> {
         }
     }
     sections
-}
-
-fn refuse_section(name: &str, item: &Item, sink: &Sink) {
-    let is_table = matches!(item.value, Value::Table(_) | Value::List(_));
-    let (what, home) = if is_table { ("section", None) } else { ("key", home_of(name)) };
-    let all = format!("the sections are {}", KINDS.map(|(_, header, _)| header).join(", "));
-    let remedy = remedy(name, home, KINDS.map(|(kind, ..)| kind), &all);
-    sink.unreadable(&item.place, &join("", name), format!("unknown {what}{remedy}"));
 }
 
 /// Reports unknown keys, and a name that nothing can have.
@@ -135,7 +129,7 @@ fn remedy(
 }
 
 /// Reads a file and its drop-ins: `FILE.d/*.toml` in byte order of the names, without hidden files.
-pub(super) fn read(path: &Path, sink: &Sink) -> Vec<Text> {
+pub(super) fn read(path: &Path, sink: &Sink) -> Vec<(Arc<Path>, String)> {
     let mut directory = path.as_os_str().to_owned();
     directory.push(".d");
     let directory = PathBuf::from(directory);

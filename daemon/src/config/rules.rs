@@ -24,13 +24,10 @@ pub(super) fn list(field: &Field<'_>) -> Option<Vec<Rule>> {
     let items = field.list("an array such as [\"user:billing\", \"group:payments\"]")?;
     let rules = values::all(items.iter().map(rule))?;
     for (index, (item, rule)) in items.iter().zip(&rules).enumerate() {
-        let includes = |other: &&Rule| {
-            *other != rule && other.conditions().iter().all(|one| rule.conditions().contains(one))
-        };
         let shown = quoted(&rule.to_string());
         if rules.iter().take(index).any(|other| other == rule) {
             item.warn(format!("{shown} is listed twice"));
-        } else if let Some(wider) = rules.iter().find(includes) {
+        } else if let Some(wider) = rules.iter().find(|wider| *wider != rule && wider.includes(rule)) {
             item.warn(format!("{shown} adds nothing to {}", quoted(&wider.to_string())));
         }
     }
