@@ -35,7 +35,6 @@ pub struct ServerState {
     pub allowances: Allowances,
     pub turns: Arc<FairQueue>,
     pub names: Arc<Names>,
-    /// The daemon's own user.
     pub own_uid: u32,
     pub started_at: Timestamp,
     /// Whether the process's memory is locked, for the status.

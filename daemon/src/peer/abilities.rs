@@ -9,7 +9,7 @@ use crate::access::Abilities;
 /// `CAP_SYS_PTRACE` (linux/capability.h).
 const SYS_PTRACE: u32 = 19;
 
-/// The id that the kernel shows for all ids that this process's user namespace does not map (user_namespaces(7),
+/// The id that the kernel shows for all ids that this process's user namespace does not map (`user_namespaces(7)`,
 /// `kernel.overflowuid`, `kernel.overflowgid`). It identifies nobody.
 const OVERFLOW_ID: u32 = 65_534;
 

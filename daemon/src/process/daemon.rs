@@ -89,14 +89,12 @@ impl Daemon {
         tracing::info!(tokens = config.tokens.len(), "reloaded");
     }
 
-    /// Records a failed reload for the status.
     pub fn reload_failed(&self) {
         tracing::error!("not reloaded: the previous configuration stays in force");
         let clock = &self.shared.clock;
         self.shared.reload_failed_at.send_replace(Some(clock.timestamp(clock.now())));
     }
 
-    /// Whether every actor keeps its schedule.
     pub fn is_on_schedule(&self) -> bool {
         self.shared.registry.borrow().is_on_schedule(self.shared.clock.now())
     }

@@ -30,7 +30,6 @@ pub struct OwnSocket {
 }
 
 impl OwnSocket {
-    /// Makes the socket and listens on it.
     pub fn bind(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Self)> {
         let mut lock = path.as_os_str().to_owned();
         lock.push(".lock");

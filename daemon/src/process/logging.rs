@@ -68,7 +68,7 @@ mod tests {
 
     use super::*;
     use crate::access::Facts;
-    use crate::server::audit::{Audit, Operation};
+    use crate::server::audit::{Audit, Operation, Record};
 
     /// The log of an audit record and a message at `info` with a filter.
     fn logged(filter: &str) -> String {
@@ -79,7 +79,7 @@ mod tests {
         let layer = fmt::layer().with_ansi(false).without_time().with_writer(move || outbox.clone());
         let subscriber = tracing_subscriber::registry().with(layer).with(with_audit(filter).unwrap());
         tracing::subscriber::with_default(subscriber, || {
-            Audit::default().allowed(&peer, Operation::Reject, &"t".parse().unwrap(), "root");
+            Audit::default().record(&Record::new(&peer, Operation::Reject, None, Ok("root")));
             tracing::info!("of interest");
         });
         drop(flush);

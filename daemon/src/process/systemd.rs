@@ -59,7 +59,6 @@ pub fn keep_descriptor(fd: BorrowedFd<'_>) {
     }
 }
 
-/// Notifies the service manager.
 pub fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "the service manager could not be notified");

@@ -15,7 +15,7 @@ use crate::clock::Instant;
 use crate::peer::Peer;
 use crate::quota::Resource;
 use crate::server::ServerState;
-use crate::server::audit::Operation;
+use crate::server::audit::{Operation, Record, Refusal};
 use crate::server::connection::Connection;
 use crate::server::session::{Session, refusal};
 use crate::server::stream::{Stream, refuse_descriptors};
@@ -84,7 +84,8 @@ fn admit(stream: Stream, shared: &Arc<ServerState>, unidentified: &mut LogThrott
     let has_room = shared.connections.len() < shared.connections_max - reserved;
     let of_user = shared.allowances.of(uid, now).take(Resource::Connections, 1);
     let (true, Ok(held)) = (has_room, of_user) else {
-        shared.audit.over_quota(peer.facts(), Operation::Connect, TOO_MANY);
+        let refusal = Refusal::TooMuch(TOO_MANY);
+        shared.audit.record(&Record::new(peer.facts(), Operation::Connect, None, Err(refusal)));
         turn_away(&stream);
         return Ok(());
     };

@@ -5,16 +5,13 @@
 mod aggregator;
 mod record;
 
-use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokend_protocol::{Fingerprint, TokenName, Variant};
 use tokio::sync::Notify;
 
 use self::aggregator::Aggregator;
-use self::record::Record;
-use crate::access::Facts;
+pub use self::record::Record;
 use crate::clock::Clock;
 
 /// How long repetitions are counted before their count is recorded. A process that is killed loses the last window.
@@ -53,7 +50,6 @@ pub enum Refusal {
     TooMuch(&'static str),
 }
 
-/// The audit trail of this process.
 #[derive(Debug, Default)]
 pub struct Audit {
     /// Never held across an await.
@@ -63,48 +59,6 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Records that a peer got a token. The variant is given as it is configured, so that its spelling in the request
-    /// makes no other kind of decision.
-    pub fn handed_out(
-        &self,
-        peer: &Facts,
-        operation: Operation,
-        (token, variant): (&TokenName, &Variant),
-        fingerprint: Fingerprint,
-        reason: &str,
-    ) {
-        let (variant, fingerprint) = (Cow::Borrowed(variant), Some(fingerprint));
-        let record = Record::new(peer, operation, Some(token), Ok(Cow::Borrowed(reason)));
-        self.record(&Record { variant, fingerprint, ..record });
-    }
-
-    /// Records that a peer was allowed an operation that hands out no token.
-    pub fn allowed(&self, peer: &Facts, operation: Operation, token: &TokenName, reason: &str) {
-        self.record(&Record::new(peer, operation, Some(token), Ok(Cow::Borrowed(reason))));
-    }
-
-    /// Records that a peer was refused.
-    pub fn refused(&self, peer: &Facts, operation: Operation, token: &TokenName, refusal: Refusal) {
-        self.record(&Record::new(peer, operation, Some(token), Err(refusal)));
-    }
-
-    /// Records that a peer was refused a variant of a token that it may have. `variant` has configured terms only:
-    /// others are the peer's own words.
-    pub fn refused_variant(
-        &self,
-        peer: &Facts,
-        operation: Operation,
-        (token, variant): (&TokenName, &Variant),
-    ) {
-        let record = Record::new(peer, operation, Some(token), Err(Refusal::NoRuleForVariant));
-        self.record(&Record { variant: Cow::Borrowed(variant), ..record });
-    }
-
-    /// Records that a peer was refused a connection, or a request whatever it asked for, because of a limit.
-    pub fn over_quota(&self, peer: &Facts, operation: Operation, limit: &'static str) {
-        self.record(&Record::new(peer, operation, None, Err(Refusal::TooMuch(limit))));
-    }
-
     /// Records the counts of each window when it ends. Never returns.
     pub async fn write_windows(&self, clock: &Clock) {
         loop {
@@ -125,7 +79,8 @@ impl Audit {
         while self.write_count() {}
     }
 
-    fn record(&self, record: &Record<'_>) {
+    /// Records a decision: at once if it is the first of its kind.
+    pub fn record(&self, record: &Record<'_>) {
         let mut aggregator = self.aggregator();
         let begins = aggregator.kinds.is_empty();
         let is_first = aggregator.add(record);

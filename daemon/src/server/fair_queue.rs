@@ -42,7 +42,6 @@ pub struct UserQueue {
     spent: Mutex<Spent>,
 }
 
-/// The units that a user has spent in a round.
 #[derive(Debug, Default)]
 struct Spent {
     round: u64,

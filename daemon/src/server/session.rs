@@ -24,7 +24,7 @@ use crate::engine::registry::Registry;
 use crate::peer::Peer;
 use crate::quota::Allowance;
 use crate::server::ServerState;
-use crate::server::audit::{Operation, Refusal};
+use crate::server::audit::{Operation, Record, Refusal};
 use crate::server::fair_queue::UserQueue;
 
 /// Tokens that one turn checks. Other users have their turns in between, so that a list of thousands of tokens delays
@@ -96,12 +96,17 @@ impl Session {
         self.shared.clock.now().after(Duration::from_millis(deadline_ms.into()))
     }
 
+    /// The audit record of a decision.
+    fn decided<'a>(&'a self, asked: Asked<'a>, decision: Result<&'a str, Refusal>) -> Record<'a> {
+        Record::new(self.peer.facts(), asked.operation, Some(asked.name), decision)
+    }
+
     fn audit_allowed(&self, asked: Asked<'_>, reason: &str) {
-        self.shared.audit.allowed(self.peer.facts(), asked.operation, asked.name, reason);
+        self.shared.audit.record(&self.decided(asked, Ok(reason)));
     }
 
     fn audit_refused(&self, asked: Asked<'_>, reason: Refusal) {
-        self.shared.audit.refused(self.peer.facts(), asked.operation, asked.name, reason);
+        self.shared.audit.record(&self.decided(asked, Err(reason)));
     }
 }
 

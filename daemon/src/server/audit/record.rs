@@ -10,15 +10,16 @@ use crate::access::Facts;
 
 /// A decision, or what several decisions have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record<'a> {
-    pub(super) peer: Cow<'a, Facts>,
-    pub(super) operation: Operation,
+pub struct Record<'a> {
+    pub peer: Cow<'a, Facts>,
+    pub operation: Operation,
     /// The tokens that were asked for, or the first few of many. Empty if the request names none.
-    pub(super) tokens: Cow<'a, [TokenName]>,
-    pub(super) variant: Cow<'a, Variant>,
+    pub tokens: Cow<'a, [TokenName]>,
+    /// Configured terms only, in their order: others are the peer's own words, and another order would be another kind.
+    pub variant: Cow<'a, Variant>,
     /// The fingerprint of the token that was handed out.
-    pub(super) fingerprint: Option<Fingerprint>,
-    pub(super) decision: Result<Cow<'a, str>, Refusal>,
+    pub fingerprint: Option<Fingerprint>,
+    pub decision: Result<Cow<'a, str>, Refusal>,
 }
 
 /// Hashes all that is written, which is all but the peer's groups.
@@ -31,14 +32,16 @@ impl Hash for Record<'_> {
 }
 
 impl<'a> Record<'a> {
-    pub(super) fn new(
+    /// A decision about a token, or about a connection or request whatever it asks for.
+    pub fn new(
         peer: &'a Facts,
         operation: Operation,
         token: Option<&'a TokenName>,
-        decision: Result<Cow<'a, str>, Refusal>,
+        decision: Result<&'a str, Refusal>,
     ) -> Self {
         let tokens = Cow::Borrowed(token.map(std::slice::from_ref).unwrap_or_default());
         let (peer, variant) = (Cow::Borrowed(peer), Cow::Owned(Variant::default()));
+        let decision = decision.map(Cow::Borrowed);
         Record { peer, operation, tokens, variant, fingerprint: None, decision }
     }
 
@@ -106,7 +109,6 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A variant as one line.
 fn describe(variant: &Variant) -> String {
     let kinds = [("scope", &variant.scope), ("resource", &variant.resource), ("audience", &variant.audience)];
     let asked = kinds.into_iter().filter(|(_, terms)| !terms.is_empty());

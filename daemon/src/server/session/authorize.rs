@@ -4,6 +4,7 @@
 //!
 //! A caller that may not have a token must not learn whether the token exists: the answer is the same in either case.
 
+use std::borrow::Cow;
 use std::iter::once;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::access::{Decider, Reason, ResolvedIds};
 use crate::config::{TermKind, TermRules};
 use crate::engine::registry::{Entry, Registry};
 use crate::quota::Rate;
-use crate::server::audit::Refusal;
+use crate::server::audit::{Record, Refusal};
 
 const NOT_ALLOWED: &str = "not allowed, or no such token";
 
@@ -47,8 +48,8 @@ impl Session {
                         ruled.map(|ruled| ruled.term.clone()).collect()
                     };
                     let [scope, resource, audience] = TermKind::ALL.map(terms);
-                    let asked_for = (asked.name, &Variant { scope, resource, audience });
-                    self.shared.audit.refused_variant(self.peer.facts(), asked.operation, asked_for);
+                    let variant = Cow::Owned(Variant { scope, resource, audience });
+                    self.shared.audit.record(&Record { variant, ..self.decided(asked, Err(reason)) });
                 }
                 _ => self.audit_refused(asked, reason),
             }

@@ -6,7 +6,7 @@ use super::{Asked, Session, view};
 use crate::clock::Instant;
 use crate::engine::credential::{Failed, Unobtainable};
 use crate::quota::{Held, QuotaExceeded, Rate, Resource};
-use crate::server::audit::{Operation, Refusal};
+use crate::server::audit::{Operation, Record, Refusal};
 
 impl Session {
     /// The error reply to a request that got no token.
@@ -37,7 +37,8 @@ impl Session {
     /// Takes a part of the quota for a connection, whatever it asked for.
     pub fn take(&self, kind: Resource, amount: usize) -> Result<Held, ErrorReply> {
         self.allowance.take(kind, amount).map_err(|excess| {
-            self.shared.audit.over_quota(self.peer.facts(), Operation::Request, excess.reason);
+            let refusal = Refusal::TooMuch(excess.reason);
+            self.shared.audit.record(&Record::new(self.peer.facts(), Operation::Request, None, Err(refusal)));
             self.overloaded(excess)
         })
     }

@@ -1,5 +1,6 @@
 //! `Get`: the token itself. `Headers` gets its token here too.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::engine::registry::Entry;
 use crate::engine::schedule::Serving;
 use crate::engine::variants::{self, NoVariant};
 use crate::quota::QuotaExceeded;
-use crate::server::audit::{Operation, Refusal};
+use crate::server::audit::{Operation, Record, Refusal};
 
 impl Session {
     pub(super) async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
@@ -54,10 +55,10 @@ impl Session {
             }
             let token = token?;
             entry.count_hand_out();
-            let variant = variants::as_configured(&entry.settings.variants, asked.variant);
-            let asked_for = (asked.name, &variant);
-            let facts = self.peer.facts();
-            self.shared.audit.handed_out(facts, asked.operation, asked_for, token.fingerprint, &reason);
+            let variant = Cow::Owned(variants::as_configured(&entry.settings.variants, asked.variant));
+            let fingerprint = Some(token.fingerprint);
+            let record = self.decided(asked, Ok(&reason));
+            self.shared.audit.record(&Record { variant, fingerprint, ..record });
             let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);
             return Ok((token, info, headers));
         }

@@ -17,7 +17,7 @@ use crate::clock::{Clock, Instant};
 use crate::engine::credential::Snapshot;
 use crate::engine::registry::{Entry, Registry};
 use crate::quota::{Held, Resource};
-use crate::server::audit::Operation;
+use crate::server::audit::{Operation, Record};
 
 /// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
 pub(super) const WATCHED_MAX: usize = 256;
@@ -64,7 +64,8 @@ impl Session {
         for (index, name) in names.iter().enumerate() {
             self.pause(index).await;
             let (_, reason) = self.authorize_watch(name)?;
-            self.shared.audit.allowed(self.peer.facts(), Operation::Watch, name, &reason);
+            let record = Record::new(self.peer.facts(), Operation::Watch, Some(name), Ok(&reason));
+            self.shared.audit.record(&record);
         }
         // The tokens have not been looked at yet.
         registry.mark_changed();
