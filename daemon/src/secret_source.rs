@@ -156,7 +156,7 @@ impl fmt::Display for SecretSource {
 
 /// The stamps of these files, taken on another thread because their file system may hang.
 pub async fn stamps(paths: Vec<PathBuf>) -> Option<Vec<Stamp>> {
-    on_another_thread(move || paths.iter().map(|path| stamp(path)).collect()).await.ok()
+    on_another_thread(&FILES, move || paths.iter().map(|path| stamp(path)).collect()).await.ok()
 }
 
 fn stamp(path: &Path) -> Stamp {
@@ -189,7 +189,7 @@ async fn read_file(
     credentials: Option<OsString>,
     share: Option<SemaphorePermit<'static>>,
 ) -> Result<Vec<u8>, SecretSourceError> {
-    on_another_thread(move || {
+    on_another_thread(&FILES, move || {
         let _share = share;
         let mut content = Vec::new();
         open(&path, credentials.as_deref())?.take(SECRET_MAX as u64 + 1).read_to_end(&mut content)?;
@@ -198,11 +198,12 @@ async fn read_file(
     .await?
 }
 
-/// Runs `work` on one of a bounded number of threads.
-async fn on_another_thread<T: Send + 'static>(
+/// Runs `work` on another thread, with one of these permits: a file system that hangs keeps the thread.
+pub async fn on_another_thread<T: Send + 'static>(
+    permits: &'static Semaphore,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SecretSourceError> {
-    let permit = FILES.acquire().await.map_err(io::Error::other)?;
+    let permit = permits.acquire().await.map_err(io::Error::other)?;
     let working = tokio::task::spawn_blocking(move || {
         // Given back when the work ends, not when its caller stops waiting.
         let _permit = permit;

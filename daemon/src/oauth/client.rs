@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::oauth::response::HttpReply;
 use crate::oauth::{Failure, redact};
+use crate::secret_source::on_another_thread;
 
 /// How long one exchange may take, from the connection to the last byte of the reply.
 pub(super) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,7 +93,9 @@ impl HttpClient {
         if let Some(client) = clients.get(&egress) {
             return Ok(client.clone());
         }
-        let tls = trust(self.ca_file.clone()).await?;
+        let ca_file = self.ca_file.clone();
+        let reading = on_another_thread(&TRUST_READERS, move || read_trust(ca_file.as_deref())).await;
+        let tls = reading.unwrap_or_else(|_| Err(internal("reading the trust roots broke off")))?;
         let socket = self.egress_dir.as_ref().zip(egress.as_ref()).map(|(dir, instance)| dir.join(instance));
         let client = build(tls, self.proxy.as_ref(), socket)
             .map_err(|_| internal("the HTTP client cannot be set up"))?;
@@ -171,17 +174,6 @@ impl Resolve for NameService {
 }
 
 /// TLS that trusts the host's authorities and those of the `ca_file`, each read from its file now.
-async fn trust(ca_file: Option<PathBuf>) -> Result<ClientConfig, Failure> {
-    // The semaphore is never closed.
-    let place = TRUST_READERS.acquire().await.ok();
-    let reading = tokio::task::spawn_blocking(move || {
-        // Released when the thread ends, even if the caller has stopped waiting.
-        let _place = place;
-        read_trust(ca_file.as_deref())
-    });
-    reading.await.unwrap_or_else(|_| Err(internal("reading the trust roots broke off")))
-}
-
 fn read_trust(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
