@@ -49,7 +49,8 @@ type LookUp = dyn Fn(&Condition) -> io::Result<Option<Id>> + Send + Sync;
 /// The names in the rules of this process, and how they are resolved.
 pub struct Names {
     look_up: Arc<LookUp>,
-    ids: Arc<watch::Sender<ResolvedIds>>,
+    /// Borrowed for a decision, never across an await.
+    pub ids: Arc<watch::Sender<ResolvedIds>>,
     /// Held by the one thread that looks names up.
     resolving: Arc<Semaphore>,
     /// Held by the one thread that looks a user up for an explanation.
@@ -98,16 +99,6 @@ impl Names {
         }
     }
 
-    /// The latest answers. Held for a decision, never across an await.
-    pub fn ids(&self) -> watch::Ref<'_, ResolvedIds> {
-        self.ids.borrow()
-    }
-
-    /// Subscribes to changes of the answers.
-    pub fn subscribe(&self) -> watch::Receiver<ResolvedIds> {
-        self.ids.subscribe()
-    }
-
     /// Resolves `names`, and waits for it for a bounded time. The thread goes on for as long as it takes, and each answer
     /// counts as soon as it is there.
     pub async fn resolve(&self, names: Vec<Condition>) {
@@ -138,7 +129,7 @@ impl Names {
     /// upgrade. One path says nothing about the other names, so this logs nothing.
     pub async fn recheck(&self, exe: &Executable) {
         let name = Condition::Exe(exe.path.clone());
-        let answer = self.ids().answer(&name);
+        let answer = self.ids.borrow().answer(&name);
         if answer.is_some_and(|found| found != Some(exe.file)) {
             self.resolve_in_time(vec![name]).await;
         }
@@ -297,7 +288,7 @@ mod tests {
         ];
         let names = Names::of_the_host();
         names.resolve(wanted.to_vec()).await;
-        let found = wanted.map(|name| names.ids().answer(&name).unwrap());
+        let found = wanted.map(|name| names.ids.borrow().answer(&name).unwrap());
         assert_eq!(found[..3], [Some(Id::Number(0)), Some(Id::Number(0)), None]);
         assert!(matches!(found[3], Some(Id::File { .. })));
         assert_eq!(found[4..], [None, None]);
@@ -313,9 +304,9 @@ mod tests {
         });
         let mut told = Vec::new();
         for _ in 0..4 {
-            let changes = names.subscribe();
+            let changes = names.ids.subscribe();
             names.resolve(vec![user("a")]).await;
-            told.push((names.ids().answer(&user("a")), changes.has_changed().unwrap()));
+            told.push((names.ids.borrow().answer(&user("a")), changes.has_changed().unwrap()));
         }
         assert_eq!(told, [(None, false), (Some(SEVEN), true), (Some(SEVEN), false), (Some(None), true)]);
     }
@@ -332,13 +323,13 @@ mod tests {
             resolving.await;
         }
         tokio::time::resume();
-        let mut changes = names.subscribe();
+        let mut changes = names.ids.subscribe();
         changes.wait_for(|ids| ids.answer(&user("a")).is_some()).await.unwrap();
-        assert_eq!(names.ids().id(&user("a")), SEVEN);
-        assert_eq!(names.ids().answer(&user("b")), None, "the second hangs");
+        assert_eq!(names.ids.borrow().id(&user("a")), SEVEN);
+        assert_eq!(names.ids.borrow().answer(&user("b")), None, "the second hangs");
         open.send(()).unwrap();
         changes.wait_for(|ids| ids.answer(&user("b")).is_some()).await.unwrap();
-        assert_eq!(names.ids().id(&user("b")), SEVEN);
+        assert_eq!(names.ids.borrow().id(&user("b")), SEVEN);
         assert_eq!(asked.load(Ordering::SeqCst), 2, "rounds that were given up asked nothing");
     }
 
@@ -350,14 +341,14 @@ mod tests {
             let number = count.fetch_add(1, Ordering::SeqCst);
             Ok(u32::try_from(number).ok().map(Id::Number))
         });
-        let mut changes = names.subscribe();
+        let mut changes = names.ids.subscribe();
         tokio::time::pause();
         let third = Some(Id::Number(2));
         tokio::select! {
             () = names.keep_current(|| vec![user("a")]) => (),
             _ = changes.wait_for(|ids| ids.id(&user("a")) == third) => (),
         }
-        assert_eq!(names.ids().id(&user("a")), third);
+        assert_eq!(names.ids.borrow().id(&user("a")), third);
     }
 
     #[tokio::test]
@@ -373,13 +364,13 @@ mod tests {
         let name = Condition::Exe(path.clone());
         let (old, names) = (write(), Names::of_the_host());
         names.recheck(&Executable { path: path.clone(), file: old }).await;
-        assert_eq!(names.ids().answer(&name), None, "no rule names it");
+        assert_eq!(names.ids.borrow().answer(&name), None, "no rule names it");
         names.resolve(vec![name.clone()]).await;
-        assert_eq!(names.ids().id(&name), Some(old));
+        assert_eq!(names.ids.borrow().id(&name), Some(old));
         let new = write();
         assert_ne!(old, new);
         names.recheck(&Executable { path, file: new }).await;
-        assert_eq!(names.ids().id(&name), Some(new));
+        assert_eq!(names.ids.borrow().id(&name), Some(new));
     }
 
     #[tokio::test]

@@ -35,8 +35,8 @@ impl Session {
     ) -> Result<(Arc<Entry>, String), ErrorReply> {
         let entry = registry.find(asked.name);
         let decided = entry.ok_or(Refusal::NoSuchToken).and_then(|entry| {
-            let reason =
-                decide_variant(&self.decider(registry, &self.shared.names.ids()), entry, asked.variant)?;
+            let ids = self.shared.names.ids.borrow();
+            let reason = decide_variant(&self.decider(registry, &ids), entry, asked.variant)?;
             Ok((Arc::clone(entry), reason))
         });
         decided.map_err(|reason| {
@@ -89,14 +89,14 @@ impl Session {
     }
 
     fn operator(&self, registry: &Registry) -> Option<String> {
-        let ids = self.shared.names.ids();
+        let ids = self.shared.names.ids.borrow();
         self.decider(registry, &ids).decide(&registry.admin.allow).map(|reason| reason.to_string())
     }
 
     /// Whether the caller may have the token in some variant.
     pub(super) fn may_have(&self, registry: &Registry, entry: &Entry) -> bool {
-        let decided =
-            decide_variant(&self.decider(registry, &self.shared.names.ids()), entry, &Variant::default());
+        let ids = self.shared.names.ids.borrow();
+        let decided = decide_variant(&self.decider(registry, &ids), entry, &Variant::default());
         decided != Err(Refusal::NoRule)
     }
 

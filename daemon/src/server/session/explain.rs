@@ -58,7 +58,7 @@ impl Session {
         let registry = self.registry();
         let (entry, reason) = self.authorize_operator(&registry, asked)?;
         self.allow_explanation(asked, &entry, &reason)?;
-        let ids = self.shared.names.ids();
+        let ids = self.shared.names.ids.borrow();
         let decider = Decider { facts: &facts, ..self.decider(&registry, &ids) };
         Ok(Reply::Explained(explanation(&decider, absent, &entry, &variant, &registry.admin.allow)))
     }

@@ -40,7 +40,7 @@ impl Session {
     ) -> Result<(Arc<Token>, TokenInfo, Vec<Header>), ErrorReply> {
         let deadline = self.deadline(options.deadline_ms);
         loop {
-            let (registry, ids) = (self.registry(), self.shared.names.subscribe());
+            let (registry, ids) = (self.registry(), self.shared.names.ids.subscribe());
             let (entry, reason) = self.authorize(&registry, asked)?;
             let credential = self.credential(asked, &entry)?;
             // Before the token is obtained, so that it does not age meanwhile.

@@ -60,7 +60,7 @@ impl Session {
             return Err(refusal(ErrorCode::InvalidRequest, message));
         }
         let held = [self.take(Resource::Watches, 1)?, self.take(Resource::WatchedTokens, names.len())?];
-        let (mut registry, ids) = (self.shared.registry.subscribe(), self.shared.names.subscribe());
+        let (mut registry, ids) = (self.shared.registry.subscribe(), self.shared.names.ids.subscribe());
         for (index, name) in names.iter().enumerate() {
             self.pause(index).await;
             let (_, reason) = self.authorize_watch(name)?;
