@@ -6,15 +6,16 @@ mod record;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokend_protocol::{ErrorClass, Fingerprint};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::record::{ActorState, resume};
-use super::credential::{ActorContext, Attempted, Failed, LastUsed, Rejected, Schedule, Snapshot};
+use super::credential::{ActorContext, Attempted, Failed, Rejected, Schedule, Snapshot};
 use super::schedule::{REJECT_GAP_MOST, RenewalMode, Serving, held_back, may_serve, min_gap, renew_at};
 use super::throttle::{EndpointThrottle, Urgency};
-use crate::clock::{Clock, Instant};
+use crate::clock::Instant;
 use crate::oauth::{Failure, Provider};
 use crate::store::RecordWriter;
 
@@ -46,7 +47,7 @@ pub(super) struct Actor<P> {
     /// The schedule as a reload changed it.
     pub(super) schedules: watch::Receiver<Schedule>,
     pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) last_used: Arc<LastUsed>,
+    pub(super) last_used: watch::Receiver<Instant>,
     /// Ends the actor after the request that is under way.
     pub(super) stop: CancellationToken,
     /// Ends the actor and its request, because the credential is not configured any more.
@@ -82,17 +83,20 @@ impl<P: Provider> Actor<P> {
             // Secret files are watched only while a failure needs an operator and the token is being renewed.
             let watches_secrets =
                 due.is_some() && snapshot.last_error.as_ref().is_some_and(Failed::needs_operator);
-            let watch_from = self.watch_secrets_from();
+            let (watch_from, clock) = (self.watch_secrets_from(), &self.context.clock);
+            let renewal = OptionFuture::from(due.map(|at| clock.sleep_until(at)));
+            let secret_replaced = async {
+                clock.sleep_until(watch_from).await;
+                self.provider.changed().await;
+            };
             // `biased`, so that the order is the same in every test.
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 Ok(()) = self.schedules.changed() => self.reschedule(),
-                () = sleep_until(&self.context.clock, due) => self.come_due(due).await,
+                Some(()) = renewal => self.come_due(due).await,
                 Some(command) = self.commands.recv() => self.handle(command).await,
-                () = changed(&self.provider, &self.context.clock, watch_from), if watches_secrets => {
-                    self.try_after_change().await;
-                }
+                () = secret_replaced, if watches_secrets => self.try_after_change().await,
             }
         }
         // Lets callers that waited for the last request read its token first.
@@ -107,10 +111,12 @@ impl<P: Provider> Actor<P> {
         self.failed(Failure::new(ErrorClass::Internal, "a fault in the daemon"));
     }
 
-    fn watch_secrets_from(&self) -> Option<Instant> {
+    /// When a replaced secret may cause the next attempt.
+    fn watch_secrets_from(&self) -> Instant {
         let gap = CHANGE_GAP * 2_u32.pow(self.state.changes_in_vain.min(CHANGE_GAP_DOUBLINGS));
         // Counts from the later one: the throttle may have held back the attempt after the last change.
-        self.state.last_attempt.max(self.state.last_change).map(|at| at.after(gap))
+        let last = self.state.last_attempt.max(self.state.last_change);
+        last.map_or_else(|| self.context.clock.now(), |at| at.after(gap))
     }
 
     /// Tries again because a secret was replaced.
@@ -135,7 +141,8 @@ impl<P: Provider> Actor<P> {
 
     /// Renews the token, or stops renewing it if nobody uses it.
     async fn renew(&mut self) {
-        let (snapshot, now, last_used) = (self.snapshot(), self.context.clock.now(), self.last_used.get());
+        let (snapshot, now, last_used) =
+            (self.snapshot(), self.context.clock.now(), *self.last_used.borrow());
         // A failed renewal and its retries count as one renewal, while a valid token is held.
         let is_retry = snapshot.failures > 0 && snapshot.usable(now, Duration::ZERO).is_some();
         if self.state.last_attempt.is_none_or(|at| last_used >= at) {
@@ -251,21 +258,5 @@ impl<P: Provider> Actor<P> {
 
     fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         self.publish.send_modify(|published| change(Arc::make_mut(published)));
-    }
-}
-
-/// Ends when something that the provider's answer depends on has changed, but not before `not_before`.
-async fn changed(provider: &impl Provider, clock: &Clock, not_before: Option<Instant>) {
-    if let Some(at) = not_before {
-        clock.sleep_until(at).await;
-    }
-    provider.changed().await;
-}
-
-/// Waits for ever where there is no time.
-async fn sleep_until(clock: &Clock, at: Option<Instant>) {
-    match at {
-        Some(at) => clock.sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -89,17 +88,13 @@ pub struct Snapshot {
     pub clock_skew: Option<i64>,
 }
 
-/// When a token was last used, in nanoseconds since boot. Every caller writes it and the actor reads it.
-#[derive(Debug, Default)]
-pub(super) struct LastUsed(AtomicU64);
-
 /// The handle of a credential's actor. The actor ends when the last handle is dropped.
 #[derive(Debug)]
 pub struct Credential {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(super) schedule: watch::Sender<Schedule>,
     commands: mpsc::Sender<Command>,
-    last_used: Arc<LastUsed>,
+    last_used: watch::Sender<Instant>,
     throttle: Arc<EndpointThrottle>,
     writer: RecordWriter,
     clock: Clock,
@@ -177,13 +172,12 @@ impl Credential {
         let (first, state) = resume(&start, &schedule, &context.fingerprinter, clock.now());
         let (publish, snapshot) = watch::channel(Arc::new(first));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
-        let last_used = Arc::new(LastUsed::default());
-        start.record.and_then(|record| record.last_used).into_iter().for_each(|at| last_used.note(at));
+        let last_used = start.record.and_then(|record| record.last_used);
         let credential = Self {
             snapshot,
             schedule: watch::Sender::new(schedule.clone()),
             commands,
-            last_used,
+            last_used: watch::Sender::new(last_used.unwrap_or(Instant::at(Duration::ZERO))),
             throttle,
             writer: start.writer,
             clock,
@@ -200,7 +194,7 @@ impl Credential {
             schedule,
             schedules: credential.schedule.subscribe(),
             commands: received,
-            last_used: Arc::clone(&credential.last_used),
+            last_used: credential.last_used.subscribe(),
             stop: credential.stop.clone(),
             discarded: credential.discarded.clone(),
         };
@@ -230,7 +224,7 @@ impl Credential {
     /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.
     pub async fn obtain(&self, min_ttl: Duration, deadline: Instant) -> Result<Arc<Token>, Unobtainable> {
         let now = self.clock.now();
-        self.last_used.note(now);
+        self.last_used.send_replace(now);
         match self.may_serve(min_ttl) {
             Serving::Token(token) => {
                 if self.is_resting() {
@@ -300,12 +294,12 @@ impl Credential {
 
     /// When the token was last asked for.
     pub fn last_used(&self) -> Instant {
-        self.last_used.get()
+        *self.last_used.borrow()
     }
 
     /// Notes that somebody is about to use the token.
     pub fn note_use(&self) {
-        self.last_used.note(self.clock.now());
+        self.last_used.send_replace(self.clock.now());
     }
 
     /// Ends the actor, after the request that is under way.
@@ -353,17 +347,6 @@ impl Credential {
         let failed = snapshot.last_error.clone();
         let failed = failed.unwrap_or_else(|| Failed::new(ErrorClass::Internal, expired, now));
         Unobtainable::Failed(failed, snapshot.next_attempt)
-    }
-}
-
-impl LastUsed {
-    pub(super) fn note(&self, now: Instant) {
-        let nanos = now.since(Instant::at(Duration::ZERO)).as_nanos();
-        self.0.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self) -> Instant {
-        Instant::at(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
     }
 }
 

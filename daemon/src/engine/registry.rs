@@ -78,13 +78,9 @@ impl Registry {
     /// Returns the token on loan for a new credential of these names. It is lent only if all of the names had it, so
     /// that no name is served the token of another name.
     fn loan(&self, tokens: &[(&TokenName, &TokenSettings)], now: Instant) -> Option<Arc<Token>> {
-        let loan =
-            |(name, token): &(&TokenName, &TokenSettings)| self.find(name)?.lend_to(&token.credential, now);
-        let first = loan(tokens.first()?)?;
-        tokens
-            .iter()
-            .all(|token| loan(token).is_some_and(|other| Arc::ptr_eq(&first, &other)))
-            .then_some(first)
+        let mut loans = tokens.iter().map(|(name, token)| self.find(name)?.lend_to(&token.credential, now));
+        let first = loans.next()??;
+        loans.all(|other| other.is_some_and(|other| Arc::ptr_eq(&first, &other))).then_some(first)
     }
 
     /// Discards the credentials that `next` does not have.
@@ -96,7 +92,7 @@ impl Registry {
         }
         for (name, entry) in &self.tokens {
             let heir = next.tokens.get(name).filter(|heir| Arc::ptr_eq(&heir.variants, &entry.variants));
-            entry.variants.discard_unless(|settings| heir.is_some_and(|heir| heir.permits(settings)));
+            entry.variants.discard_unless(|terms| heir.is_some_and(|heir| heir.permits(terms)));
         }
     }
 
@@ -120,7 +116,6 @@ impl Registry {
         self.credentials.values().cloned().chain(variants)
     }
 
-    /// The entry of a name.
     pub fn find(&self, name: &TokenName) -> Option<&Arc<Entry>> {
         self.tokens.get(name)
     }

@@ -15,7 +15,7 @@ use crate::quota::{Allowance, Held, QuotaExceeded, Resource};
 /// The most variants of one token. For another one, the least recently used idle one is evicted.
 const HELD_MAX: usize = 32;
 
-/// The reason for which a caller gets no credential of a variant.
+/// Why a caller gets no credential of a variant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoVariant {
     /// The configuration does not permit it: a message for the caller.
@@ -74,7 +74,6 @@ pub struct Variants {
     held: Mutex<HashMap<Terms, HeldVariant>>,
 }
 
-/// A variant that is held.
 #[derive(Debug)]
 struct HeldVariant {
     credential: Arc<Credential>,
@@ -102,15 +101,16 @@ impl Variants {
         let quota = user.take(Resource::Variants, 1).map_err(NoVariant::TooMany)?;
         if held.len() >= HELD_MAX {
             // No connection holds it, and no request is under way.
-            let is_idle = |variant: &&HeldVariant| {
+            let is_idle = |(_, variant): &(&Terms, &HeldVariant)| {
                 Arc::strong_count(&variant.credential) == 1 && !variant.credential.snapshot().in_flight
             };
-            let idle = held.values().filter(is_idle);
+            let idle = held.iter().filter(is_idle);
             // The user's own first, so that a user does not evict the variants of others.
-            let evicted = idle
-                .min_by_key(|idle| (!Arc::ptr_eq(&idle.quota.allowance, user), idle.credential.last_used()));
-            let evicted = Arc::as_ptr(&evicted.ok_or(NoVariant::AllInUse)?.credential);
-            retain(&mut held, |_, variant| Arc::as_ptr(&variant.credential) != evicted);
+            let evicted = idle.min_by_key(|(_, idle)| {
+                (!Arc::ptr_eq(&idle.quota.allowance, user), idle.credential.last_used())
+            });
+            let evicted = evicted.ok_or(NoVariant::AllInUse)?.0.clone();
+            retain(&mut held, |terms, _| *terms != evicted);
         }
         let credential = start(&terms);
         // Otherwise it would be the least recently used one until its first use.
@@ -136,7 +136,6 @@ impl Variants {
         snapshots
     }
 
-    /// The credentials that are held.
     pub fn credentials(&self) -> Vec<Arc<Credential>> {
         self.lock().values().map(|variant| Arc::clone(&variant.credential)).collect()
     }
