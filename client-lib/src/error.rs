@@ -115,7 +115,7 @@ pub enum Error {
     /// The answer does not follow the protocol. Perhaps another program listens at the socket.
     #[error("the daemon's answer is not understood: {message}")]
     Protocol {
-        /// What is wrong with the answer.
+        /// The rule that the answer breaks.
         message: String,
     },
 }

@@ -52,7 +52,7 @@ impl fmt::Debug for CallerHeaders {
     }
 }
 
-/// What a call about one token asks for.
+/// The token, variant and lifetime that a call asks for.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenCall<'a> {
     pub(crate) name: &'a TokenName,
