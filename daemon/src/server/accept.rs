@@ -45,11 +45,12 @@ pub async fn run(listener: UnixListener, shared: Arc<ServerState>) {
         if accepted.is_err() {
             drop(spare.take());
             if let Some(Ok((socket, _))) = listener.accept().now_or_never() {
-                turn_away(&Stream { socket });
+                turn_away(&Stream::new(socket));
             }
             spare = File::open("/dev/null").ok();
         }
-        let admitted = accepted.and_then(|(socket, _)| admit(Stream { socket }, &shared, &mut unidentified));
+        let admitted =
+            accepted.and_then(|(socket, _)| admit(Stream::new(socket), &shared, &mut unidentified));
         if let Err(error) = admitted {
             if let Some(times) = failures.record(shared.clock.now()) {
                 tracing::warn!(%error, times, "connections could not be accepted");

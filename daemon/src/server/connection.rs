@@ -310,7 +310,7 @@ mod tests {
         setsockopt(&ours, sockopt::SndBuf, &4096).unwrap();
         let peer = Peer::known(Facts { uid: 7, gid: 7, ..Facts::default() });
         let session = Arc::new(Session::new(Arc::clone(shared), peer));
-        (Connection::new(Stream { socket: ours }, session, CancellationToken::new()), theirs)
+        (Connection::new(Stream::new(ours), session, CancellationToken::new()), theirs)
     }
 
     fn serve(connection: Connection) -> JoinHandle<io::Result<()>> {

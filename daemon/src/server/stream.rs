@@ -39,6 +39,8 @@ pub fn refuse_descriptors(listener: &UnixListener) {
 pub struct Stream {
     /// Read only with [`Stream::try_read`].
     pub socket: UnixStream,
+    /// The caller has closed its side: nothing unread can be left.
+    has_ended: bool,
 }
 
 /// Room for the control message of [`DESCRIPTORS_MAX`] descriptors, aligned as its header.
@@ -46,8 +48,12 @@ pub struct Stream {
 struct Control([u8; CONTROL_BYTES]);
 
 impl Stream {
+    pub fn new(socket: UnixStream) -> Self {
+        Self { socket, has_ended: false }
+    }
+
     /// Reads what has arrived, and 0 bytes at the end.
-    pub fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
+    pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let mut received = None;
         let read = self.socket.try_io(tokio::io::Interest::READABLE, || {
             let bytes = receive(&self.socket, room)?;
@@ -55,6 +61,7 @@ impl Stream {
             // A short read empties the socket. Saying so here saves the read that would find nothing.
             if bytes < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
+        self.has_ended |= received == Some(0);
         received.map_or_else(|| read.map(|()| 0), Ok)
     }
 
@@ -69,7 +76,7 @@ impl Drop for Stream {
     /// Takes unread descriptors out of the socket, which would close them here.
     fn drop(&mut self) {
         // After the shutdown nothing more comes, so there is an end.
-        if shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok() {
+        if !self.has_ended && shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok() {
             let mut room = [0; 1024];
             loop {
                 match receive(&self.socket, &mut room) {
@@ -123,7 +130,7 @@ mod tests {
     /// A connection of a kernel that takes descriptors, and its caller's end.
     fn connection() -> (Stream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Stream { socket: ours }, theirs)
+        (Stream::new(ours), theirs)
     }
 
     fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -144,7 +151,7 @@ mod tests {
         (near, far)
     }
 
-    async fn read(stream: &Stream) -> io::Result<Vec<u8>> {
+    async fn read(stream: &mut Stream) -> io::Result<Vec<u8>> {
         let mut room = [0; 100];
         loop {
             stream.socket.readable().await?;
@@ -157,20 +164,20 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_read_as_they_come() {
-        let (ours, theirs) = connection();
+        let (mut ours, theirs) = connection();
         theirs.try_write(b"some bytes").unwrap();
-        assert_eq!(read(&ours).await.unwrap(), b"some bytes");
+        assert_eq!(read(&mut ours).await.unwrap(), b"some bytes");
         drop(theirs);
-        assert_eq!(read(&ours).await.unwrap(), b"");
+        assert_eq!(read(&mut ours).await.unwrap(), b"");
     }
 
     #[tokio::test]
     async fn a_descriptor_whose_close_would_take_an_hour_holds_up_nobody() {
-        let (ours, theirs) = connection();
+        let (mut ours, theirs) = connection();
         let (near, _far) = lingering();
         send(&theirs, b"x", &[near.as_fd()]).unwrap();
         drop(near);
-        let fault = read(&ours).await.unwrap_err();
+        let fault = read(&mut ours).await.unwrap_err();
         assert_eq!(fault.kind(), io::ErrorKind::InvalidData);
         // Unread ones at the end of a connection, as many as there may be.
         let mut unheard = Vec::new();
