@@ -62,6 +62,8 @@ pub struct StartState {
     /// The valid token of the credential that a reload replaces by this one, if both ask for the same token. It is
     /// served until this credential has one of its own.
     pub loan: Option<Arc<Token>>,
+    /// The delay of its first request, unless a caller needs the token.
+    pub delay: Duration,
 }
 
 /// The state of a credential at one moment. Token and health are separate: a valid token is served whatever the health

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokend_protocol::{ErrorClass, TokenName};
 
 pub use self::credential_factory::CredentialFactory;
+use self::credential_factory::origin;
 pub use self::entry::Entry;
 use crate::access::Condition;
 use crate::clock::Instant;
@@ -45,22 +46,27 @@ impl Registry {
         for (name, token) in &config.tokens {
             sharing.entry(&token.credential).or_default().push((name, token));
         }
+        let _limited = factory.limit_origins(config.tokens.values());
+        let known =
+            |settings: &CredentialSettings| previous.and_then(|previous| previous.credentials.get(settings));
+        let mut crowds: HashMap<String, usize> = HashMap::new();
+        for settings in sharing.keys().filter(|settings| known(settings).is_none()) {
+            *crowds.entry(origin(&settings.endpoint)).or_default() += 1;
+        }
         let mut credentials = HashMap::with_capacity(sharing.len());
-        // In the order of the names, in which the first requests are sent.
         for TokenSettings { credential: settings, .. } in config.tokens.values() {
             let Some(tokens) = sharing.remove(&**settings) else { continue };
             let schedule = schedule(&tokens);
-            let known = previous.and_then(|previous| previous.credentials.get(settings));
-            let credential = if let Some(known) = known {
+            let credential = if let Some(known) = known(settings) {
                 known.reschedule(schedule);
                 Arc::clone(known)
             } else {
                 let loan = previous.and_then(|previous| previous.loan(&tokens, now));
-                factory.start(Arc::clone(settings), schedule, None, loan)
+                let crowd = crowds.get(&origin(&settings.endpoint)).copied().unwrap_or_default();
+                factory.start(Arc::clone(settings), schedule, None, loan, crowd)
             };
             credentials.insert(Arc::clone(settings), credential);
         }
-        factory.limit_origins(config.tokens.values());
         let entry = |(name, token): (&TokenName, &TokenSettings)| {
             let known = previous.and_then(|previous| previous.find(name));
             let credential = Arc::clone(credentials.get(&token.credential)?);

@@ -43,7 +43,7 @@ pub struct OriginThrottle {
     changed: Notify,
     /// The line of requests that callers wait for. The holder of the lock is next.
     callers: tokio::sync::Mutex<()>,
-    /// The line of scheduled requests, which moves while no caller waits.
+    /// The line of scheduled requests. Its first waits until the line of callers is empty.
     scheduled: tokio::sync::Mutex<()>,
     writer: ThrottleWriter,
 }
@@ -123,6 +123,14 @@ impl OriginThrottle {
         self.changed.notify_waiters();
     }
 
+    /// The delay of a token's first request after a start with `tokens` of this host. `roll` is in `0..1`. A few
+    /// tokens go out at once. Ten thousand are spread over eight minutes, or as the configured limit demands: a line of
+    /// that length would hold up renewals that fall due meanwhile.
+    pub fn start_delay(&self, tokens: usize, roll: f64) -> Duration {
+        let waiting = u32::try_from(tokens.saturating_sub(IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
+        self.lock().spacing().saturating_mul(waiting).mul_f64(roll)
+    }
+
     /// Sends nothing before `until`, the end of a `Retry-After`.
     pub fn keep_quiet(&self, until: Instant) {
         let mut traffic = self.lock();
@@ -145,6 +153,10 @@ impl OriginThrottle {
 }
 
 impl Traffic {
+    fn spacing(&self) -> Duration {
+        self.spacing.unwrap_or(SPACING)
+    }
+
     /// Takes a slot for a request. Otherwise returns when to try again, or `None` to wait for a change.
     fn take(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         if self.in_flight >= IN_FLIGHT_MAX {
@@ -154,7 +166,7 @@ impl Traffic {
             return Err(Some(slot));
         }
         self.in_flight += 1;
-        self.next_slot = Some(now.after(self.spacing.unwrap_or(SPACING)));
+        self.next_slot = Some(now.after(self.spacing()));
         Ok(())
     }
 }
@@ -179,6 +191,7 @@ impl EndpointThrottle {
         let line = if urgency == Urgency::Needed { &origin.callers } else { &origin.scheduled };
         let _first_in_line = line.lock().await;
         loop {
+            // Every caller in line has the lock of that line, or waits for it.
             while urgency == Urgency::Scheduled && origin.callers.try_lock().is_err() {
                 drop(origin.callers.lock().await);
             }
@@ -207,7 +220,7 @@ impl EndpointThrottle {
         if requests > 0 {
             let mut traffic = self.origin.lock();
             let from = traffic.next_slot.map_or(now, |slot| slot.max(now));
-            traffic.next_slot = Some(from.after(traffic.spacing.unwrap_or(SPACING) * requests));
+            traffic.next_slot = Some(from.after(traffic.spacing() * requests));
         }
     }
 
@@ -408,6 +421,17 @@ mod tests {
         scene.reach(1).await;
         drop(scene.admit(Urgency::Scheduled).await);
         assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
+    }
+
+    #[test]
+    fn a_start_with_few_tokens_is_immediate_and_one_with_many_is_spread_as_the_limit_demands() {
+        let origin = OriginThrottle::default();
+        assert_eq!(origin.start_delay(4, 0.9), Duration::ZERO);
+        assert_eq!(origin.start_delay(10_004, 0.5), Duration::from_secs(250));
+        origin.limit(Some(60_000));
+        assert_eq!(origin.start_delay(10_004, 0.5), Duration::from_secs(5));
+        origin.limit(Some(60));
+        assert_eq!(origin.start_delay(104, 0.5), Duration::from_secs(50));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Writes and removes sealed files in the background: one at a time, the newest state of each file only. A token waits
 //! for its file for a bounded time. A write that failed is repeated after the next success, and after a while.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub(super) struct Files {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pending: HashMap<Key, Pending>,
+    /// The pending files in the order in which they are worked on, so that each has its turn.
+    order: VecDeque<Key>,
     /// The files whose last attempt failed, and that have no newer state. They become pending again.
     failed: HashMap<Key, Pending>,
     pub(super) is_working: bool,
@@ -67,7 +69,7 @@ impl Files {
             return;
         }
         let mut queue = self.queue();
-        // Unless the write ended just now.
+        // The write may have ended just now.
         if written.try_recv() == Err(TryRecvError::Empty) {
             queue.is_slow = true;
             let fault = format!(
@@ -84,6 +86,9 @@ impl Files {
         let (waiter, attempted) = oneshot::channel();
         self.work(|queue| {
             queue.failed.remove(&key);
+            if !queue.pending.contains_key(&key) {
+                queue.order.push_back(key);
+            }
             let pending = queue.pending.entry(key).or_default();
             pending.record = record;
             pending.waiters.push(waiter);
@@ -101,12 +106,11 @@ impl Files {
         }
     }
 
-    /// Writes or removes a pending file. Returns whether there was one.
+    /// Writes or removes the file whose turn it is. Returns whether there was one.
     fn work_on_next(&self) -> bool {
         let mut queue = self.queue();
-        let next = queue.pending.keys().next().copied();
-        let Some((key, Pending { record, waiters })) = next.and_then(|key| queue.pending.remove_entry(&key))
-        else {
+        let next = queue.order.pop_front().and_then(|key| queue.pending.remove_entry(&key));
+        let Some((key, Pending { record, waiters })) = next else {
             queue.is_working = false;
             return false;
         };
@@ -142,6 +146,7 @@ impl Files {
 
 impl Queue {
     fn retry(&mut self) {
+        self.order.extend(self.failed.keys());
         self.pending.extend(self.failed.drain());
     }
 }

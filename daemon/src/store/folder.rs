@@ -1,6 +1,6 @@
 //! The folder of sealed records in the state directory: one file per record, replaced atomically. All functions
-//! block. A file that cannot be opened with the state key is moved aside, never overwritten. With another state key,
-//! records have other file names.
+//! block. A file that cannot be opened with the state key is never overwritten: a write moves it aside. With another
+//! state key, records have other file names.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};

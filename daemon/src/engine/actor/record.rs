@@ -38,15 +38,20 @@ pub(in crate::engine) fn resume(
         Arc::new(Token { fingerprint, ..token })
     });
     let failure = record.failure.as_ref();
+    let first_attempt = now.after(start.delay);
     let next_attempt = match (&stored, failure.map(|failure| failure.next_attempt)) {
         // An orderly restart ends a back-off, as a reload does.
-        (_, Some(Some(at))) if start.previous_exit == PreviousExit::Crashed => Some(at.max(now)),
-        (_, Some(Some(_))) => Some(now),
-        (Some(token), None) => Some(renew_at(token, schedule.refresh_before).max(now)),
+        (_, Some(Some(at))) if start.previous_exit == PreviousExit::Crashed => Some(at.max(first_attempt)),
+        (_, Some(Some(at))) => Some(at.min(first_attempt).max(now)),
+        (Some(token), None) => {
+            let due = renew_at(token, schedule.refresh_before);
+            let overdue = first_attempt.min(token.validity.expires_at());
+            Some(if due > now { due } else { overdue })
+        }
         // There is no token, or it was not being renewed, because nobody used it.
         (None, None) | (_, Some(None)) => {
             let is_needed = schedule.renewal_mode == RenewalMode::Always || start.loan.is_some();
-            is_needed.then_some(now)
+            is_needed.then_some(first_attempt)
         }
     };
     let state = ActorState {
@@ -123,14 +128,15 @@ mod tests {
         FailureRecord { failures: 4, failed, next_attempt }
     }
 
-    /// What a credential begins with that is renewed even if nobody uses it.
+    /// The first state of a credential that is renewed even if nobody uses it, and would ask first in 20 seconds.
     fn resumed(
         token: Option<Token>,
         failure: Option<FailureRecord>,
         previous_exit: PreviousExit,
     ) -> (Snapshot, ActorState) {
         let record = Some(Record { token, failure, ..Record::default() });
-        let start = StartState { record, previous_exit, ..StartState::default() };
+        let delay = Duration::from_secs(20);
+        let start = StartState { record, previous_exit, delay, ..StartState::default() };
         let schedule =
             Schedule { names: "t".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
         let fingerprinter = Fingerprinter::with_key(&[7; 32]);
@@ -147,9 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn an_overdue_renewal_is_due_at_once() {
-        let (snapshot, _) = resumed(Some(token(3_000)), None, PreviousExit::Crashed);
-        assert_eq!(snapshot.next_attempt, Some(NOW), "the host did not sleep over it");
+    fn an_overdue_renewal_is_spread_but_not_beyond_the_expiry() {
+        let next = |age| resumed(Some(token(age)), None, PreviousExit::Crashed).0.next_attempt;
+        assert_eq!(next(3_000), Some(after(20)));
+        assert_eq!(next(3_595), Some(after(5)));
     }
 
     #[test]
@@ -160,17 +167,17 @@ mod tests {
             snapshot.next_attempt
         };
         assert_eq!(next(Some(after(500)), PreviousExit::Crashed), Some(after(500)));
+        assert_eq!(next(Some(NOW), PreviousExit::Crashed), Some(after(20)), "an overdue attempt is spread");
+        assert_eq!(next(Some(after(500)), PreviousExit::Orderly), Some(after(20)));
+        assert_eq!(next(Some(after(5)), PreviousExit::Orderly), Some(after(5)), "no attempt comes later");
         let long_ago = NOW.before(Duration::from_secs(60));
-        assert_eq!(next(Some(long_ago), PreviousExit::Crashed), Some(NOW), "the host did not sleep over it");
-        for at in [after(500), long_ago] {
-            assert_eq!(next(Some(at), PreviousExit::Orderly), Some(NOW));
-        }
+        assert_eq!(next(Some(long_ago), PreviousExit::Orderly), Some(NOW), "the host did not sleep over it");
     }
 
     #[test]
-    fn a_credential_without_a_record_asks_at_once() {
+    fn a_credential_without_a_record_asks_at_its_first_attempt() {
         let (snapshot, state) = resumed(None, None, PreviousExit::Crashed);
-        assert_eq!((snapshot.next_attempt, snapshot.failures), (Some(NOW), 0));
+        assert_eq!((snapshot.next_attempt, snapshot.failures), (Some(after(20)), 0));
         assert_eq!(state, ActorState::default());
     }
 }

@@ -35,51 +35,65 @@ impl CredentialFactory {
         Self { actor_context, store, egress_dir, origins, endpoints, clients }
     }
 
-    /// Sets the rate limit of each host of running credentials: the lowest one that is configured for it.
-    pub(super) fn limit_origins<'a>(&self, tokens: impl Iterator<Item = &'a TokenSettings>) {
+    /// Sets the rate limit of each host: the lowest one that is configured for it. The result keeps the limits until the
+    /// credentials of the hosts are started.
+    #[must_use]
+    pub(super) fn limit_origins<'a>(
+        &mut self,
+        tokens: impl Iterator<Item = &'a TokenSettings>,
+    ) -> Vec<Arc<OriginThrottle>> {
         let mut limits: HashMap<String, Option<u32>> = HashMap::new();
         for token in tokens {
             let limit = limits.entry(origin(&token.credential.endpoint)).or_default();
             *limit = [*limit, token.max_requests_per_minute].into_iter().flatten().min();
         }
-        for (origin, limit) in limits {
-            if let Some(origin) = self.origins.get(&origin).and_then(Weak::upgrade) {
-                origin.limit(limit);
-            }
-        }
+        let limited = limits.into_iter().map(|(name, limit)| {
+            let origin = self.origin(name);
+            origin.limit(limit);
+            origin
+        });
+        limited.collect()
     }
 
-    /// Starts a credential. `loan` is the token of the credential that it replaces.
+    /// Starts a credential, one of `crowd` of its host that are started together. `loan` is the token of the credential
+    /// that it replaces.
     pub(super) fn start(
         &mut self,
         settings: Arc<CredentialSettings>,
         schedule: Schedule,
         variant_of: Option<Key>,
         loan: Option<Arc<Token>>,
+        crowd: usize,
     ) -> Arc<Credential> {
-        let way = (settings.ca_file.clone(), settings.proxy.clone());
-        let http = shared(&mut self.clients, way, |(ca_file, proxy)| {
+        let connection = (settings.ca_file.clone(), settings.proxy.clone());
+        let http = shared(&mut self.clients, connection, |(ca_file, proxy)| {
             HttpClient::new(ca_file.clone(), proxy.clone(), self.egress_dir.clone())
         });
         let throttle = self.throttle(&settings.endpoint);
         let (writer, record) = self.store.claim(Key::of_credential(&settings), variant_of);
-        let start = StartState { writer, record, previous_exit: self.store.previous_exit, loan };
+        let delay = throttle.origin().start_delay(crowd, (self.actor_context.roll)());
+        let start = StartState { writer, record, previous_exit: self.store.previous_exit, loan, delay };
         let provider = HttpProvider::new(settings, http, self.actor_context.clock.clone());
         Arc::new(Credential::start(provider, throttle, schedule, start, &self.actor_context))
     }
 
     /// The throttle of an endpoint, in the state in which it was stored.
     fn throttle(&mut self, endpoint: &Endpoint) -> Arc<EndpointThrottle> {
+        let origin = self.origin(origin(endpoint));
         let store = &self.store;
-        let origin = shared(&mut self.origins, origin(endpoint), |name| {
-            let (writer, record) = store.claim_throttle(name);
-            OriginThrottle::new(writer, record.and_then(|record| record.quiet_until))
-        });
         shared(&mut self.endpoints, endpoint.url().to_string(), |url| {
             let (writer, record) = store.claim_throttle(url);
             // After an orderly restart the cause may be gone, as after a reload.
             let record = record.filter(|_| store.previous_exit == PreviousExit::Crashed);
             EndpointThrottle::new(origin, writer, record.unwrap_or_default())
+        })
+    }
+
+    /// The throttle of a host, with its stored `Retry-After`.
+    fn origin(&mut self, name: String) -> Arc<OriginThrottle> {
+        shared(&mut self.origins, name, |name| {
+            let (writer, record) = self.store.claim_throttle(name);
+            OriginThrottle::new(writer, record.and_then(|record| record.quiet_until))
         })
     }
 }
@@ -96,6 +110,6 @@ fn shared<K: Eq + Hash, V>(known: &mut HashMap<K, Weak<V>>, key: K, new: impl Fn
 }
 
 /// The host of an endpoint: scheme, name and port.
-fn origin(endpoint: &Endpoint) -> String {
+pub(super) fn origin(endpoint: &Endpoint) -> String {
     endpoint.url().origin().ascii_serialization()
 }

@@ -92,7 +92,7 @@ impl Entry {
         let base = &self.settings.credential;
         let settings = CredentialSettings { terms: terms.clone(), ..CredentialSettings::clone(base) };
         let variant_of = Some(Key::of_credential(base));
-        factory.start(Arc::new(settings), self.variant_schedule.clone(), variant_of, loan)
+        factory.start(Arc::new(settings), self.variant_schedule.clone(), variant_of, loan, 1)
     }
 
     /// Returns the valid token as a loan, if `settings` request the same token in another way.
@@ -104,8 +104,8 @@ impl Entry {
 
     /// Takes over the variants of the entry that this one replaces, if both request the same token in another way.
     pub(super) fn take_over_variants(&self, former: &Self, factory: &mut CredentialFactory, now: Instant) {
-        let is_taken_over = Arc::ptr_eq(&self.variants, &former.variants);
-        if !is_taken_over && asks_for_the_same(&former.settings.credential, &self.settings.credential) {
+        let is_shared = Arc::ptr_eq(&self.variants, &former.variants);
+        if !is_shared && asks_for_the_same(&former.settings.credential, &self.settings.credential) {
             self.variants.take_over(&former.variants, now, |terms, loan| {
                 self.permits(terms).then(|| self.start_variant(terms, Some(loan), factory))
             });
@@ -189,5 +189,36 @@ mod tests {
         assert_eq!(margin(&before), Some(Duration::ZERO));
         let after = build("5m", Some(&before));
         assert_eq!(margin(&after), Some(Duration::from_secs(300)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_requests_to_a_host_are_spread_as_its_limit_demands() {
+        let clock = Clock::simulated();
+        let store = Store::forgetful(clock.clone());
+        let actor_context = ActorContext {
+            clock: clock.clone(),
+            fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
+            roll: || 1.0,
+            tasks: TaskTracker::new(),
+        };
+        let mut factory = CredentialFactory::new(store, None, actor_context);
+        let mut text = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\n\
+                        client_secret = { command = [\"sleep\", \"600\"] }\nmax_requests_per_minute = 60\n"
+            .to_owned();
+        let mut build = |from: u32, to: u32, previous: Option<&Registry>| {
+            for number in from..to {
+                text += &format!("[token.t{number}]\nprovider = \"p\"\nscope = \"s{number}\"\n");
+            }
+            let config = config::parse(Path::new("/tokend.toml"), &text).unwrap().config;
+            Registry::build(&config, &mut factory, previous)
+        };
+        let first_attempt = |registry: &Registry, name: &str| {
+            let snapshot = registry.find(&name.parse().unwrap()).unwrap().credential.snapshot();
+            snapshot.next_attempt.map(|at| at.since(clock.now()).as_secs())
+        };
+        let few = build(0, 4, None);
+        assert_eq!(first_attempt(&few, "t0"), Some(0));
+        let many = build(4, 108, Some(&few));
+        assert_eq!(first_attempt(&many, "t100"), Some(100), "only the new ones count");
     }
 }
