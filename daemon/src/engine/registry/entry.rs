@@ -202,13 +202,11 @@ mod tests {
             tasks: TaskTracker::new(),
         };
         let mut factory = CredentialFactory::new(store, None, actor_context);
-        let mut text = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\n\
-                        client_secret = { command = [\"sleep\", \"600\"] }\nmax_requests_per_minute = 60\n"
-            .to_owned();
-        let mut build = |from: u32, to: u32, previous: Option<&Registry>| {
-            for number in from..to {
-                text += &format!("[token.t{number}]\nprovider = \"p\"\nscope = \"s{number}\"\n");
-            }
+        let mut build = |count: u32, previous: Option<&Registry>| {
+            let provider = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\n\
+                            client_secret = { command = [\"sleep\", \"600\"] }\nmax_requests_per_minute = 60\n";
+            let token = |n: u32| format!("[token.t{n}]\nprovider = \"p\"\nscope = \"s{n}\"\n");
+            let text = provider.to_owned() + &(0..count).map(token).collect::<String>();
             let config = config::parse(Path::new("/tokend.toml"), &text).unwrap().config;
             Registry::build(&config, &mut factory, previous)
         };
@@ -216,9 +214,9 @@ mod tests {
             let snapshot = registry.find(&name.parse().unwrap()).unwrap().credential.snapshot();
             snapshot.next_attempt.map(|at| at.since(clock.now()).as_secs())
         };
-        let few = build(0, 4, None);
+        let few = build(4, None);
         assert_eq!(first_attempt(&few, "t0"), Some(0));
-        let many = build(4, 108, Some(&few));
+        let many = build(108, Some(&few));
         assert_eq!(first_attempt(&many, "t100"), Some(100), "only the new ones count");
     }
 }
