@@ -131,7 +131,7 @@ impl Clock {
     pub async fn sleep_until(&self, instant: Instant) {
         loop {
             // Created before the time is read, so that no change is missed in between.
-            let stepped = self.changes.0.notified();
+            let changed = self.changes.0.notified();
             let left = instant.since(self.now());
             if left.is_zero() {
                 return;
@@ -140,7 +140,7 @@ impl Clock {
             // wakes the sleeper.
             tokio::select! {
                 () = tokio::time::sleep(left) => (),
-                () = stepped => (),
+                () = changed => (),
             }
         }
     }
@@ -197,8 +197,8 @@ fn arm(timer: &TimerFd) -> nix::Result<()> {
 
 /// Whether the kernel reports that the clock was set: during a wait, or when the timer is armed again, which succeeds
 /// all the same.
-fn is_step(said: nix::Result<()>) -> nix::Result<bool> {
-    match said {
+fn is_step(result: nix::Result<()>) -> nix::Result<bool> {
+    match result {
         Err(Errno::ECANCELED) => Ok(true),
         Err(Errno::EAGAIN) | Ok(()) => Ok(false),
         Err(error) => Err(error),

@@ -89,7 +89,7 @@ pub enum FdStore {
 struct Found {
     bytes: Vec<u8>,
     /// Whether the host may have rebooted since it was written.
-    rebooted: bool,
+    may_have_rebooted: bool,
     on_disk: bool,
 }
 
@@ -145,7 +145,7 @@ impl Store {
         let reading = spawn_blocking(move || reader.folder.read(send));
         let taking_over = async {
             while let Some((key, bytes)) = records.recv().await {
-                let found = || Found { bytes, rebooted: true, on_disk: true };
+                let found = || Found { bytes, may_have_rebooted: true, on_disk: true };
                 self.lock().found.entry(key).or_insert_with(found).on_disk = true;
             }
             reading.await
@@ -168,7 +168,7 @@ impl Store {
         let mut state = self.lock();
         *state.claims.entry(key).or_default() += 1;
         let record = state.find(&key).and_then(|found| {
-            let Some(record) = Record::decode(&found.bytes, now, found.rebooted) else {
+            let Some(record) = Record::decode(&found.bytes, now, found.may_have_rebooted) else {
                 state.write(|memory| memory.remove(&key));
                 return None;
             };
@@ -190,7 +190,8 @@ impl Store {
     pub fn claim_throttle(self: &Arc<Self>, name: &str) -> (ThrottleWriter, Option<ThrottleRecord>) {
         let key = Key::of_throttle(name);
         let found = self.lock().found.remove(&key);
-        let record = found.and_then(|found| ThrottleRecord::decode(&found.bytes, self.now(), found.rebooted));
+        let record =
+            found.and_then(|found| ThrottleRecord::decode(&found.bytes, self.now(), found.may_have_rebooted));
         (ThrottleWriter(Some((Arc::clone(self), key))), record)
     }
 
@@ -224,7 +225,7 @@ impl Store {
         let mut state = self.lock();
         let State { found, claims, .. } = &mut *state;
         let is_wanted = |found: &Found| {
-            let record = Record::decode(&found.bytes, now, found.rebooted).unwrap_or_default();
+            let record = Record::decode(&found.bytes, now, found.may_have_rebooted).unwrap_or_default();
             let backs_off = record.failure.is_some_and(|failure| failure.next_attempt > Some(now.at));
             (record.token.is_some() || backs_off)
                 && record.variant_of.is_some_and(|base| claims.contains_key(&base))
@@ -286,7 +287,7 @@ impl State {
         match left.map(Memory::adopt) {
             None => (),
             Some(Ok(Recovered { memory, records, is_damaged })) => {
-                let found = |bytes| Found { bytes, rebooted: false, on_disk: false };
+                let found = |bytes| Found { bytes, may_have_rebooted: false, on_disk: false };
                 self.found = records.into_iter().map(|(key, bytes)| (key, found(bytes))).collect();
                 self.memory = Some(memory);
                 if !is_damaged {
@@ -318,7 +319,8 @@ impl State {
     fn find(&mut self, key: &Key) -> Option<Found> {
         let current = || {
             let bytes = self.memory.as_ref()?.record(key)?;
-            Some(Found { bytes, rebooted: false, on_disk: true })
+            // The credential that claimed it first has written its file.
+            Some(Found { bytes, may_have_rebooted: false, on_disk: true })
         };
         self.found.remove(key).or_else(current)
     }

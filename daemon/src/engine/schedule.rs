@@ -1,7 +1,7 @@
 //! The policy of a credential: which callers get the held token, when it is renewed, how long a failure backs off.
 //!
-//! Pure functions: time and jitter, a random number in `0..1`, are arguments. All durations scale with the lifetime, so that a token of ten
-//! seconds and one of a year are both renewed in time.
+//! Pure functions. The time and the jitter are arguments; the jitter is a random number in `0..1`. All durations scale
+//! with the lifetime, so that a token of ten seconds and one of a year are both renewed in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -199,7 +199,7 @@ pub fn back_off(
         // A quarter of the rest leaves several attempts before the token expires.
         (_, Some(rest)) => (TRANSIENT_FIRST, TRANSIENT_MOST.min(rest / 4).max(TRANSIENT_FIRST)),
     };
-    stretched(first, failures, most, jitter).max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
+    exponential(first, failures, most, jitter).max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
 }
 
 /// The longest back-off of a token endpoint that is down. Shorter than a token's own, because the first token that
@@ -209,11 +209,11 @@ const ENDPOINT_MOST: Duration = Duration::from_secs(2 * 60);
 
 /// How long all tokens of an endpoint back off after its `failures`-th failure in a row, counted from one.
 pub fn endpoint_back_off(failures: u32, jitter: f64) -> Duration {
-    stretched(TRANSIENT_FIRST, failures, ENDPOINT_MOST, jitter)
+    exponential(TRANSIENT_FIRST, failures, ENDPOINT_MOST, jitter)
 }
 
 /// A back-off that doubles with each failure up to `most`, stretched by the jitter.
-fn stretched(first: Duration, failures: u32, most: Duration, jitter: f64) -> Duration {
+fn exponential(first: Duration, failures: u32, most: Duration, jitter: f64) -> Duration {
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(30));
     doubled.min(most).mul_f64(1.0 + BACK_OFF_JITTER * jitter)
 }

@@ -32,6 +32,7 @@ impl Key {
     }
 
     pub fn of_throttle(name: &str) -> Self {
+        // The word must stay: the keys of stored records depend on it.
         Self::hash(&("issuer", name))
     }
 
@@ -67,9 +68,9 @@ pub struct Record {
 /// A token and what its schedule depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Token {
-    #[serde(serialize_with = "expose", deserialize_with = "conceal")]
+    #[serde(serialize_with = "write_secret", deserialize_with = "read_secret")]
     pub secret: Secret,
-    /// Names the token in logs and replies. Not stored: the engine computes it again.
+    /// Names the token in logs and replies. Not stored: zero until the engine computes it again.
     #[serde(skip, default = "no_fingerprint")]
     pub fingerprint: Fingerprint,
     pub validity: Validity,
@@ -142,14 +143,14 @@ impl Failed {
 }
 
 impl Moment {
-    /// Converts an instant that was written at `self` to the clock as it is at `now`. `rebooted` is whether the host
-    /// may have rebooted since: the record was on the disk, not in memory.
+    /// Converts an instant that was written at `self` to the clock as it is at `now`. The host may have rebooted since
+    /// if the record was on the disk, not in memory.
     ///
     /// Across a reboot only the wall clock tells how much time passed, and it may have been set. No token gets more life
     /// than it had left when it was written.
-    fn rebase(self, instant: Instant, now: Self, rebooted: bool) -> Instant {
+    fn rebase(self, instant: Instant, now: Self, may_have_rebooted: bool) -> Instant {
         // A record that was written later than now is from another boot, even if it was in memory.
-        if !rebooted && self.at <= now.at {
+        if !may_have_rebooted && self.at <= now.at {
             return instant;
         }
         // Without a reboot exactly `now.at - self.at` has passed; after a reboot at least that, if it is positive.
@@ -160,9 +161,9 @@ impl Moment {
 
 impl Record {
     /// Decodes a record, with its instants converted to `now`. An expired token is left out.
-    pub fn decode(bytes: &[u8], now: Moment, rebooted: bool) -> Option<Self> {
+    pub fn decode(bytes: &[u8], now: Moment, may_have_rebooted: bool) -> Option<Self> {
         let Written { at: written, record: mut this }: Written<Self> = serde_json::from_slice(bytes).ok()?;
-        let rebase = |instant: &mut Instant| *instant = written.rebase(*instant, now, rebooted);
+        let rebase = |instant: &mut Instant| *instant = written.rebase(*instant, now, may_have_rebooted);
         // A token whose request is later than its record is corrupt, and would be valid for too long.
         this.token = this.token.filter(|token| token.validity.sent_at <= written.at);
         if let Some(token) = &mut this.token {
@@ -179,9 +180,10 @@ impl Record {
 }
 
 impl ThrottleRecord {
-    pub fn decode(bytes: &[u8], now: Moment, rebooted: bool) -> Option<Self> {
+    pub fn decode(bytes: &[u8], now: Moment, may_have_rebooted: bool) -> Option<Self> {
         let Written { at: written, record }: Written<Self> = serde_json::from_slice(bytes).ok()?;
-        let rebase = |instant: Option<Instant>| instant.map(|instant| written.rebase(instant, now, rebooted));
+        let rebase =
+            |instant: Option<Instant>| instant.map(|instant| written.rebase(instant, now, may_have_rebooted));
         Some(Self { quiet_until: rebase(record.quiet_until), try_at: rebase(record.try_at), ..record })
     }
 }
@@ -260,11 +262,11 @@ impl ThrottleWriter {
 }
 
 /// The one place besides the wire where a token is serialized.
-fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+fn write_secret<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(secret.expose())
 }
 
-fn conceal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+fn read_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
     String::deserialize(deserializer).map(Secret::from)
 }
 
@@ -388,8 +390,8 @@ mod tests {
         ) {
             let (written, now) = (moment(written.0, written.1), moment(now.0, now.1));
             let expiry = written.at.after(Duration::from_secs(left));
-            for rebooted in [false, true] {
-                let expiry = written.rebase(expiry, now, rebooted);
+            for may_have_rebooted in [false, true] {
+                let expiry = written.rebase(expiry, now, may_have_rebooted);
                 prop_assert!(expiry.since(now.at) <= Duration::from_secs(left));
             }
         }
