@@ -22,6 +22,7 @@ use crate::process::hardening;
 use crate::process::listener::OwnSocket;
 use crate::process::systemd::{self, NotifyState, notify};
 use crate::server::session::refusal;
+use crate::server::stream::refuse_descriptors;
 use crate::store::Store;
 
 /// The answer to callers of a daemon whose configuration has faults.
@@ -81,6 +82,7 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
 /// Answers one request of every caller with an error, for five seconds. The service manager starts the daemon for every
 /// caller that waits; a daemon that exited at once would start, and log its faults, in a busy loop.
 async fn answer_callers(listener: UnixListener) {
+    refuse_descriptors(&listener);
     let answers = TaskTracker::new();
     let accepting = async {
         loop {
@@ -168,7 +170,13 @@ async fn reload_on_signal(daemon: &Daemon, mut hangup: Signal, source: &Source) 
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
     use std::path::Path;
+
+    use futures_util::FutureExt;
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
     use super::*;
 
@@ -176,6 +184,26 @@ mod tests {
         let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
         stream.set_nonblocking(true).unwrap();
         Framed::new(UnixStream::from_std(stream).unwrap(), Codec::new())
+    }
+
+    /// Whether a caller can attach a descriptor to its bytes.
+    fn accepts_descriptors(path: &Path) -> bool {
+        let caller = std::os::unix::net::UnixStream::connect(path).unwrap();
+        let file = File::open("/dev/null").unwrap();
+        let (bytes, numbers) = ([IoSlice::new(b"x")], [file.as_raw_fd()]);
+        let attached = [ControlMessage::ScmRights(&numbers)];
+        sendmsg::<()>(caller.as_raw_fd(), &bytes, &attached, MsgFlags::MSG_NOSIGNAL, None).is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_daemon_with_a_faulty_configuration_refuses_descriptors_if_the_kernel_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other_path) = (dir.path().join("s.sock"), dir.path().join("other.sock"));
+        let other = UnixListener::bind(&other_path).unwrap();
+        refuse_descriptors(&other);
+        let mut answers = Box::pin(answer_callers(UnixListener::bind(&path).unwrap()));
+        assert!((&mut answers).now_or_never().is_none());
+        assert_eq!(accepts_descriptors(&path), accepts_descriptors(&other_path));
     }
 
     #[tokio::test(start_paused = true)]
