@@ -8,6 +8,7 @@ use tokend_protocol::{
     CallOptions, ErrorCode, ErrorReply, GetRequest, Header, HeadersRequest, Reply, TokenInfo, TokenReply,
 };
 
+use super::headers::supplied_headers;
 use super::{Asked, Session, refusal, view};
 use crate::clock::Instant;
 use crate::engine::credential::{Credential, Token};
@@ -36,16 +37,19 @@ impl Session {
         &self,
         asked: Asked<'_>,
         options: CallOptions,
-        headers: Option<&HeadersRequest>,
+        headers_request: Option<&HeadersRequest>,
     ) -> Result<(Arc<Token>, TokenInfo, Vec<Header>), ErrorReply> {
         let deadline = self.deadline(options.deadline_ms);
+        let deadline_for_secrets = self.deadline_for_secrets(options);
         loop {
             let (registry, ids) = (self.registry(), self.shared.names.ids.subscribe());
             let (entry, reason) = self.authorize(&registry, asked)?;
+            // Checked first: starting a variant may evict another one.
+            let supplied = headers_request.map(|request| supplied_headers(&entry, request)).transpose()?;
             let credential = self.credential(asked, &entry)?;
             // Before the token is obtained, so that it does not age meanwhile.
-            let headers = match headers {
-                Some(request) => self.other_headers(asked, &entry, request, deadline).await?,
+            let headers = match supplied {
+                Some(supplied) => self.other_headers(asked, &entry, supplied, deadline_for_secrets).await?,
                 None => Vec::new(),
             };
             let token = self.obtain(asked, &credential, options, deadline).await;

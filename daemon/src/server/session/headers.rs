@@ -1,10 +1,9 @@
 //! `Headers`: the header set of an API call. `Authorization`, the configured headers, and those of the caller.
 
-use std::time::Duration;
-
 use http::header::HeaderValue as HttpValue;
 use tokend_protocol::{
-    CallerHeader, ErrorClass, ErrorCode, ErrorReply, Header, HeadersReply, HeadersRequest, Reply, Secret,
+    CallOptions, CallerHeader, ErrorClass, ErrorCode, ErrorReply, Header, HeadersReply, HeadersRequest,
+    Reply, Secret,
 };
 
 use super::{Asked, Session, refusal};
@@ -14,9 +13,9 @@ use crate::engine::credential::Failed;
 use crate::engine::registry::Entry;
 use crate::server::audit::Operation;
 
-/// How long the secrets of a header set may take for a caller without a deadline: they are on this host, and no provider has
-/// to be waited for.
-const SECRETS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many milliseconds the secrets of a header set may take for a caller without a deadline: they are on this host, and
+/// no provider has to be waited for.
+const SECRETS_TIMEOUT_MS: u32 = 1000;
 
 impl Session {
     pub(super) async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
@@ -27,20 +26,18 @@ impl Session {
         Ok(Reply::Headers(HeadersReply { info, headers }))
     }
 
+    pub(super) fn deadline_for_secrets(&self, options: CallOptions) -> Instant {
+        self.deadline(if options.deadline_ms == 0 { SECRETS_TIMEOUT_MS } else { options.deadline_ms })
+    }
+
     /// The configured headers, with their secrets as they are now, and those of the caller.
     pub(super) async fn other_headers(
         &self,
         asked: Asked<'_>,
         entry: &Entry,
-        request: &HeadersRequest,
+        supplied: Vec<Header>,
         deadline: Instant,
     ) -> Result<Vec<Header>, ErrorReply> {
-        let supplied = supplied(&entry.settings.caller_headers, &request.supplied, &request.omitted)
-            .map_err(|message| refusal(ErrorCode::InvalidRequest, message))?;
-        let deadline = match request.options.deadline_ms {
-            0 => self.shared.clock.now().after(SECRETS_TIMEOUT),
-            _ => deadline,
-        };
         let read = tokio::select! {
             // Secrets that are at hand are read, however short the deadline.
             biased;
@@ -63,6 +60,12 @@ impl Session {
         headers.extend(supplied);
         Ok(headers)
     }
+}
+
+/// The caller's headers, if they are those that the token's configuration leaves to it.
+pub(super) fn supplied_headers(entry: &Entry, request: &HeadersRequest) -> Result<Vec<Header>, ErrorReply> {
+    supplied(&entry.settings.caller_headers, &request.supplied, &request.omitted)
+        .map_err(|message| refusal(ErrorCode::InvalidRequest, message))
 }
 
 /// Checks the caller's headers against those that the configuration leaves to it, and returns them in the configured

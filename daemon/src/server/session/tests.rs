@@ -254,6 +254,26 @@ async fn secrets_of_headers_that_hang_end_with_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_reload_does_not_extend_the_time_for_the_secrets_of_headers() {
+    let tokens = token("t", "headers = { Key = { command = [\"sh\", \"-c\", \"sleep 0.7; echo x\"] } }");
+    let scene = Scene::new(OWN_UID, host(), &tokens);
+    let request = Request::Headers(HeadersRequest {
+        name: "t".parse().unwrap(),
+        options: HELD,
+        supplied: vec![],
+        omitted: vec![],
+        variant: Variant::default(),
+    });
+    let mut answer = Box::pin(scene.session.answer(request));
+    assert!((&mut answer).now_or_never().is_none());
+    // The secret is read again under the new registry, for which the rest of the second is too short.
+    scene.reload(&tokens);
+    let reply = answer.await;
+    let Reply::Error(error) = reply else { panic!("{reply:?}") };
+    assert!(error.message.contains("secrets of the header set"), "{}", error.message);
+}
+
+#[tokio::test]
 async fn a_missing_secret_is_no_refusal_of_the_provider_and_operators_are_told_which_one() {
     let headers = format!("{ALLOWED}\nheaders = {{ Key = {{ file = \"/no-such-secret\" }} }}");
     let request = || {

@@ -166,3 +166,25 @@ async fn with_all_variants_in_use_another_one_is_overloaded() {
     tokio::task::yield_now().await;
     assert!(waiting.iter_mut().all(|asked| asked.now_or_never().is_none()));
 }
+
+#[tokio::test]
+async fn headers_are_checked_before_a_variant_is_started() {
+    let rules = "scope = \"a b\"\nvariants = { scope = [\"a\", \"b\"] }\ncaller_headers = [\"X\"]";
+    let quota = Quota { variants: 1, ..Quota::default() };
+    let scene = Scene::with_quota(OWN_UID, host(), &token("t", rules), quota);
+    let headers = |scope: &str, omitted: &[&str]| {
+        Request::Headers(HeadersRequest {
+            name: "t".parse().unwrap(),
+            options: HELD,
+            supplied: vec![],
+            omitted: omitted.iter().map(|name| (*name).to_owned()).collect(),
+            variant: Variant { scope: vec![scope.to_owned()], ..Variant::default() },
+        })
+    };
+    let refused = error(scene.session.answer(headers("a", &[])).await);
+    assert!(refused.message.starts_with("the header X is missing"), "{}", refused.message);
+    assert!(scene.session.allowance.take(Resource::Variants, 1).is_ok(), "no variant was started");
+    assert_eq!(code(scene.session.answer(headers("a", &["X"])).await), ErrorCode::DeadlineExceeded);
+    let refused = error(scene.session.answer(headers("b", &[])).await);
+    assert_eq!(refused.code, ErrorCode::InvalidRequest, "it names the header although the quota is used up");
+}
