@@ -206,6 +206,7 @@ async fn a_watch_takes_each_name_once_and_not_too_many() {
     let refused = scene.watch(&names).await.map(drop).unwrap_err();
     assert_eq!(refused.code, ErrorCode::InvalidRequest);
     assert!(refused.message.contains("257"), "{}", refused.message);
+    assert!(refused.message.ends_with("put the others into another watch"), "{}", refused.message);
 }
 
 #[tokio::test]

@@ -53,8 +53,7 @@ impl Session {
         }
         if names.len() > WATCHED_MAX {
             let message = format!(
-                "a watch of {} tokens, expected {WATCHED_MAX} at most: watch the others on a connection of \
-                 their own",
+                "a watch of {} tokens, expected {WATCHED_MAX} at most: put the others into another watch",
                 names.len()
             );
             return Err(refusal(ErrorCode::InvalidRequest, message));
