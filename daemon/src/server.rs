@@ -4,6 +4,7 @@ pub mod accept;
 pub mod audit;
 pub mod connection;
 pub mod fair_queue;
+pub mod log_throttle;
 pub mod session;
 pub mod stream;
 
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use self::audit::Audit;
 use self::fair_queue::FairQueue;
+use self::log_throttle::LogThrottle;
 use crate::access::Names;
 use crate::clock::Clock;
 use crate::engine::registry::{CredentialFactory, Registry};
@@ -44,7 +46,9 @@ pub struct ServerState {
     pub connections_max: usize,
     /// Asks the connections to finish what is in flight.
     pub stop: CancellationToken,
-    /// When the last reload failed, if it did.
+    /// Limits the log lines about header sets whose secrets cannot be read. Never locked across an await.
+    pub header_failures: Mutex<LogThrottle>,
+    /// When the last reload failed, if it did. Nothing subscribes: the sender only stores the value.
     pub reload_failed_at: watch::Sender<Option<Timestamp>>,
 }
 
@@ -66,6 +70,7 @@ impl ServerState {
             connections: TaskTracker::new(),
             connections_max: usize::MAX,
             stop: CancellationToken::new(),
+            header_failures: Mutex::default(),
             reload_failed_at: watch::Sender::new(None),
         }
     }

@@ -11,12 +11,12 @@ use nix::libc;
 use tokend_protocol::{ErrorCode, Frame, Reply, encode};
 use tokio::net::UnixListener;
 
-use crate::clock::Instant;
 use crate::peer::Peer;
 use crate::quota::Resource;
 use crate::server::ServerState;
 use crate::server::audit::{Operation, Record, Refusal};
 use crate::server::connection::Connection;
+use crate::server::log_throttle::LogThrottle;
 use crate::server::session::{Session, refusal};
 use crate::server::stream::{Stream, refuse_descriptors};
 
@@ -28,11 +28,8 @@ const IDENTIFY_UNITS: u32 = 8;
 
 const TOO_MANY: &str = "too many open connections";
 
-/// Connections that are reserved for operators, unless the limit is low.
+/// Connections that are reserved for root and the daemon's own user, unless the limit is low.
 const RESERVED: usize = 64;
-
-/// The least time between two log lines about one kind of event.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Accepts connections and starts a task for each. Never returns.
 pub async fn run(listener: UnixListener, shared: Arc<ServerState>) {
@@ -45,7 +42,7 @@ pub async fn run(listener: UnixListener, shared: Arc<ServerState>) {
         if accepted.is_err() {
             drop(spare.take());
             if let Some(Ok((socket, _))) = listener.accept().now_or_never() {
-                turn_away(&Stream::new(socket));
+                turn_away(&Stream::new(socket), TOO_MANY);
             }
             spare = File::open("/dev/null").ok();
         }
@@ -69,7 +66,7 @@ fn admit(stream: Stream, shared: &Arc<ServerState>, unidentified: &mut LogThrott
     let mut peer = match Peer::of(stream.socket.as_fd()) {
         Ok(peer) => peer,
         Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-            turn_away(&stream);
+            turn_away(&stream, TOO_MANY);
             return Err(error);
         }
         Err(error) => {
@@ -80,23 +77,28 @@ fn admit(stream: Stream, shared: &Arc<ServerState>, unidentified: &mut LogThrott
         }
     };
     let uid = peer.facts().uid;
-    let is_operator = uid == 0 || uid == shared.own_uid;
-    let reserved = if is_operator { 0 } else { RESERVED.min(shared.connections_max / 4) };
+    let is_privileged = uid == 0 || uid == shared.own_uid;
+    let reserved = if is_privileged { 0 } else { RESERVED.min(shared.connections_max / 4) };
     let has_room = shared.connections.len() < shared.connections_max - reserved;
     let of_user = shared.allowances.of(uid, now).take(Resource::Connections, 1);
-    let (true, Ok(held)) = (has_room, of_user) else {
-        let refusal = Refusal::TooMuch(TOO_MANY);
-        shared.audit.record(&Record::new(peer.facts(), Operation::Connect, None, Err(refusal)));
-        turn_away(&stream);
-        return Ok(());
+    let taken = if has_room { of_user.map_err(|excess| excess.reason) } else { Err(TOO_MANY) };
+    let held = match taken {
+        Ok(held) => held,
+        Err(reason) => {
+            let refusal = Refusal::TooMuch(reason);
+            shared.audit.record(&Record::new(peer.facts(), Operation::Connect, None, Err(refusal)));
+            turn_away(&stream, reason);
+            return Ok(());
+        }
     };
     let (state, stop) = (Arc::clone(shared), shared.stop.clone());
     shared.connections.spawn(async move {
         let _held = held;
-        let queue = state.turns.join(uid);
-        drop(queue.turn().await);
-        queue.spend(IDENTIFY_UNITS);
+        let user_queue = state.turns.join(uid);
+        let turn = user_queue.turn().await;
+        user_queue.spend(IDENTIFY_UNITS);
         peer.identify();
+        drop(turn);
         if let Some(exe) = &peer.facts().exe {
             state.names.recheck(exe).await;
         }
@@ -109,44 +111,10 @@ fn admit(stream: Stream, shared: &Arc<ServerState>, unidentified: &mut LogThrott
 }
 
 /// Tells a caller why it is not served.
-fn turn_away(stream: &Stream) {
+fn turn_away(stream: &Stream, reason: &str) {
     let mut wire = Vec::new();
-    let message = Reply::Error(refusal(ErrorCode::Overloaded, TOO_MANY));
+    let message = Reply::Error(refusal(ErrorCode::Overloaded, reason));
     let _ = encode(&Frame { id: 0, message }, &mut wire);
     // A new socket has room for a few bytes.
     let _ = stream.try_write(&wire);
-}
-
-/// Rate-limits a log line that callers can trigger, and counts the suppressed ones.
-#[derive(Debug, Default)]
-struct LogThrottle {
-    logged_at: Option<Instant>,
-    unlogged: u64,
-}
-
-impl LogThrottle {
-    /// Counts one more event. Returns how many there were since the last line, if it is time for another line.
-    fn record(&mut self, now: Instant) -> Option<u64> {
-        self.unlogged += 1;
-        if self.logged_at.is_some_and(|at| now.since(at) < LOG_INTERVAL) {
-            return None;
-        }
-        self.logged_at = Some(now);
-        Some(std::mem::take(&mut self.unlogged))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_event_is_logged_at_once_and_the_rest_are_counted() {
-        let mut throttle = LogThrottle::default();
-        let at = |seconds: u64| Instant::at(Duration::from_secs(1000 + seconds));
-        assert_eq!(throttle.record(at(0)), Some(1));
-        assert_eq!(throttle.record(at(1)), None);
-        assert_eq!(throttle.record(at(59)), None);
-        assert_eq!(throttle.record(at(60)), Some(3));
-    }
 }

@@ -1,5 +1,7 @@
 //! `Headers`: the header set of an API call. `Authorization`, the configured headers, and those of the caller.
 
+use std::sync::PoisonError;
+
 use http::header::HeaderValue as HttpValue;
 use tokend_protocol::{
     CallOptions, CallerHeader, ErrorClass, ErrorCode, ErrorReply, Header, HeadersReply, HeadersRequest,
@@ -48,12 +50,17 @@ impl Session {
             }
         };
         let mut headers = read.map_err(|error| {
-            tracing::warn!(token = %asked.name, %error, "a header cannot be made");
+            let now = self.shared.clock.now();
+            let mut throttle = self.shared.header_failures.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(times) = throttle.record(now) {
+                tracing::warn!(token = %asked.name, %error, times, "a header cannot be made");
+            }
+            drop(throttle);
             let failed = Failed {
                 class: ErrorClass::Secret,
                 message: "a secret of the header set cannot be read on this host".into(),
                 detail: Some(error.into()),
-                at: self.shared.clock.now(),
+                at: now,
             };
             self.failed(&failed, None)
         })?;

@@ -275,6 +275,26 @@ async fn a_reload_does_not_extend_the_time_for_the_secrets_of_headers() {
 }
 
 #[tokio::test]
+async fn secrets_of_headers_that_cannot_be_read_are_logged_once_a_minute() {
+    let scene =
+        Scene::new(OWN_UID, host(), &token("t", "headers = { Key = { file = \"/no-such-secret\" } }"));
+    for _ in 0..3 {
+        let request = Request::Headers(HeadersRequest {
+            name: "t".parse().unwrap(),
+            options: HELD,
+            supplied: vec![],
+            omitted: vec![],
+            variant: Variant::default(),
+        });
+        assert_eq!(code(scene.session.answer(request).await), ErrorCode::NeedsOperator);
+    }
+    let shared = &scene.session.shared;
+    let a_minute_later = shared.clock.now().after(Duration::from_secs(60));
+    let unlogged = shared.header_failures.lock().unwrap().record(a_minute_later);
+    assert_eq!(unlogged, Some(3), "two of the three, and this one");
+}
+
+#[tokio::test]
 async fn a_missing_secret_is_no_refusal_of_the_provider_and_operators_are_told_which_one() {
     let headers = format!("{ALLOWED}\nheaders = {{ Key = {{ file = \"/no-such-secret\" }} }}");
     let request = || {
