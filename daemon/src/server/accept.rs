@@ -94,7 +94,7 @@ fn admit(stream: Stream, shared: &Arc<ServerState>, unidentified: &mut LogThrott
     let (state, stop) = (Arc::clone(shared), shared.stop.clone());
     shared.connections.spawn(async move {
         let _held = held;
-        let user_queue = state.turns.join(uid);
+        let user_queue = state.fair_queue.join(uid);
         let turn = user_queue.turn().await;
         user_queue.spend(IDENTIFY_UNITS);
         peer.identify();

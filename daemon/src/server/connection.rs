@@ -1,4 +1,4 @@
-//! One connection: frames in, frames out, a deadline on everything, a bound on what is in flight.
+//! One connection: frames in, frames out, a deadline on everything. The user's quota limits what is in flight.
 //!
 //! Each connection is one task, so a peer that is slow, silent or hostile delays nobody else. The task waits for an
 //! event, handles it without waiting in a turn of the peer's user, and then writes the answers.
@@ -23,14 +23,19 @@ use crate::quota::Resource;
 use crate::server::session::{Session, refusal};
 use crate::server::stream::Stream;
 
-/// How long a peer may take to send its first request, to send a frame from its first byte to its last, and to make room
-/// for its answers.
+/// How long a peer may take to send its first request.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a peer may take to send a frame, from its first byte to its last.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a peer may take to make room for its answers.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes that are read at once, and bytes of answers that wait to be written together.
+/// Bytes that are read at once.
 const READ_MAX: usize = 4 * 1024;
+
+/// Bytes of answers that wait to be written together.
 const UNWRITTEN_MAX: usize = 16 * 1024;
 
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
@@ -44,7 +49,7 @@ pub struct Connection {
     output: Vec<u8>,
     /// Answers that have to be waited for.
     pending: FuturesUnordered<BoxFuture<'static, Frame<Reply>>>,
-    /// Watches, also those that have not begun. They may be quiet for long, so they hold up no requests.
+    /// Watches. Each counts towards the user's quota of watches, not of requests in flight.
     watches: SelectAll<BoxStream<'static, Frame<Reply>>>,
     /// Whether more requests are taken.
     reading: bool,
@@ -89,7 +94,7 @@ impl Connection {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame"));
                 }
             };
-            let turn = session.queue.turn().await;
+            let turn = session.user_queue.turn().await;
             let handled = match answer {
                 Some(answer) => self.answer(answer),
                 None => self.receive(),
@@ -125,7 +130,7 @@ impl Connection {
         handled
     }
 
-    /// Handles the frames that have come, as far as the turn goes.
+    /// Handles the frames that have come, until the user's allowance is spent or enough output waits.
     fn handle_frames(&mut self) -> io::Result<()> {
         let input = mem::take(&mut self.input);
         let mut rest = input.as_slice();
@@ -152,7 +157,7 @@ impl Connection {
                     self.send(id, Reply::Error(refusal(code, fault.to_string())));
                 }
             }
-            has_turn = self.session.queue.spend(1);
+            has_turn = self.session.user_queue.spend(1);
         }
         self.input = rest.to_vec();
         Ok(())
@@ -163,13 +168,14 @@ impl Connection {
         length_of(&self.input).is_some_and(|(length, rest)| length > REQUEST_MAX || rest.len() >= length)
     }
 
-    /// Sends an answer that was waited for and those that are ready as well, as far as the turn goes.
+    /// Sends an answer that was waited for and those that are ready as well, until the user's allowance is spent or enough
+    /// output waits.
     fn answer(&mut self, first: Frame<Reply>) -> io::Result<()> {
         self.check_peer()?;
         let mut answer = Some(first);
         while let Some(Frame { id, message }) = answer {
             self.send(id, message);
-            if !self.session.queue.spend(1) || self.output.len() >= UNWRITTEN_MAX {
+            if !self.session.user_queue.spend(1) || self.output.len() >= UNWRITTEN_MAX {
                 break;
             }
             answer = self.pending.next().now_or_never().flatten();

@@ -1,8 +1,8 @@
 //! Shares the server's one thread among users, however many connections each of them has.
 //!
-//! The connections of one user take turns, and share one allowance a round. Whoever finds it used up lets the runtime
-//! poll all sockets and serve everybody else, and then begins the next round. So a user who asks seldom waits for one
-//! allowance of each busy user.
+//! The connections of one user take turns. All connections of a user share one allowance per round. When it is used up,
+//! the task yields, so that the runtime serves all other users, and then begins the next round. So a user with few
+//! requests waits for at most one allowance of each busy user.
 //!
 //! A turn is never held across a wait. Only the task of a connection waits for a turn, and for nothing else meanwhile.
 //! A future that is polled only now and then could get the turn while nobody polls it, and block the user's other
@@ -28,14 +28,14 @@ const TURN_UNITS: u32 = 4;
 #[derive(Debug, Default)]
 pub struct FairQueue {
     round: AtomicU64,
-    connected: AtomicUsize,
+    users_connected: AtomicUsize,
     users: Mutex<HashMap<u32, Weak<UserQueue>>>,
 }
 
 /// The turns of one user, shared by all its connections.
 #[derive(Debug)]
 pub struct UserQueue {
-    all: Arc<FairQueue>,
+    fair_queue: Arc<FairQueue>,
     /// Locked for the length of a turn. Waiting connections are served in the order in which they came.
     turn: tokio::sync::Mutex<()>,
     /// Never held across an await.
@@ -56,11 +56,11 @@ impl FairQueue {
             return user;
         }
         // Users who have left are forgotten now and then.
-        if users.len() > 2 * self.connected.fetch_add(1, Ordering::Relaxed) {
+        if users.len() > 2 * self.users_connected.fetch_add(1, Ordering::Relaxed) {
             users.retain(|_, user| user.strong_count() > 0);
         }
         let (turn, spent) = (tokio::sync::Mutex::default(), Mutex::default());
-        let user = Arc::new(UserQueue { all: Arc::clone(self), turn, spent });
+        let user = Arc::new(UserQueue { fair_queue: Arc::clone(self), turn, spent });
         users.insert(uid, Arc::downgrade(&user));
         user
     }
@@ -68,33 +68,34 @@ impl FairQueue {
 
 impl Drop for UserQueue {
     fn drop(&mut self) {
-        self.all.connected.fetch_sub(1, Ordering::Relaxed);
+        self.fair_queue.users_connected.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl UserQueue {
-    /// Waits for a turn, which ends when it is dropped.
+    /// Waits for a turn, which ends when it is dropped. Only the task of a connection calls this, outside a turn.
     pub async fn turn(&self) -> MutexGuard<'_, ()> {
         let turn = self.turn.lock().await;
         self.pause(TURN_UNITS).await;
         turn
     }
 
-    /// Lets others have their turns if the allowance is used up, and counts units of work that follow.
+    /// Outside a turn: lets others have their turns if the allowance is used up, and counts units of work that follow.
     pub async fn pause(&self, units: u32) {
+        let current = &self.fair_queue.round;
         while !self.spend(0) {
-            let round = self.all.round.load(Ordering::Relaxed);
+            let round = current.load(Ordering::Relaxed);
             yield_now().await;
             // Of all that wait for the next round, the first begins it.
-            let _ = self.all.round.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = current.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
         self.spend(units);
     }
 
-    /// Counts units of work in the current round, and returns whether there is room for more.
+    /// Inside a turn: counts units of work in the current round, and returns whether there is room for more.
     pub fn spend(&self, units: u32) -> bool {
-        let round = self.all.round.load(Ordering::Relaxed);
-        let is_alone = self.all.connected.load(Ordering::Relaxed) <= 1;
+        let round = self.fair_queue.round.load(Ordering::Relaxed);
+        let is_alone = self.fair_queue.users_connected.load(Ordering::Relaxed) <= 1;
         let allowance = if is_alone { ALLOWANCE_ALONE } else { ALLOWANCE };
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         if spent.round != round {
@@ -206,7 +207,7 @@ mod tests {
         let other = queue.join(OTHER);
         assert!(alone.turn().now_or_never().is_none(), "the others come first");
         drop(other);
-        assert_eq!(queue.connected.load(Ordering::Relaxed), 1);
+        assert_eq!(queue.users_connected.load(Ordering::Relaxed), 1);
     }
 
     #[test]

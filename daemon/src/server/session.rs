@@ -1,6 +1,7 @@
 //! The requests of one caller: decide, then answer. Knows messages and not bytes.
 //!
-//! A request uses the registry that was in force when it began. It decides again after a wait for a provider.
+//! A request uses the registry that was in force when it began. If the registry or a resolved id changes while a request
+//! waits, the session decides again under the new one.
 
 mod authorize;
 mod explain;
@@ -41,7 +42,7 @@ pub struct Session {
     pub peer: Peer,
     /// The quota account of the caller's user.
     allowance: Arc<Allowance>,
-    pub queue: Arc<UserQueue>,
+    pub user_queue: Arc<UserQueue>,
 }
 
 /// Which token a caller asks for, and what it wants to do with it.
@@ -55,14 +56,14 @@ struct Asked<'a> {
 impl Session {
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
         let allowance = shared.allowances.of(peer.facts().uid, shared.clock.now());
-        let queue = shared.turns.join(peer.facts().uid);
-        Self { shared, peer, allowance, queue }
+        let user_queue = shared.fair_queue.join(peer.facts().uid);
+        Self { shared, peer, allowance, user_queue }
     }
 
     /// Lets other users have their turns each time that [`CHECKED_IN_A_TURN`] tokens have been checked.
     async fn pause(&self, index: usize) {
         if index % CHECKED_IN_A_TURN == CHECKED_IN_A_TURN - 1 {
-            self.queue.pause(CHECK_UNITS).await;
+            self.user_queue.pause(CHECK_UNITS).await;
         }
     }
 
