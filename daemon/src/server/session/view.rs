@@ -10,12 +10,13 @@ use tokend_protocol::{
     TokenInfo, TokenName, TokenStatus, VariantStatus,
 };
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::engine::credential::{Failed, Snapshot, Token};
 use crate::engine::registry::Entry;
 use crate::server::ServerState;
 
-/// The text of a failure. Only operators get the details. Others read that an operator has to act, if only that helps.
+/// The text of a failure. Only operators get the details. If a secret cannot be read, other callers are told that an
+/// operator must act.
 pub(super) fn message(failed: &Failed, is_operator: bool) -> String {
     match (&failed.detail, failed.class) {
         (Some(detail), _) if is_operator => format!("{}: {detail}", failed.message),
@@ -33,8 +34,18 @@ fn condition(
 ) -> (State, Option<HeldToken>, Option<ErrorClass>, Option<Timestamp>) {
     let now = clock.now();
     let held = snapshot.usable(now, Duration::ZERO).map(|token| held_token(&token, clock));
+    let (state, last_error, next_attempt) = health(snapshot, clock, now);
+    (state, held, last_error, next_attempt)
+}
+
+/// The part of the condition that is not about the held token.
+fn health(
+    snapshot: &Snapshot,
+    clock: &Clock,
+    now: Instant,
+) -> (State, Option<ErrorClass>, Option<Timestamp>) {
     let last_error = snapshot.last_error.as_ref().map(|failed| failed.class);
-    (snapshot.state(now), held, last_error, snapshot.next_attempt.map(|at| clock.timestamp(at)))
+    (snapshot.state(now), last_error, snapshot.next_attempt.map(|at| clock.timestamp(at)))
 }
 
 fn held_token(token: &Token, clock: &Clock) -> HeldToken {
@@ -49,7 +60,7 @@ fn held_token(token: &Token, clock: &Clock) -> HeldToken {
 
 pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> TokenInfo {
     let HeldToken { issued_at, expires_at, expires_at_wall, fingerprint } = held_token(token, clock);
-    let (state, _, last_error, next_attempt) = condition(snapshot, clock);
+    let (state, last_error, next_attempt) = health(snapshot, clock, clock.now());
     TokenInfo { issued_at, expires_at, expires_at_wall, state, last_error, next_attempt, fingerprint }
 }
 
