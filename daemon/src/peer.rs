@@ -1,5 +1,5 @@
-//! Reads from the kernel which process is at the other end of a connection. This room decides nothing, and a fact that
-//! cannot be proved is absent.
+//! Reads from the kernel which process is at the other end of a connection. This module only reads; it decides nothing.
+//! A fact that cannot be proved is absent.
 //!
 //! User and groups are those with which the process connected (unix(7)). Everything else is read from `/proc/PID` a moment
 //! later. It is a fact about the process if the pidfd says afterwards that the process is still alive: then its number
@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use self::abilities::is_mapped;
 pub use self::abilities::{abilities, has_capability};
 use self::placement::Placement;
+pub use self::placement::UNIT_NAME_MAX;
 use self::process::Process;
 use crate::access::Facts;
 
@@ -27,7 +28,7 @@ use crate::access::Facts;
 #[derive(Debug)]
 pub struct Peer {
     facts: Facts,
-    /// `None` on a kernel without pidfds.
+    /// `None` on a kernel without pidfds, and before Linux 6.5 for a process of another pid namespace.
     process: Option<Process>,
 }
 

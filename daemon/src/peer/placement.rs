@@ -8,7 +8,7 @@
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
 
 /// The longest name of a unit (systemd.unit(5)).
-const NAME_MAX: usize = 255;
+pub const UNIT_NAME_MAX: usize = 255;
 
 /// The system unit of a process, and the unit of its user's own service manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Placement {
 fn is_unit(name: &str) -> bool {
     let stem = UNIT_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
     let usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-    name.len() <= NAME_MAX && stem.is_some_and(|stem| !stem.is_empty() && stem.chars().all(usable))
+    name.len() <= UNIT_NAME_MAX && stem.is_some_and(|stem| !stem.is_empty() && stem.chars().all(usable))
 }
 
 #[cfg(test)]
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn where_no_unit_is_proved_there_is_none() {
-        let long = format!("/system.slice/{}.service", "x".repeat(NAME_MAX));
+        let long = format!("/system.slice/{}.service", "x".repeat(UNIT_NAME_MAX));
         let paths = [
             "",
             "/",

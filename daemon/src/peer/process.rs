@@ -41,7 +41,7 @@ impl Process {
         }
     }
 
-    /// A process with another owner has taken the place of the one that connected.
+    /// The process with the peer's number. If it has another owner, the peer has ended (`ESRCH`) and its number was reused.
     fn by_number(opened: nix::Result<Self>, uid: u32, gid: u32) -> io::Result<Option<Self>> {
         let process = match opened {
             // A kernel without pidfds, or a process of another pid namespace, which has no number here.

@@ -1,7 +1,7 @@
 //! `Explain`: why somebody may have a token or may not.
 //!
-//! An operator is told everything about everybody. Anybody else is told about itself, and only the reason that lets it have
-//! the token: about other tokens it learns no more than from any other request.
+//! Operators may ask about every subject and see all rules. Anybody else is told about itself, and only the reason that
+//! lets it have the token: about other tokens it learns no more than from any other request.
 
 use std::iter::once;
 
@@ -15,7 +15,7 @@ use super::{Asked, Session, refusal};
 use crate::access::{Decider, Facts, NO_ID, RootAccess, Rule};
 use crate::engine::registry::Entry;
 use crate::engine::variants;
-use crate::peer::Peer;
+use crate::peer::{Peer, UNIT_NAME_MAX};
 use crate::server::audit::Operation;
 
 /// Bytes of rules in one reply: half a reply frame, whatever the rules are.
@@ -26,9 +26,6 @@ const GROUPS_MAX: usize = 1024;
 
 /// The longest name of a user. Linux allows 32; directory services more.
 const USER_BYTES_MAX: usize = 256;
-
-/// The longest name of a unit (systemd.unit(5)).
-const UNIT_BYTES_MAX: usize = 255;
 
 impl Session {
     pub(super) async fn explain(&self, request: ExplainRequest) -> Result<Reply, ErrorReply> {
@@ -89,7 +86,7 @@ impl Session {
 /// Explains the decision about a subject, which is made as for every request.
 fn explanation(
     decider: &Decider<'_>,
-    absent: &str,
+    text_for_absent_fact: &str,
     entry: &Entry,
     variant: &Variant,
     operators: &[Rule],
@@ -102,7 +99,7 @@ fn explanation(
     let (facts, mut omitted) = subject_facts(decider.facts);
     let mut room = RULES_BYTES_MAX;
     let mut explain = |rule: &Rule| {
-        let explained = decider.explain(rule, absent);
+        let explained = decider.explain(rule, text_for_absent_fact);
         let rest = room.checked_sub(encoded_size(&explained));
         omitted = omitted.saturating_add(u32::from(rest.is_none()));
         room = rest?;
@@ -147,7 +144,7 @@ fn encoded_size(rule: &ExplainedRule) -> usize {
 
 /// A process of a unit, of which nothing else is known.
 fn facts_of_unit(unit: String) -> Result<Facts, ErrorReply> {
-    if unit.is_empty() || unit.len() > UNIT_BYTES_MAX || unit.contains(|c: char| c.is_control() || c == '/') {
+    if unit.is_empty() || unit.len() > UNIT_NAME_MAX || unit.contains(|c: char| c.is_control() || c == '/') {
         return Err(refusal(ErrorCode::InvalidRequest, "this is not the name of a unit"));
     }
     Ok(Facts { uid: NO_ID, gid: NO_ID, unit: Some(unit), ..Facts::default() })
