@@ -1,6 +1,6 @@
 //! The daemon as a library, so that tests can start it in process. `ARCHITECTURE.md` says what each module may import.
 
-#![allow(missing_docs, reason = "only tests link it; a comment says what a name does not")]
+#![allow(missing_docs, reason = "only tests link this library; items whose name suffices have no comment")]
 
 pub mod access;
 pub mod cli;

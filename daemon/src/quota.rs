@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// Users without anything in use whose rates are remembered. Beyond this number, unused accounts are dropped.
+/// Accounts kept. Beyond this number, accounts with nothing in use and full buckets are dropped.
 const REMEMBERED: usize = 1024;
 
 const MINUTE: Duration = Duration::from_secs(60);

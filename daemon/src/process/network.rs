@@ -23,8 +23,10 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// The first and the longest time between two notices. It doubles while changes go on, as on a host with containers.
 const GAPS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5 * 60));
 
-/// Calls `changed` after a change of the network, once for several in a row. Ends only where the kernel gives no notices, as
-/// to a daemon without a network of its own.
+/// Calls `changed` after a change of the network, once for several in a row.
+///
+/// # Errors
+/// The kernel refuses or closes the netlink socket, as in a unit without network access.
 pub async fn watch(changed: impl Fn()) -> io::Result<()> {
     // Tokio has no netlink socket, but reads every kind of datagram socket alike.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

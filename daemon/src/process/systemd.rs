@@ -18,14 +18,14 @@ const STORE: &str = "tokend-store";
 pub fn passed() -> io::Result<(Option<UnixListener>, FdStore)> {
     let passed = sd_notify::listen_fds_with_names()
         .map_err(|error| io::Error::other(format!("LISTEN_FDS or LISTEN_FDNAMES is malformed: {error}")))?;
-    let (mut left, mut socket) = (None, None);
+    let (mut stored, mut socket) = (None, None);
     for (fd, name) in passed {
         // SAFETY: the service manager passes this descriptor to this process (LISTEN_PID was checked), it is open (sd-notify
         // has set a flag on it), and nothing else in the process knows its number.
         #[expect(unsafe_code, reason = "taking over an inherited descriptor")]
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         if name == STORE {
-            left.get_or_insert(fd);
+            stored.get_or_insert(fd);
         } else if socket.is_none() && is_listening(&fd) {
             let listener = StdUnixListener::from(fd);
             listener.set_nonblocking(true)?;
@@ -37,8 +37,10 @@ pub fn passed() -> io::Result<(Option<UnixListener>, FdStore)> {
         }
     }
     let store = match env::var_os("NOTIFY_SOCKET") {
-        None if left.is_none() => FdStore::Absent,
-        _ => FdStore::Present { is_proved: left.is_some() || env::var_os("FDSTORE").is_some(), left },
+        None if stored.is_none() => FdStore::Absent,
+        _ => {
+            FdStore::Present { is_proved: stored.is_some() || env::var_os("FDSTORE").is_some(), left: stored }
+        }
     };
     Ok((socket, store))
 }

@@ -37,7 +37,7 @@ pub fn refuse_descriptors(listener: &UnixListener) {
 /// A connection with a caller.
 #[derive(Debug)]
 pub struct Stream {
-    /// Read only with [`Stream::try_read`].
+    /// To read from it, use [`Stream::try_read`], which handles descriptors.
     pub socket: UnixStream,
     /// The caller has closed its side: nothing unread can be left.
     has_ended: bool,

@@ -15,7 +15,8 @@ pub struct Record<'a> {
     pub operation: Operation,
     /// The tokens that were asked for, or the first few of many. Empty if the request names none.
     pub tokens: Cow<'a, [TokenName]>,
-    /// Configured terms only, in their order: others are the peer's own words, and another order would be another kind.
+    /// Only configured terms, in the configured order. Other terms are text of the caller, and another order would be
+    /// counted separately.
     pub variant: Cow<'a, Variant>,
     /// The fingerprint of the token that was handed out.
     pub fingerprint: Option<Fingerprint>,

@@ -124,6 +124,7 @@ pub(super) fn decide_variant(
         let choice = entry.settings.variants.terms.of(kind).as_slice();
         configured.iter().all(is_allowed) || choice.iter().any(is_allowed)
     });
+    // A caller that may have no variant is refused as one without a rule.
     if !has_some_variant {
         return Err(Refusal::NoRule);
     }
