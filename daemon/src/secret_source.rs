@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -19,7 +20,7 @@ use serde::Serialize;
 use tokend_protocol::Secret;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
 /// The largest secret, in bytes: some ten times the size of a private key or an assertion.
 const SECRET_MAX: usize = 64 * 1024;
@@ -57,8 +58,8 @@ pub enum SecretSource {
     Command(Vec<String>),
 }
 
-/// Device, inode, size, owner, mode and times of a file, following links. They identify its content without reading it.
-/// `None`: there is no such file.
+/// Device, inode, size, owner and mode of a file, and the seconds and nanoseconds of its last modification and of its last
+/// change, following links. They identify its content without reading it. `None`: there is no such file.
 pub type Stamp = Option<(u64, u64, u64, u32, u32, [i64; 4])>;
 
 /// Finds a variable of the environment.
@@ -89,7 +90,14 @@ impl SecretSource {
     /// Reads the present secret. One newline at its end is removed.
     /// Files are read on another thread: on a file system that hangs, no other token must wait.
     pub async fn read(&self) -> Result<Secret, SecretSourceError> {
-        self.read_with(&|name| std::env::var_os(name), None).await
+        self.read_with(&|name| std::env::var_os(name), ()).await
+    }
+
+    /// Reads the secret with the permit of `turn`, if it is in a file. A read that hangs holds the permit, so all reads
+    /// with one `turn` occupy at most as many threads as it has permits.
+    pub async fn read_in_turn(&self, turn: &Arc<Semaphore>) -> Result<Secret, SecretSourceError> {
+        let turn = if self.path().is_some() { Arc::clone(turn).acquire_owned().await.ok() } else { None };
+        self.read_with(&|name| std::env::var_os(name), turn).await
     }
 
     /// Reads the secret because a caller asked for something. Callers may ask as often as they like, so they have only
@@ -116,7 +124,7 @@ impl SecretSource {
     async fn read_with(
         &self,
         variables: &Variables<'_>,
-        share: Option<SemaphorePermit<'static>>,
+        share: impl Send + 'static,
     ) -> Result<Secret, SecretSourceError> {
         let credentials = variables(CREDENTIALS_DIRECTORY);
         let bytes = match self {
@@ -154,9 +162,11 @@ impl fmt::Display for SecretSource {
     }
 }
 
-/// The stamps of these files, taken on another thread because their file system may hang.
-pub async fn stamps(paths: Vec<PathBuf>) -> Option<Vec<Stamp>> {
-    on_another_thread(&FILES, move || paths.iter().map(|path| stamp(path)).collect()).await.ok()
+/// The stamps of these files, taken on another thread because their file system may hang. The thread holds a permit of
+/// `turn`.
+pub async fn stamps(paths: Vec<PathBuf>, turn: &Arc<Semaphore>) -> Option<Vec<Stamp>> {
+    let permits = (Arc::clone(turn).acquire_owned().await.ok(), FILES.acquire().await.ok());
+    on_another_thread(permits, move || paths.iter().map(|path| stamp(path)).collect()).await.ok()
 }
 
 fn stamp(path: &Path) -> Stamp {
@@ -187,10 +197,10 @@ fn is_credential(path: &Path, directory: Option<&OsStr>) -> bool {
 async fn read_file(
     path: PathBuf,
     credentials: Option<OsString>,
-    share: Option<SemaphorePermit<'static>>,
+    share: impl Send + 'static,
 ) -> Result<Vec<u8>, SecretSourceError> {
-    on_another_thread(&FILES, move || {
-        let _share = share;
+    let permits = (share, FILES.acquire().await.ok());
+    on_another_thread(permits, move || {
         let mut content = Vec::new();
         open(&path, credentials.as_deref())?.take(SECRET_MAX as u64 + 1).read_to_end(&mut content)?;
         Ok(content)
@@ -198,23 +208,22 @@ async fn read_file(
     .await?
 }
 
-/// Runs `work` on another thread, with one of these permits: a file system that hangs keeps the thread.
+/// Runs `work` on another thread, with these permits: a file system that hangs keeps the thread.
 pub async fn on_another_thread<T: Send + 'static>(
-    permits: &'static Semaphore,
+    permits: impl Send + 'static,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SecretSourceError> {
-    let permit = permits.acquire().await.map_err(io::Error::other)?;
     let working = tokio::task::spawn_blocking(move || {
         // Given back when the work ends, not when its caller stops waiting.
-        let _permit = permit;
+        let _permits = permits;
         work()
     });
     Ok(working.await.map_err(io::Error::other)?)
 }
 
-/// Opens a regular file without ever waiting for it, as opening a pipe or a device might. Only root and the daemon's user
-/// may be able to read it, unless it is in the directory of credentials. Not even the daemon's group may: it may have
-/// the users who may connect to the socket. The open file is checked, so that no other file can take its place in between.
+/// Opens a regular file without ever waiting for it, as opening a pipe or a device might. Except in the directory of
+/// credentials, only root and the daemon's user may have permission to read it. The daemon's group may not: callers can
+/// be its members. The checks are made on the open file, so it cannot be exchanged in between.
 fn open(path: &Path, credentials: Option<&OsStr>) -> Result<File, SecretSourceError> {
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

@@ -42,15 +42,14 @@ const BODY_MAX: usize = 1024 * 1024;
 /// The most clients that are held, one per egress socket. Only issuers whose metadata keeps changing reach this.
 const CLIENTS_MAX: usize = 256;
 
-/// How many threads may read trust roots at once. A file system that hangs blocks one per read.
-static TRUST_READERS: Semaphore = Semaphore::const_new(4);
-
 /// Sends requests to providers that share a `ca_file` and a `proxy`, and so connections and trust roots.
 #[derive(Debug)]
 pub struct HttpClient {
     ca_file: Option<PathBuf>,
     proxy: Option<Url>,
     egress_dir: Option<PathBuf>,
+    /// Held by the one thread that reads trust roots.
+    reading: Arc<Semaphore>,
     /// One for each egress socket; without an `egress_dir` one for all. Locked while trust roots are read, so that they are
     /// read once.
     clients: Mutex<HashMap<Option<String>, Client>>,
@@ -65,7 +64,8 @@ impl HttpClient {
     /// A client that reads its trust roots at its first use, so that a missing `ca_file` affects its own tokens only.
     /// With an `egress_dir`, every connection goes through the Unix socket `egress_dir/HOST:PORT`.
     pub fn new(ca_file: Option<PathBuf>, proxy: Option<Url>, egress_dir: Option<PathBuf>) -> Self {
-        Self { ca_file, proxy, egress_dir, clients: Mutex::default() }
+        let reading = Arc::new(Semaphore::new(1));
+        Self { ca_file, proxy, egress_dir, reading, clients: Mutex::default() }
     }
 
     /// Sends a request and receives the whole reply, within [`EXCHANGE_TIMEOUT`] after the trust roots are read.
@@ -94,8 +94,9 @@ impl HttpClient {
             return Ok(client.clone());
         }
         let ca_file = self.ca_file.clone();
-        let reading = on_another_thread(&TRUST_READERS, move || read_trust(ca_file.as_deref())).await;
-        let tls = reading.unwrap_or_else(|_| Err(internal("reading the trust roots broke off")))?;
+        let permit = Arc::clone(&self.reading).acquire_owned().await.ok();
+        let read = on_another_thread(permit, move || read_trust(ca_file.as_deref())).await;
+        let tls = read.unwrap_or_else(|_| Err(internal("reading the trust roots broke off")))?;
         let socket = self.egress_dir.as_ref().zip(egress.as_ref()).map(|(dir, instance)| dir.join(instance));
         let client = build(tls, self.proxy.as_ref(), socket)
             .map_err(|_| internal("the HTTP client cannot be set up"))?;
@@ -327,6 +328,22 @@ mod tests {
                 (ErrorClass::Unreachable, "network: connection refused")
             );
         }
+    }
+
+    /// Opening the pipe hangs until somebody writes to it.
+    #[tokio::test]
+    async fn a_ca_file_that_hangs_occupies_one_thread_and_no_other_client_waits_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let hanging = HttpClient::new(Some(pipe.clone()), None, None);
+        for _ in 0..5 {
+            let attempt = timeout(Duration::from_millis(50), hanging.client(None)).await;
+            assert!(attempt.is_err(), "the pipe can be read");
+        }
+        let other = timeout(Duration::from_secs(30), HttpClient::new(None, None, None).client(None)).await;
+        let writer = tokio::task::spawn_blocking(move || std::fs::write(pipe, "")).await;
+        assert!(writer.unwrap().is_ok() && matches!(other, Ok(Ok(_))), "{other:?}");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, HeaderValue};
 use reqwest::{Method, Request};
 use tokend_protocol::{ErrorClass, Secret};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
@@ -40,11 +41,16 @@ pub struct HttpProvider {
     http: Arc<HttpClient>,
     clock: Clock,
     secret_files: Vec<PathBuf>,
+    /// Held by the one thread that takes the stamps of the secret files. It is not `reading`: a secret file can be read
+    /// while another one is on a file system that hangs.
+    stamping: Arc<Semaphore>,
+    /// Held by the one thread that reads a secret file.
+    reading: Arc<Semaphore>,
     /// Never locked across an await.
     known: Mutex<Known>,
 }
 
-/// What earlier requests found out.
+/// Results of earlier requests.
 #[derive(Debug, Default)]
 struct Known {
     /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved.
@@ -89,7 +95,7 @@ impl Provider for HttpProvider {
         let before = self.known().stamps.clone();
         loop {
             self.clock.sleep_until(self.clock.now().after(POLL_INTERVAL)).await;
-            let now = stamps(self.secret_files.clone()).await;
+            let now = stamps(self.secret_files.clone(), &self.stamping).await;
             if now.is_some() && now != before {
                 return;
             }
@@ -104,7 +110,8 @@ impl HttpProvider {
             sources.push(password);
         }
         let secret_files = sources.into_iter().filter_map(SecretSource::path).collect();
-        Self { settings, http, clock, secret_files, known: Mutex::default() }
+        let [stamping, reading] = [1, 1].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { settings, http, clock, secret_files, stamping, reading, known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -116,10 +123,10 @@ impl Attempt<'_> {
     /// Tries each client secret once, the one that worked last first. One that cannot be read or that the provider
     /// refuses is followed by the next. Any other answer is final, because it is not about the secret.
     async fn run(&mut self) -> Result<Granted, Failure> {
-        let HttpProvider { settings, secret_files, .. } = self.provider;
+        let HttpProvider { settings, secret_files, stamping, .. } = self.provider;
         if !secret_files.is_empty() {
             // Before the files are read, so that no later change is missed.
-            let taken = timeout(STAMPS_TIMEOUT, stamps(secret_files.clone())).await;
+            let taken = timeout(STAMPS_TIMEOUT, stamps(secret_files.clone(), stamping)).await;
             self.provider.known().stamps = taken.ok().flatten();
         }
         let endpoint = self.token_endpoint().await?;
@@ -206,7 +213,8 @@ impl Attempt<'_> {
 
     /// Reads a secret. A timeout here is a failure of this host, not of the provider.
     async fn secret(&mut self, name: &str, source: &SecretSource) -> Result<Secret, Failure> {
-        let (message, detail) = match within(&mut self.time_for_secrets, source.read()).await {
+        let reading = source.read_in_turn(&self.provider.reading);
+        let (message, detail) = match within(&mut self.time_for_secrets, reading).await {
             Some(Ok(secret)) => return Ok(secret),
             Some(Err(error)) => (format!("the {name} cannot be read on this host"), error.to_string()),
             None => (
@@ -257,6 +265,26 @@ mod tests {
         assert_eq!((failure.class, &*failure.message), (ErrorClass::Refused, "invalid_client"));
         let detail = "none of 2 client secrets worked: secret file /new; invalid_client";
         assert_eq!(failure.detail.as_deref(), Some(detail));
+    }
+
+    /// The permits are taken as by threads that hang.
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_file_that_hangs_costs_one_thread_and_keeps_no_other_secret_from_being_read() {
+        let authentication =
+            ClientAuthentication::SecretPost { secrets: vec![SecretSource::File("/nonexistent".into())] };
+        let http = Arc::new(HttpClient::new(None, None, None));
+        let provider = HttpProvider::new(Arc::new(settings(authentication)), http, Clock::simulated());
+        let _stamping = provider.stamping.acquire().await.unwrap();
+        let failure = provider.request().await.result.unwrap_err();
+        assert_eq!(failure.message, "the client_secret cannot be read on this host");
+        assert_eq!(provider.known().stamps, None);
+        let reading = provider.reading.acquire().await.unwrap();
+        let failure = provider.request().await.result.unwrap_err();
+        assert_eq!(failure.message, "the client_secret cannot be read in time on this host");
+        assert_eq!(failure.detail.unwrap(), "secret file /nonexistent: no answer within 15 seconds");
+        drop(reading);
+        let failure = provider.request().await.result.unwrap_err();
+        assert_eq!(failure.message, "the client_secret cannot be read on this host");
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,7 +51,7 @@ async fn read_with(source: &SecretSource, variables: &[(&str, &[u8])]) -> Result
         let found = found.map(|(_, value)| std::ffi::OsStr::from_bytes(value).to_owned());
         found.or_else(|| std::env::var_os(name).filter(|_| name == "PATH"))
     };
-    match source.read_with(&environment, None).await {
+    match source.read_with(&environment, ()).await {
         Ok(secret) => Ok(secret.expose().to_owned()),
         Err(error) => {
             let shown = format!("{error} {error:?}");
@@ -303,6 +303,24 @@ async fn files_that_callers_wait_for_leave_room_for_others() {
     assert_eq!(source.read().await.unwrap().expose(), SECRET);
     drop(all);
     assert_eq!(waiting.await.unwrap().expose(), SECRET);
+}
+
+#[tokio::test]
+async fn a_thread_that_hangs_keeps_its_permit_when_nobody_waits_for_it_any_more() {
+    let turn = Arc::new(Semaphore::new(1));
+    let (let_go, hanging) = std::sync::mpsc::channel::<()>();
+    let permit = Arc::clone(&turn).acquire_owned().await.unwrap();
+    let given_up = on_another_thread(permit, move || hanging.recv()).now_or_never();
+    assert!(given_up.is_none());
+    let place = Place::new();
+    let (source, paths) = (SecretSource::File(place.path()), vec![place.path()]);
+    assert!(
+        source.read_in_turn(&turn).now_or_never().is_none() && stamps(paths, &turn).now_or_never().is_none()
+    );
+    assert_eq!(source.read().await.unwrap().expose(), SECRET);
+    assert_eq!(turn.available_permits(), 0);
+    drop(let_go);
+    assert_eq!(source.read_in_turn(&turn).await.unwrap().expose(), SECRET);
 }
 
 /// Waits until `path` has a whole line, and reads it as a process number.
