@@ -1,14 +1,13 @@
 //! Reads a token response (RFC 6749 sections 5.1 and 5.2). Tolerates what real providers send, and notes each deviation
 //! for operators. Pure functions.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::header::HeaderMap;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::{RawValue, to_raw_value};
 use tokend_protocol::{ErrorClass, Secret};
 
@@ -41,8 +40,21 @@ pub struct Context<'a> {
     pub sent: &'a SentSecrets,
 }
 
-/// All fields of a reply by their names, as JSON. Those that are not of a token response are ignored, whatever they are.
-type Fields = HashMap<String, Box<RawValue>>;
+/// The fields of a token response, as JSON. Other fields are ignored. A body that repeats one of these is no token
+/// response.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields {
+    access_token: Field,
+    token_type: Field,
+    #[serde(deserialize_with = "even_null")]
+    expires_in: Field,
+    scope: Field,
+    error: Field,
+    error_description: Field,
+}
+
+type Field = Option<Box<RawValue>>;
 
 /// The claims of a JWT about time, in seconds since the Unix epoch (RFC 7519 section 4.1).
 #[derive(Deserialize)]
@@ -83,6 +95,7 @@ impl HttpReply {
 }
 
 impl Reading<'_> {
+    /// The fields of the body, or `None` if the body is not a token response.
     fn fields(&mut self) -> Option<Fields> {
         let HttpReply { body, .. } = self.reply;
         let encoding = self.reply.header("content-encoding").unwrap_or("identity");
@@ -90,7 +103,9 @@ impl Reading<'_> {
             return None;
         }
         let content_type = self.reply.header("content-type").map(str::to_ascii_lowercase);
-        if let Ok(fields) = serde_json::from_slice(body) {
+        // Only an object: serde would take an array for the values of the fields, in their order.
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        if let Some(fields) = serde_json::from_slice(body).ok().filter(|_| is_object) {
             if content_type.is_some_and(|value| !value.contains("json")) {
                 self.deviations.push("content-type");
             }
@@ -102,20 +117,28 @@ impl Reading<'_> {
         if ["html", "json", "xml"].iter().any(|other| content_type.contains(other)) || body.contains(&b'<') {
             return None;
         }
-        let parts = form_urlencoded::parse(body).filter_map(|(name, value)| {
-            let name = if name == "expires" { "expires_in" } else { &*name };
-            Some((name.to_owned(), to_raw_value(&value).ok()?))
-        });
-        let fields: Fields = parts.collect();
+        let mut fields = Fields::default();
+        for (name, value) in form_urlencoded::parse(body) {
+            let field = match &*name {
+                "access_token" => &mut fields.access_token,
+                "token_type" => &mut fields.token_type,
+                "expires_in" | "expires" => &mut fields.expires_in,
+                "scope" => &mut fields.scope,
+                "error" => &mut fields.error,
+                "error_description" => &mut fields.error_description,
+                _ => continue,
+            };
+            *field = to_raw_value(&value).ok();
+        }
         // Without one of these it is no token response.
-        text(&fields, "access_token").or(error(&fields))?;
+        text(&fields.access_token).or(error(&fields))?;
         self.deviations.push("form-encoded");
         Some(fields)
     }
 
     fn granted(&mut self, fields: &Fields) -> Result<Granted, Failure> {
         let malformed = |message: &str| Failure::new(ErrorClass::Malformed, message);
-        let Some(token) = text(fields, "access_token") else {
+        let Some(token) = text(&fields.access_token) else {
             if error(fields).is_some() {
                 self.deviations.push("error-with-200");
                 return Err(refused(self.reply.status, fields, self.context.sent));
@@ -144,12 +167,12 @@ impl Reading<'_> {
 
     /// The granted scopes (RFC 6749 section 3.3), separated by spaces: a text, or the list that some providers send.
     fn scope(&mut self, fields: &Fields) -> Option<Arc<str>> {
-        let value = fields.get("scope")?.get();
+        let value = fields.scope.as_ref()?.get();
         if value.starts_with('[') {
             self.deviations.push("scope-array");
         }
         let list = || serde_json::from_str::<Vec<String>>(value).ok().map(|list| list.join(" "));
-        let scope = text(fields, "scope").or_else(list)?;
+        let scope = text(&fields.scope).or_else(list)?;
         let is_allowed = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
         let is_scope = !scope.trim().is_empty() && scope.len() <= SCOPE_MAX && scope.bytes().all(is_allowed);
         is_scope.then(|| scope.into())
@@ -157,7 +180,7 @@ impl Reading<'_> {
 
     /// The token type as an `Authorization` header spells it. One that no header can carry counts as `Bearer`.
     fn token_type(&mut self, fields: &Fields) -> Arc<str> {
-        let named = text(fields, "token_type");
+        let named = text(&fields.token_type);
         let other = named.as_deref().filter(|text| !text.eq_ignore_ascii_case("bearer"));
         match (&named, other) {
             (None, _) => self.deviations.push("token_type-missing"),
@@ -187,11 +210,11 @@ impl Reading<'_> {
     }
 
     fn stated_lifetime(&mut self, fields: &Fields) -> Option<Duration> {
-        let Some(value) = fields.get("expires_in") else {
+        let Some(value) = &fields.expires_in else {
             self.deviations.push("expires_in-missing");
             return None;
         };
-        let text = text(fields, "expires_in");
+        let text = text(&fields.expires_in);
         // A form has only strings.
         if text.is_some() && !self.deviations.contains(&"form-encoded") {
             self.deviations.push("expires_in-string");
@@ -215,12 +238,17 @@ impl Reading<'_> {
 }
 
 /// A field that is a string.
-fn text(fields: &Fields, name: &str) -> Option<String> {
-    serde_json::from_str(fields.get(name)?.get()).ok()
+fn text(field: &Field) -> Option<String> {
+    serde_json::from_str(field.as_ref()?.get()).ok()
+}
+
+/// A field that is there, even if it is `null`.
+fn even_null<'de, D: Deserializer<'de>>(field: D) -> Result<Field, D::Error> {
+    Box::deserialize(field).map(Some)
 }
 
 fn error(fields: &Fields) -> Option<String> {
-    text(fields, "error").filter(|error| !error.is_empty())
+    text(&fields.error).filter(|error| !error.is_empty())
 }
 
 fn http_date(text: &str) -> Option<Duration> {
@@ -267,7 +295,7 @@ fn refused(status: u16, fields: &Fields, sent: &SentSecrets) -> Failure {
     Failure {
         refuses_client: class == ErrorClass::Refused
             && matches!((error.as_deref(), status), (Some("invalid_client"), _) | (None, 401)),
-        detail: text(fields, "error_description").map(|text| redact::description(&text, sent)),
+        detail: text(&fields.error_description).map(|text| redact::description(&text, sent)),
         ..Failure::new(class, message)
     }
 }
@@ -422,6 +450,9 @@ mod tests {
             "{}",
             "[]",
             "null",
+            r#"["t","Bearer",3600,"a",null,null]"#,
+            r#"{"access_token":"t","token_type":"Bearer","access_token":"t"}"#,
+            r#"{"access_token":"t","token_type":"Bearer","expires_in":null,"expires_in":60}"#,
             r#"{"access_token":"#,
             r#"{"access_token":null}"#,
             r#"{"access_token":7}"#,
