@@ -483,6 +483,8 @@ fn a_secret_in_the_configuration_is_refused_and_not_shown() {
         ("{ hunter2-canary = 1 }", "", "unknown kind of secret source; expected"),
         ("{ fiel = \"/hunter2-canary\" }", "", "did you mean \"file\"?"),
         ("{ env = \"hunter2-canary\", file = \"/x\" }", "", "2 sources for one secret"),
+        ("{ file = \"/x\", mode = \"0400\" }", "", "unknown kind of secret source; expected"),
+        ("{ file = \"/x\", hunter2-canary = \"0400\" }", "", "unknown kind of secret source; expected"),
         ("{ file = \"hunter2-canary\" }", ".file", "expected an absolute path"),
         ("{ file = 1 }", ".file", "expected a string"),
         ("{ credential = \"hunter2-canary/x\" }", ".credential", "without \"/\""),

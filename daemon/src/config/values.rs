@@ -228,6 +228,7 @@ pub(super) fn secret_sources(field: &Field<'_>) -> Option<Vec<SecretSource>> {
 
 /// Where a secret is kept. The secret itself may stand here by mistake, so no fault repeats a value.
 pub(super) fn secret_source(field: &Field<'_>) -> Option<SecretSource> {
+    const KINDS: [&str; 4] = ["credential", "file", "env", "command"];
     const COMMAND: &str =
         "an array of a program and its arguments, such as [\"pass\", \"show\", \"x\"]; there is no shell";
     let message = format!("a secret is not written here; say where it is kept: {SOURCE}");
@@ -259,16 +260,18 @@ pub(super) fn secret_source(field: &Field<'_>) -> Option<SecretSource> {
             Some(SecretSource::Command(words))
         }
         [] => field.fault(format!("an empty table; expected {SOURCE}")),
-        [(name, _)] => {
-            // A name that resembles no kind may be the secret itself, so it is not repeated.
-            let hint = did_you_mean(name, ["credential", "file", "env", "command"]);
-            field.fault(format!("unknown kind of secret source{hint}; expected {SOURCE}"))
+        several => {
+            if let Some((name, _)) = several.iter().find(|(name, _)| !KINDS.contains(name)) {
+                // A name that resembles no kind may be the secret itself, so it is not repeated.
+                let hint = did_you_mean(name, KINDS);
+                return field.fault(format!("unknown kind of secret source{hint}; expected {SOURCE}"));
+            }
+            field.fault(format!("{} sources for one secret; expected one: {SOURCE}", several.len()))
         }
-        several => field.fault(format!("{} sources for one secret; expected one: {SOURCE}", several.len())),
     }
 }
 
-/// `headers`: fixed values and secrets, in order of their names.
+/// `headers`: fixed values and secrets, in byte order of their names.
 pub(super) fn headers(field: &Field<'_>) -> Option<Vec<HeaderSettings>> {
     let fields = field.table("a table such as { Accept = \"application/json\" }")?;
     let mut seen = BTreeSet::new();
