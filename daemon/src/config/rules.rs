@@ -10,7 +10,7 @@ use crate::access::{Condition, Principal, Rule, UnitPattern};
 /// Suffixes of the units that processes run in.
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
 
-/// The keys of a rule with several conditions. All but `user_unit` can stand before the colon of a rule.
+/// The keys of a rule that is a table. All but `user_unit` can also stand before the colon of a rule that is a string.
 const CONDITIONS: [&str; 5] = ["user", "group", "unit", "exe", "user_unit"];
 
 const EXPECTED: &str = "expected \"user:NAME\", \"group:NAME\", \"unit:NAME\", \"exe:/PATH\", \"any\" or a table of \
@@ -43,6 +43,7 @@ fn rule(field: &Field<'_>) -> Option<Rule> {
         let parts = text.split_once(':');
         match parts {
             None if text == "any" => return Some(Rule::ANY),
+            Some(("user_unit", _)) => return field.fault(USER_UNIT_ALONE),
             Some((kind, value)) if CONDITIONS.contains(&kind) => vec![condition(field, kind, value)?],
             _ => {
                 let hint = parts.map(|(kind, _)| did_you_mean(kind, CONDITIONS)).unwrap_or_default();

@@ -65,6 +65,7 @@ fn a_rule_names_a_user_a_group_a_unit_or_an_executable() {
         ("exe:/usr/./bin/x", "without patterns, \".\", \"..\" and \"//\""),
         ("exe:/usr/bin/*", "without patterns"),
         ("exe:/usr/bin/x\\n", "expected the absolute path of a program"),
+        ("user_unit:sync", "any user can give a unit of its own manager any name"),
         ("user_unit:app.service", "{ user = \"NAME\", user_unit = \"NAME.service\" }"),
     ] {
         assert_faults(&format!("{TOKEN}allow = [\"{rule}\"]"), &[(7, "token.t.allow", part)]);
