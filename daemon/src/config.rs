@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::url::Url;
 use tokend_protocol::TokenName;
+use url::{Host, Url};
 
 use crate::access::{Abilities, Condition, Rule};
 
@@ -134,7 +134,7 @@ fn read(source: &Source, texts: &[(Arc<Path>, String)], sink: &Sink) -> Config {
     let presets = preset::read_all(take("preset"), sink);
     let place = Place { file: Arc::from(source.path.as_path()), line: None, column: None };
     let (path, table) = (String::new(), BTreeMap::new());
-    let absent = Section { path, place: place.clone(), table, is_incomplete: false, sink };
+    let absent = Section { path, place: place.clone(), table, may_lack_keys: false, sink };
     let mut daemon = host::daemon(take("daemon").get("").unwrap_or(&absent));
     if let Some(path) = &source.egress_dir {
         daemon.egress_dir = Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
@@ -154,10 +154,13 @@ fn read(source: &Source, texts: &[(Arc<Path>, String)], sink: &Sink) -> Config {
 
 /// Whether secrets may be sent to a URL: by TLS, or without leaving this host.
 pub fn is_secure_endpoint(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let is_loopback =
-        || host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    url.scheme() == "https" || (url.scheme() == "http" && is_loopback())
+    let is_loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && is_loopback)
 }
 
 /// The keys of a kind of section.

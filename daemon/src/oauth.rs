@@ -55,7 +55,7 @@ pub struct Failure {
     pub class: ErrorClass,
     /// The message for callers: a fixed text or an RFC 6749 error code.
     pub message: String,
-    /// More for operators only: the provider's description or the TLS library's text, cleaned and capped, or the source of
+    /// Details that only operators see: the provider's description or the TLS library's text, cleaned and capped, or the source of
     /// a secret.
     pub detail: Option<String>,
     /// `Retry-After` (RFC 9110 section 10.2.3).

@@ -21,7 +21,7 @@ impl Decider<'_> {
 
     fn fact(&self, condition: &Condition, absent: &str) -> String {
         let (facts, holds) = (self.facts, self.holds(condition));
-        let is = |what: &str, fact: Option<&str>| format!("the {what} is {}", fact.unwrap_or(absent));
+        let the_fact_is = |what, fact: Option<&str>| format!("the {what} is {}", fact.unwrap_or(absent));
         let number = match (condition, self.ids.answer(condition)) {
             (Condition::User(_) | Condition::Group(_), None) => {
                 return format!("the host's name service gives no answer about {condition:#}");
@@ -33,12 +33,12 @@ impl Decider<'_> {
             _ => String::new(),
         };
         match condition {
-            Condition::User(_) if facts.uid == NO_ID => is("user", None),
+            Condition::User(_) if facts.uid == NO_ID => the_fact_is("user", None),
             Condition::User(Principal::Name(name)) if !holds => {
                 format!("the user is {}, and {name} is {number}", facts.uid)
             }
-            Condition::User(_) => is("user", Some(&facts.uid.to_string())),
-            Condition::Group(_) if facts.uid == NO_ID => is("group", None),
+            Condition::User(_) => the_fact_is("user", Some(&facts.uid.to_string())),
+            Condition::Group(_) if facts.uid == NO_ID => the_fact_is("group", None),
             Condition::Group(group) => {
                 let among = if holds { "is" } else { "is not" };
                 let name = match group {
@@ -47,13 +47,15 @@ impl Decider<'_> {
                 };
                 format!("group {number}{name} {among} among its groups")
             }
-            Condition::Unit(_) => is("unit", facts.unit.as_deref()),
-            Condition::UserUnit(_) => is("user unit", facts.user_unit.as_deref()),
+            Condition::Unit(_) => the_fact_is("unit", facts.unit.as_deref()),
+            Condition::UserUnit(_) => the_fact_is("user unit", facts.user_unit.as_deref()),
             Condition::Exe(path) => match &facts.exe {
                 Some(exe) if exe.path == *path && !holds => {
                     format!("the executable is another file than {} of this host", path.display())
                 }
-                exe => is("executable", exe.as_ref().map(|exe| exe.path.to_string_lossy()).as_deref()),
+                exe => {
+                    the_fact_is("executable", exe.as_ref().map(|exe| exe.path.to_string_lossy()).as_deref())
+                }
             },
         }
     }

@@ -16,7 +16,7 @@ pub struct Facts {
     pub gid: u32,
     /// Its supplementary groups (`SO_PEERGROUPS`).
     pub groups: Vec<u32>,
-    /// For the journal. No decision uses it: the number may have been given to another process since.
+    /// The process id, only for the journal. No decision uses it: the number may have been given to another process since.
     pub pid: Option<i32>,
     /// The systemd system unit that it runs in.
     pub unit: Option<String>,
@@ -24,8 +24,8 @@ pub struct Facts {
     pub user_unit: Option<String>,
     /// The invocation of `unit` (systemd.exec(5), `INVOCATION_ID`).
     pub invocation_id: Option<String>,
-    /// Where this process may see it. It says which program runs and not who runs it: a user who may run a program can
-    /// also debug it.
+    /// The executable, if this process may see it. It shows which program runs, not who runs it: a user who may run a
+    /// program can also debug it.
     pub exe: Option<Executable>,
 }
 

@@ -49,7 +49,7 @@ type LookUp = dyn Fn(&Condition) -> io::Result<Option<Id>> + Send + Sync;
 /// The names in the rules of this process, and how they are resolved.
 pub struct Names {
     look_up: Arc<LookUp>,
-    /// Borrowed for a decision, never across an await.
+    /// The latest answers. A decision borrows them, never across an await.
     pub ids: Arc<watch::Sender<ResolvedIds>>,
     /// Held by the one thread that looks names up.
     resolving: Arc<Semaphore>,
@@ -154,7 +154,11 @@ async fn on_one_thread<T: Send + 'static>(
 ) -> io::Result<T> {
     let answer = async {
         let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-        spawn_blocking(move || (look_up(), permit).0).await.map_err(io::Error::other)
+        let looking_up = spawn_blocking(move || {
+            let _permit = permit;
+            look_up()
+        });
+        looking_up.await.map_err(io::Error::other)
     };
     timeout(WAIT_MAX, answer).await?
 }

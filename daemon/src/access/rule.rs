@@ -42,11 +42,6 @@ impl Rule {
     /// `any`: every process that reaches the socket.
     pub const ANY: Self = Self(Vec::new());
 
-    /// The rule of a single condition.
-    pub fn of(condition: Condition) -> Self {
-        Self(vec![condition])
-    }
-
     /// The rule of several conditions, in the order in which a rule is shown. `None` without conditions, because such a
     /// rule would let everybody in.
     pub fn all(mut conditions: Vec<Condition>) -> Option<Self> {
@@ -135,6 +130,13 @@ impl fmt::Display for UnitPattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Rule {
+        /// The rule of a single condition.
+        pub(crate) fn of(condition: Condition) -> Self {
+            Self(vec![condition])
+        }
+    }
 
     fn user(id: u32) -> Condition {
         Condition::User(Principal::Id(id))

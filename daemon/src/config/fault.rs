@@ -73,8 +73,8 @@ impl Sink {
         self.is_incomplete.set(true);
     }
 
-    /// Reports a key that is missing or contradicts another, unless the part that could not be read may explain it.
-    pub(super) fn conflict(&self, place: &Place, key: &str, message: impl Into<String>) {
+    /// Reports a fault, unless an unread part of the configuration may be its cause.
+    pub(super) fn fault_if_complete(&self, place: &Place, key: &str, message: impl Into<String>) {
         if !self.is_incomplete.get() {
             self.fault(place, key, message);
         }

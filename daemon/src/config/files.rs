@@ -79,7 +79,7 @@ pub(super) fn sections<'a>(texts: &[(Arc<Path>, String)], sink: &'a Sink) -> Sec
                 sink.unreadable(&place, &path, message);
                 continue;
             };
-            let new = || Section { path, place, table: Table::new(), is_incomplete: false, sink };
+            let new = || Section { path, place, table: Table::new(), may_lack_keys: false, sink };
             sections.entry(kind).or_default().entry(name).or_insert_with(new).table.extend(table);
         }
     }
@@ -109,7 +109,7 @@ fn check_names(kind: &str, name: &str, section: &mut Section<'_>) {
         let all = format!("the keys here are {}", keys_of(kind).collect::<Vec<_>>().join(", "));
         let message = format!("unknown key{}", remedy(key, home, keys_of(kind), &all));
         section.sink.fault(&item.place, &join(&section.path, key), message);
-        section.is_incomplete = true;
+        section.may_lack_keys = true;
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
         && per_uid > max
     {
         let message = format!("is more than max_connections ({max}), so it would never apply; lower it");
-        section.conflict::<()>("max_connections_per_uid", message);
+        section.fault_if_complete::<()>("max_connections_per_uid", message);
     }
     let max_connections = max.unwrap_or_default();
     quota.connections = per_uid.unwrap_or(quota.connections.min(max_connections));

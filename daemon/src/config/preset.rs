@@ -41,6 +41,7 @@ pub(super) fn read_all<'a>(
         let message = format!("{} is a shipped preset; give yours another name", quoted(name));
         sink.fault(&section.place, &section.path, message);
     }
+    // A shipped preset replaces one of the same name, which is already a fault.
     sections.extend(shipped);
     let read = |(name, section): (String, _)| (name.clone(), read(name, section));
     sections.into_iter().map(read).collect()
@@ -62,7 +63,7 @@ fn read(name: String, section: Section<'_>) -> Preset {
     section.read("refresh_before", values::duration);
     section.read("default_lifetime", values::lifetime);
     let environments = section.read("environment", environments).unwrap_or_default();
-    if section.is_incomplete || section.sink.faults.borrow().len() > before {
+    if section.may_lack_keys || section.sink.faults.borrow().len() > before {
         // The preset fills in nothing now, so absent keys must not be reported as missing.
         section.sink.is_incomplete.set(true);
         return Preset { name, ..Preset::default() };
@@ -79,7 +80,7 @@ fn environments(field: &Field<'_>) -> Option<BTreeMap<String, Table>> {
         field.read_table("a table", "key", &["token_endpoint", "issuer"], |_, _| Some(()))?;
         let Value::Table(table) = field.item.value.clone() else { return None };
         let (path, place) = (field.path.clone(), field.item.place.clone());
-        let section = Section { path, place, table, is_incomplete: false, sink: field.sink };
+        let section = Section { path, place, table, may_lack_keys: false, sink: field.sink };
         provider::endpoint(&section);
         Some(((*name).to_owned(), section.table))
     }));

@@ -39,7 +39,7 @@ pub(super) fn read(
         let only = one_of(presets.keys());
         format!("no preset {}, only {only}", quoted(name))
     });
-    section.is_incomplete |= section.has("preset") && preset.is_none();
+    section.may_lack_keys |= section.has("preset") && preset.is_none();
     let environment = environment(&section, preset);
     if let Some(preset) = preset {
         let mut defaults = preset.provider.clone();
@@ -72,11 +72,11 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
     if proxy.is_some() && endpoint.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http") {
         // The proxy would read the secret in the request.
         let message = "an http:// endpoint on this host is not reached through a proxy; remove the proxy";
-        section.conflict::<()>("proxy", message);
+        section.fault_if_complete::<()>("proxy", message);
     }
     if proxy.is_some() && daemon.egress_dir.is_some() {
         let message = "contradicts egress_dir, through which every connection goes; remove one of them";
-        section.conflict::<()>("proxy", message);
+        section.fault_if_complete::<()>("proxy", message);
     }
     Some(CredentialSettings {
         endpoint: endpoint?,
@@ -99,19 +99,20 @@ fn environment<'p>(section: &Section<'_>, preset: Option<&'p Preset>) -> Option<
     let has_endpoint = section.has("token_endpoint") || section.has("issuer");
     let Some(preset) = preset else {
         if section.has("environment") && !section.has("preset") {
-            return section.conflict("environment", "environments are those of a preset, and none is set");
+            return section
+                .fault_if_complete("environment", "environments are those of a preset, and none is set");
         }
         return if has_endpoint { None } else { section.missing("token_endpoint", SET_IT) };
     };
     let known = &preset.environments;
     let (shown, names) = (quoted(&preset.name), one_of(known.keys()));
-    let mut keys = known.get("production");
+    let mut endpoint_keys = known.get("production");
     if section.has("environment") {
         let only = if known.is_empty() { "none at all".to_owned() } else { format!("only {names}") };
         let unknown = |name: &str| format!("the preset {shown} has no {}, {only}", quoted(name));
-        keys = Some(section.find("environment", known, unknown)?);
+        endpoint_keys = Some(section.find("environment", known, unknown)?);
     }
-    match keys {
+    match endpoint_keys {
         _ if has_endpoint => None,
         Some(keys) if !keys.is_empty() => Some(keys),
         None if !known.is_empty() => {
@@ -131,7 +132,7 @@ pub(super) fn endpoint(section: &Section<'_>) -> Option<Endpoint> {
     if token_endpoint.is_some() && issuer.is_some() {
         let other = section.place_of("token_endpoint");
         let message = format!("contradicts token_endpoint ({other}); keep one of them");
-        return section.conflict("issuer", message);
+        return section.fault_if_complete("issuer", message);
     }
     token_endpoint.or(issuer)
 }
@@ -146,7 +147,7 @@ fn authentication(section: &Section<'_>) -> Option<ClientAuthentication> {
     if method == "none" && secrets.is_some() {
         let message =
             "contradicts token_endpoint_auth_method = \"none\"; remove the secret, or choose another method";
-        return section.conflict("client_secret", message);
+        return section.fault_if_complete("client_secret", message);
     }
     if method != "none" && !section.has("client_secret") {
         let message = "say where it is kept, such as { credential = \"NAME\" }, or set \
@@ -155,7 +156,7 @@ fn authentication(section: &Section<'_>) -> Option<ClientAuthentication> {
     }
     if method != "client_secret_basic" && encoding.is_some() {
         let message = "has a meaning only with token_endpoint_auth_method = \"client_secret_basic\"";
-        return section.conflict("client_secret_basic_encoding", message);
+        return section.fault_if_complete("client_secret_basic_encoding", message);
     }
     match method {
         "none" => Some(ClientAuthentication::None),

@@ -15,7 +15,7 @@ pub(super) struct Section<'a> {
     pub(super) place: Place,
     pub(super) table: Table,
     /// Whether a reported fault may explain why keys are missing.
-    pub(super) is_incomplete: bool,
+    pub(super) may_lack_keys: bool,
     pub(super) sink: &'a Sink,
 }
 
@@ -49,20 +49,22 @@ impl Section<'_> {
     ) -> Option<&'m T> {
         self.read(key, |field| {
             let name = field.text()?;
-            known.get(name).or_else(|| self.conflict(key, unknown(name) + &did_you_mean(name, known.keys())))
+            known
+                .get(name)
+                .or_else(|| self.fault_if_complete(key, unknown(name) + &did_you_mean(name, known.keys())))
         })
     }
 
-    /// Reports that a key contradicts another, or something that is absent: at the key, or else at the section.
-    pub(super) fn conflict<T>(&self, key: &str, message: impl Into<String>) -> Option<T> {
-        self.sink.conflict(self.place_of(key), &join(&self.path, key), message);
+    /// Reports a fault, unless an unread part of the configuration may be its cause: at the key, or else at the section.
+    pub(super) fn fault_if_complete<T>(&self, key: &str, message: impl Into<String>) -> Option<T> {
+        self.sink.fault_if_complete(self.place_of(key), &join(&self.path, key), message);
         None
     }
 
     /// Reports a key that is missing, unless an unknown key may be a misspelling of it.
     pub(super) fn missing<T>(&self, key: &str, message: &str) -> Option<T> {
-        if !self.has(key) && !self.is_incomplete && !self.sink.misplaced.borrow().contains(key) {
-            self.conflict::<T>(key, format!("missing; {message}"));
+        if !self.has(key) && !self.may_lack_keys && !self.sink.misplaced.borrow().contains(key) {
+            self.fault_if_complete::<T>(key, format!("missing; {message}"));
         }
         None
     }

@@ -47,6 +47,7 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     let unknown = |name: &str| format!("no provider {}; add [{}]", quoted(name), join("provider", name));
     let provider = section.find("provider", providers, unknown);
     section.missing::<()>("provider", "name one of the [provider.NAME] sections");
+    // The key that the section itself sets, at which a clash is reported: the other one may come from the preset.
     let has_headers = section.has("headers") && !section.has("caller_headers");
     let clash_key = if has_headers { "headers" } else { "caller_headers" };
     if let Some(provider) = provider {
@@ -58,7 +59,7 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     let is_fixed = |name: &&String| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     if let Some(name) = caller_headers.iter().find(is_fixed) {
         let message = format!("{} is among both headers and caller_headers; keep it in one", quoted(name));
-        section.conflict::<()>(clash_key, message);
+        section.fault_if_complete::<()>(clash_key, message);
     }
     let allow = section.read("allow", rules::list).unwrap_or_default();
     let refresh_before = section.read("refresh_before", values::duration);
@@ -83,12 +84,9 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
 }
 
 pub(super) fn terms(section: &Section<'_>) -> Terms {
-    let read = |key, kind| section.read(key, |field| values::terms(field, kind)).unwrap_or_default();
-    Terms {
-        scope: read("scope", TermKind::Scope),
-        resource: read("resource", TermKind::Resource),
-        audience: read("audience", TermKind::Audience),
-    }
+    let read = |kind: TermKind| section.read(kind.as_str(), |field| values::terms(field, kind));
+    let [scope, resource, audience] = TermKind::ALL.map(|kind| read(kind).unwrap_or_default());
+    Terms { scope, resource, audience }
 }
 
 const GRANT_TYPES: &[&str] = &["client_credentials", "password"];
@@ -105,20 +103,20 @@ fn grant(section: &Section<'_>) -> Option<Grant> {
     if let Some(offered) = offered.filter(|offered| !offered.contains(&grant_type)) {
         let (name, offered) = (quoted(grant_type), one_of(offered));
         let message = format!("{name} is not offered by the provider's preset, only {offered}");
-        return section.conflict("grant_type", message);
+        return section.fault_if_complete("grant_type", message);
     }
     if grant_type == "password" {
         let mut missing = vec!["username", "password"];
         missing.retain(|key| !section.has(key));
         if !missing.is_empty() {
             let message = format!("\"password\" also needs {}", missing.join(" and "));
-            return section.conflict("grant_type", message);
+            return section.fault_if_complete("grant_type", message);
         }
         return Some(Grant::Password { username: username?, password: password? });
     }
     if let Some(key) = ["username", "password"].into_iter().find(|key| section.has(key)) {
         let message = "belongs to grant_type = \"password\"; set that, or remove username and password";
-        return section.conflict(key, message);
+        return section.fault_if_complete(key, message);
     }
     Some(Grant::ClientCredentials)
 }
@@ -132,7 +130,7 @@ fn params(section: &Section<'_>) -> Option<BTreeMap<String, String>> {
     if !missing.is_empty() {
         let required = one_of(missing).replace(" or ", " and ");
         let message = format!("missing {required}, which the provider's preset requires");
-        section.conflict::<()>("params", message);
+        section.fault_if_complete::<()>("params", message);
     }
     Some(params)
 }
@@ -145,7 +143,10 @@ fn idle_timeout(section: &Section<'_>) -> Option<Duration> {
         return Some(idle_timeout.unwrap_or(IDLE_TIMEOUT));
     }
     if idle_timeout.is_some() {
-        section.conflict::<()>("idle_timeout", "belongs to warm = \"on-demand\"; set that, or remove it");
+        section.fault_if_complete::<()>(
+            "idle_timeout",
+            "belongs to warm = \"on-demand\"; set that, or remove it",
+        );
     }
     None
 }

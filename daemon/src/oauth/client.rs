@@ -129,7 +129,7 @@ fn build(tls: ClientConfig, proxy: Option<&Url>, socket: Option<PathBuf>) -> req
         .pool_idle_timeout(IDLE_TIMEOUT)
         .user_agent(concat!("tokend/", env!("CARGO_PKG_VERSION")));
     if let Some(proxy) = proxy {
-        // For https:// alone, so through a tunnel: a proxy for http:// would read the secret.
+        // Only for https://, which goes through a tunnel: a proxy for http:// would read the secret.
         builder = builder.proxy(Proxy::https(proxy.as_str())?);
     }
     if let Some(socket) = socket {
@@ -215,7 +215,7 @@ fn add_private(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
 /// only, because a certificate can put anything into it.
 fn failure(error: &reqwest::Error, egress: Option<&str>) -> Failure {
     let failure = classify(error);
-    // A host with other characters has no unit, and an operator is not to paste it into a shell.
+    // A host with other characters has no unit, and an operator must not be told to paste it into a shell.
     let in_a_unit_name = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_".contains(&byte);
     let Some(instance) = egress.filter(|instance| instance.bytes().all(in_a_unit_name)) else {
         return failure;
@@ -256,7 +256,7 @@ fn classify(error: &reqwest::Error) -> Failure {
         Some(kind) if !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
             unreachable(format!("network: {kind}"))
         }
-        _ if error.is_builder() => Failure::new(ErrorClass::Internal, "the request cannot be written"),
+        _ if error.is_builder() => internal("the request cannot be written"),
         _ if error.is_decode() => {
             Failure::new(ErrorClass::Malformed, "a reply that breaks off or cannot be decoded")
         }

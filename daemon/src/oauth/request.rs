@@ -12,8 +12,8 @@ use crate::config::{BasicEncoding, ClientAuthentication, CredentialSettings, Gra
 use crate::oauth::Failure;
 use crate::oauth::redact::SentSecrets;
 
-/// Composes the request, with secrets that were read for this one request. Those that it does not need are empty. Also returns its secrets in every encoding in which it sends them, so that they can be
-/// removed from the reply.
+/// Composes the request. A secret that it does not need is empty. Also returns the secrets in every encoding in which they
+/// are sent, so that they can be removed from the reply.
 pub fn compose(
     settings: &CredentialSettings,
     endpoint: &Url,

@@ -43,11 +43,10 @@ pub struct Context<'a> {
 /// The fields of a token response, as JSON. Other fields are ignored. A body that repeats one of these is no token
 /// response.
 #[derive(Default, Deserialize)]
-#[serde(default)]
 struct Fields {
     access_token: Field,
     token_type: Field,
-    #[serde(deserialize_with = "even_null")]
+    #[serde(default, deserialize_with = "even_null")]
     expires_in: Field,
     scope: Field,
     error: Field,
