@@ -66,10 +66,10 @@ struct State {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PreviousExit {
-    /// It crashed or was killed. Back-offs stay in force, so that a crash loop does not flood the provider.
+    /// The process crashed or was killed. Back-offs stay in force, so that a crash loop does not flood the provider.
     #[default]
     Crashed,
-    /// It was told to stop, as by `systemctl restart`. That ends every back-off, as a reload does.
+    /// The process was told to stop, as by `systemctl restart`. That ends every back-off, as a reload does.
     Orderly,
 }
 

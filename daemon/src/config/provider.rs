@@ -25,7 +25,7 @@ pub(super) struct Provider {
     /// The settings that its tokens share. The grant, terms and parameters are those of each token. `None` if faulty.
     pub(super) credential: Option<CredentialSettings>,
     pub(super) max_requests_per_minute: Option<u32>,
-    /// What the preset fills in for its tokens.
+    /// Defaults of the preset for its tokens.
     pub(super) token_defaults: Table,
 }
 

@@ -109,7 +109,7 @@ pub struct Credential {
 pub enum Attempted {
     /// Another token than before.
     Changed,
-    /// The same token again.
+    /// The token that is held, again.
     Unchanged,
     /// A failure, and when the next attempt is.
     Failed(Failed, Option<Instant>),
@@ -118,9 +118,9 @@ pub enum Attempted {
 /// The result of rejecting a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejected {
-    /// It was not current any more.
+    /// The token had been replaced already.
     Superseded,
-    /// It is too new, or the last attempt too recent, to ask again.
+    /// The token is too new, or the last attempt too recent, to ask again.
     TooSoon,
     /// The provider was asked.
     Attempted(Attempted),

@@ -31,7 +31,7 @@ const JITTER: f64 = 0.10;
 /// Two requests for one token are at least this far apart, whatever lifetimes a provider gives.
 const MIN_GAP: Duration = Duration::from_secs(1);
 
-/// The same as a fraction of the lifetime, if that is longer. A provider that returns its own cached token until it
+/// [`MIN_GAP`] as a fraction of the lifetime, if that is longer. A provider that returns its own cached token until it
 /// expires is then not asked at ever shorter intervals. At expiry it is asked in any case.
 const MIN_GAP_FRACTION: f64 = 0.10;
 
@@ -307,7 +307,7 @@ mod tests {
         Snapshot { token, last_error, failures, next_attempt, ..Snapshot::default() }
     }
 
-    /// What a caller is given so many seconds after `SENT` that needs a token for `min_ttl` seconds.
+    /// The answer, `after` seconds after `SENT`, to a caller that needs a token for `min_ttl` seconds.
     fn served(snapshot: &Snapshot, quiet: Option<u64>, after: u64, min_ttl: u64) -> String {
         let quiet = quiet.map(|seconds| SENT.after(Duration::from_secs(seconds)));
         let now = SENT.after(Duration::from_secs(after));

@@ -25,8 +25,8 @@ impl Process {
     /// `None` without pidfds: the process's end cannot be noticed, and nothing about it can be proved.
     ///
     /// # Errors
-    /// It has ended (`ESRCH`), or the kernel does not give its pidfd. A connection would outlive the process, so such a peer
-    /// must not be served.
+    /// The peer has ended (`ESRCH`), or the kernel does not give its pidfd. A connection would outlive the process, so
+    /// such a peer must not be served.
     pub(super) fn of_peer(
         pidfd: nix::Result<OwnedFd>,
         pid: i32,

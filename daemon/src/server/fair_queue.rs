@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::MutexGuard;
 use tokio::task::yield_now;
 
-/// What one user may do in a round, in units: one unit is about the work for one `get` of a token that is held.
+/// The work of one user in a round, in units: one unit is about the work for one `get` of a token that is held.
 const ALLOWANCE: u32 = 12;
 
 /// The allowance of the only user who is connected. It bounds how long a new connection waits.

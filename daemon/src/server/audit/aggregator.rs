@@ -24,7 +24,7 @@ const NAMES_MAX: usize = 8;
 /// The decisions of the window that has not ended.
 #[derive(Debug, Default)]
 pub(super) struct Aggregator {
-    /// What is written of each kind, and how often it was repeated.
+    /// The record of each kind, and how often it was repeated.
     pub(super) kinds: HashMap<Kind, (Record<'static>, u64)>,
     /// How many exact kinds each user has.
     exact: HashMap<u32, usize>,

@@ -1,6 +1,6 @@
 //! The decision about every request: may this caller have that token?
 //!
-//! It is a synchronous function of the caller's facts, the registry and the resolved names.
+//! The decision is a synchronous function of the caller's facts, the registry and the resolved names.
 //!
 //! A caller that may not have a token must not learn whether the token exists: the answer is the same in either case.
 
@@ -78,7 +78,7 @@ impl Session {
         if let (Some(reason), Some(entry)) = (self.operator(registry), registry.find(asked.name)) {
             return Ok((Arc::clone(entry), reason));
         }
-        // A caller that may have the token is told what is missing, and others what they would be told of any name.
+        // A caller that may have the token learns what is missing. Others get the same answer as for any other name.
         self.authorize(registry, asked)?;
         self.audit_refused(asked, Refusal::NotAnOperator);
         Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"))

@@ -1,7 +1,7 @@
 //! `Explain`: why somebody may have a token or may not.
 //!
-//! Operators may ask about every subject and see all rules. Anybody else is told about itself, and only the reason that
-//! lets it have the token: about other tokens it learns no more than from any other request.
+//! Operators may ask about every subject and see all rules. Any other caller may ask only about itself, and sees only the
+//! rule that lets it have the token. About other tokens it learns no more than from any other request.
 
 use std::iter::once;
 

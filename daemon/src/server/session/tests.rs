@@ -68,7 +68,7 @@ impl Scene {
         previous.discard_all_but(&next);
     }
 
-    /// What a `get` of what is held comes to, of which there is nothing.
+    /// The error of a `get`: no token is held.
     async fn get(&self, name: &str) -> ErrorCode {
         let request = GetRequest { name: name.parse().unwrap(), options: HELD, variant: Variant::default() };
         code(self.session.answer(Request::Get(request)).await)

@@ -27,7 +27,7 @@ pub(super) fn message(failed: &Failed, is_operator: bool) -> String {
     }
 }
 
-/// What a snapshot says to everybody: the state, the token while it is valid, the last error, and the next attempt.
+/// The part of a snapshot that every caller may see: the state, the token while it is valid, the last error, and the next attempt.
 fn condition(
     snapshot: &Snapshot,
     clock: &Clock,

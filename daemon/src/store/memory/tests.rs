@@ -57,7 +57,7 @@ impl Memory<Bytes> {
     }
 }
 
-/// What a successor finds, which may write as much as it likes.
+/// The records that the next process finds, before it writes.
 fn recover(bytes: &[u8]) -> io::Result<Contents> {
     let (length, bytes) = (bytes.len() as u64, RefCell::new(bytes.to_vec()));
     Memory::recover(Bytes { bytes, budget: Cell::new(usize::MAX) }, length)

@@ -1,4 +1,4 @@
-//! What a listing says.
+//! Tests of listings.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What a reload keeps, and what it drops.
+//! Tests of reloads: connections, tokens and watches that stay or go.
 
 use super::*;
 
