@@ -103,7 +103,11 @@ impl Subject {
         let throttle = EndpointThrottle::new(Arc::default(), endpoint, condition.unwrap_or_default());
         let (writer, record) = store.claim(key, None);
         let previous_exit = store.previous_exit;
-        self.resume(Arc::new(throttle), None, StartState { writer, record, previous_exit, loan: None })
+        self.resume(
+            Arc::new(throttle),
+            None,
+            StartState { writer, record, previous_exit, ..StartState::default() },
+        )
     }
 
     fn resume(
