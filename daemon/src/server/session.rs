@@ -13,11 +13,12 @@ mod status;
 mod view;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend_protocol::{ErrorCode, Message, Reply, Request, TokenName, VERSION, Variant, VersionReply};
 
+use self::authorize::Remembered;
 pub use self::failure::refusal;
 pub use self::watch::Watch;
 use crate::clock::Instant;
@@ -43,6 +44,8 @@ pub struct Session {
     /// The quota account of the caller's user.
     allowance: Arc<Allowance>,
     pub user_queue: Arc<UserQueue>,
+    /// Never locked across an await.
+    remembered: Mutex<Remembered>,
 }
 
 /// Which token a caller asks for, and what it wants to do with it.
@@ -57,7 +60,7 @@ impl Session {
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
         let allowance = shared.allowances.of(peer.facts().uid, shared.clock.now());
         let user_queue = shared.fair_queue.join(peer.facts().uid);
-        Self { shared, peer, allowance, user_queue }
+        Self { shared, peer, allowance, user_queue, remembered: Mutex::default() }
     }
 
     /// Lets other users have their turns each time that [`CHECKED_IN_A_TURN`] tokens have been checked.

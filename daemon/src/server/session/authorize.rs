@@ -1,14 +1,17 @@
 //! The decision about every request: may this caller have that token?
 //!
-//! The decision is a synchronous function of the caller's facts, the registry and the resolved names.
+//! The decision is a synchronous function of the caller's facts, the registry and the resolved names. A connection
+//! remembers which tokens it was allowed for as long as neither registry nor names change.
 //!
 //! A caller that may not have a token must not learn whether the token exists: the answer is the same in either case.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::iter::once;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
-use tokend_protocol::{ErrorCode, ErrorReply, Variant};
+use tokend_protocol::{ErrorCode, ErrorReply, TokenName, Variant};
+use tokio::sync::watch::Receiver;
 
 use super::{Asked, Session, refusal};
 use crate::access::{Decider, Reason, ResolvedIds};
@@ -22,23 +25,58 @@ const NOT_ALLOWED: &str = "not allowed, or no such token";
 const VARIANT_NOT_ALLOWED: &str =
     "this variant of the token is not allowed, only other scopes, resources or audiences";
 
+/// Tokens that a connection remembers. One more clears the memory.
+const REMEMBERED_MAX: usize = 256;
+
+/// The tokens that a connection was allowed, each with the reason. Variants and refusals are not remembered.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    /// The registry of the decisions. Weak, so that an idle connection keeps no former registry alive.
+    registry: Weak<Registry>,
+    /// The resolved names of the decisions.
+    ids: Option<Receiver<ResolvedIds>>,
+    tokens: HashMap<TokenName, (Arc<Entry>, Arc<str>)>,
+}
+
 impl Session {
-    /// Decides about a request: the token, and why the caller may have this variant of it.
+    /// Decides about a request, or finds the decision that the connection remembers: the token, and why the caller may
+    /// have this variant of it.
     ///
     /// # Errors
     /// The caller may not have the token, or not this variant. A token that it may not have and one that does not exist look
     /// the same to anyone but an operator.
     pub(super) fn authorize(
         &self,
-        registry: &Registry,
+        registry: &Arc<Registry>,
         asked: Asked<'_>,
-    ) -> Result<(Arc<Entry>, String), ErrorReply> {
+    ) -> Result<(Arc<Entry>, Arc<str>), ErrorReply> {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = remembered.registry.as_ptr() == Arc::as_ptr(registry)
+            && remembered.ids.as_ref().is_some_and(|ids| ids.has_changed().is_ok_and(|changed| !changed));
+        if !is_current {
+            // Subscribed before a decision, so that a change during the decision is noticed at the next request.
+            let (registry, ids) = (Arc::downgrade(registry), Some(self.shared.names.ids.subscribe()));
+            *remembered = Remembered { registry, ids, tokens: HashMap::new() };
+        }
+        if asked.variant.is_empty()
+            && let Some(allowed) = remembered.tokens.get(asked.name)
+        {
+            return Ok(allowed.clone());
+        }
         let entry = registry.find(asked.name);
         let decided = entry.ok_or(Refusal::NoSuchToken).and_then(|entry| {
             let ids = self.shared.names.ids.borrow();
             let reason = decide_variant(&self.decider(registry, &ids), entry, asked.variant)?;
-            Ok((Arc::clone(entry), reason))
+            let allowed = (Arc::clone(entry), Arc::from(reason));
+            if asked.variant.is_empty() {
+                if remembered.tokens.len() >= REMEMBERED_MAX {
+                    remembered.tokens.clear();
+                }
+                remembered.tokens.insert(asked.name.clone(), allowed.clone());
+            }
+            Ok(allowed)
         });
+        drop(remembered);
         decided.map_err(|reason| {
             match (reason, entry) {
                 (Refusal::NoRuleForVariant, Some(entry)) => {
@@ -72,11 +110,11 @@ impl Session {
     /// The caller is no operator, or there is no such token.
     pub(super) fn authorize_operator(
         &self,
-        registry: &Registry,
+        registry: &Arc<Registry>,
         asked: Asked<'_>,
-    ) -> Result<(Arc<Entry>, String), ErrorReply> {
+    ) -> Result<(Arc<Entry>, Arc<str>), ErrorReply> {
         if let (Some(reason), Some(entry)) = (self.operator(registry), registry.find(asked.name)) {
-            return Ok((Arc::clone(entry), reason));
+            return Ok((Arc::clone(entry), reason.into()));
         }
         // A caller that may have the token learns what is missing. Others get the same answer as for any other name.
         self.authorize(registry, asked)?;

@@ -37,6 +37,7 @@ impl Session {
             self.allow_explanation(asked, &entry, &reason)?;
             let (facts, omitted) = subject_facts(self.peer.facts());
             let lists = Vec::new();
+            let reason = reason.to_string();
             let reply = ExplainedReply { allowed: true, reason, facts, operator: None, lists, omitted };
             return Ok(Reply::Explained(reply));
         }

@@ -72,7 +72,7 @@ impl Session {
         Ok(Watch { session: self, _held: held, registry, ids, watched, snapshots: SelectAll::new() })
     }
 
-    fn authorize_watch(&self, name: &TokenName) -> Result<(Arc<Entry>, String), ErrorReply> {
+    fn authorize_watch(&self, name: &TokenName) -> Result<(Arc<Entry>, Arc<str>), ErrorReply> {
         let asked = Asked { operation: Operation::Watch, name, variant: &Variant::default() };
         self.authorize(&self.registry(), asked)
     }
