@@ -244,4 +244,22 @@ mod tests {
         let failed: Vec<Key> = files.queue().failed.keys().copied().collect();
         assert_eq!(failed, [key(3)], "it is tried again after the next success");
     }
+
+    #[tokio::test]
+    async fn each_file_has_its_turn_however_often_others_change() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let sealer = Sealer::new(&"k".repeat(32).into()).unwrap();
+        let files = Files::new(Folder::new(state_dir.path(), sealer));
+        // No thread takes the work away.
+        files.queue().is_working = true;
+        let key = |number: u8| Key([number; 32]);
+        for number in (0..20).chain(0..20) {
+            drop(files.submit(key(number), Some(vec![number])));
+        }
+        for number in 0..20 {
+            assert!(files.work_on_next());
+            assert!(!files.queue().pending.contains_key(&key(number)), "file {number} had its turn");
+            drop(files.submit(key(0), Some(vec![0])));
+        }
+    }
 }

@@ -203,7 +203,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 #[derive(Clone, Debug, Default)]
 pub struct RecordWriter(pub(super) Option<(Arc<Store>, Key, Option<Key>)>);
 
-/// The same for a throttle.
+/// Persists the state of one throttle. The default one stores nothing.
 #[derive(Clone, Debug, Default)]
 pub struct ThrottleWriter(pub(super) Option<(Arc<Store>, Key)>);
 
