@@ -60,8 +60,19 @@ pub struct Failure {
     pub detail: Option<String>,
     /// `Retry-After` (RFC 9110 section 10.2.3).
     pub retry_after: Option<Duration>,
-    /// Whether the provider did not authenticate the client, so that another secret may help.
-    pub refuses_client: bool,
+    /// Whether it lasts until an operator changes something.
+    pub needs_operator: bool,
+    /// For a refusal that is not by its OAuth error code about what was asked.
+    pub refusal: Option<Refusal>,
+}
+
+/// A refusal that another client secret, or the next answer of a gateway, may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The provider did not authenticate the client: `invalid_client`, or a 401 without an OAuth error code.
+    Client,
+    /// The answer has this HTTP status and no OAuth error code. It may be a gateway's.
+    WithoutCode(u16),
 }
 
 /// The client secret that brought a token, where several are configured.
@@ -81,7 +92,14 @@ impl Outcome {
 
 impl Failure {
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), detail: None, retry_after: None, refuses_client: false }
+        let needs_operator = matches!(class, ErrorClass::Refused | ErrorClass::Secret);
+        let message = message.into();
+        Self { class, message, detail: None, retry_after: None, needs_operator, refusal: None }
+    }
+
+    /// Whether a wrong client secret may explain it, so that another one may help.
+    pub fn may_be_the_secret(&self) -> bool {
+        matches!(self.refusal, Some(Refusal::Client | Refusal::WithoutCode(400 | 403)))
     }
 
     #[must_use]

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::record::{ActorState, resume};
-use super::credential::{ActorContext, Attempted, Failed, Rejected, Schedule, Snapshot};
+use super::credential::{ActorContext, Attempted, Rejected, Schedule, Snapshot};
 use super::schedule::{REJECT_GAP_MOST, RenewalMode, Serving, held_back, may_serve, min_gap, renew_at};
 use super::throttle::{EndpointThrottle, Urgency};
 use crate::clock::Instant;
@@ -82,7 +82,7 @@ impl<P: Provider> Actor<P> {
             let due = snapshot.next_attempt;
             // Secret files are watched only while a failure needs an operator and the token is being renewed.
             let watches_secrets =
-                due.is_some() && snapshot.last_error.as_ref().is_some_and(Failed::needs_operator);
+                due.is_some() && snapshot.last_error.as_ref().is_some_and(|failed| failed.needs_operator);
             let (watch_from, clock) = (self.watch_secrets_from(), &self.context.clock);
             let renewal = OptionFuture::from(due.map(|at| clock.sleep_until(at)));
             let secret_replaced = async {

@@ -155,7 +155,7 @@ impl Snapshot {
             }
             (Some(_), None) => State::Fresh,
             (None, None) => State::Pending,
-            (None, Some(failed)) if failed.needs_operator() => State::NeedsOperator,
+            (None, Some(failed)) if failed.needs_operator => State::NeedsOperator,
             (None, Some(_)) => State::Unavailable,
         }
     }

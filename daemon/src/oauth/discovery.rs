@@ -7,8 +7,8 @@ use tokend_protocol::ErrorClass;
 use url::Url;
 
 use crate::config::is_secure_endpoint;
-use crate::oauth::Failure;
 use crate::oauth::response::{self, HttpReply};
+use crate::oauth::{Failure, Refusal};
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -42,7 +42,8 @@ pub fn read(issuer: &Url, reply: &HttpReply, wall: Duration) -> Result<Option<Ur
         status => format!("discovery: status {status}"),
     };
     let failure = Failure::new(response::class(reply.status, None), message);
-    Err(Failure { retry_after: response::retry_after(reply, wall), ..failure })
+    let refusal = (failure.class == ErrorClass::Refused).then_some(Refusal::WithoutCode(reply.status));
+    Err(Failure { retry_after: response::retry_after(reply, wall), refusal, ..failure })
 }
 
 /// Whether a failure at one URL ends the search: the issuer cannot be reached, or asked for a pause.

@@ -18,7 +18,7 @@ use crate::config::{CredentialSettings, Endpoint, Grant};
 use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient};
 use crate::oauth::request::compose;
 use crate::oauth::response::{Context, HttpReply, read};
-use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse, discovery};
+use crate::oauth::{Failure, Granted, Outcome, Provider, Refusal, SecretInUse, discovery};
 use crate::secret_source::{SecretSource, Stamp, stamps};
 
 /// How long all exchanges of one token request may take: discovery, and one exchange for each client secret. With
@@ -120,8 +120,8 @@ impl HttpProvider {
 }
 
 impl Attempt<'_> {
-    /// Tries each client secret once, the one that worked last first. One that cannot be read or that the provider
-    /// refuses is followed by the next. Any other answer is final, because it is not about the secret.
+    /// Tries each client secret once, the one that worked last first. One that cannot be read, and a refusal that a
+    /// wrong secret may explain, are followed by the next. Any other answer is final.
     async fn run(&mut self) -> Result<Granted, Failure> {
         let HttpProvider { settings, secret_files, stamping, .. } = self.provider;
         if !secret_files.is_empty() {
@@ -153,7 +153,7 @@ impl Attempt<'_> {
                     self.outcome.client_secret = (in_use.of > 1).then_some(in_use);
                     return Ok(granted);
                 }
-                Err(failure) if failure.refuses_client || failure.class == ErrorClass::Secret => {
+                Err(failure) if failure.may_be_the_secret() || failure.class == ErrorClass::Secret => {
                     passed_over.push(failure);
                 }
                 Err(failure) => return Err(failure),
@@ -202,7 +202,8 @@ impl Attempt<'_> {
         }
         Err(first.unwrap_or_else(|| {
             let message = "discovery: the issuer publishes no metadata; configure its token_endpoint";
-            Failure::new(ErrorClass::Refused, message)
+            let refusal = Some(Refusal::WithoutCode(404));
+            Failure { refusal, ..Failure::new(ErrorClass::Refused, message) }
         }))
     }
 
@@ -235,13 +236,15 @@ async fn within<T>(left: &mut Duration, step: impl Future<Output = T>) -> Option
 }
 
 /// Returns the failure of a request for which no client secret worked. A refusal takes precedence over a secret that
-/// cannot be read, because its back-off is longer.
+/// cannot be read, because its back-off is longer, and one of the client over one without an OAuth error code.
 fn verdict(failures: Vec<Failure>) -> Failure {
     let several = (failures.len() > 1).then(|| {
         let each = failures.iter().map(|failure| failure.detail.as_deref().unwrap_or(&failure.message));
         format!("none of {} client secrets worked: {}", failures.len(), each.collect::<Vec<_>>().join("; "))
     });
-    let first_refusal = failures.into_iter().min_by_key(|failure| !failure.refuses_client);
+    let first_refusal = failures.into_iter().min_by_key(|failure| {
+        (failure.refusal != Some(Refusal::Client), failure.class != ErrorClass::Refused)
+    });
     let verdict =
         first_refusal.unwrap_or_else(|| Failure::new(ErrorClass::Secret, "no client secret is configured"));
     Failure { detail: several.or(verdict.detail), ..verdict }
@@ -257,8 +260,10 @@ mod tests {
     fn a_refusal_weighs_most_and_each_secret_is_reported() {
         let unreadable =
             || Failure::new(ErrorClass::Secret, "cannot be read").with_detail("secret file /new");
-        let refused =
-            || Failure { refuses_client: true, ..Failure::new(ErrorClass::Refused, "invalid_client") };
+        let refused = || Failure {
+            refusal: Some(Refusal::Client),
+            ..Failure::new(ErrorClass::Refused, "invalid_client")
+        };
         assert_eq!(verdict(vec![refused()]), refused());
         assert_eq!(verdict(vec![unreadable()]), unreadable());
         let failure = verdict(vec![unreadable(), refused()]);

@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokend_protocol::{ErrorClass, Secret};
 
 use crate::oauth::redact::{self, SentSecrets};
-use crate::oauth::{Failure, Granted, Outcome};
+use crate::oauth::{Failure, Granted, Outcome, Refusal};
 
 /// The longest access token that is accepted, in bytes. It must fit into a reply frame.
 const TOKEN_MAX: usize = 64 * 1024;
@@ -292,10 +292,17 @@ fn refused(status: u16, fields: &Fields, sent: &SentSecrets) -> Failure {
     };
     let class = class(status, error.as_deref());
     Failure {
-        refuses_client: class == ErrorClass::Refused
-            && matches!((error.as_deref(), status), (Some("invalid_client"), _) | (None, 401)),
+        refusal: refusal(status, error.as_deref()).filter(|_| class == ErrorClass::Refused),
         detail: text(&fields.error_description).map(|text| redact::description(&text, sent)),
         ..Failure::new(class, message)
+    }
+}
+
+fn refusal(status: u16, code: Option<&str>) -> Option<Refusal> {
+    match (code, status) {
+        (Some("invalid_client"), _) | (None, 401) => Some(Refusal::Client),
+        (None, _) => Some(Refusal::WithoutCode(status)),
+        (Some(_), _) => None,
     }
 }
 
@@ -594,9 +601,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_refusal_of_the_client_itself_lets_another_secret_be_tried() {
+    fn only_a_refusal_that_a_wrong_secret_may_explain_lets_another_one_be_tried() {
         let refuses = |status, body| match read_json(status, body).result {
-            Err(failure) => failure.refuses_client,
+            Err(failure) => failure.may_be_the_secret(),
             Ok(_) => false,
         };
         for (status, body) in [
@@ -605,6 +612,10 @@ mod tests {
             (200, r#"{"error":"invalid_client"}"#),
             (401, "{}"),
             (401, "who are you?"),
+            (400, ""),
+            (400, "{}"),
+            (403, ""),
+            (403, "<html>"),
         ] {
             assert!(refuses(status, body), "{status} {body}");
         }
@@ -614,8 +625,9 @@ mod tests {
             (400, r#"{"error":"unauthorized_client"}"#),
             (429, r#"{"error":"invalid_client"}"#),
             (503, r#"{"error":"invalid_client"}"#),
-            (400, "{}"),
-            (403, "{}"),
+            (404, "{}"),
+            (302, ""),
+            (429, "{}"),
             (500, "{}"),
         ] {
             assert!(!refuses(status, body), "{status} {body}");

@@ -101,6 +101,9 @@ pub struct Failed {
     /// Further details for operators only.
     pub detail: Option<Arc<str>>,
     pub at: Instant,
+    /// Whether it lasts until an operator changes something.
+    #[serde(default)]
+    pub needs_operator: bool,
 }
 
 /// The state of the throttle of a host, or of the circuit breaker of a token endpoint.
@@ -133,12 +136,8 @@ struct Written<T> {
 impl Failed {
     /// A failure without details.
     pub fn new(class: ErrorClass, message: impl Into<Arc<str>>, at: Instant) -> Self {
-        Self { class, message: message.into(), detail: None, at }
-    }
-
-    /// Whether it lasts until an operator changes something.
-    pub fn needs_operator(&self) -> bool {
-        matches!(self.class, ErrorClass::Refused | ErrorClass::Secret)
+        let needs_operator = matches!(class, ErrorClass::Refused | ErrorClass::Secret);
+        Self { class, message: message.into(), detail: None, at, needs_operator }
     }
 }
 
@@ -294,6 +293,7 @@ mod tests {
             message: "asked for fewer requests".into(),
             detail: Some("slow down".into()),
             at: at(190),
+            needs_operator: false,
         };
         Record {
             token: Some(Token {

@@ -142,7 +142,7 @@ async fn a_token_that_is_not_configured_any_more_is_wiped_with_its_variants() {
 async fn the_back_off_of_a_variant_survives_a_crash() {
     let (clock, process) = start().await;
     process.store.claim(key(1), None).0.renewed(record(&clock, "a token")).await;
-    let failed = Failed { class: ErrorClass::Refused, message: "no".into(), detail: None, at: clock.now() };
+    let failed = Failed::new(ErrorClass::Refused, "no", clock.now());
     let next_attempt = Some(clock.now().after(Duration::from_secs(900)));
     let failure = Some(FailureRecord { failures: 1, failed, next_attempt });
     process.store.claim(key(2), Some(key(1))).0.changed(Record { failure, ..Record::default() });

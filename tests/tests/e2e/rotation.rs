@@ -140,3 +140,20 @@ fn a_secret_file_that_is_put_right_brings_the_token_without_anybody_asking() {
     });
     assert_eq!(renewed["requests"], status["requests"].as_u64().unwrap() + 1, "{renewed:#}");
 }
+
+/// Real servers answer so to a wrong secret.
+#[test]
+fn a_refusal_without_a_code_lets_the_second_secret_be_tried() {
+    for status in [400, 401, 403] {
+        let (new, old) = (secrets::invent("new-secret"), secrets::invent("old-secret"));
+        let rotation = Rotation::start(&new, &old, &old);
+        let right = Some(old.clone());
+        rotation.provider.answer_with(move |request| {
+            let is_right = request.field("client_secret") == right;
+            if is_right { Answer::token(3600) } else { Answer::status(status) }
+        });
+        rotation.refresh();
+        let used = rotation.daemon.tokenctl().status_of("t")["attributes"]["client-secret"].clone();
+        assert!(used.as_str().is_some_and(|used| used.starts_with("the second of 2")), "{status}: {used}");
+    }
+}

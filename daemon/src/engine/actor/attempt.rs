@@ -172,9 +172,9 @@ impl<P: Provider> Actor<P> {
         let jitter = (self.context.roll)();
         let delay = back_off(failure.class, failures, remaining, failure.retry_after, jitter);
         self.tell_throttle(&failure, now);
-        let Failure { class, message, detail, .. } = failure;
+        let Failure { class, message, detail, needs_operator, .. } = failure;
         let detail = detail.map(|text| capped(&text));
-        let failed = Failed { class, message: capped(&message), detail, at: now };
+        let failed = Failed { class, message: capped(&message), detail, at: now, needs_operator };
         let next_attempt = Some(now.after(delay));
         self.update(|snapshot| {
             snapshot.in_flight = false;

@@ -26,7 +26,7 @@ impl Session {
 
     /// The error reply after a failed token request.
     pub(super) fn failed(&self, failed: &Failed, next_attempt: Option<Instant>) -> ErrorReply {
-        let code = if failed.needs_operator() { ErrorCode::NeedsOperator } else { ErrorCode::Unavailable };
+        let code = if failed.needs_operator { ErrorCode::NeedsOperator } else { ErrorCode::Unavailable };
         ErrorReply {
             class: Some(failed.class),
             next_attempt: next_attempt.map(|at| self.shared.clock.timestamp(at)),

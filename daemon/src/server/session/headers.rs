@@ -56,12 +56,9 @@ impl Session {
                 tracing::warn!(token = %asked.name, %error, times, "a header cannot be made");
             }
             drop(throttle);
-            let failed = Failed {
-                class: ErrorClass::Secret,
-                message: "a secret of the header set cannot be read on this host".into(),
-                detail: Some(error.into()),
-                at: now,
-            };
+            let message = "a secret of the header set cannot be read on this host";
+            let detail = Some(error.into());
+            let failed = Failed { detail, ..Failed::new(ErrorClass::Secret, message, now) };
             self.failed(&failed, None)
         })?;
         headers.extend(supplied);
