@@ -29,8 +29,6 @@ pub struct Quota {
     pub variants: usize,
     /// Calls per minute that may cost a provider a request.
     pub provider_calls_per_minute: u32,
-    /// Requests per minute for tokens that the user may not have. Above it, every such refusal says only that there were too many.
-    pub refusals_per_minute: u32,
 }
 
 /// A resource that a user holds for a while: see the fields of [`Quota`].
@@ -43,13 +41,6 @@ pub enum Resource {
     WatchedTokens,
     UnreadBytes,
     Variants,
-}
-
-/// An event that is limited per minute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Rate {
-    ProviderCalls,
-    Refusals,
 }
 
 /// The limit that a request would exceed.
@@ -87,8 +78,8 @@ pub struct Held {
 #[derive(Debug, Default)]
 struct Usage {
     held: HashMap<Resource, usize>,
-    /// For each rate a token bucket with a minute's worth, stored as the time at which it will be full.
-    full_at: HashMap<Rate, Instant>,
+    /// A token bucket with a minute's worth of provider calls, stored as the time at which it will be full.
+    full_at: Option<Instant>,
 }
 
 impl Default for Quota {
@@ -102,7 +93,6 @@ impl Default for Quota {
             unread_bytes: 4 * 1024 * 1024,
             variants: 256,
             provider_calls_per_minute: 600,
-            refusals_per_minute: 600,
         }
     }
 }
@@ -117,7 +107,9 @@ impl Allowances {
         if users.len() >= REMEMBERED && !users.contains_key(&uid) {
             users.retain(|_, user| Arc::strong_count(user) > 1 || !user.is_unused(now));
         }
-        let new = || Arc::new(Allowance { quota: self.quota, usage: Mutex::default() });
+        let new = || {
+            Arc::new(Allowance { quota: self.quota, usage: Mutex::default() })
+        };
         Arc::clone(users.entry(uid).or_insert_with(new))
     }
 }
@@ -144,27 +136,23 @@ impl Allowance {
         Ok(Held { allowance: Arc::clone(self), resource, amount })
     }
 
-    /// Counts one more use, or counts nothing and returns when the next one is possible.
-    pub fn count(&self, rate: Rate, now: Instant) -> Result<(), QuotaExceeded> {
-        let quota = &self.quota;
-        let (per_minute, reason) = match rate {
-            Rate::ProviderCalls => (quota.provider_calls_per_minute, "this user asks a provider too often"),
-            Rate::Refusals => (quota.refusals_per_minute, "too many requests of this user were refused"),
-        };
+    /// Counts one more call that may cost a provider a request, or counts nothing and returns when the next one is possible.
+    pub fn count_provider_call(&self, now: Instant) -> Result<(), QuotaExceeded> {
         let mut usage = self.usage();
-        let full_at = usage.full_at.entry(rate).or_insert(now);
-        let next = now.max(*full_at).after(MINUTE / per_minute.max(1));
+        let full_at = usage.full_at.map_or(now, |full_at| full_at.max(now));
+        let next = full_at.after(MINUTE / self.quota.provider_calls_per_minute.max(1));
         if next.since(now) > MINUTE {
+            let reason = "this user asks a provider too often";
             return Err(QuotaExceeded { reason, possible_at: Some(next.before(MINUTE)) });
         }
-        *full_at = next;
+        usage.full_at = Some(next);
         Ok(())
     }
 
     /// Whether the account is as a new one, so that it can be dropped.
     fn is_unused(&self, now: Instant) -> bool {
         let usage = self.usage();
-        usage.held.values().all(|held| *held == 0) && usage.full_at.values().all(|at| *at <= now)
+        usage.held.values().all(|held| *held == 0) && usage.full_at.is_none_or(|at| at <= now)
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
@@ -193,7 +181,6 @@ mod tests {
         unread_bytes: 1,
         variants: 1,
         provider_calls_per_minute: 6,
-        refusals_per_minute: 60,
     };
 
     fn at(millis: u64) -> Instant {
@@ -222,23 +209,22 @@ mod tests {
     fn a_minute_of_calls_is_available_at_once_and_then_one_at_a_time() {
         let user = allowance();
         for _ in 0..6 {
-            user.count(Rate::ProviderCalls, at(0)).unwrap();
+            user.count_provider_call(at(0)).unwrap();
         }
-        let next = |now| user.count(Rate::ProviderCalls, now).unwrap_err().possible_at;
+        let next = |now| user.count_provider_call(now).unwrap_err().possible_at;
         assert_eq!(next(at(0)), Some(at(10_000)));
         assert_eq!(next(at(9_999)), Some(at(10_000)), "a refused attempt costs nothing");
-        user.count(Rate::ProviderCalls, at(10_000)).unwrap();
-        user.count(Rate::ProviderCalls, at(10_000)).unwrap_err();
-        user.count(Rate::Refusals, at(0)).unwrap();
+        user.count_provider_call(at(10_000)).unwrap();
+        user.count_provider_call(at(10_000)).unwrap_err();
         assert!(!user.is_unused(at(69_999)) && user.is_unused(at(70_000)));
     }
 
     #[test]
     fn unused_calls_are_not_saved_up() {
         let user = allowance();
-        user.count(Rate::ProviderCalls, at(0)).unwrap();
+        user.count_provider_call(at(0)).unwrap();
         let an_hour_later = at(3_600_000);
-        let granted = (0..100).filter(|_| user.count(Rate::ProviderCalls, an_hour_later).is_ok());
+        let granted = (0..100).filter(|_| user.count_provider_call(an_hour_later).is_ok());
         assert_eq!(granted.count(), 6);
     }
 
@@ -249,7 +235,7 @@ mod tests {
             let (mut now, mut granted) = (0, Vec::new());
             for gap in gaps {
                 now += gap;
-                match user.count(Rate::ProviderCalls, at(now)) {
+                match user.count_provider_call(at(now)) {
                     Ok(()) => granted.push(now),
                     Err(refused) => {
                         let possible_at = refused.possible_at.unwrap();
@@ -283,11 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn unused_accounts_are_dropped_and_exhausted_rates_are_remembered() {
-        let allowances = Allowances::new(Quota { refusals_per_minute: 1, ..QUOTA });
-        allowances.of(1_000_000, at(0)).count(Rate::Refusals, at(0)).unwrap();
+    fn unused_accounts_are_dropped_and_an_exhausted_rate_is_remembered() {
+        let allowances = Allowances::new(Quota { provider_calls_per_minute: 1, ..QUOTA });
+        allowances.of(1_000_000, at(0)).count_provider_call(at(0)).unwrap();
         (0..100_000).for_each(|uid| drop(allowances.of(uid, at(0))));
         assert!(allowances.users.lock().unwrap().len() <= REMEMBERED + 1);
-        assert!(allowances.of(1_000_000, at(0)).count(Rate::Refusals, at(0)).is_err());
+        assert!(allowances.of(1_000_000, at(0)).count_provider_call(at(0)).is_err());
     }
 }

@@ -8,7 +8,7 @@ use crate::quota::Quota;
 /// More connections need more file descriptors than a service usually has.
 const CONNECTIONS_MAX: usize = 100_000;
 
-/// Higher limits and rates would limit nothing.
+/// Higher limits would limit nothing.
 const QUOTA_MAX: usize = 1_000_000_000;
 const RATE_MAX: u32 = 1_000_000;
 
@@ -24,12 +24,8 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
     ] {
         *limit = section.read(key, values::count(1..=QUOTA_MAX)).unwrap_or(*limit);
     }
-    for (key, rate) in [
-        ("max_provider_calls_per_minute_per_uid", &mut quota.provider_calls_per_minute),
-        ("max_refusals_per_minute_per_uid", &mut quota.refusals_per_minute),
-    ] {
-        *rate = section.read(key, values::count(1..=RATE_MAX)).unwrap_or(*rate);
-    }
+    let calls = section.read("max_provider_calls_per_minute_per_uid", values::count(1..=RATE_MAX));
+    quota.provider_calls_per_minute = calls.unwrap_or(quota.provider_calls_per_minute);
     let count = values::count(1..=CONNECTIONS_MAX);
     let per_uid = section.read("max_connections_per_uid", &count);
     let max = section.read_or("max_connections", 4096, &count);

@@ -17,7 +17,6 @@ use super::{Asked, Session, refusal};
 use crate::access::{Decider, Reason, ResolvedIds};
 use crate::config::{TermKind, TermRules};
 use crate::engine::registry::{Entry, Registry};
-use crate::quota::Rate;
 use crate::server::audit::{Record, Refusal};
 
 const NOT_ALLOWED: &str = "not allowed, or no such token";
@@ -90,9 +89,6 @@ impl Session {
                     self.shared.audit.record(&Record { variant, ..self.decided(asked, Err(reason)) });
                 }
                 _ => self.audit_refused(asked, reason),
-            }
-            if let Err(excess) = self.allowance.count(Rate::Refusals, self.shared.clock.now()) {
-                return self.overloaded(excess);
             }
             match reason {
                 Refusal::NoSuchToken if self.is_operator(registry) => {

@@ -5,7 +5,7 @@ use tokend_protocol::{ErrorCode, ErrorReply};
 use super::{Asked, Session, view};
 use crate::clock::Instant;
 use crate::engine::credential::{Failed, Unobtainable};
-use crate::quota::{Held, QuotaExceeded, Rate, Resource};
+use crate::quota::{Held, QuotaExceeded, Resource};
 use crate::server::audit::{Operation, Record, Refusal};
 
 impl Session {
@@ -49,7 +49,7 @@ impl Session {
         let take = || {
             let held = self.allowance.take(Resource::Waiting, 1)?;
             if asks {
-                self.allowance.count(Rate::ProviderCalls, self.shared.clock.now())?;
+                self.allowance.count_provider_call(self.shared.clock.now())?;
             }
             Ok(held)
         };

@@ -21,31 +21,6 @@ fn error(reply: Reply) -> ErrorReply {
 }
 
 #[tokio::test]
-async fn too_many_refusals_look_the_same_whether_the_token_exists_or_not() {
-    let mut told = Vec::new();
-    for name in ["hidden", "absent"] {
-        let quota = Quota { refusals_per_minute: 2, ..Quota::default() };
-        let scene = Scene::with_quota(ALICE, host(), &token("hidden", FORBIDDEN), quota);
-        assert_eq!(scene.get(name).await, ErrorCode::NotAllowed);
-        assert_eq!(scene.get(name).await, ErrorCode::NotAllowed);
-        let refused = error(scene.session.answer(get(name, 0, &[])).await);
-        assert!(refused.next_attempt.is_some(), "it is told when to come back");
-        told.push((refused.code, refused.message));
-    }
-    assert_eq!(told[0].0, ErrorCode::Overloaded);
-    assert_eq!(told[0], told[1]);
-}
-
-#[tokio::test]
-async fn too_many_refusals_do_not_affect_allowed_requests() {
-    let quota = Quota { refusals_per_minute: 1, ..Quota::default() };
-    let scene = Scene::with_quota(ALICE, host(), &token("t", ALLOWED), quota);
-    scene.get("absent").await;
-    assert_eq!(scene.get("absent").await, ErrorCode::Overloaded);
-    assert_eq!(scene.get("t").await, ErrorCode::DeadlineExceeded, "nothing is held, and it is let in");
-}
-
-#[tokio::test]
 async fn calls_that_wait_for_a_provider_are_limited_and_those_that_do_not_are_not() {
     let tokens = token("a", ALLOWED) + &token("b", &format!("scope = \"b\"\n{ALLOWED}"));
     let quota = Quota { waiting: 1, ..Quota::default() };
