@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::secret_source::UserTurns;
 
 /// Accounts kept. Beyond this number, accounts with nothing in use and full buckets are dropped.
 const REMEMBERED: usize = 1024;
@@ -64,6 +65,7 @@ pub struct Allowances {
 pub struct Allowance {
     quota: Quota,
     usage: Mutex<Usage>,
+    pub secret_turns: UserTurns,
 }
 
 /// A part of a user's quota, given back when dropped.
@@ -108,7 +110,11 @@ impl Allowances {
             users.retain(|_, user| Arc::strong_count(user) > 1 || !user.is_unused(now));
         }
         let new = || {
-            Arc::new(Allowance { quota: self.quota, usage: Mutex::default() })
+            Arc::new(Allowance {
+                quota: self.quota,
+                usage: Mutex::default(),
+                secret_turns: UserTurns::default(),
+            })
         };
         Arc::clone(users.entry(uid).or_insert_with(new))
     }

@@ -2,6 +2,8 @@
 //! read at each use and not kept here, so a new one needs no reload. No error repeats any of a secret. An error names the
 //! source and the remedy.
 
+mod command;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -9,41 +11,26 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use tokend_protocol::Secret;
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 /// The largest secret, in bytes: some ten times the size of a private key or an assertion.
 const SECRET_MAX: usize = 64 * 1024;
 
 /// Files that are read at once. On a file system that hangs, each read occupies a thread of tokio's pool. The pool has
-/// several hundred, so other work has enough of them.
-static FILES: Semaphore = Semaphore::const_new(64);
+/// 512, so other work has enough of them. A credential takes at most two.
+static FILES: Semaphore = Semaphore::const_new(256);
 
 /// Files that are read at once for callers. They count among [`FILES`] too.
-static CALLERS_FILES: Semaphore = Semaphore::const_new(32);
+static CALLERS_FILES: Semaphore = Semaphore::const_new(64);
 
-/// The longest that a program may run. A password manager that asks its server takes less, and callers wait longer.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Programs that run at once. Further ones wait.
-static COMMANDS: Semaphore = Semaphore::const_new(4);
-
-/// Programs that run at once for callers. They count among [`COMMANDS`] too.
+/// Programs that run at once for callers. They count among [`command::COMMANDS`] too.
 static CALLERS_COMMANDS: Semaphore = Semaphore::const_new(2);
-
-/// The variables with which a password manager finds its data. None of them holds a secret itself.
-const PASSED_ON: &str = "PATH HOME USER LOGNAME LANG LC_ALL TMPDIR XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_DATA_HOME \
-                         GNUPGHOME PASSWORD_STORE_DIR CREDENTIALS_DIRECTORY";
 
 /// The variable with the directory that systemd makes for the credentials of a service.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
@@ -64,6 +51,21 @@ pub type Stamp = Option<(u64, u64, u64, u32, u32, [i64; 4])>;
 
 /// Finds a variable of the environment.
 type Variables<'a> = dyn Fn(&str) -> Option<OsString> + Sync + 'a;
+
+/// A user's turns: how many files and programs are read at once for the calls of one user. Further calls of that user
+/// wait for a turn, and only then for a place among all callers. So a user has few calls in the queue that all share.
+#[derive(Clone, Debug)]
+pub struct UserTurns {
+    files: Arc<Semaphore>,
+    commands: Arc<Semaphore>,
+}
+
+impl Default for UserTurns {
+    fn default() -> Self {
+        let [files, commands] = [4, 1].map(|turns| Arc::new(Semaphore::new(turns)));
+        Self { files, commands }
+    }
+}
 
 /// Why a secret could not be read, and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -101,15 +103,18 @@ impl SecretSource {
     }
 
     /// Reads the secret because a caller asked for something. Callers may ask as often as they like, so they have only
-    /// a share of the commands that may run and of the files that may be read at once; renewals have the rest.
-    pub async fn read_for_caller(&self) -> Result<Secret, SecretSourceError> {
-        // Nothing closes the semaphores.
-        let share = match self {
-            Self::Credential(_) | Self::File(_) => CALLERS_FILES.acquire().await.ok(),
-            Self::Environment(_) => None,
-            Self::Command(_) => CALLERS_COMMANDS.acquire().await.ok(),
+    /// a share of the commands that may run and of the files that may be read at once; renewals have the rest. Within
+    /// that share, the calls of a user wait for its `turns`.
+    pub async fn read_for_caller(&self, turns: &UserTurns) -> Result<Secret, SecretSourceError> {
+        let (turns, share) = match self {
+            Self::Credential(_) | Self::File(_) => (&turns.files, &CALLERS_FILES),
+            Self::Environment(_) => return self.read().await,
+            Self::Command(_) => (&turns.commands, &CALLERS_COMMANDS),
         };
-        self.read_with(&|name| std::env::var_os(name), share).await
+        // Nothing closes the semaphores.
+        let turn = Arc::clone(turns).acquire_owned().await.ok();
+        let permits = (turn, share.acquire().await.ok());
+        self.read_with(&|name| std::env::var_os(name), permits).await
     }
 
     /// The file that holds the secret, if a file does.
@@ -141,7 +146,7 @@ impl SecretSource {
                     "not set in the daemon's environment; add it to tokend.service, or choose another source",
                 )),
             },
-            Self::Command(words) => output(words, variables).await,
+            Self::Command(words) => command::output(words, variables, share).await,
         };
         let secret = bytes.and_then(text);
         secret.map_err(|error| SecretSourceError { message: format!("{self}: {error}"), ..error })
@@ -261,60 +266,6 @@ fn text(bytes: Vec<u8>) -> Result<Secret, SecretSourceError> {
         return Err(SecretSourceError::new("has a NUL character, which no secret can have"));
     }
     Ok(Secret::from(text))
-}
-
-/// A process group. Dropping this kills all of it.
-struct ProcessGroup(Option<Pid>);
-
-impl Drop for ProcessGroup {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // An error means that all of the group are gone already.
-            let _ = killpg(group, Signal::SIGKILL);
-        }
-    }
-}
-
-/// The standard output of `words`, a program and its arguments, if it succeeds.
-async fn output(words: &[String], variables: &Variables<'_>) -> Result<Vec<u8>, SecretSourceError> {
-    let Some((program, arguments)) = words.split_first() else { return Ok(Vec::new()) };
-    // Nothing closes the semaphore.
-    let _place = COMMANDS.acquire().await.ok();
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .envs(PASSED_ON.split(' ').filter_map(|name| Some((name, variables(name)?))))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| SecretSourceError::new(format!("cannot be started: {error}")))?;
-    // If this ends early, by time-out or because its caller stops waiting, dropping `group` kills the program.
-    let mut group = ProcessGroup(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
-    let finish = async {
-        let mut output = Vec::new();
-        if let Some(stdout) = child.stdout.as_mut() {
-            stdout.take(SECRET_MAX as u64 + 1).read_to_end(&mut output).await?;
-        }
-        if output.len() > SECRET_MAX {
-            // Too large for a secret, however the program ends.
-            return Ok(output);
-        }
-        let status = child.wait().await?;
-        // The number of a process that has been waited for may be another's by now.
-        group.0 = None;
-        if status.success() {
-            return Ok(output);
-        }
-        let remedy = "run it by hand as the daemon's user to see why";
-        Err(SecretSourceError::new(format!("ended with {status}; {remedy}")))
-    };
-    tokio::time::timeout(COMMAND_TIMEOUT, finish).await.unwrap_or_else(|_| {
-        let seconds = COMMAND_TIMEOUT.as_secs();
-        Err(SecretSourceError::new(format!("gave no answer within {seconds} seconds and was killed")))
-    })
 }
 
 #[cfg(test)]

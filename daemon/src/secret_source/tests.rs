@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use nix::sys::stat::Mode;
+use tokio::task::JoinSet;
 
 use super::*;
 
@@ -237,7 +238,9 @@ async fn a_command_is_run_without_a_shell_and_with_little_environment() {
     assert!(std::env::vars().count() > 2, "there is something to be held back");
     let inherited = read(&shell("env")).await.unwrap();
     let names = inherited.lines().filter_map(|line| Some(line.split_once('=')?.0));
-    let names: Vec<&str> = names.filter(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name)).collect();
+    let names: Vec<&str> = names
+        .filter(|name| !["PWD", "OLDPWD", "SHLVL", "_", "TOKEND_SECRET_COMMAND"].contains(name))
+        .collect();
     assert_eq!(names, ["PATH"], "the rest of the daemon's environment stays there");
 }
 
@@ -255,6 +258,9 @@ async fn a_command_that_fails_gives_no_secret() {
 async fn a_command_that_never_stops_writing_is_stopped() {
     assert_refused(read(&shell("while :; do echo horse; done")).await, &["more than 65536 bytes"]);
 }
+
+/// Taken by tests that use all places of callers' programs.
+static CALLERS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Runs `reads` at once, each of a program that says how many of them run when it starts, and goes on when
 /// `limit` of them do. Returns what they say.
@@ -289,16 +295,49 @@ where
 async fn few_commands_run_at_once_and_those_of_callers_leave_room_for_others() {
     let all = crowd(4, |source| async move { source.read().await }).await;
     assert!(all.len() == 8 && all.iter().all(|count| *count <= 4), "{all:?}");
-    let callers = crowd(2, |source| async move { source.read_for_caller().await }).await;
+    let _alone = CALLERS.lock().await;
+    let turns = |source: SecretSource| async move { source.read_for_caller(&UserTurns::default()).await };
+    let callers = crowd(2, turns).await;
     assert!(callers.len() == 4 && callers.iter().all(|count| *count <= 2), "{callers:?}");
+}
+
+#[tokio::test]
+async fn a_user_with_999_slow_commands_delays_no_other_user() {
+    let _alone = CALLERS.lock().await;
+    let place = Place::new();
+    let started = place.directory.path().join("started");
+    let slow = shell(&format!("echo >> '{}'; sleep 600", started.display()));
+    let flooding = UserTurns::default();
+    let mut flood = JoinSet::new();
+    for _ in 0..999 {
+        let (slow, turns) = (slow.clone(), flooding.clone());
+        flood.spawn(async move { slow.read_for_caller(&turns).await });
+    }
+    let starts = || std::fs::read_to_string(&started).unwrap_or_default().len();
+    while starts() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let other = shell("echo secret").read_for_caller(&UserTurns::default()).await.unwrap();
+    assert_eq!((other.expose(), starts()), ("secret", 1), "the other user waited for a slow command");
+}
+
+#[tokio::test]
+async fn files_of_a_user_that_hang_leave_threads_for_other_users() {
+    let place = Place::new();
+    let (source, turns) = (SecretSource::File(place.path()), UserTurns::default());
+    let hanging = turns.files.acquire_many(4).await.unwrap();
+    assert!(source.read_for_caller(&turns).now_or_never().is_none(), "the user has no turn left");
+    assert_eq!(source.read_for_caller(&UserTurns::default()).await.unwrap().expose(), SECRET);
+    drop(hanging);
 }
 
 #[tokio::test]
 async fn files_that_callers_wait_for_leave_room_for_others() {
     let place = Place::new();
     let source = SecretSource::File(place.path());
-    let all = CALLERS_FILES.acquire_many(32).await.unwrap();
-    let mut waiting = Box::pin(source.read_for_caller());
+    let all = CALLERS_FILES.acquire_many(64).await.unwrap();
+    let turns = UserTurns::default();
+    let mut waiting = Box::pin(source.read_for_caller(&turns));
     assert!((&mut waiting).now_or_never().is_none(), "the callers' share is taken");
     assert_eq!(source.read().await.unwrap().expose(), SECRET);
     drop(all);
@@ -336,12 +375,16 @@ async fn process_in(path: &Path) -> i32 {
     0
 }
 
+fn is_alive(process: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = status.rsplit(')').next().and_then(|rest| rest.trim().chars().next());
+    state.is_some_and(|state| !"ZX".contains(state))
+}
+
 /// Waits until a process is gone, or waits for its parent to notice that it is.
 async fn is_gone(process: i32) -> bool {
     for _ in 0..3000 {
-        let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        let state = status.rsplit(')').next().and_then(|rest| rest.trim().chars().next());
-        if state.is_none_or(|state| "ZX".contains(state)) {
+        if !is_alive(process) {
             return true;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -349,35 +392,79 @@ async fn is_gone(process: i32) -> bool {
     false
 }
 
-/// A program that starts another, which has its output open, and then both do nothing.
-fn hanging(place: &Place) -> (SecretSource, PathBuf) {
+/// Programs that start another one, which writes its process number into a file and does nothing more.
+fn hanging(place: &Place) -> (PathBuf, [SecretSource; 3]) {
     let file = place.directory.path().join("process");
-    (shell(&format!("sleep 600 & echo $! > '{}'; wait", file.display())), file)
+    let (file_name, own_number) =
+        (file.display(), format!("sh -c 'echo $$ > {}; exec sleep 600'", file.display()));
+    let programs = [
+        // It has the program's output open.
+        format!("sleep 600 & echo $! > '{file_name}'; wait"),
+        // It has a session of its own, and so is in no group of the program.
+        format!("setsid {own_number} > /dev/null & sleep 600"),
+        // In addition, its parent has ended.
+        format!("setsid --fork {own_number} > /dev/null; sleep 600"),
+    ];
+    (file, programs.map(|program| shell(&program)))
 }
 
 #[tokio::test]
 async fn a_command_that_hangs_is_killed_with_all_that_it_started() {
     let place = Place::new();
-    let (source, file) = hanging(&place);
-    let reading = tokio::spawn(async move { read(&source).await });
-    let process = process_in(&file).await;
-    assert_ne!(process, 0, "the command did not start");
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(11)).await;
-    tokio::time::resume();
-    assert_refused(reading.await.unwrap(), &["no answer within 10 seconds and was killed"]);
-    assert!(is_gone(process).await, "what the command started lives on");
+    let (file, programs) = hanging(&place);
+    for source in programs {
+        let reading = tokio::spawn(async move { read(&source).await });
+        let process = process_in(&file).await;
+        assert_ne!(process, 0, "the command did not start");
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(11)).await;
+        tokio::time::resume();
+        assert_refused(reading.await.unwrap(), &["no answer within 10 seconds and was killed"]);
+        assert!(is_gone(process).await, "what the command started lives on");
+        std::fs::remove_file(&file).unwrap();
+    }
 }
 
 #[tokio::test]
 async fn a_command_that_nobody_waits_for_is_killed() {
     let place = Place::new();
-    let (source, file) = hanging(&place);
-    let reading = tokio::spawn(async move { read(&source).await });
+    let (file, programs) = hanging(&place);
+    for source in programs {
+        let reading = tokio::spawn(async move { read(&source).await });
+        let process = process_in(&file).await;
+        assert_ne!(process, 0, "the command did not start");
+        reading.abort();
+        assert!(is_gone(process).await, "what the command started lives on");
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_a_successful_command_leaves_behind_ends_with_the_last_command() {
+    let place = Place::new();
+    let file = place.directory.path().join("process");
+    let running = shell(&format!(
+        "while ! [ -e '{}/go' ]; do sleep 0.02; done; echo a",
+        place.directory.path().display()
+    ));
+    let running = tokio::spawn(async move { read(&running).await });
+    let agent = format!(
+        "setsid --fork sh -c 'echo $$ > {}; exec sleep 600' > /dev/null; echo secret",
+        file.display()
+    );
+    assert_eq!(read(&shell(&agent)).await.as_deref(), Ok("secret"));
     let process = process_in(&file).await;
-    assert_ne!(process, 0, "the command did not start");
-    reading.abort();
-    assert!(is_gone(process).await, "what the command started lives on");
+    assert!(is_alive(process), "the other command may use it");
+    std::fs::write(place.directory.path().join("go"), "").unwrap();
+    running.await.unwrap().unwrap();
+    // Commands of other tests may run.
+    for _ in 0..3000 {
+        if !is_alive(process) {
+            return;
+        }
+        read(&shell("echo a")).await.unwrap();
+    }
+    panic!("what the command started lives on");
 }
 
 #[test]

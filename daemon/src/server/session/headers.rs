@@ -13,6 +13,7 @@ use crate::clock::Instant;
 use crate::config::{HeaderSettings, HeaderValue};
 use crate::engine::credential::Failed;
 use crate::engine::registry::Entry;
+use crate::secret_source::UserTurns;
 use crate::server::audit::Operation;
 
 /// How many milliseconds the secrets of a header set may take for a caller without a deadline: they are on this host, and
@@ -43,7 +44,7 @@ impl Session {
         let read = tokio::select! {
             // Secrets that are at hand are read, however short the deadline.
             biased;
-            read = configured(&entry.settings.headers) => read,
+            read = configured(&entry.settings.headers, &self.allowance.secret_turns) => read,
             () = self.shared.clock.sleep_until(deadline) => {
                 let message = "the deadline passed before the secrets of the header set were read";
                 return Err(refusal(ErrorCode::DeadlineExceeded, message));
@@ -118,13 +119,13 @@ fn is_field_value(value: &str) -> bool {
 }
 
 /// The configured headers. Secrets are read now.
-async fn configured(settings: &[HeaderSettings]) -> Result<Vec<Header>, String> {
+async fn configured(settings: &[HeaderSettings], turns: &UserTurns) -> Result<Vec<Header>, String> {
     let mut headers = Vec::with_capacity(settings.len());
     for HeaderSettings { name, value } in settings {
         let value = match value {
             HeaderValue::Fixed(text) => Secret::from(text.clone()),
             HeaderValue::Secret(source) => {
-                source.read_for_caller().await.map_err(|error| format!("{name}: {error}"))?
+                source.read_for_caller(turns).await.map_err(|error| format!("{name}: {error}"))?
             }
         };
         if !is_field_value(value.expose()) {
@@ -191,7 +192,10 @@ mod tests {
     async fn the_set_begins_with_the_token() {
         let settings =
             [HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("text/plain".into()) }];
-        let set = with_authorization(&Secret::from("tok".to_owned()), configured(&settings).await.unwrap());
+        let set = with_authorization(
+            &Secret::from("tok".to_owned()),
+            configured(&settings, &UserTurns::default()).await.unwrap(),
+        );
         let lines: Vec<_> = set.iter().map(|h| format!("{}: {}", h.name, h.value.expose())).collect();
         assert_eq!(lines, ["Authorization: Bearer tok", "Accept: text/plain"]);
     }
