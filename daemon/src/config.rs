@@ -8,6 +8,7 @@ mod fault;
 mod files;
 mod host;
 mod host_check;
+mod ownership;
 mod preset;
 mod provider;
 mod rules;

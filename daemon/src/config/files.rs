@@ -1,21 +1,27 @@
 //! The files of a configuration as trees, and the sections they make together: a drop-in replaces single keys of the files
 //! before it, and every value remembers its file and line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::fcntl::OFlag;
 use tokend_protocol::TokenName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Place, Sink, did_you_mean, join, quoted};
+use super::ownership::warn_of_others;
 use super::section::Section;
 use super::{KINDS, home_of, keys_of};
+
+/// The largest file that is read: tens of thousands of tokens, or all certificates of the world.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// The sections of all files, by kind and name. `[daemon]` and `[admin]` have an empty name.
 pub(super) type Sections<'a> = BTreeMap<&'static str, BTreeMap<String, Section<'a>>>;
@@ -133,6 +139,8 @@ pub(super) fn read(path: &Path, sink: &Sink) -> Vec<(Arc<Path>, String)> {
     let mut directory = path.as_os_str().to_owned();
     directory.push(".d");
     let directory = PathBuf::from(directory);
+    let mut seen = BTreeSet::new();
+    warn_of_others(&directory, &mut seen, sink);
     let listed = directory.read_dir().and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
     let mut paths: Vec<PathBuf> = listed.unwrap_or_else(|error: io::Error| {
         if error.kind() != io::ErrorKind::NotFound {
@@ -146,23 +154,32 @@ pub(super) fn read(path: &Path, sink: &Sink) -> Vec<(Arc<Path>, String)> {
     paths.sort_unstable();
     paths.insert(0, path.to_owned());
     let files = paths.into_iter().map(Arc::<Path>::from);
-    files.filter_map(|file| Some((Arc::clone(&file), read_text(&file, sink)?))).collect()
+    let text = |file: Arc<Path>| {
+        warn_of_others(&file, &mut seen, sink);
+        Some((Arc::clone(&file), read_text(&file, sink)?))
+    };
+    files.filter_map(text).collect()
+}
+
+/// The content of a regular file. Never waits for a pipe, and never reads a device.
+pub(super) fn content(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut content = Vec::new();
+    if file.take(FILE_MAX + 1).read_to_end(&mut content)? as u64 > FILE_MAX {
+        return Err(io::Error::other(format!("has more than {FILE_MAX} bytes")));
+    }
+    Ok(content)
 }
 
 fn read_text(file: &Arc<Path>, sink: &Sink) -> Option<String> {
     let place = Place { file: Arc::clone(file), line: None, column: None };
-    let read = std::fs::read(file);
-    let bytes = read.map_err(|error| sink.unreadable(&place, "", format!("cannot be read: {error}"))).ok()?;
-    // A user who can write the configuration can have client secrets sent anywhere.
-    let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode()) & 0o7777;
-    if mode & 0o022 != 0 {
-        let message = format!(
-            "users other than its owner can write this file (mode {mode:04o}) and so send secrets anywhere; \
-             chmod go-w {}",
-            file.display()
-        );
-        sink.warn(&place, "", message);
-    }
+    let bytes = content(file)
+        .map_err(|error| sink.unreadable(&place, "", format!("cannot be read: {error}")))
+        .ok()?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
         let line = valid.filter(|byte| **byte == b'\n').count() + 1;

@@ -1,13 +1,16 @@
-//! Checks of names and paths that need the host: users and groups that it lacks, secret files that cannot be read, and
-//! rules that need what the daemon cannot find out about callers.
+//! Checks of names and paths that need the host: users and groups that it lacks, secret files and
+//! `ca_file`s that cannot be used, and rules that need what the daemon cannot find out about callers.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use nix::unistd::{Group, User, geteuid};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::fault::{Sink, quoted};
+use super::files::content;
 use crate::access::Abilities;
 use crate::secret_source::{SecretSourceError, check_file};
 
@@ -57,7 +60,9 @@ pub(super) fn look_up(sink: &Sink) {
                 ),
                 _ => format!("user {user} cannot read {name}: {error}"),
             };
-            sink.fault(place, key, message);
+            // The daemon starts without it, and takes it into use when it appears.
+            let report = if error.kind == ErrorKind::NotFound { Sink::warn } else { Sink::fault };
+            report(sink, place, key, &message);
         };
         match *kind {
             "user" | "group" if name.bytes().all(|byte| byte.is_ascii_digit()) => {}
@@ -73,8 +78,32 @@ pub(super) fn look_up(sink: &Sink) {
                 }
             }
             "file" => check_file(path).unwrap_or_else(unreadable),
-            "ca_file" => File::open(path).map_or_else(|error| unreadable(error.into()), drop),
+            "ca_file" => match content(path) {
+                Err(error) => unreadable(error.into()),
+                Ok(pem) => {
+                    if let Some(fault) = fault_of_ca_file(&pem) {
+                        sink.warn(
+                            place,
+                            key,
+                            format!("{name} {fault}; the provider is not reached until it is put right"),
+                        );
+                    }
+                }
+            },
             _ => {}
         }
     }
+}
+
+/// Why a `ca_file` cannot be used.
+fn fault_of_ca_file(pem: &[u8]) -> Option<&'static str> {
+    let Ok(certificates) = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() else {
+        return Some("is no PEM file");
+    };
+    if certificates.is_empty() {
+        return Some("has no certificate");
+    }
+    let mut roots = RootCertStore::empty();
+    let is_faulty = certificates.into_iter().any(|certificate| roots.add(certificate).is_err());
+    is_faulty.then_some("has a certificate that cannot be used")
 }

@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use proptest::prelude::*;
 
 use super::*;
@@ -851,13 +853,24 @@ fn a_check_reports_files_that_its_user_cannot_read() {
     assert!(missing[0].starts_with(&format!("{shown}:4: provider.p.client_secret.file: ")), "{missing:#?}");
     assert!(missing[1].starts_with(&format!("{shown}:5: provider.p.ca_file: ")), "{missing:#?}");
     assert_eq!(load(&source(&path), ABLE).unwrap().warnings, [], "the daemon waits for the secret");
+    assert!(load_and_look_up(&source(&path), ABLE).is_ok(), "they may appear later");
     for path in [&file, &ca] {
         write(path, CANARY);
     }
     let open = found();
     assert!(open.len() == 1 && open[0].contains(&format!("chmod 0600 {}", file.display())), "{open:#?}");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o400)).unwrap();
-    assert_eq!(found(), [""; 0]);
+    let pem = |content| format!("-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n");
+    for (content, fault) in [
+        (CANARY.to_owned(), "has no certificate"),
+        (pem("!"), "is no PEM file"),
+        (pem("AAAA"), "has a certificate that cannot be used"),
+    ] {
+        write(&ca, &content);
+        let expected = format!("{shown}:5: provider.p.ca_file: {} {fault}; ", ca.display());
+        let warnings = found();
+        assert!(warnings.len() == 1 && warnings[0].starts_with(&expected), "{warnings:#?}");
+    }
 }
 
 fn preset_token(provider: &str, token: &str) -> String {
@@ -1156,22 +1169,98 @@ fn files_that_cannot_be_read_are_faults() {
     std::fs::create_dir_all(directory.path().join("tokend.toml.d/x.toml")).unwrap();
     assert!(fault().contains("x.toml: cannot be read"));
     std::fs::remove_dir_all(directory.path().join("tokend.toml.d")).unwrap();
+
+    let drop_in = directory.path().join("tokend.toml.d/x.toml");
+    std::fs::create_dir(directory.path().join("tokend.toml.d")).unwrap();
+    mkfifo(&drop_in, Mode::S_IRWXU).unwrap();
+    assert!(fault().contains("x.toml: cannot be read: not a regular file"));
+    std::fs::remove_file(&drop_in).unwrap();
+    symlink("/dev/zero", &drop_in).unwrap();
+    assert!(fault().contains("x.toml: cannot be read: not a regular file"));
+    std::fs::remove_file(&drop_in).unwrap();
+    std::fs::File::create(&drop_in).unwrap().set_len(1 << 40).unwrap();
+    assert!(fault().contains("x.toml: cannot be read: has more than 16777216 bytes"));
+    std::fs::remove_dir_all(directory.path().join("tokend.toml.d")).unwrap();
     std::fs::write(directory.path().join("tokend.toml.d"), "").unwrap();
     assert!(fault().contains("tokend.toml.d: cannot list the drop-ins"));
 }
 
+/// A configuration that is reached through a link, and the parts of the way to it.
+fn behind_a_link() -> (tempfile::TempDir, PathBuf, [(PathBuf, &'static str); 5]) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::create_dir_all(at("real/tokend.toml.d")).unwrap();
+    write(&at("real/tokend.toml"), TOKEN);
+    write(&at("real/drop-in"), "");
+    symlink("../drop-in", at("real/tokend.toml.d/x.toml")).unwrap();
+    symlink(at("real"), at("link")).unwrap();
+    let parts = [
+        ("real", "folder"),
+        ("real/tokend.toml", "file"),
+        ("real/tokend.toml.d", "folder"),
+        ("real/drop-in", "file"),
+        ("", "folder"),
+    ];
+    let parts = parts.map(|(name, kind)| (directory.path().join(name).components().collect(), kind));
+    let path = at("link/tokend.toml");
+    (directory, path, parts)
+}
+
 #[test]
-fn a_file_that_others_can_write_is_a_warning() {
-    let (_directory, path) = directory(TOKEN, &[]);
-    for (mode, warned) in [(0o644, false), (0o664, true), (0o602, true)] {
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+fn all_that_others_can_write_on_the_way_to_a_configuration_is_warned_of_once() {
+    let (_directory, path, parts) = behind_a_link();
+    let warnings = || {
         let warnings = load(&source(&path), ABLE).unwrap().warnings;
-        assert_eq!(
-            warnings.iter().any(|warning| warning.message.contains("can write this file")),
-            warned,
-            "{mode:o}"
-        );
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let set =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    assert_eq!(warnings(), [""; 0]);
+    for (part, kind) in parts {
+        for mode in [0o720, 0o702] {
+            set(&part, mode);
+            let found = warnings();
+            let start = format!(
+                "{}: users other than its owner can write this {kind} (mode 0{mode:o})",
+                part.display()
+            );
+            assert!(found.len() == 1 && found[0].starts_with(&start), "{start}: {found:#?}");
+        }
+        set(&part, 0o755);
     }
+    // Other users can create files in such a folder, and replace none.
+    let (above, drop_ins) = (path.with_file_name(""), path.with_file_name("tokend.toml.d"));
+    set(&above, 0o1777);
+    assert_eq!(warnings(), [""; 0]);
+    set(&drop_ins, 0o1777);
+    assert_eq!(warnings().len(), 1, "a new drop-in would be read");
+    std::fs::remove_dir_all(drop_ins).unwrap();
+    assert_eq!(warnings().len(), 1, "a new folder of drop-ins would be read");
+}
+
+#[test]
+fn all_that_others_own_on_the_way_to_a_configuration_is_warned_of_once() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let (directory, path, parts) = behind_a_link();
+    let links = ["link", "real/tokend.toml.d/x.toml"].map(|name| (directory.path().join(name), "link"));
+    for (part, kind) in parts.into_iter().chain(links) {
+        std::os::unix::fs::lchown(&part, Some(54321), None).unwrap();
+        let found = load(&source(&path), ABLE).unwrap().warnings;
+        let start = format!("user 54321 owns this {kind}");
+        assert!(found.len() == 1 && found[0].message.starts_with(&start), "{start}: {found:#?}");
+        assert_eq!(*found[0].place.file, *part);
+        std::os::unix::fs::lchown(&part, Some(0), None).unwrap();
+    }
+}
+
+#[test]
+fn a_circle_of_links_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokend.toml");
+    symlink(&path, &path).unwrap();
+    assert!(load(&source(&path), ABLE).unwrap_err()[0].message.contains("cannot be read"));
 }
 
 #[test]

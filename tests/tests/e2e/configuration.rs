@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use tokend_tests::test_support::token_table;
+use tokend_tests::certificate::Authority;
+use tokend_tests::test_support::{provider_table, token_table};
 use tokend_tests::{Finished, Kind, Provider, Scene, StandIn, TestDir, process, program, secrets, wait};
 
 fn check(home: &TestDir) -> Finished {
@@ -111,6 +112,30 @@ fn a_file_that_is_absent_is_a_fault_and_not_a_default() {
     let finished = check(&home);
     assert_ne!(finished.code, 0);
     assert!(finished.stderr.contains("tokend.toml"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_check_ends_at_once_where_a_file_would_never_end() {
+    let home = TestDir::new();
+    let authority = Authority::new();
+    nix::unistd::mkfifo(&home.config(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(check(&home).stderr.contains("tokend.toml: cannot be read: not a regular file"));
+    let check_with = |ca_file: &std::path::Path| {
+        let more = format!("ca_file = {ca_file:?}\n");
+        let provider = provider_table(&home, "p", "https://p.example/t", &more);
+        fs::remove_file(home.config()).unwrap();
+        home.configure("", &(provider + &token_table("t", "")));
+        check(&home)
+    };
+    for endless in ["/dev/zero", "/proc/self/fd/0"] {
+        let refused = check_with(endless.as_ref());
+        let reason = format!("{endless}: cannot be read: not a regular file");
+        assert!(refused.code == 1 && refused.stderr.contains(&reason), "{}", refused.stderr);
+    }
+    let good = check_with(&authority.ca_file());
+    assert_eq!((good.code, good.stderr.as_str()), (0, ""));
+    let missing = check_with(&home.path().join("missing"));
+    assert!(missing.code == 0 && missing.stderr.contains("ca_file: user"), "a warning: {}", missing.stderr);
 }
 
 #[test]

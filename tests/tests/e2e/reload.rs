@@ -1,13 +1,15 @@
 //! A reload takes over the whole new configuration or nothing of it, and costs what did not change nothing.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use serde_json::Value;
 use tokend_client::blocking::Client;
 use tokend_client::{Error, Options, TokenName, Variant};
@@ -108,6 +110,12 @@ fn many_reloads_in_a_row_lose_nothing() {
 
 #[test]
 fn a_configuration_that_hangs_holds_up_nothing_else() {
+    if !requirement::root() || !requirement::met("/dev/fuse", Path::new("/dev/fuse").exists()) {
+        return;
+    }
+    // Only this thread and the daemon see the file system that hangs.
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
     let (home, provider) = (TestDir::new(), Provider::start());
     home.configure("", &(provider_table(&home, "p", &provider.token_endpoint(), "") + &token_table("t", "")));
     let manager = Manager::listen(&home.path().join("notify"));
@@ -116,8 +124,11 @@ fn a_configuration_that_hangs_holds_up_nothing_else() {
     let mut drop_ins = home.config().into_os_string();
     drop_ins.push(".d");
     std::fs::create_dir_all(&drop_ins).unwrap();
-    // Whoever opens it to read waits for somebody who writes.
-    mkfifo(&Path::new(&drop_ins).join("never.toml"), Mode::S_IRUSR).unwrap();
+    // No request to this file system is ever answered. Closing `server` ends it.
+    let server = File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+    let fuse = Some("fuse");
+    mount(fuse, Path::new(&drop_ins), fuse, MsFlags::empty(), Some(options.as_str())).unwrap();
     daemon.signal(Signal::SIGHUP);
     let beats = || manager.heard().iter().filter(|line| *line == "WATCHDOG=1").count();
     manager.wait_for("RELOADING=1");
@@ -125,6 +136,8 @@ fn a_configuration_that_hangs_holds_up_nothing_else() {
     wait::until("three beats during the reload", || (beats() >= before + 3).then_some(()));
     daemon.tokenctl().get("t");
     assert_eq!(manager.heard().iter().filter(|line| *line == "READY=1").count(), 1, "it hangs still");
+    drop(server);
+    umount2(Path::new(&drop_ins), MntFlags::MNT_DETACH).unwrap();
     assert_eq!(daemon.stop(), 0);
 }
 
