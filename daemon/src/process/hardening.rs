@@ -36,9 +36,11 @@ pub fn report_panics_without_values() {
 
 /// Raises the limit of open descriptors as far as allowed, and returns how many connections it allows.
 pub fn raise_descriptor_limit() -> usize {
-    // Some descriptors are for the log, timers, files and providers. A connection takes two: its socket and a pidfd.
-    let connections = raise(Resource::RLIMIT_NOFILE, 1024).saturating_sub(128) / 2;
-    usize::try_from(connections).unwrap_or(usize::MAX).max(1)
+    // 128 descriptors are for the log, timers, files and providers, or three fifths if that is less. A connection takes two:
+    // its socket and a pidfd. Of four connections, one is reserved for root.
+    let limit = raise(Resource::RLIMIT_NOFILE, 1024);
+    let connections = (limit.saturating_sub(128) / 2).max(limit / 5);
+    usize::try_from(connections).unwrap_or(usize::MAX).max(4)
 }
 
 /// Locks all memory, present and future, so that no secret is swapped out. Returns the outcome for `tokenctl status`. Under

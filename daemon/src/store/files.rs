@@ -245,6 +245,22 @@ mod tests {
         assert_eq!(failed, [key(3)], "it is tried again after the next success");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn after_a_fault_of_the_disk_the_files_are_written_although_nothing_else_is() {
+        let disk = TempDir::new().unwrap();
+        let place = disk.path().join("tokens");
+        fs::write(&place, b"a file where the folder should be").unwrap();
+        let files = files(&disk);
+        for number in 1..=3 {
+            files.write(key(number), vec![number]).await;
+        }
+        fs::remove_file(&place).unwrap();
+        tokio::time::sleep(RETRY_EVERY + Duration::from_secs(1)).await;
+        timeout(PATIENCE, files.done()).await.unwrap();
+        assert_eq!(records(&files).len(), 3);
+        assert_eq!(files.queue().fault, None, "the status has no fault any more");
+    }
+
     #[tokio::test]
     async fn each_file_has_its_turn_however_often_others_change() {
         let state_dir = tempfile::tempdir().unwrap();

@@ -14,9 +14,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use tokend_protocol::{
     CallOptions, ErrorCode, ErrorReply, GetRequest, LENGTH_BYTES, Reply, Request, Variant,
 };
-use tokend_tests::test_support::token_table;
+use tokend_tests::daemon::Launch;
+use tokend_tests::test_support::{provider_table, token_table};
 use tokend_tests::tokenctl::User;
-use tokend_tests::{FdDonor, Provider, RawPeer, Scene, raw_peer, requirement, wait};
+use tokend_tests::{FdDonor, Provider, RawPeer, Scene, TestDir, raw_peer, requirement, wait};
 
 fn scene() -> Scene {
     Scene::start(Provider::start(), &token_table("t", ""))
@@ -268,6 +269,23 @@ fn a_daemon_without_descriptors_turns_callers_away_and_serves_those_it_has() {
     wait::until("room again", || (knock(&scene).1 == Welcome::Served).then_some(()));
     let complaints = scene.daemon.log().matches("connections could not be accepted").count();
     assert_eq!(complaints, 1, "one line for all of them");
+}
+
+#[test]
+fn root_gets_in_with_few_descriptors_however_many_others_connect() {
+    if !requirement::root() {
+        return;
+    }
+    let (home, provider) = (TestDir::new(), Provider::start());
+    let provider_table = provider_table(&home, "p", &provider.token_endpoint(), "");
+    home.configure("socket_group = \"61000\"", &(provider_table + &token_table("t", "")));
+    let daemon = Launch::new(&home).through(&["prlimit", "--nofile=40"]).start();
+    let _others: Vec<_> = (61_001..61_031)
+        .map(|uid| FdDonor::start(daemon.socket(), &User::new(uid).with_groups(&[61_000])))
+        .collect();
+    daemon.wait_for_log(&["tokend::server::audit", "connect refused", "too many open connections"]);
+    daemon.tokenctl().get("t");
+    assert!(!daemon.log().contains("could not be accepted"), "descriptors ran out");
 }
 
 #[test]
