@@ -42,7 +42,12 @@ impl Launch {
 
     /// The daemon of a [`TestDir`], which logs from this level on.
     pub fn logging(home: &TestDir, level: &str) -> Self {
-        let mut command = Command::new(program::tokend());
+        Self::of(&program::tokend(), home, level)
+    }
+
+    /// Another copy of the program as the daemon of a [`TestDir`].
+    pub fn of(program: &Path, home: &TestDir, level: &str) -> Self {
+        let mut command = Command::new(program);
         command.arg("--config").arg(home.config()).arg("--socket").arg(home.socket());
         clean(command.args(["--log-level", level]));
         Self { command, stdin: None, socket: home.socket(), log: home.log() }
@@ -54,16 +59,6 @@ impl Launch {
         let Some((first, rest)) = wrapper.split_first() else { return self };
         let mut command = Command::new(first);
         clean(command.args(rest).arg(self.command.get_program()).args(self.command.get_args()));
-        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        self.command = command;
-        self
-    }
-
-    /// Runs another copy of the program.
-    #[must_use]
-    pub fn program(mut self, program: &Path) -> Self {
-        let mut command = Command::new(program);
-        clean(command.args(self.command.get_args()));
         command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         self.command = command;
         self

@@ -16,6 +16,8 @@
     reason = "the harness is test code: a panic is how a test fails"
 )]
 
+pub mod audit;
+pub mod bench;
 pub mod capture;
 pub mod certificate;
 pub mod daemon;

@@ -174,6 +174,13 @@ pub fn search_directory(directory: &Path, needles: &Needles, findings: &mut Find
     }
 }
 
+/// The most memory that a process has had so far, in KiB (`VmHWM` of `proc_pid_status(5)`). `None` once it has ended.
+pub fn peak_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn mappings(pid: u32) -> Vec<Mapping> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process has mappings");
     maps.lines().filter_map(mapping).collect()

@@ -69,7 +69,7 @@ fn its_own_user_cannot_look_into_its_memory() {
         chown(path, Some(USER), Some(USER)).unwrap();
     }
     let user = ["setpriv", "--reuid=61003", "--regid=61003", "--clear-groups", "--"];
-    let daemon = Launch::new(&home).program(&copy).through(&user).start();
+    let daemon = Launch::of(&copy, &home, "trace").through(&user).start();
     // The files in /proc of a process that may be looked into belong to its user, of others to root.
     let mut control = Command::new(user[0]).args(&user[1..]).args(["sleep", "60"]).spawn().unwrap();
     let owner = |pid: u32| fs::metadata(format!("/proc/{pid}/mem")).map(|file| file.uid()).ok();
