@@ -3,12 +3,14 @@
 
 mod explain;
 mod facts;
+mod groups;
 mod names;
 mod rule;
 
 use std::fmt;
 
 pub use self::facts::{Abilities, Executable, Facts, NO_ID};
+pub use self::groups::{GroupLists, Groups};
 pub use self::names::{Id, Names, ResolvedIds, group_id};
 pub use self::rule::{Condition, Principal, Rule, UnitPattern};
 
@@ -61,7 +63,7 @@ impl Decider<'_> {
         match condition {
             Condition::User(_) => ids.id(condition) == Some(Id::Number(facts.uid)),
             Condition::Group(_) => match ids.id(condition) {
-                Some(Id::Number(gid)) => facts.gid == gid || facts.groups.contains(&gid),
+                Some(Id::Number(gid)) => facts.gid == gid || facts.groups.contains(gid),
                 Some(Id::File { .. }) | None => false,
             },
             Condition::Unit(pattern) => facts.unit.as_ref().is_some_and(|unit| pattern.matches(unit)),

@@ -6,23 +6,28 @@
 //! belonged to no other process meanwhile (`pidfd_open(2)`).
 
 mod abilities;
+mod groups;
 mod placement;
 mod process;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 
-use self::abilities::is_mapped;
+use self::abilities::{GROUPS, USERS, is_mapped};
 pub use self::abilities::{abilities, has_capability};
+pub use self::groups::{all_groups, few_groups};
 use self::placement::Placement;
 pub use self::placement::UNIT_NAME_MAX;
 use self::process::Process;
-use crate::access::Facts;
+use crate::access::{Facts, Groups};
+
+/// How long a connection lasts before the end of its process is watched.
+const EXIT_WATCH_DELAY: Duration = Duration::from_secs(1);
 
 /// A process that connected.
 #[derive(Debug)]
@@ -33,28 +38,32 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Asks the kernel who connected, and for a pidfd of that process. [`Peer::identify`] adds the other facts.
-    ///
-    /// # Errors
-    /// The process has ended (`ESRCH`): whoever holds the connection now is unidentified. Or the kernel does not give user,
-    /// groups and pidfd.
-    pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+    /// Asks the kernel for the user, group and process id of whoever connected. One system call.
+    pub fn user(socket: BorrowedFd<'_>) -> io::Result<Facts> {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
-        let groups = supplementary_groups(socket)?;
         // A process of another pid namespace has no number here, and the kernel says 0.
         let pid = Some(credentials.pid()).filter(|pid| *pid > 0);
-        let facts = Facts { uid: credentials.uid(), gid: credentials.gid(), groups, pid, ..Facts::default() };
-        let facts = without_unmapped_groups(facts)?;
+        let user = Facts { uid: credentials.uid(), gid: credentials.gid(), pid, ..Facts::default() };
+        check_user(&user)?;
+        Ok(user)
+    }
+
+    /// Asks the kernel for a pidfd of the process that connected. [`Peer::identify`] and [`Peer::set_groups`] add the
+    /// other facts.
+    ///
+    /// # Errors
+    /// The process has ended (`ESRCH`): whoever holds the connection now is unidentified. Or the kernel gives no pidfd.
+    pub fn of(socket: BorrowedFd<'_>, user: Facts) -> io::Result<Self> {
         let pidfd = getsockopt(&socket, sockopt::PeerPidfd);
-        let process = Process::of_peer(pidfd, credentials.pid(), facts.uid, facts.gid)?;
-        let peer = Self { facts, process };
-        if peer.is_gone() { Err(Errno::ESRCH.into()) } else { Ok(peer) }
+        let process = Process::of_peer(pidfd, user.pid.unwrap_or_default(), user.uid, user.gid)?;
+        Ok(Self { facts: user, process })
     }
 
     /// The facts about a process by its number, as if it connected now.
     pub fn of_pid(pid: i32) -> io::Result<Facts> {
         let process = Process::open(pid)?;
-        let facts = without_unmapped_groups(process.owner()?)?;
+        let facts = process.owner()?;
+        check_user(&facts)?;
         identified(facts, &process).ok_or_else(|| Errno::ESRCH.into())
     }
 
@@ -65,6 +74,11 @@ impl Peer {
         {
             self.facts = facts;
         }
+    }
+
+    /// Adds the supplementary groups: see [`few_groups`].
+    pub fn set_groups(&mut self, groups: Groups) {
+        self.facts.groups = groups;
     }
 
     pub fn facts(&self) -> &Facts {
@@ -79,6 +93,10 @@ impl Peer {
     /// Waits until the process has ended; forever if that cannot be watched. This only wakes an idle connection: an answer
     /// could be sent before its task runs, so [`Peer::is_gone`] asks the kernel each time.
     pub async fn exit(&self) {
+        if self.process.is_some() {
+            // Most connections are short, and this saves them the system calls of a watch.
+            tokio::time::sleep(EXIT_WATCH_DELAY).await;
+        }
         let watched = self.process.as_ref().and_then(|process| {
             // SAFETY: the descriptor is borrowed, so it stays open and the same.
             #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
@@ -93,21 +111,19 @@ impl Peer {
     }
 }
 
-/// Drops groups that this process's user namespace does not map, which the kernel shows as the overflow id. Fails if the
-/// user or the effective group is not mapped.
-fn without_unmapped_groups(mut facts: Facts) -> io::Result<Facts> {
-    if !is_mapped(facts.uid, "uid_map") || !is_mapped(facts.gid, "gid_map") {
-        let reason =
-            "this process is in a user namespace that does not map the caller; run it without PrivateUsers=";
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+/// Fails if this process's user namespace does not map the user or the effective group.
+fn check_user(user: &Facts) -> io::Result<()> {
+    if is_mapped(user.uid, &USERS) && is_mapped(user.gid, &GROUPS) {
+        return Ok(());
     }
-    facts.groups.retain(|gid| is_mapped(*gid, "gid_map"));
-    Ok(facts)
+    let reason =
+        "this process is in a user namespace that does not map the caller; run it without PrivateUsers=";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
 /// Adds the facts that `/proc` has about the process; `None` if the process has ended.
 fn identified(mut facts: Facts, process: &Process) -> Option<Facts> {
-    let placement = process.read("cgroup").ok().and_then(|text| Placement::read(&text, facts.uid));
+    let placement = process.placement(facts.uid);
     Placement { unit: facts.unit, user_unit: facts.user_unit } = placement.unwrap_or_default();
     facts.invocation_id = facts.unit.as_deref().and_then(invocation_id);
     facts.exe = process.executable();
@@ -119,27 +135,6 @@ fn identified(mut facts: Facts, process: &Process) -> Option<Facts> {
 fn invocation_id(unit: &str) -> Option<String> {
     let id = std::fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok()?.into_os_string();
     id.into_string().ok().filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// Reads `SO_PEERGROUPS`, which nix does not wrap.
-fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    let mut groups: Vec<libc::gid_t> = vec![0; 64];
-    loop {
-        let mut bytes =
-            libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
-        let (fd, start) = (socket.as_raw_fd(), groups.as_mut_ptr().cast());
-        // SAFETY: the descriptor is borrowed and so open; `groups` is valid for `bytes` bytes, and the kernel writes at
-        // most that many and sets `bytes` to the number that it needs.
-        #[expect(unsafe_code, reason = "a socket option of variable length")]
-        let status =
-            unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, start, &raw mut bytes) };
-        let result = Errno::result(status);
-        groups.resize(usize::try_from(bytes).map_err(io::Error::other)? / size_of::<libc::gid_t>(), 0);
-        // With too little room the kernel has returned how much it needs.
-        if result != Err(Errno::ERANGE) {
-            return Ok(result.map(|_| groups)?);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -162,35 +157,29 @@ mod tests {
 
     fn of_this_process() -> Peer {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        Peer::of(ours.as_fd()).unwrap()
+        let mut peer = Peer::of(ours.as_fd(), Peer::user(ours.as_fd()).unwrap()).unwrap();
+        peer.identify();
+        peer.set_groups(all_groups(ours.as_fd()).unwrap());
+        peer
     }
 
     #[test]
     fn the_kernel_names_the_user_and_groups_of_a_peer() {
         let peer = of_this_process();
         assert!(!peer.is_gone());
-        let peer = peer.facts().clone();
-        assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
-        assert_eq!(peer.gid, nix::unistd::getegid().as_raw());
-        assert_eq!(peer.pid, i32::try_from(std::process::id()).ok());
-        let mut expected: Vec<u32> =
-            nix::unistd::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
-        let mut groups = peer.groups;
-        groups.sort_unstable();
-        expected.sort_unstable();
-        assert_eq!(groups, expected);
+        let facts = peer.facts();
+        assert_eq!(facts.uid, nix::unistd::geteuid().as_raw());
+        assert_eq!(facts.gid, nix::unistd::getegid().as_raw());
+        assert_eq!(facts.pid, i32::try_from(std::process::id()).ok());
+        let groups: Vec<u32> = nix::unistd::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        assert_eq!(facts.groups, groups.into());
     }
 
     #[test]
     fn a_process_is_identified_alike_by_its_connection_and_by_its_number() {
-        let mut peer = of_this_process();
-        peer.identify();
+        let peer = of_this_process();
         assert_eq!(peer.facts().exe.as_ref().map(|exe| exe.path.clone()), std::env::current_exe().ok());
-        let mut by_number = Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap();
-        let mut facts = peer.facts().clone();
-        facts.groups.sort_unstable();
-        by_number.groups.sort_unstable();
-        assert_eq!(by_number, facts);
+        assert_eq!(Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap(), *peer.facts());
     }
 
     #[test]
@@ -206,33 +195,10 @@ mod tests {
         assert_eq!(*peer.facts(), facts);
         assert!(peer.is_gone());
         let ended = Peer::of_pid(i32::try_from(child.id()).unwrap()).unwrap_err();
-        assert_eq!(ended.raw_os_error(), Some(libc::ESRCH));
+        assert_eq!(ended.raw_os_error(), Some(nix::libc::ESRCH));
     }
 
-    #[test]
-    fn all_supplementary_groups_are_read_however_many_there_are() {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
-        let groups: Vec<u32> = (1_000_000..1_001_000).collect();
-        let told = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| {
-                set_groups_of_this_thread(&groups);
-                of_this_process().facts().groups.clone()
-            });
-            asked.join().unwrap()
-        });
-        assert_eq!(told, groups);
-    }
-
-    fn set_groups_of_this_thread(groups: &[u32]) {
-        // SAFETY: the kernel reads as many numbers as there are.
-        #[expect(unsafe_code, reason = "the libraries' call is for all threads")]
-        let status = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
-        assert_eq!(status, 0);
-    }
-
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_end_of_a_process_is_noticed() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();

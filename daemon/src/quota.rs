@@ -1,12 +1,16 @@
-//! Per-user limits: how much a user may hold at a time, and how often it may cause work for others. No lock is held
-//! across an await.
+//! Per-user limits: how much a user may hold at a time, and how often it may cause work for others. No lock but
+//! [`Allowance::reading_groups`] is held across an await.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::access::{GroupLists, Groups};
 use crate::clock::Instant;
 use crate::secret_source::UserTurns;
+
+/// Bytes of the different lists of supplementary groups that a user's processes may have: four of the longest.
+const GROUP_BYTES_MAX: usize = 1024 * 1024;
 
 /// Accounts kept. Beyond this number, accounts with nothing in use and full buckets are dropped.
 const REMEMBERED: usize = 1024;
@@ -66,6 +70,8 @@ pub struct Allowance {
     quota: Quota,
     usage: Mutex<Usage>,
     pub secret_turns: UserTurns,
+    /// Held while a long list of groups is read, so that a user occupies one thread with it.
+    pub reading_groups: tokio::sync::Mutex<()>,
 }
 
 /// A part of a user's quota, given back when dropped.
@@ -82,6 +88,7 @@ struct Usage {
     held: HashMap<Resource, usize>,
     /// A token bucket with a minute's worth of provider calls, stored as the time at which it will be full.
     full_at: Option<Instant>,
+    group_lists: GroupLists,
 }
 
 impl Default for Quota {
@@ -114,6 +121,7 @@ impl Allowances {
                 quota: self.quota,
                 usage: Mutex::default(),
                 secret_turns: UserTurns::default(),
+                reading_groups: tokio::sync::Mutex::default(),
             })
         };
         Arc::clone(users.entry(uid).or_insert_with(new))
@@ -142,6 +150,13 @@ impl Allowance {
         Ok(Held { allowance: Arc::clone(self), resource, amount })
     }
 
+    /// Returns the one copy of a list of groups that the user's connections share.
+    pub fn share_groups(&self, groups: Groups) -> Result<Groups, QuotaExceeded> {
+        let reason = "the processes of this user have too many supplementary groups that differ";
+        let shared = self.usage().group_lists.share(groups, GROUP_BYTES_MAX);
+        shared.ok_or(QuotaExceeded { reason, possible_at: None })
+    }
+
     /// Counts one more call that may cost a provider a request, or counts nothing and returns when the next one is possible.
     pub fn count_provider_call(&self, now: Instant) -> Result<(), QuotaExceeded> {
         let mut usage = self.usage();
@@ -158,7 +173,9 @@ impl Allowance {
     /// Whether the account is as a new one, so that it can be dropped.
     fn is_unused(&self, now: Instant) -> bool {
         let usage = self.usage();
-        usage.held.values().all(|held| *held == 0) && usage.full_at.is_none_or(|at| at <= now)
+        usage.held.values().all(|held| *held == 0)
+            && usage.full_at.is_none_or(|at| at <= now)
+            && usage.group_lists.is_unused()
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Id;
+use super::{Groups, Id};
 
 /// The number that the kernel uses for "no user" and "no group".
 pub const NO_ID: u32 = u32::MAX;
@@ -15,7 +15,7 @@ pub struct Facts {
     /// Its effective group.
     pub gid: u32,
     /// Its supplementary groups (`SO_PEERGROUPS`).
-    pub groups: Vec<u32>,
+    pub groups: Groups,
     /// The process id, only for the journal. No decision uses it: the number may have been given to another process since.
     pub pid: Option<i32>,
     /// The systemd system unit that it runs in.

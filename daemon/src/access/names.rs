@@ -217,7 +217,7 @@ fn facts_of_user(user: &str) -> io::Result<Option<Facts>> {
         return Ok(number.map(|uid| Facts { uid, gid: NO_ID, ..Facts::default() }));
     };
     let groups = getgrouplist(&CString::new(user.name)?, user.gid)?;
-    let groups = groups.into_iter().map(Gid::as_raw).collect();
+    let groups = groups.into_iter().map(Gid::as_raw).collect::<Vec<_>>().into();
     Ok(Some(Facts { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups, ..Facts::default() }))
 }
 
@@ -400,7 +400,7 @@ mod tests {
         let names = Names::of_the_host();
         let root = names.facts_of_user("root".into()).await.unwrap().unwrap();
         assert_eq!((root.uid, root.gid), (0, 0));
-        assert!(root.groups.contains(&0));
+        assert!(root.groups.contains(0));
         assert_eq!(names.facts_of_user("0".into()).await.unwrap(), Some(root));
     }
 

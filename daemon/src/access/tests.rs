@@ -15,7 +15,7 @@ fn peer() -> Facts {
     Facts {
         uid: 1001,
         gid: 1001,
-        groups: vec![27, 50],
+        groups: vec![27, 50].into(),
         pid: Some(7),
         unit: Some("billing.service".into()),
         user_unit: Some("app.service".into()),
@@ -83,7 +83,7 @@ fn nobody_gets_anything_by_default_but_root_and_the_daemon_itself() {
 
 #[test]
 fn root_that_is_switched_off_needs_a_rule() {
-    let root = Facts { uid: 0, gid: 0, groups: vec![], ..peer() };
+    let root = Facts { uid: 0, gid: 0, groups: Groups::default(), ..peer() };
     let ids = ids();
     for own_uid in [OWN_UID, 0] {
         let decider = Decider { own_uid, root: RootAccess::Deny, ..decider(&root, &ids) };
@@ -265,7 +265,7 @@ fn some_peer() -> impl Strategy<Value = Facts> {
     (number(), number(), prop::collection::vec(number(), 0..3), fact(units), fact(units), any::<bool>())
         .prop_map(|(uid, gid, groups, unit, user_unit, has_exe)| {
             let exe = has_exe.then(|| billing_exe(FILE));
-            Facts { uid, gid, groups, unit, user_unit, exe, ..Facts::default() }
+            Facts { uid, gid, groups: Groups::from(groups), unit, user_unit, exe, ..Facts::default() }
         })
 }
 

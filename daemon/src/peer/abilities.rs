@@ -1,8 +1,8 @@
 //! Which facts about callers this process can see, given its sandbox, its rights and its kernel.
 
 use std::fs;
+use std::sync::OnceLock;
 
-use super::placement::Placement;
 use super::process::Process;
 use crate::access::Abilities;
 
@@ -19,23 +19,39 @@ const ALL: u64 = u32::MAX as u64;
 /// Finds out which facts about callers this process can see. Outside the daemon's sandbox they may be others.
 pub fn abilities() -> Abilities {
     // Process 1 belongs to root, so it stands for processes of other users.
-    let first_unit = Process::open(1).ok().and_then(|first| Placement::read(&first.read("cgroup").ok()?, 0));
+    let first_unit = Process::open(1).ok().and_then(|first| first.placement(0));
     Abilities {
         // As many as a host or a container has; a service's own user namespace (`PrivateUsers=`) has fewer.
-        users: mapped_ids("uid_map") >= 65_536,
+        users: USERS.count() >= 65_536,
         units: first_unit.is_some(),
         executables: has_capability(SYS_PTRACE),
     }
 }
 
-/// Whether the id is a user or group, and not the overflow id. `map` is `uid_map` or `gid_map`.
-pub(super) fn is_mapped(id: u32, map: &str) -> bool {
-    id != OVERFLOW_ID || mapped_ids(map) >= ALL
+/// The ids of one kind that this process's user namespace maps. They stay the same: a map is written once
+/// (`user_namespaces(7)`), and this process never changes its namespace.
+pub(super) struct IdMap {
+    name: &'static str,
+    count: OnceLock<u64>,
 }
 
-/// How many ids are mapped: none if the map cannot be read.
-fn mapped_ids(map: &str) -> u64 {
-    fs::read_to_string(format!("/proc/self/{map}")).map_or(0, |text| count(&text))
+pub(super) static USERS: IdMap = IdMap { name: "uid_map", count: OnceLock::new() };
+pub(super) static GROUPS: IdMap = IdMap { name: "gid_map", count: OnceLock::new() };
+
+/// Whether the id is a user or group, and not the overflow id.
+pub(super) fn is_mapped(id: u32, map: &IdMap) -> bool {
+    id != OVERFLOW_ID || map.count() >= ALL
+}
+
+impl IdMap {
+    /// How many ids are mapped: none if the map cannot be read now.
+    fn count(&self) -> u64 {
+        if let Some(count) = self.count.get() {
+            return *count;
+        }
+        let text = fs::read_to_string(format!("/proc/self/{}", self.name));
+        text.map_or(0, |text| *self.count.get_or_init(|| count(&text)))
+    }
 }
 
 fn count(map: &str) -> u64 {
@@ -76,6 +92,7 @@ mod tests {
         assert_eq!(count("         0          0          1\n       995        995          1\n"), 2);
         assert_eq!(count("0 0 65536\n"), 65_536);
         assert_eq!(count("0 0\n\nnonsense\n"), 0);
-        assert_eq!(mapped_ids("nowhere"), 0);
+        let unreadable = IdMap { name: "nowhere", count: OnceLock::new() };
+        assert_eq!((unreadable.count(), unreadable.count.get()), (0, None), "it is read again next time");
     }
 }

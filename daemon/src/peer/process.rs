@@ -1,15 +1,20 @@
 //! A process, identified by its pidfd. A pidfd never refers to another process, even if the number is used again
 //! (`pidfd_open(2)`).
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::placement::Placement;
 use crate::access::{Executable, Facts, Id};
+
+/// Room for `/proc/PID/cgroup`, read at once: several paths of the greatest length on a host with more than one hierarchy.
+const CGROUP_BYTES: usize = 16 * 1024;
 
 /// A process, alive or not. One of another pid namespace has the number 0 here.
 #[derive(Debug)]
@@ -48,11 +53,14 @@ impl Process {
             Err(Errno::ENOSYS | Errno::EINVAL) => return Ok(None),
             opened => opened?,
         };
-        let is_same = match process.owner() {
-            Ok(owner) => (owner.uid, owner.gid) == (uid, gid),
-            // Hidden here (proc(5), `hidepid`): its end can be noticed, and nothing else can be proved.
-            Err(error) => error.kind() == io::ErrorKind::NotFound && process.is_alive(),
-        };
+        // The folder of a process belongs to its effective user and group (proc(5)).
+        let folder = fs::metadata(format!("/proc/{}", process.pid));
+        let is_same = process.is_alive()
+            && match folder {
+                Ok(folder) => (folder.uid(), folder.gid()) == (uid, gid),
+                // Hidden here (proc(5), `hidepid`): its end can be noticed, and nothing else can be proved.
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
         if is_same { Ok(Some(process)) } else { Err(Errno::ESRCH.into()) }
     }
 
@@ -72,14 +80,18 @@ impl Process {
         poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
     }
 
-    /// Reads a file of `/proc/PID`. The text is about this process if it is alive afterwards.
-    pub(super) fn read(&self, name: &str) -> io::Result<String> {
-        fs::read_to_string(format!("/proc/{}/{name}", self.pid))
+    /// The units that it runs in, if this process can see them. They are this process's if it is alive afterwards.
+    pub(super) fn placement(&self, uid: u32) -> Option<Placement> {
+        let mut room = [0; CGROUP_BYTES];
+        let length = File::open(format!("/proc/{}/cgroup", self.pid)).ok()?.read(&mut room).ok()?;
+        // A full room may lack the rest.
+        let text = room.get(..length).filter(|text| text.len() < CGROUP_BYTES)?;
+        Placement::read(str::from_utf8(text).ok()?, uid)
     }
 
     /// Its effective user and group and its supplementary groups, as they are now.
     pub(super) fn owner(&self) -> io::Result<Facts> {
-        let status = self.read("status");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
         if !self.is_alive() {
             return Err(Errno::ESRCH.into());
         }
@@ -110,7 +122,7 @@ fn owner(status: &str) -> Option<Facts> {
         line.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
     };
     let (uid, gid) = (*numbers("Uid:")?.get(1)?, *numbers("Gid:")?.get(1)?);
-    Some(Facts { uid, gid, groups: numbers("Groups:")?, ..Facts::default() })
+    Some(Facts { uid, gid, groups: numbers("Groups:")?.into(), ..Facts::default() })
 }
 
 /// Identifies the file behind a link of `/proc` by what the kernel holds in memory (statx(2), `AT_STATX_DONT_SYNC`). The file
@@ -131,11 +143,11 @@ fn file_behind(link: String) -> Option<Id> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
     use std::path::Path;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::access::Groups;
 
     fn start() -> Child {
         Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
@@ -199,9 +211,12 @@ mod tests {
     #[test]
     fn the_effective_ids_are_read_from_status() {
         let status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nNStgid:\t7\n";
-        let expected = Facts { uid: 2, gid: 6, groups: vec![9, 10], ..Facts::default() };
+        let expected = Facts { uid: 2, gid: 6, groups: vec![9, 10].into(), ..Facts::default() };
         assert_eq!(owner(status), Some(expected));
-        assert_eq!(owner("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n").unwrap().groups, [0; 0]);
+        assert_eq!(
+            owner("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n").unwrap().groups,
+            Groups::default()
+        );
         assert_eq!(owner("Uid:\t1\nGid:\t5\t6\t7\t8\nGroups:\t\n"), None);
         assert_eq!(owner(""), None);
     }

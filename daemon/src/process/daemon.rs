@@ -1,5 +1,6 @@
 //! The daemon without signals and service manager. [`super::run`] starts it for the program, tests in process.
 
+use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::clock::{Clock, ClockChanges, watch_clock_changes};
 use crate::config::{Config, DaemonSettings};
 use crate::engine::credential::ActorContext;
 use crate::engine::registry::{CredentialFactory, Registry};
-use crate::fingerprint::{Fingerprinter, NoRandomness};
+use crate::fingerprint::Fingerprinter;
 use crate::process::network;
 use crate::quota::Allowances;
 use crate::server::ServerState;
@@ -45,13 +46,16 @@ impl Daemon {
         most_connections: usize,
         store: Arc<Store>,
         memory: String,
-    ) -> Result<Self, NoRandomness> {
+    ) -> io::Result<Self> {
+        let listener = accept::Listener::new(listener)?;
         let actors = TaskTracker::new();
         let changes = ClockChanges::default();
         let clock = Clock::kernel(changes.clone());
         let actor_context = ActorContext {
             clock: clock.clone(),
-            fingerprinter: Arc::new(Fingerprinter::with_key(&store.fingerprint_key().await?)),
+            fingerprinter: Arc::new(Fingerprinter::with_key(
+                &store.fingerprint_key().await.map_err(io::Error::other)?,
+            )),
             roll: fastrand::f64,
             tasks: actors.clone(),
         };

@@ -82,7 +82,7 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
 /// Answers one request of every caller with an error, for five seconds. The service manager starts the daemon for every
 /// caller that waits; a daemon that exited at once would start, and log its faults, in a busy loop.
 async fn answer_callers(listener: UnixListener) {
-    refuse_descriptors(&listener);
+    let _ = refuse_descriptors(&listener);
     let answers = TaskTracker::new();
     let accepting = async {
         loop {

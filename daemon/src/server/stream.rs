@@ -5,12 +5,12 @@
 //! callers must never do that. Since Linux 6.16 the kernel refuses descriptors. Before, another thread closes them.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use nix::sys::socket::{MsgFlags, Shutdown, cmsg_space, recvmsg, send, setsockopt, shutdown, sockopt};
 use nix::{setsockopt_impl, sockopt_impl};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
 /// The most descriptors in one message (`SCM_MAX_FD`). The kernel closes those for which there is no room, on this thread.
 const DESCRIPTORS_MAX: usize = 253;
@@ -29,9 +29,34 @@ sockopt_impl!(
     bool
 );
 
+/// Whether callers can send descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Descriptors {
+    Refused,
+    MayCome,
+}
+
 /// Makes the kernel refuse descriptors, if it can. [`Stream`] copes with those that come anyway.
-pub fn refuse_descriptors(listener: &UnixListener) {
-    let _ = setsockopt(listener, PassRights, &false);
+pub fn refuse_descriptors(listener: &impl AsFd) -> Descriptors {
+    let refused = setsockopt(listener, PassRights, &false);
+    if refused.is_ok() { Descriptors::Refused } else { Descriptors::MayCome }
+}
+
+impl Descriptors {
+    /// Takes unread descriptors out of a socket before it is closed, which would close them here.
+    pub fn discard(self, socket: &impl AsRawFd) {
+        // After the shutdown nothing more comes, so there is an end.
+        if self == Self::MayCome && shutdown(socket.as_raw_fd(), Shutdown::Both).is_ok() {
+            let mut room = [0; 1024];
+            loop {
+                match receive(socket, &mut room) {
+                    Ok(1..) => (),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => (),
+                    Ok(0) | Err(_) => return,
+                }
+            }
+        }
+    }
 }
 
 /// A connection with a caller.
@@ -67,30 +92,27 @@ impl Stream {
 
     /// Writes as much as there is room for now, also before the runtime has found out whether there is room.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        Ok(send(self.socket.as_raw_fd(), bytes, flags)?)
+        send_now(&self.socket, bytes)
     }
 }
 
 impl Drop for Stream {
-    /// Takes unread descriptors out of the socket, which would close them here.
+    /// Unread bytes would turn the end of the answers into an error for the caller, so they are read in any case.
     fn drop(&mut self) {
-        // After the shutdown nothing more comes, so there is an end.
-        if !self.has_ended && shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok() {
-            let mut room = [0; 1024];
-            loop {
-                match receive(&self.socket, &mut room) {
-                    Ok(1..) => (),
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => (),
-                    Ok(0) | Err(_) => return,
-                }
-            }
+        if !self.has_ended {
+            Descriptors::MayCome.discard(&self.socket);
         }
     }
 }
 
+/// Writes as much as there is room for now.
+pub fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(send(socket.as_raw_fd(), bytes, flags)?)
+}
+
 /// Receives bytes. Fails if descriptors came with them, after it has sent those to another thread to be closed.
-fn receive(socket: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
+fn receive(socket: &impl AsRawFd, room: &mut [u8]) -> io::Result<usize> {
     let mut control = Control([0; CONTROL_BYTES]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let pieces = &mut [IoSliceMut::new(room)];
@@ -122,8 +144,9 @@ fn receive(socket: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
 mod tests {
     use nix::sys::socket::{ControlMessage, sendmsg};
     use std::io::{IoSlice, Read, Write, pipe};
-    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::fd::BorrowedFd;
     use tokio::io::AsyncReadExt;
+    use tokio::net::UnixListener;
 
     use super::*;
 

@@ -232,10 +232,10 @@ mod tests {
     #[test]
     fn a_callers_groups_are_not_kept() {
         let mut record = refused(7, 1, 1);
-        record.peer.to_mut().groups = (0..65_536).collect();
+        record.peer.to_mut().groups = (0..65_536).collect::<Vec<u32>>().into();
         let mut aggregator = Aggregator::default();
         aggregator.add(&record);
-        assert!(aggregator.kinds.values().all(|(kept, _)| kept.peer.groups.capacity() == 0));
+        assert!(aggregator.kinds.values().all(|(kept, _)| kept.peer.groups.as_slice().is_empty()));
     }
 
     proptest! {

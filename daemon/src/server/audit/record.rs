@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use tokend_protocol::{Fingerprint, TokenName, Variant};
 
 use super::{Operation, Refusal};
-use crate::access::Facts;
+use crate::access::{Facts, Groups};
 
 /// A decision, or what several decisions have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl<'a> Record<'a> {
     /// A copy to keep, without the peer's groups, which may be very many.
     pub(super) fn to_kept(&self) -> Record<'static> {
         Record {
-            peer: Cow::Owned(Facts { groups: Vec::new(), ..Facts::clone(&self.peer) }),
+            peer: Cow::Owned(Facts { groups: Groups::default(), ..Facts::clone(&self.peer) }),
             operation: self.operation,
             tokens: Cow::Owned(self.tokens.to_vec()),
             variant: Cow::Owned(self.variant.as_ref().clone()),

@@ -162,11 +162,11 @@ fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
 
 /// The facts as the protocol has them, and the number of groups that are left out.
 fn subject_facts(facts: &Facts) -> (SubjectFacts, u32) {
-    let omitted = facts.groups.len().saturating_sub(GROUPS_MAX);
+    let omitted = facts.groups.as_slice().len().saturating_sub(GROUPS_MAX);
     let subject = SubjectFacts {
         uid: Some(facts.uid).filter(|uid| *uid != NO_ID),
         gid: Some(facts.gid).filter(|gid| *gid != NO_ID),
-        groups: facts.groups.iter().take(GROUPS_MAX).copied().collect(),
+        groups: facts.groups.as_slice().iter().take(GROUPS_MAX).copied().collect(),
         pid: facts.pid.and_then(|pid| u32::try_from(pid).ok()),
         unit: facts.unit.clone(),
         user_unit: facts.user_unit.clone(),
