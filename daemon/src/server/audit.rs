@@ -4,6 +4,7 @@
 
 mod aggregator;
 mod record;
+mod sample;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,10 @@ use crate::clock::Clock;
 
 /// How long repetitions are counted before their count is recorded. A process that is killed loses the last window.
 const WINDOW: Duration = Duration::from_secs(10);
+
+/// Counts that are written at a time, and the pause after them: so slowly that the log can follow.
+const BATCH: usize = 20;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The operation that a peer asked for. The field `verb` has its name in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,8 +72,8 @@ impl Audit {
             }
             clock.sleep_until(clock.now().after(WINDOW)).await;
             self.aggregator().end_window();
-            while self.write_count() {
-                tokio::task::yield_now().await;
+            while (0..BATCH).all(|_| self.write_count()) {
+                clock.sleep_until(clock.now().after(PAUSE)).await;
             }
         }
     }
@@ -96,7 +101,7 @@ impl Audit {
     /// Writes a count that is due. Returns whether there was one.
     fn write_count(&self) -> bool {
         let due = self.aggregator().due.pop_front();
-        due.inspect(|(record, repeats)| record.write(Some(*repeats))).is_some()
+        due.inspect(|count| count.record.write(Some(count))).is_some()
     }
 
     fn aggregator(&self) -> MutexGuard<'_, Aggregator> {

@@ -1,35 +1,51 @@
 //! Aggregates repeated decisions into one record with a count. Pure: it writes nothing and reads no clock.
 //!
-//! The first decision of a kind is written at once, and the decisions like it are counted until the window ends. Each
-//! user has a limited number of exact kinds in a window. Decisions beyond that are counted under coarse kinds: hand-outs
-//! without the process, refusals by user, operation and reason only. So neither a fork bomb nor made-up names can fill the
-//! memory or the journal. No decision is left out of the counts.
+//! The first decision of a kind is written at once, and the decisions like it are counted until the window ends. How finely
+//! decisions are told apart is a [`Level`]. Each user has a limited number of places at a level in a window. Decisions
+//! beyond them are merged at the next level, with a sample of the facts in which they differ. So a caller that varies what it
+//! can (its processes, units, programs, variants, names that do not exist) fills neither the memory nor the journal, and takes
+//! no place from other users. No decision is left out of the counts.
 
-use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use super::record::Record;
-use crate::access::Facts;
+use super::sample::Sample;
+use crate::access::NO_ID;
 
-/// Exact kinds of one user in a window: more than a service has, and few enough to limit a user to some records a second.
-const EXACT_MAX: usize = 64;
+/// The facts that make decisions different ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Level {
+    /// All that is written.
+    Exact,
+    /// The user, the operation and the token. For allowed requests only: names of refused ones may be made up.
+    Token,
+    /// The user, the operation and the reason of a refusal.
+    User,
+    /// The operation and the reason of a refusal. There are few of these, so they need no limit.
+    Operation,
+}
 
-/// Kinds of all users in a window. A decision beyond them is written and not counted.
-const KINDS_MAX: usize = 16 * 1024;
+/// The places of one user in a window, and of all users, at a level and the ones before it. So a user has 64 exact kinds, more
+/// than a service needs, in at most 13 records a second. Refusals get only a part, so that they leave room for hand-outs.
+const LIMITS: [(Level, usize, usize); 3] = [
+    (Level::Exact, 64, KINDS_MAX / 2),
+    (Level::Token, 1024, KINDS_MAX / 4 * 3),
+    (Level::User, 1088, KINDS_MAX),
+];
 
-/// Names in a record of several refusals.
-const NAMES_MAX: usize = 8;
+/// Kinds of all users in a window.
+const KINDS_MAX: usize = 8 * 1024;
 
 /// The decisions of the window that has not ended.
 #[derive(Debug, Default)]
 pub(super) struct Aggregator {
-    /// The record of each kind, and how often it was repeated.
-    pub(super) kinds: HashMap<Kind, (Record<'static>, u64)>,
-    /// How many exact kinds each user has.
-    exact: HashMap<u32, usize>,
+    pub(super) kinds: HashMap<Kind, Count>,
+    /// How many kinds each user has.
+    places: HashMap<u32, usize>,
     /// Counts of windows that have ended, to be written.
-    pub(super) due: VecDeque<(Record<'static>, u64)>,
+    pub(super) due: VecDeque<Count>,
     /// Two keys, because a kind is known by its hashes only.
     keys: [RandomState; 2],
 }
@@ -37,69 +53,98 @@ pub(super) struct Aggregator {
 /// 128 bits of keyed hashes, for which nobody can find a collision.
 pub(super) type Kind = [u64; 2];
 
+/// A kind of decisions, of which the first is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Count {
+    /// What they have in common.
+    pub(super) record: Record<'static>,
+    /// How many followed the first.
+    pub(super) repeats: u64,
+    /// The facts in which those differ. An exact kind has none.
+    pub(super) sample: Option<Sample>,
+}
+
 impl Aggregator {
     /// Counts a decision. Returns whether it is the first of its kind, to be written at once.
     pub(super) fn add(&mut self, record: &Record<'_>) -> bool {
-        let exact = self.kind(record);
-        if let Some((_, repeats)) = self.kinds.get_mut(&exact) {
-            *repeats += 1;
-            return false;
+        let open = LIMITS.into_iter().find_map(|(level, of_user, of_all)| {
+            let kind = self.kind(level, record);
+            let is_open = self.kinds.contains_key(&kind) || self.has_room(level, record, of_user, of_all);
+            is_open.then_some((level, kind))
+        });
+        let (level, kind) = open.unwrap_or_else(|| (Level::Operation, self.kind(Level::Operation, record)));
+        match self.kinds.entry(kind) {
+            Entry::Occupied(mut count) => {
+                count.get_mut().repeat(record);
+                false
+            }
+            Entry::Vacant(place) => {
+                place.insert(Count::new(level, record));
+                if level != Level::Operation {
+                    *self.places.entry(record.peer.uid).or_default() += 1;
+                }
+                true
+            }
         }
-        if self.kinds.len() >= KINDS_MAX {
-            return true;
-        }
-        let of_user = self.exact.entry(record.peer.uid).or_default();
-        if *of_user < EXACT_MAX {
-            *of_user += 1;
-            self.kinds.insert(exact, (record.to_kept(), 0));
-            return true;
-        }
-        let general = generalise(record);
-        let coarse = self.kind(&general);
-        let Some((kept, repeats)) = self.kinds.get_mut(&coarse) else {
-            self.kinds.insert(coarse, (general, 0));
-            return true;
-        };
-        *repeats += 1;
-        let new = record.tokens.iter().filter(|token| !kept.tokens.contains(token));
-        let new: Vec<_> = new.take(NAMES_MAX - kept.tokens.len()).cloned().collect();
-        kept.tokens.to_mut().extend(new);
-        false
     }
 
     /// Ends the window: its counts become due, and the next decision of every kind is a first one.
     pub(super) fn end_window(&mut self) {
-        self.due.extend(self.kinds.drain().map(|(_, counted)| counted).filter(|(_, repeats)| *repeats > 0));
-        self.kinds.shrink_to(EXACT_MAX);
-        self.exact = HashMap::new();
+        self.places = HashMap::new();
+        self.due.extend(std::mem::take(&mut self.kinds).into_values().filter(|count| count.repeats > 0));
     }
 
-    fn kind(&self, record: &Record<'_>) -> Kind {
-        self.keys.each_ref().map(|key| key.hash_one(record))
+    fn has_room(&self, level: Level, record: &Record<'_>, of_user: usize, of_all: usize) -> bool {
+        let used = self.places.get(&record.peer.uid).copied().unwrap_or_default();
+        match record.decision {
+            Ok(_) => used < of_user && self.kinds.len() < of_all,
+            Err(_) => level != Level::Token && used < of_user / 2 && self.kinds.len() < of_all / 4,
+        }
+    }
+
+    fn kind(&self, level: Level, record: &Record<'_>) -> Kind {
+        let refusal = record.decision.as_ref().err();
+        let (uid, operation, token) = (record.peer.uid, record.operation, &record.token);
+        self.keys.each_ref().map(|key| match level {
+            Level::Exact => key.hash_one((level, record)),
+            Level::Token => key.hash_one((level, uid, operation, token)),
+            Level::User => key.hash_one((level, uid, operation, refusal)),
+            Level::Operation => key.hash_one((level, operation, refusal)),
+        })
     }
 }
 
-/// The record of a coarse kind: of an allowed request all but the process; of a refused one only the user with its group,
-/// the operation and the reason.
-fn generalise(record: &Record<'_>) -> Record<'static> {
-    let mut general = record.to_kept();
-    general.peer.to_mut().pid = None;
-    if general.decision.is_err() {
-        general.peer = Cow::Owned(Facts { uid: record.peer.uid, gid: record.peer.gid, ..Facts::default() });
-        general.tokens = Cow::default();
-        general.variant = Cow::default();
+impl Count {
+    fn new(level: Level, first: &Record<'_>) -> Self {
+        let mut record = first.to_kept();
+        if matches!(level, Level::User | Level::Operation) {
+            record.token = None;
+        }
+        if level == Level::Operation {
+            record.peer.to_mut().uid = NO_ID;
+        }
+        Self { record, repeats: 0, sample: (level != Level::Exact).then(Sample::default) }
     }
-    general
+
+    fn repeat(&mut self, record: &Record<'_>) {
+        self.repeats += 1;
+        if let Some(sample) = &mut self.sample {
+            sample.add(record.details(&self.record));
+            self.record.keep_common(record);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use proptest::prelude::*;
     use tokend_protocol::{Fingerprint, TokenName, Variant};
 
     use super::super::{Operation, Refusal};
     use super::*;
-    use crate::access::{Executable, Id};
+    use crate::access::{Executable, Facts, Id};
 
     fn exe(path: String) -> Executable {
         Executable { path: path.into(), file: Id::Number(0) }
@@ -110,7 +155,7 @@ mod tests {
         Record {
             peer: Cow::Owned(Facts { uid, gid: uid, pid: Some(pid), ..Facts::default() }),
             operation: Operation::Get,
-            tokens: vec![token].into(),
+            token: Some(Cow::Owned(token)),
             variant: Cow::default(),
             fingerprint: None,
             decision: Err(Refusal::NoRule),
@@ -127,7 +172,9 @@ mod tests {
         Record { fingerprint, decision: Ok(by(7)), ..refused(uid, pid, token) }
     }
 
-    fn drain(aggregator: &mut Aggregator) -> Vec<(Record<'static>, u64)> {
+    /// The counts of the window.
+    fn counts(aggregator: &mut Aggregator) -> Vec<Count> {
+        aggregator.end_window();
         aggregator.due.drain(..).collect()
     }
 
@@ -137,13 +184,10 @@ mod tests {
         let get = allowed(7, 1, 1, 0);
         assert!(aggregator.add(&get));
         (0..9).for_each(|_| assert!(!aggregator.add(&get)));
-        assert!(drain(&mut aggregator).is_empty(), "the window has not ended");
-        aggregator.end_window();
-        assert_eq!(drain(&mut aggregator), [(get.clone(), 9)]);
+        assert_eq!(counts(&mut aggregator), [Count { record: get.clone(), repeats: 9, sample: None }]);
         assert!(aggregator.kinds.is_empty());
         assert!(aggregator.add(&get), "a new window begins with a record");
-        aggregator.end_window();
-        assert!(drain(&mut aggregator).is_empty(), "nothing was repeated");
+        assert!(counts(&mut aggregator).is_empty(), "nothing was repeated");
     }
 
     #[test]
@@ -178,25 +222,84 @@ mod tests {
         }
     }
 
+    /// A decision of user 7 in which all that a caller can vary is different for each `n`.
+    fn varied(n: u32, mut record: Record<'static>) -> Record<'static> {
+        record.variant.to_mut().scope = vec![format!("s{n}")];
+        let peer = record.peer.to_mut();
+        peer.pid = Some(i32::try_from(n).unwrap());
+        peer.gid = n;
+        peer.unit = Some(format!("a@{n}.service"));
+        peer.user_unit = Some(format!("b@{n}.scope"));
+        peer.exe = Some(exe(format!("/{n}")));
+        record
+    }
+
+    const EXACT: usize = LIMITS[0].1;
+
     #[test]
-    fn made_up_names_and_forked_processes_are_counted_together_and_the_first_are_named() {
+    fn refusals_that_differ_in_all_that_a_caller_can_vary_are_one_count_with_a_sample() {
         let mut aggregator = Aggregator::default();
-        let flood = (0..10_000_u32).filter(|n| {
-            let mut record = refused(7, i32::try_from(*n).unwrap(), *n);
-            record.variant.to_mut().scope = vec![format!("s{n}")];
-            record.peer.to_mut().unit = Some(format!("a@{n}.service"));
-            record.peer.to_mut().exe = Some(exe(format!("/{n}")));
-            aggregator.add(&record)
-        });
-        assert_eq!(flood.count(), EXACT_MAX + 1);
+        let written = (0..1000).filter(|n| aggregator.add(&varied(*n, refused(7, 1, *n))));
+        assert_eq!(written.count(), EXACT / 2 + 1);
         assert!(aggregator.add(&refused(8, 1, 1)), "another user has kinds of its own");
-        aggregator.end_window();
-        let due = drain(&mut aggregator);
-        let [(record, count)] = due.as_slice() else { panic!("{due:?}") };
-        assert_eq!(*record.peer, Facts { uid: 7, gid: 7, ..Facts::default() }, "what they have in common");
-        assert!(record.variant.is_empty());
-        assert_eq!(usize::try_from(*count).unwrap(), 10_000 - EXACT_MAX - 1);
-        assert_eq!(record.tokens.len(), NAMES_MAX);
+        let counts = counts(&mut aggregator);
+        let [Count { record, repeats, sample: Some(sample) }] = counts.as_slice() else {
+            panic!("{counts:?}")
+        };
+        assert_eq!(
+            *record.peer,
+            Facts { uid: 7, gid: NO_ID, ..Facts::default() },
+            "what they have in common"
+        );
+        assert!(record.variant.is_empty() && record.token.is_none());
+        assert_eq!(usize::try_from(*repeats).unwrap(), 1000 - EXACT / 2 - 1);
+        assert_eq!(sample.others, repeats - 8);
+        let first = "1 x token=t33 pid=33 gid=33 unit=a@33.service user_unit=b@33.scope variant=scope=s33 exe=\"/33\"; ";
+        assert!(sample.to_string().starts_with(first), "{sample}");
+    }
+
+    #[test]
+    fn hand_outs_that_differ_in_all_that_a_caller_can_vary_are_one_count_for_each_token() {
+        let mut aggregator = Aggregator::default();
+        let varied =
+            |n| varied(n, Record { decision: Ok(by(n)), ..allowed(7, 1, n % 3, n.to_le_bytes()[0]) });
+        let written = (0..3000).filter(|n| aggregator.add(&varied(*n)));
+        assert_eq!(written.count(), EXACT + 3, "the first of each token, and the exact ones");
+        let mut counts = counts(&mut aggregator);
+        counts.sort_by_key(|count| count.record.token.clone());
+        let counted =
+            counts.iter().map(|count| (count.record.token.as_ref().unwrap().as_str(), count.repeats));
+        assert_eq!(counted.map(|(_, repeats)| repeats).sum::<u64>(), 3000 - EXACT as u64 - 3);
+        for (number, count) in counts.iter().enumerate() {
+            assert_eq!(count.record.token.as_ref().unwrap().as_str(), format!("t{number}"));
+            assert_eq!((count.record.fingerprint, &count.record.decision), (None, &Ok(Cow::Borrowed(""))));
+            assert_eq!(count.sample.as_ref().unwrap().others, count.repeats - 8);
+        }
+        assert!(counts[0].sample.as_ref().unwrap().to_string().contains(" rule=user:"));
+    }
+
+    #[test]
+    fn a_merged_record_keeps_what_its_decisions_have_in_common_and_counts_equal_callers_together() {
+        let mut aggregator = Aggregator::default();
+        let of = |pid| {
+            let mut record = allowed(7, pid, 1, 1);
+            record.peer.to_mut().unit = Some("a.service".to_owned());
+            record
+        };
+        let crowd = i32::try_from(EXACT).unwrap();
+        (0..crowd).for_each(|pid| assert!(aggregator.add(&of(pid))));
+        assert!(aggregator.add(&of(1000)));
+        assert!([1001, 1002, 1001].iter().all(|pid| !aggregator.add(&of(*pid))));
+        let counts = counts(&mut aggregator);
+        let [Count { record, repeats: 3, sample: Some(sample) }] = counts.as_slice() else {
+            panic!("{counts:?}")
+        };
+        let mut common = of(0);
+        common.peer.to_mut().pid = None;
+        assert_eq!(*record, common);
+        let [first, second] = ["2 x pid=1001", "1 x pid=1002"]
+            .map(|caller| format!("{caller} gid=7 unit=a.service fingerprint=0101010101010101 rule=user:7"));
+        assert_eq!((sample.to_string(), sample.others), (format!("{first}; {second}"), 0));
     }
 
     #[test]
@@ -207,26 +310,9 @@ mod tests {
                 aggregator.add(&allowed(7, 1, token, 0));
             }
         }
-        aggregator.end_window();
-        let due = drain(&mut aggregator);
-        assert_eq!(due.len(), 1000);
-        assert!(due.iter().all(|(record, count)| record.tokens.len() == 1 && *count == 2));
-    }
-
-    #[test]
-    fn hand_outs_to_many_processes_are_counted_by_rule() {
-        let mut aggregator = Aggregator::default();
-        let crowd = i32::try_from(EXACT_MAX).unwrap() + 11;
-        for user in [7, 8] {
-            for pid in 0..crowd {
-                aggregator.add(&Record { decision: Ok(by(user)), ..allowed(7, pid, 1, 0) });
-            }
-        }
-        aggregator.end_window();
-        let mut due: Vec<_> =
-            drain(&mut aggregator).into_iter().map(|(record, count)| (record.decision, count)).collect();
-        due.sort_by_key(|(_, count)| *count);
-        assert_eq!(due, [(Ok(by(7)), 10), (Ok(by(8)), u64::try_from(crowd).unwrap() - 1)]);
+        let counts = counts(&mut aggregator);
+        assert_eq!(counts.len(), 1000);
+        assert!(counts.iter().all(|count| count.record.token.is_some() && count.repeats == 2));
     }
 
     #[test]
@@ -235,7 +321,7 @@ mod tests {
         record.peer.to_mut().groups = (0..65_536).collect::<Vec<u32>>().into();
         let mut aggregator = Aggregator::default();
         aggregator.add(&record);
-        assert!(aggregator.kinds.values().all(|(kept, _)| kept.peer.groups.as_slice().is_empty()));
+        assert!(aggregator.kinds.values().all(|count| count.record.peer.groups.as_slice().is_empty()));
     }
 
     proptest! {
@@ -254,21 +340,54 @@ mod tests {
                 written += u64::from(aggregator.add(&record));
                 match chance {
                     0 => aggregator.end_window(),
-                    1 => written += aggregator.due.pop_front().map_or(0, |(_, count)| count),
+                    1 => written += aggregator.due.pop_front().map_or(0, |count| count.repeats),
                     _ => (),
                 }
             }
-            aggregator.end_window();
-            written += drain(&mut aggregator).iter().map(|(_, count)| count).sum::<u64>();
+            written += counts(&mut aggregator).iter().map(|count| count.repeats).sum::<u64>();
             prop_assert_eq!(written, steps.len() as u64);
         }
     }
 
     #[test]
-    fn memory_is_bounded_for_any_number_of_users() {
+    fn records_and_memory_are_bounded_for_any_number_of_users() {
         let mut aggregator = Aggregator::default();
-        let written = (0..40_000).filter(|uid| aggregator.add(&refused(*uid, 1, 1)));
-        assert_eq!(written.count(), 40_000, "a decision without a place is written");
-        assert!(aggregator.kinds.len() <= KINDS_MAX && aggregator.exact.len() <= KINDS_MAX);
+        let written = (0..10_000).filter(|uid| aggregator.add(&refused(*uid, 1, 1)));
+        assert_eq!(written.count(), KINDS_MAX / 4 + 1);
+        assert!(aggregator.kinds.len() <= KINDS_MAX && aggregator.places.len() <= KINDS_MAX);
+        let counts = counts(&mut aggregator);
+        let [Count { record, repeats, sample: Some(sample) }] = counts.as_slice() else {
+            panic!("{counts:?}")
+        };
+        assert_eq!(
+            (record.peer.uid, usize::try_from(*repeats).unwrap()),
+            (NO_ID, 10_000 - KINDS_MAX / 4 - 1)
+        );
+        let first = KINDS_MAX / 4 + 1;
+        assert!(sample.to_string().starts_with(&format!("1 x uid={first} token=t1 pid=1 ")), "{sample}");
+    }
+
+    #[test]
+    fn refusals_leave_room_for_hand_outs() {
+        let mut aggregator = Aggregator::default();
+        let mut exact_of = |uid| {
+            let hand_outs = (0..100).filter(|pid| aggregator.add(&allowed(uid, *pid, 1, 0))).count();
+            (0..10_000).for_each(|uid| _ = aggregator.add(&refused(uid, 1, 1)));
+            hand_outs
+        };
+        assert_eq!([exact_of(50_000), exact_of(50_001)], [EXACT + 1; 2], "refusals of many users");
+        aggregator.end_window();
+        (0..100).for_each(|token| _ = aggregator.add(&refused(7, 1, token)));
+        let exact = (0..100).filter(|pid| aggregator.add(&allowed(7, *pid, 1, 0)));
+        assert_eq!(exact.count(), EXACT / 2, "refusals of the same user");
+    }
+
+    #[test]
+    fn a_user_with_many_tokens_leaves_room_for_others() {
+        let mut aggregator = Aggregator::default();
+        (0..5000).for_each(|token| _ = aggregator.add(&allowed(7, 1, token, 0)));
+        let of_user = aggregator.kinds.len();
+        assert!(of_user < KINDS_MAX / 4, "{of_user}");
+        assert!((0..EXACT).all(|pid| aggregator.add(&allowed(8, i32::try_from(pid).unwrap(), 1, 0))));
     }
 }
