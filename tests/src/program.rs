@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// All that are built.
-const PROGRAMS: [&str; 6] = ["tokend", "tokenctl", "provider", "fd_donor", "load", "fd_relay"];
+const PROGRAMS: [&str; 7] = ["tokend", "tokenctl", "provider", "fd_donor", "load", "fd_relay", "flood"];
 
 /// The path of the built `tokend`.
 pub fn tokend() -> PathBuf {
@@ -36,6 +36,11 @@ pub fn load() -> PathBuf {
 /// The path of the built `fd_relay`, for callers that hand their connections over.
 pub fn fd_relay() -> PathBuf {
     directory().join("fd_relay")
+}
+
+/// The path of the built `flood`, a caller that varies all it can.
+pub fn flood() -> PathBuf {
+    directory().join("flood")
 }
 
 /// Copies a program to where every user can run it: the source tree may be closed to others.

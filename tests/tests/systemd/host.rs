@@ -139,7 +139,7 @@ pub(crate) fn installed() -> &'static Path {
         process::run(&mut command, wait::PATIENCE).expect_success();
         let usr = tree.join("usr");
         std::fs::remove_dir_all(usr.join("lib/debug")).unwrap();
-        for built in [program::provider(), program::load(), program::fd_relay()] {
+        for built in [program::provider(), program::load(), program::fd_relay(), program::flood()] {
             let mut install = Command::new("install");
             install.args(["--strip", "--mode=0755", "-t"]).arg(usr.join("bin")).arg(built);
             process::run(&mut install, wait::PATIENCE).expect_success();
