@@ -72,7 +72,7 @@ pub enum Error {
         /// The daemon's message, or this library's where the daemon was silent.
         message: String,
     },
-    /// The request is not valid: a missing or unknown caller header, a request that is too large.
+    /// The request is not valid: a missing or unknown caller header, a request or a list in it that is too large.
     #[error("{message}")]
     InvalidRequest {
         /// The daemon's message, or this library's where it saw the fault before sending.

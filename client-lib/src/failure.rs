@@ -70,9 +70,11 @@ impl From<BadFrame> for Failure {
     fn from(bad: BadFrame) -> Self {
         Self::Final(match bad.fault {
             Fault::Version(_) => Error::UnsupportedVersion { message: bad.to_string() },
-            Fault::Cut(_) | Fault::UnknownMessage(_) | Fault::Malformed | Fault::TrailingBytes(_) => {
-                Error::protocol(bad.to_string())
-            }
+            Fault::Cut(_)
+            | Fault::UnknownMessage(_)
+            | Fault::Malformed
+            | Fault::TrailingBytes(_)
+            | Fault::List(_) => Error::protocol(bad.to_string()),
         })
     }
 }

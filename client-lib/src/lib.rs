@@ -70,8 +70,8 @@ pub use reply::Status;
 pub use request::CallerHeaders;
 pub use tokend_protocol::{
     Attribute, BootInstant, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition,
-    ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, FingerprintError, Header, HeadersReply,
-    HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Subject,
-    SubjectFacts, Timestamp, TokenInfo, TokenName, TokenNameError, TokenReply, TokenStatus,
-    VERSION as PROTOCOL_VERSION, Variant, VariantStatus, VersionReply,
+    ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, FingerprintError, HEADERS_MAX, Header,
+    HeadersReply, HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret,
+    State, Subject, SubjectFacts, TERMS_MAX, Timestamp, TokenInfo, TokenName, TokenNameError, TokenReply,
+    TokenStatus, VERSION as PROTOCOL_VERSION, Variant, VariantStatus, VersionReply, WATCH_NAMES_MAX,
 };

@@ -22,9 +22,9 @@ use fake::{
 };
 use tempfile::TempDir;
 use tokend_client::{
-    CallerHeaders, Client, Error, ErrorClass, EventReply, ExplainedReply, Fingerprint, Header, HeadersReply,
-    ListEntry, Options, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Status, Subject,
-    TokenName, TokenReply, TokenStatus, Variant, VersionReply, Watch, blocking,
+    CallerHeaders, Client, Error, ErrorClass, EventReply, ExplainedReply, Fingerprint, HEADERS_MAX, Header,
+    HeadersReply, ListEntry, Options, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Status,
+    Subject, TokenName, TokenReply, TokenStatus, Variant, VersionReply, WATCH_NAMES_MAX, Watch, blocking,
 };
 use tokend_protocol::{
     CallOptions, ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply, Timestamp,
@@ -189,6 +189,7 @@ with_both_clients! {
     an_idle_connection_closed_with_a_word_is_replaced
     calls_do_not_wait_for_each_other
     a_request_too_large_is_refused_here
+    lists_beyond_the_limits_are_refused_here
     each_call_about_a_variant_names_it
     a_watch_tells_events_and_goes_on_over_a_restart
     a_watch_that_is_refused_says_so
@@ -672,6 +673,24 @@ fn a_request_too_large_is_refused_here(open: Open) {
     assert!(matches!(error, Error::InvalidRequest { .. }), "{error:?}");
     client.version().unwrap();
     assert_eq!(daemon.requests(), [Request::Version]);
+}
+
+fn lists_beyond_the_limits_are_refused_here(open: Open) {
+    let place = Place::new();
+    let daemon = FakeDaemon::answering(&place.socket(), happy_reply);
+    let client = open(place.options());
+    let refused = |error: Error, expected: &str| {
+        assert!(matches!(error, Error::InvalidRequest { .. }), "{error:?}");
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    let supply = |caller: CallerHeaders, n: usize| caller.supply(format!("X-{n}"), "x");
+    let headers = |caller| client.headers(&name("psb"), &caller).unwrap_err();
+    refused(headers((0..=HEADERS_MAX).fold(CallerHeaders::new(), supply)), "at most 64 supplied headers");
+    refused(headers(CallerHeaders::new().omit("X-A").omit("x-a")), "twice");
+    let names: Vec<TokenName> = (0..=WATCH_NAMES_MAX).map(|n| name(&format!("t{n}"))).collect();
+    refused(client.watch(&names).map(drop).unwrap_err(), "at most 256 names");
+    refused(client.watch(&[name("psb"), name("psb")]).map(drop).unwrap_err(), "twice");
+    assert_eq!(daemon.requests(), []);
 }
 
 fn a_watch_tells_events_and_goes_on_over_a_restart(open: Open) {

@@ -3,20 +3,16 @@
 use std::io;
 
 use bincode::config::standard;
+use bincode::error::DecodeError;
 use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::{BadList, REPLY_MAX, REQUEST_MAX};
 use crate::{Reply, Request};
 
 /// The protocol version that this crate speaks: the first byte of every body.
 pub const VERSION: u8 = 1;
-
-/// The largest body of a request, in bytes. A request is a name and a few headers.
-pub const REQUEST_MAX: usize = 16 * 1024;
-
-/// The largest body of a reply, in bytes. A token of 64 KiB and a page of a status fit.
-pub const REPLY_MAX: usize = 256 * 1024;
 
 /// The empty list of extensions, which ends every message that this crate writes.
 const NO_EXTENSIONS: u8 = 0;
@@ -42,11 +38,23 @@ pub trait Message: Serialize + DeserializeOwned {
     const BODY_MAX: usize;
     /// The highest number of a message that this crate knows.
     const HIGHEST: u32;
+
+    /// Checks the limits of the message's lists.
+    ///
+    /// # Errors
+    /// A list is too long, or repeats an element.
+    fn check(&self) -> Result<(), BadList> {
+        Ok(())
+    }
 }
 
 impl Message for Request {
     const BODY_MAX: usize = REQUEST_MAX;
     const HIGHEST: u32 = 8;
+
+    fn check(&self) -> Result<(), BadList> {
+        self.check_lists()
+    }
 }
 
 impl Message for Reply {
@@ -86,20 +94,29 @@ pub enum Fault {
     /// Bytes follow the message.
     #[error("{0} bytes follow the message")]
     TrailingBytes(usize),
+    /// A list of a request is too long, or repeats an element.
+    #[error(transparent)]
+    List(#[from] BadList),
 }
 
-/// A message whose body would exceed [`Message::BODY_MAX`].
+/// A message that exceeds a limit, so that it cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a message of {size} bytes exceeds the limit of {max}")]
-pub struct TooLarge {
-    /// The size of the body.
-    pub size: usize,
-    /// The largest allowed size.
-    pub max: usize,
+pub enum EncodeError {
+    /// The body would exceed [`Message::BODY_MAX`].
+    #[error("a message of {size} bytes exceeds the limit of {max}")]
+    TooLarge {
+        /// The size of the body.
+        size: usize,
+        /// The largest allowed size.
+        max: usize,
+    },
+    /// A list of a request is too long, or repeats an element.
+    #[error(transparent)]
+    List(#[from] BadList),
 }
 
-impl From<TooLarge> for io::Error {
-    fn from(error: TooLarge) -> Self {
+impl From<EncodeError> for io::Error {
+    fn from(error: EncodeError) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
     }
 }
@@ -134,13 +151,14 @@ impl Buffer for Vec<u8> {
 /// encode(&Frame { id: 7, message: Request::Version }, &mut wire)?;
 /// assert_eq!(wire, [0, 0, 0, 7, 1, 0, 0, 0, 7, 7, 0]);
 /// assert_eq!(decode::<Request>(&wire[4..]), Ok(Frame { id: 7, message: Request::Version }));
-/// # Ok::<(), tokend_protocol::TooLarge>(())
+/// # Ok::<(), tokend_protocol::EncodeError>(())
 /// ```
-pub fn encode<M: Message>(frame: &Frame<M>, wire: &mut Vec<u8>) -> Result<(), TooLarge> {
+pub fn encode<M: Message>(frame: &Frame<M>, wire: &mut Vec<u8>) -> Result<(), EncodeError> {
     encode_into(frame, wire)
 }
 
-pub(crate) fn encode_into<M: Message>(frame: &Frame<M>, wire: &mut impl Buffer) -> Result<(), TooLarge> {
+pub(crate) fn encode_into<M: Message>(frame: &Frame<M>, wire: &mut impl Buffer) -> Result<(), EncodeError> {
+    frame.message.check()?;
     let start = wire.size();
     wire.append(&[0; LENGTH_BYTES]);
     wire.append(&[VERSION]);
@@ -152,7 +170,7 @@ pub(crate) fn encode_into<M: Message>(frame: &Frame<M>, wire: &mut impl Buffer) 
     let length = u32::try_from(size).ok().filter(|_| written.is_ok() && size <= M::BODY_MAX);
     let Some(length) = length else {
         wire.cut(start);
-        return Err(TooLarge { size, max: M::BODY_MAX });
+        return Err(EncodeError::TooLarge { size, max: M::BODY_MAX });
     };
     if let Some(place) = wire.as_mut().get_mut(start..start + LENGTH_BYTES) {
         place.copy_from_slice(&length.to_be_bytes());
@@ -192,17 +210,26 @@ fn decode_message<M: Message>(encoded: &[u8]) -> Result<M, Fault> {
     if number > M::HIGHEST {
         return Err(Fault::UnknownMessage(number));
     }
-    // The limit makes bincode refuse a string that claims more than a body can hold before it allocates. A list
-    // reserves at most 1 MiB, whatever length it claims, and its first missing element ends the decoding.
+    // The limit makes bincode refuse a string that claims more than a body can hold before it allocates. The lists of
+    // requests have limits of their own. A list of a reply reserves at most 1 MiB, whatever length it claims, and its
+    // first missing element ends the decoding.
     let decoded = if M::BODY_MAX <= REQUEST_MAX {
         decode_from_slice(encoded, standard().with_limit::<REQUEST_LIMIT>())
     } else {
         decode_from_slice(encoded, standard().with_limit::<REPLY_LIMIT>())
     };
-    let (message, used) = decoded.map_err(|_| Fault::Malformed)?;
+    let (message, used): (M, usize) = decoded.map_err(fault)?;
+    message.check()?;
     match after_extensions(encoded.get(used..).unwrap_or_default())? {
         [] => Ok(message),
         rest => Err(Fault::TrailingBytes(rest.len())),
+    }
+}
+
+fn fault(error: DecodeError) -> Fault {
+    match error {
+        DecodeError::OtherString(text) => BadList::of_text(&text).map_or(Fault::Malformed, Fault::List),
+        _ => Fault::Malformed,
     }
 }
 

@@ -3,6 +3,7 @@
 mod blocking;
 mod codec;
 mod explain;
+mod limits;
 mod name;
 mod reply;
 mod request;
@@ -16,11 +17,13 @@ mod types;
 pub use crate::tokio::Codec;
 pub use blocking::{read_frame, write_frame};
 pub use codec::{
-    BadFrame, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, REPLY_MAX, REQUEST_MAX, TooLarge, VERSION,
-    decode, encode,
+    BadFrame, EncodeError, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, VERSION, decode, encode,
 };
 pub use explain::{ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, SubjectFacts};
-pub use name::{TOKEN_NAME_MAX, TokenName, TokenNameError};
+pub use limits::{
+    BadList, HEADERS_MAX, List, REPLY_MAX, REQUEST_MAX, TERMS_MAX, TOKEN_NAME_MAX, WATCH_NAMES_MAX,
+};
+pub use name::{TokenName, TokenNameError};
 pub use reply::{
     ErrorCode, ErrorReply, EventReply, Header, HeadersReply, ListEntry, ListReply, RefreshedReply,
     RejectOutcome, RejectedReply, Reply, TokenInfo, TokenReply, VersionReply,

@@ -6,8 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The longest name, in bytes: as long as a file name may be (`NAME_MAX`).
-pub const TOKEN_NAME_MAX: usize = 255;
+use crate::limits::TOKEN_NAME_MAX;
 
 /// The name by which callers ask for a token, as in `[token.NAME]` of the configuration.
 ///

@@ -1,10 +1,11 @@
 //! The requests of callers. Each comment on a variant of [`Request`] begins with its number on the wire.
 //!
-//! These types are the wire format: enums are append-only, a field never changes, and no type carries a
-//! serde attribute.
+//! These types are the wire format: enums are append-only, a field never changes, and a serde attribute never changes
+//! the bytes, only limits the length of a list.
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::{self, BoundedVariant};
 use crate::{CallOptions, Fingerprint, TokenName, Variant};
 
 /// A request.
@@ -40,6 +41,7 @@ pub struct GetRequest {
     /// How long to wait, and how long the token must last.
     pub options: CallOptions,
     /// The variant of the token.
+    #[serde(deserialize_with = "BoundedVariant::deserialize")]
     pub variant: Variant,
 }
 
@@ -51,10 +53,13 @@ pub struct HeadersRequest {
     /// How long to wait, and how long the token must last.
     pub options: CallOptions,
     /// The headers that the configuration leaves to the caller (`caller_headers`).
+    #[serde(deserialize_with = "limits::supplied")]
     pub supplied: Vec<CallerHeader>,
     /// The names of the `caller_headers` that this call leaves out.
+    #[serde(deserialize_with = "limits::omitted")]
     pub omitted: Vec<String>,
     /// The variant of the token.
+    #[serde(deserialize_with = "BoundedVariant::deserialize")]
     pub variant: Variant,
 }
 
@@ -91,6 +96,7 @@ pub struct RefreshRequest {
     /// See [`CallOptions::deadline_ms`].
     pub deadline_ms: u32,
     /// The variant of the token.
+    #[serde(deserialize_with = "BoundedVariant::deserialize")]
     pub variant: Variant,
 }
 
@@ -104,13 +110,15 @@ pub struct RejectRequest {
     /// See [`CallOptions::deadline_ms`].
     pub deadline_ms: u32,
     /// The variant with which the caller got the token.
+    #[serde(deserialize_with = "BoundedVariant::deserialize")]
     pub variant: Variant,
 }
 
 /// Subscribes to the conditions of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchRequest {
-    /// The names of the tokens.
+    /// The names of the tokens, each of them once.
+    #[serde(deserialize_with = "limits::names")]
     pub names: Vec<TokenName>,
 }
 
@@ -120,6 +128,7 @@ pub struct ExplainRequest {
     /// The name of the token.
     pub name: TokenName,
     /// The variant of the token.
+    #[serde(deserialize_with = "BoundedVariant::deserialize")]
     pub variant: Variant,
     /// The subject of the decision.
     pub subject: Subject,

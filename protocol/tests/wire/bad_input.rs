@@ -3,9 +3,9 @@
 use std::io::{self, Read};
 
 use tokend_protocol::{
-    BadFrame, CallOptions, ErrorCode, ErrorReply, Fault, Frame, GetRequest, HEADER_BYTES, ListEntry,
-    ListReply, Message, REPLY_MAX, REQUEST_MAX, Reply, Request, Secret, State, TokenReply, TooLarge, Variant,
-    decode, encode, read_frame, write_frame,
+    BadFrame, BadList, CallOptions, EncodeError, ErrorCode, ErrorReply, Fault, Frame, GetRequest,
+    HEADER_BYTES, List, ListEntry, ListReply, Message, REPLY_MAX, REQUEST_MAX, Reply, Request, Secret, State,
+    TokenReply, Variant, decode, encode, read_frame, write_frame,
 };
 
 use crate::samples::{self, Sample};
@@ -133,11 +133,12 @@ fn a_name_inside_a_message_is_checked_as_any_other() {
 fn a_length_that_promises_more_than_there_is_is_refused() {
     let greatest = [0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     let one_more = [4];
-    for length in [&greatest[..], &one_more] {
+    let too_long = BadFrame { id: ID, fault: Fault::List(BadList::TooLong(List::Names)) };
+    for (length, fault_of_list) in [(&greatest[..], too_long), (&one_more, malformed())] {
         let name = [&[0], length, b"psb"].concat();
         assert_eq!(request(&name), Err(malformed()), "a text of length {length:?}");
         let names = [&[6], length, &[1, b'a', 1, b'b', 1, b'c']].concat();
-        assert_eq!(request(&names), Err(malformed()), "a list of length {length:?}");
+        assert_eq!(request(&names), Err(fault_of_list), "a list of length {length:?}");
     }
 }
 
@@ -171,7 +172,10 @@ fn an_oversized_message_is_not_written_and_leaves_the_buffer_as_it_was() {
     let frame = Frame { id: 1, message: Reply::Token(TokenReply { token, ..small }) };
     let mut wire = b"before".to_vec();
     let refused = encode(&frame, &mut wire);
-    assert!(matches!(refused, Err(TooLarge { size, max: REPLY_MAX }) if size > REPLY_MAX), "{refused:?}");
+    assert!(
+        matches!(refused, Err(EncodeError::TooLarge { size, max: REPLY_MAX }) if size > REPLY_MAX),
+        "{refused:?}"
+    );
     assert_eq!(wire, b"before");
     let mut written = Vec::new();
     assert_eq!(write_frame(&mut written, &frame).unwrap_err().kind(), io::ErrorKind::InvalidInput);
@@ -194,7 +198,7 @@ fn a_message_of_exactly_the_limit_passes_both_ways() {
     assert_eq!(decode(&wire[4..]), Ok(largest));
     let larger = Frame { id: ID, message: reply(REPLY_MAX - fixed + 1) };
     let refused = encode(&larger, &mut wire);
-    assert_eq!(refused, Err(TooLarge { size: REPLY_MAX + 1, max: REPLY_MAX }));
+    assert_eq!(refused, Err(EncodeError::TooLarge { size: REPLY_MAX + 1, max: REPLY_MAX }));
 }
 
 /// Numbers that take one byte on the wire count for more in the decoder's own limit.

@@ -10,5 +10,6 @@
 mod bad_input;
 mod codecs;
 mod golden;
+mod limits;
 mod properties;
 mod samples;

@@ -1,5 +1,7 @@
 //! What holds for every message and for every sequence of bytes.
 
+use std::collections::HashSet;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -9,8 +11,8 @@ use tokend_protocol::{
     Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
     ListReply, Message, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
     RejectedReply, Reply, Request, Secret, State, StatusReply, StatusRequest, Subject, SubjectFacts,
-    Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, Variant, VariantStatus, VersionReply,
-    WatchRequest, decode, encode,
+    TERMS_MAX, Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, Variant, VariantStatus,
+    VersionReply, WatchRequest, decode, encode,
 };
 
 use crate::samples::{self, CLASSES, CODES, OUTCOMES, STATES};
@@ -37,6 +39,22 @@ proptest! {
         let body = [&[1, 0, 0, 0, 1, variant], &rest[..]].concat();
         is_consistent::<Request>(&body);
         is_consistent::<Reply>(&body);
+    }
+
+    #[test]
+    fn a_request_that_is_refused_by_one_side_is_refused_by_the_other(terms in vec("[a-e]{1,3}", 0..80)) {
+        let written = terms.iter().flat_map(|term| [&[u8::try_from(term.len()).unwrap()], term.as_bytes()].concat());
+        let count = u8::try_from(terms.len()).unwrap();
+        let body = [&[1, 0, 0, 0, 1, 0, 1, b'a', 0, 0, count][..], &written.collect::<Vec<u8>>(), &[0, 0, 0]].concat();
+        let is_good = terms.len() <= TERMS_MAX && terms.iter().collect::<HashSet<_>>().len() == terms.len();
+        let options = CallOptions { deadline_ms: 0, min_ttl_ms: 0 };
+        let variant = Variant { scope: terms, ..Variant::default() };
+        let message = Request::Get(GetRequest { name: "a".parse().unwrap(), options, variant });
+        let frame = Frame { id: 1, message };
+        prop_assert_eq!(encode(&frame, &mut Vec::new()).is_ok(), is_good);
+        let decoded = decode::<Request>(&body);
+        prop_assert_eq!(decoded.is_ok(), is_good);
+        prop_assert!(!is_good || decoded == Ok(frame));
     }
 
     #[test]
@@ -109,6 +127,7 @@ fn request() -> impl Strategy<Value = Request> {
             Request::Explain(ExplainRequest { name, variant, subject })
         }),
     ]
+    .prop_filter("a list repeats an element", |request| request.check().is_ok())
 }
 
 fn subject() -> impl Strategy<Value = Subject> {
