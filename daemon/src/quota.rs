@@ -23,6 +23,8 @@ pub struct Quota {
     pub connections: usize,
     /// Unanswered requests, over all connections.
     pub in_flight: usize,
+    /// Bytes of these requests.
+    pub request_bytes: usize,
     /// Calls that wait for a provider.
     pub waiting: usize,
     pub watches: usize,
@@ -41,6 +43,7 @@ pub struct Quota {
 pub enum Resource {
     Connections,
     InFlight,
+    RequestBytes,
     Waiting,
     Watches,
     WatchedTokens,
@@ -96,6 +99,7 @@ impl Default for Quota {
         Self {
             connections: 1024,
             in_flight: 1024,
+            request_bytes: 1024 * 1024,
             waiting: 1024,
             watches: 1024,
             watched_tokens: 16 * 1024,
@@ -135,6 +139,9 @@ impl Allowance {
         let (limit, reason) = match resource {
             Resource::Connections => (quota.connections, "too many open connections"),
             Resource::InFlight => (quota.in_flight, "this user has too many unanswered requests"),
+            Resource::RequestBytes => {
+                (quota.request_bytes, "the unanswered requests of this user have too many bytes")
+            }
             Resource::Waiting => (quota.waiting, "too many calls of this user wait for a provider"),
             Resource::Watches => (quota.watches, "this user has too many watches"),
             Resource::WatchedTokens => (quota.watched_tokens, "this user watches too many tokens"),
@@ -198,6 +205,7 @@ mod tests {
     const QUOTA: Quota = Quota {
         connections: 1,
         in_flight: 3,
+        request_bytes: 1,
         waiting: 1,
         watches: 1,
         watched_tokens: 1,

@@ -4,7 +4,7 @@ use std::io;
 
 use bincode::config::standard;
 use bincode::error::DecodeError;
-use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write};
+use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write, encode_to_vec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -231,6 +231,17 @@ fn fault(error: DecodeError) -> Fault {
         DecodeError::OtherString(text) => BadList::of_text(&text).map_or(Fault::Malformed, Fault::List),
         _ => Fault::Malformed,
     }
+}
+
+/// Encodes a part of a message, to hold it in little memory: decoded, each element of a list takes far more than its bytes.
+/// `None` for a value that has no encoding; every part of a message has one.
+pub fn pack(part: &impl Serialize) -> Option<Box<[u8]>> {
+    encode_to_vec(part, standard()).ok().map(Vec::into_boxed_slice)
+}
+
+/// Decodes a part of a message that [`pack`] has encoded.
+pub fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Option<T> {
+    decode_from_slice(packed, standard()).ok().map(|(part, _)| part)
 }
 
 /// Skips the list of extensions and returns the bytes after it. This release knows no extension.

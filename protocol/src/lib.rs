@@ -17,7 +17,8 @@ mod types;
 pub use crate::tokio::Codec;
 pub use blocking::{read_frame, write_frame};
 pub use codec::{
-    BadFrame, EncodeError, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, VERSION, decode, encode,
+    BadFrame, EncodeError, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, VERSION, decode, encode, pack,
+    unpack,
 };
 pub use explain::{ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, SubjectFacts};
 pub use limits::{

@@ -110,6 +110,21 @@ impl BadList {
 }
 
 impl Request {
+    /// The number of elements of all lists of the request, which says how much work it is.
+    pub fn elements(&self) -> usize {
+        match self {
+            Self::Get(request) => request.variant.elements(),
+            Self::Headers(request) => {
+                request.supplied.len() + request.omitted.len() + request.variant.elements()
+            }
+            Self::Refresh(request) => request.variant.elements(),
+            Self::Reject(request) => request.variant.elements(),
+            Self::Explain(request) => request.variant.elements(),
+            Self::Watch(request) => request.names.len(),
+            Self::List(_) | Self::Status(_) | Self::Version => 0,
+        }
+    }
+
     pub(crate) fn check_lists(&self) -> Result<(), BadList> {
         match self {
             Self::Get(request) => request.variant.check(),
@@ -129,6 +144,10 @@ impl Request {
 }
 
 impl Variant {
+    fn elements(&self) -> usize {
+        self.scope.len() + self.resource.len() + self.audience.len()
+    }
+
     fn check(&self) -> Result<(), BadList> {
         List::Scopes.check(self.scope.iter())?;
         List::Resources.check(self.resource.iter())?;

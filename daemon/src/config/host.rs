@@ -16,6 +16,7 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
     let mut quota = Quota::default();
     for (key, limit) in [
         ("max_in_flight_per_uid", &mut quota.in_flight),
+        ("max_request_bytes_per_uid", &mut quota.request_bytes),
         ("max_waiting_per_uid", &mut quota.waiting),
         ("max_watches_per_uid", &mut quota.watches),
         ("max_watched_tokens_per_uid", &mut quota.watched_tokens),

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::quota::Resource;
-use crate::server::session::{Session, refusal};
+use crate::server::session::{Session, in_task, refusal};
 use crate::server::stream::Stream;
 
 /// How long a peer may take to send its first request.
@@ -37,6 +37,14 @@ const READ_MAX: usize = 4 * 1024;
 
 /// Bytes of answers that wait to be written together.
 const UNWRITTEN_MAX: usize = 16 * 1024;
+
+/// The work for a frame besides a unit for itself: bytes that cost a unit to read or write, and elements of lists that cost
+/// a unit to decode and to decide about.
+const BYTES_PER_UNIT: usize = 256;
+const ELEMENTS_PER_UNIT: usize = 2;
+
+/// The work for a frame that is no request: a length in it that lies is allocated before it is found out.
+const FAULT_UNITS: u32 = 8;
 
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
 pub struct Connection {
@@ -146,9 +154,14 @@ impl Connection {
             let Some((body, next)) = frame.split_at_checked(length) else { break };
             rest = next;
             self.deadline = None;
-            match decode(body) {
-                Ok(Frame { id, message }) => self.request(id, message),
+            let mut units = cost(body.len());
+            match decode::<Request>(body) {
+                Ok(Frame { id, message }) => {
+                    units += units_of(message.elements(), ELEMENTS_PER_UNIT);
+                    self.request(id, message, length);
+                }
                 Err(BadFrame { id, fault }) => {
+                    units += FAULT_UNITS;
                     let code = match fault {
                         Fault::Version(_) => ErrorCode::UnsupportedVersion,
                         Fault::UnknownMessage(_) => ErrorCode::UnknownRequest,
@@ -157,7 +170,7 @@ impl Connection {
                     self.send(id, Reply::Error(refusal(code, fault.to_string())));
                 }
             }
-            has_turn = self.session.user_queue.spend(1);
+            has_turn = self.session.user_queue.spend(units);
         }
         self.input = rest.to_vec();
         Ok(())
@@ -174,8 +187,10 @@ impl Connection {
         self.check_peer()?;
         let mut answer = Some(first);
         while let Some(Frame { id, message }) = answer {
+            let before = self.output.len();
             self.send(id, message);
-            if !self.session.user_queue.spend(1) || self.output.len() >= UNWRITTEN_MAX {
+            let units = cost(self.output.len() - before);
+            if !self.session.user_queue.spend(units) || self.output.len() >= UNWRITTEN_MAX {
                 break;
             }
             answer = self.pending.next().now_or_never().flatten();
@@ -193,19 +208,30 @@ impl Connection {
         Ok(())
     }
 
-    fn request(&mut self, id: u32, request: Request) {
+    /// Begins the answer to a request of so many bytes.
+    fn request(&mut self, id: u32, request: Request, bytes: usize) {
         let session = Arc::clone(&self.session);
+        let is_long = match &request {
+            Request::List(_) => true,
+            Request::Status(request) => request.name.is_none(),
+            _ => false,
+        };
         if let Request::Watch(request) = request {
             return self.watches.push(events(session, id, request, self.stop.clone()));
         }
         let mut answer = async move { session.answer(request).await }.boxed();
-        if let Some(message) = (&mut answer).now_or_never() {
+        if !is_long && let Some(message) = (&mut answer).now_or_never() {
             return self.send(id, message);
         }
-        match self.session.take(Resource::InFlight, 1) {
+        let held = self.session.take(Resource::InFlight, 1);
+        match held.and_then(|held| Ok([held, self.session.take(Resource::RequestBytes, bytes)?])) {
             Err(refused) => self.send(id, Reply::Error(refused)),
             Ok(held) => self.pending.push(Box::pin(async move {
-                let message = answer.await;
+                let message = if is_long {
+                    in_task(answer.map(Ok)).await.unwrap_or_else(Reply::Error)
+                } else {
+                    answer.await
+                };
                 drop(held);
                 Frame { id, message }
             })),
@@ -263,6 +289,15 @@ fn events(
         .try_flatten_stream()
         .map(move |event| Frame { id, message: event.unwrap_or_else(Reply::Error) })
         .boxed()
+}
+
+/// The units of work for a frame of so many bytes.
+fn cost(bytes: usize) -> u32 {
+    1 + units_of(bytes, BYTES_PER_UNIT)
+}
+
+fn units_of(amount: usize, per_unit: usize) -> u32 {
+    u32::try_from(amount / per_unit).unwrap_or(u32::MAX)
 }
 
 /// The length of the frame at the beginning of `input`, and what follows the length.
@@ -351,6 +386,28 @@ mod tests {
         peer.write_all(&wire((0..8).map(|_| watch()))).await.unwrap();
         peer.shutdown().await.unwrap();
         serve(connection).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_sooner_with_bytes_or_elements_than_with_small_requests() {
+        let handled = |request: Request| {
+            let shared = server_state();
+            let _other_user = shared.fair_queue.join(8);
+            let (mut connection, _peer) = connection(&shared);
+            let frame = wire([request]);
+            connection.input = frame.repeat(20);
+            connection.handle_frames().unwrap();
+            20 - connection.input.len() / frame.len()
+        };
+        let watch = |count: usize, length: usize| {
+            let names = (0..count).map(|number| format!("{number:0>length$}").parse().unwrap());
+            Request::Watch(WatchRequest { names: names.collect() })
+        };
+        let few = handled(Request::Version);
+        assert!(few >= 10, "{few} small requests");
+        assert_eq!(handled(watch(1, 1)), few);
+        assert_eq!(handled(watch(64, 2)), 1, "elements count");
+        assert!(handled(watch(6, 255)) <= few / 4, "bytes count");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,11 +2,12 @@
 //!
 //! The connections of one user take turns. All connections of a user share one allowance per round. When it is used up,
 //! the task yields, so that the runtime serves all other users, and then begins the next round. So a user with few
-//! requests waits for at most one allowance of each busy user.
+//! requests waits for at most one allowance of each busy user. Work that costs more than is left of the allowance is
+//! done, and the user pays for it with its next rounds.
 //!
-//! A turn is never held across a wait. Only the task of a connection waits for a turn, and for nothing else meanwhile.
-//! A future that is polled only now and then could get the turn while nobody polls it, and block the user's other
-//! connections. Such futures, the answers of long requests, call [`UserQueue::pause`] instead.
+//! A turn is never held across a wait. Only a task of its own waits for a turn, and for nothing else meanwhile: a
+//! connection, or a long answer. A future that is polled only now and then could get the turn while nobody polls it,
+//! and block the user's other connections.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -73,15 +74,9 @@ impl Drop for UserQueue {
 }
 
 impl UserQueue {
-    /// Waits for a turn, which ends when it is dropped. Only the task of a connection calls this, outside a turn.
+    /// Waits for a turn, which ends when it is dropped. Only a task of its own calls this, outside a turn.
     pub async fn turn(&self) -> MutexGuard<'_, ()> {
         let turn = self.turn.lock().await;
-        self.pause(TURN_UNITS).await;
-        turn
-    }
-
-    /// Outside a turn: lets others have their turns if the allowance is used up, and counts units of work that follow.
-    pub async fn pause(&self, units: u32) {
         let current = &self.fair_queue.round;
         while !self.spend(0) {
             let round = current.load(Ordering::Relaxed);
@@ -89,7 +84,8 @@ impl UserQueue {
             // Of all that wait for the next round, the first begins it.
             let _ = current.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
-        self.spend(units);
+        self.spend(TURN_UNITS);
+        turn
     }
 
     /// Inside a turn: counts units of work in the current round, and returns whether there is room for more.
@@ -98,10 +94,9 @@ impl UserQueue {
         let is_alone = self.fair_queue.users_connected.load(Ordering::Relaxed) <= 1;
         let allowance = if is_alone { ALLOWANCE_ALONE } else { ALLOWANCE };
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        if spent.round != round {
-            *spent = Spent { round, units: 0 };
-        }
-        spent.units = spent.units.saturating_add(units);
+        let passed = u32::try_from(round.saturating_sub(spent.round)).unwrap_or(u32::MAX);
+        let unpaid = spent.units.saturating_sub(allowance.saturating_mul(passed));
+        *spent = Spent { round, units: unpaid.saturating_add(units) };
         spent.units < allowance
     }
 }
@@ -210,18 +205,22 @@ mod tests {
         assert_eq!(queue.users_connected.load(Ordering::Relaxed), 1);
     }
 
-    #[test]
-    fn an_answer_that_pauses_and_is_not_polled_blocks_no_turn() {
-        let queue = Arc::new(FairQueue::default());
-        let (answer, connection) = (queue.join(CROWD), queue.join(CROWD));
-        let turn = connection.turn().now_or_never().expect("it is free");
-        while connection.spend(1) {}
-        let mut paused = Box::pin(answer.pause(1));
-        assert!((&mut paused).now_or_never().is_none(), "the allowance is used up");
-        drop(turn);
-        let mut next = Box::pin(connection.turn());
-        assert!((&mut next).now_or_never().is_none());
-        assert!(next.now_or_never().is_some(), "it comes with the next round");
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_user_pays_for_expensive_work_with_its_next_rounds() {
+        const ROUNDS: u32 = 20;
+        let shares = async {
+            let queue = Arc::new(FairQueue::default());
+            let expensive = queue.join(OTHER);
+            let done = crowd(&queue, 1);
+            yield_now().await;
+            drop(expensive.turn().await);
+            expensive.spend(ROUNDS * ALLOWANCE);
+            let before = done.get();
+            drop(expensive.turn().await);
+            done.get() - before
+        };
+        let meanwhile = LocalSet::new().run_until(shares).await;
+        assert!(meanwhile >= ROUNDS * (ALLOWANCE - TURN_UNITS), "{meanwhile} units of the other user");
     }
 
     #[test]

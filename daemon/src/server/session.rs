@@ -13,10 +13,18 @@ mod status;
 mod view;
 mod watch;
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokend_protocol::{ErrorCode, Message, Reply, Request, TokenName, VERSION, Variant, VersionReply};
+use futures_util::FutureExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokend_protocol::{
+    ErrorCode, ErrorReply, Message, Reply, Request, TokenName, VERSION, Variant, VersionReply, pack, unpack,
+};
+use tokio::sync::MutexGuard;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::authorize::Remembered;
 pub use self::failure::refusal;
@@ -29,12 +37,9 @@ use crate::server::ServerState;
 use crate::server::audit::{Operation, Record, Refusal};
 use crate::server::fair_queue::UserQueue;
 
-/// Tokens that one turn checks. Other users have their turns in between, so that a list of thousands of tokens delays
-/// nobody.
-const CHECKED_IN_A_TURN: usize = 32;
-
-/// The cost of these checks, in units of a turn.
-const CHECK_UNITS: u32 = 8;
+/// The cost of the work on many tokens that is done in one turn. Other users have their turns in between, so that a list
+/// of thousands of tokens delays nobody.
+const STRETCH_UNITS: u32 = 8;
 
 /// One connected caller.
 #[derive(Debug)]
@@ -63,14 +68,17 @@ impl Session {
         Self { shared, peer, allowance, user_queue, remembered: Mutex::default() }
     }
 
-    /// Lets other users have their turns each time that [`CHECKED_IN_A_TURN`] tokens have been checked.
-    async fn pause(&self, index: usize) {
-        if index % CHECKED_IN_A_TURN == CHECKED_IN_A_TURN - 1 {
-            self.user_queue.pause(CHECK_UNITS).await;
+    /// Takes another turn before each stretch of so many tokens. Only for the work of a task: see [`in_task`].
+    async fn turn<'a>(&'a self, turn: &mut Option<MutexGuard<'a, ()>>, index: usize, stretch: usize) {
+        if index.is_multiple_of(stretch) {
+            drop(turn.take());
+            *turn = Some(self.user_queue.turn().await);
+            self.user_queue.spend(STRETCH_UNITS);
         }
     }
 
-    /// Answers any request but [`Request::Watch`], which has many answers: see [`Session::watch`].
+    /// Answers any request but [`Request::Watch`], which has many answers: see [`Session::watch`]. Lists and status take
+    /// turns, so they need a task: see [`in_task`].
     pub async fn answer(&self, request: Request) -> Reply {
         let answer = match request {
             Request::Get(request) => self.get(request).await,
@@ -112,6 +120,33 @@ impl Session {
     fn audit_refused(&self, asked: Asked<'_>, reason: Refusal) {
         self.shared.audit.record(&self.decided(asked, Err(reason)));
     }
+}
+
+/// Runs work that takes turns as a task, which ends when the result is not awaited any more.
+pub fn in_task<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ErrorReply>> + Send + 'static,
+) -> impl Future<Output = Result<T, ErrorReply>> {
+    let task = AbortOnDropHandle::new(tokio::spawn(work));
+    let failed =
+        || refusal(ErrorCode::Unavailable, "the daemon failed over this request; its log has the reason");
+    task.map(move |joined| joined.unwrap_or_else(|_| Err(failed())))
+}
+
+/// Waits with a request in hand. Unless the result is ready at once, the request is encoded meanwhile, so that many
+/// calls that wait take little memory.
+async fn hold<R: Serialize + DeserializeOwned, T>(
+    request: R,
+    wait: impl Future<Output = T>,
+) -> Result<(R, T), ErrorReply> {
+    let mut wait = pin!(wait);
+    if let Some(result) = wait.as_mut().now_or_never() {
+        return Ok((request, result));
+    }
+    let unencodable = || refusal(ErrorCode::InvalidRequest, "the request cannot be encoded");
+    let packed = pack(&request).ok_or_else(unencodable)?;
+    drop(request);
+    let result = wait.await;
+    Ok((unpack(&packed).ok_or_else(unencodable)?, result))
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ fn a_full_list_passes_and_one_element_more_is_refused_by_both_sides() {
         let fault = BadList::TooLong(list);
         assert_eq!(encoded((place.request)(max + 1)), Err(EncodeError::List(fault)), "{list}");
         let refused = Err(BadFrame { id: 1, fault: Fault::List(fault) });
-        assert_eq!(decode::<Request>(&place.body(max + 1, 0..max + 1)), refused, "{list}");
+        assert_eq!(decode::<Request>(&place.body(max + 1, 0..=max)), refused, "{list}");
         assert_eq!(
             decode::<Request>(&place.body(9999, 0..0)),
             refused,

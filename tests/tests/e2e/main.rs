@@ -28,6 +28,7 @@ mod peer_exit;
 mod providers;
 mod refresh;
 mod reload;
+mod requests;
 mod restart;
 mod rotation;
 mod sealed;

@@ -9,20 +9,21 @@ use tokend_protocol::{
 };
 
 use super::headers::supplied_headers;
-use super::{Asked, Session, refusal, view};
+use super::{Asked, Session, hold, refusal, view};
 use crate::clock::Instant;
 use crate::engine::credential::{Credential, Token};
 use crate::engine::registry::Entry;
 use crate::engine::schedule::Serving;
 use crate::engine::variants::{self, NoVariant};
-use crate::quota::QuotaExceeded;
+use crate::quota::{Held, QuotaExceeded};
 use crate::server::audit::{Operation, Record, Refusal};
 
 impl Session {
     pub(super) async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
-        let GetRequest { name, options, variant } = &request;
-        let asked = Asked { operation: Operation::Get, name, variant };
-        let (token, info, _) = self.hand_out(asked, *options, None).await?;
+        let GetRequest { name, options, variant } = request;
+        let (supplied, omitted) = (Vec::new(), Vec::new());
+        let request = HeadersRequest { name, options, supplied, omitted, variant };
+        let (token, info, _) = self.hand_out(Operation::Get, request).await?;
         Ok(Reply::Token(TokenReply {
             info,
             token: token.secret.clone(),
@@ -31,34 +32,49 @@ impl Session {
         }))
     }
 
-    /// Decides about a request, and returns the token, and the headers besides `Authorization` if these were asked for.
-    /// Begins again if the registry or a resolved name has changed during a wait.
+    /// Decides about a `get` or a `headers`, and returns the token, and the headers besides `Authorization` if these were
+    /// asked for. Begins again if the registry or a resolved name has changed during a wait.
     pub(super) async fn hand_out(
         &self,
-        asked: Asked<'_>,
-        options: CallOptions,
-        headers_request: Option<&HeadersRequest>,
+        operation: Operation,
+        mut request: HeadersRequest,
     ) -> Result<(Arc<Token>, TokenInfo, Vec<Header>), ErrorReply> {
+        let options = request.options;
         let deadline = self.deadline(options.deadline_ms);
         let deadline_for_secrets = self.deadline_for_secrets(options);
+        let supplied = |entry: &Entry, request: &HeadersRequest| match operation {
+            Operation::Headers => supplied_headers(entry, request),
+            _ => Ok(Vec::new()),
+        };
         loop {
             let (registry, ids) = (self.registry(), self.shared.names.ids.subscribe());
+            let asked = Asked { operation, name: &request.name, variant: &request.variant };
             let (entry, reason) = self.authorize(&registry, asked)?;
             // Checked first: starting a variant may evict another one.
-            let supplied = headers_request.map(|request| supplied_headers(&entry, request)).transpose()?;
+            supplied(&entry, &request)?;
             let credential = self.credential(asked, &entry)?;
+            let mut headers = Vec::new();
             // Before the token is obtained, so that it does not age meanwhile.
-            let headers = match supplied {
-                Some(supplied) => self.other_headers(asked, &entry, supplied, deadline_for_secrets).await?,
-                None => Vec::new(),
-            };
-            let token = self.obtain(asked, &credential, options, deadline).await;
+            if operation == Operation::Headers {
+                let read = self.configured_headers(request.name.clone(), &entry, deadline_for_secrets);
+                let read = hold(request, read).await?;
+                (request, headers) = (read.0, read.1?);
+            }
+            let asked = Asked { operation, name: &request.name, variant: &request.variant };
+            let held = self.place_to_wait(asked, &credential, options, deadline)?;
+            let min_ttl = Duration::from_millis(options.min_ttl_ms.into());
+            let obtained = hold(request, credential.obtain(min_ttl, deadline)).await?;
+            drop(held);
+            let token = obtained.1.map_err(|reason| self.unobtainable(reason));
+            request = obtained.0;
             let is_other_registry = !Arc::ptr_eq(&registry, &self.shared.registry.borrow());
             if is_other_registry || ids.has_changed().unwrap_or(true) {
                 continue;
             }
             let token = token?;
+            headers.extend(supplied(&entry, &request)?);
             entry.count_hand_out();
+            let asked = Asked { operation, name: &request.name, variant: &request.variant };
             let variant = Cow::Owned(variants::as_configured(&entry.settings.variants, asked.variant));
             let fingerprint = Some(token.fingerprint);
             let record = self.decided(asked, Ok(&reason));
@@ -88,21 +104,20 @@ impl Session {
         refusal(ErrorCode::InvalidRequest, message)
     }
 
-    /// The held token, or one from the provider.
-    async fn obtain(
+    /// Takes quota if the caller would have to wait.
+    fn place_to_wait(
         &self,
         asked: Asked<'_>,
         credential: &Credential,
         options: CallOptions,
         deadline: Instant,
-    ) -> Result<Arc<Token>, ErrorReply> {
+    ) -> Result<Option<Held>, ErrorReply> {
         let min_ttl = Duration::from_millis(options.min_ttl_ms.into());
-        let _held = match credential.may_serve(min_ttl) {
+        match credential.may_serve(min_ttl) {
             Serving::Wait { in_flight } if deadline > self.shared.clock.now() => {
-                Some(self.wait_for_provider(asked, !in_flight)?)
+                self.wait_for_provider(asked, !in_flight).map(Some)
             }
-            Serving::Wait { .. } | Serving::Token(_) | Serving::Refuse(_) => None,
-        };
-        credential.obtain(min_ttl, deadline).await.map_err(|reason| self.unobtainable(reason))
+            Serving::Wait { .. } | Serving::Token(_) | Serving::Refuse(_) => Ok(None),
+        }
     }
 }

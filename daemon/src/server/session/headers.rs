@@ -5,10 +5,10 @@ use std::sync::PoisonError;
 use http::header::HeaderValue as HttpValue;
 use tokend_protocol::{
     CallOptions, CallerHeader, ErrorClass, ErrorCode, ErrorReply, Header, HeadersReply, HeadersRequest,
-    Reply, Secret,
+    Reply, Secret, TokenName,
 };
 
-use super::{Asked, Session, refusal};
+use super::{Session, refusal};
 use crate::clock::Instant;
 use crate::config::{HeaderSettings, HeaderValue};
 use crate::engine::credential::Failed;
@@ -22,9 +22,7 @@ const SECRETS_TIMEOUT_MS: u32 = 1000;
 
 impl Session {
     pub(super) async fn headers(&self, request: HeadersRequest) -> Result<Reply, ErrorReply> {
-        let HeadersRequest { name, options, variant, .. } = &request;
-        let asked = Asked { operation: Operation::Headers, name, variant };
-        let (token, info, headers) = self.hand_out(asked, *options, Some(&request)).await?;
+        let (token, info, headers) = self.hand_out(Operation::Headers, request).await?;
         let headers = with_authorization(&token.secret, headers);
         Ok(Reply::Headers(HeadersReply { info, headers }))
     }
@@ -33,12 +31,11 @@ impl Session {
         self.deadline(if options.deadline_ms == 0 { SECRETS_TIMEOUT_MS } else { options.deadline_ms })
     }
 
-    /// The configured headers, with their secrets as they are now, and those of the caller.
-    pub(super) async fn other_headers(
+    /// The configured headers, with their secrets as they are now.
+    pub(super) async fn configured_headers(
         &self,
-        asked: Asked<'_>,
+        name: TokenName,
         entry: &Entry,
-        supplied: Vec<Header>,
         deadline: Instant,
     ) -> Result<Vec<Header>, ErrorReply> {
         let read = tokio::select! {
@@ -50,20 +47,18 @@ impl Session {
                 return Err(refusal(ErrorCode::DeadlineExceeded, message));
             }
         };
-        let mut headers = read.map_err(|error| {
+        read.map_err(|error| {
             let now = self.shared.clock.now();
             let mut throttle = self.shared.header_failures.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(times) = throttle.record(now) {
-                tracing::warn!(token = %asked.name, %error, times, "a header cannot be made");
+                tracing::warn!(token = %name, %error, times, "a header cannot be made");
             }
             drop(throttle);
             let message = "a secret of the header set cannot be read on this host";
             let detail = Some(error.into());
             let failed = Failed { detail, ..Failed::new(ErrorClass::Secret, message, now) };
             self.failed(&failed, None)
-        })?;
-        headers.extend(supplied);
-        Ok(headers)
+        })
     }
 }
 
@@ -90,20 +85,20 @@ fn supplied(
     }
     let mut headers = Vec::with_capacity(expected.len());
     for name in expected {
-        let mut values = supplied.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-        match (values.next(), values.next(), names(omitted, name)) {
-            (Some(_), Some(_), _) => return Err(format!("the header {name} is supplied more than once")),
-            (Some(_), None, true) => return Err(format!("the header {name} is both supplied and left out")),
-            (None, _, true) => (),
-            (None, _, false) => {
+        // The protocol lets nobody supply a header twice.
+        let header = supplied.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        match (header, names(omitted, name)) {
+            (Some(_), true) => return Err(format!("the header {name} is both supplied and left out")),
+            (None, true) => (),
+            (None, false) => {
                 return Err(format!(
                     "the header {name} is missing: supply it, or say that this call does without it"
                 ));
             }
-            (Some(header), None, false) if is_field_value(&header.value) => {
+            (Some(header), false) if is_field_value(&header.value) => {
                 headers.push(Header { name: name.clone(), value: Secret::from(header.value.clone()) });
             }
-            (Some(_), None, false) => {
+            (Some(_), false) => {
                 return Err(format!(
                     "the value of the header {name} is empty or has characters that no header can carry"
                 ));
@@ -170,7 +165,6 @@ mod tests {
     fn each_mistake_names_the_header() {
         let cases = [
             (check(&[], &[]), "missing"),
-            (check(&[caller("Requestor-ID", "1"), caller("Requestor-ID", "2")], &[]), "more than once"),
             (check(&[caller("Requestor-ID", "1")], &["Requestor-ID"]), "both supplied and left out"),
             (check(&[caller("Requestor-ID", "1\r\nX: y")], &[]), "characters that no header"),
             (check(&[caller("Requestor-ID", "")], &[]), "is empty"),

@@ -8,18 +8,21 @@ use tokend_protocol::{
     Reply, TokenInfo,
 };
 
-use super::{Asked, Session, refusal, view};
+use super::{Asked, Session, hold, refusal, view};
 use crate::engine::credential::{Attempted, Credential, Rejected};
 use crate::server::audit::Operation;
 
 impl Session {
     pub(super) async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
-        let asked = Asked { operation: Operation::Refresh, name: &request.name, variant: &request.variant };
+        let operation = Operation::Refresh;
+        let asked = Asked { operation, name: &request.name, variant: &request.variant };
         let (entry, reason) = self.authorize_operator(&self.registry(), asked)?;
         let credential = self.credential(asked, &entry)?;
         self.audit_allowed(asked, &reason);
         let _held = self.wait_for_provider(asked, true)?;
-        let attempted = credential.refresh(self.deadline(request.deadline_ms)).await;
+        let deadline = self.deadline(request.deadline_ms);
+        let (request, attempted) = hold(request, credential.refresh(deadline)).await?;
+        let asked = Asked { operation, name: &request.name, variant: &request.variant };
         self.authorize_operator(&self.registry(), asked)?;
         let attempted = attempted.map_err(|reason| self.unobtainable(reason))?;
         let changed = attempted == Attempted::Changed;
@@ -28,7 +31,8 @@ impl Session {
     }
 
     pub(super) async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
-        let asked = Asked { operation: Operation::Reject, name: &request.name, variant: &request.variant };
+        let operation = Operation::Reject;
+        let asked = Asked { operation, name: &request.name, variant: &request.variant };
         let (entry, reason) = self.authorize(&self.registry(), asked)?;
         let credential = self.credential(asked, &entry)?;
         self.audit_allowed(asked, &reason);
@@ -37,7 +41,9 @@ impl Session {
         let is_current =
             snapshot.token.as_ref().is_some_and(|token| token.fingerprint == request.fingerprint);
         let _held = self.wait_for_provider(asked, is_current && !snapshot.in_flight)?;
-        let rejected = credential.reject(request.fingerprint, self.deadline(request.deadline_ms)).await;
+        let (refused, deadline) = (request.fingerprint, self.deadline(request.deadline_ms));
+        let (request, rejected) = hold(request, credential.reject(refused, deadline)).await?;
+        let asked = Asked { operation, name: &request.name, variant: &request.variant };
         self.authorize(&self.registry(), asked)?;
         let (attempted, outcome) = match rejected.map_err(|reason| self.unobtainable(reason))? {
             Rejected::Superseded => (Attempted::Unchanged, RejectOutcome::Superseded),

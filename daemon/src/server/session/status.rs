@@ -17,6 +17,9 @@ const LIST_PAGE: usize = 512;
 /// Tokens in one page of a status: with the longest names and messages some 200 KiB.
 const STATUS_PAGE: usize = 96;
 
+/// Tokens that are checked in one turn.
+const STRETCH: usize = 32;
+
 impl Session {
     pub(super) async fn list(&self, request: PageRequest) -> Reply {
         let (tokens, more) = self.page(&self.registry(), request.after.as_ref(), LIST_PAGE, false).await;
@@ -61,9 +64,9 @@ impl Session {
         size: usize,
         of_all: bool,
     ) -> (Vec<(TokenName, Arc<Entry>)>, bool) {
-        let mut tokens = Vec::new();
+        let (mut tokens, mut turn) = (Vec::new(), None);
         for (index, (name, entry)) in registry.after(after).enumerate() {
-            self.pause(index).await;
+            self.turn(&mut turn, index, STRETCH).await;
             if of_all || self.may_have(registry, entry) {
                 if tokens.len() == size {
                     return (tokens, true);

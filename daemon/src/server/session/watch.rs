@@ -11,7 +11,7 @@ use tokend_protocol::{
 };
 use tokio::sync::watch::Receiver;
 
-use super::{Asked, Session, refusal, view};
+use super::{Asked, Session, in_task, refusal, view};
 use crate::access::ResolvedIds;
 use crate::clock::{Clock, Instant};
 use crate::engine::credential::Snapshot;
@@ -19,8 +19,8 @@ use crate::engine::registry::{Entry, Registry};
 use crate::quota::{Held, Resource};
 use crate::server::audit::{Operation, Record};
 
-/// Tokens of one watch. It is asked for in one frame, and every name of it is audited.
-pub(super) const WATCHED_MAX: usize = 256;
+/// Tokens that are authorized, audited and subscribed to in one turn.
+const STRETCH: usize = 8;
 
 /// A subscription.
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
@@ -30,11 +30,14 @@ pub struct Watch {
     _held: [Held; 2],
     registry: Receiver<Arc<Registry>>,
     ids: Receiver<ResolvedIds>,
-    /// Each token with its last event.
-    watched: Vec<(TokenName, Option<Told>)>,
-    /// The snapshots of each token under this registry, with its index in `watched`.
-    snapshots: SelectAll<BoxStream<'static, (usize, Arc<Snapshot>)>>,
+    names: Arc<[TokenName]>,
+    /// The last event of each token. Empty before the first subscription.
+    told: Vec<Option<Told>>,
+    snapshots: Snapshots,
 }
+
+/// The snapshots of each token under the present registry, with its index in the names.
+type Snapshots = SelectAll<BoxStream<'static, (usize, Arc<Snapshot>)>>;
 
 /// The parts of an event that are compared to decide whether to send it. Times are left out: they always differ.
 type Told = (State, Option<Fingerprint>, Option<ErrorClass>);
@@ -45,31 +48,18 @@ impl Session {
     /// # Errors
     /// The caller may not have one of the tokens, or asks for too many.
     pub async fn watch(self: Arc<Self>, request: WatchRequest) -> Result<Watch, ErrorReply> {
-        let mut names = request.names;
-        names.sort_unstable();
-        names.dedup();
-        if names.is_empty() {
+        let names = Arc::from(request.names);
+        let count = <[TokenName]>::len(&names);
+        if count == 0 {
             return Err(refusal(ErrorCode::InvalidRequest, "a watch names at least one token"));
         }
-        if names.len() > WATCHED_MAX {
-            let message = format!(
-                "a watch of {} tokens, expected {WATCHED_MAX} at most: put the others into another watch",
-                names.len()
-            );
-            return Err(refusal(ErrorCode::InvalidRequest, message));
-        }
-        let held = [self.take(Resource::Watches, 1)?, self.take(Resource::WatchedTokens, names.len())?];
-        let (mut registry, ids) = (self.shared.registry.subscribe(), self.shared.names.ids.subscribe());
-        for (index, name) in names.iter().enumerate() {
-            self.pause(index).await;
-            let (_, reason) = self.authorize_watch(name)?;
-            let record = Record::new(self.peer.facts(), Operation::Watch, Some(name), Ok(&reason));
-            self.shared.audit.record(&record);
-        }
-        // The tokens have not been looked at yet.
-        registry.mark_changed();
-        let watched = names.into_iter().map(|name| (name, None)).collect();
-        Ok(Watch { session: self, _held: held, registry, ids, watched, snapshots: SelectAll::new() })
+        let held = [self.take(Resource::Watches, 1)?, self.take(Resource::WatchedTokens, count)?];
+        // Subscribed before the decisions, so that a change during a decision is noticed.
+        let (registry, ids) = (self.shared.registry.subscribe(), self.shared.names.ids.subscribe());
+        let (told, snapshots) = (Vec::new(), SelectAll::new());
+        let mut watch = Watch { session: self, _held: held, registry, ids, names, told, snapshots };
+        watch.subscribe().await?;
+        Ok(watch)
     }
 
     fn authorize_watch(&self, name: &TokenName) -> Result<(Arc<Entry>, Arc<str>), ErrorReply> {
@@ -100,22 +90,33 @@ impl Watch {
         }
     }
 
-    /// Decides again whether the caller may have the tokens, and subscribes to their present credentials.
+    /// Decides whether the caller may have the tokens, and subscribes to their present credentials.
     async fn subscribe(&mut self) -> Result<(), ErrorReply> {
         self.snapshots.clear();
-        for (index, (name, _)) in self.watched.iter().enumerate() {
-            self.session.pause(index).await;
-            let (entry, _) = self.session.authorize_watch(name)?;
-            let published = entry.credential.subscribe();
-            let snapshots = snapshots(published, self.session.shared.clock.clone());
-            self.snapshots.push(snapshots.map(move |snapshot| (index, snapshot)).boxed());
-        }
+        let (session, names, is_first) =
+            (Arc::clone(&self.session), Arc::clone(&self.names), self.told.is_empty());
+        let subscribed = in_task(async move {
+            let (mut all, mut turn) = (SelectAll::new(), None);
+            for (index, name) in names.iter().enumerate() {
+                session.turn(&mut turn, index, STRETCH).await;
+                let (entry, reason) = session.authorize_watch(name)?;
+                if is_first {
+                    let record = Record::new(session.peer.facts(), Operation::Watch, Some(name), Ok(&reason));
+                    session.shared.audit.record(&record);
+                }
+                let snapshots = snapshots(entry.credential.subscribe(), session.shared.clock.clone());
+                all.push(snapshots.map(move |snapshot| (index, snapshot)).boxed());
+            }
+            Ok(all)
+        });
+        self.snapshots = subscribed.await?;
+        self.told.resize(self.names.len(), None);
         Ok(())
     }
 
     /// The event of a token, if its condition has changed.
     fn event(&mut self, index: usize, snapshot: &Snapshot) -> Option<EventReply> {
-        let (name, last) = self.watched.get_mut(index)?;
+        let (name, last) = (self.names.get(index)?, self.told.get_mut(index)?);
         let event = view::event(name.clone(), snapshot, &self.session.shared.clock);
         let told = (event.state, event.held.map(|held| held.fingerprint), event.last_error);
         (last.replace(told) != Some(told)).then_some(event)

@@ -1,0 +1,111 @@
+//! The lists and bytes of requests are bounded, and calls that wait take little memory.
+
+use std::fs;
+
+use tokend_protocol::{CallOptions, ErrorCode, ErrorReply, GetRequest, Reply, Request, TERMS_MAX, Variant};
+use tokend_tests::provider::Door;
+use tokend_tests::test_support::token_table;
+use tokend_tests::{Provider, RawPeer, Scene, raw_peer};
+
+/// The share of one user, if 16 users together may take 256 MiB.
+const SHARE_KIB: usize = 16 * 1024;
+
+/// As many different terms as a request may have, each of so many bytes.
+fn terms(length: usize) -> Vec<String> {
+    (0..TERMS_MAX).map(|number| format!("{number:0>length$}")).collect()
+}
+
+/// A daemon whose token may be asked for with any of the terms.
+fn scene(terms: &[String]) -> Scene {
+    let variants = format!("variants = {{ scope = {terms:?}, resource = {terms:?}, audience = {terms:?} }}");
+    let table = token_table("t", &format!("scope = {terms:?}\nwarm = \"on-demand\"\n{variants}"));
+    Scene::quiet(Provider::start(), "", &table)
+}
+
+fn get(variant: Variant) -> Request {
+    let options = CallOptions { deadline_ms: 600_000, min_ttl_ms: 0 };
+    Request::Get(GetRequest { name: "t".parse().unwrap(), options, variant })
+}
+
+/// A value of `/proc/PID/status`, in KiB.
+fn memory(scene: &Scene, field: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", scene.daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The refusals that arrive before the answer to one more request, which is answered at once.
+fn refusals(peer: &mut RawPeer) -> Vec<ErrorReply> {
+    peer.send(u32::MAX, Request::Version).unwrap();
+    let mut refusals = Vec::new();
+    loop {
+        match peer.receive().unwrap().unwrap().unwrap().message {
+            Reply::Version(_) => return refusals,
+            Reply::Error(error) if error.code == ErrorCode::Overloaded => refusals.push(error),
+            // On a slow machine the first calls have waited long enough for the provider to count as silent.
+            _ => (),
+        }
+    }
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the memory is for readers of the output too")]
+fn calls_that_wait_with_full_lists_stay_within_the_share_of_a_user() {
+    // Small terms, whose decoded lists take thirty times their bytes; and as large a request as there may be.
+    for length in [2, 80] {
+        let terms = terms(length);
+        let scene = scene(&terms);
+        scene.provider.set_door(Door::Silent);
+        let full = Variant { scope: terms.clone(), resource: terms.clone(), audience: terms };
+        let before = memory(&scene, "VmRSS:");
+        let mut peers: Vec<RawPeer> = (0..16).map(|_| RawPeer::connect(scene.socket()).unwrap()).collect();
+        let mut refused = Vec::new();
+        for peer in &mut peers {
+            let wire: Vec<u8> = (1..=64).flat_map(|id| raw_peer::wire(id, get(full.clone()))).collect();
+            peer.write(&wire).unwrap();
+            refused.extend(refusals(peer));
+        }
+        let grown = memory(&scene, "VmHWM:") - before;
+        let waiting = 1024 - refused.len();
+        println!("{waiting} calls wait with {} terms of {length} bytes each: {grown} KiB", 3 * TERMS_MAX);
+        assert!(grown < SHARE_KIB, "{grown} KiB for {waiting} calls");
+        if length == 2 {
+            assert_eq!(refused, []);
+        } else {
+            assert!(waiting >= 32 && !refused.is_empty(), "{waiting} calls wait");
+        }
+        for error in refused {
+            assert!(error.message.contains("too many bytes"), "{}", error.message);
+        }
+        RawPeer::connect(scene.socket()).unwrap().assert_alive();
+    }
+}
+
+#[test]
+fn a_call_that_has_waited_gets_the_variant_that_it_asked_for() {
+    let terms = terms(8);
+    let scene = scene(&terms);
+    let [first, .., last] = terms.as_slice() else { unreachable!() };
+    let scope = vec![last.clone(), first.clone()];
+    let mut peer = RawPeer::connect(scene.socket()).unwrap();
+    let reply = peer.ask(1, get(Variant { scope, ..Variant::default() }));
+    assert!(matches!(reply, Reply::Token(_)), "{reply:?}");
+    assert_eq!(scene.provider.requests()[0].field("scope").unwrap(), format!("{first} {last}"));
+    scene.daemon.wait_for_log(&["handed out", &format!("scope={first},{last}")]);
+}
+
+#[test]
+fn a_list_beyond_the_limit_is_refused_with_the_limit_and_the_connection_goes_on() {
+    let scene = scene(&terms(2));
+    let mut peer = RawPeer::connect(scene.socket()).unwrap();
+    for (count, terms) in [(65, b"\x01a".repeat(65)), (250, b"\x01a".repeat(250)), (2, b"\x01a".repeat(2))] {
+        let get = [&[1, 0, 0, 0, 9, 0, 1, b't', 0, 0, count], &terms[..], &[0, 0, 0]].concat();
+        peer.write(&u32::try_from(get.len()).unwrap().to_be_bytes()).unwrap();
+        peer.write(&get).unwrap();
+        let Reply::Error(error) = peer.expect_reply(9) else { panic!("the list is accepted") };
+        assert_eq!(error.code, ErrorCode::InvalidRequest);
+        let expected = if count == 2 { "in the request twice" } else { "at most 64 scopes" };
+        assert!(error.message.contains(expected), "{}", error.message);
+        peer.assert_alive();
+    }
+}
