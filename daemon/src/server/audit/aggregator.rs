@@ -327,7 +327,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_counts_add_up(
-            steps in prop::collection::vec((0_u32..4, 0_i32..200, 0_u32..300, any::<bool>(), 0_u8..20), 0..2000),
+            steps in prop::collection::vec((0_u32..4, 0_i32..200, 0_u32..300, any::<bool>(), 0_u8..20), 0..600),
         ) {
             let mut aggregator = Aggregator::default();
             let mut written = 0;
