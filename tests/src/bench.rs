@@ -201,10 +201,9 @@ pub fn list() -> Request {
     Request::List(PageRequest { after: None })
 }
 
-/// Sends requests in pieces of so many without end, and reads whatever comes. A piece of one waits for its answer.
-pub fn asking(socket: PathBuf, at_once: u32, request: Request) -> JoinHandle<()> {
+/// Sends pieces of so many requests without end, and reads whatever comes. A piece of one waits for its answer.
+pub fn sending(socket: PathBuf, piece: Vec<u8>, at_once: usize) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let piece: Vec<u8> = (0..at_once).flat_map(|id| raw_peer::wire(id, request.clone())).collect();
         let (mut reading, mut writing) = UnixStream::connect(socket).await.unwrap().into_split();
         let mut scrap = vec![0; 64 * 1024];
         if at_once == 1 {

@@ -3,10 +3,12 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::unistd::{Gid, setgroups};
 
 use crate::tokenctl::User;
 use crate::{RawPeer, program};
@@ -24,14 +26,28 @@ impl FdDonor {
     /// # Panics
     /// When it brings none.
     pub fn start(socket: &Path, user: &User) -> (Self, RawPeer) {
-        let copy = socket.with_file_name("fd_donor");
+        Self::start_as(socket, user, "fd_donor")
+    }
+
+    /// The same with another name of the program.
+    ///
+    /// # Panics
+    /// When it brings none.
+    pub fn start_as(socket: &Path, user: &User, program: &str) -> (Self, RawPeer) {
+        let copy = socket.with_file_name(program);
         if !copy.exists() {
             program::copy(&program::fd_donor(), &copy);
         }
         let (way, theirs) = UnixStream::pair().expect("a pair of sockets can be made");
         let mut command = Command::new("setpriv");
         command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
-        command.arg(user.groups_argument()).arg("--").arg(&copy).arg(socket);
+        command.args(["--keep-groups", "--"]).arg(&copy).arg(socket);
+        let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+        // SAFETY: between fork and exec, this only makes one system call.
+        #[expect(unsafe_code, reason = "as an argument of setpriv, many groups would be too long")]
+        unsafe {
+            command.pre_exec(move || Ok(setgroups(&groups)?));
+        }
         let child =
             command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn().expect("the donor can be started");
         // Ours alone keeps the way open, once the command is gone with its copy of the other end.

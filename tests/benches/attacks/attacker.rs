@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use tokend_protocol::{CallOptions, GetRequest, Request, Variant};
-use tokend_tests::bench::{self, again_and_again, asking, slow_reading, watch};
+use tokend_tests::bench::{self, again_and_again, sending, slow_reading, watch};
 use tokend_tests::raw_peer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -34,7 +34,13 @@ const RECONNECT: Duration = Duration::from_millis(1);
 const WAITING: u32 = 64;
 const WAITING_CONNECTIONS: usize = 16;
 
-/// Terms of variants, and names of tokens.
+/// Scopes or names for which a frame has room, if each is one letter.
+const MANY: usize = 8000;
+
+/// A token for nobody.
+pub(crate) const DENIED: &str = "0";
+
+/// Scopes of a variant.
 pub(crate) const LETTERS: [char; 26] = [
     'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r', 's', 't', 'u',
     'v', 'w', 'x', 'y', 'z',
@@ -72,7 +78,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
     attack("64 long scopes that wait, 1 user", 1, waiting_with_long_scopes),
     attack("64 long scopes that wait, 16 users", 16, waiting_with_long_scopes),
     attack("flood of 8,000 scopes, 1 user", 1, many_scopes),
-    attack("flood of 64 long scopes, 1 user", 1, long_scopes_flood),
+    attack("flood of 64 long scopes, 1 user", 1, different_scopes),
     attack("watches of 8,000 names, 1 user", 1, many_names),
     attack("watches of 256 names, 1 user", 1, watches),
     attack("connect and close, 1 user", 1, connecting),
@@ -109,6 +115,11 @@ impl Attacker {
         if self.users == 1 { 4 } else { 1 }
     }
 
+    /// A token whose provider never answers. Each round has its own, because providers that do not answer are asked less often.
+    fn waiting_token(&self) -> String {
+        format!("waits{}", self.round)
+    }
+
     /// Runs this on some threads without end.
     fn on_threads(&self, work: impl Fn() + Clone + Send + 'static) {
         let threads: Vec<_> = (0..self.threads()).map(|_| thread::spawn(work.clone())).collect();
@@ -138,7 +149,7 @@ impl Attacker {
 
 /// Connects as fast as it can, and holds the last few connections.
 fn holding_connections(attacker: &Attacker) {
-    let held = usize::try_from(if attacker.users == 1 { 900 } else { 240 } / attacker.threads()).unwrap();
+    let held = usize::try_from(if attacker.users == 1 { 900 } else { 200 } / attacker.threads()).unwrap();
     let socket = attacker.socket.clone();
     attacker.on_threads(move || {
         let mut connections = VecDeque::new();
@@ -167,37 +178,33 @@ fn connecting(attacker: &Attacker) {
 }
 
 fn waiting_with_many_scopes(attacker: &Attacker) {
-    waiting(attacker, many_letters());
+    waiting(attacker, &raw_peer::wire(1, get(&attacker.waiting_token(), one_scope())));
 }
 
 fn waiting_with_long_scopes(attacker: &Attacker) {
-    waiting(attacker, long_scopes());
+    waiting(attacker, &raw_peer::wire(1, get(&attacker.waiting_token(), long_scopes())));
 }
 
-fn waiting(attacker: &Attacker, scope: Vec<String>) {
-    let get = get(&format!("waits{}", attacker.round), scope);
+fn waiting(attacker: &Attacker, call: &[u8]) {
     attacker.stream(|| {
-        (0..WAITING_CONNECTIONS).map(|_| keeping_unanswered(attacker.socket.clone(), WAITING, &get)).collect()
+        (0..WAITING_CONNECTIONS).map(|_| keeping_unanswered(attacker.socket.clone(), WAITING, call)).collect()
     });
 }
 
 fn many_scopes(attacker: &Attacker) {
-    attacker.stream(|| {
-        (0..16).map(|_| asking(attacker.socket.clone(), 4, get("varied", many_letters()))).collect()
-    });
+    flood(attacker, &raw_peer::wire(1, get("varied", one_scope())));
 }
 
-fn long_scopes_flood(attacker: &Attacker) {
-    attacker.stream(|| {
-        (0..16).map(|_| asking(attacker.socket.clone(), 4, get("varied", long_scopes()))).collect()
-    });
+fn different_scopes(attacker: &Attacker) {
+    flood(attacker, &raw_peer::wire(1, get("varied", long_scopes())));
 }
 
 fn many_names(attacker: &Attacker) {
-    // The last one is refused, so that no watch takes up the user's quota.
-    let names = many_letters().into_iter().skip(20).chain(["zz-denied".to_owned()]);
-    let watch = watch(names);
-    attacker.stream(|| (0..16).map(|_| asking(attacker.socket.clone(), 4, watch.clone())).collect());
+    flood(attacker, &raw_peer::wire(1, watch(vec![DENIED.to_owned(); MANY])));
+}
+
+fn flood(attacker: &Attacker, call: &[u8]) {
+    attacker.stream(|| (0..16).map(|_| sending(attacker.socket.clone(), call.repeat(4), 4)).collect());
 }
 
 fn watches(attacker: &Attacker) {
@@ -208,17 +215,16 @@ fn watches(attacker: &Attacker) {
 }
 
 fn slow_secrets(attacker: &Attacker) {
-    let headers = bench::headers("slow");
+    let headers = raw_peer::wire(1, bench::headers("slow"));
     attacker.stream(|| (0..9).map(|_| keeping_unanswered(attacker.socket.clone(), 111, &headers)).collect());
 }
 
 /// All that a user may have at a time: connections, with half a frame each, calls that wait, watches, and unread answers.
 fn everything(attacker: &Attacker) {
-    let get = get(&format!("waits{}", attacker.round), long_scopes());
-    let half = raw_peer::wire(1, get.clone());
-    let half = half[..half.len() - 1].to_vec();
+    let get = raw_peer::wire(1, get(&attacker.waiting_token(), long_scopes()));
+    let half = get[..get.len() - 1].to_vec();
     let watches: Vec<u8> = (0..64).flat_map(|id| raw_peer::wire(id, watch(watched().take(16)))).collect();
-    let halves = if attacker.users == 1 { 900 } else { 200 };
+    let halves = if attacker.users == 1 { 900 } else { 180 };
     let socket = || attacker.socket.clone();
     attacker.stream(|| {
         let waiting = (0..WAITING_CONNECTIONS).map(|_| keeping_unanswered(socket(), WAITING, &get));
@@ -230,8 +236,8 @@ fn everything(attacker: &Attacker) {
 }
 
 /// Keeps so many calls unanswered on a connection: after each answer it makes the same call again.
-fn keeping_unanswered(socket: PathBuf, calls: u32, request: &Request) -> JoinHandle<()> {
-    let calls: Vec<Vec<u8>> = (0..calls).map(|id| raw_peer::wire(id, request.clone())).collect();
+fn keeping_unanswered(socket: PathBuf, calls: u32, call: &[u8]) -> JoinHandle<()> {
+    let call = call.to_vec();
     tokio::spawn(async move {
         loop {
             let Ok(stream) = UnixStream::connect(&socket).await else {
@@ -241,12 +247,9 @@ fn keeping_unanswered(socket: PathBuf, calls: u32, request: &Request) -> JoinHan
             let (reading, mut writing) = stream.into_split();
             let mut reading = BufReader::new(reading);
             let mut unanswered = 0;
-            for call in calls.iter().cycle() {
-                if writing.write_all(call).await.is_err() {
-                    break;
-                }
+            while writing.write_all(&call).await.is_ok() {
                 unanswered += 1;
-                if unanswered < calls.len() {
+                if unanswered < calls {
                     continue;
                 }
                 let Ok(length) = reading.read_u32().await else { break };
@@ -266,9 +269,9 @@ pub(crate) fn get(name: &str, scope: Vec<String>) -> Request {
     Request::Get(GetRequest { name: name.parse().unwrap(), options, variant })
 }
 
-/// As many scopes as a frame has room for.
-fn many_letters() -> Vec<String> {
-    LETTERS.iter().cycle().take(8000).map(ToString::to_string).collect()
+/// One scope, as often as a frame has room for it.
+fn one_scope() -> Vec<String> {
+    vec!["a".to_owned(); MANY]
 }
 
 /// Fewer scopes that fill a frame.

@@ -18,7 +18,7 @@ use tokend_tests::test_support::{provider_table, token_of};
 use tokend_tests::{Answer, Fault, Provider, RealDaemon, TestDir, audit, memory, wait};
 
 use crate::ROUNDS;
-use crate::attacker::{Attack, LETTERS, SOCKET_GROUP, long_scopes, watched};
+use crate::attacker::{Attack, DENIED, LETTERS, SOCKET_GROUP, long_scopes, watched};
 use crate::table::{Comparison, Figures};
 
 /// The quiet user.
@@ -202,8 +202,7 @@ fn tokens(variants: &str) -> String {
     tables += &token_of("p", "keyed", &(keyed("\"echo\", \"key\"") + &of_neighbour));
     tables += &token_of("p", "slow", &(keyed("\"sh\", \"-c\", \"sleep 0.05; echo key\"") + ANY));
     tables += &token_of("p", "varied", &format!("{ANY}{variants}"));
-    // The last name of a watch, sorted: it is refused after all others have been allowed.
-    tables += &token_of("p", "zz-denied", "");
+    tables += &token_of("p", DENIED, "");
     watched()
         .chain(LETTERS.map(String::from))
         .map(|name| token_of("p", &name, ANY))

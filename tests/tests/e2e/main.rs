@@ -9,6 +9,7 @@
 
 mod access;
 mod activation;
+mod attacks;
 mod audit;
 mod clients;
 mod configuration;
