@@ -7,8 +7,8 @@ use tokend_tests::provider::Door;
 use tokend_tests::test_support::token_table;
 use tokend_tests::{Provider, RawPeer, Scene, raw_peer};
 
-/// The share of one user, if 16 users together may take 256 MiB.
-const SHARE_KIB: usize = 16 * 1024;
+/// The part of the 16 MiB of one user, of which 16 may take 256 MiB together, that its requests may take.
+const SHARE_KIB: usize = 12 * 1024;
 
 /// As many different terms as a request may have, each of so many bytes.
 fn terms(length: usize) -> Vec<String> {
