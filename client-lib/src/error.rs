@@ -56,12 +56,12 @@ pub enum Error {
         /// When the daemon will ask the provider next.
         next_attempt: Option<SystemTime>,
     },
-    /// No token until an operator acts: the provider refuses, or a secret on this host cannot be read.
+    /// No token until an operator acts: the provider refuses or is not trusted, or a secret on this host cannot be read.
     #[error("{message}")]
     NeedsOperator {
         /// The daemon's message.
         message: String,
-        /// The class of the failure: `Secret`, or the provider's refusal.
+        /// The class of the failure: `Secret`, `Tls`, or the provider's refusal.
         class: Option<ErrorClass>,
         /// When the daemon will try again.
         next_attempt: Option<SystemTime>,

@@ -40,13 +40,13 @@ const KINDS: [(&str, &str, &str); 5] = [
         "token",
         "[token.NAME]",
         "provider grant_type scope resource audience params username password headers caller_headers allow \
-         refresh_before default_lifetime warm idle_timeout variants",
+         refresh_before default_lifetime scope_required warm idle_timeout variants",
     ),
     (
         "provider",
         "[provider.NAME]",
         "preset environment token_endpoint issuer client_id client_secret token_endpoint_auth_method \
-         client_secret_basic_encoding ca_file proxy accept default_lifetime max_requests_per_minute",
+         client_secret_basic_encoding ca_file proxy accept token_type default_lifetime max_requests_per_minute",
     ),
     (
         "daemon",
@@ -61,7 +61,7 @@ const KINDS: [(&str, &str, &str); 5] = [
         "preset",
         "[preset.NAME]",
         "description documentation environment token_endpoint_auth_method client_secret_basic_encoding accept \
-         grant_types scope resource audience params required_params headers caller_headers refresh_before \
+         token_type grant_types scope resource audience params required_params headers caller_headers refresh_before \
          default_lifetime",
     ),
 ];

@@ -5,9 +5,11 @@ pub mod client;
 pub mod discovery;
 pub mod http;
 pub mod redact;
+pub mod reply;
 pub mod request;
 pub mod response;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ pub trait Provider: Send + Sync + 'static {
     /// Sends one token request. It ends by itself, in success or failure, within a bounded time.
     fn request(&self) -> impl Future<Output = Outcome> + Send;
 
-    /// Ends when a secret file of the last request has changed. Costs nothing unless it is awaited.
+    /// Ends when a secret file or the `ca_file` of the last request has changed. Costs nothing unless it is awaited.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -32,6 +34,9 @@ pub struct Outcome {
     pub deviations: Vec<&'static str>,
     pub requests: u32,
     pub client_secret: Option<SecretInUse>,
+    /// What operators see in `status NAME` about the last request, by name: what was asked and what the provider said,
+    /// cleaned and capped. Never logged.
+    pub facts: BTreeMap<&'static str, String>,
     /// By how many seconds the provider's clock is ahead of this host's, if the reply has a `Date`. Lifetimes do not depend
     /// on it. But an API that compares a token's claims with the wall clock may refuse the token.
     pub clock_skew: Option<i64>,
@@ -43,8 +48,6 @@ pub struct Granted {
     pub token: Secret,
     /// Counted from when the request was sent.
     pub lifetime: Duration,
-    /// The token type that the provider named; `Bearer` in this spelling, also where it named none.
-    pub token_type: Arc<str>,
     /// The scopes that the provider says it granted, separated by spaces.
     pub scope: Option<Arc<str>>,
 }
@@ -55,9 +58,10 @@ pub struct Failure {
     pub class: ErrorClass,
     /// The message for callers: a fixed text or an RFC 6749 error code.
     pub message: String,
-    /// Details that only operators see: the provider's description or the TLS library's text, cleaned and capped, or the source of
-    /// a secret.
+    /// Details that only operators and the log see: the source of a secret, or what to do. No words of the provider.
     pub detail: Option<String>,
+    /// The provider's words, or the TLS library's text about its certificate, cleaned and capped. Never logged.
+    pub provider_said: Option<String>,
     /// `Retry-After` (RFC 9110 section 10.2.3).
     pub retry_after: Option<Duration>,
     /// Whether it lasts until an operator changes something.
@@ -86,7 +90,8 @@ pub struct SecretInUse {
 
 impl Outcome {
     pub fn of(result: Result<Granted, Failure>, requests: u32) -> Self {
-        Self { result, deviations: Vec::new(), requests, client_secret: None, clock_skew: None }
+        let (deviations, facts) = (Vec::new(), BTreeMap::new());
+        Self { result, deviations, requests, client_secret: None, facts, clock_skew: None }
     }
 }
 
@@ -94,7 +99,8 @@ impl Failure {
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         let needs_operator = matches!(class, ErrorClass::Refused | ErrorClass::Secret);
         let message = message.into();
-        Self { class, message, detail: None, retry_after: None, needs_operator, refusal: None }
+        let (detail, provider_said, retry_after, refusal) = (None, None, None, None);
+        Self { class, message, detail, provider_said, retry_after, needs_operator, refusal }
     }
 
     /// Whether a wrong client secret may explain it, so that another one may help.

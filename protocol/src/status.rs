@@ -53,7 +53,7 @@ pub struct TokenStatus {
     pub failures: u32,
     /// When the daemon will ask the provider next.
     pub next_attempt: Option<Timestamp>,
-    /// The number of token requests since the daemon started.
+    /// The number of requests to the provider since the daemon started, those for metadata too.
     pub requests: u64,
     /// The number of times the token was handed out since the daemon started.
     pub hand_outs: u64,

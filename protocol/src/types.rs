@@ -109,7 +109,8 @@ pub enum State {
     Pending,
     /// 4: no valid token; the last attempt failed for a reason that may pass.
     Unavailable,
-    /// 5: no valid token until an operator acts: the provider refuses, or a secret on this host is unreadable.
+    /// 5: no valid token until an operator acts: the provider refuses or is not trusted, or a secret on this host is
+    /// unreadable.
     NeedsOperator,
 }
 
@@ -147,7 +148,7 @@ pub enum ErrorClass {
     Server,
     /// 5: the answer is not a token response (RFC 6749 section 5.1).
     Malformed,
-    /// 6: the provider refused the request (RFC 6749 section 5.2).
+    /// 6: the provider refused the request (RFC 6749 section 5.2), or gave a token that the daemon must not use.
     Refused,
     /// 7: a secret that the request needs cannot be read on this host. No request was sent.
     Secret,

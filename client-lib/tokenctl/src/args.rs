@@ -15,8 +15,8 @@ macro_rules! exit_status {
   3  the daemon is not reachable
   4  not allowed (explain: the decision is deny), or no such token
   5  no such token (only for operators: root, the daemon's user, [admin] allow)
-  6  no token now, or too many requests; try again
-  7  an operator is needed: the provider refuses, or a secret on this host cannot be read
+  6  no token now, too many requests, or nothing was replaced (reject); try again
+  7  an operator is needed: the provider refuses or is not trusted, or a secret on this host cannot be read
   8  the deadline passed
 
 `status --exit-status` exits with 0 if every token is valid, with 7 if a token needs an operator, else with 6."
@@ -117,7 +117,7 @@ pub(crate) enum Command {
         variant: VariantArgs,
     },
 
-    /// Report that an API refused a token.
+    /// Report that an API refused a token; exits with 6 if the token was not replaced.
     Reject {
         /// The token's name in the daemon's configuration.
         name: TokenName,

@@ -181,7 +181,9 @@ fn reject(token: &TokenVariant<'_>, form: Form, name: &TokenName, fingerprint: O
     output::write(&match form {
         Form::Json => json::line(&json::rejected(name, &reply)),
         Form::Text => format!("{name}: {what}; the current token {}\n", expiry(&reply.info)),
-    })
+    })?;
+    let is_replaced = matches!(reply.outcome, RejectOutcome::Replaced | RejectOutcome::Superseded);
+    exit(if is_replaced { 0 } else { 6 })
 }
 
 fn expiry(info: &TokenInfo) -> String {

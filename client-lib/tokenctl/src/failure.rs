@@ -153,10 +153,15 @@ fn advice(error: &Error, subject: &str) -> String {
         Error::Unavailable { message, next_attempt, .. } => {
             format!("{message}; try again {}", when(*next_attempt))
         }
-        Error::NeedsOperator { message, class, .. } => {
+        Error::NeedsOperator { message, class, next_attempt } => {
             let remedy = class.map_or("correct the configuration", remedy);
             if Uid::effective().is_root() {
-                format!("{message}; {remedy}; see `tokenctl status {subject}` and the daemon's journal")
+                let next = next_attempt.map(|_| format!("; the daemon asks again {}", when(*next_attempt)));
+                let next = next.unwrap_or_default();
+                format!(
+                    "{message}; {remedy}{next}; once put right: `tokenctl refresh {subject}`; see `tokenctl status \
+                     {subject}` and the daemon's journal"
+                )
             } else {
                 format!("{message}; an operator must act: {remedy}")
             }
@@ -194,7 +199,9 @@ pub(crate) fn remedy(class: ErrorClass) -> &'static str {
             "check DNS, routing and firewall towards the provider; the daemon tries again by itself"
         }
         ErrorClass::Timeout | ErrorClass::Server => "wait for the provider; the daemon tries again by itself",
-        ErrorClass::Tls => "check the provider's certificate and `ca_file`; the daemon tries again by itself",
+        ErrorClass::Tls => {
+            "check the provider's certificate, the `ca_file` and the clock of this host; the daemon tries again by itself"
+        }
         ErrorClass::Throttled => "wait; the daemon tries again by itself, when the provider permits it",
         ErrorClass::Malformed => {
             "check that the endpoint is a token endpoint; the daemon tries again by itself"

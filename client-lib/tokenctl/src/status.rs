@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use tokend_client::{
-    DaemonStatus, EventReply, HeldToken, LastError, State, Status, Timestamp, TokenStatus, Variant,
+    DaemonStatus, ErrorClass, EventReply, HeldToken, LastError, State, Status, Timestamp, TokenStatus,
+    Variant,
 };
 
 use crate::failure::remedy;
@@ -71,6 +72,10 @@ pub(crate) fn detail(token: &TokenStatus, now: SystemTime) -> String {
         fact("last error", failed(error, now));
         fact("failures in a row", token.failures.to_string());
         fact("what to do", remedy(error.class).to_owned());
+        let is_operators = matches!(error.class, ErrorClass::Refused | ErrorClass::Secret | ErrorClass::Tls);
+        if is_operators || token.state == State::NeedsOperator {
+            fact("once put right", format!("`tokenctl refresh {}`", token.name));
+        }
     }
     if let Some(held) = token.held {
         let at = rfc3339(held.expires_at_wall.to_system_time());

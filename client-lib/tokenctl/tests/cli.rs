@@ -298,6 +298,7 @@ fn the_status_of_one_token_has_the_reason_and_the_remedy() {
          failures in a row: 7\n  \
          what to do: the daemon cannot read a secret on this host and sent no request: make the secret readable to \
          the daemon's user; for a systemd credential, `systemctl restart tokend`\n  \
+         once put right: `tokenctl refresh bnp`\n  \
          provider: bnp\n  requests: 3\n  hand-outs: 40\n  \
          deviation: expires_in-string, 3 times\n  \
          client-secret: the second of 2 is in use\n  \
@@ -398,6 +399,17 @@ fn refresh_and_reject_tell_what_was_done() {
         .collect();
     // Without a fingerprint, it is that of the token now held.
     assert_eq!(rejected, ["0123456789abcdef".parse().unwrap(), fingerprint()]);
+}
+
+#[test]
+fn a_reject_that_replaces_nothing_exits_with_6() {
+    use RejectOutcome::{Replaced, Superseded, TooSoon, Unchanged};
+    for (outcome, exit) in [(Replaced, 0), (Superseded, 0), (Unchanged, 6), (TooSoon, 6)] {
+        let bench = Bench::new();
+        let _daemon = bench.daemon(move |_| Reply::Rejected(RejectedReply { outcome, info: info() }));
+        let ran = bench.run(&["reject", "psb", "--fingerprint", "0123456789abcdef"]);
+        assert!(ran.exit == exit && ran.out.starts_with("psb: "), "{outcome:?}: {ran:?}");
+    }
 }
 
 #[test]
@@ -578,6 +590,7 @@ fn a_failure_that_needs_an_operator_names_the_remedy() {
         assert!(ran.exit == 7 && ran.err.contains(part), "{ran:?}");
         assert_eq!(ran.err.contains("operator must act"), !is_root, "{ran:?}");
         assert_eq!(ran.err.contains("see `tokenctl status psb`"), is_root, "{ran:?}");
+        assert_eq!(ran.err.contains("once put right: `tokenctl refresh psb`"), is_root, "{ran:?}");
     }
 }
 

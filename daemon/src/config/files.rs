@@ -40,6 +40,7 @@ pub(super) enum Value {
     Text(String),
     /// Capped at the largest number that fits.
     Integer(i128),
+    Boolean(bool),
     List(Vec<Item>),
     Table(Table),
     /// A value of a type that no key accepts. The text names the type, as in "a float".
@@ -52,6 +53,7 @@ impl Value {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) => "an integer",
+            Self::Boolean(_) => "a boolean",
             Self::List(_) => "an array",
             Self::Table(_) => "a table",
             Self::Other(name) => name,
@@ -224,7 +226,7 @@ fn item(offset: usize, value: &Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Pl
             Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX))
         }
         DeValue::Float(_) => Value::Other("a float"),
-        DeValue::Boolean(_) => Value::Other("a boolean"),
+        DeValue::Boolean(value) => Value::Boolean(*value),
         DeValue::Datetime(_) => Value::Other("a date or time"),
         DeValue::Array(items) => {
             Value::List(items.iter().map(|value| item(value.span().start, value, place)).collect())

@@ -54,6 +54,7 @@ fn read(name: String, section: Section<'_>) -> Preset {
     section.read("token_endpoint_auth_method", values::word(provider::METHODS));
     section.read("client_secret_basic_encoding", values::word(provider::ENCODINGS));
     section.read("accept", |field| values::header_value(field, "a string"));
+    section.read("token_type", values::line);
     section.read("grant_types", token::grant_types);
     token::terms(&section);
     section.read("params", values::params);

@@ -68,6 +68,7 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
     let accept = section.read("accept", |field| values::header_value(field, "a string"));
     let ca_file = section.read("ca_file", |field| values::readable_path(field, "ca_file"));
     let default_lifetime = section.read("default_lifetime", values::lifetime);
+    let token_type = section.read("token_type", values::line);
     let proxy = section.read("proxy", values::proxy);
     if proxy.is_some() && endpoint.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http") {
         // The proxy would read the secret in the request.
@@ -89,6 +90,8 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
         ca_file,
         proxy,
         default_lifetime: default_lifetime.unwrap_or(DEFAULT_LIFETIME),
+        token_type,
+        scope_required: false,
     })
 }
 

@@ -85,6 +85,12 @@ pub struct CredentialSettings {
     pub ca_file: Option<PathBuf>,
     pub proxy: Option<Url>,
     pub default_lifetime: Duration,
+    /// A `token_type` in replies that means `Bearer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<String>,
+    /// Whether a token with less scope than asked for is refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub scope_required: bool,
 }
 
 /// The token endpoint (RFC 6749 section 3.2), or the issuer, whose metadata names it (RFC 8414, `OpenID` Connect

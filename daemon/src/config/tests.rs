@@ -140,6 +140,7 @@ fn every_key_arrives() {
         proxy = "http://proxy.example:3128"
         accept = "*/*"
         default_lifetime = "30m"
+        token_type = "JWT"
         [token.t]
         provider = "p"
         grant_type = "password"
@@ -154,6 +155,7 @@ fn every_key_arrives() {
         allow = ["user:1000", "group:4294967294", "unit:billing.service"]
         refresh_before = "1m 30s"
         default_lifetime = "20m"
+        scope_required = true
         "#,
     );
     assert_eq!(config.daemon.socket_group, Some(Principal::Id(40000)));
@@ -176,6 +178,8 @@ fn every_key_arrives() {
         ca_file: Some("/etc/ca.pem".into()),
         proxy: Some("http://proxy.example:3128".parse().unwrap()),
         default_lifetime: Duration::from_secs(1200),
+        token_type: Some("JWT".into()),
+        scope_required: true,
     };
     assert_eq!(*token.credential, expected);
     assert_eq!(
@@ -325,6 +329,12 @@ fn durations_need_a_unit_and_an_end() {
             ("warm = \"on demand\"", 7, "token.t.warm", "did you mean \"on-demand\"?"),
             ("max_requests_per_minute = 5", 7, "token.t.max_requests_per_minute", "[provider.NAME]"),
             ("warm = true", 7, "token.t.warm", "found a boolean"),
+            (
+                "scope_required = \"yes\"",
+                7,
+                "token.t.scope_required",
+                "expected true or false, found a string",
+            ),
             ("idle_timeout = \"1h\"", 7, "token.t.idle_timeout", "belongs to warm = \"on-demand\""),
             ("variants = [\"a\"]", 7, "token.t.variants", "found an array"),
             ("variants = { scopes = [\"a\"] }", 7, "token.t.variants.scopes", "did you mean \"scope\"?"),
@@ -893,6 +903,8 @@ fn shipped(url: &str) -> CredentialSettings {
         ca_file: None,
         proxy: None,
         default_lifetime: Duration::from_secs(300),
+        token_type: None,
+        scope_required: false,
     }
 }
 
@@ -931,6 +943,7 @@ fn preset_bnpparibas_cib() {
         accept: "*/*".into(),
         terms: scopes(&["aisp", "pisp"]),
         default_lifetime: Duration::from_secs(3600),
+        token_type: Some("BearerToken".into()),
         ..shipped(url)
     };
     assert_eq!(*settings.credential, expected);

@@ -64,12 +64,14 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     let allow = section.read("allow", rules::list).unwrap_or_default();
     let refresh_before = section.read("refresh_before", values::duration);
     let default_lifetime = section.read("default_lifetime", values::lifetime);
+    let scope_required = section.read("scope_required", values::boolean).unwrap_or_default();
     let idle_timeout = idle_timeout(&section);
     let variants = section.read("variants", variants).unwrap_or_default();
     let provider = provider?;
     let base = provider.credential.clone()?;
     let default_lifetime = default_lifetime.unwrap_or(base.default_lifetime);
-    let credential = CredentialSettings { grant: grant?, terms, params: params?, default_lifetime, ..base };
+    let (grant, params) = (grant?, params?);
+    let credential = CredentialSettings { grant, terms, params, default_lifetime, scope_required, ..base };
     Some(TokenSettings {
         provider: Arc::clone(&provider.name),
         credential: Arc::new(credential),

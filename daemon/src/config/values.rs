@@ -47,6 +47,11 @@ pub(super) fn word(words: &[&'static str]) -> impl Fn(&Field<'_>) -> Option<&'st
     }
 }
 
+pub(super) fn boolean(field: &Field<'_>) -> Option<bool> {
+    let Value::Boolean(value) = field.item.value else { return field.wrong_type("true or false") };
+    Some(value)
+}
+
 pub(super) fn duration(field: &Field<'_>) -> Option<Duration> {
     const EXPECTED: &str = "a duration with a unit, such as \"5m\", \"1h 30m\" or \"0s\"";
     if let Value::Integer(number) = field.item.value {

@@ -124,7 +124,7 @@ impl<P: Provider> Actor<P> {
         self.state.changes_in_vain = self.state.changes_in_vain.saturating_add(1);
         self.state.last_change = Some(self.context.clock.now());
         let names = self.names();
-        tracing::info!(token = names, "a secret of {names} was replaced; trying again");
+        tracing::info!(token = names, "a secret or the ca_file of {names} was replaced; trying again");
         self.attempt(Urgency::Needed).await;
     }
 

@@ -238,7 +238,6 @@ mod tests {
             validity: validity(seconds),
             longest_lifetime: Duration::ZERO,
             jitter,
-            token_type: "Bearer".into(),
             scope: None,
         }
     }

@@ -39,6 +39,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The largest body that is read, after decompression.
 const BODY_MAX: usize = 1024 * 1024;
 
+/// The headers that a reply over HTTP/2 may have, in bytes.
+const HEADERS_MAX: u32 = 16 * 1024;
+
+/// How much of a reply over HTTP/2 a server may send before it is read: the smallest window of RFC 9113 section 6.9.2.
+const HTTP2_WINDOW: u32 = 65_535;
+
 /// The most clients that are held, one per egress socket. Only issuers whose metadata keeps changing reach this.
 const CLIENTS_MAX: usize = 256;
 
@@ -72,11 +78,11 @@ impl HttpClient {
     pub(super) async fn exchange(&self, request: Request) -> Result<HttpReply, Failure> {
         let egress = self.egress_dir.is_some().then(|| egress_instance(request.url()));
         let client = timeout(EXCHANGE_TIMEOUT, self.client(egress.clone())).await;
-        let client = client.unwrap_or_else(|_| Err(internal("the trust roots cannot be read in time")))?;
+        let client = client.unwrap_or_else(|_| Err(self.unread_trust()))?;
         let failure = match receive(&client, request).await {
             Ok(Some(reply)) => return Ok(reply),
             Ok(None) => Failure::new(ErrorClass::Malformed, "a reply of more than 1 MiB"),
-            Err(error) => failure(&error, egress.as_deref()),
+            Err(error) => self.with_trust(failure(&error, egress.as_deref())),
         };
         // The host may have come to trust another authority since: the trust roots are read again for the next request,
         // unless they are being read already.
@@ -86,6 +92,27 @@ impl HttpClient {
             clients.remove(&egress);
         }
         Err(failure)
+    }
+
+    /// Adds where the trust came from to a failure of trust.
+    fn with_trust(&self, failure: Failure) -> Failure {
+        match &self.ca_file {
+            _ if !failure.needs_operator => failure,
+            Some(path) => failure.with_detail(format!(
+                "trusted are the system's authorities and those in the ca_file {}",
+                path.display()
+            )),
+            None => {
+                failure.with_detail("trusted are the system's authorities; set ca_file for a private one")
+            }
+        }
+    }
+
+    fn unread_trust(&self) -> Failure {
+        match &self.ca_file {
+            Some(path) => unusable(path, "it cannot be read in time"),
+            None => internal("the trust roots cannot be read in time"),
+        }
     }
 
     async fn client(&self, egress: Option<String>) -> Result<Client, Failure> {
@@ -119,7 +146,10 @@ pub(super) fn egress_instance(url: &Url) -> String {
 fn build(tls: ClientConfig, proxy: Option<&Url>, socket: Option<PathBuf>) -> reqwest::Result<Client> {
     let mut builder = Client::builder()
         .tls_backend_preconfigured(tls)
-        .http1_only()
+        // What a server may send ahead: these two are the least of RFC 9113 and the library's own default.
+        .http2_initial_stream_window_size(HTTP2_WINDOW)
+        .http2_initial_connection_window_size(HTTP2_WINDOW)
+        .http2_max_header_list_size(HEADERS_MAX)
         .redirect(redirect::Policy::none())
         .retry(retry::never())
         .no_proxy()
@@ -184,35 +214,40 @@ fn read_trust(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
     // Unparsable certificates are skipped, as other programs do.
     roots.add_parsable_certificates(found.certs);
     if let Some(path) = ca_file {
-        add_private(&mut roots, path).map_err(|reason| {
-            let detail = format!("{}: {reason}", path.display());
-            Failure::new(ErrorClass::Tls, "the ca_file cannot be used").with_detail(detail)
-        })?;
+        add_private(&mut roots, path).map_err(|reason| unusable(path, &reason))?;
     }
     let versions = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|_| internal("TLS cannot be set up"))?;
     let mut tls = versions.with_root_certificates(roots).with_no_client_auth();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    tls.alpn_protocols = [b"h2".to_vec(), b"http/1.1".to_vec()].into();
     Ok(tls)
+}
+
+fn unusable(ca_file: &Path, reason: &str) -> Failure {
+    let detail = format!("{}: {reason}", ca_file.display());
+    let failure = Failure::new(ErrorClass::Tls, "the ca_file cannot be used").with_detail(detail);
+    Failure { needs_operator: true, ..failure }
 }
 
 fn add_private(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     let pem = std::fs::read(path).map_err(|error| error.kind().to_string())?;
     let private: Vec<_> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| "not a PEM bundle")?;
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| "it is not valid PEM")?;
     if private.is_empty() {
-        return Err("it holds no certificate".to_owned());
+        return Err("it has no certificate".to_owned());
     }
-    let added = private.into_iter().try_for_each(|certificate| roots.add(certificate));
-    added.map_err(|_| "one of its certificates cannot be used".to_owned())
+    for (index, certificate) in private.into_iter().enumerate() {
+        roots.add(certificate).map_err(|_| format!("its certificate {} is not valid", index + 1))?;
+    }
+    Ok(())
 }
 
 /// Returns the failure of an exchange without a reply. `egress` is the instance of the egress units, to which the
 /// detail then refers.
 ///
-/// The client's own text is never passed on, because it contains the whole URL. The TLS library's text is for operators
-/// only, because a certificate can put anything into it.
+/// The client's own text is never passed on, because it contains the whole URL. The TLS library's text counts as the
+/// provider's words, because a certificate can put anything into it.
 fn failure(error: &reqwest::Error, egress: Option<&str>) -> Failure {
     let failure = classify(error);
     // A host with other characters has no unit, and an operator must not be told to paste it into a shell.
@@ -261,8 +296,17 @@ fn classify(error: &reqwest::Error) -> Failure {
             Failure::new(ErrorClass::Malformed, "a reply that breaks off or cannot be decoded")
         }
         _ if error.is_connect() => unreachable("no connection to the provider".to_owned()),
+        _ if is_not_http(error) => {
+            Failure::new(ErrorClass::Malformed, "a reply that is not valid HTTP, or has too many headers")
+        }
         _ => unreachable("the exchange with the provider broke off".to_owned()),
     }
+}
+
+/// Whether the provider sent something that breaks the rules of HTTP, or more headers than are read.
+fn is_not_http(error: &reqwest::Error) -> bool {
+    cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse)
+        || cause::<h2::Error>(error).is_some_and(|fault| !fault.is_remote() && !fault.is_io())
 }
 
 fn tls_failure(fault: &rustls::Error) -> Failure {
@@ -287,7 +331,12 @@ fn tls_failure(fault: &rustls::Error) -> Failure {
         Error::AlertReceived(_) => "the provider closed the connection with an alert",
         _ => "no encrypted connection to the provider",
     };
-    Failure::new(ErrorClass::Tls, format!("TLS: {reason}")).with_detail(redact::printable(&fault.to_string()))
+    Failure {
+        // An operator of one of the two hosts, for this one cannot trust the other as it is.
+        needs_operator: matches!(fault, InvalidCertificate(_)),
+        provider_said: Some(redact::printable(&fault.to_string())),
+        ..Failure::new(ErrorClass::Tls, format!("TLS: {reason}"))
+    }
 }
 
 /// The innermost error of a type among an error and its causes.
@@ -386,7 +435,7 @@ mod tests {
         let fault = CertificateError::NotValidForNameContext { expected, presented };
         let failure = tls_failure(&rustls::Error::InvalidCertificate(fault));
         assert_eq!(failure.message, "TLS: the provider's certificate is for another host");
-        let detail = failure.detail.unwrap();
+        let detail = failure.provider_said.unwrap();
         assert!(detail.contains("1.internal.example") && !detail.contains('\u{202e}'), "{detail}");
         assert!(detail.len() < 500, "{} bytes", detail.len());
     }
@@ -404,7 +453,7 @@ mod tests {
         for (fault, words) in cases {
             let failure = tls_failure(&fault);
             assert!(failure.message.contains(words), "{fault}: {}", failure.message);
-            assert_eq!(failure.detail, Some(fault.to_string()));
+            assert_eq!(failure.provider_said, Some(fault.to_string()));
         }
     }
 }

@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::config::is_secure_endpoint;
 use crate::oauth::response::{self, HttpReply};
-use crate::oauth::{Failure, Refusal};
+use crate::oauth::{Failure, Refusal, redact};
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -34,7 +34,7 @@ pub fn metadata_urls(issuer: &Url) -> [Url; 2] {
 /// The token endpoint in a reply, or `None` where there is no document at this URL.
 pub fn read(issuer: &Url, reply: &HttpReply, wall: Duration) -> Result<Option<Url>, Failure> {
     let message = match reply.status {
-        200..300 => return token_endpoint(issuer, &reply.body).map(Some),
+        200..300 => return token_endpoint(issuer, reply.text()).map(Some),
         404 | 410 => return Ok(None),
         status @ 300..400 => format!(
             "discovery: a redirect (status {status}), which is never followed: configure the final issuer"
@@ -43,7 +43,7 @@ pub fn read(issuer: &Url, reply: &HttpReply, wall: Duration) -> Result<Option<Ur
     };
     let failure = Failure::new(response::class(reply.status, None), message);
     let refusal = (failure.class == ErrorClass::Refused).then_some(Refusal::WithoutCode(reply.status));
-    Err(Failure { retry_after: response::retry_after(reply, wall), refusal, ..failure })
+    Err(Failure { retry_after: reply.retry_after(wall), refusal, ..failure })
 }
 
 /// Whether a failure at one URL ends the search: the issuer cannot be reached, or asked for a pause.
@@ -60,9 +60,10 @@ fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
     let metadata: Metadata = serde_json::from_slice(document)
         .map_err(|_| malformed("a document without issuer and token_endpoint"))?;
     if metadata.issuer.trim_end_matches('/') != issuer.as_str().trim_end_matches('/') {
-        return Err(refused(
-            "the document is that of another issuer; configure the issuer exactly as it names itself",
-        ));
+        let message =
+            "the document is that of another issuer; configure the issuer exactly as it names itself";
+        let provider_said = Some(redact::printable(&format!("issuer: {}", metadata.issuer)));
+        return Err(Failure { provider_said, ..refused(message) });
     }
     let endpoint =
         Url::parse(&metadata.token_endpoint).map_err(|_| malformed("a token_endpoint that is no URL"))?;

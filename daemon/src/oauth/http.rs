@@ -11,14 +11,14 @@ use reqwest::{Method, Request};
 use tokend_protocol::{ErrorClass, Secret};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
-use url::Url;
+use url::{Position, Url};
 
 use crate::clock::Clock;
 use crate::config::{CredentialSettings, Endpoint, Grant};
 use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient};
 use crate::oauth::request::compose;
 use crate::oauth::response::{Context, HttpReply, read};
-use crate::oauth::{Failure, Granted, Outcome, Provider, Refusal, SecretInUse, discovery};
+use crate::oauth::{Failure, Granted, Outcome, Provider, Refusal, SecretInUse, discovery, redact};
 use crate::secret_source::{SecretSource, Stamp, stamps};
 
 /// How long all exchanges of one token request may take: discovery, and one exchange for each client secret. With
@@ -40,7 +40,8 @@ pub struct HttpProvider {
     settings: Arc<CredentialSettings>,
     http: Arc<HttpClient>,
     clock: Clock,
-    secret_files: Vec<PathBuf>,
+    /// The secret files and the `ca_file`.
+    files: Vec<PathBuf>,
     /// Held by the one thread that takes the stamps of the secret files. It is not `reading`: a secret file can be read
     /// while another one is on a file system that hangs.
     stamping: Arc<Semaphore>,
@@ -57,7 +58,7 @@ struct Known {
     endpoint: Option<Url>,
     /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
     preferred_secret: usize,
-    /// The stamps of the secret files from before they were last read.
+    /// The stamps of the files from before they were last read.
     stamps: Option<Vec<Stamp>>,
 }
 
@@ -66,6 +67,8 @@ struct Attempt<'a> {
     provider: &'a HttpProvider,
     time_for_exchanges: Duration,
     time_for_secrets: Duration,
+    /// What was asked, and how each request ended.
+    asked: Vec<String>,
     outcome: Outcome,
 }
 
@@ -76,26 +79,33 @@ impl Provider for HttpProvider {
             provider: self,
             time_for_exchanges: EXCHANGES_TIMEOUT,
             time_for_secrets: SECRETS_TIMEOUT,
+            asked: Vec::new(),
             outcome: Outcome::of(Err(nothing_yet), 0),
         };
         let result = attempt.run().await;
         if result.is_err() {
             self.known().endpoint = None;
         }
-        Outcome { result, ..attempt.outcome }
+        let Attempt { asked, mut outcome, .. } = attempt;
+        if !asked.is_empty() {
+            outcome.facts.insert("asked", asked.join("; "));
+        }
+        let said = result.as_ref().err().and_then(|failure| failure.provider_said.clone());
+        outcome.facts.extend(said.map(|said| ("provider-said", said)));
+        Outcome { result, ..outcome }
     }
 
     /// The files are polled, not watched with inotify: a secret is replaced by a rename, a changed link on its path, a
     /// mount, a change of mode, or by appearing at all. Inotify needs another watch for each of these, and misses what
     /// another host does to a network file system.
     async fn changed(&self) {
-        if self.secret_files.is_empty() {
+        if self.files.is_empty() {
             return std::future::pending().await;
         }
         let before = self.known().stamps.clone();
         loop {
             self.clock.sleep_until(self.clock.now().after(POLL_INTERVAL)).await;
-            let now = stamps(self.secret_files.clone(), &self.stamping).await;
+            let now = stamps(self.files.clone(), &self.stamping).await;
             if now.is_some() && now != before {
                 return;
             }
@@ -109,9 +119,10 @@ impl HttpProvider {
         if let Grant::Password { password, .. } = &settings.grant {
             sources.push(password);
         }
-        let secret_files = sources.into_iter().filter_map(SecretSource::path).collect();
+        let files =
+            sources.into_iter().filter_map(SecretSource::path).chain(settings.ca_file.clone()).collect();
         let [stamping, reading] = [1, 1].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { settings, http, clock, secret_files, stamping, reading, known: Mutex::default() }
+        Self { settings, http, clock, files, stamping, reading, known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -123,10 +134,10 @@ impl Attempt<'_> {
     /// Tries each client secret once, the one that worked last first. One that cannot be read, and a refusal that a
     /// wrong secret may explain, are followed by the next. Any other answer is final.
     async fn run(&mut self) -> Result<Granted, Failure> {
-        let HttpProvider { settings, secret_files, stamping, .. } = self.provider;
-        if !secret_files.is_empty() {
+        let HttpProvider { settings, files, stamping, .. } = self.provider;
+        if !files.is_empty() {
             // Before the files are read, so that no later change is missed.
-            let taken = timeout(STAMPS_TIMEOUT, stamps(secret_files.clone(), stamping)).await;
+            let taken = timeout(STAMPS_TIMEOUT, stamps(files.clone(), stamping)).await;
             self.provider.known().stamps = taken.ok().flatten();
         }
         let endpoint = self.token_endpoint().await?;
@@ -165,10 +176,9 @@ impl Attempt<'_> {
     async fn ask(&mut self, endpoint: &Url, secret: &Secret, password: &Secret) -> Result<Granted, Failure> {
         let HttpProvider { settings, clock, .. } = self.provider;
         let (request, sent) = compose(settings, endpoint, secret, password)?;
-        self.outcome.requests += 1;
         let reply = self.exchange(request).await?;
-        let default_lifetime = settings.default_lifetime;
-        let read = read(&reply, Context { default_lifetime, wall: clock.wall(), sent: &sent });
+        let read = read(&reply, Context { settings, wall: clock.wall(), sent: &sent });
+        self.outcome.facts = read.facts;
         self.outcome.deviations.extend(read.deviations);
         self.outcome.clock_skew = read.clock_skew.or(self.outcome.clock_skew);
         read.result
@@ -208,8 +218,16 @@ impl Attempt<'_> {
     }
 
     async fn exchange(&mut self, request: Request) -> Result<HttpReply, Failure> {
+        self.outcome.requests += 1;
+        // Without the query, in which a provider may have put anything.
+        let url = redact::printable(&request.url()[..Position::AfterPath]);
         let exchanged = within(&mut self.time_for_exchanges, self.provider.http.exchange(request)).await;
-        exchanged.unwrap_or_else(|| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")))
+        let exchanged =
+            exchanged.unwrap_or_else(|| Err(Failure::new(ErrorClass::Timeout, "no complete reply in time")));
+        let end =
+            exchanged.as_ref().map_or_else(|failure| failure.message.clone(), HttpReply::status_and_type);
+        self.asked.push(format!("{url} ({end})"));
+        exchanged
     }
 
     /// Reads a secret. A timeout here is a failure of this host, not of the provider.

@@ -1,4 +1,4 @@
-//! Cleans a provider's text for a log or a caller: removes the secrets of the request and unprintable characters, and
+//! Cleans a provider's text for an operator: removes the secrets of the request and unprintable characters, and
 //! caps the length. Pure functions.
 //!
 //! Secrets are removed before the text is cut or filtered, because afterwards they could not be recognised. They are
@@ -9,10 +9,7 @@ use tokend_protocol::Secret;
 /// The longest description that is repeated, in characters.
 const DESCRIPTION_MAX: usize = 200;
 
-/// The longest error code that is repeated, in characters. The longest one of the RFCs has about half of that.
-const CODE_MAX: usize = 64;
-
-/// Replaces a secret. Its characters are allowed in an error code.
+/// Replaces a secret.
 const REMOVED: &str = "***";
 
 /// The secrets that a request carried, in every encoding in which it carried them. Longest first, so that removing a
@@ -36,15 +33,7 @@ impl SentSecrets {
     }
 }
 
-/// An `error` as one word in the characters of RFC 6749 section 5.2, or `None` where nothing is left.
-pub fn error_code(text: &str, sent: &SentSecrets) -> Option<String> {
-    let is_allowed = |c: &char| matches!(c, '\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e');
-    let in_code = |text: &str| text.replace(' ', "_").chars().filter(is_allowed).collect();
-    let code: String = sent.redact(text, in_code).chars().take(CODE_MAX).collect();
-    (!code.is_empty()).then_some(code)
-}
-
-/// An `error_description`, for an operator.
+/// A text of the provider, for an operator.
 pub fn description(text: &str, sent: &SentSecrets) -> String {
     let in_print = |text: &str| text.chars().filter(|&c| is_printable(c)).collect();
     printable(&sent.redact(text, in_print))
@@ -77,19 +66,14 @@ mod tests {
     #[test]
     fn a_secret_that_the_cap_would_cut_in_two_leaves_nothing() {
         let sent = sent(&["correct-horse"]);
-        for before in [DESCRIPTION_MAX - 5, CODE_MAX - 5] {
-            let text = format!("{}correct-horse and more", "x".repeat(before));
-            let code = error_code(&text, &sent).unwrap();
-            let description = description(&text, &sent);
-            assert!(!code.contains("cor") && !description.contains("cor"), "{code}, {description}");
-        }
+        let text = format!("{}correct-horse and more", "x".repeat(DESCRIPTION_MAX - 5));
+        assert!(!description(&text, &sent).contains("cor"));
     }
 
     #[test]
     fn a_secret_leaves_nothing_when_some_of_its_characters_are_not_repeated() {
         let sent = sent(&["my secret", "tab\tbed", "quo\"ted", "ü-secret"]);
         for text in ["bad my secret!", "bad tab\tbed!", "bad quo\"ted!", "bad ü-secret!"] {
-            assert_eq!(error_code(text, &sent).unwrap(), "bad_***!", "{text}");
             assert_eq!(description(text, &sent), "bad ***!", "{text}");
         }
     }
@@ -98,7 +82,6 @@ mod tests {
     fn a_secret_with_something_in_it_that_is_not_repeated_leaves_nothing() {
         let sent = sent(&["my secret"]);
         for text in ["bad my\n secret!", "bad m\u{7f}y secret!", "bad \u{200b}my secre\r\nt!"] {
-            assert_eq!(error_code(text, &sent).unwrap(), "bad_***!", "{text:?}");
             assert_eq!(description(text, &sent), "bad ***!", "{text:?}");
         }
     }
@@ -106,20 +89,6 @@ mod tests {
     #[test]
     fn a_secret_that_is_a_part_of_another_leaves_nothing_of_that() {
         assert_eq!(description("is horse-staple right?", &sent(&["horse", "horse-staple"])), "is *** right?");
-    }
-
-    #[test]
-    fn a_code_is_one_word_in_the_characters_of_the_rfc() {
-        let cases = [
-            ("invalid_client", Some("invalid_client")),
-            ("Invalid client", Some("Invalid_client")),
-            ("a\"b\\c\nd\u{1b}[0m\u{202e}é", Some("abcd[0m")),
-            ("\u{202e}", None),
-            ("", None),
-        ];
-        for (text, code) in cases {
-            assert_eq!(error_code(text, &SentSecrets::default()).as_deref(), code, "{text:?}");
-        }
     }
 
     #[test]
@@ -133,9 +102,8 @@ mod tests {
         fn words_have_a_bound_and_no_secret(text: String, before in ".{0,250}") {
             let sent = sent(&["s3cr3t"]);
             let text = format!("{before}s3cr3t{text}");
-            let (description, code) = (description(&text, &sent), error_code(&text, &sent).unwrap());
-            prop_assert!(description.chars().count() <= DESCRIPTION_MAX && code.len() <= CODE_MAX);
-            prop_assert!(!description.contains("s3cr3") && !code.contains("s3cr3"));
+            let description = description(&text, &sent);
+            prop_assert!(description.chars().count() <= DESCRIPTION_MAX && !description.contains("s3cr3"));
         }
     }
 }

@@ -27,6 +27,8 @@ pub fn compose(
     let (client_secret, password) = (client_secret.expose(), password.expose());
     let mut sent = Vec::from([client_secret, password].map(str::to_owned));
     sent.extend([client_secret, password].map(form_encoded));
+    // Not sent so, but the usual form of an echo.
+    sent.extend([client_secret, password].map(|secret| STANDARD.encode(secret)));
     if let ClientAuthentication::SecretBasic { encoding, .. } = &settings.authentication {
         let id = &settings.client_id;
         let credentials = STANDARD.encode(match encoding {
@@ -97,6 +99,8 @@ pub(crate) mod tests {
             ca_file: None,
             proxy: None,
             default_lifetime: Duration::from_secs(300),
+            token_type: None,
+            scope_required: false,
         }
     }
 

@@ -1,17 +1,21 @@
 //! Reads a token response (RFC 6749 sections 5.1 and 5.2). Tolerates what real providers send, and notes each deviation
 //! for operators. Pure functions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use reqwest::header::HeaderMap;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
+use serde_json::error::Category;
 use serde_json::value::{RawValue, to_raw_value};
 use tokend_protocol::{ErrorClass, Secret};
 
+use crate::config::CredentialSettings;
 use crate::oauth::redact::{self, SentSecrets};
+pub use crate::oauth::reply::HttpReply;
 use crate::oauth::{Failure, Granted, Outcome, Refusal};
 
 /// The longest access token that is accepted, in bytes. It must fit into a reply frame.
@@ -21,20 +25,28 @@ const TOKEN_MAX: usize = 64 * 1024;
 const SCOPE_MAX: usize = 16 * 1024;
 
 /// The longest lifetime that is believed. A longer one is an error or means "for ever".
-const LIFETIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+const LIFETIME_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-#[derive(Debug, Default)]
-pub struct HttpReply {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub body: Vec<u8>,
-}
+/// The error codes that are repeated: those of RFC 6749 sections 4.1.2.1 and 5.2, and the ones that RFC 8628 and RFC 8707
+/// add. Any other one is a text of the provider's, in which a secret may hide.
+const CODES: [&str; 11] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "access_denied",
+    "server_error",
+    "temporarily_unavailable",
+    "slow_down",
+    "invalid_target",
+];
 
 /// Inputs of [`read`] besides the reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The lifetime of a token whose reply states none.
-    pub default_lifetime: Duration,
+    pub settings: &'a CredentialSettings,
     pub wall: Duration,
     /// The secrets of the request, which the reply may repeat.
     pub sent: &'a SentSecrets,
@@ -66,55 +78,69 @@ struct Reading<'a> {
     reply: &'a HttpReply,
     context: Context<'a>,
     deviations: Vec<&'static str>,
+    facts: BTreeMap<&'static str, String>,
 }
 
 pub fn read(reply: &HttpReply, context: Context<'_>) -> Outcome {
-    let mut reading = Reading { reply, context, deviations: Vec::new() };
+    let mut reading = Reading { reply, context, deviations: Vec::new(), facts: BTreeMap::new() };
+    let is_success = (200..300).contains(&reply.status);
     let mut result = match reading.fields() {
-        Some(fields) if (200..300).contains(&reply.status) => reading.granted(&fields),
-        fields => Err(refused(reply.status, &fields.unwrap_or_default(), context.sent)),
+        Ok(fields) if is_success => reading.granted(&fields),
+        Err(reason) if is_success => {
+            let message =
+                format!("a reply that is not a token response: {reason} ({})", reply.status_and_type());
+            Err(Failure::new(ErrorClass::Malformed, message))
+        }
+        fields => Err(reading.refused(&fields.unwrap_or_default())),
     };
     if let Err(failure) = &mut result {
-        failure.retry_after = retry_after(reply, context.wall);
+        failure.retry_after = reply.retry_after(context.wall);
     }
     let ahead = |date: Duration| date.as_secs().wrapping_sub(context.wall.as_secs()).cast_signed();
     let clock_skew = reply.date().map(ahead);
-    Outcome { deviations: reading.deviations, clock_skew, ..Outcome::of(result, 1) }
-}
-
-impl HttpReply {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
-    /// `Date`, since the Unix epoch.
-    fn date(&self) -> Option<Duration> {
-        http_date(self.header("date")?)
-    }
+    let Reading { deviations, facts, .. } = reading;
+    Outcome { deviations, facts, clock_skew, ..Outcome::of(result, 1) }
 }
 
 impl Reading<'_> {
-    /// The fields of the body, or `None` if the body is not a token response.
-    fn fields(&mut self) -> Option<Fields> {
-        let HttpReply { body, .. } = self.reply;
+    /// The fields of the body, or the reason why it is not a token response.
+    fn fields(&mut self) -> Result<Fields, &'static str> {
         let encoding = self.reply.header("content-encoding").unwrap_or("identity");
+        if encoding.eq_ignore_ascii_case("br") {
+            return Err("it is compressed with br, which was not asked for");
+        }
         if !encoding.eq_ignore_ascii_case("identity") {
-            return None;
+            return Err("it is compressed in a way that was not asked for");
         }
         let content_type = self.reply.header("content-type").map(str::to_ascii_lowercase);
-        // Only an object: serde would take an array for the values of the fields, in their order.
-        let is_object = body.trim_ascii_start().starts_with(b"{");
-        if let Some(fields) = serde_json::from_slice(body).ok().filter(|_| is_object) {
-            if content_type.is_some_and(|value| !value.contains("json")) {
-                self.deviations.push("content-type");
+        let body = self.reply.text();
+        if body.len() < self.reply.body.len() {
+            self.deviations.push("byte-order-mark");
+        }
+        match body.trim_ascii_start().first() {
+            None => return Err("it is empty"),
+            Some(b'{') => {
+                let fields = serde_json::from_slice(body).map_err(|error| match error.classify() {
+                    Category::Eof => "its JSON breaks off",
+                    Category::Data => "its JSON repeats a field",
+                    Category::Syntax | Category::Io => "it is not JSON",
+                })?;
+                if content_type.is_some_and(|value| !value.contains("json")) {
+                    self.deviations.push("content-type");
+                }
+                return Ok(fields);
             }
-            return Some(fields);
+            // Without this, serde would take an array for the values of the fields, in their order.
+            Some(_) if serde_json::from_slice::<IgnoredAny>(body).is_ok() => {
+                return Err("its JSON is not an object");
+            }
+            Some(_) => (),
         }
         // Some old providers send a form. Every text parses as a form, so other content types and markup are excluded: an
         // access token in a link of a page is not meant for this client.
         let content_type = content_type.unwrap_or_default();
         if ["html", "json", "xml"].iter().any(|other| content_type.contains(other)) || body.contains(&b'<') {
-            return None;
+            return Err("it is neither JSON nor a form");
         }
         let mut fields = Fields::default();
         for (name, value) in form_urlencoded::parse(body) {
@@ -130,9 +156,9 @@ impl Reading<'_> {
             *field = to_raw_value(&value).ok();
         }
         // Without one of these it is no token response.
-        text(&fields.access_token).or(error(&fields))?;
+        text(&fields.access_token).or(error(&fields)).ok_or("it is neither JSON nor a form")?;
         self.deviations.push("form-encoded");
-        Some(fields)
+        Ok(fields)
     }
 
     fn granted(&mut self, fields: &Fields) -> Result<Granted, Failure> {
@@ -140,7 +166,7 @@ impl Reading<'_> {
         let Some(token) = text(&fields.access_token) else {
             if error(fields).is_some() {
                 self.deviations.push("error-with-200");
-                return Err(refused(self.reply.status, fields, self.context.sent));
+                return Err(self.refused(fields));
             }
             return Err(malformed("a reply without an access token"));
         };
@@ -155,57 +181,118 @@ impl Reading<'_> {
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(malformed("an access token with characters that RFC 6750 forbids"));
         }
+        self.check_token_type(fields)?;
         let scope = self.scope(fields);
-        let token_type = self.token_type(fields);
+        if let Some(granted) = &scope {
+            self.check_scope(granted)?;
+        }
         let lifetime = self.lifetime(fields, &token);
         if lifetime.is_zero() {
-            return Err(malformed("an access token that has already expired"));
+            return Err(malformed("an access token that had expired when it arrived"));
         }
-        Ok(Granted { token: Secret::from(token), lifetime, token_type, scope })
+        let scope = scope.filter(|scope| !scope.trim().is_empty()).map(Arc::from);
+        Ok(Granted { token: Secret::from(token), lifetime, scope })
     }
 
     /// The granted scopes (RFC 6749 section 3.3), separated by spaces: a text, or the list that some providers send.
-    fn scope(&mut self, fields: &Fields) -> Option<Arc<str>> {
+    fn scope(&mut self, fields: &Fields) -> Option<String> {
         let value = fields.scope.as_ref()?.get();
         if value.starts_with('[') {
             self.deviations.push("scope-array");
         }
         let list = || serde_json::from_str::<Vec<String>>(value).ok().map(|list| list.join(" "));
-        let scope = text(&fields.scope).or_else(list)?;
         let is_allowed = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-        let is_scope = !scope.trim().is_empty() && scope.len() <= SCOPE_MAX && scope.bytes().all(is_allowed);
-        is_scope.then(|| scope.into())
+        let is_scope = |scope: &String| scope.len() <= SCOPE_MAX && scope.bytes().all(is_allowed);
+        text(&fields.scope).or_else(list).filter(is_scope)
     }
 
-    /// The token type as an `Authorization` header spells it. One that no header can carry counts as `Bearer`.
-    fn token_type(&mut self, fields: &Fields) -> Arc<str> {
-        let named = text(&fields.token_type);
-        let other = named.as_deref().filter(|text| !text.eq_ignore_ascii_case("bearer"));
-        match (&named, other) {
-            (None, _) => self.deviations.push("token_type-missing"),
-            (_, Some(_)) => self.deviations.push("token_type-other"),
-            _ => (),
+    /// Notes that less scope was granted than asked for. Some providers separate scopes by commas.
+    fn check_scope(&mut self, granted: &str) -> Result<(), Failure> {
+        let CredentialSettings { terms, scope_required, .. } = self.context.settings;
+        let split = |scopes: &'_ str| scopes.split([' ', ',']).map(str::to_owned).collect::<Vec<_>>();
+        let granted_scopes = split(granted);
+        let asked = terms.scope.as_slice().iter().flat_map(|scope| split(scope));
+        if asked.into_iter().all(|scope| granted_scopes.contains(&scope)) {
+            return Ok(());
         }
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        let is_scheme = |text: &&str| (1..=64).contains(&text.len()) && text.bytes().all(is_allowed);
-        other.filter(is_scheme).unwrap_or("Bearer").into()
+        self.deviations.push("scope-narrower");
+        self.note("granted-scope", if granted.is_empty() { "none" } else { granted });
+        if *scope_required {
+            let detail = "scope_required is set: have the provider grant the scopes, or ask for fewer";
+            return Err(Failure::new(ErrorClass::Refused, "the provider granted less scope than asked for")
+                .with_detail(detail));
+        }
+        Ok(())
+    }
+
+    /// A client must not use a token of a type that it does not know (RFC 6749 section 7.1).
+    fn check_token_type(&mut self, fields: &Fields) -> Result<(), Failure> {
+        let Some(named) = text(&fields.token_type) else {
+            self.deviations.push("token_type-missing");
+            return Ok(());
+        };
+        if named.eq_ignore_ascii_case("bearer") {
+            return Ok(());
+        }
+        self.note("token-type", &named);
+        let also = self.context.settings.token_type.as_ref();
+        if !also.is_some_and(|also| also.eq_ignore_ascii_case(&named)) {
+            let detail =
+                "if its API calls use Bearer all the same, set token_type of the provider to this type";
+            return Err(
+                Failure::new(ErrorClass::Refused, "a token of another type than Bearer").with_detail(detail)
+            );
+        }
+        self.deviations.push("token_type-other");
+        Ok(())
+    }
+
+    fn refused(&mut self, fields: &Fields) -> Failure {
+        let (status, named) = (self.reply.status, error(fields));
+        let code = CODES.into_iter().find(|code| named.as_deref() == Some(*code));
+        let message = match (code, &named, status) {
+            (Some(code), ..) => format!("{code} (status {status})"),
+            (None, Some(_), _) => format!("an error code that is not in RFC 6749 (status {status})"),
+            (None, None, 300..400) => format!(
+                "a redirect (status {status}), which is never followed: configure the final token endpoint"
+            ),
+            (None, None, _) => format!("status {status} without an OAuth error code"),
+        };
+        let description = text(&fields.error_description);
+        let words: Vec<String> =
+            named.clone().filter(|_| code.is_none()).into_iter().chain(description).collect();
+        if !words.is_empty() {
+            self.note("provider-said", &words.join(": "));
+        }
+        let class = class(status, named.as_deref());
+        let refusal = refusal(status, named.as_deref()).filter(|_| class == ErrorClass::Refused);
+        Failure { refusal, ..Failure::new(class, message) }
+    }
+
+    /// Notes a provider's words for operators. They are never logged.
+    fn note(&mut self, name: &'static str, words: &str) {
+        self.facts.insert(name, redact::description(words, self.context.sent));
     }
 
     /// The shorter lifetime of `expires_in` and the token's own claims; without both, the default.
     fn lifetime(&mut self, fields: &Fields, token: &str) -> Duration {
         let stated = self.stated_lifetime(fields);
         let claimed = claimed_lifetime(token, self.reply.date(), self.context.wall);
-        match (stated, claimed.map(|claimed| claimed.min(LIFETIME_MAX))) {
+        let lifetime = match (stated, claimed) {
             (Some(stated), Some(claimed)) => {
                 // Both clocks are rounded to whole seconds.
-                if claimed + Duration::from_secs(2) < stated {
+                if claimed.saturating_add(Duration::from_secs(2)) < stated {
                     self.deviations.push("jwt-expires-earlier");
                 }
                 stated.min(claimed)
             }
             (Some(lifetime), None) | (None, Some(lifetime)) => lifetime,
-            (None, None) => self.context.default_lifetime,
+            (None, None) => self.context.settings.default_lifetime,
+        };
+        if lifetime > LIFETIME_MAX {
+            self.deviations.push("expires_in-huge");
         }
+        lifetime.min(LIFETIME_MAX)
     }
 
     fn stated_lifetime(&mut self, fields: &Fields) -> Option<Duration> {
@@ -219,20 +306,22 @@ impl Reading<'_> {
             self.deviations.push("expires_in-string");
         }
         let text = text.as_deref().unwrap_or(value.get()).trim();
-        let seconds = text.parse().ok().filter(|seconds: &f64| !seconds.is_nan());
-        if seconds.is_some() && text.contains(['.', 'e', 'E']) {
+        // The parser also takes words, such as "inf".
+        let is_word = |c: char| c.is_ascii_alphabetic() && !matches!(c, 'e' | 'E');
+        let seconds: Option<f64> = text.parse().ok().filter(|_| !text.contains(is_word));
+        let Some(seconds) = seconds else {
+            let is_null = value.get() == "null";
+            self.deviations.push(if is_null { "expires_in-null" } else { "expires_in-invalid" });
+            return None;
+        };
+        if text.contains(['.', 'e', 'E']) {
             self.deviations.push("expires_in-float");
         }
-        let (deviation, lifetime) = match seconds {
-            None if value.get() == "null" => ("expires_in-null", None),
-            None => ("expires_in-invalid", None),
-            Some(seconds) if seconds > LIFETIME_MAX.as_secs_f64() => ("expires_in-huge", Some(LIFETIME_MAX)),
-            Some(seconds) if seconds > 0.0 => return Duration::try_from_secs_f64(seconds).ok(),
-            Some(seconds) if seconds < 0.0 => ("expires_in-negative", None),
-            Some(_) => ("expires_in-zero", None),
-        };
-        self.deviations.push(deviation);
-        lifetime
+        if seconds <= 0.0 {
+            self.deviations.push(if seconds < 0.0 { "expires_in-negative" } else { "expires_in-zero" });
+        }
+        // A number that is too large for a duration means "for ever".
+        Some(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
     }
 }
 
@@ -250,11 +339,6 @@ fn error(fields: &Fields) -> Option<String> {
     text(&fields.error).filter(|error| !error.is_empty())
 }
 
-fn http_date(text: &str) -> Option<Duration> {
-    let date: SystemTime = httpdate::parse_http_date(text).ok()?;
-    date.duration_since(UNIX_EPOCH).ok()
-}
-
 /// Returns the remaining lifetime that a JWT access token claims for itself (RFC 9068), or `None` where the text is not a
 /// JWT with an `exp`. The time now is the reply's `date`, else the token's `iat`, else the host's clock `wall`.
 ///
@@ -267,35 +351,6 @@ pub fn claimed_lifetime(token: &str, date: Option<Duration>, wall: Duration) -> 
     let now = date.map(|date| date.as_secs_f64()).or(iat).unwrap_or(wall.as_secs_f64());
     // An expiry that is too far away for a Duration never comes.
     Some(Duration::try_from_secs_f64((exp - now).max(0.0)).unwrap_or(Duration::MAX))
-}
-
-/// Reads `Retry-After`: seconds, or a date, which is compared with the reply's `Date` where there is one. Anything else,
-/// or a date in the past, is ignored.
-pub fn retry_after(reply: &HttpReply, wall: Duration) -> Option<Duration> {
-    let text = reply.header("retry-after")?.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
-    }
-    http_date(text)?.checked_sub(reply.date().unwrap_or(wall))
-}
-
-fn refused(status: u16, fields: &Fields, sent: &SentSecrets) -> Failure {
-    let error = error(fields);
-    let code = error.as_deref().and_then(|error| redact::error_code(error, sent));
-    let message = match (status, code) {
-        (_, Some(code)) => format!("{code} (status {status})"),
-        (200..300, None) => format!("a reply that is not a token response (status {status})"),
-        (300..400, None) => format!(
-            "a redirect (status {status}), which is never followed: configure the final token endpoint"
-        ),
-        (_, None) => format!("status {status} without an OAuth error code"),
-    };
-    let class = class(status, error.as_deref());
-    Failure {
-        refusal: refusal(status, error.as_deref()).filter(|_| class == ErrorClass::Refused),
-        detail: text(&fields.error_description).map(|text| redact::description(&text, sent)),
-        ..Failure::new(class, message)
-    }
 }
 
 fn refusal(status: u16, code: Option<&str>) -> Option<Refusal> {
@@ -324,11 +379,14 @@ mod tests {
     use reqwest::header::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::config::{ClientAuthentication, Terms};
+    use crate::oauth::request::tests::settings;
 
     fn context() -> Context<'static> {
         static NONE: LazyLock<SentSecrets> = LazyLock::new(SentSecrets::default);
-        let (default_lifetime, wall) = (Duration::from_secs(300), Duration::from_secs(1_700_000_000));
-        Context { default_lifetime, wall, sent: &NONE }
+        static SETTINGS: LazyLock<CredentialSettings> =
+            LazyLock::new(|| settings(ClientAuthentication::None));
+        Context { settings: &SETTINGS, wall: Duration::from_secs(1_700_000_000), sent: &NONE }
     }
 
     /// A reply with these headers, as far as they can be headers.
@@ -367,8 +425,8 @@ mod tests {
             (r#""expires_in":1e400,"#, huge, &["expires_in-float", "expires_in-huge"]),
             ("", 300, &["expires_in-missing"]),
             (r#""expires_in":null,"#, 300, &["expires_in-null"]),
-            (r#""expires_in":0,"#, 300, &["expires_in-zero"]),
-            (r#""expires_in":-5,"#, 300, &["expires_in-negative"]),
+            (r#""expires_in":"inf","#, 300, &["expires_in-string", "expires_in-invalid"]),
+            (r#""expires_in":"NaN","#, 300, &["expires_in-string", "expires_in-invalid"]),
             (r#""expires_in":"soon","#, 300, &["expires_in-string", "expires_in-invalid"]),
             (r#""expires_in":[1],"#, 300, &["expires_in-invalid"]),
             (r#""expires_in":true,"#, 300, &["expires_in-invalid"]),
@@ -389,6 +447,110 @@ mod tests {
         assert_eq!(reading(""), (600, vec!["expires_in-missing"]));
         assert_eq!(reading(r#","expires_in":3600"#), (600, vec!["jwt-expires-earlier"]));
         assert_eq!(reading(r#","expires_in":60"#), (60, vec![]));
+    }
+
+    #[test]
+    fn a_token_without_life_is_none() {
+        for (expires_in, deviation) in
+            [("0", "expires_in-zero"), ("-5", "expires_in-negative"), ("-0.0", "expires_in-zero")]
+        {
+            let (result, deviations) = with_expiry(&format!("\"expires_in\":{expires_in},"));
+            assert_eq!(result, Err(ErrorClass::Malformed), "{expires_in}");
+            assert!(deviations.contains(&deviation), "{expires_in}: {deviations:?}");
+        }
+    }
+
+    #[test]
+    fn a_jwt_that_expires_after_more_than_a_year_is_capped() {
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":1e10}"#);
+        let outcome =
+            read_json(200, &format!(r#"{{"access_token":"e30.{claims}.s","token_type":"Bearer"}}"#));
+        assert_eq!(outcome.result.unwrap().lifetime, LIFETIME_MAX);
+        assert_eq!(outcome.deviations, ["expires_in-missing", "expires_in-huge"]);
+    }
+
+    #[test]
+    fn a_token_type_that_was_not_asked_for_is_refused() {
+        let bnp = CredentialSettings {
+            token_type: Some("BearerToken".to_owned()),
+            ..settings(ClientAuthentication::None)
+        };
+        let read_type = |named: &str, settings| {
+            let body = format!(r#"{{"access_token":"t","token_type":"{named}","expires_in":1}}"#);
+            read(&reply(200, &body, []), Context { settings, ..context() })
+        };
+        for named in ["mac", "DPoP", "BearerToken", "N_A", "bearer "] {
+            let outcome = read_type(named, context().settings);
+            let failure = outcome.result.unwrap_err();
+            assert!(
+                failure.class == ErrorClass::Refused && failure.refusal.is_none(),
+                "{named}: {failure:?}"
+            );
+            assert_eq!(outcome.facts["token-type"], named);
+        }
+        let tolerated = read_type("bearertoken", &bnp);
+        assert_eq!((tolerated.result.is_ok(), tolerated.deviations), (true, vec!["token_type-other"]));
+        assert!(read_type("DPoP", &bnp).result.is_err());
+    }
+
+    #[test]
+    fn less_scope_than_asked_for_is_shown_and_refused_where_it_is_required() {
+        let scope = ["a", "b"].map(str::to_owned).into_iter().collect();
+        let tolerant = CredentialSettings {
+            terms: Terms { scope, ..Terms::default() },
+            ..settings(ClientAuthentication::None)
+        };
+        let strict = CredentialSettings { scope_required: true, ..tolerant.clone() };
+        let read_scope = |scope: &str, settings| {
+            let body = format!(r#"{{"access_token":"t","token_type":"Bearer","expires_in":1{scope}}}"#);
+            read(&reply(200, &body, []), Context { settings, ..context() })
+        };
+        for all in ["", r#","scope":null"#, r#","scope":"b a c""#, r#","scope":"a,b""#, r#","scope":["a b"]"#]
+        {
+            let outcome = read_scope(all, &strict);
+            assert!(outcome.result.is_ok() && !outcome.facts.contains_key("granted-scope"), "{all}");
+        }
+        for (less, granted) in
+            [(r#","scope":"a""#, "a"), (r#","scope":"""#, "none"), (r#","scope":"ab""#, "ab")]
+        {
+            let outcome = read_scope(less, &tolerant);
+            assert!(outcome.result.is_ok(), "{less}");
+            assert_eq!(
+                (&*outcome.facts["granted-scope"], outcome.deviations),
+                (granted, vec!["scope-narrower"])
+            );
+            assert_eq!(read_scope(less, &strict).result.unwrap_err().class, ErrorClass::Refused, "{less}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        let body = "\u{feff}{\"access_token\":\"t\",\"token_type\":\"Bearer\",\"expires_in\":60}";
+        let outcome = read_json(200, body);
+        assert_eq!((outcome.result.is_ok(), outcome.deviations), (true, vec!["byte-order-mark"]));
+    }
+
+    #[test]
+    fn a_reply_that_is_no_token_response_says_why_and_repeats_nothing() {
+        let json = "application/json; charset=utf-8";
+        let cases: [(&str, &str, &str, &str); 9] = [
+            ("", json, "identity", "it is empty (status 200, application/json)"),
+            (r#"{"access_token":"s3c"#, json, "identity", "its JSON breaks off"),
+            (r#"{"a":s3c}"#, json, "identity", "it is not JSON"),
+            (r#"{"error":"s3c","error":"x"}"#, json, "identity", "its JSON repeats a field"),
+            (r#""s3c""#, json, "identity", "its JSON is not an object"),
+            ("[1]", "s3c/x", "identity", "its JSON is not an object (status 200, another media type)"),
+            ("<p>s3c", "Text/HTML", "identity", "it is neither JSON nor a form (status 200, text/html)"),
+            ("s3c", json, "br", "it is compressed with br, which was not asked for"),
+            ("s3c", json, "s3c", "it is compressed in a way that was not asked for"),
+        ];
+        for (body, content_type, encoding, words) in cases {
+            let headers = [("content-type", Some(content_type)), ("content-encoding", Some(encoding))];
+            let outcome = read(&reply(200, body, headers), context());
+            let failure = outcome.result.unwrap_err();
+            assert!(failure.message.contains(words), "{body}: {}", failure.message);
+            assert!(!format!("{failure:?}{:?}", outcome.facts).contains("s3c"), "{failure:?}");
+        }
     }
 
     #[test]
@@ -414,7 +576,10 @@ mod tests {
             "organization_name":"o","developer.email":"d","token_type":"BearerToken","issued_at":"1","":{"x":[]},
             "client_id":"c","access_token":"tok","application_name":"n","scope":"pisp aisp","expires_in":"1799",
             "refresh_count":"0","status":"approved"}"#;
-        let Outcome { result, deviations, .. } = read_json(200, body);
+        let token_type = Some("BearerToken".to_owned());
+        let settings = CredentialSettings { token_type, ..settings(ClientAuthentication::None) };
+        let Outcome { result, deviations, .. } =
+            read(&reply(200, body, []), Context { settings: &settings, ..context() });
         let granted = result.unwrap();
         assert_eq!((granted.token.expose(), granted.lifetime.as_secs()), ("tok", 1799));
         assert_eq!(deviations, ["token_type-other", "expires_in-string"]);
@@ -430,7 +595,7 @@ mod tests {
             (
                 json,
                 r#"{"access_token":"t","expires_in":1,"scope":["a","b"]}"#,
-                &["scope-array", "token_type-missing"],
+                &["token_type-missing", "scope-array"],
             ),
             (json, r#"{"access_token":"t","token_type":7,"expires_in":1}"#, &["token_type-missing"]),
             (
@@ -531,9 +696,9 @@ mod tests {
             r#"{{"error":"invalid_client","error_description":"\u001b[31mno\n{}"}}"#,
             "x".repeat(5000)
         );
-        let failure = read_json(401, &body).result.unwrap_err();
-        assert_eq!(failure.message, "invalid_client (status 401)");
-        let detail = failure.detail.unwrap();
+        let outcome = read_json(401, &body);
+        assert_eq!(outcome.result.unwrap_err().message, "invalid_client (status 401)");
+        let detail = &outcome.facts["provider-said"];
         assert!(detail.starts_with("[31mnoxxx"), "{detail}");
         assert!(detail.len() <= 200 && !detail.contains(char::is_control));
     }
@@ -542,7 +707,9 @@ mod tests {
     fn a_refusal_names_its_status() {
         let told = |status, body: &str| read_json(status, body).result.unwrap_err().message;
         assert_eq!(told(200, r#"{"error":"invalid_scope"}"#), "invalid_scope (status 200)");
-        assert_eq!(told(400, r#"{"error":"\u202e"}"#), "status 400 without an OAuth error code");
+        let other = "an error code that is not in RFC 6749 (status 400)";
+        assert_eq!(told(400, r#"{"error":"\u202e"}"#), other);
+        assert_eq!(told(400, r#"{"error":"YmFzZTY0"}"#), other);
     }
 
     #[test]
@@ -552,9 +719,11 @@ mod tests {
             r#"{{"error":"not pass phrase","error_description":"{}s3cr3t is wrong"}}"#,
             "x".repeat(195)
         );
-        let failure = read(&reply(401, &body, []), Context { sent: &sent, ..context() }).result.unwrap_err();
-        assert_eq!(failure.message, "not_*** (status 401)");
-        assert!(!failure.detail.unwrap().contains("s3c"));
+        let outcome = read(&reply(401, &body, []), Context { sent: &sent, ..context() });
+        let failure = outcome.result.unwrap_err();
+        assert!(!format!("{failure:?}").contains("pass phrase"));
+        let said = &outcome.facts["provider-said"];
+        assert!(said.starts_with("not ***: xxx") && !said.contains("s3c"), "{said}");
     }
 
     #[test]
@@ -564,7 +733,7 @@ mod tests {
         let failure = read(&reply, Context { sent: &sent, ..context() }).result.unwrap_err();
         assert_eq!(
             (failure.class, failure.message.as_str()),
-            (ErrorClass::Throttled, "***_down (status 400)")
+            (ErrorClass::Throttled, "slow_down (status 400)")
         );
     }
 

@@ -79,8 +79,6 @@ pub struct Token {
     pub longest_lifetime: Duration,
     /// The jitter of its renewal, in `0..1`. Rolled once, because rolling at each check would favour early renewals.
     pub jitter: f64,
-    /// For the `Authorization` header.
-    pub token_type: Arc<str>,
     /// The granted scopes, separated by spaces, where the provider named them.
     pub scope: Option<Arc<str>>,
 }
@@ -302,7 +300,6 @@ mod tests {
                 validity: Validity { sent_at: at(100), lifetime: Duration::from_secs(3_600) },
                 longest_lifetime: Duration::from_secs(7_200),
                 jitter: 0.1,
-                token_type: "Bearer".into(),
                 scope: Some("aisp pisp".into()),
             }),
             failure: Some(FailureRecord { failures: 3, failed, next_attempt: Some(at(400)) }),

@@ -27,7 +27,6 @@ fn record(clock: &Clock, token: &str) -> Record {
         validity,
         longest_lifetime: validity.lifetime,
         jitter: 0.5,
-        token_type: "Bearer".into(),
         scope: None,
     };
     Record { token: Some(token), ..Record::default() }

@@ -25,7 +25,7 @@ const OPERATOR: i32 = 7;
 /// What a reply tells that has no lifetime, as configured for all.
 const DEFAULT: u64 = 450;
 
-const TEN_YEARS: u64 = 10 * 366 * 24 * 3600;
+const YEAR: u64 = 366 * 24 * 3600;
 
 /// A good reply but for one field.
 fn with(field: &str, value: Value) -> Answer {
@@ -60,11 +60,11 @@ fn lifetimes() -> Vec<(&'static str, Answer, Expected)> {
         ("string", with("expires_in", json!("1799")), Token(1799, &["expires_in-string"])),
         ("float", with("expires_in", json!(3599.5)), Token(3600, &["expires_in-float"])),
         ("exponent", with_raw_lifetime("3.6e3"), Token(3600, &["expires_in-float"])),
-        ("huge", with_raw_lifetime("99999999999999999999999"), Token(TEN_YEARS, &["expires_in-huge"])),
+        ("huge", with_raw_lifetime("99999999999999999999999"), Token(YEAR, &["expires_in-huge"])),
         ("missing", without("expires_in"), Token(DEFAULT, &["expires_in-missing"])),
         ("null", with("expires_in", Value::Null), Token(DEFAULT, &["expires_in-null"])),
-        ("zero", with("expires_in", json!(0)), Token(DEFAULT, &["expires_in-zero"])),
-        ("negative", with("expires_in", json!(-1)), Token(DEFAULT, &["expires_in-negative"])),
+        ("zero", with("expires_in", json!(0)), Nothing(RETRY, "malformed", &["expires_in-zero"])),
+        ("negative", with("expires_in", json!(-1)), Nothing(RETRY, "malformed", &["expires_in-negative"])),
         (
             "words",
             with("expires_in", json!("an hour")),
@@ -79,7 +79,13 @@ fn other_fields() -> Vec<(&'static str, Answer, Expected)> {
         ("type-lower", with("token_type", json!("bearer")), Token(3600, &[])),
         ("type-upper", with("token_type", json!("BEARER")), Token(3600, &[])),
         ("type-gateway", with("token_type", json!("BearerToken")), Token(3600, &["token_type-other"])),
+        ("type-mac", with("token_type", json!("mac")), Nothing(OPERATOR, "refused", &[])),
         ("type-missing", without("token_type"), Token(3600, &["token_type-missing"])),
+        (
+            "mark",
+            Answer::status(200).with_bare_body(format!("\u{feff}{}", good())),
+            Token(3600, &["byte-order-mark"]),
+        ),
         ("scope-array", with("scope", json!(["a", "b"])), Token(3600, &["scope-array"])),
         ("scope-null", with("scope", Value::Null), Token(3600, &[])),
         ("empty-name", with("", json!("")), Token(3600, &[])),
@@ -144,7 +150,7 @@ fn start(cases: &[(&'static str, Answer, Expected)]) -> (RealDaemon, Provider, T
     let provider = Provider::start_answering(move |request| answers[&request.path].clone());
     let mut text = String::new();
     for (name, ..) in cases {
-        let more = format!("default_lifetime = \"{DEFAULT}s\"");
+        let more = format!("default_lifetime = \"{DEFAULT}s\"\ntoken_type = \"BearerToken\"");
         text.push_str(&provider_table(&home, name, &provider.url(&format!("/{name}")), &more));
         text.push_str(&token_of(name, name, ""));
     }

@@ -3,6 +3,8 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tokend_tests::daemon::Launch;
 use tokend_tests::provider::Door;
@@ -239,18 +241,27 @@ fn an_issuer_that_asks_for_a_rest_gets_it() {
 }
 
 #[test]
-fn a_provider_that_repeats_the_secret_does_not_get_it_into_a_log() {
-    let provider = Provider::start_answering(|request| {
-        let secret = request.field("client_secret").unwrap_or_default();
-        let (code, description) = (format!("invalid_client {secret}"), format!("bad secret {secret}"));
-        let body = serde_json::json!({ "error": code, "error_description": description });
-        Answer::json(401, &body)
+fn a_provider_that_repeats_the_secret_in_any_form_gets_it_into_no_log() {
+    let forms = |secret: &str| {
+        let reversed: String = secret.chars().rev().collect();
+        [secret.to_owned(), STANDARD.encode(secret), secret.to_uppercase(), reversed]
+    };
+    let provider = Provider::start_answering(move |request| {
+        let said = forms(&request.field("client_secret").unwrap_or_default()).join(" ");
+        let body = serde_json::json!({ "error": said, "error_description": said });
+        Answer::json(401, &body).with_header("Server", &said)
     });
     let scene = Scene::start(provider, &token_table("t", ""));
-    // What is printed and logged is searched for it by the harness.
-    scene.tokenctl().run(&["get", "t"]).expect_code(7);
-    scene.tokenctl().json(&["status"]);
-    scene.daemon.wait_for_log(&["invalid_client_***"]);
+    // What is printed and logged is searched for the secret itself by the harness.
+    let refused = scene.tokenctl().run(&["get", "t"]);
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    let said = scene.tokenctl().json(&["status", "t"])["attributes"]["provider-said"].clone();
+    assert!(said.as_str().is_some_and(|said| said.contains("***")), "operators see it: {said}");
+    scene.daemon.wait_for_log(&["an error code that is not in RFC 6749"]);
+    let secret = scene.provider.requests()[0].field("client_secret").unwrap();
+    for form in forms(&secret) {
+        assert!(!scene.daemon.log().contains(&form) && !refused.stderr.contains(&form), "{form}");
+    }
 }
 
 #[test]
@@ -258,9 +269,68 @@ fn the_journal_says_why_a_token_was_not_renewed_and_when_it_is_tried_again() {
     let body = serde_json::json!({ "error": "invalid_client", "error_description": "the key has expired" });
     let provider = Provider::start_answering(move |_| Answer::json(401, &body));
     let scene = Scene::start(provider, &token_table("t", ""));
-    scene.daemon.wait_for_log(&[
-        "t not renewed: ",
-        "invalid_client",
-        ": the key has expired; next attempt in ",
-    ]);
+    scene.daemon.wait_for_log(&["t not renewed: ", "invalid_client (status 401); next attempt in "]);
+    assert!(!scene.daemon.log().contains("the key has expired"));
+    let status = scene.tokenctl().json(&["status", "t"]);
+    assert_eq!(status["attributes"]["provider-said"], "the key has expired", "{status:#}");
+    let asked = format!("{} (status 401, application/json)", scene.provider.token_endpoint());
+    assert_eq!(status["attributes"]["asked"], asked, "{status:#}");
+    assert!(status["next_attempt"].is_string(), "{status:#}");
+}
+
+#[test]
+fn the_status_tells_where_metadata_was_looked_for_and_what_it_says() {
+    let other =
+        serde_json::json!({ "issuer": "https://id.other.example", "token_endpoint": "https://x.example" });
+    let (daemon, issuer, _home) = discovering(|_| [Answer::json(200, &other), Answer::status(404)]);
+    failure_of(&daemon.tokenctl(), "t");
+    let status = daemon.tokenctl().json(&["status", "t"]);
+    let asked = format!(
+        "{} (status 200, application/json); {} (status 404, no media type)",
+        issuer.url(PLACES[0]),
+        issuer.url(PLACES[1])
+    );
+    assert_eq!(status["attributes"]["asked"], asked, "{status:#}");
+    assert_eq!(status["attributes"]["provider-said"], "issuer: https://id.other.example");
+    assert_eq!(status["requests"], 2, "requests for metadata count");
+}
+
+#[test]
+fn a_fault_of_trust_is_the_operators_and_names_the_ca_file() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let home = TestDir::new();
+    let server = Provider::start_tls(authority.server(Flaw::None));
+    std::fs::write(home.path().join("empty.pem"), "").unwrap();
+    std::fs::write(
+        home.path().join("broken.pem"),
+        "-----BEGIN CERTIFICATE-----\n%%\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
+    let empty = home.path().join("empty.pem");
+    let cases = [
+        ("stranger", stranger.ca_file(), ": trusted are the system's authorities and those in the ca_file "),
+        ("missing", home.path().join("missing.pem"), "the ca_file cannot be used: "),
+        ("empty", empty, "it has no certificate"),
+        ("broken", home.path().join("broken.pem"), "it is not valid PEM"),
+    ];
+    let mut text = String::new();
+    for (name, ca_file, _) in &cases {
+        let more = format!("ca_file = \"{}\"", ca_file.display());
+        text.push_str(&provider_table(&home, name, &server.token_endpoint(), &more));
+        text.push_str(&token_of(name, name, ""));
+    }
+    home.configure("", &text);
+    let daemon = Launch::new(&home).start();
+    for (name, ca_file, words) in &cases {
+        daemon.tokenctl().run(&["get", name]).expect_code(7);
+        let message = daemon.tokenctl().status_of(name)["last_error"]["message"].to_string();
+        assert!(
+            message.contains(words) && message.contains(&*ca_file.to_string_lossy()),
+            "{name}: {message}"
+        );
+    }
+    std::fs::copy(authority.ca_file(), &cases[1].1).unwrap();
+    wait::until("a token once the ca_file is there", || {
+        (daemon.tokenctl().run(&["get", "missing"]).code == 0).then_some(())
+    });
 }

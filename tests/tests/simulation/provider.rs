@@ -103,7 +103,7 @@ impl Provider for SimulatedProvider {
         let grant = Grant { number, sent_at, lifetime, valid_until, granted_at, longest: lifetime };
         self.world.judge(|judge| judge.granted(key, grant));
         let token = Secret::from(token_text(key, number));
-        Outcome::of(Ok(Granted { token, lifetime, token_type: "Bearer".into(), scope: None }), 1)
+        Outcome::of(Ok(Granted { token, lifetime, scope: None }), 1)
     }
 
     async fn changed(&self) {

@@ -145,7 +145,6 @@ impl Provider for Subject {
         let result = answer.map(|lifetime| Granted {
             token: Secret::from(format!("{}-{number}", self.name)),
             lifetime: Duration::from_secs(lifetime),
-            token_type: "Bearer".into(),
             scope: None,
         });
         Outcome::of(result, 1)

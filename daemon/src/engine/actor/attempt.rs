@@ -79,13 +79,14 @@ impl<P: Provider> Actor<P> {
         self.state.interrupted_requests = self.state.interrupted_requests.saturating_add(1);
         self.writer.changed(self.record_if_interrupted(sent_at));
         let requested = self.discarded.run_until_cancelled(self.provider.request()).await?;
-        let Outcome { result, deviations, requests, client_secret, clock_skew } = requested;
+        let Outcome { result, deviations, requests, client_secret, facts, clock_skew } = requested;
         self.state.interrupted_requests = 0;
         self.throttle.also_sent(requests.saturating_sub(1), self.context.clock.now());
         self.note_client_secret(client_secret);
         self.update(|snapshot| {
             snapshot.requests += u64::from(requests);
             snapshot.clock_skew = clock_skew.or(snapshot.clock_skew);
+            snapshot.facts = Arc::new(facts);
             for deviation in deviations {
                 *snapshot.deviations.entry(deviation).or_default() += 1;
             }
@@ -147,7 +148,6 @@ impl<P: Provider> Actor<P> {
             validity,
             longest_lifetime: same.as_ref().map_or(lifetime, |held| held.longest_lifetime.max(lifetime)),
             jitter: same.map_or_else(self.context.roll, |held| held.jitter),
-            token_type: granted.token_type,
             scope: granted.scope,
         };
         self.state.changes_in_vain = 0;

@@ -117,7 +117,6 @@ mod tests {
             },
             longest_lifetime: Duration::from_secs(3_600),
             jitter: 0.0,
-            token_type: "Bearer".into(),
             scope: None,
         }
     }

@@ -121,7 +121,6 @@ impl Provider for Script {
                 Give(token, seconds) => Ok(Granted {
                     token: Secret::from(token.to_owned()),
                     lifetime: Duration::from_secs(seconds),
-                    token_type: "Bearer".into(),
                     scope: None,
                 }),
                 Fail(class) => Err(Failure::new(class, "scripted")),
@@ -694,9 +693,8 @@ fn loan(script: &Script, seconds: u64) -> StartState {
     let secret = Secret::from("lent".to_owned());
     let fingerprint = script.actor_context().fingerprinter.fingerprint(&secret);
     let validity = Validity { sent_at: script.start, lifetime: Duration::from_secs(seconds) };
-    let (longest_lifetime, token_type) = (validity.lifetime, "Bearer".into());
-    let token =
-        Token { secret, fingerprint, validity, longest_lifetime, jitter: 0.0, token_type, scope: None };
+    let longest_lifetime = validity.lifetime;
+    let token = Token { secret, fingerprint, validity, longest_lifetime, jitter: 0.0, scope: None };
     StartState { loan: Some(Arc::new(token)), ..StartState::default() }
 }
 

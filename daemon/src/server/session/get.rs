@@ -27,7 +27,7 @@ impl Session {
         Ok(Reply::Token(TokenReply {
             info,
             token: token.secret.clone(),
-            token_type: token.token_type.to_string(),
+            token_type: "Bearer".to_owned(),
             scope: token.scope.as_deref().map(str::to_owned),
         }))
     }

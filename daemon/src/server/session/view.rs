@@ -105,18 +105,23 @@ pub(super) fn token_status(
             .iter()
             .map(|(deviation, count)| Deviation { kind: (*deviation).to_owned(), count: *count })
             .collect(),
-        attributes: if is_operator { attributes(&snapshot) } else { Vec::new() },
+        attributes: if is_operator { attributes(&snapshot, is_only_token) } else { Vec::new() },
         variants_held: u32::try_from(variants_held).unwrap_or(u32::MAX),
         variants: if is_only_token { variants } else { Vec::new() },
     }
 }
 
-/// Further facts that an operator may act on, sorted by name.
-fn attributes(snapshot: &Snapshot) -> Vec<Attribute> {
+/// Further facts that an operator may act on, sorted by name. Those about the last request only with `status NAME`, because
+/// they are long.
+fn attributes(snapshot: &Snapshot, is_only_token: bool) -> Vec<Attribute> {
     let later_secret = snapshot.client_secret.filter(|secret| secret.index > 0);
     let later_secret = later_secret.map(|secret| attribute("client-secret", secret.to_string()));
     let skew = snapshot.clock_skew.and_then(clock_skew).map(|skew| attribute("clock-skew", skew));
-    later_secret.into_iter().chain(skew).collect()
+    let facts = snapshot.facts.iter().filter(|_| is_only_token);
+    let facts = facts.map(|(name, value)| attribute(name, value.clone()));
+    let mut attributes: Vec<_> = facts.chain(later_secret).chain(skew).collect();
+    attributes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    attributes
 }
 
 /// The sentence about a provider's clock, unless the rounding of `Date` and network latency can explain the difference.
