@@ -139,6 +139,18 @@ impl Answer {
         self.with_header("Content-Encoding", "deflate")
     }
 
+    /// Its status, header fields and body.
+    pub fn parts(&self) -> (u16, &[(String, String)], &[u8]) {
+        (self.status, &self.headers, &self.body)
+    }
+
+    /// Whether it arrives as it is: with a usual head, not compressed, and without a fault in its transfer.
+    pub fn is_plain(&self) -> bool {
+        let is_gzip = |(name, value): &(String, String)| name == "Content-Encoding" && value == "gzip";
+        let is_long = self.headers.len() > 64 || self.headers.iter().any(|(_, value)| value.len() > 8192);
+        self.fault.is_none() && !is_long && !self.headers.iter().any(is_gzip)
+    }
+
     /// Not before the gate opens.
     #[must_use]
     pub fn behind(mut self, gate: &Gate) -> Self {

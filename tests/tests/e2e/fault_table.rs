@@ -7,6 +7,7 @@
 mod check;
 mod rows;
 mod server;
+mod simulated;
 mod subject;
 
 use std::fmt::Write as _;
@@ -29,11 +30,16 @@ fn no_fault_takes_a_token_away_or_costs_many_requests_and_each_is_recovered_from
     // Built before the clock runs.
     program::tokenctl();
     let rows = rows();
-    assert!(rows.len() >= 30, "{} rows", rows.len());
+    assert!(rows.len() >= 117, "{} rows", rows.len());
     let seen = run(&rows);
     let complaints: Vec<String> = seen.iter().flat_map(complaints).collect();
     print(&seen, &complaints);
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn each_fault_costs_few_requests_and_is_over_in_time_in_simulated_time() {
+    simulated::check(&rows());
 }
 
 /// Not in the table, because no provider can mend it: a name is corrected in the configuration.
@@ -110,8 +116,18 @@ fn tables(
     if row.trouble.needs_tls() {
         let _ = writeln!(text, "ca_file = \"{}\"", authorities.trusted.ca_file().display());
     }
-    let _ = write!(text, "\n[token.{name:?}]\nprovider = {name:?}\n\n");
+    let scope = scope_keys(row);
+    let _ = write!(text, "\n[token.{name:?}]\nprovider = {name:?}\n{scope}\n");
     text
+}
+
+/// The keys of the row's token about its scope.
+fn scope_keys(row: &Row) -> &'static str {
+    match &*row.name {
+        "less-scope" | "no-scope" => "scope = \"a b\"\n",
+        "less-scope-than-required" => "scope = \"a b\"\nscope_required = true\n",
+        _ => "",
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the table is for the readers of the output")]

@@ -34,6 +34,7 @@ pub(super) fn complaints(seen: &Seen) -> Vec<String> {
         Comes::Token => complaints.no_trouble(),
         Comes::Passes(class) | Comes::Quiet(class) => complaints.trouble(class),
         Comes::Refusal => complaints.trouble(ErrorClass::Refused),
+        Comes::Distrust => complaints.trouble(ErrorClass::Tls),
     }
     complaints.cost();
     complaints.recovery();
@@ -74,8 +75,8 @@ impl Complaints<'_> {
 
     fn trouble(&mut self, class: ErrorClass) {
         let Seen { status, callers, situation, .. } = self.seen;
-        let is_refusal = class == ErrorClass::Refused;
-        let (state, exit_code) = match (situation, is_refusal) {
+        let needs_operator = matches!(class, ErrorClass::Refused | ErrorClass::Tls);
+        let (state, exit_code) = match (situation, needs_operator) {
             (Situation::Held, _) => (State::Degraded, 0),
             (Situation::Empty, true) => (State::NeedsOperator, OPERATOR),
             (Situation::Empty, false) => (State::Unavailable, RETRY),
@@ -88,7 +89,7 @@ impl Complaints<'_> {
         );
         self.expect(self.seen.exit_code == exit_code, "another exit code");
         self.expect(callers.classes.iter().all(|met| *met == class), "callers were told another class");
-        let right_kind = matches!(&callers.first, Some(Err(Error::NeedsOperator { .. }))) == is_refusal;
+        let right_kind = matches!(&callers.first, Some(Err(Error::NeedsOperator { .. }))) == needs_operator;
         self.expect(
             right_kind && self.seen.told() == Some(class),
             "whoever waited for the answer was told another class",
@@ -105,7 +106,7 @@ impl Complaints<'_> {
             Comes::Token | Comes::Quiet(_) => 1,
             Comes::Refusal => 1 + lasted.as_secs() / REFUSAL_GAP.as_secs(),
             // Each wait is twice as long as the one before, and the first is almost a second.
-            Comes::Passes(_) => 3 + u64::from((lasted.as_secs() + 1).ilog2()),
+            Comes::Passes(_) | Comes::Distrust => 3 + u64::from((lasted.as_secs() + 1).ilog2()),
         };
         self.expect(*attempts <= most, &format!("more than {most} attempts in {lasted:?}"));
         self.expect(*requests as u64 <= most, &format!("more than {most} requests in {lasted:?}"));
@@ -127,7 +128,7 @@ impl Complaints<'_> {
                 self.expect(held_back >= REFUSAL_GAP, "a refusal is asked for again too soon");
                 self.expect(recovered.is_some(), "an operator's refresh did not help");
             }
-            Comes::Passes(_) => {
+            Comes::Passes(_) | Comes::Distrust => {
                 self.expect(held_back <= *lasted * 2 + Duration::from_secs(10), "the back-off is too long");
                 let limit = *next_attempt_in + SLACK;
                 let in_time = recovered.is_some_and(|after| after <= limit);
@@ -197,7 +198,9 @@ impl Seen {
             (Comes::Token, _) => "no trouble".to_owned(),
             (Comes::Quiet(_), _) => format!("tries in {} s", self.next_attempt_in.as_secs()),
             (Comes::Refusal, Some(after)) => format!("{:.1} s, by refresh", after.as_secs_f64()),
-            (Comes::Passes(_), Some(after)) => format!("{:.1} s, by itself", after.as_secs_f64()),
+            (Comes::Passes(_) | Comes::Distrust, Some(after)) => {
+                format!("{:.1} s, by itself", after.as_secs_f64())
+            }
             (_, None) => "NOT".to_owned(),
         }
     }

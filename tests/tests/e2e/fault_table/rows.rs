@@ -24,12 +24,14 @@ pub(super) enum Comes {
     Passes(ErrorClass),
     /// A refusal, which ends when an operator says so.
     Refusal,
+    /// A certificate that is not trusted, which an operator has to mend. It is tried again by itself.
+    Distrust,
     /// A failure of this class, and no further request for as long as the provider asked, within reason.
     Quiet(ErrorClass),
 }
 
-use Comes::{Passes, Quiet, Refusal, Token};
-use ErrorClass::{Malformed, Server, Throttled, Timeout, Tls, Unreachable};
+use Comes::{Distrust, Passes, Quiet, Refusal, Token};
+use ErrorClass::{Malformed, Server, Throttled, Timeout, Unreachable};
 
 /// All of them.
 pub(super) fn rows() -> Vec<Row> {
@@ -117,6 +119,9 @@ fn bodies() -> Answers {
         ("oversize-unpacked", json(&" ".repeat(8 * 1024 * 1024)).gzipped()),
         ("not-gzip", json(&good).with_header("Content-Encoding", "gzip")),
         ("unknown-coding", json(&good).with_header("Content-Encoding", "zstd")),
+        ("br", json(&good).with_header("Content-Encoding", "br")),
+        ("json-as-form", json("access_token=x&token_type=bearer&expires_in=60")),
+        ("binary", Answer::status(200).with_bare_body(vec![0xff, 0, 0xfe, 1])),
     ];
     cases.into_iter().map(|(name, answer)| (name.to_owned(), answer, Passes(Malformed))).collect()
 }
@@ -147,6 +152,26 @@ fn fields() -> Answers {
     }
     let words = json!({ "access_token": "some-token", "token_type": "Bearer", "expires_in": "an hour" });
     rows.push(("expires-in-words".to_owned(), Answer::json(200, &words), Token));
+    let marked = format!("\u{feff}{}", good_reply());
+    rows.push(("byte-order-mark".to_owned(), Answer::status(200).with_bare_body(marked), Token));
+    let doubtful = [
+        ("expires-in-zero", "expires_in", json!(0), Passes(Malformed)),
+        ("expires-in-zero-string", "expires_in", json!("0"), Passes(Malformed)),
+        ("expires-in-negative", "expires_in", json!(-3600), Passes(Malformed)),
+        ("expires-in-infinite", "expires_in", json!("inf"), Token),
+        ("expires-in-ages", "expires_in", json!(1e12), Token),
+        ("token-type-mac", "token_type", json!("mac"), Refusal),
+        ("token-type-dpop", "token_type", json!("DPoP"), Refusal),
+        ("token-type-unknown", "token_type", json!("N_A"), Refusal),
+        ("less-scope", "scope", json!("a"), Token),
+        ("no-scope", "scope", json!(""), Token),
+        ("less-scope-than-required", "scope", json!("a"), Refusal),
+    ];
+    for (name, field, value, comes) in doubtful {
+        let mut reply = good_reply();
+        reply[field] = value;
+        rows.push((name.to_owned(), Answer::json(200, &reply), comes));
+    }
     let refusal = json!({ "error": 5, "error_description": ["x"], "error_uri": {} });
     rows.push(("error-of-numbers".to_owned(), Answer::json(400, &refusal), Refusal));
     rows
@@ -181,7 +206,7 @@ fn broken_answers() -> Answers {
         ("reset-in-body", Fault::ResetInBody, Passes(Unreachable)),
         ("cut-in-head", Fault::CutInHead, Passes(Unreachable)),
         ("cut-in-body", Fault::CutInBody, Passes(Unreachable)),
-        ("not-http", Fault::NotHttp, Passes(Unreachable)),
+        ("not-http", Fault::NotHttp, Passes(Malformed)),
         ("hang-before-head", Fault::HangBeforeHead, Passes(Timeout)),
         ("hang-in-head", Fault::HangInHead, Passes(Timeout)),
         ("hang-in-body", Fault::HangInBody, Passes(Timeout)),
@@ -190,7 +215,11 @@ fn broken_answers() -> Answers {
     let row = |(name, fault, comes): (&str, _, _)| {
         (name.to_owned(), Answer::json(200, &good_reply()).with_fault(fault), comes)
     };
-    let whole = [("oversize-head".to_owned(), long_head, Passes(Unreachable))];
+    let many = (0..300).fold(Answer::json(200, &good_reply()), |answer, number| {
+        answer.with_header(&format!("X-Header-{number}"), "x")
+    });
+    let whole = [("oversize-head", long_head), ("300-headers", many)];
+    let whole = whole.map(|(name, answer)| (name.to_owned(), answer, Passes(Malformed)));
     cases.into_iter().map(row).chain(whole).collect()
 }
 
@@ -202,8 +231,9 @@ fn connections() -> Vec<(&'static str, Trouble, Comes)> {
         ("hang-after-connect", Trouble::Door(Door::Silent), Passes(Timeout)),
         ("tls-reset", Trouble::TlsDoor(Door::Resets), Passes(Unreachable)),
         ("tls-hang", Trouble::TlsDoor(Door::Silent), Passes(Timeout)),
-        ("tls-expired", Trouble::Certificate(Flaw::Expired), Passes(Tls)),
-        ("tls-wrong-host", Trouble::Certificate(Flaw::WrongHost), Passes(Tls)),
-        ("tls-unknown-authority", Trouble::Stranger, Passes(Tls)),
+        ("tls-expired", Trouble::Certificate(Flaw::Expired), Distrust),
+        ("tls-wrong-host", Trouble::Certificate(Flaw::WrongHost), Distrust),
+        ("tls-self-signed", Trouble::Certificate(Flaw::SelfSigned), Distrust),
+        ("tls-unknown-authority", Trouble::Stranger, Distrust),
     ]
 }

@@ -154,7 +154,7 @@ impl Subject {
         let since = Instant::now();
         match self.row.comes {
             Comes::Token | Comes::Quiet(_) => return None,
-            Comes::Passes(_) => (),
+            Comes::Passes(_) | Comes::Distrust => (),
             // A second time where the first was answered by an attempt that was under way.
             Comes::Refusal => {
                 let refresh = || self.tokenctl.run(&["refresh", name.as_str()]).code;
