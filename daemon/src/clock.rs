@@ -52,6 +52,10 @@ impl Instant {
     }
 }
 
+/// How much sooner than its provider states a token counts as expired, because many providers round the time of issue
+/// down to whole seconds. At most a tenth of its lifetime.
+const ROUNDING: Duration = Duration::from_secs(1);
+
 /// From when to when a token is valid. It counts from the moment the request was sent, so that network latency is not
 /// counted as lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,9 +65,21 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// The first moment at which the token is not valid.
+    /// For how long the token is served.
+    pub fn served_for(self) -> Duration {
+        self.lifetime.saturating_sub(ROUNDING.min(self.lifetime / 10))
+    }
+
+    /// The first moment at which the token is not served.
     pub fn expires_at(self) -> Instant {
-        self.sent_at.after(self.lifetime)
+        self.sent_at.after(self.served_for())
+    }
+
+    /// The same for a token of which an API may judge by a clock that differs by so many seconds.
+    #[must_use]
+    pub fn with_clock_skew(self, seconds: u64) -> Self {
+        let taken_off = Duration::from_secs(seconds).min(self.lifetime / 10);
+        Self { lifetime: self.lifetime.saturating_sub(taken_off.saturating_sub(ROUNDING)), ..self }
     }
 
     pub fn remaining(self, now: Instant) -> Duration {

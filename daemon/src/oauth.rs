@@ -26,6 +26,9 @@ pub trait Provider: Send + Sync + 'static {
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }
 
+/// The message of a failure in which the provider gave a token that is not valid any more.
+pub const EXPIRED_ON_ARRIVAL: &str = "an access token that had expired when it arrived";
+
 /// How a token request ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -75,6 +78,8 @@ pub struct Failure {
 pub enum Refusal {
     /// The provider did not authenticate the client: `invalid_client`, or a 401 without an OAuth error code.
     Client,
+    /// `invalid_grant`: the user name or the password, where the grant has them.
+    User,
     /// The answer has this HTTP status and no OAuth error code. It may be a gateway's.
     WithoutCode(u16),
 }

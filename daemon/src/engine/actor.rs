@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::record::{ActorState, resume};
 use super::credential::{ActorContext, Attempted, Rejected, Schedule, Snapshot};
 use super::schedule::{REJECT_GAP_MOST, RenewalMode, Serving, held_back, may_serve, min_gap, renew_at};
-use super::throttle::{EndpointThrottle, Urgency};
+use super::throttle::{ClientThrottle, Urgency};
 use crate::clock::Instant;
 use crate::oauth::{Failure, Provider};
 use crate::store::RecordWriter;
@@ -38,7 +38,7 @@ const RETRY_SPREAD: Duration = Duration::from_secs(1);
 /// The actor of one credential. Only it writes the snapshot.
 pub(super) struct Actor<P> {
     pub(super) provider: P,
-    pub(super) throttle: Arc<EndpointThrottle>,
+    pub(super) throttle: Arc<ClientThrottle>,
     pub(super) context: ActorContext,
     pub(super) writer: RecordWriter,
     pub(super) state: ActorState,
@@ -125,7 +125,7 @@ impl<P: Provider> Actor<P> {
         self.state.last_change = Some(self.context.clock.now());
         let names = self.names();
         tracing::info!(token = names, "a secret or the ca_file of {names} was replaced; trying again");
-        self.attempt(Urgency::Needed).await;
+        self.attempt(Urgency::Ordered).await;
     }
 
     /// Renews the token. If the renewal was due during a suspend, it is delayed by up to [`RESUME_SPREAD`], because
@@ -164,14 +164,14 @@ impl<P: Provider> Actor<P> {
         let snapshot = self.snapshot();
         match command {
             Command::Need { min_ttl, done } => {
-                let quiet_until = self.throttle.origin().quiet_until(now);
-                if matches!(may_serve(&snapshot, quiet_until, now, min_ttl), Serving::Wait { .. }) {
-                    self.attempt(Urgency::Needed).await;
+                let throttled = self.throttle.caller_held_back(snapshot.failures > 0, now);
+                if matches!(may_serve(&snapshot, throttled, now, min_ttl), Serving::Wait { .. }) {
+                    self.attempt(self.needed()).await;
                 }
                 let _ = done.send(());
             }
             Command::Refresh { done } => {
-                if let Some(attempted) = self.attempt(Urgency::Needed).await {
+                if let Some(attempted) = self.attempt(Urgency::Ordered).await {
                     let _ = done.send(attempted);
                 }
             }
@@ -185,6 +185,7 @@ impl<P: Provider> Actor<P> {
                 let soon = self.spread(now, RETRY_SPREAD);
                 if snapshot.last_error.is_some() && snapshot.next_attempt.is_some_and(|at| at > soon) {
                     self.throttle.reset();
+                    self.update(|snapshot| snapshot.callers_from = snapshot.callers_from.min(Some(soon)));
                     self.set_next_attempt(soon);
                 }
             }
@@ -201,13 +202,14 @@ impl<P: Provider> Actor<P> {
         };
         let gap = min_gap(token.validity.lifetime).min(REJECT_GAP_MOST);
         let is_too_soon = self.state.last_attempt.is_some_and(|at| now.since(at) < gap)
-            || held_back(&snapshot, self.throttle.origin().quiet_until(now), now).is_some();
+            || held_back(&snapshot, self.throttle.caller_held_back(snapshot.failures > 0, now), now)
+                .is_some();
         if is_too_soon {
             let _ = done.send(Rejected::TooSoon);
             return;
         }
         tracing::warn!(token = self.names(), fingerprint = %refused, "an API refused the token");
-        if let Some(attempted) = self.attempt(Urgency::Needed).await {
+        if let Some(attempted) = self.attempt(self.needed()).await {
             let _ = done.send(Rejected::Attempted(attempted));
         }
     }
@@ -241,6 +243,10 @@ impl<P: Provider> Actor<P> {
             }
             _ => (),
         }
+    }
+
+    fn needed(&self) -> Urgency {
+        Urgency::Needed { has_failed: self.snapshot().failures > 0 }
     }
 
     /// A random instant within `time` from `start`.

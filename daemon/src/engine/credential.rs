@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::actor::{Actor, Command, resume};
 use super::schedule::{self, RenewalMode, Serving};
-use super::throttle::EndpointThrottle;
+use super::throttle::ClientThrottle;
 use crate::clock::{Clock, Instant};
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::{Provider, SecretInUse};
@@ -80,6 +80,8 @@ pub struct Snapshot {
     pub failures: u32,
     /// When the provider is asked next; `None` while the token is not renewed because nobody uses it.
     pub next_attempt: Option<Instant>,
+    /// When a caller without a token may cause the next request, after a failure.
+    pub callers_from: Option<Instant>,
     /// Token requests sent so far.
     pub requests: u64,
     /// Tolerated deviations from the RFCs so far.
@@ -99,7 +101,7 @@ pub struct Credential {
     pub(super) schedule: watch::Sender<Schedule>,
     commands: mpsc::Sender<Command>,
     last_used: watch::Sender<Instant>,
-    throttle: Arc<EndpointThrottle>,
+    throttle: Arc<ClientThrottle>,
     writer: RecordWriter,
     clock: Clock,
     stop: CancellationToken,
@@ -167,7 +169,7 @@ impl Credential {
     /// Starts an actor in the state of `start`.
     pub fn start(
         provider: impl Provider,
-        throttle: Arc<EndpointThrottle>,
+        throttle: Arc<ClientThrottle>,
         schedule: Schedule,
         start: StartState,
         context: &ActorContext,
@@ -218,8 +220,9 @@ impl Credential {
     /// Decides as [`schedule::may_serve`] whether a caller gets the held token.
     pub fn may_serve(&self, min_ttl: Duration) -> Serving {
         let now = self.clock.now();
-        let quiet_until = self.throttle.origin().quiet_until(now);
-        match schedule::may_serve(&self.snapshot.borrow(), quiet_until, now, min_ttl) {
+        let snapshot = self.snapshot.borrow();
+        let throttled = self.throttle.caller_held_back(snapshot.failures > 0, now);
+        match schedule::may_serve(&snapshot, throttled, now, min_ttl) {
             Serving::Refuse(_) if self.stop.is_cancelled() => Serving::Refuse(Unobtainable::Ended),
             serving => serving,
         }

@@ -11,6 +11,7 @@ use tokend_protocol::ErrorClass;
 use crate::clock::{Instant, Validity};
 use crate::engine::credential::{Failed, Snapshot, Token, Unobtainable};
 use crate::engine::throttle::HeldBack;
+use crate::oauth::{Failure, Refusal};
 
 /// The fraction of the lifetime before expiry at which renewal begins. A token of an hour then survives an outage of
 /// twelve minutes, and costs a quarter more requests than renewal at expiry.
@@ -29,7 +30,7 @@ const SHORT_LIFE_FRACTION: f64 = 0.30;
 const JITTER: f64 = 0.10;
 
 /// Two requests for one token are at least this far apart, whatever lifetimes a provider gives.
-const MIN_GAP: Duration = Duration::from_secs(1);
+pub const MIN_GAP: Duration = Duration::from_secs(1);
 
 /// [`MIN_GAP`] as a fraction of the lifetime, if that is longer. A provider that returns its own cached token until it
 /// expires is then not asked at ever shorter intervals. At expiry it is asked in any case.
@@ -52,12 +53,28 @@ const TRANSIENT_MOST: Duration = Duration::from_secs(5 * 60);
 /// The longest back-off while no valid token is held, because callers are failing meanwhile.
 const TRANSIENT_MOST_WITHOUT_TOKEN: Duration = Duration::from_secs(30);
 
-/// The first back-off after a refusal, which ends only when somebody changes something. Long enough not to
-/// trip a lock-out for wrong passwords.
-const REFUSED_FIRST: Duration = Duration::from_secs(30);
+/// The first back-off after a refusal, which ends only when somebody changes something.
+const REFUSED_FIRST: Duration = Duration::from_secs(60);
 
-/// The longest back-off after a refusal.
+/// The longest back-off after a refusal while a valid token is held.
 const REFUSED_MOST: Duration = Duration::from_secs(15 * 60);
+
+/// The longest back-off after a refusal while no valid token is held: what an operator puts right at the provider then
+/// counts within minutes.
+const REFUSED_MOST_WITHOUT_TOKEN: Duration = Duration::from_secs(5 * 60);
+
+/// The first back-off after a refused user name or password. It grows to [`REFUSED_MOST`] even while callers fail: an
+/// account is locked after a few wrong passwords.
+const PASSWORD_FIRST: Duration = Duration::from_secs(30);
+
+/// How long refusals without an OAuth error code count as the fault of a gateway, which passes by itself.
+const GATEWAY_FAULT_MOST: Duration = Duration::from_secs(10 * 60);
+
+/// How long before a held token expires it is asked for at the latest, whatever the back-off.
+const LAST_CHANCE: Duration = Duration::from_secs(30);
+
+/// [`LAST_CHANCE`] as a part of the lifetime, if that is shorter.
+const LAST_CHANCE_PART: u32 = 10;
 
 /// The longest back-off when a local secret cannot be read. Trying costs the provider nothing.
 const LOCAL_MOST: Duration = Duration::from_secs(60);
@@ -84,14 +101,14 @@ pub enum Serving {
 }
 
 /// The one serving rule: decides whether a caller that needs a token for `min_ttl` gets it, waits, or is refused.
-/// `quiet_until` is the end of a `Retry-After` of the provider's host.
+/// `throttled` is why the throttle would refuse a request for a caller.
 ///
 /// A valid token is served whatever failed since it was granted. Without one, the provider is asked, unless this
 /// token's back-off or the host's `Retry-After` is still running: requests on behalf of waiting callers would keep a
 /// provider down.
 pub fn may_serve(
     snapshot: &Snapshot,
-    quiet_until: Option<Instant>,
+    throttled: Option<HeldBack>,
     now: Instant,
     min_ttl: Duration,
 ) -> Serving {
@@ -99,11 +116,11 @@ pub fn may_serve(
     if let Some(token) = valid.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)) {
         return Serving::Token(Arc::clone(token));
     }
-    let is_short_lived = valid.as_ref().is_some_and(|token| token.validity.lifetime < min_ttl);
+    let is_short_lived = valid.as_ref().is_some_and(|token| token.validity.served_for() < min_ttl);
     if snapshot.in_flight && !is_short_lived {
         return Serving::Wait { in_flight: true };
     }
-    let held_back = held_back(snapshot, quiet_until, now);
+    let held_back = held_back(snapshot, throttled, now);
     let Some(token) = valid else {
         return held_back.map_or(Serving::Wait { in_flight: false }, |(failed, until)| {
             Serving::Refuse(Unobtainable::Failed(failed, Some(until)))
@@ -117,21 +134,25 @@ pub fn may_serve(
     Serving::Wait { in_flight: false }
 }
 
-/// Returns the failure for which the provider is not asked, even for a waiting caller, and when that ends. A secret
-/// that cannot be read holds callers back for one second only, because another attempt costs the provider nothing.
+/// Returns the failure for which the provider is not asked, even for a waiting caller, and when that ends: the later one
+/// of this token's back-off and the throttle's.
 pub fn held_back(
     snapshot: &Snapshot,
-    quiet_until: Option<Instant>,
+    throttled: Option<HeldBack>,
     now: Instant,
 ) -> Option<(Failed, Instant)> {
-    let last_error = snapshot.last_error.as_ref().filter(|_| snapshot.failures > 0);
-    let own = last_error.and_then(|failed| match failed.class {
-        ErrorClass::Secret => Some((failed.clone(), failed.at.after(SECRET_GAP))),
-        _ => Some((failed.clone(), snapshot.next_attempt?)),
-    });
-    let quiet =
-        quiet_until.map(|until| (HeldBack { until, class: ErrorClass::Throttled }.failed(now), until));
-    [quiet, own].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
+    let own = snapshot.last_error.clone().zip(snapshot.callers_from);
+    let throttled = throttled.map(|held| (held.failed(now), held.until));
+    [throttled, own].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
+}
+
+/// Returns when a caller may cause the next request after a failure. A secret that cannot be read holds callers back for
+/// one second only, because another attempt costs the provider nothing.
+pub fn callers_from(failed: &Failed, next_attempt: Instant) -> Instant {
+    match failed.class {
+        ErrorClass::Secret => failed.at.after(SECRET_GAP).min(next_attempt),
+        _ => next_attempt,
+    }
 }
 
 /// Returns when a token is renewed. `refresh_before` is the configured margin.
@@ -145,9 +166,9 @@ pub fn renew_at(token: &Token, refresh_before: Option<Duration>) -> Instant {
         let short_life = SHORT_LIFE_MARGIN.min(lifetime.mul_f64(SHORT_LIFE_FRACTION));
         lifetime.mul_f64(MARGIN).max(short_life) + lifetime.mul_f64(jitter)
     };
-    let expires_at = token.validity.expires_at();
+    let expires_at = sent_at.after(lifetime);
     let earliest = sent_at.after(min_gap(token.longest_lifetime.max(lifetime)));
-    let latest = expires_at.max(sent_at.after(MIN_GAP));
+    let latest = token.validity.expires_at().max(sent_at.after(MIN_GAP));
     expires_at.before(margin).max(earliest).min(latest)
 }
 
@@ -181,25 +202,66 @@ impl RenewalMode {
     }
 }
 
-/// Returns the back-off after the `failures`-th failure in a row, counted from one.
+/// How soon a failure is followed by another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// It passes by itself.
+    Transient,
+    /// A secret cannot be read on this host.
+    Secret,
+    /// The provider refuses the request.
+    Refusal,
+    /// The provider refuses the user name or the password.
+    Password,
+}
+
+impl Pace {
+    /// The pace after a failure. `without_code_for` is how long the refusals without an OAuth error code last.
+    pub fn of(failure: &Failure, without_code_for: Duration) -> Self {
+        match (failure.class, failure.refusal) {
+            (ErrorClass::Secret, _) => Self::Secret,
+            (ErrorClass::Refused, Some(Refusal::User)) => Self::Password,
+            (ErrorClass::Refused, Some(Refusal::WithoutCode(_))) if without_code_for < GATEWAY_FAULT_MOST => {
+                Self::Transient
+            }
+            (ErrorClass::Refused, _) => Self::Refusal,
+            _ => Self::Transient,
+        }
+    }
+}
+
+/// Returns when to try again after the `failures`-th failure of this pace in a row, counted from one.
 ///
-/// `remaining` is how long the held token is still valid, if it is. `retry_after` is the provider's `Retry-After`,
-/// which can only lengthen the back-off.
-pub fn back_off(
-    class: ErrorClass,
+/// `held` is the validity of the held token, if it is still valid: one attempt is always made shortly before it expires, and
+/// one then. `retry_after` is the provider's `Retry-After`, which can only delay the attempt.
+pub fn retry_at(
+    pace: Pace,
     failures: u32,
-    remaining: Option<Duration>,
+    held: Option<Validity>,
     retry_after: Option<Duration>,
+    now: Instant,
     jitter: f64,
-) -> Duration {
-    let (first, most) = match (class, remaining) {
-        (ErrorClass::Refused, _) => (REFUSED_FIRST, REFUSED_MOST),
-        (ErrorClass::Secret, _) => (TRANSIENT_FIRST, LOCAL_MOST),
-        (_, None) => (TRANSIENT_FIRST, TRANSIENT_MOST_WITHOUT_TOKEN),
+) -> Instant {
+    let (first, most) = match (pace, held.map(|held| held.remaining(now))) {
+        (Pace::Refusal, Some(_)) => (REFUSED_FIRST, REFUSED_MOST),
+        (Pace::Refusal, None) => (REFUSED_FIRST, REFUSED_MOST_WITHOUT_TOKEN),
+        (Pace::Password, _) => (PASSWORD_FIRST, REFUSED_MOST),
+        (Pace::Secret, _) => (TRANSIENT_FIRST, LOCAL_MOST),
+        (Pace::Transient, None) => (TRANSIENT_FIRST, TRANSIENT_MOST_WITHOUT_TOKEN),
         // A quarter of the rest leaves several attempts before the token expires.
-        (_, Some(rest)) => (TRANSIENT_FIRST, TRANSIENT_MOST.min(rest / 4).max(TRANSIENT_FIRST)),
+        (Pace::Transient, Some(rest)) => (TRANSIENT_FIRST, TRANSIENT_MOST.min(rest / 4).max(TRANSIENT_FIRST)),
     };
-    exponential(first, failures, most, jitter).max(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST))
+    let backed_off = now.after(exponential(first, failures, most, jitter));
+    let last_chance = held.filter(|_| pace != Pace::Password).and_then(|held| last_chance(held, now));
+    let asked = now.after(retry_after.unwrap_or_default().min(RETRY_AFTER_MOST));
+    last_chance.map_or(backed_off, |at| at.min(backed_off)).max(asked)
+}
+
+/// Returns the next moment at which a held token is asked for whatever failed: shortly before it expires, or when it does.
+fn last_chance(held: Validity, now: Instant) -> Option<Instant> {
+    let expires_at = held.expires_at();
+    let shortly_before = expires_at.before(LAST_CHANCE.min(held.lifetime / LAST_CHANCE_PART));
+    [shortly_before, expires_at].into_iter().find(|at| at.since(now) >= MIN_GAP)
 }
 
 /// The longest back-off of a token endpoint that is down. Shorter than a token's own, because the first token that
@@ -268,7 +330,7 @@ mod tests {
     fn an_operators_choice_wins_and_zero_means_at_expiry() {
         let renewed = |before| renew_at(&token(86_400, 0.0), Some(before)).since(SENT);
         assert_eq!(renewed(Duration::from_secs(300)), Duration::from_secs(86_100));
-        assert_eq!(renewed(Duration::ZERO), Duration::from_secs(86_400));
+        assert_eq!(renewed(Duration::ZERO), Duration::from_secs(86_399), "when it is not served any more");
         assert_eq!(
             renewed(Duration::from_secs(1_000_000)),
             Duration::from_secs(8_640),
@@ -285,16 +347,16 @@ mod tests {
             Duration::from_secs(360),
             "a tenth of its whole life after the request before"
         );
-        assert_eq!(renewed(20), Duration::from_secs(20), "and no later than it expires");
+        assert_eq!(renewed(20), Duration::from_secs(19), "and no later than it expires");
     }
 
     #[test]
     fn a_token_is_served_until_the_moment_it_expires_and_never_after() {
         let token = validity(60);
-        assert!(token.is_usable(SENT.after(Duration::from_millis(59_999)), Duration::ZERO));
-        assert!(!token.is_usable(SENT.after(Duration::from_secs(60)), Duration::ZERO));
-        assert!(token.is_usable(SENT, Duration::from_secs(60)));
-        assert!(!token.is_usable(SENT.after(Duration::from_millis(1)), Duration::from_secs(60)));
+        assert!(token.is_usable(SENT.after(Duration::from_millis(58_999)), Duration::ZERO));
+        assert!(!token.is_usable(SENT.after(Duration::from_secs(59)), Duration::ZERO));
+        assert!(token.is_usable(SENT, Duration::from_secs(59)));
+        assert!(!token.is_usable(SENT.after(Duration::from_millis(1)), Duration::from_secs(59)));
     }
 
     /// A token of so many seconds, and a failure of a class whose next attempt is in so many seconds from `SENT`.
@@ -302,14 +364,19 @@ mod tests {
         let token = lifetime.map(|seconds| Arc::new(token(seconds, 0.0)));
         let next_attempt = failure.map(|(_, seconds)| SENT.after(Duration::from_secs(seconds)));
         let last_error = failure.map(|(class, _)| Failed::new(class, "failed", SENT));
-        let failures = u32::from(failure.is_some());
-        Snapshot { token, last_error, failures, next_attempt, ..Snapshot::default() }
+        let callers_from = last_error.as_ref().zip(next_attempt).map(|(failed, at)| callers_from(failed, at));
+        Snapshot { token, last_error, next_attempt, callers_from, ..Snapshot::default() }
     }
 
     /// The answer, `after` seconds after `SENT`, to a caller that needs a token for `min_ttl` seconds.
     fn served(snapshot: &Snapshot, quiet: Option<u64>, after: u64, min_ttl: u64) -> String {
-        let quiet = quiet.map(|seconds| SENT.after(Duration::from_secs(seconds)));
         let now = SENT.after(Duration::from_secs(after));
+        let class = ErrorClass::Throttled;
+        let quiet = quiet.map(|seconds| HeldBack {
+            until: SENT.after(Duration::from_secs(seconds)),
+            class,
+            by_probe: false,
+        });
         match may_serve(snapshot, quiet, now, Duration::from_secs(min_ttl)) {
             Serving::Token(_) => "token".to_owned(),
             Serving::Wait { in_flight } => format!("wait, in flight: {in_flight}"),
@@ -324,7 +391,7 @@ mod tests {
     fn a_valid_token_is_served_whatever_went_wrong_since() {
         for class in [ErrorClass::Refused, ErrorClass::Server, ErrorClass::Secret] {
             let failed = snapshot(Some(100), Some((class, 90)));
-            assert_eq!(served(&failed, Some(1_000), 80, 20), "token");
+            assert_eq!(served(&failed, Some(1_000), 80, 19), "token");
             assert_ne!(served(&failed, None, 100, 0), "token", "it has expired");
         }
     }
@@ -354,37 +421,79 @@ mod tests {
     fn a_token_that_expires_too_soon_is_replaced_only_where_another_one_lasts_longer() {
         let held = snapshot(Some(1_000), None);
         assert_eq!(served(&held, None, 500, 600), "wait, in flight: false");
-        assert_eq!(served(&held, None, 500, 1_001), "MinTtlUnreachable(500s)", "no token lasts as long");
-        assert_eq!(served(&held, None, 99, 950), "MinTtlUnreachable(901s)", "it is almost new");
+        assert_eq!(served(&held, None, 500, 1_000), "MinTtlUnreachable(499s)", "no token lasts as long");
+        assert_eq!(served(&held, None, 99, 950), "MinTtlUnreachable(900s)", "it is almost new");
         let failed = snapshot(Some(1_000), Some((ErrorClass::Server, 600)));
-        assert_eq!(served(&failed, None, 500, 600), "MinTtlUnreachable(500s)", "no other one is to be had");
+        assert_eq!(served(&failed, None, 500, 600), "MinTtlUnreachable(499s)", "no other one is to be had");
     }
 
     #[test]
-    fn back_off_doubles_up_to_its_cap() {
-        let wait = |class, failures, rest: Option<u64>| {
-            back_off(class, failures, rest.map(Duration::from_secs), None, 0.0).as_secs()
-        };
+    fn a_wait_doubles_up_to_its_cap() {
+        let wait =
+            |pace, failures, held| retry_at(pace, failures, held, None, SENT, 0.0).since(SENT).as_secs();
         assert_eq!(
-            [1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(ErrorClass::Server, n, Some(7_200))),
+            [1, 2, 3, 9, 10, 4_000_000_000].map(|n| wait(Pace::Transient, n, Some(validity(7_200)))),
             [1, 2, 4, 256, 300, 300]
         );
-        assert_eq!([1, 5, 6, 20].map(|n| wait(ErrorClass::Server, n, None)), [1, 16, 30, 30]);
+        assert_eq!([1, 5, 6, 20].map(|n| wait(Pace::Transient, n, None)), [1, 16, 30, 30]);
+        assert_eq!([1, 2, 3, 4, 9].map(|n| wait(Pace::Refusal, n, None)), [60, 120, 240, 300, 300]);
+        assert_eq!([1, 4, 5, 9].map(|n| wait(Pace::Refusal, n, Some(validity(7_200)))), [60, 480, 900, 900]);
+        assert_eq!([1, 2, 5, 6, 9].map(|n| wait(Pace::Password, n, None)), [30, 60, 480, 900, 900]);
         assert_eq!(
-            [1, 2, 3, 5, 6, 9].map(|n| wait(ErrorClass::Refused, n, Some(7_200))),
-            [30, 60, 120, 480, 900, 900]
+            wait(Pace::Transient, 8, Some(validity(41))),
+            10,
+            "several attempts before the token expires"
         );
-        assert_eq!(wait(ErrorClass::Server, 8, Some(40)), 10, "several attempts before the token expires");
-        assert_eq!(wait(ErrorClass::Secret, 30, None), 60);
+        assert_eq!(wait(Pace::Secret, 30, None), 60);
     }
 
     #[test]
-    fn retry_after_lengthens_the_wait_within_reason_and_never_shortens_it() {
-        let wait = |seconds| {
-            let asked = Some(Duration::from_secs(seconds));
-            back_off(ErrorClass::Server, 1, None, asked, 0.0).as_secs()
+    fn a_held_token_is_asked_for_shortly_before_it_expires_and_when_it_does_whatever_the_back_off() {
+        let after = |seconds, pace, now: u64| {
+            let now = SENT.after(Duration::from_secs(now));
+            retry_at(pace, 5, Some(validity(seconds)), None, now, 0.0).since(SENT).as_secs()
         };
-        assert_eq!([0, 60, 1_000_000_000].map(wait), [1, 60, 900]);
+        assert_eq!([42, 53, 54].map(|now| after(60, Pace::Refusal, now)), [53, 59, 59]);
+        assert_eq!([3_000, 3_569].map(|now| after(3_600, Pace::Refusal, now)), [3_569, 3_599]);
+        assert_eq!(
+            after(60, Pace::Password, 42),
+            42 + 480,
+            "an account is locked after a few wrong passwords"
+        );
+    }
+
+    #[test]
+    fn retry_after_delays_the_attempt_within_reason_and_never_hastens_it() {
+        let wait = |seconds, held| {
+            let asked = Some(Duration::from_secs(seconds));
+            retry_at(Pace::Transient, 1, held, asked, SENT, 0.0).since(SENT).as_secs()
+        };
+        assert_eq!([0, 60, 1_000_000_000].map(|asked| wait(asked, None)), [1, 60, 900]);
+        assert_eq!(wait(100, Some(validity(50))), 100, "also beyond the expiry");
+    }
+
+    #[test]
+    fn a_refusal_without_an_oauth_error_code_is_a_gateways_for_ten_minutes() {
+        let refused = |refusal| Failure { refusal, ..Failure::new(ErrorClass::Refused, "refused") };
+        let pace = |refusal, minutes: u64| Pace::of(&refused(refusal), Duration::from_secs(60 * minutes));
+        let gateways = Some(Refusal::WithoutCode(404));
+        assert_eq!(
+            [0, 9, 10].map(|minutes| pace(gateways, minutes)),
+            [Pace::Transient, Pace::Transient, Pace::Refusal]
+        );
+        assert_eq!([None, Some(Refusal::Client)].map(|refusal| pace(refusal, 0)), [Pace::Refusal; 2]);
+        assert_eq!(pace(Some(Refusal::User), 0), Pace::Password);
+    }
+
+    #[test]
+    fn a_token_is_served_a_second_or_the_clock_skew_less_than_its_lifetime_but_nine_tenths_of_it() {
+        let served =
+            |seconds, skew| validity(seconds).with_clock_skew(skew).expires_at().since(SENT).as_millis();
+        assert_eq!(
+            [0, 1, 40, 9_999].map(|skew| served(3_600, skew)),
+            [3_599_000, 3_599_000, 3_560_000, 3_240_000]
+        );
+        assert_eq!([10, 5, 1].map(|seconds| served(seconds, 0)), [9_000, 4_500, 900]);
     }
 
     proptest! {
@@ -403,9 +512,9 @@ mod tests {
             asked in proptest::option::of(0_u64..),
             roll in 0.0..1.0,
         ) {
-            for class in [ErrorClass::Server, ErrorClass::Refused, ErrorClass::Secret] {
-                let rest = rest.map(Duration::from_secs);
-                let wait = back_off(class, failures, rest, asked.map(Duration::from_secs), roll);
+            for pace in [Pace::Transient, Pace::Secret, Pace::Refusal, Pace::Password] {
+                let asked = asked.map(Duration::from_secs);
+                let wait = retry_at(pace, failures, rest.map(validity), asked, SENT, roll).since(SENT);
                 prop_assert!(wait >= Duration::from_secs(1) && wait <= Duration::from_secs(1080));
             }
         }

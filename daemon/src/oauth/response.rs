@@ -16,7 +16,7 @@ use tokend_protocol::{ErrorClass, Secret};
 use crate::config::CredentialSettings;
 use crate::oauth::redact::{self, SentSecrets};
 pub use crate::oauth::reply::HttpReply;
-use crate::oauth::{Failure, Granted, Outcome, Refusal};
+use crate::oauth::{EXPIRED_ON_ARRIVAL, Failure, Granted, Outcome, Refusal};
 
 /// The longest access token that is accepted, in bytes. It must fit into a reply frame.
 const TOKEN_MAX: usize = 64 * 1024;
@@ -188,7 +188,7 @@ impl Reading<'_> {
         }
         let lifetime = self.lifetime(fields, &token);
         if lifetime.is_zero() {
-            return Err(malformed("an access token that had expired when it arrived"));
+            return Err(malformed(EXPIRED_ON_ARRIVAL));
         }
         let scope = scope.filter(|scope| !scope.trim().is_empty()).map(Arc::from);
         Ok(Granted { token: Secret::from(token), lifetime, scope })
@@ -340,7 +340,8 @@ fn error(fields: &Fields) -> Option<String> {
 }
 
 /// Returns the remaining lifetime that a JWT access token claims for itself (RFC 9068), or `None` where the text is not a
-/// JWT with an `exp`. The time now is the reply's `date`, else the token's `iat`, else the host's clock `wall`.
+/// JWT with an `exp`. The time now is the reply's `date`, else the token's `iat`, else the host's clock `wall`. A `date` is
+/// rounded down to whole seconds; the host's clock tells the rest.
 ///
 /// The signature is not verified: the claims can only shorten a lifetime, so a forged one gains nothing.
 pub fn claimed_lifetime(token: &str, date: Option<Duration>, wall: Duration) -> Option<Duration> {
@@ -348,6 +349,7 @@ pub fn claimed_lifetime(token: &str, date: Option<Duration>, wall: Duration) -> 
     let &[_header, claims, _signature] = parts.as_slice() else { return None };
     let json = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
     let Claims { exp, iat } = serde_json::from_slice(&json).ok()?;
+    let date = date.map(|date| wall.clamp(date, date.saturating_add(Duration::from_secs(1))));
     let now = date.map(|date| date.as_secs_f64()).or(iat).unwrap_or(wall.as_secs_f64());
     // An expiry that is too far away for a Duration never comes.
     Some(Duration::try_from_secs_f64((exp - now).max(0.0)).unwrap_or(Duration::MAX))
@@ -356,6 +358,7 @@ pub fn claimed_lifetime(token: &str, date: Option<Duration>, wall: Duration) -> 
 fn refusal(status: u16, code: Option<&str>) -> Option<Refusal> {
     match (code, status) {
         (Some("invalid_client"), _) | (None, 401) => Some(Refusal::Client),
+        (Some("invalid_grant"), _) => Some(Refusal::User),
         (None, _) => Some(Refusal::WithoutCode(status)),
         (Some(_), _) => None,
     }
@@ -825,7 +828,11 @@ mod tests {
     fn the_providers_clock_is_believed_before_the_hosts() {
         let with_iat = r#"{"iss":"x","iat":1400,"exp":5000.5}"#;
         let without_iat = r#"{"exp":5000.5}"#;
-        assert_eq!(remaining(with_iat, Some(2000)), Duration::from_millis(3_000_500));
+        assert_eq!(
+            remaining(with_iat, Some(2000)),
+            Duration::from_millis(2_999_500),
+            "its seconds are rounded down"
+        );
         assert_eq!(remaining(with_iat, None), Duration::from_millis(3_600_500));
         assert_eq!(remaining(without_iat, None), Duration::ZERO);
         assert_eq!(remaining(without_iat, Some(6000)), Duration::ZERO);

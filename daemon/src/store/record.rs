@@ -360,7 +360,7 @@ mod tests {
         let now = moment(20, 50_060);
         let read = Record::decode(&bytes, now, true).unwrap();
         let (token, failure) = (read.token.unwrap(), read.failure.unwrap());
-        assert_eq!(token.validity.remaining(now.at), Duration::from_secs(3_600 - 160));
+        assert_eq!(token.validity.remaining(now.at), Duration::from_secs(3_599 - 160));
         assert_eq!(token.validity.lifetime, Duration::from_secs(3_600), "the schedule depends on all of it");
         assert_eq!(failure.next_attempt, Some(at(160)));
         assert_eq!(failure.failed.at, at(20).before(Duration::from_secs(70)), "before the boot");

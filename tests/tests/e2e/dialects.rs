@@ -105,7 +105,7 @@ fn refused() -> Vec<(&'static str, Answer, Expected)> {
     vec![
         ("error-200", Answer::json(200, &error), Nothing(OPERATOR, "refused", &["error-with-200"])),
         ("error-401", Answer::json(401, &error), Nothing(OPERATOR, "refused", &[])),
-        ("forbidden", Answer::status(403), Nothing(OPERATOR, "refused", &[])),
+        ("forbidden", Answer::status(403), Nothing(RETRY, "refused", &[])),
         ("busy", Answer::refusal(400, "temporarily_unavailable"), Nothing(RETRY, "server", &[])),
         ("failed", Answer::status(500), Nothing(RETRY, "server", &[])),
         (

@@ -89,7 +89,7 @@ fn no_redirect_is_followed() {
         let failure = pair.failure();
         let message = failure["message"].as_str().unwrap();
         assert!(message.contains("redirect"), "{status}: the operator is told: {message}");
-        pair.daemon.tokenctl().run(&["get", "bad"]).expect_code(7);
+        pair.daemon.tokenctl().run(&["get", "bad"]).expect_code(6);
         assert_eq!(elsewhere.connections(), 0, "{status}: nothing reached the other host");
     }
 }

@@ -98,6 +98,12 @@ async fn obtain(world: &World, key: usize, credential: &Credential, min_ttl: Dur
                 "a caller waited past its deadline"
             }
             Err(Unobtainable::DeadlineExceeded) if until < deadline => "a deadline before its time",
+            Err(Unobtainable::Failed(failed, Some(announced))) => {
+                match judge.sent_away(key, failed, *announced, was_awake) {
+                    Some(wrong) => wrong,
+                    None => return,
+                }
+            }
             _ => return,
         };
         judge.violated(&format!(

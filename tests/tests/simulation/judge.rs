@@ -3,16 +3,17 @@
 //! It knows from the simulated issuers what is true, sees of the engine only what its readers see, and has its
 //! own idea of how far apart requests have to be.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use tokend::clock::{Clock, Instant};
+use tokend::engine::credential::Failed;
 use tokend::engine::schedule::RenewalMode;
 use tokend::oauth::Failure;
 use tokend_protocol::ErrorClass;
 
-use crate::key::{Grant, Key, gap};
+use crate::key::{Grant, Key, Kind, gap};
 use crate::tally::Tally;
 use crate::trouble::Trouble;
 
@@ -27,6 +28,9 @@ const SPACING: Duration = Duration::from_millis(50);
 
 /// The longest that a schedule may lie in the future when no token is held.
 const LONGEST_WAIT: Duration = Duration::from_secs(1_080);
+
+/// The longest that a suspend shortly before matters to callers.
+const TROUBLED_MOST: Duration = Duration::from_secs(120);
 
 /// All that the judge knows.
 #[derive(Debug)]
@@ -46,15 +50,38 @@ pub struct Judge {
 #[derive(Debug, Default)]
 pub struct Site {
     pub trouble: Option<(Trouble, Instant)>,
+    /// Which client the trouble is meant for, if not for all.
+    pub troubled_client: Option<usize>,
+    /// When every caller gets a token again, after a trouble.
+    pub callers_recovered: Option<Instant>,
     /// Whether nothing else is to go wrong for a while.
     pub is_recovering: bool,
     pub in_flight: u32,
     /// How often its secret on the host was replaced.
     pub replacements: u64,
-    quiet_until: Option<Instant>,
+    /// By client: until when it was asked for quiet, and whether that may be meant for the whole host, because no other
+    /// client was given a token since.
+    quiet: BTreeMap<usize, (Instant, bool)>,
     last_sent: Option<Instant>,
+    last_failed: Option<Instant>,
     /// Requests of the schedule since the trouble began.
     scheduled: u32,
+}
+
+impl Site {
+    fn asked_for_quiet(&self, client: usize, now: Instant) -> bool {
+        self.quiet.get(&client).is_some_and(|(until, _)| now < *until)
+    }
+
+    /// Whether it asked for quiet that is over by a few seconds at most: others go first then.
+    fn was_asked_for_quiet(&self, client: usize, now: Instant) -> bool {
+        self.asked_for_quiet(client, now.before(Duration::from_secs(7)))
+    }
+
+    /// Whether it has asked several clients for quiet, and given no other one a token since.
+    fn asks_all_for_quiet(&self, now: Instant) -> bool {
+        self.quiet.values().filter(|(until, may_be_all)| now < *until && *may_be_all).count() > 1
+    }
 }
 
 impl Judge {
@@ -103,7 +130,7 @@ impl Judge {
         let Some(snapshot) = key.seen.as_ref().map(|seen| seen.borrow().clone()) else { return };
         let shown = snapshot.usable(now, Duration::ZERO);
         let truth = key.grants.back();
-        let valid = truth.filter(|grant| grant.sent_at.after(grant.lifetime) > now);
+        let valid = truth.filter(|grant| grant.expires() > now);
         match (shown, valid) {
             (None, Some(grant)) => {
                 let lost = format!("token {number}: valid token {} was lost: {snapshot:?}", grant.number);
@@ -116,8 +143,7 @@ impl Judge {
             }
             _ => (),
         }
-        let latest =
-            valid.map_or(now, |grant| grant.sent_at.after(grant.lifetime)).max(now.after(LONGEST_WAIT));
+        let latest = valid.map_or(now, Grant::expires).max(now.after(LONGEST_WAIT));
         let rests = snapshot.next_attempt.is_none() && key.plan.renewal_mode != RenewalMode::Always;
         let is_due_in_time = snapshot.next_attempt.is_some_and(|due| due <= latest.after(TICK));
         if !snapshot.in_flight && !is_due_in_time && !rests {
@@ -138,10 +164,13 @@ impl Judge {
         if site.in_flight >= 4 {
             wrong = Some("a fifth request is in flight at one issuer");
         }
-        if costs && site.quiet_until.is_some_and(|until| now < until) {
+        if costs && site.asked_for_quiet(key.plan.client, now) {
             wrong = Some("a request although the issuer asked for quiet");
         }
-        if site.last_sent.is_some_and(|last| now.after(TICK) < last.after(SPACING)) {
+        if costs && key.orders == 0 && !key.is_abandoned && site.asks_all_for_quiet(now) {
+            wrong = Some("a request although the issuer asked several clients for quiet");
+        }
+        if !key.asks_again && site.last_sent.is_some_and(|last| now.after(TICK) < last.after(SPACING)) {
             wrong = Some("two requests in quick succession at one issuer");
         }
         let is_ordered = key.orders > 0 || std::mem::take(&mut key.is_abandoned);
@@ -178,8 +207,23 @@ impl Judge {
         let key = &mut self.keys[number];
         key.in_flight = false;
         self.sites[key.site].in_flight -= 1;
-        if grant.sent_at.after(grant.lifetime) <= self.clock.now() {
+        if grant.expires() <= self.clock.now() {
+            // An issuer that gives a new token only once the old one has expired is asked again a second later.
+            if key.plan.refresh_before == Some(Duration::ZERO)
+                && !std::mem::replace(&mut key.asks_again, true)
+            {
+                let again = self.clock.now().after(Duration::from_secs(1));
+                key.next = Some((again, again));
+                return self.note_reply(number, "expired");
+            }
             return self.failed(number, &Failure::new(ErrorClass::Malformed, "expired on its way"), false);
+        }
+        key.asks_again = false;
+        (key.streak, key.page_since) = (None, None);
+        let quiet = &mut self.sites[key.site].quiet;
+        quiet.remove(&key.plan.client);
+        for (_, may_be_all) in quiet.values_mut() {
+            *may_be_all = false;
         }
         let previous = key.grants.back();
         if let Some(same) = previous.filter(|previous| previous.number == grant.number) {
@@ -210,6 +254,7 @@ impl Judge {
     pub fn failed(&mut self, number: usize, failure: &Failure, was_in_flight: bool) {
         let now = self.clock.now();
         let key = &mut self.keys[number];
+        key.asks_again = false;
         if was_in_flight {
             key.in_flight = false;
             self.sites[key.site].in_flight -= 1;
@@ -220,20 +265,26 @@ impl Judge {
         let rest = snapshot
             .and_then(|snapshot| snapshot.usable(now, Duration::ZERO))
             .map(|token| token.validity.remaining(now));
-        let (first, most) = match failure.class {
-            ErrorClass::Refused => (30.0, 900.0),
-            ErrorClass::Secret => (1.0, 60.0),
-            _ => (1.0, rest.map_or(30.0, |rest| (rest.as_secs_f64() / 4.0).clamp(1.0, 300.0))),
+        let (kind, count) = key.count(failure, failures, now);
+        let (first, most) = match kind {
+            Kind::Refusal => (60.0, rest.map_or(300.0, |_| 900.0)),
+            Kind::Secret => (1.0, 60.0),
+            Kind::Passing => (1.0, rest.map_or(30.0, |rest| (rest.as_secs_f64() / 4.0).clamp(1.0, 300.0))),
         };
-        let own = Duration::from_secs_f64((first * 2.0_f64.powi(failures.min(20) as i32)).min(most) * 0.8);
+        let own =
+            now.after(Duration::from_secs_f64((first * 2.0_f64.powi((count - 1).min(20) as i32)).min(most)));
+        let last_chance = rest.and_then(|_| key.last_chance(now));
         let asked = failure.retry_after.unwrap_or_default().min(Duration::from_secs(900));
-        let next = now.after(own.max(asked));
+        let next = last_chance.map_or(own, |at| at.min(own)).max(now.after(asked));
         let by_need =
             if failure.class == ErrorClass::Secret { now.after(Duration::from_secs(1)) } else { next };
         key.next = Some((next, by_need.min(next)));
-        let site = &mut self.sites[key.site];
-        if failure.retry_after.is_some() {
-            site.quiet_until = site.quiet_until.max(Some(now.after(asked)));
+        self.sites[key.site].last_failed = Some(now);
+        let quiet = &mut self.sites[key.site].quiet;
+        let before = quiet.get(&key.plan.client).map(|(until, _)| *until);
+        if !asked.is_zero() && before.is_none_or(|before| before < now.after(asked)) {
+            let may_be_all = quiet.get(&key.plan.client).is_none_or(|(_, may_be_all)| *may_be_all);
+            quiet.insert(key.plan.client, (now.after(asked), may_be_all));
         }
         self.note_reply(number, "failed");
     }
@@ -246,8 +297,10 @@ impl Judge {
     }
 
     /// A trouble begins.
-    pub fn troubled(&mut self, site: usize, trouble: Trouble) {
+    pub fn troubled(&mut self, site: usize, trouble: Trouble, client: Option<usize>) {
         self.sites[site].trouble = Some((trouble, self.clock.now()));
+        self.sites[site].troubled_client = client;
+        self.sites[site].callers_recovered = None;
         self.sites[site].scheduled = 0;
         self.tally.troubles += 1;
         self.look_at_all();
@@ -290,10 +343,45 @@ impl Judge {
         }
     }
 
+    /// A caller is sent away until `announced`: what is wrong with that.
+    pub fn sent_away(
+        &mut self,
+        number: usize,
+        failed: &Failed,
+        announced: Instant,
+        was_awake: bool,
+    ) -> Option<&'static str> {
+        let now = self.clock.now();
+        let key = &mut self.keys[number];
+        let site = &self.sites[key.site];
+        let is_throttled = failed.class == ErrorClass::Throttled;
+        let may_be_throttled = site.was_asked_for_quiet(key.plan.client, now)
+            || site.asks_all_for_quiet(now)
+            || key.streak.is_some();
+        let before = key.announced.replace((now, announced));
+        let told_before = before.filter(|(_, until)| until.after(TICK) < now && was_awake);
+        let was_asked_since = |since| site.last_sent.max(site.last_failed).is_some_and(|at| at >= since);
+        let is_refused = key.streak.is_some_and(|(kind, _)| kind == Kind::Refusal);
+        if is_throttled && !may_be_throttled {
+            return Some("a caller was sent away for another client's Retry-After");
+        }
+        if let Some((since, _)) = told_before.filter(|_| !is_throttled)
+            && !was_asked_since(since)
+        {
+            return Some("a caller was told a time that was not true");
+        }
+        let is_late =
+            site.callers_recovered.is_some_and(|at| now > at && self.resumed.1.after(TROUBLED_MOST) < at);
+        if is_late && !is_throttled && !is_refused && failed.class != ErrorClass::Secret {
+            return Some("a caller was sent away long after the trouble ended");
+        }
+        None
+    }
+
     /// Whether a token satisfying `min_ttl` was there well before `until`, since `from`.
     pub fn was_there(&self, number: usize, min_ttl: Duration, from: Instant, until: Instant) -> bool {
         self.keys[number].grants.iter().any(|grant| {
-            let expires = grant.sent_at.after(grant.lifetime);
+            let expires = grant.expires();
             let lasts = expires > grant.granted_at && expires.since(grant.granted_at) >= min_ttl;
             lasts && grant.granted_at >= from && grant.granted_at.after(TICK) < until
         })

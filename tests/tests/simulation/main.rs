@@ -25,6 +25,7 @@ mod judge;
 mod key;
 mod plan;
 mod provider;
+mod real_servers;
 mod regressions;
 mod restarts;
 mod tally;

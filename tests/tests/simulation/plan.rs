@@ -14,6 +14,9 @@ pub const YEAR: f64 = 365.0 * DAY;
 /// About so many renewals make up one of the shorter simulations.
 const RENEWALS: f64 = 1_500.0;
 
+/// The clients of each issuer.
+pub const CLIENTS: usize = 3;
+
 /// One simulation.
 #[derive(Debug)]
 pub struct Plan {
@@ -43,6 +46,8 @@ pub struct IssuerPlan {
 pub struct TokenPlan {
     pub lifetime: Duration,
     pub refresh_before: Option<Duration>,
+    /// Which client of the issuer it is for.
+    pub client: usize,
     /// Whether the issuer gives the same token again while it is valid.
     pub is_cached: bool,
     /// Whether it is renewed while nobody uses it.
@@ -121,6 +126,7 @@ impl TokenPlan {
         Self {
             lifetime: seconds(lifetime.floor()),
             refresh_before,
+            client: rng.usize(0..CLIENTS),
             is_cached: rng.u32(0..10) == 0,
             renewal_mode: match rng.u32(0..10) {
                 0 => RenewalMode::OnDemand(seconds(lifetime * between(rng, 0.3, 3.0))),

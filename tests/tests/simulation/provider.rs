@@ -44,7 +44,9 @@ impl SimulatedProvider {
         let mishaps = self.world.plan.issuers[self.place.site].mishaps;
         let (trouble, is_recovering) = self.world.judge(|judge| {
             let site = &judge.sites[self.place.site];
-            (site.trouble.map(|(trouble, _)| trouble), site.is_recovering)
+            let is_meant = site.troubled_client.is_none_or(|client| client == self.plan().client);
+            let trouble = site.trouble.filter(|_| is_meant).map(|(trouble, _)| trouble);
+            (trouble, site.is_recovering)
         });
         if trouble.is_some() || is_recovering {
             return trouble;
@@ -65,9 +67,12 @@ impl SimulatedProvider {
             return (issued.number, left, now.after(left));
         }
         let lifetime = self.plan().lifetime;
+        // As many issuers do, it rounds the time of issue down to whole seconds.
+        let issued_at =
+            now.before(Duration::from_nanos(now.since(Instant::at(Duration::ZERO)).subsec_nanos().into()));
         issued.number += 1;
-        issued.valid_until = Some(now.after(lifetime));
-        (issued.number, lifetime, now.after(lifetime))
+        issued.valid_until = Some(issued_at.after(lifetime));
+        (issued.number, lifetime, issued_at.after(lifetime))
     }
 
     fn replacements(&self) -> u64 {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokend::engine::credential::{Attempted, Credential, Token, Unobtainable};
-use tokend::engine::throttle::{EndpointThrottle, OriginThrottle};
+use tokend::engine::throttle::{ClientThrottle, EndpointThrottle, OriginThrottle};
 use tokend::oauth::Failure;
 use tokend::store::ThrottleWriter;
 use tokend::store::record::ThrottleRecord;
 use tokend_protocol::{ErrorClass, State};
 
-use crate::test_support::{Scene, Script, Subject, fail};
+use crate::test_support::{Scene, Script, Subject, client, fail};
 
 const HOUR: u64 = 3_600;
 
@@ -139,14 +139,14 @@ async fn back_off_is_computed_and_not_used() {
     {
         assert!(*gap >= least, "{gap} s where {least} s are due: {gaps:?}");
     }
-    // Two minutes and a fifth is the longest back-off of an issuer that is down, five seconds its spread.
-    assert!(gaps.iter().all(|gap| *gap <= 150.0), "callers are failing meanwhile: {gaps:?}");
+    // Half a minute and a fifth is the longest back-off of a token that callers wait for.
+    assert!(gaps.iter().all(|gap| *gap <= 37.0), "callers are failing meanwhile: {gaps:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_ignored() {
     let scene = Scene::begin(9);
-    let throttle: Arc<EndpointThrottle> = Arc::default();
+    let throttle: Arc<ClientThrottle> = Arc::default();
     let throttled = scene.subject("a", |now| {
         let failure = Failure::new(ErrorClass::Throttled, "scripted");
         if now < 60.0 {
@@ -286,11 +286,12 @@ async fn one_failing_realm_slows_all_others_of_its_host() {
     let scene = Scene::begin(16);
     let origin: Arc<OriginThrottle> = Arc::default();
     let realm = || {
-        Arc::new(EndpointThrottle::new(
-            Arc::clone(&origin),
-            ThrottleWriter::default(),
-            ThrottleRecord::default(),
-        ))
+        let (writer, record) = (ThrottleWriter::default(), ThrottleRecord::default());
+        client(
+            &Arc::new(EndpointThrottle::new(Arc::clone(&origin), writer, record)),
+            "client",
+            scene.clock.now(),
+        )
     };
     let failing = scene.subject("a", |_| fail(ErrorClass::Server));
     let _failing = failing.start_at(&realm(), None);
@@ -304,7 +305,7 @@ async fn one_failing_realm_slows_all_others_of_its_host() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_waits_behind_all_scheduled_renewals_after_an_outage() {
     let scene = Scene::begin(17);
-    let throttle: Arc<EndpointThrottle> = Arc::default();
+    let throttle: Arc<ClientThrottle> = Arc::default();
     // All 2,000 tokens expire in an outage; afterwards, twenty are renewed in a second.
     let answer: Script =
         |now| if (300.0..2_000.0).contains(&now) { fail(ErrorClass::Unreachable) } else { Ok(1_000) };

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokend::clock::{Clock, Instant};
 use tokend::engine::credential::{ActorContext, Credential, Schedule, StartState, Token, Unobtainable};
 use tokend::engine::schedule::RenewalMode;
-use tokend::engine::throttle::EndpointThrottle;
+use tokend::engine::throttle::{ClientThrottle, EndpointThrottle};
 use tokend::fingerprint::Fingerprinter;
 use tokend::oauth::{Failure, Granted, Outcome, Provider};
-use tokend::store::Store;
 use tokend::store::record::Key;
+use tokend::store::{Store, ThrottleWriter};
 use tokend_protocol::{ErrorClass, Secret};
 use tokio_util::task::TaskTracker;
 
@@ -36,8 +36,15 @@ pub struct Subject {
     scene: Scene,
     name: Arc<str>,
     answer: Script,
+    /// Which token it gives so many seconds after the beginning, if not a new one each time.
+    token_at: Option<fn(f64) -> u64>,
     latency: Duration,
     asked_at: Arc<Mutex<Vec<f64>>>,
+}
+
+/// The throttle of a client of an endpoint.
+pub fn client(endpoint: &Arc<EndpointThrottle>, name: &str, now: Instant) -> Arc<ClientThrottle> {
+    Arc::new(ClientThrottle::new(Arc::clone(endpoint), name, ThrottleWriter::default(), None, now))
 }
 
 /// A failure of a class.
@@ -56,7 +63,14 @@ impl Scene {
 
     pub fn subject(&self, name: &str, answer: Script) -> Subject {
         let latency = Duration::from_millis(100);
-        Subject { scene: self.clone(), name: name.into(), answer, latency, asked_at: Arc::default() }
+        Subject {
+            scene: self.clone(),
+            name: name.into(),
+            answer,
+            token_at: None,
+            latency,
+            asked_at: Arc::default(),
+        }
     }
 
     pub fn seconds(&self) -> f64 {
@@ -79,6 +93,12 @@ impl Subject {
         Self { latency, ..self }
     }
 
+    /// The same with a provider that gives a token again, as `token_at` says.
+    #[must_use]
+    pub fn with_token_at(self, token_at: fn(f64) -> u64) -> Self {
+        Self { token_at: Some(token_at), ..self }
+    }
+
     /// When it was asked, in seconds.
     pub fn asked_at(&self) -> Vec<f64> {
         self.asked_at.lock().unwrap().clone()
@@ -93,26 +113,23 @@ impl Subject {
         self.start_at(&Arc::default(), None)
     }
 
-    pub fn start_at(&self, throttle: &Arc<EndpointThrottle>, refresh_before: Option<Duration>) -> Credential {
+    pub fn start_at(&self, throttle: &Arc<ClientThrottle>, refresh_before: Option<Duration>) -> Credential {
         self.resume(Arc::clone(throttle), refresh_before, StartState::default())
     }
 
     /// Goes on from what a store has kept, of the credential and of its token endpoint.
     pub fn start_from(&self, store: &Arc<Store>, key: Key) -> Credential {
         let (endpoint, condition) = store.claim_throttle("https://id.example/token");
-        let throttle = EndpointThrottle::new(Arc::default(), endpoint, condition.unwrap_or_default());
+        let endpoint = EndpointThrottle::new(Arc::default(), endpoint, condition.unwrap_or_default());
+        let throttle = client(&Arc::new(endpoint), "client", self.scene.clock.now());
         let (writer, record) = store.claim(key, None);
         let previous_exit = store.previous_exit;
-        self.resume(
-            Arc::new(throttle),
-            None,
-            StartState { writer, record, previous_exit, ..StartState::default() },
-        )
+        self.resume(throttle, None, StartState { writer, record, previous_exit, ..StartState::default() })
     }
 
     fn resume(
         &self,
-        throttle: Arc<EndpointThrottle>,
+        throttle: Arc<ClientThrottle>,
         refresh_before: Option<Duration>,
         start: StartState,
     ) -> Credential {
@@ -138,7 +155,7 @@ impl Provider for Subject {
         let number = {
             let mut asked_at = self.asked_at.lock().unwrap();
             asked_at.push(self.scene.seconds());
-            asked_at.len()
+            self.token_at.map_or(asked_at.len() as u64, |token_at| token_at(self.scene.seconds()))
         };
         let answer = (self.answer)(self.scene.seconds());
         tokio::time::sleep(self.latency).await;

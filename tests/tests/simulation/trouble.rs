@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokend::oauth::Failure;
+use tokend::oauth::{Failure, Refusal};
 use tokend_protocol::ErrorClass;
 
 /// A condition of an issuer.
@@ -23,6 +23,8 @@ pub enum Trouble {
     Throttling(Duration),
     /// It answers `invalid_client`: its secret was changed, ours not yet.
     Refusing,
+    /// A gateway before it answers 404 with a page.
+    Page,
     /// Our own secret cannot be read.
     NoSecret,
     /// It gives tokens that have expired when they arrive.
@@ -37,7 +39,7 @@ impl Trouble {
             2 => rng.u64(1..=3_600),
             _ => 1_000_000_000,
         });
-        match rng.u32(0..10) {
+        match rng.u32(0..11) {
             0 | 1 => Self::Unreachable,
             2 => Self::Hanging,
             3 => Self::Failing(None),
@@ -46,6 +48,7 @@ impl Trouble {
             6 => Self::Malformed,
             7 => Self::Throttling(wish),
             8 => Self::Refusing,
+            9 => Self::Page,
             _ => [Self::NoSecret, Self::Stale][rng.usize(0..2)],
         }
     }
@@ -72,7 +75,7 @@ impl Trouble {
             Self::BadCertificate => ErrorClass::Tls,
             Self::Malformed => ErrorClass::Malformed,
             Self::Throttling(_) => ErrorClass::Throttled,
-            Self::Refusing => ErrorClass::Refused,
+            Self::Refusing | Self::Page => ErrorClass::Refused,
             Self::NoSecret => ErrorClass::Secret,
             Self::Stale => return None,
         };
@@ -81,12 +84,30 @@ impl Trouble {
             Self::Throttling(wish) => Some(wish),
             _ => None,
         };
-        Some(Failure { retry_after, ..Failure::new(class, "simulated") })
+        let refusal = match self {
+            Self::Refusing => Some(Refusal::Client),
+            Self::Page => Some(Refusal::WithoutCode(404)),
+            _ => None,
+        };
+        Some(Failure { retry_after, refusal, ..Failure::new(class, "simulated") })
     }
 
     /// Whether it is the kind by which an issuer is taken to be down.
     pub fn is_outage(self) -> bool {
         matches!(self, Self::Unreachable | Self::Hanging | Self::Failing(None) | Self::BadCertificate)
+    }
+
+    /// Whether it may be meant for one client of the issuer.
+    pub fn is_throttling(self) -> bool {
+        matches!(self, Self::Failing(Some(_)) | Self::Throttling(_))
+    }
+
+    /// How soon after its end a caller gets a token again, if nothing else goes wrong: half a minute and a fifth, the ten
+    /// seconds that the last request may hang, and the queue. `None` where that depends on what the issuer asked for, or
+    /// on whether it is a matter for an operator.
+    pub fn recovery_of_callers(self, crowd: usize, latency: Duration) -> Option<Duration> {
+        let passes = self.is_outage() || matches!(self, Self::Malformed | Self::Stale);
+        passes.then(|| Duration::from_secs(36 + 10 + 1) + queue(crowd, latency))
     }
 
     /// How soon after its end all tokens of the issuer have to be renewed again, if nothing else goes wrong, with
@@ -97,11 +118,15 @@ impl Trouble {
     /// out (ten seconds if the last of them hangs), a spread of five, and the queue.
     pub fn recovery(self, crowd: usize, latency: Duration) -> Duration {
         let own = Duration::from_secs(match self {
-            Self::Refusing => 1_080,
+            Self::Refusing | Self::Page => 1_080,
             Self::Failing(Some(_)) | Self::Throttling(_) => 900,
             _ => 360,
         });
-        let queue = (latency / 4).max(Duration::from_millis(50)).mul_f64(crowd as f64);
-        own + Duration::from_secs(144 + 30) + queue
+        own + Duration::from_secs(144 + 30) + queue(crowd, latency)
     }
+}
+
+/// How long it takes until all of a crowd have had their turn.
+fn queue(crowd: usize, latency: Duration) -> Duration {
+    (latency / 4).max(Duration::from_millis(50)).mul_f64(crowd as f64)
 }

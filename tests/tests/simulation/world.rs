@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokend::clock::{Clock, Instant};
 use tokend::engine::credential::{ActorContext, Credential, Schedule, StartState};
-use tokend::engine::throttle::EndpointThrottle;
+use tokend::engine::throttle::{ClientThrottle, EndpointThrottle};
 use tokend::fingerprint::Fingerprinter;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -15,9 +15,10 @@ use crate::caller;
 use crate::host::Host;
 use crate::judge::Judge;
 use crate::key::Key;
-use crate::plan::{Plan, between, wait};
+use crate::plan::{CLIENTS, Plan, between, wait};
 use crate::provider::SimulatedProvider;
 use crate::tally::Tally;
+use crate::test_support::client;
 use crate::trouble::Trouble;
 
 /// What all parts of a simulation share.
@@ -85,10 +86,14 @@ impl World {
         };
         let mut key = 0;
         for (site, plan) in self.plan.issuers.iter().enumerate() {
-            let throttle: Arc<EndpointThrottle> = Arc::default();
-            for token in 0..plan.tokens.len() {
+            let endpoint: Arc<EndpointThrottle> = Arc::default();
+            let now = self.clock.now();
+            let clients: Vec<_> =
+                (0..CLIENTS).map(|name| client(&endpoint, &name.to_string(), now)).collect();
+            for (token, token_plan) in plan.tokens.iter().enumerate() {
                 let place = Place { site, token, key };
-                let life = Arc::clone(&self).configure(place, Arc::clone(&throttle), actor_context.clone());
+                let throttle = Arc::clone(&clients[token_plan.client]);
+                let life = Arc::clone(&self).configure(place, throttle, actor_context.clone());
                 tokio::spawn(life);
                 key += 1;
             }
@@ -109,7 +114,7 @@ impl World {
     async fn configure(
         self: Arc<Self>,
         place: Place,
-        throttle: Arc<EndpointThrottle>,
+        throttle: Arc<ClientThrottle>,
         actor_context: ActorContext,
     ) {
         let plan = &self.plan.issuers[place.site].tokens[place.token];
@@ -140,11 +145,17 @@ impl World {
                 (wait(rng, plan.troubles.0), Trouble::draw(rng), Duration::from_secs_f64(length))
             });
             self.clock.sleep_until(self.clock.now().after(calm)).await;
-            self.judge(|judge| judge.troubled(site, trouble));
+            let client =
+                self.draw(|rng| (trouble.is_throttling() && rng.bool()).then(|| rng.usize(0..CLIENTS)));
+            self.judge(|judge| judge.troubled(site, trouble, client));
             self.clock.sleep_until(self.clock.now().after(length)).await;
             self.judge(|judge| judge.relieved(site));
             let ended = self.clock.now();
-            self.judge(|judge| judge.sites[site].is_recovering = true);
+            let callers_recovery = trouble.recovery_of_callers(plan.tokens.len(), plan.latency);
+            self.judge(|judge| {
+                judge.sites[site].is_recovering = true;
+                judge.sites[site].callers_recovered = callers_recovery.map(|needed| ended.after(needed));
+            });
             // Half of the time, because somebody put something right on this host.
             if self.draw(Rng::bool) {
                 self.judge(|judge| judge.replaced(site));
@@ -153,6 +164,7 @@ impl World {
             self.recovery(ended, trouble.recovery(plan.tokens.len(), plan.latency)).await;
             self.judge(|judge| {
                 judge.sites[site].is_recovering = false;
+                judge.sites[site].callers_recovered = None;
                 judge.recovered(site, ended);
             });
         }

@@ -8,13 +8,19 @@ use tokend_protocol::ErrorClass;
 use super::{Actor, Command};
 use crate::clock::{Instant, Validity};
 use crate::engine::credential::{Attempted, Failed, Snapshot, Token};
-use crate::engine::schedule::{RETRY_AFTER_MOST, back_off, renew_at};
-use crate::engine::throttle::{Admission, EndpointThrottle, HeldBack, Urgency};
-use crate::oauth::{Failure, Granted, Outcome, Provider, SecretInUse};
+use crate::engine::schedule::{MIN_GAP, Pace, RETRY_AFTER_MOST, callers_from, renew_at, retry_at};
+use crate::engine::throttle::{Admission, ClientThrottle, HeldBack, Urgency};
+use crate::oauth::{EXPIRED_ON_ARRIVAL, Failure, Granted, Outcome, Provider, Refusal, SecretInUse};
 use crate::store::record::{FailureRecord, Record};
 
 /// The next attempts of tokens that the throttle held back are spread over this time.
 const HELD_SPREAD: Duration = Duration::from_secs(5);
+
+/// How long a token without a valid one waits at most for a token endpoint that is down, before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The longest wait for the provider's own expiry of a token. A longer one means that the clocks disagree.
+const EXPIRY_WAIT_MOST: Duration = Duration::from_secs(5);
 
 /// How many token requests in a row may be interrupted by the end of the process before that counts as a failure. Two
 /// may be chance; after that, the reply may be what crashes the daemon.
@@ -27,6 +33,7 @@ impl<P: Provider> Actor<P> {
     /// Waits for a turn, sends one request, and publishes what it brings. `None` if the actor was stopped meanwhile.
     pub(super) async fn attempt(&mut self, urgency: Urgency) -> Option<Attempted> {
         self.update(|snapshot| snapshot.in_flight = true);
+        self.wait_for_expiry().await;
         let throttle = Arc::clone(&self.throttle);
         let mut waiting = None;
         let attempted = match self.admission(&throttle, urgency, &mut waiting).await {
@@ -44,11 +51,24 @@ impl<P: Provider> Actor<P> {
         Some(attempted)
     }
 
+    /// Waits until a token that is not served any more has expired for its provider too, where that gives a new one only
+    /// then (`refresh_before = "0s"`). Callers wait for the request meanwhile.
+    async fn wait_for_expiry(&self) {
+        let (now, clock) = (self.context.clock.now(), &self.context.clock);
+        let is_served = self.snapshot().usable(now, Duration::ZERO).is_some();
+        if self.schedule.refresh_before == Some(Duration::ZERO)
+            && let Some(at) =
+                self.state.expired_at_provider.filter(|at| !is_served && at.since(now) <= EXPIRY_WAIT_MOST)
+        {
+            self.stop.run_until_cancelled(clock.sleep_until(at)).await;
+        }
+    }
+
     /// Waits for the throttle. If a caller's command arrives while a scheduled request waits, it is put in `waiting`,
     /// and the request moves to the callers' line.
     async fn admission<'a>(
         &mut self,
-        throttle: &'a EndpointThrottle,
+        throttle: &'a ClientThrottle,
         urgency: Urgency,
         waiting: &mut Option<Command>,
     ) -> Option<Result<Admission<'a>, HeldBack>> {
@@ -70,7 +90,9 @@ impl<P: Provider> Actor<P> {
                 command = caller => *waiting = Some(command),
             }
         }
-        stop.run_until_cancelled(throttle.admit(Urgency::Needed, &clock)).await
+        let is_ordered = urgency == Urgency::Ordered || matches!(waiting, Some(Command::Refresh { .. }));
+        let urgency = if is_ordered { Urgency::Ordered } else { self.needed() };
+        stop.run_until_cancelled(throttle.admit(urgency, &clock)).await
     }
 
     async fn exchange(&mut self, admission: Admission<'_>) -> Option<Attempted> {
@@ -78,7 +100,7 @@ impl<P: Provider> Actor<P> {
         self.state.last_attempt = Some(sent_at);
         self.state.interrupted_requests = self.state.interrupted_requests.saturating_add(1);
         self.writer.changed(self.record_if_interrupted(sent_at));
-        let requested = self.discarded.run_until_cancelled(self.provider.request()).await?;
+        let requested = self.discarded.run_until_cancelled(self.request()).await?;
         let Outcome { result, deviations, requests, client_secret, facts, clock_skew } = requested;
         self.state.interrupted_requests = 0;
         self.throttle.also_sent(requests.saturating_sub(1), self.context.clock.now());
@@ -93,7 +115,7 @@ impl<P: Provider> Actor<P> {
         });
         let attempted = match result {
             Ok(granted) => {
-                self.throttle.reset();
+                self.throttle.granted();
                 // The store may wait for a disk, and other tokens need not wait for that.
                 drop(admission);
                 self.granted(granted, sent_at).await
@@ -106,15 +128,31 @@ impl<P: Provider> Actor<P> {
         Some(attempted)
     }
 
+    /// Sends one request. Where a provider gives a new token only once the old one has expired (`refresh_before = "0s"`), and
+    /// this was a moment too early, it sends another one a second later: a provider counts in whole seconds.
+    async fn request(&self) -> Outcome {
+        let outcome = self.provider.request().await;
+        let is_too_early = match &outcome.result {
+            Ok(granted) => granted.lifetime.is_zero(),
+            Err(failure) => failure.message == EXPIRED_ON_ARRIVAL,
+        };
+        if self.schedule.refresh_before != Some(Duration::ZERO) || !is_too_early {
+            return outcome;
+        }
+        self.context.clock.sleep_until(self.context.clock.now().after(MIN_GAP)).await;
+        let again = self.provider.request().await;
+        Outcome { requests: outcome.requests.saturating_add(again.requests), ..again }
+    }
+
     /// The record from which the next process resumes if this one ends during the request.
     fn record_if_interrupted(&self, sent_at: Instant) -> Record {
         let snapshot = self.snapshot();
         let mut record = self.record(&snapshot);
         if self.state.interrupted_requests > INTERRUPTED_MAX {
             let failures = snapshot.failures.saturating_add(1);
-            let remaining = remaining(&snapshot, sent_at);
             let (class, jitter) = (ErrorClass::Internal, (self.context.roll)());
-            let next_attempt = Some(sent_at.after(back_off(class, failures, remaining, None, jitter)));
+            let held = held(&snapshot, sent_at);
+            let next_attempt = Some(retry_at(Pace::Transient, failures, held, None, sent_at, jitter));
             let message = "the daemon ended during each of its last token requests";
             let failed = Failed::new(class, message, sent_at);
             record.failure = Some(FailureRecord { failures, failed, next_attempt });
@@ -133,15 +171,17 @@ impl<P: Provider> Actor<P> {
     }
 
     async fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
-        let validity = Validity { sent_at, lifetime: granted.lifetime };
-        if validity.remaining(self.context.clock.now()).is_zero() {
-            let message = "an access token that had expired when it arrived";
-            return self.failed(Failure::new(ErrorClass::Malformed, message));
+        let now = self.context.clock.now();
+        let skew = self.snapshot().clock_skew.unwrap_or_default().unsigned_abs();
+        let validity = Validity { sent_at, lifetime: granted.lifetime }.with_clock_skew(skew);
+        let lifetime = validity.lifetime;
+        if validity.remaining(now).is_zero() {
+            return self.failed(Failure::new(ErrorClass::Malformed, EXPIRED_ON_ARRIVAL));
         }
         let fingerprint = self.context.fingerprinter.fingerprint(&granted.token);
         let mut renewed = Snapshot::clone(&self.snapshot());
         let same = renewed.token.filter(|held| held.fingerprint == fingerprint);
-        let (changed, lifetime) = (same.is_none(), granted.lifetime);
+        let changed = same.is_none();
         let token = Token {
             secret: granted.token,
             fingerprint,
@@ -151,9 +191,13 @@ impl<P: Provider> Actor<P> {
             scope: granted.scope,
         };
         self.state.changes_in_vain = 0;
+        self.state.streak = None;
+        self.state.without_code_since = None;
+        self.state.expired_at_provider = Some(now.after(granted.lifetime));
         renewed.in_flight = false;
         renewed.last_error = None;
         renewed.failures = 0;
+        renewed.callers_from = None;
         renewed.next_attempt = Some(renew_at(&token, self.schedule.refresh_before));
         renewed.token = Some(Arc::new(token));
         // Stored before it is published: nobody is given a token that a crash could lose.
@@ -167,24 +211,32 @@ impl<P: Provider> Actor<P> {
     pub(super) fn failed(&mut self, failure: Failure) -> Attempted {
         let now = self.context.clock.now();
         let snapshot = self.snapshot();
-        let remaining = remaining(&snapshot, now);
         let failures = snapshot.failures.saturating_add(1);
-        let jitter = (self.context.roll)();
-        let delay = back_off(failure.class, failures, remaining, failure.retry_after, jitter);
-        self.tell_throttle(&failure, now);
+        let pace = self.pace(&failure, now);
+        let in_a_row = match self.state.streak {
+            Some((before, in_a_row)) if before == pace => in_a_row.saturating_add(1),
+            Some(_) => 1,
+            None => failures,
+        };
+        self.state.streak = Some((pace, in_a_row));
+        let (held, jitter) = (held(&snapshot, now), (self.context.roll)());
+        let next_attempt = retry_at(pace, in_a_row, held, failure.retry_after, now, jitter);
+        self.tell_throttle(&failure, pace, now);
         let Failure { class, message, detail, needs_operator, .. } = failure;
+        let may_be_a_gateways = class == ErrorClass::Refused && pace == Pace::Transient;
+        let needs_operator = needs_operator && !may_be_a_gateways;
         let detail = detail.map(|text| capped(&text));
         let failed = Failed { class, message: capped(&message), detail, at: now, needs_operator };
-        let next_attempt = Some(now.after(delay));
         self.update(|snapshot| {
             snapshot.in_flight = false;
             snapshot.last_error = Some(failed.clone());
             snapshot.failures = failures;
-            snapshot.next_attempt = next_attempt;
+            snapshot.next_attempt = Some(next_attempt);
+            snapshot.callers_from = Some(callers_from(&failed, next_attempt));
         });
         self.writer.changed(self.record(&self.snapshot()));
         let detail = failed.detail.as_deref();
-        let retry_in = delay.as_secs();
+        let retry_in = next_attempt.since(now).as_secs();
         tracing::warn!(
             token = self.names(),
             class = failed.class.as_str(),
@@ -192,18 +244,26 @@ impl<P: Provider> Actor<P> {
             detail,
             failures,
             retry_in,
-            token_valid_for = remaining.map(|rest| rest.as_secs()),
+            token_valid_for = held.map(|held| held.remaining(now).as_secs()),
             "{} not renewed: {}{}{}; next attempt in {retry_in} s",
             self.names(),
             failed.message,
             detail.map_or("", |_| ": "),
             detail.unwrap_or_default(),
         );
-        Attempted::Failed(failed, next_attempt)
+        Attempted::Failed(failed, Some(next_attempt))
+    }
+
+    /// The pace of the next attempts after a failure.
+    fn pace(&mut self, failure: &Failure, now: Instant) -> Pace {
+        let is_without_code = matches!(failure.refusal, Some(Refusal::WithoutCode(_)));
+        let since = is_without_code.then(|| self.state.without_code_since.unwrap_or(now));
+        self.state.without_code_since = since;
+        Pace::of(failure, since.map_or(Duration::ZERO, |since| now.since(since)))
     }
 
     /// Reports a failure to the throttle, if it concerns other tokens of the provider too.
-    fn tell_throttle(&self, failure: &Failure, now: Instant) {
+    fn tell_throttle(&self, failure: &Failure, pace: Pace, now: Instant) {
         // Other failures concern this token only; its own back-off respects their `Retry-After`.
         let concerns_all = matches!(failure.class, ErrorClass::Throttled | ErrorClass::Server);
         if let Some(asked) = failure.retry_after.filter(|_| concerns_all) {
@@ -212,17 +272,18 @@ impl<P: Provider> Actor<P> {
             tracing::warn!(
                 token = names,
                 pause = seconds,
-                "the provider of {names} asked for no requests for {seconds} s; all tokens of its host wait"
+                "the provider of {names} asked for no requests for {seconds} s; all tokens of this client wait"
             );
-            self.throttle.origin().keep_quiet(now.after(pause));
+            self.throttle.keep_quiet(now.after(pause), now);
         }
         match failure.class {
             ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
-                self.throttle.failed(failure.class, now, (self.context.roll)());
+                let is_first = self.snapshot().failures == 0;
+                self.throttle.failed(failure.class, is_first, now, (self.context.roll)());
             }
             // The endpoint answered, so it is not down.
-            ErrorClass::Refused => self.throttle.reset(),
-            ErrorClass::Throttled | ErrorClass::Malformed | ErrorClass::Secret | ErrorClass::Internal => (),
+            ErrorClass::Refused if pace != Pace::Transient => self.throttle.reset(),
+            _ => (),
         }
     }
 
@@ -230,8 +291,13 @@ impl<P: Provider> Actor<P> {
     fn hold_back(&mut self, held: HeldBack) -> Attempted {
         let now = self.context.clock.now();
         let failed = held.failed(now);
-        let until = self.spread(held.until, HELD_SPREAD);
         let snapshot = self.snapshot();
+        // Costs no request while the throttle holds it back, and another token may have ended the outage by then.
+        let look_again = now.after(LOOK_AGAIN);
+        let may_end_sooner =
+            held.class != ErrorClass::Throttled && snapshot.usable(now, Duration::ZERO).is_none();
+        let until = if may_end_sooner { held.until.min(look_again) } else { held.until };
+        let until = self.spread(until, HELD_SPREAD);
         if snapshot.last_error.is_none() {
             let (names, message, class) = (self.names(), &failed.message, held.class.as_str());
             let wait = until.since(now).as_secs();
@@ -250,9 +316,9 @@ impl<P: Provider> Actor<P> {
     }
 }
 
-/// How long the held token remains valid, if it is.
-fn remaining(snapshot: &Snapshot, now: Instant) -> Option<Duration> {
-    snapshot.usable(now, Duration::ZERO).map(|token| token.validity.remaining(now))
+/// The validity of the held token, if it is still valid.
+fn held(snapshot: &Snapshot, now: Instant) -> Option<Validity> {
+    snapshot.usable(now, Duration::ZERO).map(|token| token.validity)
 }
 
 fn capped(text: &str) -> Arc<str> {

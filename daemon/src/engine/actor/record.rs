@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Actor;
 use crate::clock::Instant;
 use crate::engine::credential::{Schedule, Snapshot, StartState, Token};
-use crate::engine::schedule::{RenewalMode, renew_at};
+use crate::engine::schedule::{Pace, RenewalMode, callers_from, renew_at};
 use crate::fingerprint::Fingerprinter;
 use crate::store::PreviousExit;
 use crate::store::record::{FailureRecord, Record};
@@ -23,6 +23,12 @@ pub(in crate::engine) struct ActorState {
     pub changes_in_vain: u32,
     /// When the last of `changes_in_vain` began.
     pub last_change: Option<Instant>,
+    /// The pace after the last failure, and the failures in a row with this pace.
+    pub streak: Option<(Pace, u32)>,
+    /// When the first of the last refusals in a row without an OAuth error code was.
+    pub without_code_since: Option<Instant>,
+    /// When the held token has expired for its provider too, at the latest. It is not served for that long.
+    pub expired_at_provider: Option<Instant>,
 }
 
 /// Returns the first snapshot and the actor's state.
@@ -68,6 +74,7 @@ pub(in crate::engine) fn resume(
         failures: failure.map_or(0, |failure| failure.failures),
         last_error: failure.map(|failure| failure.failed.clone()),
         next_attempt,
+        callers_from: failure.and_then(|failure| Some(callers_from(&failure.failed, next_attempt?))),
         ..Snapshot::default()
     };
     (snapshot, state)
@@ -146,7 +153,7 @@ mod tests {
     fn a_token_is_renewed_when_it_would_have_been() {
         let (snapshot, state) = resumed(Some(token(1_000)), None, PreviousExit::Crashed);
         assert_eq!(snapshot.next_attempt, Some(after(1_880)));
-        assert!(snapshot.usable(NOW, Duration::from_secs(2_600)).is_some());
+        assert!(snapshot.usable(NOW, Duration::from_secs(2_599)).is_some());
         assert_ne!(snapshot.token.unwrap().fingerprint, Fingerprint([0; 8]), "it is computed again");
         assert_eq!(state.last_attempt, Some(NOW.before(Duration::from_secs(1_000))));
     }
@@ -155,7 +162,7 @@ mod tests {
     fn an_overdue_renewal_is_spread_but_not_beyond_the_expiry() {
         let next = |age| resumed(Some(token(age)), None, PreviousExit::Crashed).0.next_attempt;
         assert_eq!(next(3_000), Some(after(20)));
-        assert_eq!(next(3_595), Some(after(5)));
+        assert_eq!(next(3_595), Some(after(4)));
     }
 
     #[test]

@@ -77,17 +77,12 @@ impl Script {
         self.start_from(Arc::default(), schedule, StartState::default())
     }
 
-    fn start_with(&self, throttle: Arc<EndpointThrottle>, refresh_before: Option<Duration>) -> Credential {
+    fn start_with(&self, throttle: Arc<ClientThrottle>, refresh_before: Option<Duration>) -> Credential {
         let schedule = Schedule { names: "test".into(), refresh_before, renewal_mode: RenewalMode::Always };
         self.start_from(throttle, schedule, StartState::default())
     }
 
-    fn start_from(
-        &self,
-        throttle: Arc<EndpointThrottle>,
-        schedule: Schedule,
-        start: StartState,
-    ) -> Credential {
+    fn start_from(&self, throttle: Arc<ClientThrottle>, schedule: Schedule, start: StartState) -> Credential {
         Credential::start(self.clone(), throttle, schedule, start, &self.actor_context())
     }
 
@@ -167,9 +162,11 @@ async fn renews_ahead_of_expiry_again_and_again() {
 #[tokio::test(start_paused = true)]
 async fn a_margin_of_zero_asks_again_only_once_the_token_has_expired() {
     let script = Script::new(&[Give("a", 86_400), Give("b", 86_400)]);
-    let _credential = script.start(Some(Duration::ZERO));
-    script.run_for(86_401).await;
-    assert_eq!(script.asked_at(), [0, 86_400]);
+    let credential = script.start(Some(Duration::ZERO));
+    script.run_for(86_399).await;
+    let token = credential.obtain(Duration::ZERO, script.deadline()).await;
+    assert!(token.is_ok(), "a caller waits for the new one");
+    assert_eq!(script.asked_at(), [0, 86_400], "also in the second for which it is not served any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,7 +256,7 @@ async fn failures_back_off_and_the_first_success_ends_it() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_after_holds_back_every_token_of_the_host() {
-    let throttle = Arc::new(EndpointThrottle::default());
+    let throttle = Arc::new(ClientThrottle::default());
     let first = Script::new(&[Throttle(60), Give("a", 1000)]);
     let throttled = first.start_with(Arc::clone(&throttle), None);
     first.run_for(1).await;
@@ -291,7 +288,7 @@ async fn a_provider_that_hands_out_its_own_cached_token_is_not_asked_in_a_loop()
         Script::new(&[Give("a", 1000), Give("a", 300), Give("a", 90), Give("a", 1), Give("b", 1000)]);
     let _credential = script.start(None);
     script.run_for(1100).await;
-    assert_eq!(script.asked_at(), [0, 700, 910, 1000, 1001]);
+    assert_eq!(script.asked_at(), [0, 700, 910, 999, 1000]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,12 +307,12 @@ async fn min_ttl_brings_a_new_token_where_that_helps_and_says_so_where_it_does_n
     assert_eq!(text(credential.obtain(Duration::from_secs(400), script.deadline()).await), "a");
     assert_eq!(text(credential.obtain(Duration::from_secs(600), script.deadline()).await), "b");
     let best = credential.obtain(Duration::from_secs(2000), script.deadline()).await;
-    assert_eq!(best.unwrap_err(), Unobtainable::MinTtlUnreachable(Duration::from_secs(1000)));
+    assert_eq!(best.unwrap_err(), Unobtainable::MinTtlUnreachable(Duration::from_secs(999)));
     script.run_for(1).await;
-    let best = credential.obtain(Duration::from_secs(1000), script.deadline()).await;
+    let best = credential.obtain(Duration::from_secs(999), script.deadline()).await;
     assert_eq!(
         best.unwrap_err(),
-        Unobtainable::MinTtlUnreachable(Duration::from_secs(999)),
+        Unobtainable::MinTtlUnreachable(Duration::from_secs(998)),
         "no loop for one second more"
     );
     assert_eq!(script.asked_at(), [0, 500]);
@@ -421,11 +418,11 @@ async fn a_removed_token_is_dropped_at_once_even_during_a_request() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operators_refresh_while_the_provider_wants_quiet_leaves_the_schedule_alone() {
-    let throttle = Arc::new(EndpointThrottle::default());
+    let throttle = Arc::new(ClientThrottle::default());
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
     let credential = script.start_with(Arc::clone(&throttle), None);
     script.run_for(100).await;
-    throttle.origin().keep_quiet(script.clock.now().after(Duration::from_secs(60)));
+    throttle.keep_quiet(script.clock.now().after(Duration::from_secs(60)), script.clock.now());
     let refused = credential.refresh(script.deadline()).await.unwrap();
     assert!(matches!(refused, Attempted::Failed(failed, Some(_)) if failed.class == ErrorClass::Throttled));
     assert_eq!(credential.snapshot().state(script.clock.now()), State::Fresh);
@@ -435,7 +432,7 @@ async fn an_operators_refresh_while_the_provider_wants_quiet_leaves_the_schedule
 
 /// Counts the requests of an outage that begins when all of `tokens` are due. The held tokens are served throughout.
 async fn requests_of_an_outage(tokens: usize, lifetime: u64, seconds: u64) -> usize {
-    let throttle = Arc::new(EndpointThrottle::default());
+    let throttle = Arc::new(ClientThrottle::default());
     let steps = [Give("a", lifetime), Fail(ErrorClass::Unreachable)];
     let first = Script::new(&steps);
     let scripts: Vec<_> = (0..tokens).map(|_| first.beside(&steps)).collect();
@@ -464,7 +461,7 @@ async fn an_hours_outage_costs_few_requests_for_one_token_and_hardly_more_for_a_
 
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_all_tokens_are_renewed_within_one_back_off() {
-    let throttle = Arc::new(EndpointThrottle::default());
+    let throttle = Arc::new(ClientThrottle::default());
     let steps = [Give("a", 100_000), Fail(ErrorClass::Unreachable)];
     let first = Script::new(&steps);
     let scripts: Vec<_> = (0..50).map(|_| first.beside(&steps)).collect();
@@ -482,7 +479,7 @@ async fn after_an_outage_all_tokens_are_renewed_within_one_back_off() {
 
 #[tokio::test(start_paused = true)]
 async fn one_tokens_failures_do_not_keep_a_caller_from_another_token_of_the_endpoint() {
-    let throttle = Arc::new(EndpointThrottle::default());
+    let throttle = Arc::new(ClientThrottle::default());
     let failing = Script::new(&[Fail(ErrorClass::Server)]);
     let _failing = failing.start_with(Arc::clone(&throttle), None);
     failing.run_for(100).await;
@@ -493,7 +490,7 @@ async fn one_tokens_failures_do_not_keep_a_caller_from_another_token_of_the_endp
 
 #[tokio::test(start_paused = true)]
 async fn a_removed_token_that_waits_for_its_turn_sends_nothing() {
-    let throttle = Arc::new(EndpointThrottle::default());
+    let throttle = Arc::new(ClientThrottle::default());
     let slow = Script::new(&[Delay(20), Give("a", 1000)]);
     let busy: Vec<_> = (0..4).map(|_| slow.beside(&[Delay(20), Give("a", 1000)])).collect();
     let _busy: Vec<_> = busy.iter().map(|script| script.start_with(Arc::clone(&throttle), None)).collect();
@@ -546,7 +543,7 @@ async fn a_variant_rests_after_two_renewals_without_a_use() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_that_is_meant_for_one_token_does_not_silence_the_others() {
-    let throttle = Arc::new(EndpointThrottle::default());
+    let throttle = Arc::new(ClientThrottle::default());
     let refused = Script::new(&[Step::RefusedFor(600), Give("a", 1000)]);
     let _refused = refused.start_with(Arc::clone(&throttle), None);
     refused.run_for(1).await;
@@ -631,13 +628,13 @@ async fn a_retry_ends_a_back_off_and_leaves_a_scheduled_renewal_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_during_a_retry_after_is_refused_at_once_with_its_end() {
-    let throttle = Arc::new(EndpointThrottle::default());
+    let throttle = Arc::new(ClientThrottle::default());
     let script = Script::new(&[Give("a", 1000)]);
     let renewal_mode = RenewalMode::OnDemand(Duration::from_secs(500));
     let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode };
     let credential = script.start_from(Arc::clone(&throttle), schedule, StartState::default());
     let until = script.clock.now().after(Duration::from_secs(60));
-    throttle.origin().keep_quiet(until);
+    throttle.keep_quiet(until, script.clock.now());
     assert!(matches!(credential.may_serve(Duration::ZERO), Serving::Refuse(_)), "so it costs no quota");
     let refused = credential.obtain(Duration::ZERO, script.deadline()).await.unwrap_err();
     assert!(
@@ -650,9 +647,9 @@ async fn a_caller_during_a_retry_after_is_refused_at_once_with_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_variant_rests_after_two_unused_renewals_however_long_its_first_request_waits_and_takes() {
-    let throttle: Arc<EndpointThrottle> = Arc::default();
+    let throttle: Arc<ClientThrottle> = Arc::default();
     let script = Script::new(&[Delay(1), Give("a", 1000), Give("b", 1000), Give("c", 1000), Give("d", 1000)]);
-    drop(throttle.admit(Urgency::Needed, &script.clock).await.unwrap());
+    drop(throttle.admit(Urgency::Needed { has_failed: false }, &script.clock).await.unwrap());
     let schedule =
         Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::UnusedRenewals(2) };
     let credential = script.start_from(throttle, schedule, StartState::default());
@@ -674,7 +671,7 @@ async fn a_failed_renewal_and_its_retry_count_as_one_unused_renewal() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_of_a_token_whose_renewal_waits_for_its_turn_takes_the_next_turn() {
-    let throttle: Arc<EndpointThrottle> = Arc::default();
+    let throttle: Arc<ClientThrottle> = Arc::default();
     throttle.origin().limit(Some(60));
     let first = Script::new(&[Give("a", 1000)]);
     let scripts: Vec<_> = (0..20).map(|_| first.beside(&[Give("a", 1000)])).collect();
@@ -707,9 +704,9 @@ async fn a_token_on_loan_is_served_while_it_is_valid_until_the_credential_has_on
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "lent");
     let snapshot = credential.snapshot();
     assert_eq!(snapshot.state(script.clock.now()), State::Degraded, "and its health is that of the attempt");
-    script.run_for(30).await;
+    script.run_for(60).await;
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
-    assert_eq!(script.asked_at(), [0, 30]);
+    assert_eq!(script.asked_at(), [0, 60]);
 
     let refused = script.beside(&[Fail(ErrorClass::Refused)]);
     let state = loan(&script, 100);

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::config::{CredentialSettings, Endpoint, TokenSettings};
 use crate::engine::credential::{ActorContext, Credential, Schedule, StartState, Token};
-use crate::engine::throttle::{EndpointThrottle, OriginThrottle};
+use crate::engine::throttle::{ClientThrottle, EndpointThrottle, OriginThrottle};
 use crate::oauth::client::HttpClient;
 use crate::oauth::http::HttpProvider;
 use crate::store::record::Key;
@@ -24,6 +24,8 @@ pub struct CredentialFactory {
     egress_dir: Option<PathBuf>,
     origins: HashMap<String, Weak<OriginThrottle>>,
     endpoints: HashMap<String, Weak<EndpointThrottle>>,
+    /// By URL and `client_id`.
+    throttled_clients: HashMap<String, Weak<ClientThrottle>>,
     /// By `ca_file` and `proxy`.
     clients: HashMap<(Option<PathBuf>, Option<Url>), Weak<HttpClient>>,
 }
@@ -31,8 +33,15 @@ pub struct CredentialFactory {
 impl CredentialFactory {
     /// A factory whose credentials resume from the records in `store`.
     pub fn new(store: Arc<Store>, egress_dir: Option<PathBuf>, actor_context: ActorContext) -> Self {
-        let (origins, endpoints, clients) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { actor_context, store, egress_dir, origins, endpoints, clients }
+        Self {
+            actor_context,
+            store,
+            egress_dir,
+            origins: HashMap::new(),
+            endpoints: HashMap::new(),
+            throttled_clients: HashMap::new(),
+            clients: HashMap::new(),
+        }
     }
 
     /// Sets the rate limit of each host: the lowest one that is configured for it. The result keeps the limits until the
@@ -69,7 +78,7 @@ impl CredentialFactory {
         let http = shared(&mut self.clients, connection, |(ca_file, proxy)| {
             HttpClient::new(ca_file.clone(), proxy.clone(), self.egress_dir.clone())
         });
-        let throttle = self.throttle(&settings.endpoint);
+        let throttle = self.throttle(&settings);
         let (writer, record) = self.store.claim(Key::of_credential(&settings), variant_of);
         let delay = throttle.origin().start_delay(crowd, (self.actor_context.roll)());
         let start = StartState { writer, record, previous_exit: self.store.previous_exit, loan, delay };
@@ -77,8 +86,20 @@ impl CredentialFactory {
         Arc::new(Credential::start(provider, throttle, schedule, start, &self.actor_context))
     }
 
-    /// The throttle of an endpoint, in the state in which it was stored.
-    fn throttle(&mut self, endpoint: &Endpoint) -> Arc<EndpointThrottle> {
+    /// The throttle of a client, with its stored `Retry-After`.
+    fn throttle(&mut self, settings: &CredentialSettings) -> Arc<ClientThrottle> {
+        let endpoint = self.endpoint(&settings.endpoint);
+        // No URL has a space.
+        let name = format!("{} {}", settings.endpoint.url(), settings.client_id);
+        let now = self.actor_context.clock.now();
+        shared(&mut self.throttled_clients, name, |name| {
+            let (writer, record) = self.store.claim_throttle(name);
+            ClientThrottle::new(endpoint, name, writer, record.and_then(|record| record.quiet_until), now)
+        })
+    }
+
+    /// The circuit breaker of an endpoint, in the state in which it was stored.
+    fn endpoint(&mut self, endpoint: &Endpoint) -> Arc<EndpointThrottle> {
         let origin = self.origin(origin(endpoint));
         let store = &self.store;
         shared(&mut self.endpoints, endpoint.url().to_string(), |url| {
@@ -89,12 +110,8 @@ impl CredentialFactory {
         })
     }
 
-    /// The throttle of a host, with its stored `Retry-After`.
     fn origin(&mut self, name: String) -> Arc<OriginThrottle> {
-        shared(&mut self.origins, name, |name| {
-            let (writer, record) = self.store.claim_throttle(name);
-            OriginThrottle::new(writer, record.and_then(|record| record.quiet_until))
-        })
+        shared(&mut self.origins, name, |_| OriginThrottle::default())
     }
 }
 

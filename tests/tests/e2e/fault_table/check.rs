@@ -75,7 +75,7 @@ impl Complaints<'_> {
 
     fn trouble(&mut self, class: ErrorClass) {
         let Seen { status, callers, situation, .. } = self.seen;
-        let needs_operator = matches!(class, ErrorClass::Refused | ErrorClass::Tls);
+        let needs_operator = matches!(self.seen.row.comes, Comes::Refusal | Comes::Distrust);
         let (state, exit_code) = match (situation, needs_operator) {
             (Situation::Held, _) => (State::Degraded, 0),
             (Situation::Empty, true) => (State::NeedsOperator, OPERATOR),

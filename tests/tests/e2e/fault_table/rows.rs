@@ -33,6 +33,9 @@ pub(super) enum Comes {
 use Comes::{Distrust, Passes, Quiet, Refusal, Token};
 use ErrorClass::{Malformed, Server, Throttled, Timeout, Unreachable};
 
+/// A refusal without an OAuth error code. It may be a gateway's, and passes by itself for ten minutes.
+const GATEWAY: Comes = Passes(ErrorClass::Refused);
+
 /// All of them.
 pub(super) fn rows() -> Vec<Row> {
     let answers = [statuses(), codes(), pages(), bodies(), fields(), waits(), broken_answers()];
@@ -50,9 +53,10 @@ pub(super) fn rows() -> Vec<Row> {
 type Answers = Vec<(String, Answer, Comes)>;
 
 fn statuses() -> Answers {
-    let refused = [400, 401, 403, 404, 405, 410, 422].map(|status| (status, Refusal));
+    let refused =
+        [400, 403, 404, 405, 410, 422].map(|status| (status, GATEWAY)).into_iter().chain([(401, Refusal)]);
     let passing = [408, 425, 500, 501, 502, 503, 504].map(|status| (status, Passes(Server)));
-    let all = refused.into_iter().chain(passing).chain([(429, Passes(Throttled))]);
+    let all = refused.chain(passing).chain([(429, Passes(Throttled))]);
     all.map(|(status, comes)| (format!("status-{status}"), Answer::status(status), comes)).collect()
 }
 
@@ -90,12 +94,12 @@ fn pages() -> Answers {
     let elsewhere = |status| Answer::status(status).with_header("Location", "https://elsewhere.invalid/");
     vec![
         ("html-200".to_owned(), page(200), Passes(Malformed)),
-        ("html-403".to_owned(), page(403), Refusal),
+        ("html-403".to_owned(), page(403), GATEWAY),
         ("html-502".to_owned(), page(502), Passes(Server)),
-        ("redirect-301".to_owned(), elsewhere(301), Refusal),
-        ("redirect-302".to_owned(), elsewhere(302), Refusal),
-        ("redirect-307".to_owned(), elsewhere(307), Refusal),
-        ("redirect-308".to_owned(), elsewhere(308), Refusal),
+        ("redirect-301".to_owned(), elsewhere(301), GATEWAY),
+        ("redirect-302".to_owned(), elsewhere(302), GATEWAY),
+        ("redirect-307".to_owned(), elsewhere(307), GATEWAY),
+        ("redirect-308".to_owned(), elsewhere(308), GATEWAY),
     ]
 }
 
@@ -173,7 +177,7 @@ fn fields() -> Answers {
         rows.push((name.to_owned(), Answer::json(200, &reply), comes));
     }
     let refusal = json!({ "error": 5, "error_description": ["x"], "error_uri": {} });
-    rows.push(("error-of-numbers".to_owned(), Answer::json(400, &refusal), Refusal));
+    rows.push(("error-of-numbers".to_owned(), Answer::json(400, &refusal), GATEWAY));
     rows
 }
 
