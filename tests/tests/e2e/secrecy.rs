@@ -155,8 +155,9 @@ fn a_secret_command_is_given_nothing_of_the_daemons() {
     daemon.tokenctl().get("t");
     let environment = fs::read_to_string(home.path().join("environ")).unwrap();
     let names: Vec<&str> = environment.split_terminator('\0').filter_map(|it| it.split('=').next()).collect();
-    // The shell adds the last three.
-    let known = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "PWD", "SHLVL", "_"];
+    // The daemon adds a mark by which it finds all that the command started; the shell adds the last three.
+    let mark = "TOKEND_SECRET_COMMAND";
+    let known = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", mark, "PWD", "SHLVL", "_"];
     assert!(names.contains(&"PATH") && names.iter().all(|name| known.contains(name)), "{names:?}");
     secrets::assert_absent("the environment of a command", &environment);
     let arguments = fs::read_to_string(home.path().join("cmdline")).unwrap();
