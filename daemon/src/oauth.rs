@@ -29,6 +29,9 @@ pub trait Provider: Send + Sync + 'static {
 /// The message of a failure in which the provider gave a token that is not valid any more.
 pub const EXPIRED_ON_ARRIVAL: &str = "an access token that had expired when it arrived";
 
+/// The message of a failure that concerns a `ca_file` of this host, and no provider.
+pub const CA_FILE_UNUSABLE: &str = "the ca_file cannot be used";
+
 /// How a token request ended.
 #[derive(Debug)]
 pub struct Outcome {

@@ -142,7 +142,12 @@ pub fn held_back(
     now: Instant,
 ) -> Option<(Failed, Instant)> {
     let own = snapshot.last_error.clone().zip(snapshot.callers_from);
-    let throttled = throttled.map(|held| (held.failed(now), held.until));
+    // What happened to this token says more than what happened to others of its endpoint.
+    let reason = |held: HeldBack| match &own {
+        Some((failed, _)) if held.class != ErrorClass::Throttled => failed.clone(),
+        _ => held.failed(now),
+    };
+    let throttled = throttled.map(|held| (reason(held), held.until));
     [throttled, own].into_iter().flatten().filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
 }
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::oauth::response::HttpReply;
-use crate::oauth::{Failure, redact};
+use crate::oauth::{CA_FILE_UNUSABLE, Failure, redact};
 use crate::secret_source::on_another_thread;
 
 /// How long one exchange may take, from the connection to the last byte of the reply.
@@ -226,7 +226,7 @@ fn read_trust(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
 
 fn unusable(ca_file: &Path, reason: &str) -> Failure {
     let detail = format!("{}: {reason}", ca_file.display());
-    let failure = Failure::new(ErrorClass::Tls, "the ca_file cannot be used").with_detail(detail);
+    let failure = Failure::new(ErrorClass::Tls, CA_FILE_UNUSABLE).with_detail(detail);
     Failure { needs_operator: true, ..failure }
 }
 

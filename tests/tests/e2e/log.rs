@@ -1,7 +1,6 @@
 //! The log is written beside the service, never in its way.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::Mode;
@@ -14,21 +13,19 @@ use tokend_tests::{Provider, RealDaemon, TestDir};
 /// Bytes of log that a pipe takes which nobody reads.
 const PIPE: i32 = 4096;
 
-/// Bytes of log that wait in the daemon, at most.
-const WAITING_MOST: usize = 4 * 1024 * 1024;
-
-/// What the record of one hand-out adds to them, at least: it names the token twice.
+/// What the record of one hand-out adds to it, at least: it names the token twice.
 const RECORD_LEAST: usize = 2 * NAME_LENGTH;
 
 /// As long as a name may be, so that few hand-outs make a long log.
 const NAME_LENGTH: usize = tokend_protocol::TOKEN_NAME_MAX;
 
-/// Names, each handed out in two ways, that fill the log. Hand-outs that repeat one another would be one record.
-const NAMES: usize = (WAITING_MOST + PIPE as usize) / RECORD_LEAST / 2 + 1;
+/// Names that fill the pipe eight times. Hand-outs that repeat one another would be one record.
+const NAMES: usize = 8 * PIPE as usize / RECORD_LEAST;
 
 struct Stuck {
     daemon: RealDaemon,
-    log: File,
+    /// Keeps the pipe open.
+    _log: File,
     client: Client,
     _provider: Provider,
     _home: TestDir,
@@ -49,7 +46,7 @@ fn start() -> Stuck {
         .env("LOG_PIPE", &path)
         .start();
     let client = Client::new(Options::new(home.socket()));
-    Stuck { daemon, log, client, _provider: provider, _home: home }
+    Stuck { daemon, _log: log, client, _provider: provider, _home: home }
 }
 
 fn name(number: usize) -> String {
@@ -67,15 +64,6 @@ fn hand_outs(client: &Client, names: usize) {
 #[test]
 fn a_log_that_nobody_reads_delays_neither_callers_nor_the_end() {
     let mut stuck = start();
-    hand_outs(&stuck.client, 8 * PIPE as usize / RECORD_LEAST);
-    assert_eq!(stuck.daemon.stop(), 0);
-}
-
-#[test]
-fn events_that_are_lost_are_told_of_once_the_log_goes_on() {
-    let stuck = start();
     hand_outs(&stuck.client, NAMES);
-    let mut lines = BufReader::new(stuck.log.try_clone().unwrap()).lines();
-    let told = lines.find_map(|line| line.ok().filter(|line| line.contains("events were lost"))).unwrap();
-    assert!(told.contains("ERROR") && told.contains("lost="), "{told}");
+    assert_eq!(stuck.daemon.stop(), 0);
 }

@@ -193,7 +193,10 @@ impl Judge {
             site.scheduled += 1;
         }
         site.in_flight += 1;
-        site.last_sent = Some(now);
+        // A request that follows one that came too early shares its place in the line.
+        if !key.asks_again {
+            site.last_sent = Some(now);
+        }
         key.in_flight = true;
         key.last_sent = Some(now);
         self.tally.sent += u64::from(costs);

@@ -10,7 +10,9 @@ use crate::clock::{Instant, Validity};
 use crate::engine::credential::{Attempted, Failed, Snapshot, Token};
 use crate::engine::schedule::{MIN_GAP, Pace, RETRY_AFTER_MOST, callers_from, renew_at, retry_at};
 use crate::engine::throttle::{Admission, ClientThrottle, HeldBack, Urgency};
-use crate::oauth::{EXPIRED_ON_ARRIVAL, Failure, Granted, Outcome, Provider, Refusal, SecretInUse};
+use crate::oauth::{
+    CA_FILE_UNUSABLE, EXPIRED_ON_ARRIVAL, Failure, Granted, Outcome, Provider, Refusal, SecretInUse,
+};
 use crate::store::record::{FailureRecord, Record};
 
 /// The next attempts of tokens that the throttle held back are spread over this time.
@@ -277,6 +279,7 @@ impl<P: Provider> Actor<P> {
             self.throttle.keep_quiet(now.after(pause), now);
         }
         match failure.class {
+            ErrorClass::Tls if failure.message == CA_FILE_UNUSABLE => (),
             ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
                 let is_first = self.snapshot().failures == 0;
                 self.throttle.failed(failure.class, is_first, now, (self.context.roll)());
