@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{DATE, RETRY_AFTER};
 use libfuzzer_sys::fuzz_target;
-use tokend::oauth::response::{HttpReply, retry_after};
+use tokend::oauth::reply::HttpReply;
 
 // Two lines: the values of Retry-After and Date.
 fuzz_target!(|input: &str| {
@@ -16,7 +16,7 @@ fuzz_target!(|input: &str| {
     let reply = HttpReply { headers, ..HttpReply::default() };
     for wall in [0, 1_700_000_000, u64::MAX] {
         let wall = Duration::from_secs(wall);
-        let waits = retry_after(&reply, wall);
+        let waits = reply.retry_after(wall);
         if let Ok(seconds) = retry.parse::<u64>() {
             let signed = retry.starts_with('+');
             assert_eq!(waits, (!signed).then_some(Duration::from_secs(seconds)));
