@@ -303,10 +303,13 @@ fn classify(error: &reqwest::Error) -> Failure {
     }
 }
 
-/// Whether the provider sent something that breaks the rules of HTTP, or more headers than are read.
+/// Whether the provider sent something that breaks the rules of HTTP, or more headers than are read. hyper and h2 say so in
+/// their texts; their types are no interface of reqwest's.
 fn is_not_http(error: &reqwest::Error) -> bool {
-    cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse)
-        || cause::<h2::Error>(error).is_some_and(|fault| !fault.is_remote() && !fault.is_io())
+    causes(error).any(|cause| {
+        let text = cause.to_string();
+        ["parsed", "message head is too large", "error detected"].iter().any(|words| text.contains(words))
+    })
 }
 
 fn tls_failure(fault: &rustls::Error) -> Failure {
@@ -341,12 +344,16 @@ fn tls_failure(fault: &rustls::Error) -> Failure {
 
 /// The innermost error of a type among an error and its causes.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let causes = std::iter::successors(Some(error), |&error| {
+    causes(error).filter_map(|error| error.downcast_ref::<E>()).last()
+}
+
+/// An error and its causes.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
         // An io::Error that wraps another error does not name it as its source.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         wrapped.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source())
-    });
-    causes.filter_map(|error| error.downcast_ref::<E>()).last()
+    })
 }
 
 fn internal(message: &str) -> Failure {
