@@ -75,7 +75,7 @@ impl Validity {
         self.sent_at.after(self.served_for())
     }
 
-    /// The same for a token of which an API may judge by a clock that differs by so many seconds.
+    /// This validity, shortened because an API may compare the token with a clock that differs by so many seconds.
     #[must_use]
     pub fn with_clock_skew(self, seconds: u64) -> Self {
         let taken_off = Duration::from_secs(seconds).min(self.lifetime / 10);

@@ -1,6 +1,6 @@
 // Starts oidc-provider on a loopback port for the suites.
 //
-// Standard input: one JSON document { clients, resources, scopes }, so that no secret is on a command line.
+// Standard input: one JSON document { clients, resources, scopes, lifetime }, so that no secret is on a command line.
 // Standard output: one line of JSON, { issuer }, once requests are answered. It ends when standard input does.
 
 import { createServer } from 'node:http';
@@ -14,7 +14,7 @@ while (!text.includes('\n')) {
   if (done) process.exit(2);
   text += value;
 }
-const { clients, resources, scopes } = JSON.parse(text);
+const { clients, resources, scopes, lifetime } = JSON.parse(text);
 
 const server = createServer();
 server.listen(0, '127.0.0.1');
@@ -36,7 +36,7 @@ const provider = new Provider(issuer, {
       enabled: true,
       getResourceServerInfo(ctx, resource) {
         if (!resources.includes(resource)) throw new errors.InvalidTarget();
-        return { scope: scopes.join(' '), accessTokenFormat: 'jwt', accessTokenTTL: 600 };
+        return { scope: scopes.join(' '), accessTokenFormat: 'jwt', accessTokenTTL: lifetime };
       },
     },
   },

@@ -10,13 +10,16 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use tokend_client::Options;
+use tokend_client::blocking::Client;
 use tokend_tests::daemon::Launch;
 use tokend_tests::test_support::token_table;
-use tokend_tests::{RealDaemon, TestDir, program, requirement, secrets};
+use tokend_tests::{RealDaemon, TestDir, program, requirement, scale, secrets};
 
 const RESOURCE: &str = "https://api.example/";
 
@@ -32,6 +35,11 @@ impl Server {
     /// Starts it with two clients, `basic client` and `post client`, with one secret; `None` where it is not
     /// installed and need not be.
     fn start() -> Option<Self> {
+        Self::start_with(Duration::from_secs(600))
+    }
+
+    /// The same with access tokens of another lifetime.
+    fn start_with(lifetime: Duration) -> Option<Self> {
         let folder = program::workspace().join("tests/oidc-provider");
         let installed = folder.join("node_modules/oidc-provider").is_dir();
         if !requirement::program("node") || !requirement::met("oidc-provider (see tests/run)", installed) {
@@ -47,7 +55,7 @@ impl Server {
             .spawn()
             .expect("node can be started");
         let mut stdin = child.stdin.take().unwrap();
-        writeln!(stdin, "{}", settings(&secret)).unwrap();
+        writeln!(stdin, "{}", settings(&secret, lifetime)).unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told: Value = serde_json::from_str(&line).expect("the server tells where it is");
@@ -92,7 +100,7 @@ impl Drop for Server {
     }
 }
 
-fn settings(secret: &str) -> Value {
+fn settings(secret: &str, lifetime: Duration) -> Value {
     let client = |id: &str, method: &str| {
         json!({
             "client_id": id, "client_secret": secret, "token_endpoint_auth_method": method, "scope": "read write",
@@ -102,6 +110,7 @@ fn settings(secret: &str) -> Value {
         "clients": [client("basic client", "client_secret_basic"), client("post client", "client_secret_post")],
         "resources": [RESOURCE],
         "scopes": ["read", "write"],
+        "lifetime": lifetime.as_secs(),
     })
 }
 
@@ -162,4 +171,25 @@ fn a_resource_that_the_server_does_not_know_is_an_operator_s_matter() {
     let (daemon, _home) = server.daemon(&server.post(), "resource = [\"https://another.example/\"]");
     let refused = daemon.tokenctl().run(&["get", "t"]).expect_code(7);
     assert!(refused.contains("invalid_target"), "{refused}");
+}
+
+#[test]
+fn no_token_is_handed_out_past_its_expiry_by_the_servers_own_clock() {
+    let Some(server) = Server::start_with(Duration::from_secs(5)) else { return };
+    let token = format!("resource = [\"{RESOURCE}\"]\nrefresh_before = \"0s\"");
+    let (_daemon, home) = server.daemon(&server.basic(), &token);
+    let client = Client::new(Options::new(home.socket()));
+    let (mut seen, name) = (Vec::new(), "t".parse().unwrap());
+    let end = Instant::now() + Duration::from_secs(u64::try_from(scale::size(60, 12)).unwrap());
+    while Instant::now() < end {
+        // The server is on this host. A token that had expired before it was asked for is one too many, however slow the
+        // host is.
+        let asked_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        let held = client.get(&name).expect("a caller waits for the new token");
+        let expires_at = claims(held.token.expose())["exp"].as_f64().unwrap();
+        assert!(expires_at > asked_at, "asked at {asked_at}, expired at {expires_at}");
+        seen.push(expires_at);
+    }
+    seen.dedup();
+    assert!(seen.len() >= 2, "{seen:?}");
 }

@@ -210,7 +210,7 @@ impl RenewalMode {
 /// How soon a failure is followed by another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// It passes by itself.
+    /// The failure passes by itself.
     Transient,
     /// A secret cannot be read on this host.
     Secret,

@@ -30,7 +30,7 @@ use crate::store::record::ThrottleRecord;
 /// the host meant them too.
 const YIELD: Duration = Duration::from_secs(6);
 
-/// What one client may send to its token endpoint.
+/// The throttle of one client of a token endpoint.
 #[derive(Debug, Default)]
 pub struct ClientThrottle {
     endpoint: Arc<EndpointThrottle>,
@@ -39,7 +39,7 @@ pub struct ClientThrottle {
     writer: ThrottleWriter,
 }
 
-/// Who wants a request.
+/// Who asks for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
     Scheduled,

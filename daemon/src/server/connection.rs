@@ -46,6 +46,10 @@ const ELEMENTS_PER_UNIT: usize = 2;
 /// The work for a frame that is no request: a length in it that lies is allocated before it is found out.
 const FAULT_UNITS: u32 = 8;
 
+/// The bytes that a list or a status of all tokens counts while it is not sent. A page has some 200 KiB at most, so that few
+/// of them for each user are a bound.
+const LONG_ANSWER_BYTES: usize = 64 * 1024;
+
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
 pub struct Connection {
     stream: Stream,
@@ -223,6 +227,7 @@ impl Connection {
         if !is_long && let Some(message) = (&mut answer).now_or_never() {
             return self.send(id, message);
         }
+        let bytes = if is_long { LONG_ANSWER_BYTES } else { bytes };
         let held = self.session.take(Resource::InFlight, 1);
         match held.and_then(|held| Ok([held, self.session.take(Resource::RequestBytes, bytes)?])) {
             Err(refused) => self.send(id, Reply::Error(refused)),

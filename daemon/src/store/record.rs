@@ -104,11 +104,11 @@ pub struct Failed {
     pub needs_operator: bool,
 }
 
-/// The state of the throttle of a host, or of the circuit breaker of a token endpoint.
+/// The state of the throttle of a client, or of the circuit breaker of a token endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ThrottleRecord {
-    /// The end of the host's `Retry-After`.
+    /// The end of the client's `Retry-After`.
     pub quiet_until: Option<Instant>,
     /// Failures in a row.
     pub failures: u32,

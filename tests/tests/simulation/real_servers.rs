@@ -30,6 +30,16 @@ fn start_beside(
     subject.start_at(&client(endpoint, name, scene.clock.now()), None)
 }
 
+/// Two clients that are throttled, and a healthy one of the same host that starts a second later.
+async fn beside_two_throttled(scene: &Scene, throttled: Script) -> ([Credential; 2], Subject, Credential) {
+    let endpoint = Arc::default();
+    let first = ["a", "b"].map(|name| start_beside(scene, &endpoint, &scene.subject(name, throttled), name));
+    scene.reach(1).await;
+    let subject = scene.subject("c", |_| Ok(30));
+    let third = start_beside(scene, &endpoint, &subject, "c");
+    (first, subject, third)
+}
+
 /// How many callers got no token, of one in each second until `until`.
 async fn failed_gets(scene: &Scene, subject: &Subject, credential: &Credential, until: u64) -> usize {
     let mut failed = 0;
@@ -61,19 +71,13 @@ async fn one_client_that_is_always_throttled_costs_another_client_of_the_host_no
 #[tokio::test(start_paused = true)]
 async fn a_third_client_gets_its_turn_between_two_that_are_always_throttled() {
     let scene = Scene::begin(2);
-    let throttled: Script = |_| quiet(ErrorClass::Throttled, 60);
-    let subjects =
-        [scene.subject("a", throttled), scene.subject("b", throttled), scene.subject("c", |_| Ok(30))];
-    let endpoint = Arc::default();
-    let _throttled =
-        ["a", "b"].map(|name| start_beside(&scene, &endpoint, &subjects[usize::from(name == "b")], name));
-    scene.reach(1).await;
-    let third = start_beside(&scene, &endpoint, &subjects[2], "c");
+    let (_throttled, subject, third) =
+        beside_two_throttled(&scene, |_| quiet(ErrorClass::Throttled, 60)).await;
     assert!(
-        failed_gets(&scene, &subjects[2], &third, 400).await <= 60,
+        failed_gets(&scene, &subject, &third, 400).await <= 60,
         "it starts in the quiet of the whole host"
     );
-    assert!(subjects[2].asked_at()[0] < 66.0, "{:?}", subjects[2].asked_at());
+    assert!(subject.asked_at()[0] < 66.0, "{:?}", subject.asked_at());
 }
 
 /// An outage from `begin` to `end`, in which callers ask for all tokens each second: when the last of them had a token
@@ -246,14 +250,8 @@ async fn a_refusal_with_retry_after_is_not_repeated_earlier() {
 #[tokio::test(start_paused = true)]
 async fn an_operator_may_ask_for_one_client_while_others_are_throttled() {
     let scene = Scene::begin(12);
-    let throttled: Script = |_| quiet(ErrorClass::Throttled, 600);
-    let subjects =
-        [scene.subject("a", throttled), scene.subject("b", throttled), scene.subject("c", |_| Ok(30))];
-    let endpoint = Arc::default();
-    let _throttled =
-        ["a", "b"].map(|name| start_beside(&scene, &endpoint, &subjects[usize::from(name == "b")], name));
-    scene.reach(1).await;
-    let third = start_beside(&scene, &endpoint, &subjects[2], "c");
-    assert!(subjects[2].get(&third).await.is_err(), "several clients of the host are throttled");
+    let (_throttled, subject, third) =
+        beside_two_throttled(&scene, |_| quiet(ErrorClass::Throttled, 600)).await;
+    assert!(subject.get(&third).await.is_err(), "several clients of the host are throttled");
     assert_eq!(third.refresh(scene.deadline()).await, Ok(Attempted::Changed));
 }

@@ -45,7 +45,7 @@ struct Traffic {
     quiet: HashMap<Arc<str>, Quiet>,
 }
 
-/// What a `Retry-After` asked of one client.
+/// The quiet that a `Retry-After` asks of one client.
 #[derive(Debug)]
 struct Quiet {
     until: Instant,
