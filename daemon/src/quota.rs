@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::access::{GroupLists, Groups};
 use crate::clock::Instant;
 use crate::secret_source::UserTurns;
@@ -14,6 +16,9 @@ const GROUP_BYTES_MAX: usize = 1024 * 1024;
 
 /// Accounts kept. Beyond this number, accounts with nothing in use and full buckets are dropped.
 const REMEMBERED: usize = 1024;
+
+/// Lists, and statuses of all tokens, that a user may have in memory. A page has up to 200 KiB.
+const LONG_ANSWERS_MAX: usize = 8;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -73,6 +78,8 @@ pub struct Allowance {
     quota: Quota,
     usage: Mutex<Usage>,
     pub secret_turns: UserTurns,
+    /// Taken for each long answer, until it is written. What is written and not read counts as [`Resource::UnreadBytes`].
+    pub long_answers: Semaphore,
     /// Held while a long list of groups is read, so that a user occupies one thread with it.
     pub reading_groups: tokio::sync::Mutex<()>,
 }
@@ -125,6 +132,7 @@ impl Allowances {
                 quota: self.quota,
                 usage: Mutex::default(),
                 secret_turns: UserTurns::default(),
+                long_answers: Semaphore::new(LONG_ANSWERS_MAX),
                 reading_groups: tokio::sync::Mutex::default(),
             })
         };

@@ -16,6 +16,7 @@ use tokend_protocol::{
     encode,
 };
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -46,10 +47,6 @@ const ELEMENTS_PER_UNIT: usize = 2;
 /// The work for a frame that is no request: a length in it that lies is allocated before it is found out.
 const FAULT_UNITS: u32 = 8;
 
-/// The bytes that a list or a status of all tokens counts while it is not sent. A page has some 200 KiB at most, so that few
-/// of them for each user are a bound.
-const LONG_ANSWER_BYTES: usize = 64 * 1024;
-
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
 pub struct Connection {
     stream: Stream,
@@ -61,6 +58,9 @@ pub struct Connection {
     output: Vec<u8>,
     /// Answers that have to be waited for.
     pending: FuturesUnordered<BoxFuture<'static, Frame<Reply>>>,
+    /// Held by the long answer that is being made. The others of the connection wait, so that a peer that does not read holds
+    /// up few of its user's.
+    long_answer: Arc<Mutex<()>>,
     /// Watches. Each counts towards the user's quota of watches, not of requests in flight.
     watches: SelectAll<BoxStream<'static, Frame<Reply>>>,
     /// Whether more requests are taken.
@@ -78,6 +78,7 @@ impl Connection {
             input: Vec::new(),
             output: Vec::new(),
             pending: FuturesUnordered::new(),
+            long_answer: Arc::default(),
             watches: SelectAll::new(),
             reading: true,
             deadline: Some(Instant::now() + FIRST_FRAME_TIMEOUT),
@@ -227,12 +228,15 @@ impl Connection {
         if !is_long && let Some(message) = (&mut answer).now_or_never() {
             return self.send(id, message);
         }
-        let bytes = if is_long { LONG_ANSWER_BYTES } else { bytes };
+        let long_answer = Arc::clone(&self.long_answer);
         let held = self.session.take(Resource::InFlight, 1);
         match held.and_then(|held| Ok([held, self.session.take(Resource::RequestBytes, bytes)?])) {
             Err(refused) => self.send(id, Reply::Error(refused)),
             Ok(held) => self.pending.push(Box::pin(async move {
+                let [in_flight, _] = &held;
                 let message = if is_long {
+                    let _of_connection = long_answer.lock().await;
+                    let _of_user = in_flight.allowance.long_answers.acquire().await;
                     in_task(answer.map(Ok)).await.unwrap_or_else(Reply::Error)
                 } else {
                     answer.await

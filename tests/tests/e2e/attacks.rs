@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use tokend_protocol::{CallOptions, GetRequest, Reply, Request, Variant};
+use tokend_protocol::{CallOptions, GetRequest, PageRequest, Reply, Request, Variant};
 use tokend_tests::bench::headers;
 use tokend_tests::test_support::{provider_table, token_of, token_table};
 use tokend_tests::tokenctl::User;
@@ -26,6 +26,10 @@ const SCOPES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 fn peak(scene: &Scene) -> u64 {
     memory::peak_kib(scene.daemon.pid()).unwrap()
+}
+
+fn descriptors(scene: &Scene) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", scene.daemon.pid())).unwrap().count()
 }
 
 #[test]
@@ -72,16 +76,34 @@ fn requests_with_thousands_of_scopes_take_little_memory_whatever_their_answer() 
 }
 
 #[test]
+fn lists_that_a_user_does_not_read_take_little_memory() {
+    let tokens: String =
+        (0..400).map(|n| token_table(&format!("{n:0>200}"), "warm = \"on-demand\"")).collect();
+    let scene = Scene::quiet(Provider::start(), "", &tokens);
+    let wire = raw_peer::wire(1, Request::List(PageRequest { after: None }));
+    let mut other = RawPeer::connect(scene.socket()).unwrap();
+    other.assert_alive();
+    let (open, before) = (descriptors(&scene), peak(&scene));
+    let mut slow: Vec<_> = (0..4).map(|_| RawPeer::connect(scene.socket()).unwrap()).collect();
+    for peer in &mut slow {
+        peer.write(&wire.repeat(250)).unwrap();
+    }
+    wait::until("the end of the slow connections", || (descriptors(&scene) <= open).then_some(()));
+    let grown = peak(&scene) - before;
+    assert!(grown < 16 * MIB, "{grown} KiB for lists of 80 MiB in all");
+    other.assert_alive();
+}
+
+#[test]
 fn connections_that_are_closed_at_once_leave_nothing_behind() {
     let scene = Scene::quiet(Provider::start(), "", &token_table("t", ""));
     scene.tokenctl().get("t");
-    let descriptors = || fs::read_dir(format!("/proc/{}/fd", scene.daemon.pid())).unwrap().count();
-    let (open, logged) = (descriptors(), scene.daemon.log().len());
+    let (open, logged) = (descriptors(&scene), scene.daemon.log().len());
     for _ in 0..5000 {
         drop(UnixStream::connect(scene.socket()).unwrap());
     }
     scene.tokenctl().get("t");
-    wait::until("the end of all connections", || (descriptors() <= open).then_some(()));
+    wait::until("the end of all connections", || (descriptors(&scene) <= open).then_some(()));
     let log = scene.daemon.log();
     let lines = log[logged..].lines().count();
     assert!(lines < 20, "{lines} lines about 5,000 connections that asked for nothing");

@@ -162,7 +162,7 @@ fn a_site_can_say_where_connections_may_go() {
     machine.check(&enable(PROVIDER).split(' ').collect::<Vec<_>>());
     host.start_provider();
     pin("192.0.2.0/24 2001:db8::/32");
-    assert_eq!(machine.run_as("alice", &["tokenctl", "get", "psb"]).code, 6);
+    assert_eq!(machine.run_as("alice", &["tokenctl", "get", "--deadline", "60s", "psb"]).code, 6);
     assert_eq!(host.requests(), [], "a request to an address that is not on the list");
     pin("localhost");
     host.token_for("alice", "psb");
