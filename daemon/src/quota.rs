@@ -80,7 +80,7 @@ pub struct Allowance {
     pub secret_turns: UserTurns,
     /// Taken for each long answer, until it is written. What is written and not read counts as [`Resource::UnreadBytes`].
     pub long_answers: Semaphore,
-    /// Held while a long list of groups is read, so that a user occupies one thread with it.
+    /// Held while a long list of groups waits to be read and is, so that users take turns with it.
     pub reading_groups: tokio::sync::Mutex<()>,
 }
 
@@ -163,6 +163,11 @@ impl Allowance {
         }
         *held += amount;
         Ok(Held { allowance: Arc::clone(self), resource, amount })
+    }
+
+    /// How much of it the user holds.
+    pub fn held(&self, resource: Resource) -> usize {
+        self.usage().held.get(&resource).copied().unwrap_or_default()
     }
 
     /// Returns the one copy of a list of groups that the user's connections share.

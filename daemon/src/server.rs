@@ -36,6 +36,8 @@ pub struct ServerState {
     pub audit: Audit,
     pub allowances: Allowances,
     pub fair_queue: Arc<FairQueue>,
+    /// Held while a long list of groups is read.
+    pub reading_groups: tokio::sync::Mutex<()>,
     pub names: Arc<Names>,
     pub own_uid: u32,
     pub started_at: Timestamp,
@@ -64,6 +66,7 @@ impl ServerState {
             clock,
             audit: Audit::default(),
             fair_queue: Arc::default(),
+            reading_groups: tokio::sync::Mutex::default(),
             names: Arc::new(Names::of_the_host()),
             own_uid: nix::unistd::geteuid().as_raw(),
             memory: "not locked".to_owned(),

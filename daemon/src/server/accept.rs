@@ -47,10 +47,17 @@ const ADMIT_UNITS: u32 = 2;
 /// The cost of identifying a peer, in units of a turn.
 const IDENTIFY_UNITS: u32 = 8;
 
+/// The work of comparing a long list of groups with the others of its user.
+const SHARE_MANY_GROUPS_UNITS: u32 = 8;
+
 const TOO_MANY: &str = "too many open connections";
 
 /// Connections that are reserved for root and the daemon's own user, unless the limit is low.
 const RESERVED: usize = 64;
+
+/// How many connections a user may have for each place that is free. However many users have as many as they can, there is
+/// room for the first ones of another.
+const PER_FREE_PLACE: usize = 8;
 
 /// The listening socket of a daemon that serves. When it is dropped, the queue is as long as the kernel allows, because the
 /// service manager may have the socket too, and callers wait in its queue for the next daemon.
@@ -193,9 +200,12 @@ fn has_hung_up(socket: &impl AsFd) -> bool {
 fn take_place(uid: u32, shared: &ServerState, now: Instant) -> Result<Held, &'static str> {
     let is_privileged = uid == 0 || uid == shared.own_uid;
     let reserved = if is_privileged { 0 } else { RESERVED.min(shared.connections_max / 4) };
-    let of_user = shared.allowances.of(uid, now).take(Resource::Connections, 1);
-    let has_room = shared.connections.len() < shared.connections_max - reserved;
-    if has_room { of_user.map_err(|excess| excess.reason) } else { Err(TOO_MANY) }
+    let free = (shared.connections_max - reserved).saturating_sub(shared.connections.len());
+    let allowance = shared.allowances.of(uid, now);
+    if allowance.held(Resource::Connections) >= free.saturating_mul(PER_FREE_PLACE) {
+        return Err(TOO_MANY);
+    }
+    allowance.take(Resource::Connections, 1).map_err(|excess| excess.reason)
 }
 
 /// Identifies the caller in a turn of its user, and serves the connection.
@@ -217,12 +227,19 @@ async fn serve(
     peer.identify();
     let stream = Stream::new(UnixStream::from_std(socket.into())?);
     let groups = peer::few_groups(stream.socket.as_fd())?;
-    drop(turn);
-    let groups = match groups {
-        Some(groups) => groups,
-        None => many_groups(&stream, &held.allowance).await?,
+    let (groups, turn) = match groups {
+        Some(groups) => (groups, turn),
+        None => {
+            drop(turn);
+            let groups = many_groups(&stream, &held.allowance, &shared).await?;
+            let turn = user_queue.turn().await;
+            user_queue.spend(SHARE_MANY_GROUPS_UNITS);
+            (groups, turn)
+        }
     };
-    match held.allowance.share_groups(groups) {
+    let groups = held.allowance.share_groups(groups);
+    drop(turn);
+    match groups {
         Ok(groups) => peer.set_groups(groups),
         Err(excess) => {
             refuse(&stream.socket, descriptors, &shared, peer.facts(), excess.reason);
@@ -236,9 +253,11 @@ async fn serve(
     Connection::new(stream, Arc::new(Session::new(shared, peer)), stop).run().await
 }
 
-/// Reads a long list of groups on another thread, one list of a user at a time.
-async fn many_groups(stream: &Stream, allowance: &Allowance) -> io::Result<Groups> {
-    let _reading = allowance.reading_groups.lock().await;
+/// Reads a long list of groups on another thread, one list at a time, for users in turn: it takes a processor for longer than
+/// most requests.
+async fn many_groups(stream: &Stream, allowance: &Allowance, shared: &ServerState) -> io::Result<Groups> {
+    let _of_user = allowance.reading_groups.lock().await;
+    let _of_all = shared.reading_groups.lock().await;
     if has_hung_up(&stream.socket) {
         return Err(io::ErrorKind::NotConnected.into());
     }
@@ -398,6 +417,24 @@ mod tests {
         assert_eq!(code, ErrorCode::Overloaded);
         let code = as_user(ALICE + 1, excess, get_once(path)).await;
         assert_eq!(code, ErrorCode::NotAllowed, "another user has room of its own");
+    }
+
+    #[tokio::test]
+    async fn however_many_users_take_all_they_can_there_is_room_for_another() {
+        let (_listener, mut shared, ..) = scene(Quota::default());
+        Arc::get_mut(&mut shared).unwrap().connections_max = 4096;
+        let mut held = Vec::new();
+        let mut take = |uid| {
+            let place = take_place(uid, &shared, shared.clock.now());
+            held.extend(place.map(|place| (place, shared.connections.token())));
+        };
+        for _ in 0..1024 {
+            (100..116).for_each(&mut take);
+        }
+        let before = shared.connections.len();
+        (0..8).for_each(|_| take(200));
+        assert_eq!(shared.connections.len() - before, 8, "beside {before} connections of 16 users");
+        assert!(before > 3900, "{before}");
     }
 
     #[tokio::test]
