@@ -40,8 +40,8 @@ pub struct Outcome {
     pub deviations: Vec<&'static str>,
     pub requests: u32,
     pub client_secret: Option<SecretInUse>,
-    /// What operators see in `status NAME` about the last request, by name: what was asked and what the provider said,
-    /// cleaned and capped. Never logged.
+    /// Details of the last request for `status NAME`, by key, such as `asked` and `provider-said`: operators alone see them.
+    /// They are cleaned and capped, and never logged.
     pub facts: BTreeMap<&'static str, String>,
     /// By how many seconds the provider's clock is ahead of this host's, if the reply has a `Date`. Lifetimes do not depend
     /// on it. But an API that compares a token's claims with the wall clock may refuse the token.

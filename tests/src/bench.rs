@@ -1,4 +1,4 @@
-//! What the benchmarks share: their roles as processes of their own, streams of requests, and a caller whose latency is
+//! Parts of several benchmarks: their roles as processes of their own, streams of requests, and a caller whose latency is
 //! measured.
 
 use std::env;
@@ -35,7 +35,7 @@ pub enum Connection {
     New,
 }
 
-/// What a caller measures.
+/// The calls of a caller that measures their latency.
 #[derive(Clone, Copy, Debug)]
 pub struct Measurement<'a> {
     /// Which latency.

@@ -29,7 +29,7 @@ impl FdDonor {
         Self::start_as(socket, user, "fd_donor")
     }
 
-    /// The same with another name of the program.
+    /// [`FdDonor::start`] with a copy of the program under this name.
     ///
     /// # Panics
     /// When it brings none.

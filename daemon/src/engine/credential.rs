@@ -88,7 +88,7 @@ pub struct Snapshot {
     pub deviations: BTreeMap<&'static str, u64>,
     /// The client secret that brought the newest token, where several are configured.
     pub client_secret: Option<SecretInUse>,
-    /// What operators see about the last token request, by name.
+    /// [`Outcome::facts`] of the last token request.
     pub facts: Arc<BTreeMap<&'static str, String>>,
     /// By how many seconds the provider's clock was ahead of this host's at its last reply.
     pub clock_skew: Option<i64>,

@@ -67,7 +67,7 @@ struct Attempt<'a> {
     provider: &'a HttpProvider,
     time_for_exchanges: Duration,
     time_for_secrets: Duration,
-    /// What was asked, and how each request ended.
+    /// A line for each request: its URL without the query, and the status or error.
     asked: Vec<String>,
     outcome: Outcome,
 }

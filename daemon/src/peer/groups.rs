@@ -56,7 +56,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read of a process with these groups: at once, and in full.
+    /// What [`few_groups`] and [`all_groups`] read of a process with these groups.
     fn told(groups: &[u32]) -> (Option<Groups>, Groups) {
         let connected = || {
             // SAFETY: the kernel reads as many numbers as there are.

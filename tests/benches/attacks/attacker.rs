@@ -50,7 +50,7 @@ pub(crate) const LETTERS: [char; 26] = [
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
     pub(crate) users: u32,
-    /// What the quiet user asks for meanwhile.
+    /// The request of the quiet user: `get` or `headers`.
     pub(crate) verb: &'static str,
     /// Whether the attackers count the tokens that they get. They stay root, and start callers that do not.
     pub(crate) is_counted: bool,

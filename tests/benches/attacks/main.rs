@@ -1,4 +1,4 @@
-//! What hostile users cost a quiet one: the latency of its calls alone and beside each attack, in one run.
+//! The latency of a quiet user's calls alone and beside each attack of other users, in one run.
 //!
 //! `cargo bench -p tokend-tests --bench attacks`, as root, because every user is one of its own. Words after `--` pick
 //! attacks by their names. `TOKEND_BINARY` names other daemons to measure, separated by colons: an attack is made on each

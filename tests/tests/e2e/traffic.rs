@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
 use tokend_client::blocking::Client;
 use tokend_client::{Options, TokenName};
-use tokend_tests::test_support::token_table;
+use tokend_tests::test_support::{token_of, token_table};
 use tokend_tests::{Answer, Provider, Scene, wait};
 
 /// The processor time that a process has used.
@@ -78,4 +78,31 @@ fn an_issuer_that_asks_for_quiet_gets_it_from_all_its_tokens() {
     wait::until("the token d", || (tokenctl.run(&["get", "d"]).code == 0).then_some(()));
     let next = scene.provider.requests()[4].at;
     assert!(next - refused >= QUIET, "asked again after {:?}", next - refused);
+}
+
+#[test]
+fn a_client_of_the_same_host_that_is_always_throttled_costs_a_token_nothing() {
+    let throttled = Answer::status(429).with_header("Retry-After", "60");
+    let provider = Provider::start_answering(move |request| {
+        let is_other = request.field("client_id").as_deref() == Some("other");
+        if is_other { throttled.clone() } else { Answer::token(3) }
+    });
+    let other = format!(
+        "[provider.o]\ntoken_endpoint = {:?}\nclient_id = \"other\"\n\
+         client_secret = {{ command = [\"/bin/echo\", \"secret\"] }}\n\
+         token_endpoint_auth_method = \"client_secret_post\"\n{}",
+        provider.token_endpoint(),
+        token_of("o", "other", "")
+    );
+    let scene = Scene::start(provider, &(other + &token_table("t", "")));
+    let tokenctl = scene.tokenctl();
+    tokenctl.run(&["get", "--deadline", "0s", "other"]).expect_code(6);
+    let renewed = || {
+        tokenctl.get("t");
+        (scene.provider.count() >= 6).then_some(())
+    };
+    wait::until("renewals, without a failed get meanwhile", renewed);
+    let clients = scene.provider.requests().into_iter().map(|request| request.field("client_id"));
+    let of_other = clients.filter(|client| client.as_deref() == Some("other")).count();
+    assert_eq!(of_other, 1, "the other one is asked again before its Retry-After");
 }

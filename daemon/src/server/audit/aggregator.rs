@@ -56,7 +56,7 @@ pub(super) type Kind = [u64; 2];
 /// A kind of decisions, of which the first is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Count {
-    /// What they have in common.
+    /// The first decision, without the facts in which the others differ.
     pub(super) record: Record<'static>,
     /// How many followed the first.
     pub(super) repeats: u64,

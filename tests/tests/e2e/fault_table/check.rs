@@ -26,7 +26,7 @@ const LONG_QUIET: Duration = Duration::from_secs(5 * 60);
 /// What a busy machine may add to a recovery, one attempt that was under way included.
 const SLACK: Duration = Duration::from_secs(25);
 
-/// What is not as it has to be.
+/// The bounds that a fault exceeds, as sentences.
 pub(super) fn complaints(seen: &Seen) -> Vec<String> {
     let mut complaints = Complaints { seen, found: Vec::new() };
     complaints.callers();

@@ -1,4 +1,4 @@
-//! The same faults in simulated time: what callers get meanwhile, what it costs, and how soon it is over once the
+//! The faults of the table in simulated time: what callers get meanwhile, what it costs, and how soon it is over once the
 //! provider is well again. An answer goes through the reader of replies, another fault counts as what it comes to.
 
 use std::future::pending;
@@ -88,7 +88,7 @@ impl Provider for Faulty {
     }
 }
 
-/// What was seen of one fault.
+/// The measurements of one fault.
 struct Measured {
     served: usize,
     classes: Vec<ErrorClass>,
@@ -158,7 +158,7 @@ async fn measure(row: &Row, situation: Situation) -> Measured {
     Measured { served, classes, requests_in_10_s, recovered: clock.now().since(end) }
 }
 
-/// What is not as it has to be.
+/// The first bound that a fault exceeds.
 fn complaint(row: &Row, situation: Situation, seen: &Measured) -> Option<&'static str> {
     let all = usize::try_from(LASTS).unwrap();
     let expected = class(row.comes);
