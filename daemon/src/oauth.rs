@@ -85,6 +85,10 @@ pub enum Refusal {
     User,
     /// The answer has this HTTP status and no OAuth error code. It may be a gateway's.
     WithoutCode(u16),
+    /// The same, of a request with a user's password, which the answer may be about.
+    PasswordWithoutCode(u16),
+    /// Status 400 with an error code that no RFC defines.
+    UnknownCode,
 }
 
 /// The client secret that brought a token, where several are configured.
@@ -113,7 +117,13 @@ impl Failure {
 
     /// Whether a wrong client secret may explain it, so that another one may help.
     pub fn may_be_the_secret(&self) -> bool {
-        matches!(self.refusal, Some(Refusal::Client | Refusal::WithoutCode(400 | 403)))
+        use Refusal::{Client, PasswordWithoutCode, UnknownCode, WithoutCode};
+        matches!(self.refusal, Some(Client | WithoutCode(400 | 403) | PasswordWithoutCode(_) | UnknownCode))
+    }
+
+    /// Whether it may be a gateway's, and so pass by itself.
+    pub fn may_be_a_gateways(&self) -> bool {
+        matches!(self.refusal, Some(Refusal::WithoutCode(_) | Refusal::PasswordWithoutCode(400 | 403)))
     }
 
     #[must_use]

@@ -39,8 +39,8 @@ def get_token(name, path=os.environ.get("TOKEND_SOCKET", "/run/tokend/tokend.soc
     message = number(0) + number(len(text)) + text + number(deadline_ms) + number(0) + variant + extensions
     body = b"\x01" + (1).to_bytes(4, "big") + message
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)  # without a timeout, so that it waits where many connect
         connection.settimeout(deadline_ms / 1000 + 1)
-        connection.connect(path)
         connection.sendall(len(body).to_bytes(4, "big") + body)
         frames = Reader(connection.makefile("rb"))
         reply = Reader(io.BytesIO(frames.take(int.from_bytes(frames.take(4), "big"))))

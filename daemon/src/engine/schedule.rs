@@ -83,7 +83,7 @@ const LOCAL_MOST: Duration = Duration::from_secs(60);
 pub const RETRY_AFTER_MOST: Duration = Duration::from_secs(15 * 60);
 
 /// A back-off is stretched by up to this fraction. It is never shrunk, so that the number of requests that an outage
-/// costs has a bound: twenty in an hour for one token.
+/// costs has a bound: twenty in an hour for one held token.
 const BACK_OFF_JITTER: f64 = 0.20;
 
 /// The answer to a caller that asks for a token.
@@ -225,14 +225,16 @@ impl Pace {
     pub fn of(failure: &Failure, without_code_for: Duration) -> Self {
         match (failure.class, failure.refusal) {
             (ErrorClass::Secret, _) => Self::Secret,
-            (ErrorClass::Refused, Some(Refusal::User)) => Self::Password,
-            (ErrorClass::Refused, Some(Refusal::WithoutCode(_))) if without_code_for < GATEWAY_FAULT_MOST => {
-                Self::Transient
-            }
-            (ErrorClass::Refused, _) => Self::Refusal,
+            (ErrorClass::Refused, Some(Refusal::User | Refusal::PasswordWithoutCode(_))) => Self::Password,
+            (ErrorClass::Refused, _) if !passes(failure, without_code_for) => Self::Refusal,
             _ => Self::Transient,
         }
     }
+}
+
+/// Whether a refusal passes by itself: it may be a gateway's, and those without an OAuth error code have not lasted for long.
+pub fn passes(failure: &Failure, without_code_for: Duration) -> bool {
+    failure.may_be_a_gateways() && without_code_for < GATEWAY_FAULT_MOST
 }
 
 /// Returns when to try again after the `failures`-th failure of this pace in a row, counted from one.
@@ -271,7 +273,7 @@ fn last_chance(held: Validity, now: Instant) -> Option<Instant> {
 
 /// The longest back-off of a token endpoint that is down. Shorter than a token's own, because the first token that
 /// gets through ends the outage for all of them; long enough that an hour's outage costs some forty requests in all,
-/// however many tokens there are.
+/// however many tokens there are, and one more each half minute while callers without a token ask.
 const ENDPOINT_MOST: Duration = Duration::from_secs(2 * 60);
 
 /// How long all tokens of an endpoint back off after its `failures`-th failure in a row, counted from one.
@@ -487,7 +489,12 @@ mod tests {
             [Pace::Transient, Pace::Transient, Pace::Refusal]
         );
         assert_eq!([None, Some(Refusal::Client)].map(|refusal| pace(refusal, 0)), [Pace::Refusal; 2]);
-        assert_eq!(pace(Some(Refusal::User), 0), Pace::Password);
+        let password = [Refusal::User, Refusal::PasswordWithoutCode(401), Refusal::PasswordWithoutCode(403)];
+        assert_eq!(password.map(|refusal| pace(Some(refusal), 0)), [Pace::Password; 3]);
+        assert_eq!(
+            password.map(|refusal| passes(&refused(Some(refusal)), Duration::ZERO)),
+            [false, false, true]
+        );
     }
 
     #[test]

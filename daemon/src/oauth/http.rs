@@ -260,12 +260,13 @@ fn verdict(failures: Vec<Failure>) -> Failure {
         let each = failures.iter().map(|failure| failure.detail.as_deref().unwrap_or(&failure.message));
         format!("none of {} client secrets worked: {}", failures.len(), each.collect::<Vec<_>>().join("; "))
     });
+    let retry_after = failures.iter().filter_map(|failure| failure.retry_after).max();
     let first_refusal = failures.into_iter().min_by_key(|failure| {
         (failure.refusal != Some(Refusal::Client), failure.class != ErrorClass::Refused)
     });
     let verdict =
         first_refusal.unwrap_or_else(|| Failure::new(ErrorClass::Secret, "no client secret is configured"));
-    Failure { detail: several.or(verdict.detail), ..verdict }
+    Failure { detail: several.or(verdict.detail), retry_after, ..verdict }
 }
 
 #[cfg(test)]
@@ -286,6 +287,8 @@ mod tests {
         assert_eq!(verdict(vec![unreadable()]), unreadable());
         let failure = verdict(vec![unreadable(), refused()]);
         assert_eq!((failure.class, &*failure.message), (ErrorClass::Refused, "invalid_client"));
+        let quiet = Failure { retry_after: Some(Duration::from_secs(600)), ..refused() };
+        assert_eq!(verdict(vec![quiet.clone(), refused()]).retry_after, quiet.retry_after);
         let detail = "none of 2 client secrets worked: secret file /new; invalid_client";
         assert_eq!(failure.detail.as_deref(), Some(detail));
     }

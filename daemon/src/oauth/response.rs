@@ -13,7 +13,7 @@ use serde_json::error::Category;
 use serde_json::value::{RawValue, to_raw_value};
 use tokend_protocol::{ErrorClass, Secret};
 
-use crate::config::CredentialSettings;
+use crate::config::{CredentialSettings, Grant};
 use crate::oauth::redact::{self, SentSecrets};
 pub use crate::oauth::reply::HttpReply;
 use crate::oauth::{EXPIRED_ON_ARRIVAL, Failure, Granted, Outcome, Refusal};
@@ -183,8 +183,10 @@ impl Reading<'_> {
         }
         self.check_token_type(fields)?;
         let scope = self.scope(fields);
-        if let Some(granted) = &scope {
-            self.check_scope(granted)?;
+        // A scope that cannot be read is not taken for the scope that was asked for.
+        let is_stated = fields.scope.as_ref().is_some_and(|scope| scope.get() != "null");
+        if is_stated {
+            self.check_scope(scope.as_deref().unwrap_or_default())?;
         }
         let lifetime = self.lifetime(fields, &token);
         if lifetime.is_zero() {
@@ -265,7 +267,11 @@ impl Reading<'_> {
             self.note("provider-said", &words.join(": "));
         }
         let class = class(status, named.as_deref());
-        let refusal = refusal(status, named.as_deref()).filter(|_| class == ErrorClass::Refused);
+        // RFC 6749 section 5.2 has its codes in answers of 400 and 401. With another status, an unknown word is no code: a
+        // gateway's page in JSON has one too.
+        let code = code.or(named.as_deref().filter(|_| matches!(status, 200..300 | 400)));
+        let has_password = matches!(self.context.settings.grant, Grant::Password { .. });
+        let refusal = refusal(status, code, has_password).filter(|_| class == ErrorClass::Refused);
         Failure { refusal, ..Failure::new(class, message) }
     }
 
@@ -355,12 +361,14 @@ pub fn claimed_lifetime(token: &str, date: Option<Duration>, wall: Duration) -> 
     Some(Duration::try_from_secs_f64((exp - now).max(0.0)).unwrap_or(Duration::MAX))
 }
 
-fn refusal(status: u16, code: Option<&str>) -> Option<Refusal> {
+fn refusal(status: u16, code: Option<&str>, has_password: bool) -> Option<Refusal> {
     match (code, status) {
-        (Some("invalid_client"), _) | (None, 401) => Some(Refusal::Client),
+        (Some("invalid_client"), _) => Some(Refusal::Client),
         (Some("invalid_grant"), _) => Some(Refusal::User),
+        (Some(code), _) => (!CODES.contains(&code)).then_some(Refusal::UnknownCode),
+        (None, 400 | 401 | 403) if has_password => Some(Refusal::PasswordWithoutCode(status)),
+        (None, 401) => Some(Refusal::Client),
         (None, _) => Some(Refusal::WithoutCode(status)),
-        (Some(_), _) => None,
     }
 }
 
@@ -384,6 +392,7 @@ mod tests {
     use super::*;
     use crate::config::{ClientAuthentication, Terms};
     use crate::oauth::request::tests::settings;
+    use crate::secret_source::SecretSource;
 
     fn context() -> Context<'static> {
         static NONE: LazyLock<SentSecrets> = LazyLock::new(SentSecrets::default);
@@ -513,9 +522,12 @@ mod tests {
             let outcome = read_scope(all, &strict);
             assert!(outcome.result.is_ok() && !outcome.facts.contains_key("granted-scope"), "{all}");
         }
-        for (less, granted) in
-            [(r#","scope":"a""#, "a"), (r#","scope":"""#, "none"), (r#","scope":"ab""#, "ab")]
-        {
+        for (less, granted) in [
+            (r#","scope":"a""#, "a"),
+            (r#","scope":"""#, "none"),
+            (r#","scope":7"#, "none"),
+            (r#","scope":"ab""#, "ab"),
+        ] {
             let outcome = read_scope(less, &tolerant);
             assert!(outcome.result.is_ok(), "{less}");
             assert_eq!(
@@ -788,6 +800,9 @@ mod tests {
             (400, "{}"),
             (403, ""),
             (403, "<html>"),
+            (401, r#"{"error":"unauthorized"}"#),
+            (403, r#"{"error":"Forbidden"}"#),
+            (400, r#"{"error":"bad credentials"}"#),
         ] {
             assert!(refuses(status, body), "{status} {body}");
         }
@@ -803,6 +818,29 @@ mod tests {
             (500, "{}"),
         ] {
             assert!(!refuses(status, body), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_may_be_a_gateways_unless_its_code_is_one_of_oauth_or_it_is_about_a_client_or_a_password() {
+        let grant = Grant::Password { username: "u".to_owned(), password: SecretSource::File("/p".into()) };
+        let with_password = CredentialSettings { grant, ..settings(ClientAuthentication::None) };
+        let refusal = |status, body: &str, settings| {
+            let outcome = read(&reply(status, body, []), Context { settings, ..context() });
+            outcome.result.unwrap_err().refusal
+        };
+        let page = r#"{"status":404,"error":"Not Found"}"#;
+        for (status, body, of_client, of_password) in [
+            (404, page, Some(Refusal::WithoutCode(404)), Some(Refusal::WithoutCode(404))),
+            (403, page, Some(Refusal::WithoutCode(403)), Some(Refusal::PasswordWithoutCode(403))),
+            (400, "", Some(Refusal::WithoutCode(400)), Some(Refusal::PasswordWithoutCode(400))),
+            (401, page, Some(Refusal::Client), Some(Refusal::PasswordWithoutCode(401))),
+            (400, page, Some(Refusal::UnknownCode), Some(Refusal::UnknownCode)),
+            (400, r#"{"error":"invalid_scope"}"#, None, None),
+            (403, r#"{"error":"invalid_client"}"#, Some(Refusal::Client), Some(Refusal::Client)),
+        ] {
+            let refusals = (refusal(status, body, context().settings), refusal(status, body, &with_password));
+            assert_eq!(refusals, (of_client, of_password), "{status} {body}");
         }
     }
 

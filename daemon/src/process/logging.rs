@@ -30,7 +30,7 @@ pub enum LogFormat {
 
 /// Starts the log of this process. `filter` is a level or a list of `target=level`. Keep the result until the end.
 pub fn start(format: LogFormat, filter: &str) -> io::Result<Flush> {
-    let filter = with_audit(filter)?;
+    let filter = complete(filter)?;
     let wants_journal =
         format == LogFormat::Journal || format == LogFormat::Auto && systemd::stderr_is_journal();
     // Without the journal's socket, standard error still takes text.
@@ -53,11 +53,14 @@ pub fn start(format: LogFormat, filter: &str) -> io::Result<Flush> {
     Ok(flush)
 }
 
-/// Adds the audit trail to a filter that does not name it: `--log-level error` must not lose the record of hand-outs.
-fn with_audit(filter: &str) -> io::Result<EnvFilter> {
-    const AUDIT: &str = "tokend::server::audit";
-    let names_audit = filter.split(',').any(|directive| directive.starts_with(AUDIT));
-    let complete = if names_audit { filter.to_owned() } else { format!("{filter},{AUDIT}=info") };
+/// The filter with the audit trail, if it does not name that: `--log-level error` must not lose the record of hand-outs. And
+/// without `h2`, which at `debug` logs the words with which a server closes a connection.
+fn complete(filter: &str) -> io::Result<EnvFilter> {
+    let directives = || filter.split(',').map(str::trim_start);
+    let audit = (!directives().any(|directive| directive.starts_with("tokend::server::audit")))
+        .then_some("tokend::server::audit=info");
+    let others = directives().filter(|directive| !directive.starts_with("h2"));
+    let complete = others.chain(audit).chain(["h2=off"]).collect::<Vec<_>>().join(",");
     let wanted = "neither a level (error, warn, info, debug, trace) nor a list of target=level";
     EnvFilter::try_new(complete).map_err(|_| io::Error::other(format!("--log-level {filter:?} is {wanted}")))
 }
@@ -77,10 +80,11 @@ mod tests {
         let seen = Arc::clone(&written);
         let (outbox, flush) = Outbox::start(move |event| seen.lock().unwrap().write_all(event)).unwrap();
         let layer = fmt::layer().with_ansi(false).without_time().with_writer(move || outbox.clone());
-        let subscriber = tracing_subscriber::registry().with(layer).with(with_audit(filter).unwrap());
+        let subscriber = tracing_subscriber::registry().with(layer).with(complete(filter).unwrap());
         tracing::subscriber::with_default(subscriber, || {
             Audit::default().record(&Record::new(&peer, Operation::Reject, None, Ok("root")));
             tracing::info!("of interest");
+            tracing::debug!(target: "h2::codec::framed_read", "a server's words");
         });
         drop(flush);
         String::from_utf8(written.lock().unwrap().clone()).unwrap()
@@ -99,6 +103,17 @@ mod tests {
     }
 
     #[test]
+    fn the_words_with_which_a_server_closes_a_connection_are_not_logged() {
+        for filter in ["trace", "info,h2=trace", "debug,h2::codec=debug"] {
+            let logged = logged(filter);
+            assert!(
+                logged.contains("of interest") && !logged.contains("a server's words"),
+                "{filter}: {logged}"
+            );
+        }
+    }
+
+    #[test]
     fn a_filter_that_names_the_audit_trail_applies_to_it() {
         for filter in ["tokend::server::audit=off", "info,tokend::server::audit=warn"] {
             assert!(!logged(filter).contains("allowed to uid 7"), "{filter}");
@@ -107,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_filter_with_a_syntax_error_is_quoted_in_the_error() {
-        let refused = with_audit("loud=very").unwrap_err().to_string();
+        let refused = complete("loud=very").unwrap_err().to_string();
         assert!(refused.contains("\"loud=very\""), "{refused}");
     }
 }

@@ -227,15 +227,14 @@ async fn serve(
     peer.identify();
     let stream = Stream::new(UnixStream::from_std(socket.into())?);
     let groups = peer::few_groups(stream.socket.as_fd())?;
-    let (groups, turn) = match groups {
-        Some(groups) => (groups, turn),
-        None => {
-            drop(turn);
-            let groups = many_groups(&stream, &held.allowance, &shared).await?;
-            let turn = user_queue.turn().await;
-            user_queue.spend(SHARE_MANY_GROUPS_UNITS);
-            (groups, turn)
-        }
+    let (groups, turn) = if let Some(groups) = groups {
+        (groups, turn)
+    } else {
+        drop(turn);
+        let groups = many_groups(&stream, &held.allowance, &shared).await?;
+        let turn = user_queue.turn().await;
+        user_queue.spend(SHARE_MANY_GROUPS_UNITS);
+        (groups, turn)
     };
     let groups = held.allowance.share_groups(groups);
     drop(turn);

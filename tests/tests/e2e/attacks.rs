@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -128,6 +129,7 @@ fn hand_outs_that_differ_in_all_that_a_caller_can_vary_are_few_records_and_all_c
     };
     let requests: Vec<Request> = (1..1 << SCOPES.len()).map(subset).collect();
     let programs = (0..20).map(|number| format!("caller-{number}"));
+    let began = Instant::now();
     let mut flood: Vec<_> =
         programs.map(|program| FdDonor::start_as(scene.socket(), &user(ALICE), &program)).collect();
     for (_, peer) in &mut flood {
@@ -140,7 +142,8 @@ fn hand_outs_that_differ_in_all_that_a_caller_can_vary_are_few_records_and_all_c
     let records = |uid: u32| audit::records(&scene.daemon.log(), "allow", |other| other == uid);
     let of_alice = records(ALICE);
     assert_eq!(of_alice.decisions, 20 * 31);
-    assert!(of_alice.lines < 300, "{of_alice:?}");
+    let windows = began.elapsed().as_secs() / 10 + 2;
+    assert!(of_alice.lines <= 130 * windows, "{of_alice:?} in {windows} windows");
     assert_eq!(records(BOB).decisions, 1);
 }
 

@@ -239,6 +239,22 @@ async fn a_refused_password_is_not_sent_more_often_because_its_token_expires() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_password_is_not_sent_more_often_because_other_requests_fail_too() {
+    fn refuses(now: f64) -> bool {
+        now % 7.0 < 4.0
+    }
+    let scene = Scene::begin(13);
+    let subject = scene.subject("a", |now| {
+        if refuses(now) { refused(Refusal::PasswordWithoutCode(401)) } else { fail(ErrorClass::Server) }
+    });
+    let _credential = subject.start();
+    scene.reach(3_600).await;
+    let refused_at: Vec<f64> = subject.asked_at().into_iter().filter(|at| refuses(*at)).collect();
+    assert!(refused_at.len() < 12, "{refused_at:?}");
+    assert!(subject.asked_at().len() > refused_at.len(), "others fail too: {:?}", subject.asked_at());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_with_retry_after_is_not_repeated_earlier() {
     let scene = Scene::begin(11);
     let subject = scene.subject("a", |_| quiet(ErrorClass::Refused, 600));

@@ -8,11 +8,9 @@ use tokend_protocol::ErrorClass;
 use super::{Actor, Command};
 use crate::clock::{Instant, Validity};
 use crate::engine::credential::{Attempted, Failed, Snapshot, Token};
-use crate::engine::schedule::{MIN_GAP, Pace, RETRY_AFTER_MOST, callers_from, renew_at, retry_at};
+use crate::engine::schedule::{MIN_GAP, Pace, RETRY_AFTER_MOST, callers_from, passes, renew_at, retry_at};
 use crate::engine::throttle::{Admission, ClientThrottle, HeldBack, Urgency};
-use crate::oauth::{
-    CA_FILE_UNUSABLE, EXPIRED_ON_ARRIVAL, Failure, Granted, Outcome, Provider, Refusal, SecretInUse,
-};
+use crate::oauth::{CA_FILE_UNUSABLE, EXPIRED_ON_ARRIVAL, Failure, Granted, Outcome, Provider, SecretInUse};
 use crate::store::record::{FailureRecord, Record};
 
 /// The next attempts of tokens that the throttle held back are spread over this time.
@@ -194,6 +192,7 @@ impl<P: Provider> Actor<P> {
         };
         self.state.changes_in_vain = 0;
         self.state.streak = None;
+        self.state.password_failures = 0;
         self.state.without_code_since = None;
         self.state.expired_at_provider = Some(now.after(granted.lifetime));
         renewed.in_flight = false;
@@ -214,19 +213,24 @@ impl<P: Provider> Actor<P> {
         let now = self.context.clock.now();
         let snapshot = self.snapshot();
         let failures = snapshot.failures.saturating_add(1);
-        let pace = self.pace(&failure, now);
+        let without_code_for = self.without_code_for(&failure, now);
+        let pace = Pace::of(&failure, without_code_for);
+        let passes = passes(&failure, without_code_for);
         let in_a_row = match self.state.streak {
+            None => failures,
+            Some(_) if pace == Pace::Password => self.state.password_failures.saturating_add(1),
             Some((before, in_a_row)) if before == pace => in_a_row.saturating_add(1),
             Some(_) => 1,
-            None => failures,
         };
         self.state.streak = Some((pace, in_a_row));
+        if pace == Pace::Password {
+            self.state.password_failures = in_a_row;
+        }
         let (held, jitter) = (held(&snapshot, now), (self.context.roll)());
         let next_attempt = retry_at(pace, in_a_row, held, failure.retry_after, now, jitter);
-        self.tell_throttle(&failure, pace, now);
+        self.tell_throttle(&failure, passes, now);
         let Failure { class, message, detail, needs_operator, .. } = failure;
-        let may_be_a_gateways = class == ErrorClass::Refused && pace == Pace::Transient;
-        let needs_operator = needs_operator && !may_be_a_gateways;
+        let needs_operator = needs_operator && !passes;
         let detail = detail.map(|text| capped(&text));
         let failed = Failed { class, message: capped(&message), detail, at: now, needs_operator };
         self.update(|snapshot| {
@@ -256,16 +260,15 @@ impl<P: Provider> Actor<P> {
         Attempted::Failed(failed, Some(next_attempt))
     }
 
-    /// The pace of the next attempts after a failure.
-    fn pace(&mut self, failure: &Failure, now: Instant) -> Pace {
-        let is_without_code = matches!(failure.refusal, Some(Refusal::WithoutCode(_)));
-        let since = is_without_code.then(|| self.state.without_code_since.unwrap_or(now));
+    /// How long the refusals without an OAuth error code last, of which this failure may be one.
+    fn without_code_for(&mut self, failure: &Failure, now: Instant) -> Duration {
+        let since = failure.may_be_a_gateways().then(|| self.state.without_code_since.unwrap_or(now));
         self.state.without_code_since = since;
-        Pace::of(failure, since.map_or(Duration::ZERO, |since| now.since(since)))
+        since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
     /// Reports a failure to the throttle, if it concerns other tokens of the provider too.
-    fn tell_throttle(&self, failure: &Failure, pace: Pace, now: Instant) {
+    fn tell_throttle(&self, failure: &Failure, passes: bool, now: Instant) {
         // Other failures concern this token only; its own back-off respects their `Retry-After`.
         let concerns_all = matches!(failure.class, ErrorClass::Throttled | ErrorClass::Server);
         if let Some(asked) = failure.retry_after.filter(|_| concerns_all) {
@@ -285,7 +288,7 @@ impl<P: Provider> Actor<P> {
                 self.throttle.failed(failure.class, is_first, now, (self.context.roll)());
             }
             // The endpoint answered, so it is not down.
-            ErrorClass::Refused if pace != Pace::Transient => self.throttle.reset(),
+            ErrorClass::Refused if !passes => self.throttle.reset(),
             _ => (),
         }
     }

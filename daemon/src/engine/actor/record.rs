@@ -25,6 +25,8 @@ pub(in crate::engine) struct ActorState {
     pub last_change: Option<Instant>,
     /// The pace after the last failure, and the failures in a row with this pace.
     pub streak: Option<(Pace, u32)>,
+    /// Refusals of the user's password since the last token, whatever failed in between: they may lock the account.
+    pub password_failures: u32,
     /// When the first of the last refusals in a row without an OAuth error code was.
     pub without_code_since: Option<Instant>,
     /// When the held token has expired for its provider too, at the latest. It is not served for that long.

@@ -96,10 +96,13 @@ impl Aggregator {
 
     fn has_room(&self, level: Level, record: &Record<'_>, of_user: usize, of_all: usize) -> bool {
         let used = self.places.get(&record.peer.uid).copied().unwrap_or_default();
-        match record.decision {
-            Ok(_) => used < of_user && self.kinds.len() < of_all,
-            Err(_) => level != Level::Token && used < of_user / 2 && self.kinds.len() < of_all / 4,
-        }
+        let (of_user, of_all) = match (&record.decision, level) {
+            (Ok(_), _) => (of_user, of_all),
+            (Err(_), Level::Exact) => (of_user / 2, of_all / 4),
+            (Err(_), Level::Token) => (0, 0),
+            (Err(_), _) => (of_user, of_all / 4),
+        };
+        used < of_user && self.kinds.len() < of_all
     }
 
     fn kind(&self, level: Level, record: &Record<'_>) -> Kind {
@@ -313,6 +316,18 @@ mod tests {
         let counts = counts(&mut aggregator);
         assert_eq!(counts.len(), 1000);
         assert!(counts.iter().all(|count| count.record.token.is_some() && count.repeats == 2));
+    }
+
+    #[test]
+    fn refusals_of_a_user_with_many_tokens_are_counted_as_that_users() {
+        let mut aggregator = Aggregator::default();
+        (0..1000).for_each(|token| assert!(aggregator.add(&allowed(7, 1, token, 0))));
+        (0..9).for_each(|n| _ = aggregator.add(&refused(7, 1, n)));
+        let counts = counts(&mut aggregator);
+        assert_eq!(
+            counts.iter().map(|count| (count.record.peer.uid, count.repeats)).collect::<Vec<_>>(),
+            [(7, 8)]
+        );
     }
 
     #[test]
