@@ -184,7 +184,7 @@ impl<P: Provider> Actor<P> {
             Command::Retry => {
                 let soon = self.spread(now, RETRY_SPREAD);
                 if snapshot.last_error.is_some() && snapshot.next_attempt.is_some_and(|at| at > soon) {
-                    self.throttle.reset();
+                    self.throttle.endpoint.reset();
                     self.update(|snapshot| snapshot.callers_from = snapshot.callers_from.min(Some(soon)));
                     self.set_next_attempt(soon);
                 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
 
-pub use self::endpoint::EndpointThrottle;
+pub use self::endpoint::{Admission, EndpointThrottle};
 pub use self::origin::OriginThrottle;
 use crate::clock::{Clock, Instant};
 use crate::engine::credential::Failed;
@@ -33,7 +33,7 @@ const YIELD: Duration = Duration::from_secs(6);
 /// The throttle of one client of a token endpoint.
 #[derive(Debug, Default)]
 pub struct ClientThrottle {
-    endpoint: Arc<EndpointThrottle>,
+    pub endpoint: Arc<EndpointThrottle>,
     /// Distinguishes the client from the others of its host.
     name: Arc<str>,
     writer: ThrottleWriter,
@@ -60,13 +60,6 @@ pub struct HeldBack {
     pub class: ErrorClass,
     /// Whether another request, which is under way, will show whether the endpoint is up again.
     pub by_probe: bool,
-}
-
-/// The right to send one request, for as long as it is held.
-#[derive(Debug)]
-pub struct Admission<'a> {
-    endpoint: &'a EndpointThrottle,
-    is_probe: bool,
 }
 
 impl HeldBack {
@@ -99,7 +92,7 @@ impl ClientThrottle {
     }
 
     pub fn origin(&self) -> &OriginThrottle {
-        self.endpoint.origin()
+        &self.endpoint.origin
     }
 
     /// Waits for a slot, callers first, unless the circuit breaker or a `Retry-After` forbids the request.
@@ -132,25 +125,10 @@ impl ClientThrottle {
         }
     }
 
-    /// Counts the further requests that one admission sent, and delays the next requests accordingly.
-    pub fn also_sent(&self, requests: u32, now: Instant) {
-        self.origin().also_sent(requests, now);
-    }
-
     /// Notes that the client was given a token.
     pub fn granted(&self) {
         self.endpoint.reset();
         self.origin().granted(&self.name);
-    }
-
-    /// Resets the circuit breaker: the endpoint answered, or its cause may have ended.
-    pub fn reset(&self) {
-        self.endpoint.reset();
-    }
-
-    /// Counts a failure of the endpoint. `is_first` is whether the token had not failed since its last success.
-    pub fn failed(&self, class: ErrorClass, is_first: bool, now: Instant, jitter: f64) {
-        self.endpoint.failed(class, is_first, now, jitter);
     }
 
     /// Checks `Retry-After` and the circuit breaker.
@@ -160,12 +138,6 @@ impl ClientThrottle {
         let breaker = self.endpoint.held_back(urgency, now);
         let latest = [quiet, breaker].into_iter().flatten().max_by_key(|held| held.until);
         latest.map_or(Ok(()), Err)
-    }
-}
-
-impl Drop for Admission<'_> {
-    fn drop(&mut self) {
-        self.endpoint.ended(self.is_probe);
     }
 }
 

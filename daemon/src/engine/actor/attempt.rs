@@ -103,7 +103,7 @@ impl<P: Provider> Actor<P> {
         let requested = self.discarded.run_until_cancelled(self.request()).await?;
         let Outcome { result, deviations, requests, client_secret, facts, clock_skew } = requested;
         self.state.interrupted_requests = 0;
-        self.throttle.also_sent(requests.saturating_sub(1), self.context.clock.now());
+        self.throttle.origin().also_sent(requests.saturating_sub(1), self.context.clock.now());
         self.note_client_secret(client_secret);
         self.update(|snapshot| {
             snapshot.requests += u64::from(requests);
@@ -285,10 +285,10 @@ impl<P: Provider> Actor<P> {
             ErrorClass::Tls if failure.message == CA_FILE_UNUSABLE => (),
             ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
                 let is_first = self.snapshot().failures == 0;
-                self.throttle.failed(failure.class, is_first, now, (self.context.roll)());
+                self.throttle.endpoint.failed(failure.class, is_first, now, (self.context.roll)());
             }
             // The endpoint answered, so it is not down.
-            ErrorClass::Refused if !passes => self.throttle.reset(),
+            ErrorClass::Refused if !passes => self.throttle.endpoint.reset(),
             _ => (),
         }
     }

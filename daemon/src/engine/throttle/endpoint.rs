@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
 
-use super::{Admission, HeldBack, OriginThrottle, Urgency};
+use super::{HeldBack, OriginThrottle, Urgency};
 use crate::clock::Instant;
 use crate::engine::schedule::endpoint_back_off;
 use crate::store::ThrottleWriter;
@@ -25,10 +25,17 @@ const CALLER_PROBE_GAP: Duration = Duration::from_secs(30);
 /// The circuit breaker of one token endpoint, and the throttle of its host.
 #[derive(Debug, Default)]
 pub struct EndpointThrottle {
-    origin: Arc<OriginThrottle>,
+    pub origin: Arc<OriginThrottle>,
     /// Held for a look or a change, never across an await.
     breaker: Mutex<Breaker>,
     writer: ThrottleWriter,
+}
+
+/// The right to send one request, for as long as it is held.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    endpoint: &'a EndpointThrottle,
+    is_probe: bool,
 }
 
 #[derive(Debug, Default)]
@@ -51,12 +58,8 @@ impl EndpointThrottle {
         Self { origin, breaker: Mutex::new(breaker), writer }
     }
 
-    pub(super) fn origin(&self) -> &OriginThrottle {
-        &self.origin
-    }
-
-    /// Resets the circuit breaker.
-    pub(super) fn reset(&self) {
+    /// Resets the circuit breaker: the endpoint answered, or the cause of its failures may have ended.
+    pub fn reset(&self) {
         self.change(|breaker| {
             breaker.record = ThrottleRecord::default();
             breaker.failing_tokens = 0;
@@ -64,7 +67,7 @@ impl EndpointThrottle {
     }
 
     /// Counts a failure of the endpoint. `is_first` is whether the token had not failed since its last success.
-    pub(super) fn failed(&self, class: ErrorClass, is_first: bool, now: Instant, jitter: f64) {
+    pub fn failed(&self, class: ErrorClass, is_first: bool, now: Instant, jitter: f64) {
         self.change(|Breaker { record, failing_tokens, .. }| {
             *failing_tokens = failing_tokens.saturating_add(is_first.into());
             // While the breaker is open, requests that were sent together count as one failure.
@@ -106,14 +109,6 @@ impl EndpointThrottle {
         Admission { endpoint: self, is_probe }
     }
 
-    /// Ends a request.
-    pub(super) fn ended(&self, is_probe: bool) {
-        if is_probe {
-            self.lock().probing = false;
-        }
-        self.origin.ended();
-    }
-
     /// Changes the breaker, and stores it if it differs.
     fn change(&self, change: impl FnOnce(&mut Breaker)) {
         let mut breaker = self.lock();
@@ -128,5 +123,14 @@ impl EndpointThrottle {
 
     fn lock(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if self.is_probe {
+            self.endpoint.lock().probing = false;
+        }
+        self.endpoint.origin.ended();
     }
 }

@@ -145,8 +145,8 @@ impl OriginThrottle {
         }
     }
 
-    /// Delays the next request by so many slots.
-    pub(super) fn also_sent(&self, requests: u32, now: Instant) {
+    /// Counts the further requests that one admission sent, and delays the next requests accordingly.
+    pub fn also_sent(&self, requests: u32, now: Instant) {
         if requests > 0 {
             let mut traffic = self.lock();
             let from = traffic.next_slot.map_or(now, |slot| slot.max(now));

@@ -36,7 +36,7 @@ impl Scene {
 
     fn fail(&self, times: u32) {
         for _ in 0..times {
-            self.throttle.failed(ErrorClass::Server, true, self.clock.now(), 0.0);
+            self.throttle.endpoint.failed(ErrorClass::Server, true, self.clock.now(), 0.0);
         }
     }
 }
@@ -101,7 +101,7 @@ async fn an_endpoint_is_down_after_three_failures_in_a_row_and_up_with_its_first
         assert_eq!(scene.held_until(urgency).await, Some(scene.at(2)));
     }
     assert_eq!(scene.held_until(Urgency::Ordered).await, None, "an operator may ask");
-    scene.throttle.reset();
+    scene.throttle.endpoint.reset();
     assert_eq!(scene.held_until(Urgency::Scheduled).await, None);
 }
 
@@ -187,7 +187,7 @@ async fn requests_beyond_the_admitted_one_count_towards_the_rate() {
     let scene = Scene::new();
     scene.throttle.origin().limit(Some(60));
     drop(scene.throttle.admit(Urgency::Scheduled, &scene.clock).await.unwrap());
-    scene.throttle.also_sent(2, scene.clock.now());
+    scene.throttle.origin().also_sent(2, scene.clock.now());
     drop(scene.throttle.admit(Urgency::Scheduled, &scene.clock).await.unwrap());
     assert_eq!(scene.clock.now(), scene.at(3));
 }
@@ -236,12 +236,12 @@ async fn what_two_clients_are_asked_for_is_the_hosts_and_the_others_go_first_whe
 async fn one_tokens_failures_keep_no_caller_from_another_token_until_that_fails_too() {
     let scene = Scene::new();
     for is_first in [true, false, false] {
-        scene.throttle.failed(ErrorClass::Server, is_first, scene.start, 0.0);
+        scene.throttle.endpoint.failed(ErrorClass::Server, is_first, scene.start, 0.0);
     }
     let other = Urgency::Needed { has_failed: false };
     assert!(scene.admit(NEEDED).await.is_err());
     assert!(scene.admit(other).await.is_ok());
-    scene.throttle.failed(ErrorClass::Server, true, scene.clock.now(), 0.0);
+    scene.throttle.endpoint.failed(ErrorClass::Server, true, scene.clock.now(), 0.0);
     assert!(scene.admit(other).await.is_err());
 }
 
