@@ -28,6 +28,7 @@ use crate::access::{Abilities, Condition, Rule};
 
 use fault::Sink;
 pub use fault::{Fault, Place};
+pub use host_check::trust_ca_file;
 use section::Section;
 pub use settings::{
     AdminSettings, BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant,

@@ -81,12 +81,9 @@ pub(super) fn look_up(sink: &Sink) {
             "ca_file" => match content(path) {
                 Err(error) => unreadable(error.into()),
                 Ok(pem) => {
-                    if let Some(fault) = fault_of_ca_file(&pem) {
-                        sink.warn(
-                            place,
-                            key,
-                            format!("{name} {fault}; the provider is not reached until it is put right"),
-                        );
+                    if let Err(reason) = trust_ca_file(&pem, &mut RootCertStore::empty()) {
+                        let remedy = "the provider is not reached until it is put right";
+                        sink.warn(place, key, format!("{name}: {reason}; {remedy}"));
                     }
                 }
             },
@@ -95,15 +92,15 @@ pub(super) fn look_up(sink: &Sink) {
     }
 }
 
-/// Why a `ca_file` cannot be used.
-fn fault_of_ca_file(pem: &[u8]) -> Option<&'static str> {
-    let Ok(certificates) = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() else {
-        return Some("is no PEM file");
-    };
+/// Adds the certificates of a `ca_file` to the roots, or says why it cannot be used.
+pub fn trust_ca_file(pem: &[u8], roots: &mut RootCertStore) -> Result<(), String> {
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| "it is not valid PEM")?;
     if certificates.is_empty() {
-        return Some("has no certificate");
+        return Err("it has no certificate".to_owned());
     }
-    let mut roots = RootCertStore::empty();
-    let is_faulty = certificates.into_iter().any(|certificate| roots.add(certificate).is_err());
-    is_faulty.then_some("has a certificate that cannot be used")
+    for (index, certificate) in certificates.into_iter().enumerate() {
+        roots.add(certificate).map_err(|_| format!("its certificate {} is not valid", index + 1))?;
+    }
+    Ok(())
 }

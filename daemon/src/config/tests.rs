@@ -872,12 +872,12 @@ fn a_check_reports_files_that_its_user_cannot_read() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o400)).unwrap();
     let pem = |content| format!("-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n");
     for (content, fault) in [
-        (CANARY.to_owned(), "has no certificate"),
-        (pem("!"), "is no PEM file"),
-        (pem("AAAA"), "has a certificate that cannot be used"),
+        (CANARY.to_owned(), "it has no certificate"),
+        (pem("!"), "it is not valid PEM"),
+        (pem("AAAA"), "its certificate 1 is not valid"),
     ] {
         write(&ca, &content);
-        let expected = format!("{shown}:5: provider.p.ca_file: {} {fault}; ", ca.display());
+        let expected = format!("{shown}:5: provider.p.ca_file: {}: {fault}; ", ca.display());
         let warnings = found();
         assert!(warnings.len() == 1 && warnings[0].starts_with(&expected), "{warnings:#?}");
     }

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Proxy, Request, redirect, retry};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, ClientConfig, RootCertStore, crypto};
 use tokend_protocol::ErrorClass;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 
+use crate::config::trust_ca_file;
 use crate::oauth::response::HttpReply;
 use crate::oauth::{CA_FILE_UNUSABLE, Failure, redact};
 use crate::secret_source::on_another_thread;
@@ -214,7 +213,8 @@ fn read_trust(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
     // Unparsable certificates are skipped, as other programs do.
     roots.add_parsable_certificates(found.certs);
     if let Some(path) = ca_file {
-        add_private(&mut roots, path).map_err(|reason| unusable(path, &reason))?;
+        let pem = std::fs::read(path).map_err(|error| unusable(path, &error.kind().to_string()))?;
+        trust_ca_file(&pem, &mut roots).map_err(|reason| unusable(path, &reason))?;
     }
     let versions = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -228,19 +228,6 @@ fn unusable(ca_file: &Path, reason: &str) -> Failure {
     let detail = format!("{}: {reason}", ca_file.display());
     let failure = Failure::new(ErrorClass::Tls, CA_FILE_UNUSABLE).with_detail(detail);
     Failure { needs_operator: true, ..failure }
-}
-
-fn add_private(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
-    let pem = std::fs::read(path).map_err(|error| error.kind().to_string())?;
-    let private: Vec<_> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| "it is not valid PEM")?;
-    if private.is_empty() {
-        return Err("it has no certificate".to_owned());
-    }
-    for (index, certificate) in private.into_iter().enumerate() {
-        roots.add(certificate).map_err(|_| format!("its certificate {} is not valid", index + 1))?;
-    }
-    Ok(())
 }
 
 /// Returns the failure of an exchange without a reply. `egress` is the instance of the egress units, to which the
