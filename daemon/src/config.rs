@@ -34,6 +34,7 @@ pub use settings::{
     AdminSettings, BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant,
     HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings,
 };
+pub use values::is_field_value;
 
 /// The kinds of sections, each with its header and its keys.
 const KINDS: [(&str, &str, &str); 5] = [

@@ -314,12 +314,15 @@ fn check_header_name(name: &str, field: &Field<'_>) -> Option<()> {
 /// The value of a header. It may be a secret by mistake, so no fault repeats it.
 pub(super) fn header_value(field: &Field<'_>, expected: &str) -> Option<String> {
     let text = field.text_or(expected)?;
-    let is_visible = text.is_ascii() && header::HeaderValue::from_str(text).is_ok();
-    let is_trimmed = !text.is_empty() && text.trim() == text;
     let message =
         "cannot be the value of a header; expected visible ASCII, not empty and without spaces at either end";
-    field.ensure(is_visible && is_trimmed, message)?;
+    field.ensure(is_field_value(text), message)?;
     Some(text.to_owned())
+}
+
+/// A field value of RFC 9110 section 5.5, without the obsolete bytes and without white space at its ends.
+pub fn is_field_value(text: &str) -> bool {
+    !text.is_empty() && text.trim() == text && text.is_ascii() && header::HeaderValue::from_str(text).is_ok()
 }
 
 pub(super) fn params(field: &Field<'_>) -> Option<BTreeMap<String, String>> {

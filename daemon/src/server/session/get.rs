@@ -8,7 +8,7 @@ use tokend_protocol::{
     CallOptions, ErrorCode, ErrorReply, GetRequest, Header, HeadersRequest, Reply, TokenInfo, TokenReply,
 };
 
-use super::headers::supplied_headers;
+use super::headers::supplied;
 use super::{Asked, Session, hold, refusal, view};
 use crate::clock::Instant;
 use crate::engine::credential::{Credential, Token};
@@ -42,8 +42,11 @@ impl Session {
         let options = request.options;
         let deadline = self.deadline(options.deadline_ms);
         let deadline_for_secrets = self.deadline_for_secrets(options);
-        let supplied = |entry: &Entry, request: &HeadersRequest| match operation {
-            Operation::Headers => supplied_headers(entry, request),
+        let of_caller = |entry: &Entry, request: &HeadersRequest| match operation {
+            Operation::Headers => {
+                supplied(&entry.settings.caller_headers, &request.supplied, &request.omitted)
+                    .map_err(|message| refusal(ErrorCode::InvalidRequest, message))
+            }
             _ => Ok(Vec::new()),
         };
         loop {
@@ -51,7 +54,7 @@ impl Session {
             let asked = Asked { operation, name: &request.name, variant: &request.variant };
             let (entry, reason) = self.authorize(&registry, asked)?;
             // Checked first: starting a variant may evict another one.
-            supplied(&entry, &request)?;
+            of_caller(&entry, &request)?;
             let credential = self.credential(asked, &entry)?;
             let mut headers = Vec::new();
             // Before the token is obtained, so that it does not age meanwhile.
@@ -72,7 +75,7 @@ impl Session {
                 continue;
             }
             let token = token?;
-            headers.extend(supplied(&entry, &request)?);
+            headers.extend(of_caller(&entry, &request)?);
             entry.count_hand_out();
             let asked = Asked { operation, name: &request.name, variant: &request.variant };
             let variant = Cow::Owned(variants::as_configured(&entry.settings.variants, asked.variant));

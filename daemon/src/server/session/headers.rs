@@ -2,7 +2,6 @@
 
 use std::sync::PoisonError;
 
-use http::header::HeaderValue as HttpValue;
 use tokend_protocol::{
     CallOptions, CallerHeader, ErrorClass, ErrorCode, ErrorReply, Header, HeadersReply, HeadersRequest,
     Reply, Secret, TokenName,
@@ -10,7 +9,7 @@ use tokend_protocol::{
 
 use super::{Session, refusal};
 use crate::clock::Instant;
-use crate::config::{HeaderSettings, HeaderValue};
+use crate::config::{HeaderSettings, HeaderValue, is_field_value};
 use crate::engine::credential::Failed;
 use crate::engine::registry::Entry;
 use crate::secret_source::UserTurns;
@@ -62,15 +61,9 @@ impl Session {
     }
 }
 
-/// The caller's headers, if they are those that the token's configuration leaves to it.
-pub(super) fn supplied_headers(entry: &Entry, request: &HeadersRequest) -> Result<Vec<Header>, ErrorReply> {
-    supplied(&entry.settings.caller_headers, &request.supplied, &request.omitted)
-        .map_err(|message| refusal(ErrorCode::InvalidRequest, message))
-}
-
 /// Checks the caller's headers against those that the configuration leaves to it, and returns them in the configured
 /// spelling and order.
-fn supplied(
+pub(super) fn supplied(
     expected: &[String],
     supplied: &[CallerHeader],
     omitted: &[String],
@@ -106,11 +99,6 @@ fn supplied(
         }
     }
     Ok(headers)
-}
-
-/// A field value of RFC 9110 section 5.5, without the obsolete bytes and without white space at its ends.
-fn is_field_value(value: &str) -> bool {
-    !value.is_empty() && value.trim() == value && value.is_ascii() && HttpValue::from_str(value).is_ok()
 }
 
 /// The configured headers. Secrets are read now.
