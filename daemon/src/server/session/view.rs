@@ -10,7 +10,7 @@ use tokend_protocol::{
     TokenInfo, TokenName, TokenStatus, VariantStatus,
 };
 
-use crate::clock::{Clock, Instant};
+use crate::clock::Clock;
 use crate::engine::credential::{Failed, Snapshot, Token};
 use crate::engine::registry::Entry;
 use crate::server::ServerState;
@@ -34,18 +34,8 @@ fn condition(
 ) -> (State, Option<HeldToken>, Option<ErrorClass>, Option<Timestamp>) {
     let now = clock.now();
     let held = snapshot.usable(now, Duration::ZERO).map(|token| held_token(&token, clock));
-    let (state, last_error, next_attempt) = health(snapshot, clock, now);
-    (state, held, last_error, next_attempt)
-}
-
-/// The part of the condition that is not about the held token.
-fn health(
-    snapshot: &Snapshot,
-    clock: &Clock,
-    now: Instant,
-) -> (State, Option<ErrorClass>, Option<Timestamp>) {
     let last_error = snapshot.last_error.as_ref().map(|failed| failed.class);
-    (snapshot.state(now), last_error, snapshot.next_attempt.map(|at| clock.timestamp(at)))
+    (snapshot.state(now), held, last_error, snapshot.next_attempt.map(|at| clock.timestamp(at)))
 }
 
 fn held_token(token: &Token, clock: &Clock) -> HeldToken {
@@ -60,7 +50,7 @@ fn held_token(token: &Token, clock: &Clock) -> HeldToken {
 
 pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> TokenInfo {
     let HeldToken { issued_at, expires_at, expires_at_wall, fingerprint } = held_token(token, clock);
-    let (state, last_error, next_attempt) = health(snapshot, clock, clock.now());
+    let (state, _, last_error, next_attempt) = condition(snapshot, clock);
     TokenInfo { issued_at, expires_at, expires_at_wall, state, last_error, next_attempt, fingerprint }
 }
 
