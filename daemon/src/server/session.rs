@@ -113,12 +113,8 @@ impl Session {
         Record::new(self.peer.facts(), asked.operation, Some(asked.name), decision)
     }
 
-    fn audit_allowed(&self, asked: Asked<'_>, reason: &str) {
-        self.shared.audit.record(&self.decided(asked, Ok(reason)));
-    }
-
-    fn audit_refused(&self, asked: Asked<'_>, reason: Refusal) {
-        self.shared.audit.record(&self.decided(asked, Err(reason)));
+    fn audit(&self, asked: Asked<'_>, decision: Result<&str, Refusal>) {
+        self.shared.audit.record(&self.decided(asked, decision));
     }
 }
 

@@ -88,7 +88,7 @@ impl Session {
                     let variant = Cow::Owned(Variant { scope, resource, audience });
                     self.shared.audit.record(&Record { variant, ..self.decided(asked, Err(reason)) });
                 }
-                _ => self.audit_refused(asked, reason),
+                _ => self.audit(asked, Err(reason)),
             }
             match reason {
                 Refusal::NoSuchToken if self.is_operator(registry) => {
@@ -114,7 +114,7 @@ impl Session {
         }
         // A caller that may have the token learns what is missing. Others get the same answer as for any other name.
         self.authorize(registry, asked)?;
-        self.audit_refused(asked, Refusal::NotAnOperator);
+        self.audit(asked, Err(Refusal::NotAnOperator));
         Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"))
     }
 

@@ -70,7 +70,7 @@ impl Session {
     fn allow_explanation(&self, asked: Asked<'_>, entry: &Entry, reason: &str) -> Result<(), ErrorReply> {
         variants::terms(&entry.settings.credential.terms, &entry.settings.variants, asked.variant)
             .map_err(|message| self.no_such_variant(asked, message))?;
-        self.audit_allowed(asked, reason);
+        self.audit(asked, Ok(reason));
         Ok(())
     }
 

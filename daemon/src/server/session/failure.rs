@@ -58,7 +58,7 @@ impl Session {
 
     /// Audits that a request for a token exceeds the quota, and returns the error reply.
     pub(super) fn over_quota(&self, asked: Asked<'_>, excess: QuotaExceeded) -> ErrorReply {
-        self.audit_refused(asked, Refusal::TooMuch(excess.reason));
+        self.audit(asked, Err(Refusal::TooMuch(excess.reason)));
         self.overloaded(excess)
     }
 

@@ -103,7 +103,7 @@ impl Session {
     /// Refuses a variant that the configuration allows nobody. The message repeats terms of the caller, so the audit trail
     /// does not have it.
     pub(super) fn no_such_variant(&self, asked: Asked<'_>, message: String) -> ErrorReply {
-        self.audit_refused(asked, Refusal::NoSuchVariant);
+        self.audit(asked, Err(Refusal::NoSuchVariant));
         refusal(ErrorCode::InvalidRequest, message)
     }
 

@@ -18,7 +18,7 @@ impl Session {
         let asked = Asked { operation, name: &request.name, variant: &request.variant };
         let (entry, reason) = self.authorize_operator(&self.registry(), asked)?;
         let credential = self.credential(asked, &entry)?;
-        self.audit_allowed(asked, &reason);
+        self.audit(asked, Ok(&reason));
         let _held = self.wait_for_provider(asked, true)?;
         let deadline = self.deadline(request.deadline_ms);
         let (request, attempted) = hold(request, credential.refresh(deadline)).await?;
@@ -35,7 +35,7 @@ impl Session {
         let asked = Asked { operation, name: &request.name, variant: &request.variant };
         let (entry, reason) = self.authorize(&self.registry(), asked)?;
         let credential = self.credential(asked, &entry)?;
-        self.audit_allowed(asked, &reason);
+        self.audit(asked, Ok(&reason));
         // The provider is asked only where the refused token is the current one.
         let snapshot = credential.snapshot();
         let is_current =

@@ -15,9 +15,9 @@ use super::{Asked, Session, in_task, refusal, view};
 use crate::access::ResolvedIds;
 use crate::clock::{Clock, Instant};
 use crate::engine::credential::Snapshot;
-use crate::engine::registry::{Entry, Registry};
+use crate::engine::registry::Registry;
 use crate::quota::{Held, Resource};
-use crate::server::audit::{Operation, Record};
+use crate::server::audit::Operation;
 
 /// Tokens that are authorized, audited and subscribed to in one turn.
 const STRETCH: usize = 8;
@@ -61,11 +61,6 @@ impl Session {
         watch.subscribe().await?;
         Ok(watch)
     }
-
-    fn authorize_watch(&self, name: &TokenName) -> Result<(Arc<Entry>, Arc<str>), ErrorReply> {
-        let asked = Asked { operation: Operation::Watch, name, variant: &Variant::default() };
-        self.authorize(&self.registry(), asked)
-    }
 }
 
 impl Watch {
@@ -96,13 +91,13 @@ impl Watch {
         let (session, names, is_first) =
             (Arc::clone(&self.session), Arc::clone(&self.names), self.told.is_empty());
         let subscribed = in_task(async move {
-            let (mut all, mut turn) = (SelectAll::new(), None);
+            let (mut all, mut turn, variant) = (SelectAll::new(), None, Variant::default());
             for (index, name) in names.iter().enumerate() {
                 session.turn(&mut turn, index, STRETCH).await;
-                let (entry, reason) = session.authorize_watch(name)?;
+                let asked = Asked { operation: Operation::Watch, name, variant: &variant };
+                let (entry, reason) = session.authorize(&session.registry(), asked)?;
                 if is_first {
-                    let record = Record::new(session.peer.facts(), Operation::Watch, Some(name), Ok(&reason));
-                    session.shared.audit.record(&record);
+                    session.audit(asked, Ok(&reason));
                 }
                 let snapshots = snapshots(entry.credential.subscribe(), session.shared.clock.clone());
                 all.push(snapshots.map(move |snapshot| (index, snapshot)).boxed());
