@@ -24,7 +24,7 @@ pub use self::groups::{all_groups, few_groups};
 use self::placement::Placement;
 pub use self::placement::UNIT_NAME_MAX;
 use self::process::Process;
-use crate::access::{Facts, Groups};
+use crate::access::Facts;
 
 /// How long a connection lasts before the end of its process is watched.
 const EXIT_WATCH_DELAY: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const EXIT_WATCH_DELAY: Duration = Duration::from_secs(1);
 /// A process that connected.
 #[derive(Debug)]
 pub struct Peer {
-    facts: Facts,
+    pub facts: Facts,
     /// `None` on a kernel without pidfds, and before Linux 6.5 for a process of another pid namespace.
     process: Option<Process>,
 }
@@ -48,8 +48,8 @@ impl Peer {
         Ok(user)
     }
 
-    /// Asks the kernel for a pidfd of the process that connected. [`Peer::identify`] and [`Peer::set_groups`] add the
-    /// other facts.
+    /// Asks the kernel for a pidfd of the process that connected. [`Peer::identify`] and [`few_groups`] find the other
+    /// facts.
     ///
     /// # Errors
     /// The process has ended (`ESRCH`): whoever holds the connection now is unidentified. Or the kernel gives no pidfd.
@@ -74,15 +74,6 @@ impl Peer {
         {
             self.facts = facts;
         }
-    }
-
-    /// Adds the supplementary groups: see [`few_groups`].
-    pub fn set_groups(&mut self, groups: Groups) {
-        self.facts.groups = groups;
-    }
-
-    pub fn facts(&self) -> &Facts {
-        &self.facts
     }
 
     /// Whether the process has ended. Another process may hold its end of the connection, but has none of its rights.
@@ -159,7 +150,7 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let mut peer = Peer::of(ours.as_fd(), Peer::user(ours.as_fd()).unwrap()).unwrap();
         peer.identify();
-        peer.set_groups(all_groups(ours.as_fd()).unwrap());
+        peer.facts.groups = all_groups(ours.as_fd()).unwrap();
         peer
     }
 
@@ -167,7 +158,7 @@ mod tests {
     fn the_kernel_names_the_user_and_groups_of_a_peer() {
         let peer = of_this_process();
         assert!(!peer.is_gone());
-        let facts = peer.facts();
+        let facts = &peer.facts;
         assert_eq!(facts.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(facts.gid, nix::unistd::getegid().as_raw());
         assert_eq!(facts.pid, i32::try_from(std::process::id()).ok());
@@ -178,8 +169,8 @@ mod tests {
     #[test]
     fn a_process_is_identified_alike_by_its_connection_and_by_its_number() {
         let peer = of_this_process();
-        assert_eq!(peer.facts().exe.as_ref().map(|exe| exe.path.clone()), std::env::current_exe().ok());
-        assert_eq!(Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap(), *peer.facts());
+        assert_eq!(peer.facts.exe.as_ref().map(|exe| exe.path.clone()), std::env::current_exe().ok());
+        assert_eq!(Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap(), peer.facts);
     }
 
     #[test]
@@ -192,7 +183,7 @@ mod tests {
         let renumbered = Process { pid: nix::unistd::getpid().as_raw(), ..process };
         let mut peer = Peer { facts: facts.clone(), process: Some(renumbered) };
         peer.identify();
-        assert_eq!(*peer.facts(), facts);
+        assert_eq!(peer.facts, facts);
         assert!(peer.is_gone());
         let ended = Peer::of_pid(i32::try_from(child.id()).unwrap()).unwrap_err();
         assert_eq!(ended.raw_os_error(), Some(nix::libc::ESRCH));

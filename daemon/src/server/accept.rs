@@ -216,7 +216,7 @@ async fn serve(
     held: Held,
     shared: Arc<ServerState>,
 ) -> io::Result<()> {
-    let user_queue = shared.fair_queue.join(peer.facts().uid);
+    let user_queue = shared.fair_queue.join(peer.facts.uid);
     let turn = user_queue.turn().await;
     // The user's other connections may have taken long.
     if has_hung_up(&socket) {
@@ -239,13 +239,13 @@ async fn serve(
     let groups = held.allowance.share_groups(groups);
     drop(turn);
     match groups {
-        Ok(groups) => peer.set_groups(groups),
+        Ok(groups) => peer.facts.groups = groups,
         Err(excess) => {
-            refuse(&stream.socket, descriptors, &shared, peer.facts(), excess.reason);
+            refuse(&stream.socket, descriptors, &shared, &peer.facts, excess.reason);
             return Ok(());
         }
     }
-    if let Some(exe) = &peer.facts().exe {
+    if let Some(exe) = &peer.facts.exe {
         shared.names.recheck(exe).await;
     }
     let stop = shared.stop.clone();

@@ -63,8 +63,8 @@ struct Asked<'a> {
 
 impl Session {
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
-        let allowance = shared.allowances.of(peer.facts().uid, shared.clock.now());
-        let user_queue = shared.fair_queue.join(peer.facts().uid);
+        let allowance = shared.allowances.of(peer.facts.uid, shared.clock.now());
+        let user_queue = shared.fair_queue.join(peer.facts.uid);
         Self { shared, peer, allowance, user_queue, remembered: Mutex::default() }
     }
 
@@ -110,7 +110,7 @@ impl Session {
 
     /// The audit record of a decision.
     fn decided<'a>(&'a self, asked: Asked<'a>, decision: Result<&'a str, Refusal>) -> Record<'a> {
-        Record::new(self.peer.facts(), asked.operation, Some(asked.name), decision)
+        Record::new(&self.peer.facts, asked.operation, Some(asked.name), decision)
     }
 
     fn audit(&self, asked: Asked<'_>, decision: Result<&str, Refusal>) {

@@ -136,7 +136,7 @@ impl Session {
 
     /// Decides about the caller under this registry.
     pub(super) fn decider<'a>(&'a self, registry: &Registry, ids: &'a ResolvedIds) -> Decider<'a> {
-        let (facts, own_uid) = (self.peer.facts(), self.shared.own_uid);
+        let (facts, own_uid) = (&self.peer.facts, self.shared.own_uid);
         Decider { facts, own_uid, root: registry.admin.root, ids }
     }
 }

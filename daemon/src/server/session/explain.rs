@@ -35,7 +35,7 @@ impl Session {
         if subject == Subject::Caller && !self.is_operator(&registry) {
             let (entry, reason) = self.authorize(&registry, asked)?;
             self.allow_explanation(asked, &entry, &reason)?;
-            let (facts, omitted) = subject_facts(self.peer.facts());
+            let (facts, omitted) = subject_facts(&self.peer.facts);
             let lists = Vec::new();
             let reason = reason.to_string();
             let reply = ExplainedReply { allowed: true, reason, facts, operator: None, lists, omitted };
@@ -47,7 +47,7 @@ impl Session {
             Subject::Caller | Subject::Process(_) => "not known",
         };
         let facts = match subject {
-            Subject::Caller => self.peer.facts().clone(),
+            Subject::Caller => self.peer.facts.clone(),
             Subject::User(user) => {
                 let (held, facts) = hold((name, variant), self.look_up_user(user)).await?;
                 (name, variant) = held;
