@@ -129,14 +129,6 @@ fn invocation_id(unit: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-impl Peer {
-    /// A peer with these facts, whose process counts as alive forever.
-    pub(crate) fn known(facts: Facts) -> Self {
-        Self { facts, process: None }
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
     use std::pin::pin;
@@ -145,6 +137,13 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    impl Peer {
+        /// A peer with these facts, whose process counts as alive forever.
+        pub(crate) fn known(facts: Facts) -> Self {
+            Self { facts, process: None }
+        }
+    }
 
     fn of_this_process() -> Peer {
         let (ours, _theirs) = UnixStream::pair().unwrap();
