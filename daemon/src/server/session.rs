@@ -129,7 +129,7 @@ pub fn in_task<T: Send + 'static>(
 }
 
 /// Waits with a request in hand. Unless the result is ready at once, the request is encoded meanwhile, so that many
-/// calls that wait take little memory.
+/// calls that wait take little memory. Not for requests of operators, who are trusted with that much.
 async fn hold<R: Serialize + DeserializeOwned, T>(
     request: R,
     wait: impl Future<Output = T>,

@@ -11,7 +11,7 @@ use tokend_protocol::{
 };
 
 use super::authorize::{decide_variant, ruled};
-use super::{Asked, Session, hold, refusal};
+use super::{Asked, Session, refusal};
 use crate::access::{Decider, Facts, NO_ID, RootAccess, Rule};
 use crate::engine::registry::Entry;
 use crate::engine::variants;
@@ -29,7 +29,7 @@ const USER_BYTES_MAX: usize = 256;
 
 impl Session {
     pub(super) async fn explain(&self, request: ExplainRequest) -> Result<Reply, ErrorReply> {
-        let ExplainRequest { mut name, mut variant, subject } = request;
+        let ExplainRequest { name, variant, subject } = request;
         let asked = Asked { operation: Operation::Explain, name: &name, variant: &variant };
         let registry = self.registry();
         if subject == Subject::Caller && !self.is_operator(&registry) {
@@ -48,17 +48,12 @@ impl Session {
         };
         let facts = match subject {
             Subject::Caller => self.peer.facts.clone(),
-            Subject::User(user) => {
-                let (held, facts) = hold((name, variant), self.look_up_user(user)).await?;
-                (name, variant) = held;
-                facts?
-            }
+            Subject::User(user) => self.look_up_user(user).await?,
             Subject::Process(pid) => facts_of_process(pid)?,
             Subject::Unit(unit) => facts_of_unit(unit)?,
         };
         // Decided again: the caller may have lost its operator rights during the look-up.
         let registry = self.registry();
-        let asked = Asked { operation: Operation::Explain, name: &name, variant: &variant };
         let (entry, reason) = self.authorize_operator(&registry, asked)?;
         self.allow_explanation(asked, &entry, &reason)?;
         let ids = self.shared.names.ids.borrow();

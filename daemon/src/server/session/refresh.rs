@@ -14,15 +14,12 @@ use crate::server::audit::Operation;
 
 impl Session {
     pub(super) async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
-        let operation = Operation::Refresh;
-        let asked = Asked { operation, name: &request.name, variant: &request.variant };
+        let asked = Asked { operation: Operation::Refresh, name: &request.name, variant: &request.variant };
         let (entry, reason) = self.authorize_operator(&self.registry(), asked)?;
         let credential = self.credential(asked, &entry)?;
         self.audit(asked, Ok(&reason));
         let _held = self.wait_for_provider(asked, true)?;
-        let deadline = self.deadline(request.deadline_ms);
-        let (request, attempted) = hold(request, credential.refresh(deadline)).await?;
-        let asked = Asked { operation, name: &request.name, variant: &request.variant };
+        let attempted = credential.refresh(self.deadline(request.deadline_ms)).await;
         self.authorize_operator(&self.registry(), asked)?;
         let attempted = attempted.map_err(|reason| self.unobtainable(reason))?;
         let changed = attempted == Attempted::Changed;
