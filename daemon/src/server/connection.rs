@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::quota::Resource;
 use crate::server::session::{Session, in_task, refusal};
-use crate::server::stream::Stream;
+use crate::server::stream::{Stream, send_now};
 
 /// How long a peer may take to send its first request.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -264,7 +264,7 @@ impl Connection {
         if output.is_empty() {
             return Ok(());
         }
-        let rest = match self.stream.try_write(&output) {
+        let rest = match send_now(&self.stream.socket, &output) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => output.as_slice(),
             written => output.get(written?..).unwrap_or_default(),
         };
@@ -462,7 +462,7 @@ mod tests {
     async fn a_peer_that_does_not_read_the_refusal_of_its_frame_holds_up_no_other_connection() {
         let shared = server_state();
         let (slow, mut silent) = connection(&shared);
-        while slow.stream.try_write(&[0; 64]).is_ok() {}
+        while send_now(&slow.stream.socket, &[0; 64]).is_ok() {}
         let slow = serve(slow);
         silent.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
         let (other, mut peer) = connection(&shared);

@@ -89,11 +89,6 @@ impl Stream {
         self.has_ended |= received == Some(0);
         received.map_or_else(|| read.map(|()| 0), Ok)
     }
-
-    /// Writes as much as there is room for now, also before the runtime has found out whether there is room.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        send_now(&self.socket, bytes)
-    }
 }
 
 impl Drop for Stream {
@@ -105,7 +100,7 @@ impl Drop for Stream {
     }
 }
 
-/// Writes as much as there is room for now.
+/// Writes as much as there is room for now, also before the runtime has found out whether there is room.
 pub fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     Ok(send(socket.as_raw_fd(), bytes, flags)?)
@@ -228,7 +223,7 @@ mod tests {
     async fn an_answer_is_delivered_although_bytes_of_the_caller_were_not_read() {
         let (ours, theirs) = connection();
         theirs.try_write(b"more than is read").unwrap();
-        ours.try_write(b"the answer").unwrap();
+        send_now(&ours.socket, b"the answer").unwrap();
         drop(ours);
         let mut read = Vec::new();
         let mut theirs = theirs;
