@@ -226,8 +226,7 @@ async fn serve(
     user_queue.spend(IDENTIFY_UNITS);
     peer.identify();
     let stream = Stream::new(UnixStream::from_std(socket.into())?);
-    let groups = peer::few_groups(stream.socket.as_fd())?;
-    let (groups, turn) = if let Some(groups) = groups {
+    let (groups, turn) = if let Some(groups) = peer::few_groups(stream.socket.as_fd())? {
         (groups, turn)
     } else {
         drop(turn);
