@@ -91,6 +91,8 @@ impl Sink {
         for found in [&mut faults, &mut warnings] {
             // Drop-ins are read in order of their names and after the main file, so paths sort as they are read.
             found.sort_by(|a, b| a.place.cmp(&b.place));
+            // The ways to two files have folders in common.
+            found.dedup();
         }
         if faults.is_empty() { Ok(Loaded { config, warnings }) } else { Err(faults) }
     }

@@ -1,7 +1,7 @@
 //! The files of a configuration as trees, and the sections they make together: a drop-in replaces single keys of the files
 //! before it, and every value remembers its file and line.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -141,8 +141,7 @@ pub(super) fn read(path: &Path, sink: &Sink) -> Vec<(Arc<Path>, String)> {
     let mut directory = path.as_os_str().to_owned();
     directory.push(".d");
     let directory = PathBuf::from(directory);
-    let mut seen = BTreeSet::new();
-    warn_of_others(&directory, &mut seen, sink);
+    warn_of_others(&directory, sink);
     let listed = directory.read_dir().and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
     let mut paths: Vec<PathBuf> = listed.unwrap_or_else(|error: io::Error| {
         if error.kind() != io::ErrorKind::NotFound {
@@ -157,7 +156,7 @@ pub(super) fn read(path: &Path, sink: &Sink) -> Vec<(Arc<Path>, String)> {
     paths.insert(0, path.to_owned());
     let files = paths.into_iter().map(Arc::<Path>::from);
     let text = |file: Arc<Path>| {
-        warn_of_others(&file, &mut seen, sink);
+        warn_of_others(&file, sink);
         Some((Arc::clone(&file), read_text(&file, sink)?))
     };
     files.filter_map(text).collect()

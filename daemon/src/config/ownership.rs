@@ -1,7 +1,6 @@
 //! Warns of files, folders and links that other users own or can write, and that decide what the daemon reads. Such a user
 //! can have secrets sent anywhere.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -17,9 +16,9 @@ const LINKS_MAX: usize = 40;
 
 const STICKY: u32 = 0o1000;
 
-/// Warns of everything on the way to `path`, links included, except of what is in `seen` already. If `path` does not exist,
-/// other users must not be able to create it.
-pub(super) fn warn_of_others(path: &Path, seen: &mut BTreeSet<PathBuf>, sink: &Sink) {
+/// Warns of everything on the way to `path`, links included. If `path` does not exist, other users must not be able to
+/// create it.
+pub(super) fn warn_of_others(path: &Path, sink: &Sink) {
     let Ok(path) = std::path::absolute(path) else { return };
     // What is left of the path, the next component last.
     let mut rest = reversed(&path);
@@ -29,12 +28,12 @@ pub(super) fn warn_of_others(path: &Path, seen: &mut BTreeSet<PathBuf>, sink: &S
         let next = if name == ".." { at.parent().unwrap_or(&at).to_owned() } else { at.join(name) };
         let Ok(metadata) = next.symlink_metadata() else {
             if let Some(folder) = at.symlink_metadata().ok().filter(|folder| folder.mode() & STICKY != 0) {
-                warn(&at, &folder, 0o022, seen, sink);
+                warn(&at, &folder, 0o022, sink);
             }
             return;
         };
         if let Ok(target) = next.read_link() {
-            warn(&next, &metadata, 0, seen, sink);
+            warn(&next, &metadata, 0, sink);
             links += 1;
             if links > LINKS_MAX {
                 return;
@@ -44,7 +43,7 @@ pub(super) fn warn_of_others(path: &Path, seen: &mut BTreeSet<PathBuf>, sink: &S
         }
         // In a sticky folder, other users can only create new files.
         let is_shared = metadata.is_dir() && metadata.mode() & STICKY != 0 && !rest.is_empty();
-        warn(&next, &metadata, if is_shared { 0 } else { 0o022 }, seen, sink);
+        warn(&next, &metadata, if is_shared { 0 } else { 0o022 }, sink);
         at = next;
     }
 }
@@ -55,7 +54,7 @@ fn reversed(path: &Path) -> Vec<OsString> {
 }
 
 /// Warns of one file, folder or link if another user owns it or its mode has any of the bits `writable`.
-fn warn(path: &Path, metadata: &Metadata, writable: u32, seen: &mut BTreeSet<PathBuf>, sink: &Sink) {
+fn warn(path: &Path, metadata: &Metadata, writable: u32, sink: &Sink) {
     let (owner, mode, shown) = (metadata.uid(), metadata.mode() & 0o7777, path.display());
     let kind = if metadata.is_dir() {
         "folder"
@@ -74,7 +73,5 @@ fn warn(path: &Path, metadata: &Metadata, writable: u32, seen: &mut BTreeSet<Pat
     } else {
         return;
     };
-    if seen.insert(path.to_owned()) {
-        sink.warn(&Place { file: Arc::from(path), line: None, column: None }, "", message);
-    }
+    sink.warn(&Place { file: Arc::from(path), line: None, column: None }, "", message);
 }
