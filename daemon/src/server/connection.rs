@@ -12,8 +12,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, try_unfold};
 use futures_util::{FutureExt, StreamExt, TryFutureExt};
 use tokend_protocol::{
-    BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, WatchRequest, decode,
-    encode,
+    BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, StatusRequest,
+    WatchRequest, decode, encode,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
@@ -216,11 +216,8 @@ impl Connection {
     /// Begins the answer to a request of so many bytes.
     fn request(&mut self, id: u32, request: Request, bytes: usize) {
         let session = Arc::clone(&self.session);
-        let is_long = match &request {
-            Request::List(_) => true,
-            Request::Status(request) => request.name.is_none(),
-            _ => false,
-        };
+        let is_long =
+            matches!(&request, Request::List(_) | Request::Status(StatusRequest { name: None, .. }));
         if let Request::Watch(request) = request {
             return self.watches.push(events(session, id, request, self.stop.clone()));
         }
