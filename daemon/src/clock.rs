@@ -95,8 +95,7 @@ impl Validity {
 
 /// Wakes all [`Clock::sleep_until`] when the wall clock was set or the host resumed from a suspend, in the order of
 /// the calls.
-#[derive(Clone, Debug, Default)]
-pub struct ClockChanges(Arc<Notify>);
+pub type ClockChanges = Arc<Notify>;
 
 /// Reads the time and waits for it.
 #[derive(Clone, Debug)]
@@ -147,7 +146,7 @@ impl Clock {
     pub async fn sleep_until(&self, instant: Instant) {
         loop {
             // Created before the time is read, so that no change is missed in between.
-            let changed = self.changes.0.notified();
+            let changed = self.changes.notified();
             let left = instant.since(self.now());
             if left.is_zero() {
                 return;
@@ -159,12 +158,6 @@ impl Clock {
                 () = changed => (),
             }
         }
-    }
-}
-
-impl ClockChanges {
-    pub fn notify(&self) {
-        self.0.notify_waiters();
     }
 }
 
@@ -194,11 +187,11 @@ pub async fn watch_clock_changes(changes: ClockChanges) -> std::io::Result<()> {
     let registered = unsafe { AsyncFd::register(timer.as_fd()) }?;
     loop {
         if is_step(arm(&timer))? {
-            changes.notify();
+            changes.notify_waiters();
         }
         let mut ready = registered.readable().await?;
         if is_step(timer.wait())? {
-            changes.notify();
+            changes.notify_waiters();
         }
         ready.clear_ready();
     }

@@ -60,7 +60,7 @@ impl Host {
 
     fn step(&self, change: impl FnOnce(&mut Shifts)) {
         change(&mut self.clocks.shifts.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changes.notify();
+        self.changes.notify_waiters();
     }
 }
 
