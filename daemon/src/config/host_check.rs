@@ -78,24 +78,22 @@ pub(super) fn look_up(sink: &Sink) {
                 }
             }
             "file" => check_file(path).unwrap_or_else(unreadable),
-            "ca_file" => match content(path) {
-                Err(error) => unreadable(error.into()),
-                Ok(pem) => {
-                    if let Err(reason) = trust_ca_file(&pem, &mut RootCertStore::empty()) {
-                        let remedy = "the provider is not reached until it is put right";
-                        sink.warn(place, key, format!("{name}: {reason}; {remedy}"));
-                    }
+            "ca_file" => {
+                if let Err(reason) = trust_ca_file(path, &mut RootCertStore::empty()) {
+                    let remedy = format!("the provider is not reached until user {user} can use the file");
+                    sink.warn(place, key, format!("{name}: {reason}; {remedy}"));
                 }
-            },
+            }
             _ => {}
         }
     }
 }
 
 /// Adds the certificates of a `ca_file` to the roots, or says why it cannot be used.
-pub fn trust_ca_file(pem: &[u8], roots: &mut RootCertStore) -> Result<(), String> {
+pub fn trust_ca_file(path: &Path, roots: &mut RootCertStore) -> Result<(), String> {
+    let pem = content(path).map_err(|error| format!("it cannot be read: {error}"))?;
     let certificates: Vec<_> =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| "it is not valid PEM")?;
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| "it is not valid PEM")?;
     if certificates.is_empty() {
         return Err("it has no certificate".to_owned());
     }
