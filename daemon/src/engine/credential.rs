@@ -88,7 +88,7 @@ pub struct Snapshot {
     pub deviations: BTreeMap<&'static str, u64>,
     /// The client secret that brought the newest token, where several are configured.
     pub client_secret: Option<SecretInUse>,
-    /// [`Outcome::facts`] of the last token request.
+    /// The details of the last token request, for operators: see [`Outcome::facts`](crate::oauth::Outcome::facts).
     pub facts: Arc<BTreeMap<&'static str, String>>,
     /// By how many seconds the provider's clock was ahead of this host's at its last reply.
     pub clock_skew: Option<i64>,
