@@ -212,6 +212,12 @@ impl Credential {
         self.snapshot.borrow().clone()
     }
 
+    /// When the next attempt is, unless a caller causes one before: the later one of the token's own time and the throttle's.
+    pub fn next_attempt(&self) -> Option<Instant> {
+        let next_attempt = self.snapshot.borrow().next_attempt?;
+        Some(self.throttle.scheduled_from(next_attempt, self.clock.now()))
+    }
+
     /// Receives every change of the state.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshot.clone()

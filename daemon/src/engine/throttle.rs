@@ -118,6 +118,11 @@ impl ClientThrottle {
         self.check(Urgency::Needed { has_failed }, now).err().filter(|held| !held.by_probe)
     }
 
+    /// When a scheduled request that is due at `at` may be sent, as far as is known now.
+    pub fn scheduled_from(&self, at: Instant, now: Instant) -> Instant {
+        self.check(Urgency::Scheduled, now).map_or_else(|held| held.until.max(at), |()| at)
+    }
+
     /// Sends nothing before `until`, the end of a `Retry-After`.
     pub fn keep_quiet(&self, until: Instant, now: Instant) {
         if self.origin().keep_quiet(&self.name, until, now) {

@@ -132,6 +132,30 @@ async fn after_an_outage_every_caller_has_a_token_within_half_a_minute_and_was_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_attempt_that_operators_see_while_nobody_asks_is_when_it_comes() {
+    let scene = Scene::begin(14);
+    let subject = scene.subject("a", |_| fail(ErrorClass::Server));
+    let credential = subject.start();
+    let mut shown = Vec::new();
+    for second in 1..1_800 {
+        scene.reach(second).await;
+        let next_attempt = credential.next_attempt().unwrap().since(scene.clock.now());
+        if credential.snapshot().in_flight {
+            continue;
+        }
+        shown.push((scene.seconds(), scene.seconds() + next_attempt.as_secs_f64()));
+    }
+    let asked_at = subject.asked_at();
+    assert!(asked_at.len() > 15, "{asked_at:?}");
+    for (at, next_attempt) in shown {
+        if let Some(came) = asked_at.iter().find(|came| **came > at) {
+            // It is spread over five seconds.
+            assert!((came - 6.0..=came + 0.1).contains(&next_attempt), "at {at}: {next_attempt}, and not {came}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn callers_of_many_tokens_probe_an_endpoint_that_is_down_once_in_half_a_minute() {
     let scene = Scene::begin(4);
     let throttle = Arc::default();

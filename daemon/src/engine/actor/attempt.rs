@@ -242,7 +242,7 @@ impl<P: Provider> Actor<P> {
         });
         self.writer.changed(self.record(&self.snapshot()));
         let detail = failed.detail.as_deref();
-        let retry_in = next_attempt.since(now).as_secs();
+        let retry_in = self.throttle.scheduled_from(next_attempt, now).since(now).as_secs();
         tracing::warn!(
             token = self.names(),
             class = failed.class.as_str(),

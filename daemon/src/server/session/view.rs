@@ -67,7 +67,7 @@ pub(super) fn token_status(
     is_only_token: bool,
 ) -> TokenStatus {
     let snapshot = entry.credential.snapshot();
-    let (state, held, _, next_attempt) = condition(&snapshot, clock);
+    let (state, held, ..) = condition(&snapshot, clock);
     let mut variants = Vec::new();
     if is_operator {
         variants.extend(entry.variants.snapshots().into_iter().map(|(variant, snapshot)| {
@@ -87,7 +87,7 @@ pub(super) fn token_status(
             at: clock.timestamp(failed.at),
         }),
         failures: snapshot.failures,
-        next_attempt,
+        next_attempt: entry.credential.next_attempt().map(|at| clock.timestamp(at)),
         requests: snapshot.requests,
         hand_outs: entry.hand_outs(),
         deviations: snapshot
