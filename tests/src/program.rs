@@ -61,10 +61,13 @@ pub fn workspace() -> PathBuf {
 }
 
 /// Where cargo puts the programs of the profile that this very program was built with, after it has put
-/// them there: cargo alone knows whether they are up to date.
+/// them there: cargo alone knows whether they are up to date. `TOKEND_PROGRAMS` names a directory of other ones.
 fn directory() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
+        if let Some(directory) = env::var_os("TOKEND_PROGRAMS") {
+            return directory.into();
+        }
         let this = env::current_exe().expect("a program knows its own path");
         let directory = profile_directory(&this);
         build(&directory);

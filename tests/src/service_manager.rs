@@ -66,7 +66,12 @@ impl ServiceManager {
 
     /// The daemon of a [`TestDir`], as this manager starts it.
     pub fn launch(&self, home: &TestDir) -> Launch {
-        let launch = Launch::new(home).env("NOTIFY_SOCKET", &self.notify);
+        self.launch_logging(home, "trace")
+    }
+
+    /// The same with a daemon that logs from this level on.
+    pub fn launch_logging(&self, home: &TestDir, level: &str) -> Launch {
+        let launch = Launch::logging(home, level).env("NOTIFY_SOCKET", &self.notify);
         let stored = lock(&self.stored)
             .as_ref()
             .map_or(String::new(), |file| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
