@@ -29,8 +29,8 @@ const REST: Duration = Duration::from_secs(2);
 /// How long the wake-ups of idle servers are counted.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// The bars, in units of 1,000 bytes.
-const RESIDENT_MAX: f64 = 8000.0;
+/// The bars, in megabytes, and in kilobytes of 1,000 bytes.
+const RESIDENT_MAX: f64 = 8.0;
 const WAKE_UPS_MAX: f64 = 1.0;
 const PER_CONNECTION_MAX: f64 = 3.0;
 const GIVEN_BACK_MIN: f64 = 90.0;
@@ -68,7 +68,7 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) {
         for ((server, before), (_, figures)) in servers.iter().zip(before).zip(&mut all) {
             let wake_ups = cpu::sleeps(server.pid) - before;
             figures.wake_ups.push(wake_ups as f64 / QUIET.as_secs_f64());
-            figures.resident.push(resident(server.pid, "VmRSS:"));
+            figures.resident.push(resident(server.pid, "VmRSS:") / 1e3);
             let rest = resident(server.pid, "RssAnon:");
             figures.measure_connections(server, connections);
             if round == 0 || plan.tokens < MANY_TOKENS {
@@ -121,11 +121,11 @@ impl Figures {
 
 fn add_rows(report: &mut Report, all: &[(Kind, Figures)], connections: usize, tokens: usize) {
     let per_connection = format!("memory per idle connection, {connections} of them");
-    let given_back = "the same, given back after they are closed";
+    let given_back = "the part of it that is given back once they are closed";
     let per_token = format!("memory per token, {tokens} of them");
     let rows: [(&str, _, Figure, _); 5] = [
-        ("memory at rest, 5 tokens", "KB", |figures| &figures.resident, Bar::AtMost(RESIDENT_MAX)),
-        ("wake-ups at rest", "1/s", |figures| &figures.wake_ups, Bar::AtMost(WAKE_UPS_MAX)),
+        ("memory at rest, 5 tokens", "MB", |figures| &figures.resident, Bar::AtMost(RESIDENT_MAX)),
+        ("wake-ups at rest", "/s", |figures| &figures.wake_ups, Bar::AtMost(WAKE_UPS_MAX)),
         (&per_connection, "KB", |figures| &figures.per_connection, Bar::AtMost(PER_CONNECTION_MAX)),
         (given_back, "%", |figures| &figures.given_back, Bar::AtLeast(GIVEN_BACK_MIN)),
         (&per_token, "KB", |figures| &figures.per_token, Bar::AtMost(PER_TOKEN_MAX)),
@@ -133,7 +133,7 @@ fn add_rows(report: &mut Report, all: &[(Kind, Figures)], connections: usize, to
     let (_, own) = &all[0];
     for (what, unit, figures, bar) in rows {
         report.add(what, unit, figures(own).clone(), Some(bar));
-        for (kind, other) in &all[1..] {
+        for (kind, other) in all.iter().skip(1).filter(|_| unit != "%") {
             report.rows.push(Row {
                 what: what.to_owned(),
                 unit,
@@ -147,13 +147,15 @@ fn add_rows(report: &mut Report, all: &[(Kind, Figures)], connections: usize, to
     report.add(what, "KB", own.stored_per_token.clone(), Some(Bar::AtMost(STORED_PER_TOKEN_MAX)));
 }
 
-/// As many connections as the limit of descriptors allows. The daemon takes two for each.
+/// As many connections as the limit of descriptors allows. The daemon takes two for each, and one user has at most eight
+/// connections for each that is free.
 fn connections() -> usize {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    CONNECTIONS_MAX.min(usize::try_from(limit.saturating_sub(256) / 2).unwrap())
+    let most = limit.saturating_sub(256) / 2;
+    CONNECTIONS_MAX.min(usize::try_from(most * 8 / 9).unwrap())
 }
 
-/// A line of `/proc/PID/status`, in units of 1,000 bytes. `RssAnon` leaves out the pages of the program's file.
+/// A line of `/proc/PID/status`, in kilobytes. `RssAnon` leaves out the pages of the program's file.
 fn resident(pid: u32, line: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let value = status.lines().find_map(|known| known.strip_prefix(line)).unwrap();
@@ -161,7 +163,7 @@ fn resident(pid: u32, line: &str) -> f64 {
     kib * 1.024
 }
 
-/// The size of the memory file that the service manager keeps, in units of 1,000 bytes.
+/// The size of the memory file that the service manager keeps, in kilobytes.
 fn stored(pid: u32) -> f64 {
     use std::os::unix::fs::MetadataExt;
 

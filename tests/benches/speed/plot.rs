@@ -18,7 +18,9 @@ const NOT_JUDGED: &str = "#757575";
 /// Draws the ratios on a logarithmic scale. A line is from the lowest to the highest round, its dot is the median, and a
 /// short upright line is the bar.
 pub(crate) fn svg(report: &Report) -> String {
-    let rows: Vec<&Row> = report.rows.iter().filter(|row| row.baseline.is_some()).collect();
+    // Nothing has no logarithm.
+    let can_be_drawn = |row: &&Row| row.ratio().is_some_and(|ratio| ratio.min > 0.0 && ratio.max.is_finite());
+    let rows: Vec<&Row> = report.rows.iter().filter(can_be_drawn).collect();
     let ratios = rows.iter().filter_map(|row| row.ratio());
     let (least, most) = ratios
         .fold((0.5, 2.0), |(least, most): (f64, f64), ratio| (least.min(ratio.min), most.max(ratio.max)));

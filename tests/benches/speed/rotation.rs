@@ -1,10 +1,12 @@
 //! The slowest calls for cached tokens while many tokens rotate at once.
 //!
 //! The daemon and the caller are in a real-time class. So the caller waits for the daemon only, and not for the provider, which
-//! works at the same time on the same processors. The operator who has the tokens rotated is another user than the caller.
+//! works at the same time on the same processors. These are kept busy at idle priority, so that they are as awake without a
+//! rotation. The operator who has the tokens rotated is another user than the caller.
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -14,10 +16,11 @@ use tokend_protocol::{RefreshRequest, Reply, Request, Variant, read_frame};
 use tokend_tests::bench::{Connection, Measurement};
 use tokend_tests::raw_peer;
 
-use crate::Plan;
 use crate::load::connect;
+use crate::server::Ended;
 use crate::table::{Bar, Report, Row};
 use crate::tokend::Tokens;
+use crate::{Plan, cpu};
 
 const TOKENS: usize = 1000;
 const PROVIDERS: usize = 8;
@@ -47,7 +50,8 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) {
     }
     let tokens = Tokens::configure(TOKENS, PROVIDERS, &format!("socket_group = \"{SOCKET_GROUP}\""));
     let daemon = tokens.launch().through(&REAL_TIME).start();
-    tokens.wait_until_held(daemon.socket());
+    tokens.wait_until_asked(daemon.socket());
+    let _busy: Vec<Ended> = cpu::allowed().into_iter().map(|_| keep_busy()).collect();
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
         alone.push(slowest(daemon.socket()));
@@ -65,6 +69,12 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) {
         baseline: Some(("without a rotation".to_owned(), alone)),
         bar: Some(Bar::AtMost(MOST)),
     });
+}
+
+/// Computes on a processor that nobody else uses.
+fn keep_busy() -> Ended {
+    let words = ["--idle", "0", "setpriv", "--pdeathsig", "KILL", "sh", "-c", "while :; do :; done"];
+    Ended(Command::new("chrt").args(words).spawn().unwrap())
 }
 
 /// The latency that 999 of 1,000 calls do not exceed, in milliseconds.

@@ -41,7 +41,8 @@ enum Process {
     Other(Ended, TestDir),
 }
 
-struct Ended(Child);
+/// A process that is killed when this is dropped.
+pub(crate) struct Ended(pub(crate) Child);
 
 impl Kind {
     pub(crate) const ALL: [Self; 4] = [Self::Tokend, Self::Floor, Self::Redis, Self::Memcached];
@@ -134,7 +135,7 @@ impl Server {
         let tokens = Tokens::configure(tokens, tokens.div_ceil(TOKENS_PER_PROVIDER), "");
         let manager = ServiceManager::new(&tokens.home);
         let daemon = manager.launch_logging(&tokens.home, "info").start();
-        tokens.wait_until_held(daemon.socket());
+        tokens.wait_until_asked(daemon.socket());
         let (socket, pid) = (daemon.socket().to_owned(), daemon.pid());
         Self { kind: Kind::Tokend, socket, pid, _process: Process::Tokend(daemon, manager, tokens) }
     }
