@@ -7,7 +7,7 @@ use crate::table::{Bar, Report, Row};
 /// Pixels.
 const LINE: f64 = 22.0;
 const TOP: f64 = 50.0;
-const NAMES: f64 = 520.0;
+const NAMES: f64 = 560.0;
 const SCALE: f64 = 420.0;
 const MARGIN: f64 = 80.0;
 
