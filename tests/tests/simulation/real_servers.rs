@@ -150,7 +150,10 @@ async fn the_next_attempt_that_operators_see_while_nobody_asks_is_when_it_comes(
     for (at, next_attempt) in shown {
         if let Some(came) = asked_at.iter().find(|came| **came > at) {
             // It is spread over five seconds.
-            assert!((came - 6.0..=came + 0.1).contains(&next_attempt), "at {at}: {next_attempt}, and not {came}");
+            assert!(
+                (came - 6.0..=came + 0.1).contains(&next_attempt),
+                "at {at}: {next_attempt}, and not {came}"
+            );
         }
     }
 }
