@@ -39,7 +39,7 @@ pub struct ClientThrottle {
     writer: ThrottleWriter,
 }
 
-/// Who asks for the request.
+/// How urgent a token request is, by who needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
     Scheduled,
