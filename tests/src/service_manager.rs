@@ -69,7 +69,7 @@ impl ServiceManager {
         self.launch_logging(home, "trace")
     }
 
-    /// The same with a daemon that logs from this level on.
+    /// [`ServiceManager::launch`] with a daemon that logs from this level on.
     pub fn launch_logging(&self, home: &TestDir, level: &str) -> Launch {
         let launch = Launch::logging(home, level).env("NOTIFY_SOCKET", &self.notify);
         let stored = lock(&self.stored)

@@ -38,7 +38,7 @@ impl Server {
         Self::start_with(Duration::from_secs(600))
     }
 
-    /// The same with access tokens of another lifetime.
+    /// Starts a server whose access tokens have this lifetime.
     fn start_with(lifetime: Duration) -> Option<Self> {
         let folder = program::workspace().join("tests/oidc-provider");
         let installed = folder.join("node_modules/oidc-provider").is_dir();

@@ -41,7 +41,7 @@ use self::table::Report;
 
 const USAGE: &str = "usage: speed [--tokens NUMBER] [--rounds NUMBER] [PART]...";
 
-/// What a run measures, and how often.
+/// The options of a run.
 pub(crate) struct Plan {
     pub(crate) tokens: usize,
     pub(crate) rounds: usize,

@@ -37,7 +37,7 @@ const GIVEN_BACK_MIN: f64 = 90.0;
 const PER_TOKEN_MAX: f64 = 3.0;
 const STORED_PER_TOKEN_MAX: f64 = 2.7;
 
-/// What is measured of one server, by round.
+/// The measurements of one server, by round.
 #[derive(Default)]
 struct Figures {
     resident: Vec<f64>,

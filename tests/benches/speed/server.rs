@@ -34,7 +34,7 @@ pub(crate) struct Server {
     _process: Process,
 }
 
-/// What ends with a server, in this order.
+/// The parts of a running server. They end in this order.
 #[expect(dead_code, reason = "they are held until the server is dropped")]
 enum Process {
     Tokend(RealDaemon, ServiceManager, Tokens),

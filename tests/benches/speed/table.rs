@@ -34,7 +34,7 @@ pub(crate) struct Spread {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
-    /// What was not measured, and why.
+    /// Rows that were not measured, with the reason.
     pub(crate) left_out: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use tokend_tests::{Provider, RealDaemon, TestDir};
 /// Bytes of log that a pipe takes which nobody reads.
 const PIPE: i32 = 4096;
 
-/// What the record of one hand-out adds to it, at least: it names the token twice.
+/// The bytes that the record of one hand-out adds to the log, at least: it names the token twice.
 const RECORD_LEAST: usize = 2 * NAME_LENGTH;
 
 /// As long as a name may be, so that few hand-outs make a long log.

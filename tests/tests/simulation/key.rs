@@ -41,7 +41,7 @@ pub struct Key {
     pub is_abandoned: bool,
 }
 
-/// What kind of failure: it says how long the wait is.
+/// The kind of a failure, which decides how long the wait is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Passing,

@@ -1,4 +1,4 @@
-//! What real authorization servers and gateways were seen to do, one test each.
+//! The behaviour of real authorization servers and gateways, one test each.
 
 use std::sync::Arc;
 use std::time::Duration;

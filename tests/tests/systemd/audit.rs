@@ -18,7 +18,7 @@ const SCOPES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// The daemon counts what is repeated for so long, in seconds, before it writes the count (`server/audit.rs`).
 const WINDOW: u64 = 10;
 
-/// What a user with one token may write in a window: the first decisions of 64 kinds and the one that begins the merged
+/// The records that a user with one token may cause in a window: the first decisions of 64 kinds and the one that begins the merged
 /// record, and as many counts (`server/audit/aggregator.rs`).
 const RECORDS_OF_A_WINDOW: u64 = 2 * 65;
 
