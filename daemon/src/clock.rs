@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -49,6 +50,29 @@ impl Instant {
     pub fn to_wire(self) -> BootInstant {
         let since_boot = self.0.saturating_sub(BEFORE_BOOT);
         BootInstant(u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// An instant that is read and replaced without a lock. It has nanoseconds in 64 bits, which last until 384 years after the
+/// boot.
+#[derive(Debug)]
+pub struct AtomicInstant(AtomicU64);
+
+impl AtomicInstant {
+    pub fn new(instant: Instant) -> Self {
+        Self(AtomicU64::new(Self::nanoseconds(instant)))
+    }
+
+    pub fn load(&self) -> Instant {
+        Instant(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
+    }
+
+    pub fn store(&self, instant: Instant) {
+        self.0.store(Self::nanoseconds(instant), Ordering::Relaxed);
+    }
+
+    fn nanoseconds(Instant(time): Instant) -> u64 {
+        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -254,6 +278,18 @@ mod tests {
         assert!(before < boot && boot < after);
         assert_eq!(after.since(before), Duration::from_millis(14));
         assert_eq!([before, boot, after].map(Instant::to_wire), [0, 0, 7].map(BootInstant));
+    }
+
+    #[test]
+    fn an_atomic_instant_loses_nothing() {
+        let boot = Instant::at(Duration::ZERO);
+        let uptime = Duration::new(86_400 * 365, 123_456_789);
+        for instant in [boot, boot.before(uptime), boot.after(uptime)] {
+            assert_eq!(AtomicInstant::new(instant).load(), instant);
+        }
+        let atomic = AtomicInstant::new(boot);
+        atomic.store(boot.after(Duration::MAX));
+        assert!(atomic.load() > boot.after(uptime), "a stored number may be anything");
     }
 
     #[tokio::test(start_paused = true)]

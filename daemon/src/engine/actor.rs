@@ -15,7 +15,7 @@ pub(super) use self::record::{ActorState, resume};
 use super::credential::{ActorContext, Attempted, Rejected, Schedule, Snapshot};
 use super::schedule::{REJECT_GAP_MOST, RenewalMode, Serving, held_back, may_serve, min_gap, renew_at};
 use super::throttle::{ClientThrottle, Urgency};
-use crate::clock::Instant;
+use crate::clock::{AtomicInstant, Instant};
 use crate::oauth::{Failure, Provider};
 use crate::store::RecordWriter;
 
@@ -47,7 +47,7 @@ pub(super) struct Actor<P> {
     /// The schedule as a reload changed it.
     pub(super) schedules: watch::Receiver<Schedule>,
     pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) last_used: watch::Receiver<Instant>,
+    pub(super) last_used: Arc<AtomicInstant>,
     /// Ends the actor after the request that is under way.
     pub(super) stop: CancellationToken,
     /// Ends the actor and its request, because the credential is not configured any more.
@@ -141,8 +141,7 @@ impl<P: Provider> Actor<P> {
 
     /// Renews the token, or stops renewing it if nobody uses it.
     async fn renew(&mut self) {
-        let (snapshot, now, last_used) =
-            (self.snapshot(), self.context.clock.now(), *self.last_used.borrow());
+        let (snapshot, now, last_used) = (self.snapshot(), self.context.clock.now(), self.last_used.load());
         // A failed renewal and its retries count as one renewal, while a valid token is held.
         let is_retry = snapshot.failures > 0 && snapshot.usable(now, Duration::ZERO).is_some();
         if self.state.last_attempt.is_none_or(|at| last_used >= at) {

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::actor::{Actor, Command, resume};
 use super::schedule::{self, RenewalMode, Serving};
 use super::throttle::ClientThrottle;
-use crate::clock::{Clock, Instant};
+use crate::clock::{AtomicInstant, Clock, Instant};
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::{Provider, SecretInUse};
 use crate::store::record::Record;
@@ -100,7 +100,7 @@ pub struct Credential {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(super) schedule: watch::Sender<Schedule>,
     commands: mpsc::Sender<Command>,
-    last_used: watch::Sender<Instant>,
+    last_used: Arc<AtomicInstant>,
     throttle: Arc<ClientThrottle>,
     writer: RecordWriter,
     clock: Clock,
@@ -183,7 +183,7 @@ impl Credential {
             snapshot,
             schedule: watch::Sender::new(schedule.clone()),
             commands,
-            last_used: watch::Sender::new(last_used.unwrap_or(Instant::at(Duration::ZERO))),
+            last_used: Arc::new(AtomicInstant::new(last_used.unwrap_or(Instant::at(Duration::ZERO)))),
             throttle,
             writer: start.writer,
             clock,
@@ -200,7 +200,7 @@ impl Credential {
             schedule,
             schedules: credential.schedule.subscribe(),
             commands: received,
-            last_used: credential.last_used.subscribe(),
+            last_used: Arc::clone(&credential.last_used),
             stop: credential.stop.clone(),
             discarded: credential.discarded.clone(),
         };
@@ -237,7 +237,7 @@ impl Credential {
     /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.
     pub async fn obtain(&self, min_ttl: Duration, deadline: Instant) -> Result<Arc<Token>, Unobtainable> {
         let now = self.clock.now();
-        self.last_used.send_replace(now);
+        self.last_used.store(now);
         match self.may_serve(min_ttl) {
             Serving::Token(token) => {
                 if self.is_resting() {
@@ -307,12 +307,12 @@ impl Credential {
 
     /// When the token was last asked for.
     pub fn last_used(&self) -> Instant {
-        *self.last_used.borrow()
+        self.last_used.load()
     }
 
     /// Notes that somebody is about to use the token.
     pub fn note_use(&self) {
-        self.last_used.send_replace(self.clock.now());
+        self.last_used.store(self.clock.now());
     }
 
     /// Ends the actor, after the request that is under way.

@@ -91,7 +91,7 @@ impl<P> Actor<P> {
         Record {
             token: snapshot.token.as_deref().cloned(),
             failure,
-            last_used: Some(*self.last_used.borrow()),
+            last_used: Some(self.last_used.load()),
             unused_renewals: self.state.unused_renewals,
             interrupted_requests: self.state.interrupted_requests,
             variant_of: None,
