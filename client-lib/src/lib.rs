@@ -73,5 +73,5 @@ pub use tokend_protocol::{
     ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, FingerprintError, HEADERS_MAX, Header,
     HeadersReply, HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret,
     State, Subject, SubjectFacts, TERMS_MAX, Timestamp, TokenInfo, TokenName, TokenNameError, TokenReply,
-    TokenStatus, VERSION as PROTOCOL_VERSION, Variant, VariantStatus, VersionReply, WATCH_NAMES_MAX,
+    TokenStatus, VERSION as PROTOCOL_VERSION, Variant, VariantStatus, VersionReply, WATCHED_TOKENS_MAX,
 };

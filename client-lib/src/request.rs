@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokend_protocol::{
     CallOptions, CallerHeader, ExplainRequest, Fingerprint, GetRequest, HeadersRequest, PageRequest,
-    RefreshRequest, RejectRequest, Request, StatusRequest, Subject, TokenName, Variant,
+    RefreshRequest, RejectRequest, Request, StatusRequest, Subject, TokenName, Variant, WatchRequest,
+    WatchedToken,
 };
 
 /// The caller's part of the headers of an API call: values for headers that the configuration leaves to the caller,
@@ -117,6 +118,12 @@ pub(crate) fn status(after: Option<&TokenName>) -> impl Fn(u32) -> Request {
 
 pub(crate) fn status_of(name: &TokenName) -> impl Fn(u32) -> Request {
     move |_| Request::Status(StatusRequest { name: Some(name.clone()), after: None })
+}
+
+/// Watches the conditions of tokens as configured.
+pub(crate) fn watch(names: &[TokenName]) -> Request {
+    let tokens = names.iter().cloned().map(WatchedToken::from).collect();
+    Request::Watch(WatchRequest { tokens, with_tokens: false })
 }
 
 pub(crate) fn version(_deadline_ms: u32) -> Request {

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokend_client::{
     CallerHeaders, Client, Error, ErrorClass, EventReply, ExplainedReply, Fingerprint, HEADERS_MAX, Header,
     HeadersReply, ListEntry, Options, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Status,
-    Subject, TokenName, TokenReply, TokenStatus, Variant, VersionReply, WATCH_NAMES_MAX, Watch, blocking,
+    Subject, TokenName, TokenReply, TokenStatus, Variant, VersionReply, WATCHED_TOKENS_MAX, Watch, blocking,
 };
 use tokend_protocol::{
     CallOptions, ErrorCode, ErrorReply, ListReply, Reply, Request, StatusReply, Timestamp,
@@ -214,7 +214,15 @@ impl Place {
 }
 
 fn event(text: &str, state: State) -> EventReply {
-    EventReply { name: name(text), state, held: Some(held()), last_error: None, next_attempt: None }
+    EventReply {
+        index: 0,
+        name: name(text),
+        state,
+        held: Some(held()),
+        last_error: None,
+        next_attempt: None,
+        token: None,
+    }
 }
 
 fn headers() -> HeadersReply {
@@ -687,8 +695,8 @@ fn lists_beyond_the_limits_are_refused_here(open: Open) {
     let headers = |caller| client.headers(&name("psb"), &caller).unwrap_err();
     refused(headers((0..=HEADERS_MAX).fold(CallerHeaders::new(), supply)), "at most 64 supplied headers");
     refused(headers(CallerHeaders::new().omit("X-A").omit("x-a")), "twice");
-    let names: Vec<TokenName> = (0..=WATCH_NAMES_MAX).map(|n| name(&format!("t{n}"))).collect();
-    refused(client.watch(&names).map(drop).unwrap_err(), "at most 256 names");
+    let names: Vec<TokenName> = (0..=WATCHED_TOKENS_MAX).map(|n| name(&format!("t{n}"))).collect();
+    refused(client.watch(&names).map(drop).unwrap_err(), "at most 256 tokens");
     refused(client.watch(&[name("psb"), name("psb")]).map(drop).unwrap_err(), "twice");
     assert_eq!(daemon.requests(), []);
 }

@@ -22,7 +22,7 @@ pub use codec::{
 };
 pub use explain::{ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, SubjectFacts};
 pub use limits::{
-    BadList, HEADERS_MAX, List, REPLY_MAX, REQUEST_MAX, TERMS_MAX, TOKEN_NAME_MAX, WATCH_NAMES_MAX,
+    BadList, HEADERS_MAX, List, REPLY_MAX, REQUEST_MAX, TERMS_MAX, TOKEN_NAME_MAX, WATCHED_TOKENS_MAX,
 };
 pub use name::{TokenName, TokenNameError};
 pub use reply::{
@@ -31,7 +31,7 @@ pub use reply::{
 };
 pub use request::{
     CallerHeader, ExplainRequest, GetRequest, HeadersRequest, PageRequest, RefreshRequest, RejectRequest,
-    Request, StatusRequest, Subject, WatchRequest,
+    Request, StatusRequest, Subject, WatchRequest, WatchedToken,
 };
 pub use secret::Secret;
 pub use status::{

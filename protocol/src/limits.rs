@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
-use crate::{CallerHeader, Request, TokenName, Variant};
+use crate::{CallerHeader, Request, Variant, WatchedToken};
 
 /// The largest body of a request, in bytes. A request is a name and a few headers.
 pub const REQUEST_MAX: usize = 16 * 1024;
@@ -24,8 +24,8 @@ pub const TERMS_MAX: usize = 64;
 /// The most headers that a request supplies, and the most that it leaves out.
 pub const HEADERS_MAX: usize = 64;
 
-/// The most names in one Watch.
-pub const WATCH_NAMES_MAX: usize = 256;
+/// The most tokens in one Watch.
+pub const WATCHED_TOKENS_MAX: usize = 256;
 
 /// A list in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub enum List {
     SuppliedHeaders,
     /// [`HeadersRequest::omitted`](crate::HeadersRequest::omitted)
     OmittedHeaders,
-    /// [`WatchRequest::names`](crate::WatchRequest::names)
-    Names,
+    /// [`WatchRequest::tokens`](crate::WatchRequest::tokens)
+    Tokens,
 }
 
 /// Why a list in a request is refused.
@@ -62,7 +62,7 @@ impl List {
         Self::Audiences,
         Self::SuppliedHeaders,
         Self::OmittedHeaders,
-        Self::Names,
+        Self::Tokens,
     ];
 
     /// The most elements of the list.
@@ -70,7 +70,7 @@ impl List {
         match self {
             Self::Scopes | Self::Resources | Self::Audiences => TERMS_MAX,
             Self::SuppliedHeaders | Self::OmittedHeaders => HEADERS_MAX,
-            Self::Names => WATCH_NAMES_MAX,
+            Self::Tokens => WATCHED_TOKENS_MAX,
         }
     }
 
@@ -97,7 +97,7 @@ impl fmt::Display for List {
             Self::Audiences => "audiences",
             Self::SuppliedHeaders => "supplied headers",
             Self::OmittedHeaders => "omitted headers",
-            Self::Names => "names",
+            Self::Tokens => "tokens",
         })
     }
 }
@@ -120,7 +120,10 @@ impl Request {
             Self::Refresh(request) => request.variant.elements(),
             Self::Reject(request) => request.variant.elements(),
             Self::Explain(request) => request.variant.elements(),
-            Self::Watch(request) => request.names.len(),
+            Self::Watch(request) => {
+                let of_variants = request.tokens.iter().map(|token| token.variant.elements());
+                request.tokens.len() + of_variants.sum::<usize>()
+            }
             Self::List(_) | Self::Status(_) | Self::Version => 0,
         }
     }
@@ -137,7 +140,13 @@ impl Request {
             Self::Refresh(request) => request.variant.check(),
             Self::Reject(request) => request.variant.check(),
             Self::Explain(request) => request.variant.check(),
-            Self::Watch(request) => List::Names.check(request.names.iter()),
+            Self::Watch(request) => {
+                request.tokens.iter().try_for_each(|token| token.variant.check())?;
+                let tokens = request.tokens.iter().map(|WatchedToken { name, variant }| {
+                    (name, &variant.scope, &variant.resource, &variant.audience)
+                });
+                List::Tokens.check(tokens)
+            }
             Self::List(_) | Self::Status(_) | Self::Version => Ok(()),
         }
     }
@@ -214,6 +223,6 @@ pub(crate) fn omitted<'de, D: Deserializer<'de>>(encoded: D) -> Result<Vec<Strin
     List::OmittedHeaders.read(encoded)
 }
 
-pub(crate) fn names<'de, D: Deserializer<'de>>(encoded: D) -> Result<Vec<TokenName>, D::Error> {
-    List::Names.read(encoded)
+pub(crate) fn watched<'de, D: Deserializer<'de>>(encoded: D) -> Result<Vec<WatchedToken>, D::Error> {
+    List::Tokens.read(encoded)
 }

@@ -151,6 +151,8 @@ pub enum RejectOutcome {
 /// The condition of a watched token, sent at once and after every change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventReply {
+    /// The place of the token in the list of the request, from 0.
+    pub index: u32,
     /// The name of the token.
     pub name: TokenName,
     /// The condition of the token.
@@ -161,6 +163,8 @@ pub struct EventReply {
     pub last_error: Option<ErrorClass>,
     /// When the daemon will ask the provider next.
     pub next_attempt: Option<Timestamp>,
+    /// The held token itself, if the request asks for tokens and no event before this one had the same token.
+    pub token: Option<TokenReply>,
 }
 
 /// The daemon's version.

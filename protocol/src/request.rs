@@ -117,9 +117,28 @@ pub struct RejectRequest {
 /// Subscribes to the conditions of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchRequest {
-    /// The names of the tokens, each of them once.
-    #[serde(deserialize_with = "limits::names")]
-    pub names: Vec<TokenName>,
+    /// The tokens, each of them once.
+    #[serde(deserialize_with = "limits::watched")]
+    pub tokens: Vec<WatchedToken>,
+    /// Whether the events carry the tokens themselves.
+    pub with_tokens: bool,
+}
+
+/// A token to watch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchedToken {
+    /// The name of the token.
+    pub name: TokenName,
+    /// The variant of the token.
+    #[serde(deserialize_with = "BoundedVariant::deserialize")]
+    pub variant: Variant,
+}
+
+/// The token as configured.
+impl From<TokenName> for WatchedToken {
+    fn from(name: TokenName) -> Self {
+        Self { name, variant: Variant::default() }
+    }
 }
 
 /// Asks why a subject may or may not read a token.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokend_protocol::{
-    CallOptions, HeadersRequest, PageRequest, Reply, Request, Variant, WatchRequest, decode,
+    CallOptions, HeadersRequest, PageRequest, Reply, Request, TokenName, Variant, WatchRequest, decode,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -193,7 +193,8 @@ pub fn headers(name: &str) -> Request {
 
 /// A watch of tokens by their names.
 pub fn watch(names: impl IntoIterator<Item = String>) -> Request {
-    Request::Watch(WatchRequest { names: names.into_iter().map(|name| name.parse().unwrap()).collect() })
+    let tokens = names.into_iter().map(|name| name.parse::<TokenName>().unwrap().into()).collect();
+    Request::Watch(WatchRequest { tokens, with_tokens: false })
 }
 
 /// A request for the list of all tokens.

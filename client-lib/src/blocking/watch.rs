@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokend_protocol::{EventReply, Request, TokenName, WatchRequest};
+use tokend_protocol::{EventReply, TokenName};
 
 use super::Shared;
 use super::connection::Connection;
 use crate::deadline::Deadline;
 use crate::failure::Failure;
-use crate::{Error, reply};
+use crate::{Error, reply, request};
 
 /// The conditions of watched tokens: first of each, then at every change.
 ///
@@ -54,7 +54,7 @@ impl Watch {
     /// Subscribes and waits for the first event, so that a refusal is seen here.
     fn try_subscribe(&mut self, deadline: Deadline) -> Result<(), Failure> {
         let mut connection = self.shared.connector.connect(deadline).map_err(Failure::Final)?;
-        connection.send(Request::Watch(WatchRequest { names: self.names.clone() }), deadline)?;
+        connection.send(request::watch(&self.names), deadline)?;
         let event = reply::watch(connection.receive(deadline)?).map_err(Failure::Final)?;
         self.first = Some(event);
         self.connection = Some(connection);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokend_protocol::{EventReply, Frame, Reply, Request, TokenName, WatchRequest};
+use tokend_protocol::{EventReply, Frame, Reply, TokenName};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::time;
@@ -14,7 +14,7 @@ use super::connection::wire;
 use super::incoming::Incoming;
 use crate::deadline::Deadline;
 use crate::failure::{Failure, RETURN_WAITS, silent, unless_stopping};
-use crate::{Error, reply};
+use crate::{Error, reply, request};
 
 /// The id of the one request on the connection.
 const ID: u32 = 1;
@@ -109,7 +109,7 @@ impl Watch {
     async fn try_subscribe(&self, waits: &[Duration]) -> Result<(Subscription, EventReply), Failure> {
         let stream = connect(&self.socket, waits).await.map_err(Failure::Final)?;
         let (incoming, mut outgoing) = stream.into_split();
-        let wire = wire(ID, Request::Watch(WatchRequest { names: self.names.clone() }))?;
+        let wire = wire(ID, request::watch(&self.names))?;
         // If the daemon closed the connection, it may have sent the reason, which is read below.
         let _ = outgoing.write_all(&wire).await;
         let mut subscription = Subscription { incoming: Incoming::new(incoming), _outgoing: outgoing };

@@ -158,7 +158,15 @@ fn happy_reply(request: &Request) -> Reply {
 }
 
 fn event(state: State) -> EventReply {
-    EventReply { name: name("psb"), state, held: Some(held()), last_error: None, next_attempt: None }
+    EventReply {
+        index: 0,
+        name: name("psb"),
+        state,
+        held: Some(held()),
+        last_error: None,
+        next_attempt: None,
+        token: None,
+    }
 }
 
 #[test]

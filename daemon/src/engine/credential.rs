@@ -300,7 +300,8 @@ impl Credential {
         self.is_resting() && was_used && snapshot.usable(self.clock.now(), Duration::ZERO).is_none()
     }
 
-    fn is_resting(&self) -> bool {
+    /// Whether the token is not renewed because nobody uses it.
+    pub fn is_resting(&self) -> bool {
         let snapshot = self.snapshot.borrow();
         snapshot.next_attempt.is_none() && !snapshot.in_flight
     }

@@ -97,7 +97,10 @@ impl Variants {
         if let Some(variant) = held.get(&terms) {
             return Ok(Arc::clone(&variant.credential));
         }
-        retain(&mut held, |_, variant| !variant.credential.is_dormant());
+        // A watch may hold a dormant one.
+        retain(&mut held, |_, variant| {
+            Arc::strong_count(&variant.credential) > 1 || !variant.credential.is_dormant()
+        });
         let quota = user.take(Resource::Variants, 1).map_err(NoVariant::TooMany)?;
         if held.len() >= HELD_MAX {
             // No connection holds it, and no request is under way.

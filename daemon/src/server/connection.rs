@@ -382,8 +382,8 @@ mod tests {
     }
 
     fn watch() -> Request {
-        let names: Vec<TokenName> = vec!["t".parse().unwrap()];
-        Request::Watch(WatchRequest { names })
+        let name: TokenName = "t".parse().unwrap();
+        Request::Watch(WatchRequest { tokens: vec![name.into()], with_tokens: false })
     }
 
     #[tokio::test(start_paused = true)]
@@ -406,8 +406,9 @@ mod tests {
             20 - connection.input.len() / frame.len()
         };
         let watch = |count: usize, length: usize| {
-            let names = (0..count).map(|number| format!("{number:0>length$}").parse().unwrap());
-            Request::Watch(WatchRequest { names: names.collect() })
+            let name = |number| format!("{number:0>length$}").parse::<TokenName>().unwrap();
+            let tokens = (0..count).map(|number| name(number).into()).collect();
+            Request::Watch(WatchRequest { tokens, with_tokens: false })
         };
         let few = handled(Request::Version);
         assert!(few >= 10, "{few} small requests");

@@ -133,11 +133,11 @@ fn a_name_inside_a_message_is_checked_as_any_other() {
 fn a_length_that_promises_more_than_there_is_is_refused() {
     let greatest = [0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     let one_more = [4];
-    let too_long = BadFrame { id: ID, fault: Fault::List(BadList::TooLong(List::Names)) };
+    let too_long = BadFrame { id: ID, fault: Fault::List(BadList::TooLong(List::Tokens)) };
     for (length, fault_of_list) in [(&greatest[..], too_long), (&one_more, malformed())] {
         let name = [&[0], length, b"psb"].concat();
         assert_eq!(request(&name), Err(malformed()), "a text of length {length:?}");
-        let names = [&[6], length, &[1, b'a', 1, b'b', 1, b'c']].concat();
+        let names = [&[6], length, &b"\x01a\0\0\0\x01b\0\0\0\x01c\0\0\0"[..]].concat();
         assert_eq!(request(&names), Err(fault_of_list), "a list of length {length:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use tokend_protocol::{
     BadFrame, BadList, CallOptions, CallerHeader, EncodeError, Fault, Frame, HEADERS_MAX, HeadersRequest,
-    List, Request, TERMS_MAX, TokenName, Variant, WATCH_NAMES_MAX, WatchRequest, decode, encode,
+    List, Request, TERMS_MAX, Variant, WATCHED_TOKENS_MAX, WatchRequest, WatchedToken, decode, encode,
 };
 
 use crate::samples;
@@ -52,7 +52,7 @@ const PLACES: [Place; 6] = [
         after: &[0; 4],
         request: omitted,
     },
-    Place { list: List::Names, before: b"\x06", element: text, after: &[0; 1], request: names },
+    Place { list: List::Tokens, before: b"\x06", element: watched, after: &[0; 2], request: watch },
 ];
 
 fn term(number: usize) -> String {
@@ -61,6 +61,10 @@ fn term(number: usize) -> String {
 
 fn text(number: usize) -> Vec<u8> {
     [&[4], term(number).as_bytes()].concat()
+}
+
+fn watched(number: usize) -> Vec<u8> {
+    [text(number), vec![0; 3]].concat()
 }
 
 fn header(number: usize) -> Vec<u8> {
@@ -104,9 +108,12 @@ fn omitted(count: usize) -> Request {
     headers(|request| request.omitted = terms(count))
 }
 
-fn names(count: usize) -> Request {
-    let names: Vec<TokenName> = terms(count).iter().map(|term| samples::name(term)).collect();
-    Request::Watch(WatchRequest { names })
+fn watch(count: usize) -> Request {
+    let watched = |term: String| WatchedToken { name: samples::name(&term), variant: Variant::default() };
+    Request::Watch(WatchRequest {
+        tokens: terms(count).into_iter().map(watched).collect(),
+        with_tokens: false,
+    })
 }
 
 fn encoded(request: Request) -> Result<Vec<u8>, EncodeError> {
@@ -161,6 +168,19 @@ fn a_repeated_element_is_refused_by_both_sides() {
 }
 
 #[test]
+fn variants_of_one_token_are_different_tokens_to_watch() {
+    let watched = |scope: &str| {
+        let variant = Variant { scope: vec![scope.to_owned()], ..Variant::default() };
+        WatchedToken { name: samples::name("a"), variant }
+    };
+    let watch = |scopes: [&str; 2]| {
+        encoded(Request::Watch(WatchRequest { tokens: scopes.map(watched).to_vec(), with_tokens: false }))
+    };
+    assert!(watch(["read", "write"]).is_ok());
+    assert_eq!(watch(["read", "read"]), Err(EncodeError::List(BadList::Repeated(List::Tokens))));
+}
+
+#[test]
 fn headers_that_differ_only_in_case_are_the_same() {
     let header = |name: &str| CallerHeader { name: name.into(), value: "v".into() };
     let twice = headers(|request| request.supplied = vec![header("X-Key"), header("x-key")]);
@@ -171,5 +191,5 @@ fn headers_that_differ_only_in_case_are_the_same() {
 
 #[test]
 fn the_limits_are_those_of_the_specification() {
-    assert_eq!((TERMS_MAX, HEADERS_MAX, WATCH_NAMES_MAX), (64, 64, 256));
+    assert_eq!((TERMS_MAX, HEADERS_MAX, WATCHED_TOKENS_MAX), (64, 64, 256));
 }

@@ -12,7 +12,7 @@ use tokend_protocol::{
     ListReply, Message, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
     RejectedReply, Reply, Request, Secret, State, StatusReply, StatusRequest, Subject, SubjectFacts,
     TERMS_MAX, Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, Variant, VariantStatus,
-    VersionReply, WatchRequest, decode, encode,
+    VersionReply, WatchRequest, WatchedToken, decode, encode,
 };
 
 use crate::samples::{self, CLASSES, CODES, OUTCOMES, STATES};
@@ -103,6 +103,7 @@ fn request() -> impl Strategy<Value = Request> {
             variant,
         },
     );
+    let watched = (name(), variant()).prop_map(|(name, variant)| WatchedToken { name, variant });
     prop_oneof![
         (name(), options(), variant()).prop_map(|(name, options, variant)| Request::Get(GetRequest {
             name,
@@ -121,7 +122,8 @@ fn request() -> impl Strategy<Value = Request> {
                 Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant })
             }
         ),
-        vec(name(), 0..20).prop_map(|names| Request::Watch(WatchRequest { names })),
+        (vec(watched, 0..3), any::<bool>())
+            .prop_map(|(tokens, with_tokens)| Request::Watch(WatchRequest { tokens, with_tokens })),
         Just(Request::Version),
         (name(), variant(), subject()).prop_map(|(name, variant, subject)| {
             Request::Explain(ExplainRequest { name, variant, subject })
@@ -173,9 +175,7 @@ fn variant() -> impl Strategy<Value = Variant> {
 
 fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
-        (info(), secret(), text(), option::of(text())).prop_map(|(info, token, token_type, scope)| {
-            Reply::Token(TokenReply { info, token, token_type, scope })
-        }),
+        token().prop_map(Reply::Token),
         (info(), vec(header(), 0..5))
             .prop_map(|(info, headers)| Reply::Headers(HeadersReply { info, headers })),
         (vec(list_entry(), 0..20), any::<bool>())
@@ -330,14 +330,26 @@ fn variant_status() -> impl Strategy<Value = VariantStatus> {
     )
 }
 
+fn token() -> impl Strategy<Value = TokenReply> {
+    (info(), secret(), text(), option::of(text())).prop_map(|(info, token, token_type, scope)| TokenReply {
+        info,
+        token,
+        token_type,
+        scope,
+    })
+}
+
 fn event() -> impl Strategy<Value = EventReply> {
-    (name(), state(), option::of(held()), option::of(class()), option::of(time())).prop_map(
-        |(name, state, held, last_error, next_attempt)| EventReply {
+    let condition = (state(), option::of(held()), option::of(class()), option::of(time()));
+    (any::<u32>(), name(), condition, option::of(token())).prop_map(
+        |(index, name, (state, held, last_error, next_attempt), token)| EventReply {
+            index,
             name,
             state,
             held,
             last_error,
             next_attempt,
+            token,
         },
     )
 }

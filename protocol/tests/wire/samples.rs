@@ -8,7 +8,7 @@ use tokend_protocol::{
     Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
     ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
     Reply, Request, Secret, State, StatusReply, StatusRequest, Subject, SubjectFacts, Timestamp, TokenInfo,
-    TokenName, TokenReply, TokenStatus, Variant, VariantStatus, VersionReply, WatchRequest,
+    TokenName, TokenReply, TokenStatus, Variant, VariantStatus, VersionReply, WatchRequest, WatchedToken,
 };
 
 /// A frame of either direction.
@@ -115,6 +115,9 @@ fn requests() -> Vec<(String, Request)> {
         deadline_ms: 100_000,
         variant: Variant { scope: vec!["aisp".to_owned()], ..Variant::default() },
     };
+    let narrow = Variant { scope: vec!["aisp".to_owned()], ..Variant::default() };
+    let watched = [as_configured(), narrow].map(|variant| WatchedToken { name: name("psb"), variant });
+    let watch = WatchRequest { tokens: watched.to_vec(), with_tokens: true };
     let samples = [
         ("0-get", Request::Get(GetRequest { name: name("psb"), options, variant })),
         ("1-headers", Request::Headers(headers)),
@@ -123,7 +126,7 @@ fn requests() -> Vec<(String, Request)> {
         ("3-status-of-one", Request::Status(StatusRequest { name: Some(name("psb")), after: None })),
         ("4-refresh", Request::Refresh(refresh)),
         ("5-reject", Request::Reject(reject)),
-        ("6-watch", Request::Watch(WatchRequest { names: vec![name("psb"), name("bnp-aisp")] })),
+        ("6-watch", Request::Watch(watch)),
         ("7-version", Request::Version),
         ("8-explain-caller", Request::Explain(explain(Subject::Caller))),
         ("8-explain-user", Request::Explain(explain(Subject::User("billing".to_owned())))),
@@ -170,28 +173,20 @@ fn explained() -> ExplainedReply {
 }
 
 fn replies() -> Vec<(String, Reply)> {
-    let secret = |text: &str| Secret::from(text.to_owned());
     let headers = vec![
         Header { name: "Authorization".to_owned(), value: secret("Bearer 2YotnFZFEjr1zCsicMWpAA") },
         Header { name: "Accept".to_owned(), value: secret("application/json") },
     ];
     let version = VersionReply { daemon: "0.1.0".to_owned(), oldest: 1, newest: 1, highest_request: 8 };
     let mut samples = vec![
-        (
-            "0-token".to_owned(),
-            Reply::Token(TokenReply {
-                info: fresh(),
-                token: secret("2YotnFZFEjr1zCsicMWpAA"),
-                token_type: "Bearer".to_owned(),
-                scope: Some("aisp pisp".to_owned()),
-            }),
-        ),
+        ("0-token".to_owned(), Reply::Token(token())),
         ("1-headers".to_owned(), Reply::Headers(HeadersReply { info: degraded(), headers })),
         ("2-list".to_owned(), Reply::List(every_state())),
         ("3-status".to_owned(), Reply::Status(status(vec![token_status()]))),
         ("3-status-every-class".to_owned(), Reply::Status(status(every_class()))),
         ("4-refreshed".to_owned(), Reply::Refreshed(RefreshedReply { info: fresh(), changed: true })),
         ("6-event".to_owned(), Reply::Event(event())),
+        ("6-event-token".to_owned(), Reply::Event(EventReply { index: 1, token: Some(token()), ..event() })),
         ("7-version".to_owned(), Reply::Version(version)),
         ("8-error".to_owned(), Reply::Error(error())),
         ("9-explained".to_owned(), Reply::Explained(explained())),
@@ -211,6 +206,19 @@ fn replies() -> Vec<(String, Reply)> {
 /// 2025-11-24T16:00:00Z and so many seconds.
 fn at(seconds: u64) -> Timestamp {
     Timestamp((1_764_000_000 + seconds) * 1000)
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::from(text.to_owned())
+}
+
+fn token() -> TokenReply {
+    TokenReply {
+        info: fresh(),
+        token: secret("2YotnFZFEjr1zCsicMWpAA"),
+        token_type: "Bearer".to_owned(),
+        scope: Some("aisp pisp".to_owned()),
+    }
 }
 
 fn fresh() -> TokenInfo {
@@ -302,11 +310,13 @@ fn held() -> HeldToken {
 
 fn event() -> EventReply {
     EventReply {
+        index: 0,
         name: name("psb"),
         state: State::Fresh,
         held: Some(held()),
         last_error: None,
         next_attempt: Some(at(2880)),
+        token: None,
     }
 }
 

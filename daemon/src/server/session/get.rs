@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::{
-    CallOptions, ErrorCode, ErrorReply, GetRequest, Header, HeadersRequest, Reply, TokenInfo, TokenReply,
+    CallOptions, ErrorCode, ErrorReply, GetRequest, Header, HeadersRequest, Reply, TokenInfo,
 };
 
 use super::headers::supplied;
@@ -24,12 +24,7 @@ impl Session {
         let (supplied, omitted) = (Vec::new(), Vec::new());
         let request = HeadersRequest { name, options, supplied, omitted, variant };
         let (token, info, _) = self.hand_out(Operation::Get, request).await?;
-        Ok(Reply::Token(TokenReply {
-            info,
-            token: token.secret.clone(),
-            token_type: "Bearer".to_owned(),
-            scope: token.scope.as_deref().map(str::to_owned),
-        }))
+        Ok(Reply::Token(view::token_reply(&token, info)))
     }
 
     /// Decides about a `get` or a `headers`, and returns the token, and the headers besides `Authorization` if these were

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use futures_util::FutureExt;
 use tokend_protocol::{
     CallOptions, ErrorClass, ErrorReply, GetRequest, HeadersRequest, PageRequest, RefreshRequest,
-    RejectRequest, StatusRequest, WATCH_NAMES_MAX, WatchRequest,
+    RejectRequest, State, StatusRequest, WATCHED_TOKENS_MAX, WatchRequest, WatchedToken,
 };
 use tokio_util::task::TaskTracker;
 
@@ -80,9 +80,20 @@ impl Scene {
         }
     }
 
+    /// Watches variants of `t` with these scopes.
+    async fn watch_variants(&self, scopes: &[&[&str]], with_tokens: bool) -> Result<Watch, ErrorReply> {
+        let watched = |scope: &&[&str]| {
+            let scope = scope.iter().map(|term| (*term).to_owned()).collect();
+            WatchedToken { name: "t".parse().unwrap(), variant: Variant { scope, ..Variant::default() } }
+        };
+        let tokens = scopes.iter().map(watched).collect();
+        Arc::clone(&self.session).watch(WatchRequest { tokens, with_tokens }).await
+    }
+
     async fn watch(&self, names: &[&str]) -> Result<Watch, ErrorReply> {
-        let names = names.iter().map(|name| name.parse().unwrap()).collect();
-        Arc::clone(&self.session).watch(WatchRequest { names }).await
+        let name = |name: &&str| name.parse::<TokenName>().unwrap();
+        let tokens = names.iter().map(|text| name(text).into()).collect();
+        Arc::clone(&self.session).watch(WatchRequest { tokens, with_tokens: false }).await
     }
 }
 
@@ -195,7 +206,7 @@ async fn only_an_operator_is_told_about_the_process() {
 
 #[tokio::test]
 async fn a_watch_takes_as_many_names_as_a_request_may_have_and_not_none() {
-    let names: Vec<String> = (0..WATCH_NAMES_MAX).map(|n| format!("t{n}")).collect();
+    let names: Vec<String> = (0..WATCHED_TOKENS_MAX).map(|n| format!("t{n}")).collect();
     let tokens: String = names.iter().map(|name| token(name, ALLOWED)).collect();
     let scene = Scene::new(ALICE, host(), &tokens);
     assert_eq!(scene.watch(&[]).await.map(drop).unwrap_err().code, ErrorCode::InvalidRequest);
@@ -205,7 +216,7 @@ async fn a_watch_takes_as_many_names_as_a_request_may_have_and_not_none() {
     for _ in &names {
         told.insert(watch.next().await.unwrap().name);
     }
-    assert_eq!(told.len(), WATCH_NAMES_MAX, "one event of each token");
+    assert_eq!(told.len(), WATCHED_TOKENS_MAX, "one event of each token");
 }
 
 #[tokio::test]

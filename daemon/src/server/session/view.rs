@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokend_protocol::{
     Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, State, Timestamp,
-    TokenInfo, TokenName, TokenStatus, VariantStatus,
+    TokenInfo, TokenName, TokenReply, TokenStatus, VariantStatus,
 };
 
 use crate::clock::Clock;
@@ -48,15 +48,27 @@ fn held_token(token: &Token, clock: &Clock) -> HeldToken {
     }
 }
 
+/// A token for a caller that may have it.
+pub(super) fn token_reply(token: &Token, info: TokenInfo) -> TokenReply {
+    TokenReply {
+        info,
+        token: token.secret.clone(),
+        token_type: "Bearer".to_owned(),
+        scope: token.scope.as_deref().map(str::to_owned),
+    }
+}
+
 pub(super) fn token_info(token: &Token, snapshot: &Snapshot, clock: &Clock) -> TokenInfo {
     let HeldToken { issued_at, expires_at, expires_at_wall, fingerprint } = held_token(token, clock);
     let (state, _, last_error, next_attempt) = condition(snapshot, clock);
     TokenInfo { issued_at, expires_at, expires_at_wall, state, last_error, next_attempt, fingerprint }
 }
 
-pub(super) fn event(name: TokenName, snapshot: &Snapshot, clock: &Clock) -> EventReply {
+/// The condition of the token at this place in a watch, without the token.
+pub(super) fn event(index: usize, name: TokenName, snapshot: &Snapshot, clock: &Clock) -> EventReply {
     let (state, held, last_error, next_attempt) = condition(snapshot, clock);
-    EventReply { name, state, held, last_error, next_attempt }
+    let index = u32::try_from(index).unwrap_or(u32::MAX);
+    EventReply { index, name, state, held, last_error, next_attempt, token: None }
 }
 
 pub(super) fn token_status(

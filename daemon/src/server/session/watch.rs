@@ -1,26 +1,33 @@
 //! `Watch`: a subscription to tokens. It remembers only its last event of each token, so a slow subscriber gets the latest
 //! condition and never a backlog.
 
+use std::borrow::Cow;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::{BoxStream, SelectAll, unfold};
+use futures_util::stream::{BoxStream, SelectAll, once, unfold};
 use tokend_protocol::{
-    ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, State, TokenName, Variant, WatchRequest,
+    ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, State, TokenReply, WatchRequest, WatchedToken,
 };
 use tokio::sync::watch::Receiver;
 
 use super::{Asked, Session, in_task, refusal, view};
 use crate::access::ResolvedIds;
 use crate::clock::{Clock, Instant};
-use crate::engine::credential::Snapshot;
-use crate::engine::registry::Registry;
+use crate::engine::credential::{Credential, Snapshot, Unobtainable};
+use crate::engine::registry::{Entry, Registry};
+use crate::engine::schedule::Serving;
+use crate::engine::variants;
 use crate::quota::{Held, Resource};
-use crate::server::audit::Operation;
+use crate::server::audit::{Operation, Record};
 
 /// Tokens that are authorized, audited and subscribed to in one turn.
 const STRETCH: usize = 8;
+
+/// How long a watch that needs a token waits for the provider's answer as one of its callers.
+const NEED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A subscription.
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
@@ -30,13 +37,28 @@ pub struct Watch {
     _held: [Held; 2],
     registry: Receiver<Arc<Registry>>,
     ids: Receiver<ResolvedIds>,
-    names: Arc<[TokenName]>,
+    tokens: Arc<[WatchedToken]>,
+    /// Whether the events carry the tokens, and the watch counts as their use.
+    with_tokens: bool,
     /// The last event of each token. Empty before the first subscription.
     told: Vec<Option<Told>>,
+    /// Each token under the present registry.
+    subscribed: Vec<Subscribed>,
     snapshots: Snapshots,
 }
 
-/// The snapshots of each token under the present registry, with its index in the names.
+/// A token that the caller may have, under one registry.
+struct Subscribed {
+    entry: Arc<Entry>,
+    /// Why the caller may have it.
+    reason: Arc<str>,
+    /// Held here, so that a variant is not evicted.
+    credential: Arc<Credential>,
+    /// The place of a watch that needs the token, until it waits for the provider.
+    place: Option<Held>,
+}
+
+/// The snapshots of each token under the present registry, with its index in the request.
 type Snapshots = SelectAll<BoxStream<'static, (usize, Arc<Snapshot>)>>;
 
 /// The parts of an event that are compared to decide whether to send it. Times are left out: they always differ.
@@ -48,18 +70,47 @@ impl Session {
     /// # Errors
     /// The caller may not have one of the tokens, or asks for too many.
     pub async fn watch(self: Arc<Self>, request: WatchRequest) -> Result<Watch, ErrorReply> {
-        let names = Arc::from(request.names);
-        let count = <[TokenName]>::len(&names);
-        if count == 0 {
+        let WatchRequest { tokens, with_tokens } = request;
+        if tokens.is_empty() {
             return Err(refusal(ErrorCode::InvalidRequest, "a watch names at least one token"));
         }
-        let held = [self.take(Resource::Watches, 1)?, self.take(Resource::WatchedTokens, count)?];
+        let held = [self.take(Resource::Watches, 1)?, self.take(Resource::WatchedTokens, tokens.len())?];
         // Subscribed before the decisions, so that a change during a decision is noticed.
         let (registry, ids) = (self.shared.registry.subscribe(), self.shared.names.ids.subscribe());
-        let (told, snapshots) = (Vec::new(), SelectAll::new());
-        let mut watch = Watch { session: self, _held: held, registry, ids, names, told, snapshots };
+        let (told, subscribed, snapshots) = (Vec::new(), Vec::new(), SelectAll::new());
+        let (tokens, session) = (Arc::from(tokens), self);
+        let mut watch =
+            Watch { session, _held: held, registry, ids, tokens, with_tokens, told, subscribed, snapshots };
         watch.subscribe().await?;
         Ok(watch)
+    }
+
+    /// Decides whether the caller may have a token.
+    fn subscribe(&self, watched: &WatchedToken) -> Result<Subscribed, ErrorReply> {
+        let asked = asked(watched);
+        let (entry, reason) = self.authorize(&self.registry(), asked)?;
+        let credential = self.credential(asked, &entry)?;
+        Ok(Subscribed { entry, reason, credential, place: None })
+    }
+
+    /// Takes quota if a caller that needs the token would have to wait for it.
+    fn place_for_need(
+        &self,
+        watched: &WatchedToken,
+        credential: &Credential,
+    ) -> Result<Option<Held>, ErrorReply> {
+        match credential.may_serve(Duration::ZERO) {
+            Serving::Wait { in_flight } => self.wait_for_provider(asked(watched), !in_flight).map(Some),
+            Serving::Token(_) | Serving::Refuse(_) => Ok(None),
+        }
+    }
+
+    /// Audits that the caller may watch a token, or gets it.
+    fn audit_watch(&self, watched: &WatchedToken, subscribed: &Subscribed, fingerprint: Option<Fingerprint>) {
+        let permitted = &subscribed.entry.settings.variants;
+        let variant = Cow::Owned(variants::as_configured(permitted, &watched.variant));
+        let record = self.decided(asked(watched), Ok(&subscribed.reason));
+        self.shared.audit.record(&Record { variant, fingerprint, ..record });
     }
 }
 
@@ -77,6 +128,7 @@ impl Watch {
                 Ok(()) = self.registry.changed() => self.subscribe().await?,
                 Ok(()) = self.ids.changed() => self.subscribe().await?,
                 Some((index, snapshot)) = self.snapshots.next() => {
+                    self.use_token(index);
                     if let Some(event) = self.event(index, &snapshot) {
                         return Ok(event);
                     }
@@ -88,33 +140,89 @@ impl Watch {
     /// Decides whether the caller may have the tokens, and subscribes to their present credentials.
     async fn subscribe(&mut self) -> Result<(), ErrorReply> {
         self.snapshots.clear();
-        let (session, names, is_first) =
-            (Arc::clone(&self.session), Arc::clone(&self.names), self.told.is_empty());
+        let (session, tokens, with_tokens) =
+            (Arc::clone(&self.session), Arc::clone(&self.tokens), self.with_tokens);
+        let is_first = self.told.is_empty();
         let subscribed = in_task(async move {
-            let (mut all, mut turn, variant) = (SelectAll::new(), None, Variant::default());
-            for (index, name) in names.iter().enumerate() {
+            let (mut all, mut turn) = (Vec::with_capacity(tokens.len()), None);
+            for (index, watched) in tokens.iter().enumerate() {
                 session.turn(&mut turn, index, STRETCH).await;
-                let asked = Asked { operation: Operation::Watch, name, variant: &variant };
-                let (entry, reason) = session.authorize(&session.registry(), asked)?;
+                let mut subscribed = session.subscribe(watched)?;
                 if is_first {
-                    session.audit(asked, Ok(&reason));
+                    session.audit_watch(watched, &subscribed, None);
                 }
-                let snapshots = snapshots(entry.credential.subscribe(), session.shared.clock.clone());
-                all.push(snapshots.map(move |snapshot| (index, snapshot)).boxed());
+                if with_tokens {
+                    subscribed.place = session.place_for_need(watched, &subscribed.credential)?;
+                }
+                all.push(subscribed);
             }
             Ok(all)
         });
-        self.snapshots = subscribed.await?;
-        self.told.resize(self.names.len(), None);
+        self.subscribed = subscribed.await?;
+        self.told.resize(self.tokens.len(), None);
+        for (index, subscribed) in self.subscribed.iter().enumerate() {
+            let published = subscribed.credential.subscribe();
+            let snapshots = snapshots(published, self.session.shared.clock.clone());
+            self.snapshots.push(snapshots.map(move |snapshot| (index, snapshot)).boxed());
+        }
         Ok(())
+    }
+
+    /// Uses a token whose events carry it, at every change, so that it is renewed as long as it is watched.
+    fn use_token(&mut self, index: usize) {
+        let Some(subscribed) = self.subscribed.get_mut(index).filter(|_| self.with_tokens) else { return };
+        let (credential, place) = (&subscribed.credential, subscribed.place.take());
+        if place.is_none() && !credential.is_resting() {
+            return credential.note_use();
+        }
+        let need = need(Arc::clone(credential), self.session.shared.clock.clone(), place);
+        self.snapshots.push(once(need).filter_map(|()| ready(None)).boxed());
     }
 
     /// The event of a token, if its condition has changed.
     fn event(&mut self, index: usize, snapshot: &Snapshot) -> Option<EventReply> {
-        let (name, last) = (self.names.get(index)?, self.told.get_mut(index)?);
-        let event = view::event(name.clone(), snapshot, &self.session.shared.clock);
-        let told = (event.state, event.held.map(|held| held.fingerprint), event.last_error);
-        (last.replace(told) != Some(told)).then_some(event)
+        let (watched, subscribed) = (self.tokens.get(index)?, self.subscribed.get(index)?);
+        let last = self.told.get_mut(index)?;
+        let mut event = view::event(index, watched.name.clone(), snapshot, &self.session.shared.clock);
+        let fingerprint = event.held.map(|held| held.fingerprint);
+        let before = last.replace((event.state, fingerprint, event.last_error));
+        if before == *last {
+            return None;
+        }
+        if self.with_tokens && fingerprint != before.and_then(|(_, fingerprint, _)| fingerprint) {
+            event.token = self.hand_out(watched, subscribed, snapshot);
+        }
+        Some(event)
+    }
+
+    /// The token itself, while it is valid.
+    fn hand_out(
+        &self,
+        watched: &WatchedToken,
+        subscribed: &Subscribed,
+        snapshot: &Snapshot,
+    ) -> Option<TokenReply> {
+        let clock = &self.session.shared.clock;
+        let token = snapshot.usable(clock.now(), Duration::ZERO)?;
+        subscribed.entry.count_hand_out();
+        self.session.audit_watch(watched, subscribed, Some(token.fingerprint));
+        Some(view::token_reply(&token, view::token_info(&token, snapshot, clock)))
+    }
+}
+
+fn asked(WatchedToken { name, variant }: &WatchedToken) -> Asked<'_> {
+    Asked { operation: Operation::Watch, name, variant }
+}
+
+/// Asks for a token as a caller does, until it is renewed again. It rests if nobody has used it for long.
+async fn need(credential: Arc<Credential>, clock: Clock, mut place: Option<Held>) {
+    loop {
+        let obtained = credential.obtain(Duration::ZERO, clock.now().after(NEED_TIMEOUT)).await;
+        drop(place.take());
+        match obtained {
+            Err(Unobtainable::Failed(_, Some(at))) if credential.is_resting() => clock.sleep_until(at).await,
+            _ => return,
+        }
     }
 }
 

@@ -70,6 +70,45 @@ async fn watches_and_what_they_watch_are_limited_over_all_of_them() {
 }
 
 #[tokio::test]
+async fn a_watch_that_needs_a_token_counts_as_a_caller_that_waits() {
+    let scene =
+        Scene::with_quota(ALICE, host(), &token("t", ALLOWED), Quota { waiting: 1, ..Quota::default() });
+    let mut watch = scene.watch_variants(&[&[]], true).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().state, State::Pending);
+    let refused = scene.watch_variants(&[&[]], true).await.map(drop).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Overloaded);
+    scene.watch(&["t"]).await.unwrap();
+    drop(watch);
+    scene.watch_variants(&[&[]], true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watched_variant_is_never_evicted() {
+    let scene = with_many_variants();
+    let mut watch = scene.watch_variants(&[&["s0"], &[], &["s1"]], false).await.unwrap();
+    let mut indices = Vec::new();
+    for _ in 0..3 {
+        indices.push(watch.next().await.unwrap().index);
+    }
+    indices.sort_unstable();
+    assert_eq!(indices, [0, 1, 2], "one event of each variant");
+    let variants = || {
+        let registry = scene.session.registry();
+        let snapshots = registry.find(&"t".parse().unwrap()).unwrap().variants.snapshots();
+        snapshots.into_iter().map(|(variant, _)| variant.scope.concat()).collect::<Vec<_>>()
+    };
+    for n in 2..40 {
+        scene.session.answer(get("t", 0, &[&format!("s{n}")])).await;
+    }
+    assert!(["s0", "s1"].iter().all(|watched| variants().contains(&(*watched).to_owned())));
+    drop(watch);
+    for n in 2..40 {
+        scene.session.answer(get("t", 0, &[&format!("s{n}")])).await;
+    }
+    assert!(!variants().contains(&"s0".to_owned()), "it is evicted once nobody watches it");
+}
+
+#[tokio::test]
 async fn variants_are_limited_over_all_tokens() {
     let forms = "scope = \"a b c\"\nvariants = { scope = [\"a\", \"b\", \"c\"] }";
     let quota = Quota { variants: 2, ..Quota::default() };
