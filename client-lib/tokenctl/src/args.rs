@@ -1,11 +1,14 @@
 //! The command line. Help, completions and manual pages come from these definitions.
 
+use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
-use tokend_client::{DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, Subject, TokenName, Variant};
+use tokend_client::{
+    DEFAULT_DEADLINE, DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, Subject, TokenName, Variant,
+};
 
 macro_rules! exit_status {
     () => {
@@ -215,6 +218,34 @@ pub(crate) enum Shell {
 }
 
 impl Args {
+    /// Reads a command line. The first argument is the program's own name.
+    pub fn read(args: &[OsString]) -> Result<Self, clap::Error> {
+        Self::plain_get(args).map_or_else(|| Self::try_parse_from(args), Ok)
+    }
+
+    /// `tokenctl [--socket PATH] get NAME`. The definitions of the whole command line take longer to build than all the rest of
+    /// such a call.
+    fn plain_get(args: &[OsString]) -> Option<Self> {
+        let (socket, verb, name) = match args {
+            [_, verb, name] => (None, verb, name),
+            [_, option, path, verb, name] if option == "--socket" => (Some(path), verb, name),
+            _ => return None,
+        };
+        // What looks like an option, or is no name, is for the definitions.
+        let looks_like_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+        if verb != "get" || looks_like_option(name) || socket.is_some_and(looks_like_option) {
+            return None;
+        }
+        let socket = socket.cloned().or_else(|| env::var_os(SOCKET_VARIABLE));
+        let command = Command::Get {
+            name: name.to_str()?.parse().ok()?,
+            min_ttl: Duration::ZERO,
+            variant: VariantArgs::default(),
+        };
+        let socket = socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
+        Some(Self { socket, json: false, deadline: DEFAULT_DEADLINE, command })
+    }
+
     /// The daemon's socket. A variable that is set to nothing counts as not set.
     pub(crate) fn socket(&self) -> PathBuf {
         let set = Some(&self.socket).filter(|path| !path.is_empty());
@@ -255,7 +286,7 @@ impl From<&SubjectArgs> for Subject {
 }
 
 /// The variant of a token, within what the configuration permits.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct VariantArgs {
     /// Only these scopes, separated by spaces.
     #[arg(long, value_name = "SCOPES")]
@@ -274,5 +305,45 @@ impl From<&VariantArgs> for Variant {
     fn from(args: &VariantArgs) -> Self {
         let scope = args.scope.iter().flat_map(|scopes| scopes.split_whitespace().map(str::to_owned));
         Self { scope: scope.collect(), resource: args.resource.clone(), audience: args.audience.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_plain_get_is_read_as_the_definitions_read_it() {
+        for line in [
+            "tokenctl get psb",
+            "tokenctl get help",
+            "tokenctl --socket /run/other.sock get psb",
+            "tokenctl --socket get get psb",
+        ] {
+            let plain = Args::plain_get(&words(line)).expect(line);
+            let defined = Args::try_parse_from(words(line)).expect(line);
+            assert_eq!(format!("{plain:?}"), format!("{defined:?}"));
+        }
+    }
+
+    #[test]
+    fn the_definitions_read_everything_else() {
+        for line in [
+            "tokenctl get",
+            "tokenctl get -h",
+            "tokenctl get --help",
+            "tokenctl get a/b",
+            "tokenctl get psb --json",
+            "tokenctl --json get psb",
+            "tokenctl --socket -x get psb",
+            "tokenctl --socket=/run/other.sock get psb",
+            "tokenctl help get",
+        ] {
+            assert!(Args::plain_get(&words(line)).is_none(), "{line}");
+        }
     }
 }

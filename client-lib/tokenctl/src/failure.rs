@@ -1,10 +1,11 @@
 //! Failures: an exit status, and a message that says what to do next.
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 use tokend_client::{Error, ErrorClass, SOCKET_VARIABLE};
 
 use crate::human::{clean, duration, rfc3339, until};
@@ -235,9 +236,14 @@ fn not_reachable(socket: &Path, cause: &io::Error) -> String {
     }
 }
 
-/// The effective user, as the daemon sees it.
+/// The effective user, as the daemon sees it. The C library would load modules to find the name, which a static program must
+/// not do.
 fn user() -> String {
-    let uid = Uid::effective();
-    let known = User::from_uid(uid).ok().flatten();
-    known.map_or_else(|| uid.to_string(), |user| user.name)
+    let uid = Uid::effective().to_string();
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        fields.next().filter(|_| fields.nth(1) == Some(uid.as_str()))
+    });
+    name.map_or(uid.clone(), str::to_owned)
 }

@@ -18,15 +18,13 @@ mod table;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 pub use args::Args;
 use failure::Failure;
 
 /// Runs the program. The first argument is its own name.
-pub fn main(args: Vec<OsString>) -> ExitCode {
+pub fn main(args: &[OsString]) -> ExitCode {
     let wants_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    match Args::try_parse_from(args) {
+    match Args::read(args) {
         Ok(args) => ended(commands::run(&args), args.json),
         Err(error) => usage(&error, wants_json),
     }

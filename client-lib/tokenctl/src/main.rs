@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tokenctl::main(std::env::args_os().collect())
+    tokenctl::main(&std::env::args_os().collect::<Vec<_>>())
 }

@@ -15,7 +15,7 @@ pub(crate) fn write(text: &str) -> Result<(), Failure> {
 
 /// Fails if standard output is the journal, which would keep a token for everyone who may read it.
 pub(crate) fn refuse_the_journal() -> Result<(), Failure> {
-    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return Ok(()) };
     let own = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
     match own {
         Ok(own) if format!("{}:{}", own.dev(), own.ino()) == stream => Err(Failure::journal()),

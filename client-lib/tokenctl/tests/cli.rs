@@ -169,6 +169,27 @@ fn event(state: State) -> EventReply {
     }
 }
 
+/// What makes the program start quickly. It is dynamic where the static C library is missing.
+#[test]
+fn the_program_loads_no_library() {
+    const LOADED: usize = 1;
+    const INTERPRETER: usize = 3;
+    let found = Command::new("cc").arg("-print-file-name=libc.a").output();
+    if !found.is_ok_and(|found| found.stdout.starts_with(b"/")) || cfg!(not(target_pointer_width = "64")) {
+        return;
+    }
+    let program = fs::read(env!("CARGO_BIN_EXE_tokenctl")).unwrap();
+    let number = |at: usize, size: usize| {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(&program[at..at + size]);
+        usize::try_from(u64::from_le_bytes(bytes)).unwrap()
+    };
+    // The table of segments of an ELF file: its place, the size of an entry, their number.
+    let (table, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+    let kinds: Vec<usize> = (0..count).map(|entry| number(table + entry * size, 4)).collect();
+    assert!(kinds.contains(&LOADED) && !kinds.contains(&INTERPRETER), "{kinds:?}");
+}
+
 #[test]
 fn get_prints_the_token_and_nothing_else() {
     let bench = Bench::new();
