@@ -22,6 +22,7 @@ mod load;
 mod machine;
 mod memory;
 mod plot;
+mod profile;
 mod rotation;
 mod server;
 mod serving;
@@ -51,12 +52,13 @@ pub(crate) struct Plan {
 
 type Part = (&'static str, fn(&Plan, &mut Report));
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("serving", serving::measure),
     ("command", command::measure),
     ("memory", memory::measure),
     ("rotation", rotation::measure),
     ("start", start::measure),
+    ("profile", profile::measure),
 ];
 
 fn main() -> ExitCode {

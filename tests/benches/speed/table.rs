@@ -35,6 +35,8 @@ pub(crate) struct Spread {
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     /// Rows that were not measured, with the reason.
+    /// What single calls consist of, as Markdown.
+    pub(crate) profiles: Vec<String>,
     pub(crate) left_out: Vec<String>,
 }
 
@@ -133,6 +135,7 @@ impl Report {
         text += "\n| what | tokend: median (min to max) | baseline | ratio | bar | met |\n\
                  | --- | --- | --- | --- | --- | --- |\n";
         self.rows.iter().for_each(|row| text += &row.markdown());
+        self.profiles.iter().for_each(|profile| text += profile);
         if !self.left_out.is_empty() {
             text += "\nLeft out:\n\n";
             for reason in &self.left_out {
