@@ -11,12 +11,12 @@ mod placement;
 mod process;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
-use tokio::io::unix::AsyncFd;
 
 use self::abilities::{GROUPS, USERS, is_mapped};
 pub use self::abilities::{abilities, has_capability};
@@ -24,7 +24,8 @@ pub use self::groups::{all_groups, few_groups};
 use self::placement::Placement;
 pub use self::placement::UNIT_NAME_MAX;
 use self::process::Process;
-use crate::access::Facts;
+pub use self::process::Processes;
+use crate::access::{Facts, Groups};
 
 /// How long a connection lasts before the end of its process is watched.
 const EXIT_WATCH_DELAY: Duration = Duration::from_secs(1);
@@ -32,9 +33,12 @@ const EXIT_WATCH_DELAY: Duration = Duration::from_secs(1);
 /// A process that connected.
 #[derive(Debug)]
 pub struct Peer {
-    pub facts: Facts,
+    /// Without its unit and executable.
+    caller: Facts,
+    /// With them, once they were asked for.
+    named: OnceLock<Box<Facts>>,
     /// `None` on a kernel without pidfds, and before Linux 6.5 for a process of another pid namespace.
-    process: Option<Process>,
+    process: Option<Arc<Process>>,
 }
 
 impl Peer {
@@ -48,15 +52,16 @@ impl Peer {
         Ok(user)
     }
 
-    /// Asks the kernel for a pidfd of the process that connected. [`Peer::identify`] and [`few_groups`] find the other
-    /// facts.
+    /// Asks the kernel for a pidfd of the process that connected. [`few_groups`] finds its supplementary groups.
     ///
     /// # Errors
     /// The process has ended (`ESRCH`): whoever holds the connection now is unidentified. Or the kernel gives no pidfd.
-    pub fn of(socket: BorrowedFd<'_>, user: Facts) -> io::Result<Self> {
+    pub fn of(socket: BorrowedFd<'_>, user: Facts, processes: &Processes) -> io::Result<Self> {
         let pidfd = getsockopt(&socket, sockopt::PeerPidfd);
         let process = Process::of_peer(pidfd, user.pid.unwrap_or_default(), user.uid, user.gid)?;
-        Ok(Self { facts: user, process })
+        let number = process.as_ref().and_then(Process::number);
+        let process = process.map(|process| processes.share(process, number));
+        Ok(Self { caller: Facts { process: number, ..user }, named: OnceLock::new(), process })
     }
 
     /// The facts about a process by its number, as if it connected now.
@@ -67,37 +72,44 @@ impl Peer {
         identified(facts, &process).ok_or_else(|| Errno::ESRCH.into())
     }
 
-    /// Adds the unit and the executable, as far as they can be proved.
-    pub fn identify(&mut self) {
-        if let Some(process) = &self.process
-            && let Some(facts) = identified(self.facts.clone(), process)
-        {
-            self.facts = facts;
-        }
+    /// Its user, groups and numbers.
+    pub fn caller(&self) -> &Facts {
+        &self.caller
+    }
+
+    pub fn set_groups(&mut self, groups: Groups) {
+        self.caller.groups = groups;
+        self.named.take();
+    }
+
+    /// All facts. The first call reads the unit and the executable, as far as they can be proved.
+    pub fn facts(&self) -> &Facts {
+        self.named.get_or_init(|| {
+            let named = self.process.as_ref().and_then(|process| identified(self.caller.clone(), process));
+            Box::new(named.unwrap_or_else(|| self.caller.clone()))
+        })
     }
 
     /// Whether the process has ended. Another process may hold its end of the connection, but has none of its rights.
     pub fn is_gone(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| !process.is_alive())
+        self.process.as_ref().is_some_and(|process| process.has_ended())
     }
 
-    /// Waits until the process has ended; forever if that cannot be watched. This only wakes an idle connection: an answer
-    /// could be sent before its task runs, so [`Peer::is_gone`] asks the kernel each time.
+    /// Has the runtime watch the process, so that [`Peer::is_gone`] costs no system call any more.
+    pub fn watch(&self) {
+        if let Some(process) = &self.process {
+            process.watch();
+        }
+    }
+
+    /// Waits until the process has ended; forever if that cannot be watched.
     pub async fn exit(&self) {
-        if self.process.is_some() {
+        if let Some(process) = &self.process {
             // Most connections are short, and this saves them the system calls of a watch.
             tokio::time::sleep(EXIT_WATCH_DELAY).await;
-        }
-        let watched = self.process.as_ref().and_then(|process| {
-            // SAFETY: the descriptor is borrowed, so it stays open and the same.
-            #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
-            unsafe { AsyncFd::register_with_interest(process.pidfd.as_fd(), tokio::io::Interest::READABLE) }
-                .ok()
-        });
-        match watched {
-            // A pidfd becomes readable when its process ends (pidfd_open(2)), and stays so.
-            Some(pidfd) if pidfd.readable().await.is_ok() => (),
-            _ => std::future::pending().await,
+            process.exit().await;
+        } else {
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -130,6 +142,7 @@ fn invocation_id(unit: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::pin::pin;
     use std::process::{Command, Stdio};
@@ -141,15 +154,15 @@ mod tests {
     impl Peer {
         /// A peer with these facts, whose process counts as alive forever.
         pub(crate) fn known(facts: Facts) -> Self {
-            Self { facts, process: None }
+            Self { caller: facts, named: OnceLock::new(), process: None }
         }
     }
 
     fn of_this_process() -> Peer {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let mut peer = Peer::of(ours.as_fd(), Peer::user(ours.as_fd()).unwrap()).unwrap();
-        peer.identify();
-        peer.facts.groups = all_groups(ours.as_fd()).unwrap();
+        let mut peer =
+            Peer::of(ours.as_fd(), Peer::user(ours.as_fd()).unwrap(), &Processes::default()).unwrap();
+        peer.set_groups(all_groups(ours.as_fd()).unwrap());
         peer
     }
 
@@ -157,7 +170,7 @@ mod tests {
     fn the_kernel_names_the_user_and_groups_of_a_peer() {
         let peer = of_this_process();
         assert!(!peer.is_gone());
-        let facts = &peer.facts;
+        let facts = peer.facts();
         assert_eq!(facts.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(facts.gid, nix::unistd::getegid().as_raw());
         assert_eq!(facts.pid, i32::try_from(std::process::id()).ok());
@@ -168,8 +181,8 @@ mod tests {
     #[test]
     fn a_process_is_identified_alike_by_its_connection_and_by_its_number() {
         let peer = of_this_process();
-        assert_eq!(peer.facts.exe.as_ref().map(|exe| exe.path.clone()), std::env::current_exe().ok());
-        assert_eq!(Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap(), peer.facts);
+        assert_eq!(peer.facts().exe.as_ref().map(|exe| exe.path.clone()), std::env::current_exe().ok());
+        assert_eq!(Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap(), *peer.facts());
     }
 
     #[test]
@@ -179,10 +192,9 @@ mod tests {
         child.wait().unwrap();
         let facts = Facts { uid: 7, pid: Some(process.pid), ..Facts::default() };
         // Its number belongs to another process now: this one.
-        let renumbered = Process { pid: nix::unistd::getpid().as_raw(), ..process };
-        let mut peer = Peer { facts: facts.clone(), process: Some(renumbered) };
-        peer.identify();
-        assert_eq!(peer.facts, facts);
+        let renumbered = Arc::new(Process::new(nix::unistd::getpid().as_raw(), process.pidfd));
+        let peer = Peer { caller: facts.clone(), named: OnceLock::new(), process: Some(renumbered) };
+        assert_eq!(*peer.facts(), facts);
         assert!(peer.is_gone());
         let ended = Peer::of_pid(i32::try_from(child.id()).unwrap()).unwrap_err();
         assert_eq!(ended.raw_os_error(), Some(nix::libc::ESRCH));
@@ -192,7 +204,13 @@ mod tests {
     async fn the_end_of_a_process_is_noticed() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
-        let peer = Peer { facts: Facts::default(), process: Some(process) };
+        let (processes, number) = (Processes::default(), process.number());
+        let process = processes.share(process, number);
+        let again = processes.share(Process::open(process.pid).unwrap(), number);
+        assert!(number.is_none() || Arc::ptr_eq(&process, &again), "its connections share it");
+        let peer = Peer { caller: Facts::default(), named: OnceLock::new(), process: Some(process) };
+        peer.watch();
+        assert!(!peer.is_gone());
         let mut exit = pin!(peer.exit());
         assert!((&mut exit).now_or_never().is_none());
         tokio::task::yield_now().await;

@@ -16,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::audit::Audit;
+use self::connection::Buffers;
 use self::fair_queue::FairQueue;
 use self::log_throttle::LogThrottle;
 use crate::access::Names;
 use crate::clock::Clock;
 use crate::engine::registry::{CredentialFactory, Registry};
+use crate::peer::Processes;
 use crate::quota::{Allowances, Quota};
 use crate::store::Store;
 
@@ -38,6 +40,9 @@ pub struct ServerState {
     pub fair_queue: Arc<FairQueue>,
     /// Held while a long list of groups is read.
     pub reading_groups: tokio::sync::Mutex<()>,
+    /// Locked for the length of a turn, never across an await.
+    pub buffers: Mutex<Buffers>,
+    pub processes: Processes,
     pub names: Arc<Names>,
     pub own_uid: u32,
     pub started_at: Timestamp,
@@ -67,6 +72,8 @@ impl ServerState {
             audit: Audit::default(),
             fair_queue: Arc::default(),
             reading_groups: tokio::sync::Mutex::default(),
+            buffers: Mutex::default(),
+            processes: Processes::default(),
             names: Arc::new(Names::of_the_host()),
             own_uid: nix::unistd::geteuid().as_raw(),
             memory: "not locked".to_owned(),

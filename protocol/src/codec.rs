@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{BadList, REPLY_MAX, REQUEST_MAX};
-use crate::{Reply, Request};
+use crate::{CallOptions, Reply, Request};
 
 /// The protocol version that this crate speaks: the first byte of every body.
 pub const VERSION: u8 = 1;
@@ -242,6 +242,31 @@ pub fn pack(part: &impl Serialize) -> Option<Box<[u8]>> {
 /// Decodes a part of a message that [`pack`] has encoded.
 pub fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Option<T> {
     decode_from_slice(packed, standard()).ok().map(|(part, _)| part)
+}
+
+/// The token and the options of a body that is a [`GetRequest`](crate::GetRequest) for a token without a variant.
+/// `None` for every other body, also for a bad one: [`decode`] says what it is. Allocates nothing.
+///
+/// ```
+/// use tokend_protocol::{CallOptions, Frame, GetRequest, Request, Variant, decode_get, encode};
+///
+/// let options = CallOptions { deadline_ms: 100, min_ttl_ms: 0 };
+/// let get = |variant| Request::Get(GetRequest { name: "bank".parse().unwrap(), options, variant });
+/// let mut wire = Vec::new();
+/// encode(&Frame { id: 7, message: get(Variant::default()) }, &mut wire)?;
+/// assert_eq!(decode_get(&wire[4..]), Some(("bank", options)));
+/// # Ok::<(), tokend_protocol::EncodeError>(())
+/// ```
+pub fn decode_get(body: &[u8]) -> Option<(&str, CallOptions)> {
+    /// The number of [`Request::Get`].
+    const GET: u32 = 0;
+    /// Three empty lists of a variant, and no extension.
+    const NO_MORE: &[u8] = &[0, 0, 0, NO_EXTENSIONS];
+    let (&[VERSION, ..], encoded) = body.split_first_chunk::<HEADER_BYTES>()? else { return None };
+    let ((GET, name, options), NO_MORE) = take::<(u32, &str, CallOptions)>(encoded).ok()? else {
+        return None;
+    };
+    Some((name, options))
 }
 
 /// Skips the list of extensions and returns the bytes after it. This release knows no extension.

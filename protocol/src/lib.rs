@@ -9,6 +9,7 @@ mod reply;
 mod request;
 mod secret;
 mod status;
+mod token_frame;
 #[cfg(feature = "tokio")]
 mod tokio;
 mod types;
@@ -17,8 +18,8 @@ mod types;
 pub use crate::tokio::Codec;
 pub use blocking::{read_frame, write_frame};
 pub use codec::{
-    BadFrame, EncodeError, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, VERSION, decode, encode, pack,
-    unpack,
+    BadFrame, EncodeError, Fault, Frame, HEADER_BYTES, LENGTH_BYTES, Message, VERSION, decode, decode_get,
+    encode, pack, unpack,
 };
 pub use explain::{ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule, SubjectFacts};
 pub use limits::{
@@ -37,6 +38,7 @@ pub use secret::Secret;
 pub use status::{
     Attribute, DaemonStatus, Deviation, HeldToken, LastError, StatusReply, TokenStatus, VariantStatus,
 };
+pub use token_frame::TokenFrame;
 pub use types::{
     BootInstant, CallOptions, ErrorClass, Fingerprint, FingerprintError, State, Timestamp, Variant,
 };

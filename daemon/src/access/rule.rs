@@ -54,6 +54,11 @@ impl Rule {
         &self.0
     }
 
+    /// Whether it is about the process and not only about its user and groups.
+    pub fn is_about_process(&self) -> bool {
+        self.0.iter().any(|condition| !matches!(condition, Condition::User(_) | Condition::Group(_)))
+    }
+
     /// The conditions with a name or a path that has to be resolved on this host.
     pub fn to_resolve(&self) -> impl Iterator<Item = &Condition> {
         self.0.iter().filter(|condition| match condition {

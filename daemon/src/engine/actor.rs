@@ -163,7 +163,7 @@ impl<P: Provider> Actor<P> {
         let snapshot = self.snapshot();
         match command {
             Command::Need { min_ttl, done } => {
-                let throttled = self.throttle.caller_held_back(snapshot.failures > 0, now);
+                let throttled = || self.throttle.caller_held_back(snapshot.failures > 0, now);
                 if matches!(may_serve(&snapshot, throttled, now, min_ttl), Serving::Wait { .. }) {
                     self.attempt(self.needed()).await;
                 }

@@ -3,6 +3,8 @@
 //! There is one actor for each distinct set of settings, so that two requests for the same token are never in flight.
 //! Only the actor publishes snapshots. Readers of a valid token wait for nothing.
 
+mod encoded_reply;
+
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::encoded_reply::EncodedReply;
 use super::actor::{Actor, Command, resume};
 use super::schedule::{self, RenewalMode, Serving};
 use super::throttle::ClientThrottle;
@@ -92,6 +95,7 @@ pub struct Snapshot {
     pub facts: Arc<BTreeMap<&'static str, String>>,
     /// By how many seconds the provider's clock was ahead of this host's at its last reply.
     pub clock_skew: Option<i64>,
+    pub reply: EncodedReply,
 }
 
 /// The handle of a credential's actor. The actor ends when the last handle is dropped.
@@ -148,6 +152,11 @@ impl Snapshot {
     /// The token, if it is valid for at least `min_ttl`.
     pub fn usable(&self, now: Instant, min_ttl: Duration) -> Option<Arc<Token>> {
         self.token.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)).cloned()
+    }
+
+    /// Whether the token is not renewed because nobody uses it.
+    pub fn is_resting(&self) -> bool {
+        self.next_attempt.is_none() && !self.in_flight
     }
 
     /// The state for `status`, `list` and the log.
@@ -227,25 +236,37 @@ impl Credential {
     pub fn may_serve(&self, min_ttl: Duration) -> Serving {
         let now = self.clock.now();
         let snapshot = self.snapshot.borrow();
-        let throttled = self.throttle.caller_held_back(snapshot.failures > 0, now);
+        let throttled = || self.throttle.caller_held_back(snapshot.failures > 0, now);
         match schedule::may_serve(&snapshot, throttled, now, min_ttl) {
             Serving::Refuse(_) if self.stop.is_cancelled() => Serving::Refuse(Unobtainable::Ended),
             serving => serving,
         }
     }
 
+    /// The snapshot with the token that a caller gets at once, if it gets one. Counts as a use.
+    pub fn serve_held(&self, min_ttl: Duration, now: Instant) -> Option<Arc<Snapshot>> {
+        let snapshot = self.snapshot();
+        // Whether the throttle would refuse a request does not matter for a token that is held.
+        if !matches!(schedule::may_serve(&snapshot, || None, now, min_ttl), Serving::Token(_)) {
+            return None;
+        }
+        self.last_used.store(now);
+        if snapshot.is_resting() {
+            // Where there is no place for another command, one of the others wakes it.
+            let _ = self.commands.try_send(Command::Wake);
+        }
+        Some(snapshot)
+    }
+
     /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.
     pub async fn obtain(&self, min_ttl: Duration, deadline: Instant) -> Result<Arc<Token>, Unobtainable> {
         let now = self.clock.now();
-        self.last_used.store(now);
+        if let Some(token) = self.serve_held(min_ttl, now).and_then(|snapshot| snapshot.token.clone()) {
+            return Ok(token);
+        }
+        self.note_use();
         match self.may_serve(min_ttl) {
-            Serving::Token(token) => {
-                if self.is_resting() {
-                    // Where there is no place for another command, one of the others wakes it.
-                    let _ = self.commands.try_send(Command::Wake);
-                }
-                return Ok(token);
-            }
+            Serving::Token(token) => return Ok(token),
             Serving::Refuse(reason) => return Err(reason),
             Serving::Wait { .. } if deadline <= now => return Err(Unobtainable::DeadlineExceeded),
             Serving::Wait { .. } => (),
@@ -297,13 +318,7 @@ impl Credential {
         let snapshot = self.snapshot();
         // A new variant has neither token nor error; its first caller is about to use it.
         let was_used = snapshot.token.is_some() || snapshot.last_error.is_some();
-        self.is_resting() && was_used && snapshot.usable(self.clock.now(), Duration::ZERO).is_none()
-    }
-
-    /// Whether the token is not renewed because nobody uses it.
-    pub fn is_resting(&self) -> bool {
-        let snapshot = self.snapshot.borrow();
-        snapshot.next_attempt.is_none() && !snapshot.in_flight
+        snapshot.is_resting() && was_used && snapshot.usable(self.clock.now(), Duration::ZERO).is_none()
     }
 
     /// When the token was last asked for.

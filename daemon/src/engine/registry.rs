@@ -34,6 +34,8 @@ pub struct Registry {
     pub admin: AdminSettings,
     /// The users, groups and executables that rules name, each once.
     pub names_in_rules: Vec<Condition>,
+    /// Whether a rule names an executable.
+    pub has_exe_rules: bool,
 }
 
 impl Registry {
@@ -68,7 +70,7 @@ impl Registry {
             credentials.insert(Arc::clone(settings), credential);
         }
         let entry = |(name, token): (&TokenName, &TokenSettings)| {
-            let known = previous.and_then(|previous| previous.find(name));
+            let known = previous.and_then(|previous| previous.find(name.as_str()));
             let credential = Arc::clone(credentials.get(&token.credential)?);
             let entry = Entry::new(name, token.clone(), credential, known.map(Arc::as_ref));
             if let Some(known) = known {
@@ -78,13 +80,15 @@ impl Registry {
         };
         let tokens = config.tokens.iter().filter_map(entry).collect();
         let names_in_rules = config.names_in_rules();
-        Self { tokens, credentials, admin: config.admin.clone(), names_in_rules }
+        let has_exe_rules = names_in_rules.iter().any(|name| matches!(name, Condition::Exe(_)));
+        Self { tokens, credentials, admin: config.admin.clone(), names_in_rules, has_exe_rules }
     }
 
     /// Returns the token on loan for a new credential of these names. It is lent only if all of the names had it, so
     /// that no name is served the token of another name.
     fn loan(&self, tokens: &[(&TokenName, &TokenSettings)], now: Instant) -> Option<Arc<Token>> {
-        let mut loans = tokens.iter().map(|(name, token)| self.find(name)?.lend_to(&token.credential, now));
+        let mut loans =
+            tokens.iter().map(|(name, token)| self.find(name.as_str())?.lend_to(&token.credential, now));
         let first = loans.next()??;
         loans.all(|other| other.is_some_and(|other| Arc::ptr_eq(&first, &other))).then_some(first)
     }
@@ -122,7 +126,7 @@ impl Registry {
         self.credentials.values().cloned().chain(variants)
     }
 
-    pub fn find(&self, name: &TokenName) -> Option<&Arc<Entry>> {
+    pub fn find(&self, name: &str) -> Option<&Arc<Entry>> {
         self.tokens.get(name)
     }
 

@@ -101,14 +101,14 @@ pub enum Serving {
 }
 
 /// The one serving rule: decides whether a caller that needs a token for `min_ttl` gets it, waits, or is refused.
-/// `throttled` is why the throttle would refuse a request for a caller.
+/// `throttled` returns why the throttle would refuse a request for a caller.
 ///
 /// A valid token is served whatever failed since it was granted. Without one, the provider is asked, unless this
 /// token's back-off or the host's `Retry-After` is still running: requests on behalf of waiting callers would keep a
 /// provider down.
 pub fn may_serve(
     snapshot: &Snapshot,
-    throttled: Option<HeldBack>,
+    throttled: impl FnOnce() -> Option<HeldBack>,
     now: Instant,
     min_ttl: Duration,
 ) -> Serving {
@@ -120,7 +120,7 @@ pub fn may_serve(
     if snapshot.in_flight && !is_short_lived {
         return Serving::Wait { in_flight: true };
     }
-    let held_back = held_back(snapshot, throttled, now);
+    let held_back = held_back(snapshot, throttled(), now);
     let Some(token) = valid else {
         return held_back.map_or(Serving::Wait { in_flight: false }, |(failed, until)| {
             Serving::Refuse(Unobtainable::Failed(failed, Some(until)))
@@ -384,7 +384,7 @@ mod tests {
             class,
             by_probe: false,
         });
-        match may_serve(snapshot, quiet, now, Duration::from_secs(min_ttl)) {
+        match may_serve(snapshot, || quiet, now, Duration::from_secs(min_ttl)) {
             Serving::Token(_) => "token".to_owned(),
             Serving::Wait { in_flight } => format!("wait, in flight: {in_flight}"),
             Serving::Refuse(Unobtainable::Failed(failed, Some(until))) => {

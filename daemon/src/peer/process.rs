@@ -1,14 +1,20 @@
 //! A process, identified by its pidfd. A pidfd never refers to another process, even if the number is used again
 //! (`pidfd_open(2)`).
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::fstatfs;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::placement::Placement;
 use crate::access::{Executable, Facts, Id};
@@ -16,16 +22,46 @@ use crate::access::{Executable, Facts, Id};
 /// Room for `/proc/PID/cgroup`, read at once: several paths of the greatest length on a host with more than one hierarchy.
 const CGROUP_BYTES: usize = 16 * 1024;
 
+/// The magic number of the file system of pidfds (linux/magic.h). Its inodes are numbered for good on 64-bit machines.
+const PIDFS: libc::c_long = 0x5049_4446;
+
 /// A process, alive or not. One of another pid namespace has the number 0 here.
 #[derive(Debug)]
 pub(super) struct Process {
     /// Its number, which may be another process's as soon as this one has ended.
     pub(super) pid: i32,
-    /// Becomes readable when the process ends.
+    /// Becomes readable when the process ends, and stays so (`pidfd_open(2)`).
     pub(super) pidfd: OwnedFd,
+    /// A copy that the runtime watches; `None` if it cannot.
+    watched: OnceLock<Option<AsyncFd<OwnedFd>>>,
+}
+
+/// The processes that are connected. All connections of one share its pidfd.
+#[derive(Debug, Default)]
+pub struct Processes(Mutex<HashMap<u64, Weak<Process>>>);
+
+impl Processes {
+    /// The one copy of a process with this number.
+    pub(super) fn share(&self, process: Process, number: Option<u64>) -> Arc<Process> {
+        let Some(number) = number else { return Arc::new(process) };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(process) = known.get(&number).and_then(Weak::upgrade) {
+            return process;
+        }
+        if known.len() == known.capacity() {
+            known.retain(|_, process| process.strong_count() > 0);
+        }
+        let process = Arc::new(process);
+        known.insert(number, Arc::downgrade(&process));
+        process
+    }
 }
 
 impl Process {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, watched: OnceLock::new() }
+    }
+
     /// The process that connected, by what the kernel answered to `SO_PEERPIDFD`. Before Linux 6.5 there is only its number.
     /// `None` without pidfds: the process's end cannot be noticed, and nothing about it can be proved.
     ///
@@ -39,7 +75,7 @@ impl Process {
         gid: u32,
     ) -> io::Result<Option<Self>> {
         match pidfd {
-            Ok(pidfd) => Ok(Some(Self { pid, pidfd })),
+            Ok(pidfd) => Ok(Some(Self::new(pid, pidfd))),
             Err(Errno::ENOPROTOOPT) => Self::by_number(Self::open(pid), uid, gid),
             Err(Errno::EINVAL) => Err(Errno::ESRCH.into()),
             Err(error) => Err(error.into()),
@@ -72,7 +108,43 @@ impl Process {
             let number = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
             OwnedFd::from_raw_fd(RawFd::try_from(number).map_err(|_| Errno::EOVERFLOW)?)
         };
-        Ok(Self { pid, pidfd })
+        Ok(Self::new(pid, pidfd))
+    }
+
+    /// The inode of the pidfd, which is another one for each process until the next boot. `None` before Linux 6.9, when all
+    /// pidfds had the same.
+    pub(super) fn number(&self) -> Option<u64> {
+        static ARE_NUMBERED: OnceLock<bool> = OnceLock::new();
+        let is_of_pidfs = || fstatfs(&self.pidfd).is_ok_and(|found| found.filesystem_type().0 == PIDFS);
+        let are_numbered = size_of::<usize>() == 8 && *ARE_NUMBERED.get_or_init(is_of_pidfs);
+        fstat(&self.pidfd).ok().filter(|_| are_numbered).map(|found| found.st_ino)
+    }
+
+    /// Whether the process has ended. While the runtime watches it, this is as of the last time that the runtime asked the
+    /// kernel for events. Events come in order, so a connection does not become readable by others before its process's end
+    /// is known.
+    pub(super) fn has_ended(&self) -> bool {
+        let watched = self.watched.get().and_then(Option::as_ref);
+        let has_event = watched.is_none_or(|pidfd| pidfd.try_io(Interest::READABLE, |_| Ok(())).is_ok());
+        has_event && !self.is_alive()
+    }
+
+    pub(super) fn watch(&self) -> Option<&AsyncFd<OwnedFd>> {
+        let registered = || {
+            let pidfd = self.pidfd.try_clone().ok()?;
+            // SAFETY: the descriptor is owned, so it stays open and the same.
+            #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
+            unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.ok()
+        };
+        self.watched.get_or_init(registered).as_ref()
+    }
+
+    /// Waits until the process has ended; forever if that cannot be watched.
+    pub(super) async fn exit(&self) {
+        match self.watch() {
+            Some(pidfd) if pidfd.readable().await.is_ok() => (),
+            _ => std::future::pending().await,
+        }
     }
 
     /// Whether the process runs. A zombie does not.
@@ -101,7 +173,7 @@ impl Process {
             _ => error,
         })?;
         let owner = owner(&status).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Facts { pid: Some(self.pid), ..owner })
+        Ok(Facts { pid: Some(self.pid), process: self.number(), ..owner })
     }
 
     /// The executable; `None` where this process may not see it (proc(5): it takes the right to trace the process) and where

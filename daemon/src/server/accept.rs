@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,7 +18,7 @@ use nix::sys::socket::{Backlog, SockFlag, accept4, listen};
 use tokend_protocol::{ErrorCode, Frame, Reply, encode};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::task::{spawn_blocking, yield_now};
 
 use crate::access::{Facts, Groups};
@@ -170,11 +171,12 @@ fn admit(
             return Ok(ADMIT_UNITS);
         }
     };
-    match Peer::of(socket.as_fd(), user) {
+    match Peer::of(socket.as_fd(), user, &shared.processes) {
         Ok(peer) => {
-            let state = Arc::clone(shared);
+            let session = Arc::new(Session::new(Arc::clone(shared), peer));
+            let stream = Stream::new(socket, descriptors);
             shared.connections.spawn(async move {
-                if let Err(error) = serve(socket, descriptors, peer, held, state).await {
+                if let Err(error) = serve(stream, session, held).await {
                     tracing::debug!(%error, "a connection ended");
                 }
             });
@@ -208,47 +210,46 @@ fn take_place(uid: u32, shared: &ServerState, now: Instant) -> Result<Held, &'st
     allowance.take(Resource::Connections, 1).map_err(|excess| excess.reason)
 }
 
-/// Identifies the caller in a turn of its user, and serves the connection.
-async fn serve(
-    socket: OwnedFd,
-    descriptors: Descriptors,
-    mut peer: Peer,
-    held: Held,
-    shared: Arc<ServerState>,
-) -> io::Result<()> {
-    let user_queue = shared.fair_queue.join(peer.facts.uid);
-    let turn = user_queue.turn().await;
-    // The user's other connections may have taken long.
-    if has_hung_up(&socket) {
-        descriptors.discard(&socket);
-        return Ok(());
-    }
-    user_queue.spend(IDENTIFY_UNITS);
-    peer.identify();
-    let stream = Stream::new(UnixStream::from_std(socket.into())?);
-    let (groups, turn) = if let Some(groups) = peer::few_groups(stream.socket.as_fd())? {
-        (groups, turn)
-    } else {
-        drop(turn);
-        let groups = many_groups(&stream, &held.allowance, &shared).await?;
-        let turn = user_queue.turn().await;
-        user_queue.spend(SHARE_MANY_GROUPS_UNITS);
-        (groups, turn)
-    };
-    let groups = held.allowance.share_groups(groups);
-    drop(turn);
-    match groups {
-        Ok(groups) => peer.facts.groups = groups,
-        Err(excess) => {
-            refuse(&stream.socket, descriptors, &shared, &peer.facts, excess.reason);
+/// Reads the caller's groups in a turn of its user, and serves the connection.
+async fn serve(stream: Stream, mut session: Arc<Session>, held: Held) -> io::Result<()> {
+    let (shared, user_queue) = (Arc::clone(&session.shared), Arc::clone(&session.user_queue));
+    let mut turn = user_queue.turn().now_or_never();
+    if turn.is_none() {
+        turn = Some(user_queue.turn().await);
+        // The user's other connections may have taken long.
+        if has_hung_up(&stream) {
             return Ok(());
         }
     }
-    if let Some(exe) = &peer.facts.exe {
-        shared.names.recheck(exe).await;
+    user_queue.spend(IDENTIFY_UNITS);
+    let groups = if let Some(groups) = peer::few_groups(stream.as_fd())? {
+        groups
+    } else {
+        drop(turn.take());
+        let groups = Box::pin(many_groups(&stream, &held.allowance, &shared)).await?;
+        turn = Some(user_queue.turn().await);
+        user_queue.spend(SHARE_MANY_GROUPS_UNITS);
+        groups
+    };
+    let groups = held.allowance.share_groups(groups);
+    drop(turn);
+    match (groups, Arc::get_mut(&mut session)) {
+        (Ok(groups), Some(session)) => session.peer.set_groups(groups),
+        (Err(excess), _) => {
+            refuse(&stream, stream.descriptors, &shared, session.peer.caller(), excess.reason);
+            return Ok(());
+        }
+        // Nothing else has it yet.
+        (Ok(_), None) => return Ok(()),
+    }
+    // The caller may run a file that has just replaced the one that a rule means.
+    let has_exe_rules = shared.registry.borrow().has_exe_rules;
+    if has_exe_rules && let Some(exe) = &session.peer.facts().exe {
+        Box::pin(shared.names.recheck(exe)).await;
     }
     let stop = shared.stop.clone();
-    Connection::new(stream, Arc::new(Session::new(shared, peer)), stop).run().await
+    drop((shared, user_queue));
+    Connection::new(stream, session, stop).run().await
 }
 
 /// Reads a long list of groups on another thread, one list at a time, for users in turn: it takes a processor for longer than
@@ -256,10 +257,10 @@ async fn serve(
 async fn many_groups(stream: &Stream, allowance: &Allowance, shared: &ServerState) -> io::Result<Groups> {
     let _of_user = allowance.reading_groups.lock().await;
     let _of_all = shared.reading_groups.lock().await;
-    if has_hung_up(&stream.socket) {
+    if has_hung_up(stream) {
         return Err(io::ErrorKind::NotConnected.into());
     }
-    let socket = stream.socket.as_fd().try_clone_to_owned()?;
+    let socket = stream.as_fd().try_clone_to_owned()?;
     spawn_blocking(move || peer::all_groups(socket.as_fd())).await.map_err(io::Error::other)?
 }
 
@@ -272,7 +273,7 @@ fn refuse(
     reason: &'static str,
 ) {
     let refusal = Refusal::TooMuch(reason);
-    shared.audit.record(&Record::new(facts, Operation::Connect, None, Err(refusal)));
+    shared.audit.record_as_it_is(&Record::new(facts, Operation::Connect, None, Err(refusal)));
     turn_away(socket, descriptors, reason);
 }
 

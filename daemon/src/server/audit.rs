@@ -6,14 +6,17 @@ mod aggregator;
 mod record;
 mod sample;
 
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use self::aggregator::Aggregator;
+pub use self::aggregator::Place;
 pub use self::record::Record;
 use crate::clock::Clock;
+use crate::peer::Peer;
 
 /// How long repetitions are counted before their count is recorded. A process that is killed loses the last window.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -67,7 +70,7 @@ impl Audit {
     /// Records the counts of each window when it ends. Never returns.
     pub async fn write_windows(&self, clock: &Clock) {
         loop {
-            if self.aggregator().kinds.is_empty() {
+            if self.aggregator().counts.is_empty() {
                 self.begun.notified().await;
             }
             clock.sleep_until(clock.now().after(WINDOW)).await;
@@ -84,11 +87,21 @@ impl Audit {
         while self.write_count() {}
     }
 
-    /// Records a decision: at once if it is the first of its kind.
-    pub fn record(&self, record: &Record<'_>) {
+    /// Records a decision about a connected process: at once if it is the first of its kind, and then with the unit and the
+    /// program of the process. Returns where to count it if it is repeated: see [`Audit::repeat`].
+    pub fn record(&self, record: &Record<'_>, peer: &Peer) -> Option<Place> {
+        let known = self.aggregator().place(record);
+        if known.is_some_and(|place| self.repeat(place)) {
+            return known;
+        }
+        self.record_as_it_is(&Record { peer: Cow::Borrowed(peer.facts()), ..record.clone() })
+    }
+
+    /// Records a decision with no more facts than it has.
+    pub fn record_as_it_is(&self, record: &Record<'_>) -> Option<Place> {
         let mut aggregator = self.aggregator();
-        let begins = aggregator.kinds.is_empty();
-        let is_first = aggregator.add(record);
+        let begins = aggregator.counts.is_empty();
+        let (is_first, place) = aggregator.add(record);
         drop(aggregator);
         if begins {
             self.begun.notify_one();
@@ -96,6 +109,12 @@ impl Audit {
         if is_first {
             record.write(None);
         }
+        place
+    }
+
+    /// Counts a decision once more that is equal in all that is recorded. Returns `false` if it must be recorded anew.
+    pub fn repeat(&self, place: Place) -> bool {
+        self.aggregator().repeat(place)
     }
 
     /// Writes a count that is due. Returns whether there was one.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +16,13 @@ use tokend_protocol::{
     BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, StatusRequest,
     WatchRequest, decode, encode,
 };
-use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::quota::Resource;
 use crate::server::session::{Session, in_task, refusal};
-use crate::server::stream::{Stream, send_now};
+use crate::server::stream::Stream;
 
 /// How long a peer may take to send its first request.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_MAX: usize = 4 * 1024;
 
 /// Bytes of answers that wait to be written together.
-const UNWRITTEN_MAX: usize = 16 * 1024;
+const UNWRITTEN_MAX: usize = 64 * 1024;
 
 /// The work for a frame besides a unit for itself: bytes that cost a unit to read or write, and elements of lists that cost
 /// a unit to decode and to decide about.
@@ -54,19 +54,35 @@ pub struct Connection {
     stop: CancellationToken,
     /// Bytes that have come and are not handled: frames for the next turn, or the beginning of one.
     input: Vec<u8>,
-    /// Answers to be written. Freed, and so zeroed, when they are: an idle connection holds no token.
-    output: Vec<u8>,
-    /// Answers that have to be waited for.
+    /// Requests that could not be answered at once. Most connections never have one.
+    waiting: Option<Box<Waiting>>,
+    /// Whether more requests are taken.
+    reading: bool,
+    /// When the frame that is awaited must be complete.
+    deadline: Option<Instant>,
+}
+
+/// What the answers of a connection have to be waited for.
+#[derive(Default)]
+struct Waiting {
     pending: FuturesUnordered<BoxFuture<'static, Frame<Reply>>>,
     /// Held by the long answer that is being made. The others of the connection wait, so that a peer that does not read holds
     /// up few of its user's.
     long_answer: Arc<Mutex<()>>,
     /// Watches. Each counts towards the user's quota of watches, not of requests in flight.
     watches: SelectAll<BoxStream<'static, Frame<Reply>>>,
-    /// Whether more requests are taken.
-    reading: bool,
-    /// When the frame that is awaited must be complete.
-    deadline: Option<Instant>,
+}
+
+impl Waiting {
+    /// The next answer, if there will be one.
+    async fn next(&mut self) -> Option<Frame<Reply>> {
+        tokio::select! {
+            biased;
+            Some(answer) = self.pending.next() => Some(answer),
+            Some(event) = self.watches.next() => Some(event),
+            else => None,
+        }
+    }
 }
 
 impl Connection {
@@ -76,10 +92,7 @@ impl Connection {
             session,
             stop,
             input: Vec::new(),
-            output: Vec::new(),
-            pending: FuturesUnordered::new(),
-            long_answer: Arc::default(),
-            watches: SelectAll::new(),
+            waiting: None,
             reading: true,
             deadline: Some(Instant::now() + FIRST_FRAME_TIMEOUT),
         }
@@ -87,98 +100,143 @@ impl Connection {
 
     /// Serves the connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
     pub async fn run(mut self) -> io::Result<()> {
-        let session = Arc::clone(&self.session);
-        let mut exit = std::pin::pin!(session.peer.exit());
-        while self.reading || !self.pending.is_empty() || !self.watches.is_empty() {
-            let has_frame = self.has_frame();
+        let (session, stop) = (Arc::clone(&self.session), self.stop.clone());
+        let (mut exit, mut stopped) = (pin!(session.peer.exit()), pin!(stop.cancelled()));
+        let mut is_first_turn = true;
+        while self.reading || self.waiting.is_some() {
+            // The first request has mostly come with the connection.
+            let may_read = is_first_turn || self.has_frame();
             let deadline = self.deadline.filter(|_| self.reading);
             let answer = tokio::select! {
                 biased;
                 () = &mut exit => return self.check_peer(),
-                () = self.stop.cancelled(), if self.reading => {
+                () = &mut stopped, if self.reading => {
                     self.reading = false;
                     continue;
                 }
-                Some(answer) = self.pending.next() => Some(answer),
-                Some(event) = self.watches.next() => Some(event),
-                () = std::future::ready(()), if self.reading && has_frame => None,
-                readable = self.stream.socket.readable(), if self.reading => readable.map(|()| None)?,
+                answer = next(&mut self.waiting), if self.waiting.is_some() => {
+                    if answer.is_none() {
+                        self.waiting = None;
+                        continue;
+                    }
+                    answer
+                }
+                () = std::future::ready(()), if self.reading && may_read => None,
+                readable = self.stream.readable(), if self.reading => readable.map(|()| None)?,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame"));
                 }
             };
             let turn = session.user_queue.turn().await;
-            let handled = match answer {
-                Some(answer) => self.answer(answer),
-                None => self.receive(),
-            };
+            let (handled, unwritten) = self.take_turn(answer, &mut session.buffers());
             drop(turn);
-            self.flush().await?;
+            if !unwritten.is_empty() {
+                Box::pin(self.write(unwritten)).await?;
+            }
             handled?;
+            if !mem::take(&mut is_first_turn) && self.reading {
+                session.peer.watch();
+            }
         }
         Ok(())
     }
 
+    /// Does the work of a turn: an answer that was waited for, or what has come. Returns the answers for which there is no
+    /// room yet.
+    fn take_turn(
+        &mut self,
+        answer: Option<Frame<Reply>>,
+        buffers: &mut Buffers,
+    ) -> (io::Result<()>, Vec<u8>) {
+        let Buffers { input, output } = buffers;
+        let handled = match answer {
+            Some(answer) => self.answer(answer, output),
+            None => self.receive(input, output),
+        };
+        let written = if output.is_empty() { Ok(0) } else { self.stream.try_write(output) };
+        let (written, unwritten) = match written {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (Ok(()), output.clone()),
+            Err(error) => (Err(error), Vec::new()),
+            Ok(written) => (Ok(()), output.get(written..).unwrap_or_default().to_vec()),
+        };
+        buffers.wipe();
+        (written.and(handled), unwritten)
+    }
+
     /// Reads once, unless frames are left from the last turn, and handles what has come.
-    fn receive(&mut self) -> io::Result<()> {
+    fn receive(&mut self, room: &mut [u8], output: &mut Vec<u8>) -> io::Result<()> {
+        let mut read = 0;
         if !self.has_frame() {
-            let mut room = [0; READ_MAX];
-            match self.stream.try_read(&mut room) {
+            match self.stream.try_read(room) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Ok(0) => {
                     self.reading = false;
                     // The end of the input ends the watches too: a peer that wants events keeps its sending side open.
                     // Otherwise a peer that has left would be noticed only when the next event is written.
-                    self.watches.clear();
+                    if let Some(waiting) = &mut self.waiting {
+                        waiting.watches.clear();
+                    }
                     return Ok(());
                 }
-                read => self.input.extend_from_slice(room.get(..read?).unwrap_or_default()),
+                bytes => read = bytes?,
             }
         }
         self.check_peer()?;
-        let handled = self.handle_frames();
-        if !self.input.is_empty() {
+        let (mut kept, new) = (mem::take(&mut self.input), room.get(..read).unwrap_or_default());
+        let input = if kept.is_empty() {
+            new
+        } else {
+            kept.extend_from_slice(new);
+            &kept
+        };
+        let (handled, rest) = self.handle_frames(input, output);
+        self.input = rest.to_vec();
+        if !rest.is_empty() {
             self.deadline.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
         }
         handled
     }
 
-    /// Handles the frames that have come, until the user's allowance is spent or enough output waits.
-    fn handle_frames(&mut self) -> io::Result<()> {
-        let input = mem::take(&mut self.input);
-        let mut rest = input.as_slice();
+    /// Handles the frames that have come, until the user's allowance is spent or enough output waits. Returns the rest.
+    fn handle_frames<'a>(&mut self, input: &'a [u8], output: &mut Vec<u8>) -> (io::Result<()>, &'a [u8]) {
+        let (mut rest, mut last) = (input, None);
         let mut has_turn = true;
-        while has_turn && self.output.len() < UNWRITTEN_MAX {
+        while has_turn && output.len() < UNWRITTEN_MAX {
             let Some((length, frame)) = length_of(rest) else { break };
             if length > REQUEST_MAX {
                 // The next frame cannot be found any more, so this answer is the last one.
                 let message = "the frame is larger than a request may be";
-                self.send(0, Reply::Error(refusal(ErrorCode::InvalidRequest, message)));
-                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+                send(0, Reply::Error(refusal(ErrorCode::InvalidRequest, message)), output);
+                return (Err(io::Error::new(io::ErrorKind::InvalidData, message)), rest);
             }
             let Some((body, next)) = frame.split_at_checked(length) else { break };
             rest = next;
             self.deadline = None;
-            let mut units = cost(body.len());
-            match decode::<Request>(body) {
-                Ok(Frame { id, message }) => {
-                    units += units_of(message.elements(), ELEMENTS_PER_UNIT);
-                    self.request(id, message, length);
-                }
-                Err(BadFrame { id, fault }) => {
-                    units += FAULT_UNITS;
-                    let code = match fault {
-                        Fault::Version(_) => ErrorCode::UnsupportedVersion,
-                        Fault::UnknownMessage(_) => ErrorCode::UnknownRequest,
-                        _ => ErrorCode::InvalidRequest,
-                    };
-                    self.send(id, Reply::Error(refusal(code, fault.to_string())));
-                }
-            }
+            let is_held = self.session.get_held(body, &mut last, output);
+            let units = cost(body.len()) + if is_held { 0 } else { self.handle(body, output) };
             has_turn = self.session.user_queue.spend(units);
         }
-        self.input = rest.to_vec();
-        Ok(())
+        (Ok(()), rest)
+    }
+
+    /// Handles a frame. Returns what that costs besides its bytes.
+    fn handle(&mut self, body: &[u8], output: &mut Vec<u8>) -> u32 {
+        match decode::<Request>(body) {
+            Ok(Frame { id, message }) => {
+                let units = units_of(message.elements(), ELEMENTS_PER_UNIT);
+                self.request(id, message, body.len(), output);
+                units
+            }
+            Err(BadFrame { id, fault }) => {
+                let code = match fault {
+                    Fault::Version(_) => ErrorCode::UnsupportedVersion,
+                    Fault::UnknownMessage(_) => ErrorCode::UnknownRequest,
+                    _ => ErrorCode::InvalidRequest,
+                };
+                send(id, Reply::Error(refusal(code, fault.to_string())), output);
+                FAULT_UNITS
+            }
+        }
     }
 
     /// Whether a whole frame has come, or the beginning of one that is too long.
@@ -188,18 +246,17 @@ impl Connection {
 
     /// Sends an answer that was waited for and those that are ready as well, until the user's allowance is spent or enough
     /// output waits.
-    fn answer(&mut self, first: Frame<Reply>) -> io::Result<()> {
+    fn answer(&mut self, first: Frame<Reply>, output: &mut Vec<u8>) -> io::Result<()> {
         self.check_peer()?;
         let mut answer = Some(first);
         while let Some(Frame { id, message }) = answer {
-            let before = self.output.len();
-            self.send(id, message);
-            let units = cost(self.output.len() - before);
-            if !self.session.user_queue.spend(units) || self.output.len() >= UNWRITTEN_MAX {
+            let before = output.len();
+            send(id, message, output);
+            let units = cost(output.len() - before);
+            if !self.session.user_queue.spend(units) || output.len() >= UNWRITTEN_MAX {
                 break;
             }
-            answer = self.pending.next().now_or_never().flatten();
-            answer = answer.or_else(|| self.watches.next().now_or_never().flatten());
+            answer = next(&mut self.waiting).now_or_never().flatten();
         }
         Ok(())
     }
@@ -214,64 +271,83 @@ impl Connection {
     }
 
     /// Begins the answer to a request of so many bytes.
-    fn request(&mut self, id: u32, request: Request, bytes: usize) {
+    fn request(&mut self, id: u32, request: Request, bytes: usize, output: &mut Vec<u8>) {
         let session = Arc::clone(&self.session);
         let is_long =
             matches!(&request, Request::List(_) | Request::Status(StatusRequest { name: None, .. }));
         if let Request::Watch(request) = request {
-            return self.watches.push(events(session, id, request, self.stop.clone()));
+            let events = events(session, id, request, self.stop.clone());
+            return self.waiting.get_or_insert_default().watches.push(events);
         }
         let mut answer = async move { session.answer(request).await }.boxed();
         if !is_long && let Some(message) = (&mut answer).now_or_never() {
-            return self.send(id, message);
+            return send(id, message, output);
         }
-        let long_answer = Arc::clone(&self.long_answer);
         let held = self.session.take(Resource::InFlight, 1);
         match held.and_then(|held| Ok([held, self.session.take(Resource::RequestBytes, bytes)?])) {
-            Err(refused) => self.send(id, Reply::Error(refused)),
-            Ok(held) => self.pending.push(Box::pin(async move {
-                let [in_flight, _] = &held;
-                let message = if is_long {
-                    let _of_connection = long_answer.lock().await;
-                    let _of_user = in_flight.allowance.long_answers.acquire().await;
-                    in_task(answer.map(Ok)).await.unwrap_or_else(Reply::Error)
-                } else {
-                    answer.await
-                };
-                drop(held);
-                Frame { id, message }
-            })),
+            Err(refused) => send(id, Reply::Error(refused), output),
+            Ok(held) => {
+                let waiting = self.waiting.get_or_insert_default();
+                let long_answer = Arc::clone(&waiting.long_answer);
+                waiting.pending.push(Box::pin(async move {
+                    let [in_flight, _] = &held;
+                    let message = if is_long {
+                        let _of_connection = long_answer.lock().await;
+                        let _of_user = in_flight.allowance.long_answers.acquire().await;
+                        in_task(answer.map(Ok)).await.unwrap_or_else(Reply::Error)
+                    } else {
+                        answer.await
+                    };
+                    drop(held);
+                    Frame { id, message }
+                }));
+            }
         }
     }
 
-    /// Appends an answer to the output, or a refusal in place of one that is larger than a reply may be.
-    fn send(&mut self, id: u32, message: Reply) {
-        if let Err(error) = encode(&Frame { id, message }, &mut self.output) {
-            tracing::error!(%error, "an answer was larger than a reply may be");
-            let refused = refusal(ErrorCode::NeedsOperator, "the answer is larger than a reply may be");
-            // A refusal fits.
-            let _ = encode(&Frame { id, message: Reply::Error(refused) }, &mut self.output);
-        }
-    }
-
-    /// Writes the output. What the peer does not take at once counts as unread, and too much of that over all
-    /// connections of a user ends this one.
-    async fn flush(&mut self) -> io::Result<()> {
-        let output = mem::take(&mut self.output);
-        if output.is_empty() {
-            return Ok(());
-        }
-        let rest = match send_now(&self.stream.socket, &output) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => output.as_slice(),
-            written => output.get(written?..).unwrap_or_default(),
-        };
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let unread = self.session.take(Resource::UnreadBytes, rest.len());
+    /// Writes answers as the peer reads them. They count as unread, and too much of that over all connections of a user
+    /// ends this one.
+    async fn write(&mut self, answers: Vec<u8>) -> io::Result<()> {
+        let unread = self.session.take(Resource::UnreadBytes, answers.len());
         let _held = unread.map_err(|refused| io::Error::other(refused.message))?;
-        let written = timeout(WRITE_TIMEOUT, self.stream.socket.write_all(rest)).await;
+        let written = timeout(WRITE_TIMEOUT, self.stream.write_all(&answers)).await;
         written.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the peer does not read its answers"))?
+    }
+}
+
+async fn next(waiting: &mut Option<Box<Waiting>>) -> Option<Frame<Reply>> {
+    waiting.as_mut()?.next().await
+}
+
+/// Room for the bytes of a turn, which all connections share: an idle connection has none.
+#[derive(Debug)]
+pub struct Buffers {
+    input: Box<[u8]>,
+    output: Vec<u8>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { input: vec![0; READ_MAX].into(), output: Vec::new() }
+    }
+}
+
+impl Buffers {
+    /// Leaves no token behind, and not much memory after a long answer.
+    fn wipe(&mut self) {
+        self.output.fill(0);
+        self.output.clear();
+        self.output.shrink_to(2 * UNWRITTEN_MAX);
+    }
+}
+
+/// Appends an answer to the output, or a refusal in place of one that is larger than a reply may be.
+fn send(id: u32, message: Reply, output: &mut Vec<u8>) {
+    if let Err(error) = encode(&Frame { id, message }, output) {
+        tracing::error!(%error, "an answer was larger than a reply may be");
+        let refused = refusal(ErrorCode::NeedsOperator, "the answer is larger than a reply may be");
+        // A refusal fits.
+        let _ = encode(&Frame { id, message: Reply::Error(refused) }, output);
     }
 }
 
@@ -318,7 +394,7 @@ mod tests {
 
     use nix::sys::socket::{setsockopt, sockopt};
     use tokend_protocol::{REPLY_MAX, TokenName, VersionReply, read_frame};
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
     use tokio::task::JoinHandle;
 
@@ -332,6 +408,7 @@ mod tests {
     use crate::peer::Peer;
     use crate::quota::{Allowances, Quota};
     use crate::server::ServerState;
+    use crate::server::stream::Descriptors;
     use crate::store::Store;
 
     const CONFIG: &str = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:1/\"\nclient_id = \"c\"\n\
@@ -355,9 +432,10 @@ mod tests {
     fn connection(shared: &Arc<ServerState>) -> (Connection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         setsockopt(&ours, sockopt::SndBuf, &4096).unwrap();
+        let ours = Stream::new(ours.into_std().unwrap().into(), Descriptors::MayCome);
         let peer = Peer::known(Facts { uid: 7, gid: 7, ..Facts::default() });
         let session = Arc::new(Session::new(Arc::clone(shared), peer));
-        (Connection::new(Stream::new(ours), session, CancellationToken::new()), theirs)
+        (Connection::new(ours, session, CancellationToken::new()), theirs)
     }
 
     fn serve(connection: Connection) -> JoinHandle<io::Result<()>> {
@@ -401,9 +479,10 @@ mod tests {
             let _other_user = shared.fair_queue.join(8);
             let (mut connection, _peer) = connection(&shared);
             let frame = wire([request]);
-            connection.input = frame.repeat(20);
-            connection.handle_frames().unwrap();
-            20 - connection.input.len() / frame.len()
+            let input = frame.repeat(20);
+            let (handled, rest) = connection.handle_frames(&input, &mut Vec::new());
+            handled.unwrap();
+            20 - rest.len() / frame.len()
         };
         let watch = |count: usize, length: usize| {
             let name = |number| format!("{number:0>length$}").parse::<TokenName>().unwrap();
@@ -437,16 +516,16 @@ mod tests {
         assert_eq!(refused, [64, 65].map(|id| (id, ErrorCode::Overloaded)));
     }
 
-    #[tokio::test]
-    async fn an_answer_that_is_too_large_is_refused_and_the_others_are_sent() {
+    #[test]
+    fn an_answer_that_is_too_large_is_refused_and_the_others_are_sent() {
         let version = |daemon: String| {
             Reply::Version(VersionReply { daemon, oldest: 1, newest: 1, highest_request: 8 })
         };
-        let (mut connection, _peer) = connection(&server_state());
-        connection.send(1, version("1".into()));
-        connection.send(2, version("2".repeat(REPLY_MAX)));
-        connection.send(3, version("3".into()));
-        let mut wire = connection.output.as_slice();
+        let mut output = Vec::new();
+        send(1, version("1".into()), &mut output);
+        send(2, version("2".repeat(REPLY_MAX)), &mut output);
+        send(3, version("3".into()), &mut output);
+        let mut wire = output.as_slice();
         let mut next = || read_frame::<Reply>(&mut wire).unwrap().unwrap().unwrap();
         assert_eq!(next(), Frame { id: 1, message: version("1".into()) });
         let refused = next();
@@ -460,7 +539,7 @@ mod tests {
     async fn a_peer_that_does_not_read_the_refusal_of_its_frame_holds_up_no_other_connection() {
         let shared = server_state();
         let (slow, mut silent) = connection(&shared);
-        while send_now(&slow.stream.socket, &[0; 64]).is_ok() {}
+        while slow.stream.try_write(&[0; 64]).is_ok() {}
         let slow = serve(slow);
         silent.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
         let (other, mut peer) = connection(&shared);

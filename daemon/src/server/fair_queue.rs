@@ -78,13 +78,16 @@ impl UserQueue {
     pub async fn turn(&self) -> MutexGuard<'_, ()> {
         let turn = self.turn.lock().await;
         let current = &self.fair_queue.round;
+        // Most turns begin with room.
+        if self.spend(TURN_UNITS) {
+            return turn;
+        }
         while !self.spend(0) {
             let round = current.load(Ordering::Relaxed);
             yield_now().await;
             // Of all that wait for the next round, the first begins it.
             let _ = current.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
-        self.spend(TURN_UNITS);
         turn
     }
 

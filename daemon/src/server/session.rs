@@ -8,13 +8,14 @@ mod explain;
 mod failure;
 mod get;
 mod headers;
+mod held;
 mod refresh;
 mod status;
 mod view;
 mod watch;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -35,6 +36,7 @@ use crate::peer::Peer;
 use crate::quota::Allowance;
 use crate::server::ServerState;
 use crate::server::audit::{Operation, Record, Refusal};
+use crate::server::connection::Buffers;
 use crate::server::fair_queue::UserQueue;
 
 /// The cost of the work on many tokens that is done in one turn. Other users have their turns in between, so that a list
@@ -44,7 +46,7 @@ const STRETCH_UNITS: u32 = 8;
 /// One connected caller.
 #[derive(Debug)]
 pub struct Session {
-    shared: Arc<ServerState>,
+    pub shared: Arc<ServerState>,
     pub peer: Peer,
     /// The quota account of the caller's user.
     allowance: Arc<Allowance>,
@@ -63,8 +65,8 @@ struct Asked<'a> {
 
 impl Session {
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
-        let allowance = shared.allowances.of(peer.facts.uid, shared.clock.now());
-        let user_queue = shared.fair_queue.join(peer.facts.uid);
+        let allowance = shared.allowances.of(peer.caller().uid, shared.clock.now());
+        let user_queue = shared.fair_queue.join(peer.caller().uid);
         Self { shared, peer, allowance, user_queue, remembered: Mutex::default() }
     }
 
@@ -99,6 +101,11 @@ impl Session {
         answer.unwrap_or_else(Reply::Error)
     }
 
+    /// Locked for the length of a turn.
+    pub fn buffers(&self) -> std::sync::MutexGuard<'_, Buffers> {
+        self.shared.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The registry in force.
     fn registry(&self) -> Arc<Registry> {
         self.shared.registry.borrow().clone()
@@ -110,11 +117,11 @@ impl Session {
 
     /// The audit record of a decision.
     fn decided<'a>(&'a self, asked: Asked<'a>, decision: Result<&'a str, Refusal>) -> Record<'a> {
-        Record::new(&self.peer.facts, asked.operation, Some(asked.name), decision)
+        Record::new(self.peer.caller(), asked.operation, Some(asked.name), decision)
     }
 
     fn audit(&self, asked: Asked<'_>, decision: Result<&str, Refusal>) {
-        self.shared.audit.record(&self.decided(asked, decision));
+        self.shared.audit.record(&self.decided(asked, decision), &self.peer);
     }
 }
 

@@ -4,13 +4,16 @@
 //! likes: a TCP connection with `SO_LINGER`, or a file of the caller's own file system. The thread that serves all
 //! callers must never do that. Since Linux 6.16 the kernel refuses descriptors. Before, another thread closes them.
 
+use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, OnceLock};
 
 use nix::libc;
-use nix::sys::socket::{MsgFlags, Shutdown, cmsg_space, recvmsg, send, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, cmsg_space, recv, recvmsg, send, setsockopt, shutdown, sockopt};
 use nix::{setsockopt_impl, sockopt_impl};
-use tokio::net::UnixStream;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The most descriptors in one message (`SCM_MAX_FD`). The kernel closes those for which there is no room, on this thread.
 const DESCRIPTORS_MAX: usize = 253;
@@ -62,8 +65,11 @@ impl Descriptors {
 /// A connection with a caller.
 #[derive(Debug)]
 pub struct Stream {
-    /// To read from it, use [`Stream::try_read`], which handles descriptors.
-    pub socket: UnixStream,
+    socket: Arc<OwnedFd>,
+    /// Registered with the runtime when it is first waited for, and for reading only. A caller that takes an answer makes room
+    /// for the next one, and would wake a task that is registered for writing too.
+    readable: OnceLock<AsyncFd<Arc<OwnedFd>>>,
+    pub descriptors: Descriptors,
     /// The caller has closed its side: nothing unread can be left.
     has_ended: bool,
 }
@@ -73,21 +79,82 @@ pub struct Stream {
 struct Control([u8; CONTROL_BYTES]);
 
 impl Stream {
-    pub fn new(socket: UnixStream) -> Self {
-        Self { socket, has_ended: false }
+    /// A connection over a socket that does not block.
+    pub fn new(socket: OwnedFd, descriptors: Descriptors) -> Self {
+        Self { socket: Arc::new(socket), readable: OnceLock::new(), descriptors, has_ended: false }
+    }
+
+    /// Waits until there is something to read.
+    pub async fn readable(&self) -> io::Result<()> {
+        let readable = if let Some(readable) = self.readable.get() {
+            readable
+        } else {
+            let readable = registered(Arc::clone(&self.socket), Interest::READABLE)?;
+            self.readable.get_or_init(|| readable)
+        };
+        // Cheaper than a future of the readiness, which joins a list of waiters.
+        poll_fn(|context| readable.poll_read_ready(context)).await.map(drop)
     }
 
     /// Reads what has arrived, and 0 bytes at the end.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let mut received = None;
-        let read = self.socket.try_io(tokio::io::Interest::READABLE, || {
-            let bytes = receive(&self.socket, room)?;
-            received = Some(bytes);
-            // A short read empties the socket. Saying so here saves the read that would find nothing.
-            if bytes < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        self.has_ended |= received == Some(0);
-        received.map_or_else(|| read.map(|()| 0), Ok)
+        let room_size = room.len();
+        let mut read = || match self.descriptors {
+            Descriptors::Refused => Ok(recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?),
+            Descriptors::MayCome => receive(&self.socket, room),
+        };
+        let read = match self.readable.get() {
+            None => read(),
+            Some(readable) => {
+                let mut received = None;
+                let emptied = readable.try_io(Interest::READABLE, |_| {
+                    let bytes = read()?;
+                    received = Some(bytes);
+                    // A short read empties the socket. Saying so here saves the read that would find nothing.
+                    if bytes < room_size { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                });
+                received.map_or_else(|| emptied.map(|()| 0), Ok)
+            }
+        };
+        self.has_ended |= read.as_ref().is_ok_and(|bytes| *bytes == 0);
+        read
+    }
+
+    /// Writes as much as there is room for now.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        send_now(self, bytes)
+    }
+
+    /// Writes all, as fast as the caller reads.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        // A second descriptor, because the first is registered for reading.
+        let socket = registered(Arc::new(self.socket.try_clone()?), Interest::WRITABLE)?;
+        while !bytes.is_empty() {
+            let mut ready = socket.writable().await?;
+            if let Ok(written) = ready.try_io(|socket| send_now(socket, bytes)) {
+                bytes = bytes.get(written?..).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn registered(socket: Arc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the descriptor is owned, so it stays open and the same.
+    #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
+    let registered = unsafe { AsyncFd::register_with_interest(socket, interest) };
+    Ok(registered?)
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 
@@ -100,7 +167,7 @@ impl Drop for Stream {
     }
 }
 
-/// Writes as much as there is room for now, also before the runtime has found out whether there is room.
+/// Writes as much as there is room for now, to any socket.
 pub fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     Ok(send(socket.as_raw_fd(), bytes, flags)?)
@@ -139,16 +206,16 @@ fn receive(socket: &impl AsRawFd, room: &mut [u8]) -> io::Result<usize> {
 mod tests {
     use nix::sys::socket::{ControlMessage, sendmsg};
     use std::io::{IoSlice, Read, Write, pipe};
-    use std::os::fd::BorrowedFd;
     use tokio::io::AsyncReadExt;
-    use tokio::net::UnixListener;
+    use tokio::net::{UnixListener, UnixStream};
 
     use super::*;
 
     /// A connection of a kernel that takes descriptors, and its caller's end.
     fn connection() -> (Stream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Stream::new(ours), theirs)
+        let ours = ours.into_std().unwrap().into();
+        (Stream::new(ours, Descriptors::MayCome), theirs)
     }
 
     fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -172,7 +239,7 @@ mod tests {
     async fn read(stream: &mut Stream) -> io::Result<Vec<u8>> {
         let mut room = [0; 100];
         loop {
-            stream.socket.readable().await?;
+            stream.readable().await?;
             match stream.try_read(&mut room) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
                 read => return Ok(room[..read?].to_vec()),
@@ -223,7 +290,7 @@ mod tests {
     async fn an_answer_is_delivered_although_bytes_of_the_caller_were_not_read() {
         let (ours, theirs) = connection();
         theirs.try_write(b"more than is read").unwrap();
-        send_now(&ours.socket, b"the answer").unwrap();
+        ours.try_write(b"the answer").unwrap();
         drop(ours);
         let mut read = Vec::new();
         let mut theirs = theirs;

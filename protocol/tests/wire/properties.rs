@@ -11,8 +11,8 @@ use tokend_protocol::{
     Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
     ListReply, Message, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
     RejectedReply, Reply, Request, Secret, State, StatusReply, StatusRequest, Subject, SubjectFacts,
-    TERMS_MAX, Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, Variant, VariantStatus,
-    VersionReply, WatchRequest, WatchedToken, decode, encode,
+    TERMS_MAX, Timestamp, TokenFrame, TokenInfo, TokenName, TokenReply, TokenStatus, Variant, VariantStatus,
+    VersionReply, WatchRequest, WatchedToken, decode, decode_get, encode,
 };
 
 use crate::samples::{self, CLASSES, CODES, OUTCOMES, STATES};
@@ -24,6 +24,25 @@ proptest! {
     }
 
     #[test]
+    fn a_plain_get_is_recognized(id: u32, name in name(), options in options()) {
+        let get = GetRequest { name: name.clone(), options, variant: Variant::default() };
+        let mut wire = Vec::new();
+        encode(&Frame { id, message: Request::Get(get) }, &mut wire).unwrap();
+        prop_assert_eq!(decode_get(&wire[4..]), Some((name.as_str(), options)));
+    }
+
+    #[test]
+    fn a_token_frame_is_the_frame_of_the_reply(ids: [u32; 3], reply in token()) {
+        let frame = TokenFrame::new(&reply).unwrap();
+        let (mut copied, mut encoded) = (Vec::new(), Vec::new());
+        for id in ids {
+            frame.append(id, &reply.token, &mut copied);
+            encode(&Frame { id, message: Reply::Token(reply.clone()) }, &mut encoded).unwrap();
+        }
+        prop_assert_eq!(copied, encoded);
+    }
+
+    #[test]
     fn a_reply_survives_the_wire(id: u32, message in reply()) {
         survives(&Frame { id, message });
     }
@@ -32,6 +51,7 @@ proptest! {
     fn any_bytes_are_a_message_or_a_fault(body in vec(any::<u8>(), 0..600)) {
         is_consistent::<Request>(&body);
         is_consistent::<Reply>(&body);
+        a_plain_get_is_a_get(&body);
     }
 
     #[test]
@@ -39,6 +59,7 @@ proptest! {
         let body = [&[1, 0, 0, 0, 1, variant], &rest[..]].concat();
         is_consistent::<Request>(&body);
         is_consistent::<Reply>(&body);
+        a_plain_get_is_a_get(&body);
     }
 
     #[test]
@@ -67,6 +88,7 @@ proptest! {
         body[place] = byte;
         is_consistent::<Request>(&body);
         is_consistent::<Reply>(&body);
+        a_plain_get_is_a_get(&body);
     }
 }
 
@@ -79,6 +101,18 @@ fn survives<M: Message + PartialEq + std::fmt::Debug>(frame: &Frame<M>) {
     let mut wire = Vec::new();
     encode(frame, &mut wire).unwrap();
     assert_eq!(decode::<M>(&wire[4..]).as_ref(), Ok(frame));
+}
+
+/// What is recognized as a `get` without a variant is decoded as one, unless its name is not one of a token.
+fn a_plain_get_is_a_get(body: &[u8]) {
+    let Some((name, options)) = decode_get(body) else { return };
+    match (decode::<Request>(body).map(|frame| frame.message), name.parse::<TokenName>()) {
+        (Ok(Request::Get(get)), Ok(name)) => {
+            assert_eq!(get, GetRequest { name, options, variant: Variant::default() });
+        }
+        (Err(_), Err(_)) => (),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// What was read can be written, in no more bytes, and read again as the same.

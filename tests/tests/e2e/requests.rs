@@ -5,7 +5,7 @@ use std::fs;
 use tokend_protocol::{CallOptions, ErrorCode, ErrorReply, GetRequest, Reply, Request, TERMS_MAX, Variant};
 use tokend_tests::provider::Door;
 use tokend_tests::test_support::token_table;
-use tokend_tests::{Provider, RawPeer, Scene, raw_peer};
+use tokend_tests::{Provider, RawPeer, Scene, raw_peer, wait};
 
 /// The share of one user, if 16 users together may take 256 MiB.
 const SHARE_KIB: usize = 16 * 1024;
@@ -108,4 +108,36 @@ fn a_list_beyond_the_limit_is_refused_with_the_limit_and_the_connection_goes_on(
         assert!(error.message.contains(expected), "{}", error.message);
         peer.assert_alive();
     }
+}
+
+#[test]
+fn a_connection_that_repeats_a_get_always_has_the_present_token_and_decision() {
+    let table = token_table("t", "");
+    let scene = Scene::start(Provider::start(), &table);
+    let mut peer = RawPeer::connect(scene.socket()).unwrap();
+    // Requests that come together, and that differ in nothing but their ids.
+    let mut ask = |ids: std::ops::Range<u32>| -> Vec<Result<String, ErrorCode>> {
+        let requests: Vec<u8> = ids.clone().flat_map(|id| raw_peer::wire(id, raw_peer::get("t"))).collect();
+        peer.write(&requests).unwrap();
+        let answers = ids.map(|id| match peer.expect_reply(id) {
+            Reply::Token(reply) => Ok(reply.token.expose().to_owned()),
+            Reply::Error(error) => Err(error.code),
+            other => panic!("{other:?}"),
+        });
+        answers.collect()
+    };
+    let first = scene.tokenctl().get("t");
+    assert_eq!(ask(0..50), vec![Ok(first.clone()); 50]);
+    scene.tokenctl().run(&["refresh", "t"]).expect_success();
+    let second = scene.tokenctl().get("t");
+    assert_ne!(first, second);
+    assert_eq!(ask(50..60), vec![Ok(second); 10]);
+    let status = scene.tokenctl().json(&["status", "t"]);
+    assert_eq!(status["hand_outs"], 62, "every one counts: {status}");
+    scene.reconfigure("", &token_table("other", ""));
+    wait::until("the reload", || scene.tokenctl().run(&["get", "other"]).code.eq(&0).then_some(()));
+    assert_eq!(ask(60..70), vec![Err(ErrorCode::UnknownToken); 10]);
+    scene.reconfigure("", &table);
+    wait::until("the reload", || scene.tokenctl().run(&["get", "t"]).code.eq(&0).then_some(()));
+    assert!(ask(70..80).iter().all(Result::is_ok));
 }

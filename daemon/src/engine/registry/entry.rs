@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokend_protocol::{TokenName, Variant};
 
 use super::CredentialFactory;
+use crate::access::Rule;
 use crate::clock::Instant;
 use crate::config::{CredentialSettings, Endpoint, Grant, TermKind, Terms, TokenSettings};
 use crate::engine::credential::{Credential, Schedule, Token};
@@ -50,6 +51,13 @@ impl Entry {
         }
         let hand_outs = known.map(|entry| Arc::clone(&entry.hand_outs)).unwrap_or_default();
         Self { settings, credential, variants, variant_schedule, hand_outs }
+    }
+
+    /// Whether a rule of the token or of its terms is about the process and not only about its user and groups.
+    pub fn has_rules_about_processes(&self) -> bool {
+        let TokenSettings { allow, variants, .. } = &self.settings;
+        let of_terms = variants.rules.iter().flat_map(|ruled| &ruled.allow);
+        allow.iter().chain(of_terms).any(Rule::is_about_process)
     }
 
     pub fn count_hand_out(&self) {
@@ -181,7 +189,7 @@ mod tests {
         let scope = vec!["a".to_owned()];
         let variant = Variant { scope, ..Variant::default() };
         let margin = |registry: &Registry| {
-            let entry = registry.find(&"t".parse().unwrap()).unwrap();
+            let entry = registry.find("t").unwrap();
             let credential = entry.variant(&variant, &user, &factory).unwrap();
             credential.schedule.borrow().refresh_before
         };
@@ -211,7 +219,7 @@ mod tests {
             Registry::build(&config, &mut factory, previous)
         };
         let first_attempt = |registry: &Registry, name: &str| {
-            let snapshot = registry.find(&name.parse().unwrap()).unwrap().credential.snapshot();
+            let snapshot = registry.find(name).unwrap().credential.snapshot();
             snapshot.next_attempt.map(|at| at.since(clock.now()).as_secs())
         };
         let few = build(4, None);

@@ -6,7 +6,6 @@
 //! can (its processes, units, programs, variants, names that do not exist) fills neither the memory nor the journal, and takes
 //! no place from other users. No decision is left out of the counts.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
@@ -41,13 +40,24 @@ const KINDS_MAX: usize = 8 * 1024;
 /// The decisions of the window that has not ended.
 #[derive(Debug, Default)]
 pub(super) struct Aggregator {
-    pub(super) kinds: HashMap<Kind, Count>,
+    /// Where each kind is counted.
+    kinds: HashMap<Kind, usize>,
+    pub(super) counts: Vec<Count>,
+    /// How many windows have ended.
+    window: u64,
     /// How many kinds each user has.
     places: HashMap<u32, usize>,
     /// Counts of windows that have ended, to be written.
     pub(super) due: VecDeque<Count>,
     /// Two keys, because a kind is known by its hashes only.
     keys: [RandomState; 2],
+}
+
+/// Where decisions of an exact kind are counted in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    window: u64,
+    index: usize,
 }
 
 /// 128 bits of keyed hashes, for which nobody can find a collision.
@@ -65,33 +75,45 @@ pub(super) struct Count {
 }
 
 impl Aggregator {
-    /// Counts a decision. Returns whether it is the first of its kind, to be written at once.
-    pub(super) fn add(&mut self, record: &Record<'_>) -> bool {
+    /// Counts a decision. Returns whether it is the first of its kind, to be written at once, and where to count exact
+    /// repetitions.
+    pub(super) fn add(&mut self, record: &Record<'_>) -> (bool, Option<Place>) {
         let open = LIMITS.into_iter().find_map(|(level, of_user, of_all)| {
             let kind = self.kind(level, record);
             let is_open = self.kinds.contains_key(&kind) || self.has_room(level, record, of_user, of_all);
             is_open.then_some((level, kind))
         });
         let (level, kind) = open.unwrap_or_else(|| (Level::Operation, self.kind(Level::Operation, record)));
-        match self.kinds.entry(kind) {
-            Entry::Occupied(mut count) => {
-                count.get_mut().repeat(record);
-                false
-            }
-            Entry::Vacant(place) => {
-                place.insert(Count::new(level, record));
-                if level != Level::Operation {
-                    *self.places.entry(record.peer.uid).or_default() += 1;
-                }
-                true
+        let new = self.counts.len();
+        let index = *self.kinds.entry(kind).or_insert(new);
+        if let Some(count) = self.counts.get_mut(index) {
+            count.repeat(record);
+        } else {
+            self.counts.push(Count::new(level, record));
+            if level != Level::Operation {
+                *self.places.entry(record.peer.uid).or_default() += 1;
             }
         }
+        (index == new, (level == Level::Exact).then_some(Place { window: self.window, index }))
+    }
+
+    /// Where decisions like this one are counted, if there was one in this window.
+    pub(super) fn place(&self, record: &Record<'_>) -> Option<Place> {
+        let index = *self.kinds.get(&self.kind(Level::Exact, record))?;
+        Some(Place { window: self.window, index })
+    }
+
+    /// Counts a decision of an exact kind once more. Returns `false`, and counts nothing, if the window has ended.
+    pub(super) fn repeat(&mut self, place: Place) -> bool {
+        let count = self.counts.get_mut(place.index).filter(|_| place.window == self.window);
+        count.map(|count| count.repeats += 1).is_some()
     }
 
     /// Ends the window: its counts become due, and the next decision of every kind is a first one.
     pub(super) fn end_window(&mut self) {
-        self.places = HashMap::new();
-        self.due.extend(std::mem::take(&mut self.kinds).into_values().filter(|count| count.repeats > 0));
+        self.window += 1;
+        (self.kinds, self.places) = (HashMap::new(), HashMap::new());
+        self.due.extend(std::mem::take(&mut self.counts).into_iter().filter(|count| count.repeats > 0));
     }
 
     fn has_room(&self, level: Level, record: &Record<'_>, of_user: usize, of_all: usize) -> bool {
@@ -102,7 +124,7 @@ impl Aggregator {
             (Err(_), Level::Token) => (0, 0),
             (Err(_), _) => (of_user, of_all / 4),
         };
-        used < of_user && self.kinds.len() < of_all
+        used < of_user && self.counts.len() < of_all
     }
 
     fn kind(&self, level: Level, record: &Record<'_>) -> Kind {
@@ -149,6 +171,12 @@ mod tests {
     use super::*;
     use crate::access::{Executable, Facts, Id};
 
+    impl Aggregator {
+        fn is_first(&mut self, record: &Record<'_>) -> bool {
+            self.add(record).0
+        }
+    }
+
     fn exe(path: String) -> Executable {
         Executable { path: path.into(), file: Id::Number(0) }
     }
@@ -185,11 +213,11 @@ mod tests {
     fn the_first_decision_is_written_at_once_and_the_rest_are_counted() {
         let mut aggregator = Aggregator::default();
         let get = allowed(7, 1, 1, 0);
-        assert!(aggregator.add(&get));
-        (0..9).for_each(|_| assert!(!aggregator.add(&get)));
+        assert!(aggregator.is_first(&get));
+        (0..9).for_each(|_| assert!(!aggregator.is_first(&get)));
         assert_eq!(counts(&mut aggregator), [Count { record: get.clone(), repeats: 9, sample: None }]);
-        assert!(aggregator.kinds.is_empty());
-        assert!(aggregator.add(&get), "a new window begins with a record");
+        assert!(aggregator.counts.is_empty());
+        assert!(aggregator.is_first(&get), "a new window begins with a record");
         assert!(counts(&mut aggregator).is_empty(), "nothing was repeated");
     }
 
@@ -221,8 +249,37 @@ mod tests {
         ];
         let mut aggregator = Aggregator::default();
         for record in [&[first.clone()][..], &others].concat() {
-            assert!(aggregator.add(&record), "{record:?}");
+            assert!(aggregator.is_first(&record), "{record:?}");
         }
+    }
+
+    #[test]
+    fn a_process_with_a_number_of_its_own_is_one_caller_whatever_it_runs() {
+        let runs = |process, path: &str| {
+            let mut record = allowed(7, 1, 1, 0);
+            (record.peer.to_mut().process, record.peer.to_mut().exe) =
+                (Some(process), Some(exe(path.into())));
+            record
+        };
+        let mut aggregator = Aggregator::default();
+        assert!(aggregator.is_first(&runs(1, "/a")));
+        assert!(!aggregator.is_first(&runs(1, "/b")));
+        assert!(aggregator.is_first(&runs(2, "/a")), "another process");
+    }
+
+    #[test]
+    fn a_repetition_is_counted_at_its_place_until_the_window_ends() {
+        let mut aggregator = Aggregator::default();
+        let (_, place) = aggregator.add(&allowed(7, 1, 1, 0));
+        aggregator.add(&allowed(7, 2, 1, 0));
+        assert!((0..3).all(|_| aggregator.repeat(place.unwrap())));
+        let counts = counts(&mut aggregator);
+        assert_eq!(
+            counts.iter().map(|count| (count.record.peer.pid, count.repeats)).collect::<Vec<_>>(),
+            [(Some(1), 3)]
+        );
+        aggregator.add(&allowed(7, 9, 9, 0));
+        assert!(!aggregator.repeat(place.unwrap()), "another decision has the place now");
     }
 
     /// A decision of user 7 in which all that a caller can vary is different for each `n`.
@@ -242,9 +299,9 @@ mod tests {
     #[test]
     fn refusals_that_differ_in_all_that_a_caller_can_vary_are_one_count_with_a_sample() {
         let mut aggregator = Aggregator::default();
-        let written = (0..1000).filter(|n| aggregator.add(&varied(*n, refused(7, 1, *n))));
+        let written = (0..1000).filter(|n| aggregator.is_first(&varied(*n, refused(7, 1, *n))));
         assert_eq!(written.count(), EXACT / 2 + 1);
-        assert!(aggregator.add(&refused(8, 1, 1)), "another user has kinds of its own");
+        assert!(aggregator.is_first(&refused(8, 1, 1)), "another user has kinds of its own");
         let counts = counts(&mut aggregator);
         let [Count { record, repeats, sample: Some(sample) }] = counts.as_slice() else {
             panic!("{counts:?}")
@@ -266,7 +323,7 @@ mod tests {
         let mut aggregator = Aggregator::default();
         let varied =
             |n| varied(n, Record { decision: Ok(by(n)), ..allowed(7, 1, n % 3, n.to_le_bytes()[0]) });
-        let written = (0..3000).filter(|n| aggregator.add(&varied(*n)));
+        let written = (0..3000).filter(|n| aggregator.is_first(&varied(*n)));
         assert_eq!(written.count(), EXACT + 3, "the first of each token, and the exact ones");
         let mut counts = counts(&mut aggregator);
         counts.sort_by_key(|count| count.record.token.clone());
@@ -290,9 +347,9 @@ mod tests {
             record
         };
         let crowd = i32::try_from(EXACT).unwrap();
-        (0..crowd).for_each(|pid| assert!(aggregator.add(&of(pid))));
-        assert!(aggregator.add(&of(1000)));
-        assert!([1001, 1002, 1001].iter().all(|pid| !aggregator.add(&of(*pid))));
+        (0..crowd).for_each(|pid| assert!(aggregator.is_first(&of(pid))));
+        assert!(aggregator.is_first(&of(1000)));
+        assert!([1001, 1002, 1001].iter().all(|pid| !aggregator.is_first(&of(*pid))));
         let counts = counts(&mut aggregator);
         let [Count { record, repeats: 3, sample: Some(sample) }] = counts.as_slice() else {
             panic!("{counts:?}")
@@ -310,7 +367,7 @@ mod tests {
         let mut aggregator = Aggregator::default();
         for _ in 0..3 {
             for token in 0..1000 {
-                aggregator.add(&allowed(7, 1, token, 0));
+                aggregator.is_first(&allowed(7, 1, token, 0));
             }
         }
         let counts = counts(&mut aggregator);
@@ -321,8 +378,8 @@ mod tests {
     #[test]
     fn refusals_of_a_user_with_many_tokens_are_counted_as_that_users() {
         let mut aggregator = Aggregator::default();
-        (0..1000).for_each(|token| assert!(aggregator.add(&allowed(7, 1, token, 0))));
-        (0..9).for_each(|n| _ = aggregator.add(&refused(7, 1, n)));
+        (0..1000).for_each(|token| assert!(aggregator.is_first(&allowed(7, 1, token, 0))));
+        (0..9).for_each(|n| _ = aggregator.is_first(&refused(7, 1, n)));
         let counts = counts(&mut aggregator);
         assert_eq!(
             counts.iter().map(|count| (count.record.peer.uid, count.repeats)).collect::<Vec<_>>(),
@@ -335,8 +392,8 @@ mod tests {
         let mut record = refused(7, 1, 1);
         record.peer.to_mut().groups = (0..65_536).collect::<Vec<u32>>().into();
         let mut aggregator = Aggregator::default();
-        aggregator.add(&record);
-        assert!(aggregator.kinds.values().all(|count| count.record.peer.groups.as_slice().is_empty()));
+        aggregator.is_first(&record);
+        assert!(aggregator.counts.iter().all(|count| count.record.peer.groups.as_slice().is_empty()));
     }
 
     proptest! {
@@ -352,7 +409,7 @@ mod tests {
                 } else {
                     refused(*uid, *pid, *token)
                 };
-                written += u64::from(aggregator.add(&record));
+                written += u64::from(aggregator.is_first(&record));
                 match chance {
                     0 => aggregator.end_window(),
                     1 => written += aggregator.due.pop_front().map_or(0, |count| count.repeats),
@@ -367,9 +424,9 @@ mod tests {
     #[test]
     fn records_and_memory_are_bounded_for_any_number_of_users() {
         let mut aggregator = Aggregator::default();
-        let written = (0..10_000).filter(|uid| aggregator.add(&refused(*uid, 1, 1)));
+        let written = (0..10_000).filter(|uid| aggregator.is_first(&refused(*uid, 1, 1)));
         assert_eq!(written.count(), KINDS_MAX / 4 + 1);
-        assert!(aggregator.kinds.len() <= KINDS_MAX && aggregator.places.len() <= KINDS_MAX);
+        assert!(aggregator.counts.len() <= KINDS_MAX && aggregator.places.len() <= KINDS_MAX);
         let counts = counts(&mut aggregator);
         let [Count { record, repeats, sample: Some(sample) }] = counts.as_slice() else {
             panic!("{counts:?}")
@@ -386,23 +443,23 @@ mod tests {
     fn refusals_leave_room_for_hand_outs() {
         let mut aggregator = Aggregator::default();
         let mut exact_of = |uid| {
-            let hand_outs = (0..100).filter(|pid| aggregator.add(&allowed(uid, *pid, 1, 0))).count();
-            (0..10_000).for_each(|uid| _ = aggregator.add(&refused(uid, 1, 1)));
+            let hand_outs = (0..100).filter(|pid| aggregator.is_first(&allowed(uid, *pid, 1, 0))).count();
+            (0..10_000).for_each(|uid| _ = aggregator.is_first(&refused(uid, 1, 1)));
             hand_outs
         };
         assert_eq!([exact_of(50_000), exact_of(50_001)], [EXACT + 1; 2], "refusals of many users");
         aggregator.end_window();
-        (0..100).for_each(|token| _ = aggregator.add(&refused(7, 1, token)));
-        let exact = (0..100).filter(|pid| aggregator.add(&allowed(7, *pid, 1, 0)));
+        (0..100).for_each(|token| _ = aggregator.is_first(&refused(7, 1, token)));
+        let exact = (0..100).filter(|pid| aggregator.is_first(&allowed(7, *pid, 1, 0)));
         assert_eq!(exact.count(), EXACT / 2, "refusals of the same user");
     }
 
     #[test]
     fn a_user_with_many_tokens_leaves_room_for_others() {
         let mut aggregator = Aggregator::default();
-        (0..5000).for_each(|token| _ = aggregator.add(&allowed(7, 1, token, 0)));
-        let of_user = aggregator.kinds.len();
+        (0..5000).for_each(|token| _ = aggregator.is_first(&allowed(7, 1, token, 0)));
+        let of_user = aggregator.counts.len();
         assert!(of_user < KINDS_MAX / 4, "{of_user}");
-        assert!((0..EXACT).all(|pid| aggregator.add(&allowed(8, i32::try_from(pid).unwrap(), 1, 0))));
+        assert!((0..EXACT).all(|pid| aggregator.is_first(&allowed(8, i32::try_from(pid).unwrap(), 1, 0))));
     }
 }

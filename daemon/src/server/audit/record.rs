@@ -25,11 +25,15 @@ pub struct Record<'a> {
     pub decision: Result<Cow<'a, str>, Refusal>,
 }
 
-/// Hashes all that is written, which is all but the peer's groups.
+/// Hashes all that is written, which is all but the peer's groups. A process is known by its number that no other one has,
+/// if the kernel gives one, and then counts as one caller whatever program it runs.
 impl Hash for Record<'_> {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let Facts { uid, gid, groups: _, pid, unit, user_unit, invocation_id, exe } = &*self.peer;
-        (uid, gid, pid, unit, user_unit, invocation_id, exe).hash(hasher);
+        let Facts { uid, gid, groups: _, pid, process, unit, user_unit, invocation_id, exe } = &*self.peer;
+        (uid, gid, process).hash(hasher);
+        if process.is_none() {
+            (pid, unit, user_unit, invocation_id, exe).hash(hasher);
+        }
         (self.operation, &self.token, &self.variant, self.fingerprint, &self.decision).hash(hasher);
     }
 }

@@ -10,14 +10,14 @@ use std::collections::HashMap;
 use std::iter::once;
 use std::sync::{Arc, PoisonError, Weak};
 
-use tokend_protocol::{ErrorCode, ErrorReply, TokenName, Variant};
+use tokend_protocol::{ErrorCode, ErrorReply, Fingerprint, TokenName, Variant};
 use tokio::sync::watch::Receiver;
 
 use super::{Asked, Session, refusal};
-use crate::access::{Decider, Reason, ResolvedIds};
+use crate::access::{Decider, Reason, ResolvedIds, Rule};
 use crate::config::{TermKind, TermRules};
 use crate::engine::registry::{Entry, Registry};
-use crate::server::audit::{Record, Refusal};
+use crate::server::audit::{Place, Record, Refusal};
 
 const NOT_ALLOWED: &str = "not allowed, or no such token";
 
@@ -34,7 +34,16 @@ pub(super) struct Remembered {
     registry: Weak<Registry>,
     /// The resolved names of the decisions.
     ids: Option<Receiver<ResolvedIds>>,
-    tokens: HashMap<TokenName, (Arc<Entry>, Arc<str>)>,
+    tokens: HashMap<TokenName, Allowed>,
+}
+
+/// A token that a connection was allowed.
+#[derive(Debug)]
+pub(super) struct Allowed {
+    pub(super) entry: Arc<Entry>,
+    pub(super) reason: Arc<str>,
+    /// Where the last hand-out by the short way is counted, and its token.
+    pub(super) counted: Option<(Fingerprint, Place)>,
 }
 
 impl Session {
@@ -49,33 +58,14 @@ impl Session {
         registry: &Arc<Registry>,
         asked: Asked<'_>,
     ) -> Result<(Arc<Entry>, Arc<str>), ErrorReply> {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_current = remembered.registry.as_ptr() == Arc::as_ptr(registry)
-            && remembered.ids.as_ref().is_some_and(|ids| ids.has_changed().is_ok_and(|changed| !changed));
-        if !is_current {
-            // Subscribed before a decision, so that a change during the decision is noticed at the next request.
-            let (registry, ids) = (Arc::downgrade(registry), Some(self.shared.names.ids.subscribe()));
-            *remembered = Remembered { registry, ids, tokens: HashMap::new() };
-        }
-        if asked.variant.is_empty()
-            && let Some(allowed) = remembered.tokens.get(asked.name)
-        {
-            return Ok(allowed.clone());
-        }
-        let entry = registry.find(asked.name);
-        let decided = entry.ok_or(Refusal::NoSuchToken).and_then(|entry| {
-            let ids = self.shared.names.ids.borrow();
-            let reason = decide_variant(&self.decider(registry, &ids), entry, asked.variant)?;
-            let allowed = (Arc::clone(entry), Arc::from(reason));
-            if asked.variant.is_empty() {
-                if remembered.tokens.len() >= REMEMBERED_MAX {
-                    remembered.tokens.clear();
-                }
-                remembered.tokens.insert(asked.name.clone(), allowed.clone());
-            }
-            Ok(allowed)
-        });
-        drop(remembered);
+        let entry = registry.find(asked.name.as_str());
+        let decided = if asked.variant.is_empty() {
+            let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let allowed = self.decide(&mut remembered, registry, asked.name.as_str());
+            allowed.map(|allowed| (Arc::clone(&allowed.entry), Arc::clone(&allowed.reason)))
+        } else {
+            self.decide_about(registry, asked.name.as_str(), asked.variant)
+        };
         decided.map_err(|reason| {
             match (reason, entry) {
                 (Refusal::NoRuleForVariant, Some(entry)) => {
@@ -86,7 +76,8 @@ impl Session {
                     };
                     let [scope, resource, audience] = TermKind::ALL.map(terms);
                     let variant = Cow::Owned(Variant { scope, resource, audience });
-                    self.shared.audit.record(&Record { variant, ..self.decided(asked, Err(reason)) });
+                    let record = Record { variant, ..self.decided(asked, Err(reason)) };
+                    self.shared.audit.record(&record, &self.peer);
                 }
                 _ => self.audit(asked, Err(reason)),
             }
@@ -100,6 +91,44 @@ impl Session {
         })
     }
 
+    /// Decides whether the caller may have a token without a variant, unless the connection remembers that it may.
+    pub(super) fn decide<'a>(
+        &self,
+        remembered: &'a mut Remembered,
+        registry: &Arc<Registry>,
+        name: &str,
+    ) -> Result<&'a mut Allowed, Refusal> {
+        let is_current = remembered.registry.as_ptr() == Arc::as_ptr(registry)
+            && remembered.ids.as_ref().is_some_and(|ids| ids.has_changed().is_ok_and(|changed| !changed));
+        if !is_current {
+            // Subscribed before a decision, so that a change during the decision is noticed at the next request.
+            let (registry, ids) = (Arc::downgrade(registry), Some(self.shared.names.ids.subscribe()));
+            *remembered = Remembered { registry, ids, tokens: HashMap::new() };
+        }
+        if !remembered.tokens.contains_key(name) {
+            let (entry, reason) = self.decide_about(registry, name, &Variant::default())?;
+            if remembered.tokens.len() >= REMEMBERED_MAX {
+                remembered.tokens.clear();
+            }
+            let name = name.parse().map_err(|_| Refusal::NoSuchToken)?;
+            remembered.tokens.insert(name, Allowed { entry, reason, counted: None });
+        }
+        remembered.tokens.get_mut(name).ok_or(Refusal::NoSuchToken)
+    }
+
+    fn decide_about(
+        &self,
+        registry: &Registry,
+        name: &str,
+        variant: &Variant,
+    ) -> Result<(Arc<Entry>, Arc<str>), Refusal> {
+        let entry = registry.find(name).ok_or(Refusal::NoSuchToken)?;
+        let ids = self.shared.names.ids.borrow();
+        let decider = self.decider(registry, &ids, entry.has_rules_about_processes());
+        let reason = decide_variant(&decider, entry, variant)?;
+        Ok((Arc::clone(entry), reason.into()))
+    }
+
     /// Decides about a request that only operators may make: the token, and why the caller is an operator.
     ///
     /// # Errors
@@ -109,7 +138,7 @@ impl Session {
         registry: &Arc<Registry>,
         asked: Asked<'_>,
     ) -> Result<(Arc<Entry>, Arc<str>), ErrorReply> {
-        if let (Some(reason), Some(entry)) = (self.operator(registry), registry.find(asked.name)) {
+        if let (Some(reason), Some(entry)) = (self.operator(registry), registry.find(asked.name.as_str())) {
             return Ok((Arc::clone(entry), reason.into()));
         }
         // A caller that may have the token learns what is missing. Others get the same answer as for any other name.
@@ -124,19 +153,27 @@ impl Session {
 
     fn operator(&self, registry: &Registry) -> Option<String> {
         let ids = self.shared.names.ids.borrow();
-        self.decider(registry, &ids).decide(&registry.admin.allow).map(|reason| reason.to_string())
+        let is_about_process = registry.admin.allow.iter().any(Rule::is_about_process);
+        let decider = self.decider(registry, &ids, is_about_process);
+        decider.decide(&registry.admin.allow).map(|reason| reason.to_string())
     }
 
     /// Whether the caller may have the token in some variant.
     pub(super) fn may_have(&self, registry: &Registry, entry: &Entry) -> bool {
         let ids = self.shared.names.ids.borrow();
-        let decided = decide_variant(&self.decider(registry, &ids), entry, &Variant::default());
-        decided != Err(Refusal::NoRule)
+        let decider = self.decider(registry, &ids, entry.has_rules_about_processes());
+        decide_variant(&decider, entry, &Variant::default()) != Err(Refusal::NoRule)
     }
 
-    /// Decides about the caller under this registry.
-    pub(super) fn decider<'a>(&'a self, registry: &Registry, ids: &'a ResolvedIds) -> Decider<'a> {
-        let (facts, own_uid) = (&self.peer.facts, self.shared.own_uid);
+    /// Decides about the caller under this registry, by rules that may be about its process.
+    pub(super) fn decider<'a>(
+        &'a self,
+        registry: &Registry,
+        ids: &'a ResolvedIds,
+        is_about_process: bool,
+    ) -> Decider<'a> {
+        let facts = if is_about_process { self.peer.facts() } else { self.peer.caller() };
+        let own_uid = self.shared.own_uid;
         Decider { facts, own_uid, root: registry.admin.root, ids }
     }
 }

@@ -35,7 +35,7 @@ impl Session {
         if subject == Subject::Caller && !self.is_operator(&registry) {
             let (entry, reason) = self.authorize(&registry, asked)?;
             self.allow_explanation(asked, &entry, &reason)?;
-            let (facts, omitted) = subject_facts(&self.peer.facts);
+            let (facts, omitted) = subject_facts(self.peer.facts());
             let lists = Vec::new();
             let reason = reason.to_string();
             let reply = ExplainedReply { allowed: true, reason, facts, operator: None, lists, omitted };
@@ -47,7 +47,7 @@ impl Session {
             Subject::Caller | Subject::Process(_) => "not known",
         };
         let facts = match subject {
-            Subject::Caller => self.peer.facts.clone(),
+            Subject::Caller => self.peer.facts().clone(),
             Subject::User(user) => self.look_up_user(user).await?,
             Subject::Process(pid) => facts_of_process(pid)?,
             Subject::Unit(unit) => facts_of_unit(unit)?,
@@ -57,7 +57,7 @@ impl Session {
         let (entry, reason) = self.authorize_operator(&registry, asked)?;
         self.allow_explanation(asked, &entry, &reason)?;
         let ids = self.shared.names.ids.borrow();
-        let decider = Decider { facts: &facts, ..self.decider(&registry, &ids) };
+        let decider = Decider { facts: &facts, ..self.decider(&registry, &ids, false) };
         Ok(Reply::Explained(explanation(&decider, absent, &entry, &variant, &registry.admin.allow)))
     }
 

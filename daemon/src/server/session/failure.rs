@@ -38,7 +38,8 @@ impl Session {
     pub fn take(&self, kind: Resource, amount: usize) -> Result<Held, ErrorReply> {
         self.allowance.take(kind, amount).map_err(|excess| {
             let refusal = Refusal::TooMuch(excess.reason);
-            self.shared.audit.record(&Record::new(&self.peer.facts, Operation::Request, None, Err(refusal)));
+            let record = Record::new(self.peer.caller(), Operation::Request, None, Err(refusal));
+            self.shared.audit.record(&record, &self.peer);
             self.overloaded(excess)
         })
     }

@@ -16,7 +16,7 @@ use crate::engine::registry::Entry;
 use crate::engine::schedule::Serving;
 use crate::engine::variants::{self, NoVariant};
 use crate::quota::{Held, QuotaExceeded};
-use crate::server::audit::{Operation, Record, Refusal};
+use crate::server::audit::{Operation, Place, Record, Refusal};
 
 impl Session {
     pub(super) async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
@@ -73,13 +73,23 @@ impl Session {
             headers.extend(of_caller(&entry, &request)?);
             entry.count_hand_out();
             let asked = Asked { operation, name: &request.name, variant: &request.variant };
-            let variant = Cow::Owned(variants::as_configured(&entry.settings.variants, asked.variant));
-            let fingerprint = Some(token.fingerprint);
-            let record = self.decided(asked, Ok(&reason));
-            self.shared.audit.record(&Record { variant, fingerprint, ..record });
+            self.audit_hand_out(asked, &entry, &reason, &token);
             let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);
             return Ok((token, info, headers));
         }
+    }
+
+    pub(super) fn audit_hand_out(
+        &self,
+        asked: Asked<'_>,
+        entry: &Entry,
+        reason: &str,
+        token: &Token,
+    ) -> Option<Place> {
+        let variant = Cow::Owned(variants::as_configured(&entry.settings.variants, asked.variant));
+        let fingerprint = Some(token.fingerprint);
+        let record = Record { variant, fingerprint, ..self.decided(asked, Ok(reason)) };
+        self.shared.audit.record(&record, &self.peer)
     }
 
     /// The credential of the variant that was asked for.

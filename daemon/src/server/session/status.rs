@@ -38,7 +38,7 @@ impl Session {
         let (tokens, more) = match &name {
             None => self.page(&registry, after.as_ref(), STATUS_PAGE, is_operator).await,
             Some(name) => {
-                let entry = if let Some(entry) = registry.find(name).filter(|_| is_operator) {
+                let entry = if let Some(entry) = registry.find(name.as_str()).filter(|_| is_operator) {
                     Arc::clone(entry)
                 } else {
                     let variant = &Variant::default();

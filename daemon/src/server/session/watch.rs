@@ -110,7 +110,7 @@ impl Session {
         let permitted = &subscribed.entry.settings.variants;
         let variant = Cow::Owned(variants::as_configured(permitted, &watched.variant));
         let record = self.decided(asked(watched), Ok(&subscribed.reason));
-        self.shared.audit.record(&Record { variant, fingerprint, ..record });
+        self.shared.audit.record(&Record { variant, fingerprint, ..record }, &self.peer);
     }
 }
 
@@ -172,7 +172,7 @@ impl Watch {
     fn use_token(&mut self, index: usize) {
         let Some(subscribed) = self.subscribed.get_mut(index).filter(|_| self.with_tokens) else { return };
         let (credential, place) = (&subscribed.credential, subscribed.place.take());
-        if place.is_none() && !credential.is_resting() {
+        if place.is_none() && !credential.snapshot().is_resting() {
             return credential.note_use();
         }
         let need = need(Arc::clone(credential), self.session.shared.clock.clone(), place);
@@ -220,7 +220,9 @@ async fn need(credential: Arc<Credential>, clock: Clock, mut place: Option<Held>
         let obtained = credential.obtain(Duration::ZERO, clock.now().after(NEED_TIMEOUT)).await;
         drop(place.take());
         match obtained {
-            Err(Unobtainable::Failed(_, Some(at))) if credential.is_resting() => clock.sleep_until(at).await,
+            Err(Unobtainable::Failed(_, Some(at))) if credential.snapshot().is_resting() => {
+                clock.sleep_until(at).await;
+            }
             _ => return,
         }
     }

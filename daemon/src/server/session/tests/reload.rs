@@ -7,7 +7,7 @@ fn credential(scene: &Scene, scope: &[&str]) -> Arc<Credential> {
     let scope = scope.iter().map(|term| (*term).to_owned()).collect();
     let variant = Variant { scope, ..Variant::default() };
     let registry = scene.session.registry();
-    let entry = registry.find(&"t".parse().unwrap()).unwrap();
+    let entry = registry.find("t").unwrap();
     entry.variant(&variant, &scene.session.allowance, &scene.session.shared.credential_factory).unwrap()
 }
 
