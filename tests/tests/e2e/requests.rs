@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use tokend_protocol::{CallOptions, ErrorCode, ErrorReply, GetRequest, Reply, Request, TERMS_MAX, Variant};
 use tokend_tests::provider::Door;
 use tokend_tests::test_support::token_table;
@@ -135,9 +136,11 @@ fn a_connection_that_repeats_a_get_always_has_the_present_token_and_decision() {
     let status = scene.tokenctl().json(&["status", "t"]);
     assert_eq!(status["hand_outs"], 62, "every one counts: {status}");
     scene.reconfigure("", &token_table("other", ""));
+    scene.daemon.signal(Signal::SIGHUP);
     wait::until("the reload", || scene.tokenctl().run(&["get", "other"]).code.eq(&0).then_some(()));
     assert_eq!(ask(60..70), vec![Err(ErrorCode::UnknownToken); 10]);
     scene.reconfigure("", &table);
+    scene.daemon.signal(Signal::SIGHUP);
     wait::until("the reload", || scene.tokenctl().run(&["get", "t"]).code.eq(&0).then_some(()));
     assert!(ask(70..80).iter().all(Result::is_ok));
 }
