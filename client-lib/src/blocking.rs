@@ -2,6 +2,7 @@
 
 mod connect;
 mod connection;
+mod source;
 mod watch;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::reply::{self, Pages, Status};
 use crate::request::{self, CallerHeaders, TokenCall};
 use connect::Connector;
 use connection::Connection;
+pub use source::TokenSource;
 pub use watch::Watch;
 
 /// How many connections are kept open between calls. More calls at once open more, and close them again.
@@ -43,13 +45,15 @@ pub struct Client {
 pub(super) struct Shared {
     connector: Connector,
     idle: Mutex<Vec<Connection>>,
+    sources: source::Sources,
 }
 
 impl Client {
     /// A client for the daemon that the options name.
     pub fn new(options: Options) -> Self {
         let Options { socket, deadline, min_ttl } = options;
-        let shared = Shared { connector: Connector::new(socket), idle: Mutex::default() };
+        let connector = Connector::new(socket);
+        let shared = Shared { connector, idle: Mutex::default(), sources: source::Sources::default() };
         Self { shared: Arc::new(shared), deadline, min_ttl }
     }
 
@@ -68,7 +72,7 @@ impl Client {
     /// Calls about another variant of a token than the configured one: fewer scopes, certain resources or audiences,
     /// within what the daemon's configuration permits.
     ///
-    /// A watch, a list and a status have no variant.
+    /// A list and a status have no variant, and [`Client::watch`] names none.
     pub fn variant<'a>(&'a self, name: &'a TokenName, variant: Variant) -> TokenVariant<'a> {
         TokenVariant { client: self, name, variant }
     }
@@ -141,6 +145,11 @@ impl Client {
         Watch::subscribe(Arc::clone(&self.shared), names, self.deadline)
     }
 
+    /// Keeps the token in this process, for many reads.
+    pub fn source(&self, name: &TokenName) -> TokenSource {
+        self.variant(name, Variant::default()).source()
+    }
+
     /// Returns the daemon's version.
     pub fn version(&self) -> Result<VersionReply, Error> {
         self.call(request::version).and_then(reply::version)
@@ -197,6 +206,11 @@ impl TokenVariant<'_> {
     /// Explains why the subject may read the token or may not.
     pub fn explain(&self, subject: &Subject) -> Result<ExplainedReply, Error> {
         self.client.call(request::explain(self.token_call(), subject)).and_then(reply::explain)
+    }
+
+    /// Keeps the token in this process, for many reads.
+    pub fn source(&self) -> TokenSource {
+        TokenSource::new(self.client, self.name, self.variant.clone())
     }
 
     fn token_call(&self) -> TokenCall<'_> {

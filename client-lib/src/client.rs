@@ -2,6 +2,7 @@
 
 mod connection;
 mod incoming;
+mod source;
 mod watch;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::options::Options;
 use crate::reply::{self, Pages, Status};
 use crate::request::{self, CallerHeaders, TokenCall};
 use connection::Connection;
+pub use source::TokenSource;
 pub use watch::Watch;
 
 /// The wait before another attempt if the socket's queue is full.
@@ -60,6 +62,7 @@ struct Shared {
     socket: PathBuf,
     /// Locked while connecting, so that calls that begin together make one connection.
     slot: Mutex<Slot>,
+    sources: source::Sources,
 }
 
 /// The place of the one connection.
@@ -76,7 +79,8 @@ impl Client {
     /// A client for the daemon that the options name.
     pub fn new(options: Options) -> Self {
         let Options { socket, deadline, min_ttl } = options;
-        Self { shared: Arc::new(Shared { socket, slot: Mutex::new(Slot::Empty) }), deadline, min_ttl }
+        let (slot, sources) = (Mutex::new(Slot::Empty), source::Sources::default());
+        Self { shared: Arc::new(Shared { socket, slot, sources }), deadline, min_ttl }
     }
 
     /// The same client with another deadline (see [`Options::deadline`]).
@@ -94,7 +98,7 @@ impl Client {
     /// Calls about another variant of a token than the configured one: fewer scopes, certain resources or audiences,
     /// within what the daemon's configuration permits.
     ///
-    /// A watch, a list and a status have no variant.
+    /// A list and a status have no variant, and [`Client::watch`] names none.
     pub fn variant<'a>(&'a self, name: &'a TokenName, variant: Variant) -> TokenVariant<'a> {
         TokenVariant { client: self, name, variant }
     }
@@ -165,6 +169,11 @@ impl Client {
     /// The deadline limits the subscription. After that, [`Watch::next`] waits for changes without a limit.
     pub async fn watch(&self, names: &[TokenName]) -> Result<Watch, Error> {
         Watch::subscribe(self.shared.socket.clone(), names, self.deadline).await
+    }
+
+    /// Keeps the token in this process, for many reads. Call it on a tokio runtime.
+    pub fn source(&self, name: &TokenName) -> TokenSource {
+        self.variant(name, Variant::default()).source()
     }
 
     /// Returns the daemon's version.
@@ -270,6 +279,11 @@ impl TokenVariant<'_> {
     /// Explains why the subject may read the token or may not.
     pub async fn explain(&self, subject: &Subject) -> Result<ExplainedReply, Error> {
         self.client.call(request::explain(self.token_call(), subject)).await.and_then(reply::explain)
+    }
+
+    /// Keeps the token in this process, for many reads. Call it on a tokio runtime.
+    pub fn source(&self) -> TokenSource {
+        TokenSource::new(self.client, self.name, self.variant.clone())
     }
 
     fn token_call(&self) -> TokenCall<'_> {

@@ -25,6 +25,11 @@ impl Deadline {
         u32::try_from(left.as_millis()).unwrap_or(u32::MAX)
     }
 
+    /// The time until the deadline; zero once it has passed.
+    pub(crate) fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
     /// The time until this side gives up; `None` if it has passed.
     pub(crate) fn left(self) -> Option<Duration> {
         (self.0 + GRACE).checked_duration_since(Instant::now()).filter(|left| !left.is_zero())

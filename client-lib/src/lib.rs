@@ -3,7 +3,7 @@
 //! A service gets a token by its name in the daemon's configuration, each time that it needs one. The daemon has
 //! requested the token before and renews it in time, so a call takes a few microseconds on a Unix socket. A call never
 //! waits for the provider while the daemon holds a valid token. Do not cache the token: get it again for each piece of
-//! work.
+//! work, or let a [source](#sources) keep it.
 //!
 //! ```no_run
 //! use tokend_client::{Options, TokenName, blocking::Client};
@@ -20,6 +20,28 @@
 //!
 //! [`blocking::Client`] needs no async runtime and is always available. The async `Client` needs the feature
 //! `tokio`, which is off by default so that a small program does not build a runtime that it never uses. Both have the same calls, the same types and the same errors.
+//!
+//! # Sources
+//!
+//! A service that needs a token for each of its own calls keeps a source: a [`blocking::TokenSource`], or the async
+//! `TokenSource`. Reading the token costs no system call but the clock's, because the daemon sends each new token to the source.
+//!
+//! ```no_run
+//! use tokend_client::{Options, blocking::Client};
+//!
+//! let client = Client::new(Options::from_env());
+//! let source = client.source(&"psb".parse()?);
+//! let value: http::HeaderValue = source.header_value()?;
+//! # let _ = value;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - A source never hands out a token that has expired. It waits for another one, until the client's deadline.
+//! - While the daemon is away, the last token stays in use until it expires. The source connects again by itself, with a
+//!   back-off of at most five seconds.
+//! - If the daemon refuses the token, the source drops it at once and returns the error. It asks again every half minute,
+//!   because a reload may permit the token.
+//! - The watch of a source counts as a use of the token, so an on-demand token is renewed as long as the source exists.
 //!
 //! # Guarantees of every call
 //!
@@ -60,14 +82,16 @@ mod failure;
 mod options;
 mod reply;
 mod request;
+mod source;
 
 #[cfg(feature = "tokio")]
-pub use client::{Client, TokenVariant, Watch};
+pub use client::{Client, TokenSource, TokenVariant, Watch};
 pub use deadline::now;
 pub use error::Error;
 pub use options::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Options, SOCKET_VARIABLE};
 pub use reply::Status;
 pub use request::CallerHeaders;
+pub use source::{SourceHeaders, SourceToken};
 pub use tokend_protocol::{
     Attribute, BootInstant, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition,
     ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, FingerprintError, HEADERS_MAX, Header,

@@ -163,7 +163,7 @@ pub struct EventReply {
     pub last_error: Option<ErrorClass>,
     /// When the daemon will ask the provider next.
     pub next_attempt: Option<Timestamp>,
-    /// The held token itself, if the request asks for tokens and no event before this one had the same token.
+    /// The held token itself, if the request asks for tokens and the event before had another one or another expiry.
     pub token: Option<TokenReply>,
 }
 

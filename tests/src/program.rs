@@ -43,6 +43,19 @@ pub fn flood() -> PathBuf {
     directory().join("flood")
 }
 
+/// The path of the built `call_api`, the example of the client library.
+pub fn call_api() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let this = env::current_exe().expect("a program knows its own path");
+        let directory = profile_directory(&this);
+        let example = ["--package", "tokend-client", "--features", "tokio", "--example", "call_api"];
+        build(&directory, &example);
+        directory.join("examples/call_api")
+    });
+    built.clone()
+}
+
 /// Copies a program to where every user can run it: the source tree may be closed to others.
 ///
 /// Another process does the writing. Were it this one, a child that some other thread starts at the same
@@ -70,7 +83,8 @@ fn directory() -> &'static Path {
         }
         let this = env::current_exe().expect("a program knows its own path");
         let directory = profile_directory(&this);
-        build(&directory);
+        let programs: Vec<&str> = PROGRAMS.iter().flat_map(|name| ["--bin", name]).collect();
+        build(&directory, &programs);
         directory
     })
 }
@@ -83,7 +97,7 @@ fn profile_directory(program: &Path) -> PathBuf {
     directory.to_owned()
 }
 
-fn build(directory: &Path) {
+fn build(directory: &Path, targets: &[&str]) {
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(profile) => profile,
@@ -96,7 +110,7 @@ fn build(directory: &Path) {
     let built = cargo
         .current_dir(workspace())
         .args(["build", "--quiet", "--profile", profile])
-        .args(PROGRAMS.iter().flat_map(|name| ["--bin", name]))
+        .args(targets)
         .arg("--target-dir")
         .arg(target)
         .status()

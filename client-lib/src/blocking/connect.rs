@@ -72,7 +72,7 @@ impl Connector {
 }
 
 /// Connects, or fails with [`io::ErrorKind::WouldBlock`] once the time has passed.
-fn connect_within(path: &Path, left: Duration) -> io::Result<UnixStream> {
+pub(super) fn connect_within(path: &Path, left: Duration) -> io::Result<UnixStream> {
     let address = UnixAddr::new(path)?;
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let stream = UnixStream::from(socket);

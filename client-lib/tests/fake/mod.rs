@@ -6,7 +6,7 @@
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 
@@ -44,6 +44,7 @@ pub struct FakeDaemon {
 struct Seen {
     stopping: AtomicBool,
     connections: Mutex<Vec<UnixStream>>,
+    open: AtomicUsize,
     requests: Mutex<Vec<Request>>,
 }
 
@@ -69,6 +70,34 @@ impl FakeDaemon {
     /// The requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.seen.requests.lock().unwrap().clone()
+    }
+
+    /// The newest connection.
+    pub fn newest(&self) -> UnixStream {
+        self.seen.connections.lock().unwrap().last().unwrap().try_clone().unwrap()
+    }
+
+    /// Sends a reply over the newest connection.
+    pub fn push(&self, id: u32, message: Reply) {
+        Self::push_to(&self.newest(), id, message);
+    }
+
+    /// Sends a reply over a connection.
+    pub fn push_to(mut connection: &UnixStream, id: u32, message: Reply) {
+        write_frame(&mut connection, &Frame { id, message }).unwrap();
+    }
+
+    /// Ends the newest connection after these bytes.
+    pub fn end_newest(&self, bytes: &[u8]) {
+        use std::io::Write;
+        let mut newest = self.newest();
+        newest.write_all(bytes).unwrap();
+        newest.shutdown(Shutdown::Both).unwrap();
+    }
+
+    /// How many connections the clients have open.
+    pub fn open_connections(&self) -> usize {
+        self.seen.open.load(Ordering::SeqCst)
     }
 
     /// How many connections were accepted so far.
@@ -104,6 +133,7 @@ fn accept(listener: &UnixListener, seen: &Arc<Seen>, script: &Arc<Script>) {
 
 fn serve(mut stream: &UnixStream, seen: &Seen, script: &Arc<Script>) {
     let writer = Arc::new(Mutex::new(stream.try_clone().unwrap()));
+    seen.open.fetch_add(1, Ordering::SeqCst);
     while let Ok(Some(Ok(frame))) = read_frame::<Request>(&mut stream) {
         seen.requests.lock().unwrap().push(frame.message.clone());
         let (writer, script) = (Arc::clone(&writer), Arc::clone(script));
@@ -113,6 +143,7 @@ fn serve(mut stream: &UnixStream, seen: &Seen, script: &Arc<Script>) {
             send(&mut writer.lock().unwrap(), id, answers);
         });
     }
+    seen.open.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Sends to a client that may have gone.

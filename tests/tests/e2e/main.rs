@@ -36,6 +36,7 @@ mod rotation;
 mod sealed;
 mod secrecy;
 mod shutdown;
+mod source;
 mod test_users;
 mod traffic;
 mod variants;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll, once, unfold};
 use tokend_protocol::{
-    ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, State, TokenReply, WatchRequest, WatchedToken,
+    BootInstant, ErrorClass, ErrorCode, ErrorReply, EventReply, Fingerprint, State, TokenReply, WatchRequest,
+    WatchedToken,
 };
 use tokio::sync::watch::Receiver;
 
@@ -61,8 +62,8 @@ struct Subscribed {
 /// The snapshots of each token under the present registry, with its index in the request.
 type Snapshots = SelectAll<BoxStream<'static, (usize, Arc<Snapshot>)>>;
 
-/// The parts of an event that are compared to decide whether to send it. Times are left out: they always differ.
-type Told = (State, Option<Fingerprint>, Option<ErrorClass>);
+/// The parts of an event that are compared to decide whether to send it. Its other times are left out: they always differ.
+type Told = (State, Option<(Fingerprint, BootInstant)>, Option<ErrorClass>);
 
 impl Session {
     /// Begins a watch.
@@ -184,12 +185,13 @@ impl Watch {
         let (watched, subscribed) = (self.tokens.get(index)?, self.subscribed.get(index)?);
         let last = self.told.get_mut(index)?;
         let mut event = view::event(index, watched.name.clone(), snapshot, &self.session.shared.clock);
-        let fingerprint = event.held.map(|held| held.fingerprint);
-        let before = last.replace((event.state, fingerprint, event.last_error));
+        // A provider may return the token that it returned before, for longer.
+        let held = event.held.map(|held| (held.fingerprint, held.expires_at));
+        let before = last.replace((event.state, held, event.last_error));
         if before == *last {
             return None;
         }
-        if self.with_tokens && fingerprint != before.and_then(|(_, fingerprint, _)| fingerprint) {
+        if self.with_tokens && held != before.and_then(|(_, held, _)| held) {
             event.token = self.hand_out(watched, subscribed, snapshot);
         }
         Some(event)
