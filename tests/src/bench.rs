@@ -205,7 +205,7 @@ pub fn list() -> Request {
 /// Sends pieces of so many requests without end, and reads whatever comes. A piece of one waits for its answer.
 pub fn sending(socket: PathBuf, piece: Vec<u8>, at_once: usize) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let (mut reading, mut writing) = UnixStream::connect(socket).await.unwrap().into_split();
+        let (mut reading, mut writing) = connected(&socket).await.into_split();
         let mut scrap = vec![0; 64 * 1024];
         if at_once == 1 {
             loop {
@@ -218,14 +218,21 @@ pub fn sending(socket: PathBuf, piece: Vec<u8>, at_once: usize) -> JoinHandle<()
     })
 }
 
+/// A connection, as soon as the daemon has room for one more.
+async fn connected(socket: &Path) -> UnixStream {
+    loop {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => return stream,
+            Err(_) => tokio::time::sleep(RECONNECT).await,
+        }
+    }
+}
+
 /// Connects, writes, waits and leaves, without end.
 pub fn again_and_again(socket: PathBuf, wire: Vec<u8>, stay: Duration) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
-            let Ok(mut stream) = UnixStream::connect(&socket).await else {
-                tokio::time::sleep(RECONNECT).await;
-                continue;
-            };
+            let mut stream = connected(&socket).await;
             let _ = stream.write_all(&wire).await;
             tokio::time::sleep(stay).await;
         }
@@ -237,10 +244,7 @@ pub fn slow_reading(socket: PathBuf) -> JoinHandle<()> {
     tokio::spawn(async move {
         let wire = raw_peer::wire(1, list());
         loop {
-            let Ok(mut stream) = UnixStream::connect(&socket).await else {
-                tokio::time::sleep(RECONNECT).await;
-                continue;
-            };
+            let mut stream = connected(&socket).await;
             while stream.write_all(&wire).await.is_ok() {}
         }
     })

@@ -7,6 +7,7 @@ use tokend_tests::bench::share;
 use tokend_tests::program;
 
 use crate::Plan;
+use crate::oidc_agent::OidcAgent;
 use crate::server::{Kind, Server};
 use crate::table::{Bar, Report, Row};
 
@@ -18,33 +19,43 @@ const MOST: f64 = 1.25;
 
 pub(crate) fn measure(plan: &Plan, report: &mut Report) {
     let (tokend, redis) = (Server::tokend(5), Server::installed(Kind::Redis));
-    let mut commands = vec![
-        command(&program::tokenctl().display().to_string(), &["--socket", path(&tokend), "get", "t0"]),
-        command("/bin/true", &[]),
-    ];
+    let mut own =
+        command(&program::tokenctl().display().to_string(), &["--socket", path(&tokend), "get", "t0"]);
+    let mut commands = vec![("/bin/true", Some(Bar::AtMost(MOST)), command("/bin/true", &[]))];
     match &redis {
-        Some(redis) => commands.push(command("redis-cli", &["-s", path(redis), "get", "t0"])),
+        Some(redis) => {
+            let command = command("redis-cli", &["-s", path(redis), "get", "t0"]);
+            commands.push(("redis-cli get", None, command));
+        }
         None => report.left_out.push("redis-cli: it is not installed".to_owned()),
     }
-    let mut medians = vec![Vec::new(); commands.len()];
-    for _ in 0..plan.rounds {
-        let mut times = vec![Vec::new(); commands.len()];
-        for _ in 0..STARTS {
-            for (command, times) in commands.iter_mut().zip(&mut times) {
-                times.push(run(command));
-            }
+    let agent = OidcAgent::start();
+    match &agent {
+        Some(agent) => {
+            let mut command = agent.command("oidc-token");
+            command.arg("t0");
+            commands.push(("oidc-token", None, command));
         }
-        for (times, medians) in times.iter().zip(&mut medians) {
-            medians.push(share(times, 50).as_secs_f64() * 1e3);
+        None => report.left_out.push("oidc-token: oidc-agent is not installed".to_owned()),
+    }
+    let mut figures = vec![(Vec::new(), Vec::new()); commands.len()];
+    for _ in 0..plan.rounds {
+        for ((_, _, other), (owns, others)) in commands.iter_mut().zip(&mut figures) {
+            let (mut own_times, mut times) = (Vec::new(), Vec::new());
+            for _ in 0..STARTS {
+                own_times.push(run(&mut own));
+                times.push(run(other));
+            }
+            owns.push(share(&own_times, 50).as_secs_f64() * 1e3);
+            others.push(share(&times, 50).as_secs_f64() * 1e3);
         }
     }
-    let names = [("/bin/true", Some(Bar::AtMost(MOST))), ("redis-cli get", None)];
-    for ((name, bar), other) in names.into_iter().zip(&medians[1..]) {
+    for ((name, bar, _), (own, other)) in commands.into_iter().zip(figures) {
         report.rows.push(Row {
             what: "tokenctl get, start to end".to_owned(),
             unit: "ms",
-            tokend: medians[0].clone(),
-            baseline: Some((name.to_owned(), other.clone())),
+            tokend: own,
+            baseline: Some((name.to_owned(), other)),
             bar,
         });
     }

@@ -1,6 +1,6 @@
 //! How fast tokend is and how much memory it takes, against baselines that are measured in the same run.
 //!
-//! `tests/bench` runs it, and installs redis and memcached before. `docs/performance.md` describes the rows. All programs are
+//! `tests/bench` runs it, and installs before what it compares. `docs/performance.md` describes the rows. All programs are
 //! processes of their own and share the machine, so that its noise is in the figures. What is compared takes turns for that
 //! reason, and a ratio is computed for each round. A bar that is not met fails nothing.
 
@@ -17,10 +17,14 @@
 
 mod command;
 mod cpu;
+mod fairness;
+#[path = "../fairness/floods.rs"]
+mod floods;
 mod floor;
 mod load;
 mod machine;
 mod memory;
+mod oidc_agent;
 mod plot;
 mod profile;
 mod rotation;
@@ -42,6 +46,9 @@ use self::table::Report;
 
 const USAGE: &str = "usage: speed [--tokens NUMBER] [--rounds NUMBER] [PART]...";
 
+/// The daemon needs two for each of 10,000 connections, and some room.
+const DESCRIPTORS: u64 = 32_768;
+
 /// The options of a run.
 pub(crate) struct Plan {
     pub(crate) tokens: usize,
@@ -52,12 +59,13 @@ pub(crate) struct Plan {
 
 type Part = (&'static str, fn(&Plan, &mut Report));
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("serving", serving::measure),
     ("command", command::measure),
     ("memory", memory::measure),
     ("rotation", rotation::measure),
     ("start", start::measure),
+    ("fairness", fairness::measure),
     ("profile", profile::measure),
 ];
 
@@ -67,6 +75,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["floor", reply, socket] => floor::serve(reply, socket),
         ["load", words @ .., socket] => load::main(words, socket),
+        ["flood", number, socket] => floods::flood(number.parse().unwrap(), Path::new(socket)),
         ["caller", words @ .., socket] => bench::measure(words, Path::new(socket)),
         words => {
             let Some(plan) = Plan::read(words) else {
@@ -95,8 +104,7 @@ impl Plan {
     }
 
     fn run(&self) {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+        allow_descriptors();
         let (began, facts, mut report) = (Instant::now(), machine::facts(), Report::default());
         for (name, measure) in PARTS {
             if self.parts.is_empty() || self.parts.iter().any(|part| part == name) {
@@ -114,4 +122,12 @@ impl Plan {
         println!("{markdown}\n{json}");
         eprintln!("{:>4} s  written to {}", began.elapsed().as_secs(), directory.display());
     }
+}
+
+/// Raises the limit of descriptors: as root to what the part `memory` needs, else as far as possible.
+fn allow_descriptors() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let wanted = most.max(DESCRIPTORS);
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted);
+    raised.or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, most, most)).unwrap();
 }

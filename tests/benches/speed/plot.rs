@@ -44,6 +44,11 @@ pub(crate) fn svg(report: &Report) -> String {
         let (x, ratio) = (at(10_f64.powf(decade)), 10_f64.powf(decade));
         line(&mut svg, (x, TOP - 5.0), (x, bottom), if decade == 0.0 { "black" } else { "#dddddd" }, 1.0);
         text(&mut svg, x - 8.0, TOP - 10.0, "black", &format!("{ratio}"));
+        for between in [2.0, 5.0].into_iter().filter(|_| decade < high) {
+            let x = at(between * ratio);
+            line(&mut svg, (x, TOP - 5.0), (x, bottom), "#eeeeee", 1.0);
+            text(&mut svg, x - 8.0, TOP - 10.0, "#757575", &format!("{}", between * ratio));
+        }
         decade += 1.0;
     }
     for (number, row) in rows.iter().enumerate() {

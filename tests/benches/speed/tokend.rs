@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokend_tests::daemon::Launch;
 use tokend_tests::test_support::{provider_table, token_of};
-use tokend_tests::{Answer, Provider, TestDir, wait};
+use tokend_tests::{Answer, Provider, Recorded, TestDir, wait};
 
 use crate::load::connect;
 use crate::server::{Kind, TOKEN_LENGTH};
@@ -51,6 +51,24 @@ impl Tokens {
         Launch::logging(&self.home, "info")
     }
 
+    /// Has the providers take so long for an answer.
+    pub(crate) fn answer_slowly(&self, delay: Duration) {
+        for provider in &self.providers {
+            provider.answer_with(numbered(delay));
+        }
+    }
+
+    /// Asks for the last token: how many other requests its provider gets between this call and the request for that token.
+    pub(crate) fn requests_before_the_last(&self, socket: &Path) -> usize {
+        let last = self.count - 1;
+        let provider = &self.providers[last % self.providers.len()];
+        let (before, scope) = (provider.count(), format!("s{last}"));
+        Kind::Tokend.call(&mut connect(socket), &format!("t{last}"));
+        let requests = provider.requests();
+        let place = requests.iter().rposition(|request| request.field("scope").as_ref() == Some(&scope));
+        place.unwrap().saturating_sub(before)
+    }
+
     /// Waits until the daemon has asked for all tokens, and holds the first.
     pub(crate) fn wait_until_asked(&self, socket: &Path) {
         let requests = || self.providers.iter().map(Provider::count).sum::<usize>();
@@ -63,9 +81,13 @@ impl Tokens {
 
 /// A provider of tokens that differ.
 fn provider() -> Provider {
+    Provider::start_answering(numbered(Duration::ZERO))
+}
+
+fn numbered(delay: Duration) -> impl FnMut(&Recorded) -> Answer + Send + 'static {
     let mut number = 0_u64;
-    Provider::start_answering(move |_| {
+    move |_| {
         number += 1;
-        Answer::this_token(&format!("{number:0>TOKEN_LENGTH$}"), LIFETIME)
-    })
+        Answer::this_token(&format!("{number:0>TOKEN_LENGTH$}"), LIFETIME).after(delay)
+    }
 }
