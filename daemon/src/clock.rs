@@ -3,6 +3,8 @@
 //! Lifetimes count on `CLOCK_BOOTTIME`, which runs on while the host sleeps and is never set. Wall time is for people,
 //! for dates that providers send and for records that survive a reboot. Nothing else in the daemon reads a clock.
 
+mod alarms;
+
 use std::fmt::Debug;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use tokend_protocol::{BootInstant, Timestamp};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+
+use self::alarms::Alarms;
+pub use self::alarms::{Alarm, Sleeper};
 
 /// A point in time, on a clock that begins `BEFORE_BOOT` before the host booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,9 +128,13 @@ pub type ClockChanges = Arc<Notify>;
 
 /// Reads the time and waits for it.
 #[derive(Clone, Debug)]
-pub struct Clock {
+pub struct Clock(Arc<Clocks>);
+
+#[derive(Debug)]
+struct Clocks {
     source: Arc<dyn TimeSource>,
     changes: ClockChanges,
+    alarms: Alarms,
 }
 
 /// The clocks of a host: this one's, or a simulated one's.
@@ -147,16 +156,16 @@ impl Clock {
 
     /// The clocks of `source`. `changes` wakes sleepers when its wall clock is set or it resumes from a suspend.
     pub fn new(source: Arc<dyn TimeSource>, changes: ClockChanges) -> Self {
-        Self { source, changes }
+        Self(Arc::new(Clocks { source, changes, alarms: Alarms::default() }))
     }
 
     /// Now, on the clock that lifetimes count on.
     pub fn now(&self) -> Instant {
-        Instant::at(self.source.since_boot())
+        Instant::at(self.0.source.since_boot())
     }
 
     pub fn wall(&self) -> Duration {
-        self.source.wall()
+        self.0.source.wall()
     }
 
     /// The wall time of `instant`, as the clocks stand now.
@@ -170,7 +179,7 @@ impl Clock {
     pub async fn sleep_until(&self, instant: Instant) {
         loop {
             // Created before the time is read, so that no change is missed in between.
-            let changed = self.changes.notified();
+            let changed = self.0.changes.notified();
             let left = instant.since(self.now());
             if left.is_zero() {
                 return;

@@ -31,8 +31,9 @@ pub use fault::{Fault, Place};
 pub use host_check::trust_ca_file;
 use section::Section;
 pub use settings::{
-    AdminSettings, BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant,
-    HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings,
+    AdminSettings, BasicEncoding, ClientAuthentication, ClientSettings, CredentialSettings, DaemonSettings,
+    Endpoint, Grant, HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, Terms, TokenSettings,
+    UserPassword, VariantSettings,
 };
 pub use values::is_field_value;
 

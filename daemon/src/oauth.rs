@@ -95,9 +95,9 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SecretInUse {
     /// Its position in the configuration, from 0. Another one than 0 means that a rotation is not finished.
-    pub index: usize,
+    pub index: u8,
     /// How many are configured.
-    pub of: usize,
+    pub of: u8,
 }
 
 impl Outcome {
@@ -134,7 +134,7 @@ impl Failure {
 
 impl fmt::Display for SecretInUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = ["first", "second", "third"].get(self.index).unwrap_or(&"last");
+        let place = ["first", "second", "third"].get(usize::from(self.index)).unwrap_or(&"last");
         write!(f, "the {place} of {} is in use", self.of)?;
         if self.index > 0 {
             f.write_str("; the first is refused or cannot be read")?;

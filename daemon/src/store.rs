@@ -183,7 +183,7 @@ impl Store {
             }
             Some(record)
         });
-        (RecordWriter(Some((Arc::clone(self), key, variant_of))), record)
+        (RecordWriter(Some((Arc::clone(self), key, variant_of.map(Box::new)))), record)
     }
 
     /// The stored state of a throttle of a host or a token endpoint, and the handle for storing it.

@@ -38,7 +38,7 @@ impl InProcess {
         drop(listening);
         let store = Store::forgetful(Clock::kernel(ClockChanges::default()));
         let daemon =
-            runtime.block_on(Daemon::start(&config, listener, MOST_CONNECTIONS, store, String::new()));
+            runtime.block_on(Daemon::start(config, listener, MOST_CONNECTIONS, store, String::new()));
         let daemon = daemon.expect("the kernel has randomness");
         Self { daemon: Some(daemon), runtime, socket: home.socket(), config: home.config() }
     }
@@ -49,7 +49,7 @@ impl InProcess {
     /// When it has a fault.
     pub fn reload(&self) {
         let config = load(&self.config);
-        self.runtime.block_on(self.daemon().reload(&config));
+        self.runtime.block_on(self.daemon().reload(config));
     }
 
     /// The daemon itself.

@@ -8,9 +8,7 @@ use super::fault::{Place, one_of, quoted};
 use super::files::{Table, Value};
 use super::preset::{self, Preset};
 use super::section::Section;
-use super::{
-    BasicEncoding, ClientAuthentication, CredentialSettings, DaemonSettings, Endpoint, Grant, Terms, values,
-};
+use super::{BasicEncoding, ClientAuthentication, ClientSettings, DaemonSettings, Endpoint, values};
 
 /// The lifetime of a token if the reply has none: that of the shortest-lived tokens seen in practice, so that an expired
 /// token is hardly ever handed out. It costs a dozen requests in an hour.
@@ -22,8 +20,9 @@ pub(super) const ENCODINGS: &[&str] = &["form", "raw"];
 pub(super) struct Provider {
     pub(super) name: Arc<str>,
     pub(super) place: Place,
-    /// The settings that its tokens share. The grant, terms and parameters are those of each token. `None` if faulty.
-    pub(super) credential: Option<CredentialSettings>,
+    /// `None` if faulty.
+    pub(super) client: Option<Arc<ClientSettings>>,
+    pub(super) default_lifetime: Duration,
     pub(super) max_requests_per_minute: Option<u32>,
     /// Defaults of the preset for its tokens.
     pub(super) token_defaults: Table,
@@ -52,7 +51,8 @@ pub(super) fn read(
     }
     Provider {
         name: Arc::from(name),
-        credential: credential(&section, daemon),
+        client: client(&section, daemon).map(Arc::new),
+        default_lifetime: section.read("default_lifetime", values::lifetime).unwrap_or(DEFAULT_LIFETIME),
         max_requests_per_minute: section.read("max_requests_per_minute", values::count(1..=60_000)),
         token_defaults: preset.map(|preset| preset.token.clone()).unwrap_or_default(),
         place: section.place,
@@ -60,14 +60,13 @@ pub(super) fn read(
 }
 
 /// Reads every key before it gives up, so that every fault is found.
-fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<CredentialSettings> {
+fn client(section: &Section<'_>, daemon: &DaemonSettings) -> Option<ClientSettings> {
     let endpoint = endpoint(section);
     section.missing::<()>("client_id", "the provider issues it together with the client secret");
     let client_id = section.read("client_id", values::line);
     let authentication = authentication(section);
     let accept = section.read("accept", |field| values::header_value(field, "a string"));
     let ca_file = section.read("ca_file", |field| values::readable_path(field, "ca_file"));
-    let default_lifetime = section.read("default_lifetime", values::lifetime);
     let token_type = section.read("token_type", values::line);
     let proxy = section.read("proxy", values::proxy);
     if proxy.is_some() && endpoint.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http") {
@@ -79,19 +78,14 @@ fn credential(section: &Section<'_>, daemon: &DaemonSettings) -> Option<Credenti
         let message = "contradicts egress_dir, through which every connection goes; remove one of them";
         section.fault_if_complete::<()>("proxy", message);
     }
-    Some(CredentialSettings {
+    Some(ClientSettings {
         endpoint: endpoint?,
         client_id: client_id?,
         authentication: authentication?,
-        grant: Grant::ClientCredentials,
-        terms: Terms::default(),
-        params: BTreeMap::new(),
         accept: accept.unwrap_or_else(|| "application/json".to_owned()),
         ca_file,
         proxy,
-        default_lifetime: default_lifetime.unwrap_or(DEFAULT_LIFETIME),
         token_type,
-        scope_required: false,
     })
 }
 

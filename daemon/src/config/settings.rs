@@ -42,7 +42,7 @@ pub struct TokenSettings {
     pub refresh_before: Option<Duration>,
     /// `None` with `warm = "always"`: the token is renewed whether anybody uses it or not.
     pub idle_timeout: Option<Duration>,
-    pub variants: VariantSettings,
+    pub variants: Arc<VariantSettings>,
     pub headers: Vec<HeaderSettings>,
     pub caller_headers: Vec<String>,
     pub allow: Vec<Rule>,
@@ -72,25 +72,29 @@ pub enum TermKind {
 }
 
 /// All settings of a token request: the canonical key of a credential. Equal ones bring the same token.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CredentialSettings {
+    /// Shared by all tokens of a provider.
+    pub client: Arc<ClientSettings>,
+    pub grant: Grant,
+    pub terms: Terms,
+    pub params: BTreeMap<String, String>,
+    pub default_lifetime: Duration,
+    /// Whether a token with less scope than asked for is refused.
+    pub scope_required: bool,
+}
+
+/// The settings of token requests that a provider's section has.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientSettings {
     pub endpoint: Endpoint,
     pub client_id: String,
     pub authentication: ClientAuthentication,
-    pub grant: Grant,
-    #[serde(flatten)]
-    pub terms: Terms,
-    pub params: BTreeMap<String, String>,
     pub accept: String,
     pub ca_file: Option<PathBuf>,
     pub proxy: Option<Url>,
-    pub default_lifetime: Duration,
     /// A `token_type` in replies that means `Bearer`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub token_type: Option<String>,
-    /// Whether a token with less scope than asked for is refused.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub scope_required: bool,
 }
 
 /// The token endpoint (RFC 6749 section 3.2), or the issuer, whose metadata names it (RFC 8414, `OpenID` Connect
@@ -122,7 +126,13 @@ pub enum BasicEncoding {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Grant {
     ClientCredentials,
-    Password { username: String, password: SecretSource },
+    Password(Box<UserPassword>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct UserPassword {
+    pub username: String,
+    pub password: SecretSource,
 }
 
 /// Scopes (RFC 6749 section 3.3), resources (RFC 8707) and audiences.
@@ -135,7 +145,7 @@ pub struct Terms {
 
 /// Words whose order has no meaning but is kept for the wire, as in a scope (RFC 6749 section 3.3).
 #[derive(Clone, Debug, Default)]
-pub struct TermSet(Vec<String>);
+pub struct TermSet(Box<[String]>);
 
 /// A header of an API call, besides `Authorization`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +159,49 @@ pub enum HeaderValue {
     Fixed(String),
     /// Read when it is needed.
     Secret(SecretSource),
+}
+
+/// The keys of stored records depend on the names and the order.
+impl Serialize for CredentialSettings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            endpoint: &'a Endpoint,
+            client_id: &'a str,
+            authentication: &'a ClientAuthentication,
+            grant: &'a Grant,
+            #[serde(flatten)]
+            terms: &'a Terms,
+            params: &'a BTreeMap<String, String>,
+            accept: &'a str,
+            ca_file: &'a Option<PathBuf>,
+            proxy: &'a Option<Url>,
+            default_lifetime: Duration,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            token_type: &'a Option<String>,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            scope_required: bool,
+        }
+        let Self { client, grant, terms, params, default_lifetime, scope_required } = self;
+        let ClientSettings { endpoint, client_id, authentication, accept, ca_file, proxy, token_type } =
+            &**client;
+        let (default_lifetime, scope_required) = (*default_lifetime, *scope_required);
+        let written = Written {
+            endpoint,
+            client_id,
+            authentication,
+            grant,
+            terms,
+            params,
+            accept,
+            ca_file,
+            proxy,
+            default_lifetime,
+            token_type,
+            scope_required,
+        };
+        written.serialize(serializer)
+    }
 }
 
 impl TermKind {

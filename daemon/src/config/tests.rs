@@ -105,16 +105,31 @@ fn what_is_not_set_has_its_default() {
 
     let token = token(TOKEN);
     let credential = &token.credential;
-    assert_eq!(credential.endpoint, Endpoint::Token("https://id.example/token".parse().unwrap()));
+    assert_eq!(credential.client.endpoint, Endpoint::Token("https://id.example/token".parse().unwrap()));
     let secrets = vec![SecretSource::Environment("S".into())];
     assert_eq!(
-        credential.authentication,
+        credential.client.authentication,
         ClientAuthentication::SecretBasic { secrets, encoding: BasicEncoding::Form }
     );
     assert_eq!(credential.grant, Grant::ClientCredentials);
-    assert_eq!(credential.accept, "application/json");
+    assert_eq!(credential.client.accept, "application/json");
     assert_eq!(credential.default_lifetime, Duration::from_secs(300));
     assert_eq!((token.refresh_before, token.allow.len(), token.headers.len()), (None, 0, 0));
+}
+
+fn client_of_every_key() -> ClientSettings {
+    ClientSettings {
+        endpoint: Endpoint::Issuer("https://id.example/realm".parse().unwrap()),
+        client_id: "c".into(),
+        authentication: ClientAuthentication::SecretBasic {
+            secrets: vec![SecretSource::Command(vec!["pass".into(), "show".into(), "x".into()])],
+            encoding: BasicEncoding::Raw,
+        },
+        accept: "*/*".into(),
+        ca_file: Some("/etc/ca.pem".into()),
+        proxy: Some("http://proxy.example:3128".parse().unwrap()),
+        token_type: Some("JWT".into()),
+    }
 }
 
 #[test]
@@ -164,21 +179,13 @@ fn every_key_arrives() {
     assert_eq!(config.admin.root, RootAccess::Allow);
     let token = &config.tokens["t"];
     let terms = |terms: &[&str]| terms.iter().map(|&term| term.to_owned()).collect::<TermSet>();
+    let user = UserPassword { username: "u".into(), password: SecretSource::File("/p".into()) };
     let expected = CredentialSettings {
-        endpoint: Endpoint::Issuer("https://id.example/realm".parse().unwrap()),
-        client_id: "c".into(),
-        authentication: ClientAuthentication::SecretBasic {
-            secrets: vec![SecretSource::Command(vec!["pass".into(), "show".into(), "x".into()])],
-            encoding: BasicEncoding::Raw,
-        },
-        grant: Grant::Password { username: "u".into(), password: SecretSource::File("/p".into()) },
+        client: Arc::new(client_of_every_key()),
+        grant: Grant::Password(Box::new(user)),
         terms: Terms { scope: terms(&["b", "a"]), resource: terms(&["r"]), audience: terms(&["x", "y"]) },
         params: BTreeMap::from([("acr_values".into(), "tenant:acme".into())]),
-        accept: "*/*".into(),
-        ca_file: Some("/etc/ca.pem".into()),
-        proxy: Some("http://proxy.example:3128".parse().unwrap()),
         default_lifetime: Duration::from_secs(1200),
-        token_type: Some("JWT".into()),
         scope_required: true,
     };
     assert_eq!(*token.credential, expected);
@@ -454,14 +461,14 @@ fn client_authentication_agrees_with_the_secret() {
     );
     let public = PROVIDER.replace("client_secret = { env = \"S\" }", "token_endpoint_auth_method = \"none\"");
     let settings = token(&format!("{public}[token.t]\nprovider = \"p\""));
-    assert_eq!(settings.credential.authentication, ClientAuthentication::None);
+    assert_eq!(settings.credential.client.authentication, ClientAuthentication::None);
 }
 
 #[test]
 fn secrets_that_overlap_are_read_in_their_order_and_the_order_matters() {
     let authentication = |value: &str| {
         let provider = PROVIDER.replace("{ env = \"S\" }", value);
-        token(&format!("{provider}[token.t]\nprovider = \"p\"")).credential.authentication.clone()
+        token(&format!("{provider}[token.t]\nprovider = \"p\"")).credential.client.authentication.clone()
     };
     let both = authentication("[{ env = \"NEW\" }, { file = \"/old\" }]");
     assert_eq!(both.secrets(), [SecretSource::Environment("NEW".into()), SecretSource::File("/old".into())]);
@@ -889,21 +896,27 @@ fn preset_token(provider: &str, token: &str) -> String {
     )
 }
 
-fn shipped(url: &str) -> CredentialSettings {
-    CredentialSettings {
+fn client(url: &str) -> ClientSettings {
+    ClientSettings {
         endpoint: Endpoint::Token(url.parse().unwrap()),
         client_id: "c".into(),
         authentication: ClientAuthentication::SecretPost {
             secrets: vec![SecretSource::Environment("S".into())],
         },
-        grant: Grant::ClientCredentials,
-        terms: Terms::default(),
-        params: BTreeMap::new(),
         accept: "application/json".into(),
         ca_file: None,
         proxy: None,
-        default_lifetime: Duration::from_secs(300),
         token_type: None,
+    }
+}
+
+fn shipped(url: &str) -> CredentialSettings {
+    CredentialSettings {
+        client: Arc::new(client(url)),
+        grant: Grant::ClientCredentials,
+        terms: Terms::default(),
+        params: BTreeMap::new(),
+        default_lifetime: Duration::from_secs(300),
         scope_required: false,
     }
 }
@@ -927,7 +940,8 @@ fn preset_econnect_psb() {
     let user = "grant_type = \"password\"\nusername = \"u\"\npassword = { env = \"P\" }\nheaders = { Subscription-Key = { env = \"K\" } }";
     let settings = token(&preset_token("preset = \"econnect-psb\"\nenvironment = \"acceptance\"", user));
     let acceptance = shipped("https://accp-identity.econnect.eu/connect/token");
-    let grant = Grant::Password { username: "u".into(), password: SecretSource::Environment("P".into()) };
+    let user = UserPassword { username: "u".into(), password: SecretSource::Environment("P".into()) };
+    let grant = Grant::Password(Box::new(user));
     assert_eq!(*settings.credential, CredentialSettings { terms: scopes(&["ap"]), grant, ..acceptance });
 }
 
@@ -938,12 +952,16 @@ fn preset_bnpparibas_cib() {
         format!("preset = \"bnpparibas-cib\"\nenvironment = \"production\"\ntoken_endpoint = \"{url}\"");
     let settings = token(&preset_token(&provider, "scope = \"aisp pisp\""));
     let secrets = vec![SecretSource::Environment("S".into())];
-    let expected = CredentialSettings {
+    let client = ClientSettings {
         authentication: ClientAuthentication::SecretBasic { secrets, encoding: BasicEncoding::Raw },
         accept: "*/*".into(),
+        token_type: Some("BearerToken".into()),
+        ..client(url)
+    };
+    let expected = CredentialSettings {
+        client: Arc::new(client),
         terms: scopes(&["aisp", "pisp"]),
         default_lifetime: Duration::from_secs(3600),
-        token_type: Some("BearerToken".into()),
         ..shipped(url)
     };
     assert_eq!(*settings.credential, expected);
@@ -969,7 +987,7 @@ fn preset_aritma_psd2() {
     assert_eq!(*settings.credential, expected);
     let settings = token(&preset_token("preset = \"aritma-psd2\"\nenvironment = \"development\"", ""));
     let url = "https://id.dev.aritma.io/connect/token".parse().unwrap();
-    assert_eq!(settings.credential.endpoint, Endpoint::Token(url));
+    assert_eq!(settings.credential.client.endpoint, Endpoint::Token(url));
 }
 
 #[test]
@@ -1049,7 +1067,10 @@ fn a_preset_of_ones_own() {
     let given = "scope = \"more\"\nparams = { b = \"own\" }\nheaders = { x-b = \"own\" }\ncaller_headers = []\nrefresh_before = \"2m\"";
     let text = preset_token("preset = \"ours\"\nenvironment = \"test\"", given);
     let settings = token(&format!("{text}{preset}"));
-    assert_eq!(settings.credential.endpoint, Endpoint::Issuer("https://test.example".parse().unwrap()));
+    assert_eq!(
+        settings.credential.client.endpoint,
+        Endpoint::Issuer("https://test.example".parse().unwrap())
+    );
     assert_eq!(settings.credential.terms.scope, words(&["more"]));
     let params = BTreeMap::from([("a".into(), "preset".into()), ("b".into(), "own".into())]);
     assert_eq!(settings.credential.params, params);
@@ -1287,7 +1308,7 @@ fn warmth_and_variants() {
     assert_eq!(of("warm = \"on-demand\"").idle_timeout, Some(hour));
     let short = of("warm = \"on-demand\"\nidle_timeout = \"5m\"").idle_timeout;
     assert_eq!(short, Some(hour / 12));
-    assert_eq!(of("").variants, VariantSettings::default());
+    assert_eq!(*of("").variants, VariantSettings::default());
     let variants = of("variants = { scope = \"a b\", resource = [\"r\"], audience = \"x\" }").variants;
     assert_eq!(variants.terms.scope.as_slice(), ["a", "b"]);
     assert_eq!(

@@ -11,8 +11,8 @@ use super::preset;
 use super::provider::Provider;
 use super::section::{Field, Section};
 use super::{
-    CredentialSettings, Grant, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings, rules,
-    values,
+    CredentialSettings, Grant, TermKind, TermRules, TermSet, Terms, TokenSettings, UserPassword,
+    VariantSettings, rules, values,
 };
 use crate::access::Rule;
 
@@ -29,8 +29,9 @@ pub(super) fn read_all(
     providers: &BTreeMap<String, Provider>,
     sink: &Sink,
 ) -> BTreeMap<TokenName, TokenSettings> {
+    let no_variants = Arc::default();
     let read = |(name, section): (String, _)| {
-        let settings = read(section, providers)?;
+        let settings = read(section, providers, &no_variants)?;
         Some((name.parse().ok()?, settings))
     };
     let tokens: BTreeMap<TokenName, TokenSettings> = sections.into_iter().filter_map(read).collect();
@@ -43,7 +44,11 @@ pub(super) fn read_all(
 }
 
 /// Reads every key before it gives up, so that every fault is found.
-fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Option<TokenSettings> {
+fn read(
+    mut section: Section<'_>,
+    providers: &BTreeMap<String, Provider>,
+    no_variants: &Arc<VariantSettings>,
+) -> Option<TokenSettings> {
     let unknown = |name: &str| format!("no provider {}; add [{}]", quoted(name), join("provider", name));
     let provider = section.find("provider", providers, unknown);
     section.missing::<()>("provider", "name one of the [provider.NAME] sections");
@@ -66,19 +71,19 @@ fn read(mut section: Section<'_>, providers: &BTreeMap<String, Provider>) -> Opt
     let default_lifetime = section.read("default_lifetime", values::lifetime);
     let scope_required = section.read("scope_required", values::boolean).unwrap_or_default();
     let idle_timeout = idle_timeout(&section);
-    let variants = section.read("variants", variants).unwrap_or_default();
+    let variants = section.read("variants", variants);
     let provider = provider?;
-    let base = provider.credential.clone()?;
-    let default_lifetime = default_lifetime.unwrap_or(base.default_lifetime);
+    let client = provider.client.clone()?;
+    let default_lifetime = default_lifetime.unwrap_or(provider.default_lifetime);
     let (grant, params) = (grant?, params?);
-    let credential = CredentialSettings { grant, terms, params, default_lifetime, scope_required, ..base };
+    let credential = CredentialSettings { client, grant, terms, params, default_lifetime, scope_required };
     Some(TokenSettings {
         provider: Arc::clone(&provider.name),
         credential: Arc::new(credential),
         max_requests_per_minute: provider.max_requests_per_minute,
         refresh_before,
         idle_timeout,
-        variants,
+        variants: variants.map_or_else(|| Arc::clone(no_variants), Arc::new),
         headers,
         caller_headers,
         allow,
@@ -114,7 +119,8 @@ fn grant(section: &Section<'_>) -> Option<Grant> {
             let message = format!("\"password\" also needs {}", missing.join(" and "));
             return section.fault_if_complete("grant_type", message);
         }
-        return Some(Grant::Password { username: username?, password: password? });
+        let (username, password) = (username?, password?);
+        return Some(Grant::Password(Box::new(UserPassword { username, password })));
     }
     if let Some(key) = ["username", "password"].into_iter().find(|key| section.has(key)) {
         let message = "belongs to grant_type = \"password\"; set that, or remove username and password";

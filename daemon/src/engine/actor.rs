@@ -3,21 +3,20 @@
 mod attempt;
 mod record;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::OptionFuture;
+use futures_util::FutureExt;
 use tokend_protocol::{ErrorClass, Fingerprint};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
 pub(super) use self::record::{ActorState, resume};
-use super::credential::{ActorContext, Attempted, Rejected, Schedule, Snapshot};
+use super::credential::{Attempted, Core, Rejected, Resting, Schedule, Snapshot};
 use super::schedule::{REJECT_GAP_MOST, RenewalMode, Serving, held_back, may_serve, min_gap, renew_at};
-use super::throttle::{ClientThrottle, Urgency};
-use crate::clock::{AtomicInstant, Instant};
+use super::throttle::Urgency;
+use crate::clock::Instant;
 use crate::oauth::{Failure, Provider};
-use crate::store::RecordWriter;
 
 /// An attempt that is later than this was due while the host was suspended. A busy host is not that late.
 const OVERSLEPT: Duration = Duration::from_secs(10);
@@ -32,26 +31,33 @@ const CHANGE_GAP: Duration = Duration::from_secs(1);
 /// How many times [`CHANGE_GAP`] doubles, up to about four minutes.
 const CHANGE_GAP_DOUBLINGS: u32 = 8;
 
+/// How long a panicked actor pauses before it acts again.
+const REST_AFTER_PANIC: Duration = Duration::from_secs(1);
+
 /// After a reload or a change of the network, attempts are spread over this time.
 const RETRY_SPREAD: Duration = Duration::from_secs(1);
 
-/// The actor of one credential. Only it writes the snapshot.
+/// The actor of one credential, while it does something. Only it writes the snapshot.
 pub(super) struct Actor<P> {
-    pub(super) provider: P,
-    pub(super) throttle: Arc<ClientThrottle>,
-    pub(super) context: ActorContext,
-    pub(super) writer: RecordWriter,
-    pub(super) state: ActorState,
-    pub(super) publish: watch::Sender<Arc<Snapshot>>,
-    pub(super) schedule: Schedule,
-    /// The schedule as a reload changed it.
-    pub(super) schedules: watch::Receiver<Schedule>,
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) last_used: Arc<AtomicInstant>,
-    /// Ends the actor after the request that is under way.
-    pub(super) stop: CancellationToken,
-    /// Ends the actor and its request, because the credential is not configured any more.
-    pub(super) discarded: CancellationToken,
+    provider: P,
+    state: ActorState,
+    schedule: Schedule,
+    core: Arc<Core>,
+}
+
+/// An actor while it rests.
+struct Rest<P> {
+    provider: P,
+    state: ActorState,
+}
+
+/// What an actor does next.
+enum Next {
+    End,
+    Renew,
+    /// A command that takes time.
+    Obey(Command),
+    Wait,
 }
 
 /// A message to an actor.
@@ -69,46 +75,139 @@ pub(super) enum Command {
     Retry,
 }
 
+impl Command {
+    /// Whether nobody waits for it.
+    pub(super) fn is_hint(&self) -> bool {
+        matches!(self, Self::Wake | Self::Retry)
+    }
+
+    /// Whether its caller has given up.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Need { done, .. } => done.is_closed(),
+            Self::Refresh { done } => done.is_closed(),
+            Self::Reject { done, .. } => done.is_closed(),
+            Self::Wake | Self::Retry => false,
+        }
+    }
+}
+
+impl<P: Provider> Resting for Rest<P> {
+    fn wake(self: Box<Self>, core: Arc<Core>) {
+        let Self { provider, state } = *self;
+        let mut actor = Actor { provider, state, schedule: core.schedule(), core };
+        match actor.next() {
+            Next::Wait if actor.watched_secrets().is_none() => actor.rest(),
+            next => drop(actor.core.context.tasks.clone().spawn(actor.live(next))),
+        }
+    }
+}
+
 impl<P: Provider> Actor<P> {
-    pub(super) fn names(&self) -> &str {
+    /// Starts an actor, which rests until its first request is due.
+    pub(super) fn start(provider: P, state: ActorState, core: &Arc<Core>) {
+        core.rest(Box::new(Rest { provider, state }));
+    }
+
+    fn rest(self) {
+        let Self { provider, state, core, .. } = self;
+        core.rest(Box::new(Rest { provider, state }));
+    }
+
+    fn names(&self) -> &str {
         &self.schedule.names
     }
 
-    /// Serves commands and the schedule until it is stopped. A request to the provider is finished before a stop
-    /// is looked at: its reply may be the only copy of a token.
-    pub(super) async fn run(&mut self) {
+    /// Acts until there is nothing left to do or the actor is stopped. After a panic it goes on with the token that it holds.
+    async fn live(mut self, first: Next) {
+        let mut next = Some(first);
         loop {
-            let snapshot = self.snapshot();
-            let due = snapshot.next_attempt;
-            // Secret files are watched only while a failure needs an operator and the token is being renewed.
-            let watches_secrets =
-                due.is_some() && snapshot.last_error.as_ref().is_some_and(|failed| failed.needs_operator);
-            let (watch_from, clock) = (self.watch_secrets_from(), &self.context.clock);
-            let renewal = OptionFuture::from(due.map(|at| clock.sleep_until(at)));
-            let secret_replaced = async {
-                clock.sleep_until(watch_from).await;
-                self.provider.changed().await;
-            };
-            // `biased`, so that the order is the same in every test.
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => break,
-                Ok(()) = self.schedules.changed() => self.reschedule(),
-                Some(()) = renewal => self.come_due(due).await,
-                Some(command) = self.commands.recv() => self.handle(command).await,
-                () = secret_replaced, if watches_secrets => self.try_after_change().await,
+            match AssertUnwindSafe(self.run(next.take())).catch_unwind().await {
+                Ok(Next::End) => break,
+                Ok(_) => return self.rest(),
+                Err(_) => (),
             }
+            let (names, clock) = (self.names(), &self.core.context.clock);
+            tracing::error!(token = names, "a panic stopped the renewal of {names}; it is started again");
+            clock.sleep_until(clock.now().after(REST_AFTER_PANIC)).await;
+            self.recover();
         }
         // Lets callers that waited for the last request read its token first.
         tokio::task::yield_now().await;
-        // A connection may hold its handle of an ended credential for long. Its token must not stay in memory.
-        self.update(|snapshot| snapshot.token = None);
+        self.core.end();
     }
 
-    /// Records a panic as a failure, so that the actor can run again.
-    pub(super) fn recover(&mut self) {
+    /// Serves commands and the schedule while there is something to do. A request to the provider is finished before a
+    /// stop is looked at: its reply may be the only copy of a token.
+    async fn run(&mut self, first: Option<Next>) -> Next {
+        let mut next = first.unwrap_or_else(|| self.next());
+        loop {
+            match next {
+                Next::End => return next,
+                Next::Renew => drop(self.attempt(Urgency::Scheduled).await),
+                Next::Obey(command) => self.handle(command).await,
+                Next::Wait => match self.watched_secrets() {
+                    None => return next,
+                    Some((watch_from, due)) => self.watch_secrets(watch_from, due).await,
+                },
+            }
+            next = self.next();
+        }
+    }
+
+    /// Does what takes no time, and returns what comes next.
+    fn next(&mut self) -> Next {
+        loop {
+            if self.core.is_stopped() {
+                return Next::End;
+            }
+            if let Some(schedule) = self.core.take_schedule() {
+                self.reschedule(schedule);
+            }
+            let now = self.core.context.clock.now();
+            if let Some(due) = self.snapshot().next_attempt.filter(|due| *due <= now) {
+                if self.renews(due, now) {
+                    return Next::Renew;
+                }
+                continue;
+            }
+            match self.core.take_command() {
+                Some(Command::Wake) => self.resume_renewal(),
+                Some(Command::Retry) => self.retry_soon(now),
+                Some(command) => return Next::Obey(command),
+                None => return Next::Wait,
+            }
+        }
+    }
+
+    /// Records a panic as a failure, so that the actor can go on.
+    fn recover(&mut self) {
         self.state.interrupted_requests = 0;
         self.failed(Failure::new(ErrorClass::Internal, "a fault in the daemon"));
+    }
+
+    /// When secret files are watched from, and until when: only while a failure needs an operator and the token is being
+    /// renewed.
+    fn watched_secrets(&self) -> Option<(Instant, Instant)> {
+        let snapshot = self.snapshot();
+        let needs_operator = snapshot.last_error.as_ref().is_some_and(|failed| failed.needs_operator);
+        snapshot.next_attempt.filter(|_| needs_operator).map(|due| (self.watch_secrets_from(), due))
+    }
+
+    /// Waits for a replaced secret, which causes an attempt, or for anything else to do.
+    async fn watch_secrets(&mut self, from: Instant, due: Instant) {
+        let clock = &self.core.context.clock;
+        let secret_replaced = async {
+            clock.sleep_until(from).await;
+            self.provider.changed().await;
+        };
+        // `biased`, so that the order is the same in every test.
+        tokio::select! {
+            biased;
+            () = self.core.news() => (),
+            () = clock.sleep_until(due) => (),
+            () = secret_replaced => self.try_after_change().await,
+        }
     }
 
     /// When a replaced secret may cause the next attempt.
@@ -116,32 +215,26 @@ impl<P: Provider> Actor<P> {
         let gap = CHANGE_GAP * 2_u32.pow(self.state.changes_in_vain.min(CHANGE_GAP_DOUBLINGS));
         // Counts from the later one: the throttle may have held back the attempt after the last change.
         let last = self.state.last_attempt.max(self.state.last_change);
-        last.map_or_else(|| self.context.clock.now(), |at| at.after(gap))
+        last.map_or_else(|| self.core.context.clock.now(), |at| at.after(gap))
     }
 
     /// Tries again because a secret was replaced.
     async fn try_after_change(&mut self) {
         self.state.changes_in_vain = self.state.changes_in_vain.saturating_add(1);
-        self.state.last_change = Some(self.context.clock.now());
+        self.state.last_change = Some(self.core.context.clock.now());
         let names = self.names();
         tracing::info!(token = names, "a secret or the ca_file of {names} was replaced; trying again");
         self.attempt(Urgency::Ordered).await;
     }
 
-    /// Renews the token. If the renewal was due during a suspend, it is delayed by up to [`RESUME_SPREAD`], because
-    /// many tokens are due at once and the network may not be up yet. A waiting caller is not delayed.
-    async fn come_due(&mut self, due: Option<Instant>) {
-        let now = self.context.clock.now();
-        if due.is_some_and(|due| now.since(due) >= OVERSLEPT) {
+    /// Whether a due token is renewed now. If it was due during a suspend, it is delayed by up to [`RESUME_SPREAD`], because
+    /// many tokens are due at once and the network may not be up yet. If nobody uses it, it is not renewed any more.
+    fn renews(&mut self, due: Instant, now: Instant) -> bool {
+        if now.since(due) >= OVERSLEPT {
             self.set_next_attempt(self.spread(now, RESUME_SPREAD));
-        } else {
-            self.renew().await;
+            return false;
         }
-    }
-
-    /// Renews the token, or stops renewing it if nobody uses it.
-    async fn renew(&mut self) {
-        let (snapshot, now, last_used) = (self.snapshot(), self.context.clock.now(), self.last_used.load());
+        let (snapshot, last_used) = (self.snapshot(), self.core.last_used.load());
         // A failed renewal and its retries count as one renewal, while a valid token is held.
         let is_retry = snapshot.failures > 0 && snapshot.usable(now, Duration::ZERO).is_some();
         if self.state.last_attempt.is_none_or(|at| last_used >= at) {
@@ -149,21 +242,38 @@ impl<P: Provider> Actor<P> {
         } else if !is_retry {
             self.state.unused_renewals = self.state.unused_renewals.saturating_add(1);
         }
-        if self.schedule.renewal_mode.rests(now, last_used, self.state.unused_renewals) {
+        let rests = self.schedule.renewal_mode.rests(now, last_used, self.state.unused_renewals);
+        if rests {
             let names = self.names();
             tracing::debug!(token = names, "{names} is unused; its renewal pauses until the next use");
             self.update(|snapshot| snapshot.next_attempt = None);
-        } else {
-            self.attempt(Urgency::Scheduled).await;
+        }
+        !rests
+    }
+
+    /// Renews the token again, because a caller used it while it was not renewed.
+    fn resume_renewal(&self) {
+        let snapshot = self.snapshot();
+        if let (None, Some(token)) = (snapshot.next_attempt, &snapshot.token) {
+            self.set_next_attempt(renew_at(token, self.schedule.refresh_before));
+        }
+    }
+
+    fn retry_soon(&self, now: Instant) {
+        let (snapshot, soon) = (self.snapshot(), self.spread(now, RETRY_SPREAD));
+        if snapshot.last_error.is_some() && snapshot.next_attempt.is_some_and(|at| at > soon) {
+            self.core.throttle.endpoint.reset();
+            self.update(|snapshot| snapshot.callers_from = snapshot.callers_from.min(Some(soon)));
+            self.set_next_attempt(soon);
         }
     }
 
     async fn handle(&mut self, command: Command) {
-        let now = self.context.clock.now();
+        let now = self.core.context.clock.now();
         let snapshot = self.snapshot();
         match command {
             Command::Need { min_ttl, done } => {
-                let throttled = || self.throttle.caller_held_back(snapshot.failures > 0, now);
+                let throttled = || self.core.throttle.caller_held_back(snapshot.failures > 0, now);
                 if matches!(may_serve(&snapshot, throttled, now, min_ttl), Serving::Wait { .. }) {
                     self.attempt(self.needed()).await;
                 }
@@ -175,19 +285,7 @@ impl<P: Provider> Actor<P> {
                 }
             }
             Command::Reject { refused, done } => self.replace(refused, done, now).await,
-            Command::Wake => {
-                if let (None, Some(token)) = (snapshot.next_attempt, &snapshot.token) {
-                    self.set_next_attempt(renew_at(token, self.schedule.refresh_before));
-                }
-            }
-            Command::Retry => {
-                let soon = self.spread(now, RETRY_SPREAD);
-                if snapshot.last_error.is_some() && snapshot.next_attempt.is_some_and(|at| at > soon) {
-                    self.throttle.endpoint.reset();
-                    self.update(|snapshot| snapshot.callers_from = snapshot.callers_from.min(Some(soon)));
-                    self.set_next_attempt(soon);
-                }
-            }
+            Command::Wake | Command::Retry => (),
         }
     }
 
@@ -201,7 +299,7 @@ impl<P: Provider> Actor<P> {
         };
         let gap = min_gap(token.validity.lifetime).min(REJECT_GAP_MOST);
         let is_too_soon = self.state.last_attempt.is_some_and(|at| now.since(at) < gap)
-            || held_back(&snapshot, self.throttle.caller_held_back(snapshot.failures > 0, now), now)
+            || held_back(&snapshot, self.core.throttle.caller_held_back(snapshot.failures > 0, now), now)
                 .is_some();
         if is_too_soon {
             let _ = done.send(Rejected::TooSoon);
@@ -229,8 +327,8 @@ impl<P: Provider> Actor<P> {
         }
     }
 
-    fn reschedule(&mut self) {
-        self.schedule = self.schedules.borrow_and_update().clone();
+    fn reschedule(&mut self, schedule: Schedule) {
+        self.schedule = schedule;
         let snapshot = self.snapshot();
         match (&snapshot.token, &snapshot.last_error) {
             // A token on loan is replaced as soon as possible, so its renewal is not moved.
@@ -238,7 +336,7 @@ impl<P: Provider> Actor<P> {
                 self.set_next_attempt(renew_at(token, self.schedule.refresh_before));
             }
             (None, None) if self.schedule.renewal_mode == RenewalMode::Always => {
-                self.set_next_attempt(self.context.clock.now());
+                self.set_next_attempt(self.core.context.clock.now());
             }
             _ => (),
         }
@@ -250,7 +348,7 @@ impl<P: Provider> Actor<P> {
 
     /// A random instant within `time` from `start`.
     fn spread(&self, start: Instant, time: Duration) -> Instant {
-        start.after(time.mul_f64((self.context.roll)()))
+        start.after(time.mul_f64((self.core.context.roll)()))
     }
 
     fn set_next_attempt(&self, at: Instant) {
@@ -258,10 +356,10 @@ impl<P: Provider> Actor<P> {
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
-        self.publish.borrow().clone()
+        self.core.published.snapshot()
     }
 
     fn update(&self, change: impl FnOnce(&mut Snapshot)) {
-        self.publish.send_modify(|published| change(Arc::make_mut(published)));
+        self.core.published.update(change);
     }
 }

@@ -3,20 +3,20 @@
 //! There is one actor for each distinct set of settings, so that two requests for the same token are never in flight.
 //! Only the actor publishes snapshots. Readers of a valid token wait for nothing.
 
+mod core;
 mod encoded_reply;
+mod published;
 
-use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokend_protocol::{ErrorClass, Fingerprint, State};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+pub(super) use self::core::{Core, Resting};
 use self::encoded_reply::EncodedReply;
+use self::published::Published;
 use super::actor::{Actor, Command, resume};
 use super::schedule::{self, RenewalMode, Serving};
 use super::throttle::ClientThrottle;
@@ -27,12 +27,6 @@ use crate::store::record::Record;
 pub use crate::store::record::{Failed, Token};
 use crate::store::{PreviousExit, RecordWriter};
 
-/// Commands that may wait for the actor. Callers beyond that wait for a place, each in its own task.
-const COMMANDS_MAX: usize = 64;
-
-/// How long a panicked actor pauses before it runs again.
-const REST_AFTER_PANIC: Duration = Duration::from_secs(1);
-
 /// The clock and other services that every actor uses.
 #[derive(Clone, Debug)]
 pub struct ActorContext {
@@ -40,7 +34,7 @@ pub struct ActorContext {
     pub fingerprinter: Arc<Fingerprinter>,
     /// Returns a random number in `0..1`.
     pub roll: fn() -> f64,
-    /// Where the actor's task runs.
+    /// Where the actors' tasks run.
     pub tasks: TaskTracker,
 }
 
@@ -78,7 +72,7 @@ pub struct Snapshot {
     /// Whether a request is under way, or waits for its turn.
     pub in_flight: bool,
     /// The last failure since the last success, or the throttle's reason for not asking.
-    pub last_error: Option<Failed>,
+    pub last_error: Option<Arc<Failed>>,
     /// Failures since the last success.
     pub failures: u32,
     /// When the provider is asked next; `None` while the token is not renewed because nobody uses it.
@@ -87,12 +81,12 @@ pub struct Snapshot {
     pub callers_from: Option<Instant>,
     /// Token requests sent so far.
     pub requests: u64,
-    /// Tolerated deviations from the RFCs so far.
-    pub deviations: BTreeMap<&'static str, u64>,
+    /// Tolerated deviations from the RFCs so far, sorted.
+    pub deviations: Box<[(&'static str, u64)]>,
     /// The client secret that brought the newest token, where several are configured.
     pub client_secret: Option<SecretInUse>,
     /// The details of the last token request, for operators: see [`Outcome::facts`](crate::oauth::Outcome::facts).
-    pub facts: Arc<BTreeMap<&'static str, String>>,
+    pub facts: Arc<[(&'static str, Box<str>)]>,
     /// By how many seconds the provider's clock was ahead of this host's at its last reply.
     pub clock_skew: Option<i64>,
     pub reply: EncodedReply,
@@ -101,15 +95,7 @@ pub struct Snapshot {
 /// The handle of a credential's actor. The actor ends when the last handle is dropped.
 #[derive(Debug)]
 pub struct Credential {
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-    pub(super) schedule: watch::Sender<Schedule>,
-    commands: mpsc::Sender<Command>,
-    last_used: Arc<AtomicInstant>,
-    throttle: Arc<ClientThrottle>,
-    writer: RecordWriter,
-    clock: Clock,
-    stop: CancellationToken,
-    discarded: CancellationToken,
+    core: Arc<Core>,
 }
 
 /// The result of an attempt to get a new token.
@@ -154,6 +140,17 @@ impl Snapshot {
         self.token.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)).cloned()
     }
 
+    pub(super) fn count_deviations(&mut self, deviations: Vec<&'static str>) {
+        let mut counted = std::mem::take(&mut self.deviations).into_vec();
+        for deviation in deviations {
+            match counted.binary_search_by_key(&deviation, |(known, _)| known) {
+                Ok(index) => counted.iter_mut().skip(index).take(1).for_each(|(_, count)| *count += 1),
+                Err(index) => counted.insert(index, (deviation, 1)),
+            }
+        }
+        self.deviations = counted.into();
+    }
+
     /// Whether the token is not renewed because nobody uses it.
     pub fn is_resting(&self) -> bool {
         self.next_attempt.is_none() && !self.in_flight
@@ -183,62 +180,37 @@ impl Credential {
         start: StartState,
         context: &ActorContext,
     ) -> Self {
-        let clock = context.clock.clone();
-        let (first, state) = resume(&start, &schedule, &context.fingerprinter, clock.now());
-        let (publish, snapshot) = watch::channel(Arc::new(first));
-        let (commands, received) = mpsc::channel(COMMANDS_MAX);
+        let now = context.clock.now();
+        let (first, state) = resume(&start, &schedule, &context.fingerprinter, now);
         let last_used = start.record.and_then(|record| record.last_used);
-        let credential = Self {
-            snapshot,
-            schedule: watch::Sender::new(schedule.clone()),
-            commands,
-            last_used: Arc::new(AtomicInstant::new(last_used.unwrap_or(Instant::at(Duration::ZERO)))),
-            throttle,
-            writer: start.writer,
-            clock,
-            stop: CancellationToken::new(),
-            discarded: CancellationToken::new(),
-        };
-        let actor = Actor {
-            provider,
-            throttle: Arc::clone(&credential.throttle),
-            context: context.clone(),
-            writer: credential.writer.clone(),
-            state,
-            publish,
-            schedule,
-            schedules: credential.schedule.subscribe(),
-            commands: received,
-            last_used: Arc::clone(&credential.last_used),
-            stop: credential.stop.clone(),
-            discarded: credential.discarded.clone(),
-        };
-        context.tasks.spawn(keep_running(actor, context.clock.clone()));
-        credential
+        let last_used = AtomicInstant::new(last_used.unwrap_or(Instant::at(Duration::ZERO)));
+        let published = Published::new(first);
+        let core = Core::new(context.clone(), throttle, start.writer, published, last_used, schedule);
+        Actor::start(provider, state, &core);
+        Self { core }
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.borrow().clone()
+        self.core.published.snapshot()
     }
 
     /// When the next attempt is, unless a caller causes one before: the later one of the token's own time and the throttle's.
     pub fn next_attempt(&self) -> Option<Instant> {
-        let next_attempt = self.snapshot.borrow().next_attempt?;
-        Some(self.throttle.scheduled_from(next_attempt, self.clock.now()))
+        let next_attempt = self.snapshot().next_attempt?;
+        Some(self.core.throttle.scheduled_from(next_attempt, self.now()))
     }
 
     /// Receives every change of the state.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.snapshot.clone()
+        self.core.published.subscribe()
     }
 
     /// Decides as [`schedule::may_serve`] whether a caller gets the held token.
     pub fn may_serve(&self, min_ttl: Duration) -> Serving {
-        let now = self.clock.now();
-        let snapshot = self.snapshot.borrow();
-        let throttled = || self.throttle.caller_held_back(snapshot.failures > 0, now);
+        let (now, snapshot) = (self.now(), self.snapshot());
+        let throttled = || self.core.throttle.caller_held_back(snapshot.failures > 0, now);
         match schedule::may_serve(&snapshot, throttled, now, min_ttl) {
-            Serving::Refuse(_) if self.stop.is_cancelled() => Serving::Refuse(Unobtainable::Ended),
+            Serving::Refuse(_) if self.core.is_stopped() => Serving::Refuse(Unobtainable::Ended),
             serving => serving,
         }
     }
@@ -250,17 +222,16 @@ impl Credential {
         if !matches!(schedule::may_serve(&snapshot, || None, now, min_ttl), Serving::Token(_)) {
             return None;
         }
-        self.last_used.store(now);
+        self.core.last_used.store(now);
         if snapshot.is_resting() {
-            // Where there is no place for another command, one of the others wakes it.
-            let _ = self.commands.try_send(Command::Wake);
+            self.core.send(Command::Wake);
         }
         Some(snapshot)
     }
 
     /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.
     pub async fn obtain(&self, min_ttl: Duration, deadline: Instant) -> Result<Arc<Token>, Unobtainable> {
-        let now = self.clock.now();
+        let now = self.now();
         if let Some(token) = self.serve_held(min_ttl, now).and_then(|snapshot| snapshot.token.clone()) {
             return Ok(token);
         }
@@ -271,13 +242,13 @@ impl Credential {
             Serving::Wait { .. } if deadline <= now => return Err(Unobtainable::DeadlineExceeded),
             Serving::Wait { .. } => (),
         }
-        let mut seen = self.snapshot.clone();
+        let mut seen = self.subscribe();
         // A token may arrive before this command has its turn.
         let answered = tokio::select! {
             biased;
             answered = self.command(deadline, |done| Command::Need { min_ttl, done }) => answered,
             Ok(()) = async {
-                seen.wait_for(|snapshot| snapshot.usable(self.clock.now(), min_ttl).is_some()).await.map(drop)
+                seen.wait_for(|snapshot| snapshot.usable(self.now(), min_ttl).is_some()).await.map(drop)
             } => Ok(()),
         };
         // Notes the use again, because `unused_renewals` compares it with the time of the request.
@@ -300,17 +271,12 @@ impl Credential {
     }
 
     pub fn reschedule(&self, schedule: Schedule) {
-        self.schedule.send_if_modified(|known| {
-            let is_changed = *known != schedule;
-            *known = schedule;
-            is_changed
-        });
+        self.core.reschedule(schedule);
     }
 
     /// Tries again soon if the last attempt failed, because its cause may have ended.
     pub fn retry(&self) {
-        // Where there is no place for another command, the actor is about to be busy anyway.
-        let _ = self.commands.try_send(Command::Retry);
+        self.core.send(Command::Retry);
     }
 
     /// Whether the token is not renewed because nobody uses it, and has expired.
@@ -318,31 +284,36 @@ impl Credential {
         let snapshot = self.snapshot();
         // A new variant has neither token nor error; its first caller is about to use it.
         let was_used = snapshot.token.is_some() || snapshot.last_error.is_some();
-        snapshot.is_resting() && was_used && snapshot.usable(self.clock.now(), Duration::ZERO).is_none()
+        snapshot.is_resting() && was_used && snapshot.usable(self.now(), Duration::ZERO).is_none()
     }
 
     /// When the token was last asked for.
     pub fn last_used(&self) -> Instant {
-        self.last_used.load()
+        self.core.last_used.load()
     }
 
     /// Notes that somebody is about to use the token.
     pub fn note_use(&self) {
-        self.last_used.store(self.clock.now());
+        self.core.last_used.store(self.now());
     }
 
     /// Ends the actor, after the request that is under way.
     pub fn stop(&self) {
-        self.stop.cancel();
+        self.core.stop();
     }
 
     /// Ends the actor and its request at once and wipes its record, because it is not configured any more.
     pub fn discard(&self) {
-        if !self.discarded.is_cancelled() {
-            self.writer.discard();
-            self.discarded.cancel();
-        }
-        self.stop();
+        self.core.discard();
+    }
+
+    #[cfg(test)]
+    pub(super) fn schedule(&self) -> Schedule {
+        self.core.schedule()
+    }
+
+    fn now(&self) -> Instant {
+        self.core.context.clock.now()
     }
 
     async fn command<T>(
@@ -351,29 +322,28 @@ impl Credential {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Unobtainable> {
         let (done, answer) = oneshot::channel();
-        let exchange = async {
-            self.commands.send(command(done)).await.map_err(|_| Unobtainable::Ended)?;
-            answer.await.map_err(|_| Unobtainable::Ended)
-        };
+        if !self.core.send(command(done)) {
+            return Err(Unobtainable::Ended);
+        }
         // An answer that comes with the deadline counts.
         tokio::select! {
             biased;
-            answer = exchange => answer,
-            () = self.clock.sleep_until(deadline) => Err(Unobtainable::DeadlineExceeded),
+            answer = answer => answer.map_err(|_| Unobtainable::Ended),
+            () = self.core.context.clock.sleep_until(deadline) => Err(Unobtainable::DeadlineExceeded),
         }
     }
 
     /// Returns why there is no token after the provider has answered.
     fn unobtainable(&self) -> Unobtainable {
-        if self.stop.is_cancelled() {
+        if self.core.is_stopped() {
             return Unobtainable::Ended;
         }
-        let (snapshot, now) = (self.snapshot(), self.clock.now());
+        let (snapshot, now) = (self.snapshot(), self.now());
         if let Some(token) = snapshot.usable(now, Duration::ZERO) {
             return Unobtainable::MinTtlUnreachable(token.validity.remaining(now));
         }
         let expired = "the token expired before it was handed out";
-        let failed = snapshot.last_error.clone();
+        let failed = snapshot.last_error.as_deref().cloned();
         let failed = failed.unwrap_or_else(|| Failed::new(ErrorClass::Internal, expired, now));
         Unobtainable::Failed(failed, snapshot.next_attempt)
     }
@@ -381,17 +351,7 @@ impl Credential {
 
 impl Drop for Credential {
     fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-/// Runs an actor until it is stopped. After a panic it runs again with the token that it holds.
-async fn keep_running<P: Provider>(mut actor: Actor<P>, clock: Clock) {
-    while AssertUnwindSafe(actor.run()).catch_unwind().await.is_err() {
-        let names = actor.names();
-        tracing::error!(token = names, "a panic stopped the renewal of {names}; it is started again");
-        clock.sleep_until(clock.now().after(REST_AFTER_PANIC)).await;
-        actor.recover();
+        self.stop();
     }
 }
 

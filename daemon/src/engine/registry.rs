@@ -42,7 +42,7 @@ impl Registry {
     /// A registry of `config`. Credentials of `previous` with equal settings are carried over, and new ones are
     /// started. One that replaces another gets its token on loan if both request the same token. The caller then
     /// drops the rest with [`Registry::discard_all_but`].
-    pub fn build(config: &Config, factory: &mut CredentialFactory, previous: Option<&Self>) -> Self {
+    pub fn build(config: Config, factory: &mut CredentialFactory, previous: Option<&Self>) -> Self {
         let now = factory.actor_context.clock.now();
         let mut sharing: HashMap<&CredentialSettings, Vec<(&TokenName, &TokenSettings)>> = HashMap::new();
         for (name, token) in &config.tokens {
@@ -53,7 +53,7 @@ impl Registry {
             |settings: &CredentialSettings| previous.and_then(|previous| previous.credentials.get(settings));
         let mut crowds: HashMap<String, usize> = HashMap::new();
         for settings in sharing.keys().filter(|settings| known(settings).is_none()) {
-            *crowds.entry(origin(&settings.endpoint)).or_default() += 1;
+            *crowds.entry(origin(&settings.client.endpoint)).or_default() += 1;
         }
         let mut credentials = HashMap::with_capacity(sharing.len());
         for TokenSettings { credential: settings, .. } in config.tokens.values() {
@@ -64,24 +64,24 @@ impl Registry {
                 Arc::clone(known)
             } else {
                 let loan = previous.and_then(|previous| previous.loan(&tokens, now));
-                let crowd = crowds.get(&origin(&settings.endpoint)).copied().unwrap_or_default();
+                let crowd = crowds.get(&origin(&settings.client.endpoint)).copied().unwrap_or_default();
                 factory.start(Arc::clone(settings), schedule, None, loan, crowd)
             };
             credentials.insert(Arc::clone(settings), credential);
         }
-        let entry = |(name, token): (&TokenName, &TokenSettings)| {
+        let names_in_rules = config.names_in_rules();
+        let has_exe_rules = names_in_rules.iter().any(|name| matches!(name, Condition::Exe(_)));
+        let entry = |(name, token): (TokenName, TokenSettings)| {
             let known = previous.and_then(|previous| previous.find(name.as_str()));
             let credential = Arc::clone(credentials.get(&token.credential)?);
-            let entry = Entry::new(name, token.clone(), credential, known.map(Arc::as_ref));
+            let entry = Entry::new(&name, token, credential, known.map(Arc::as_ref));
             if let Some(known) = known {
                 entry.take_over_variants(known, factory, now);
             }
-            Some((name.clone(), Arc::new(entry)))
+            Some((name, Arc::new(entry)))
         };
-        let tokens = config.tokens.iter().filter_map(entry).collect();
-        let names_in_rules = config.names_in_rules();
-        let has_exe_rules = names_in_rules.iter().any(|name| matches!(name, Condition::Exe(_)));
-        Self { tokens, credentials, admin: config.admin.clone(), names_in_rules, has_exe_rules }
+        let tokens = config.tokens.into_iter().filter_map(entry).collect();
+        Self { tokens, credentials, admin: config.admin, names_in_rules, has_exe_rules }
     }
 
     /// Returns the token on loan for a new credential of these names. It is lent only if all of the names had it, so
@@ -101,8 +101,7 @@ impl Registry {
             }
         }
         for (name, entry) in &self.tokens {
-            let heir = next.tokens.get(name).filter(|heir| Arc::ptr_eq(&heir.variants, &entry.variants));
-            entry.variants.discard_unless(|terms| heir.is_some_and(|heir| heir.permits(terms)));
+            entry.discard_variants_unless(next.tokens.get(name).map(Arc::as_ref));
         }
     }
 
@@ -122,7 +121,8 @@ impl Registry {
     }
 
     fn all_credentials(&self) -> impl Iterator<Item = Arc<Credential>> {
-        let variants = self.tokens.values().flat_map(|entry| entry.variants.credentials());
+        let variants = self.tokens.values().filter_map(|entry| entry.variants.as_ref());
+        let variants = variants.flat_map(|variants| variants.credentials());
         self.credentials.values().cloned().chain(variants)
     }
 

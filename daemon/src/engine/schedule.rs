@@ -141,7 +141,7 @@ pub fn held_back(
     throttled: Option<HeldBack>,
     now: Instant,
 ) -> Option<(Failed, Instant)> {
-    let own = snapshot.last_error.clone().zip(snapshot.callers_from);
+    let own = snapshot.last_error.as_deref().cloned().zip(snapshot.callers_from);
     // What happened to this token says more than what happened to others of its endpoint.
     let reason = |held: HeldBack| match &own {
         Some((failed, _)) if held.class != ErrorClass::Throttled => failed.clone(),
@@ -370,7 +370,7 @@ mod tests {
     fn snapshot(lifetime: Option<u64>, failure: Option<(ErrorClass, u64)>) -> Snapshot {
         let token = lifetime.map(|seconds| Arc::new(token(seconds, 0.0)));
         let next_attempt = failure.map(|(_, seconds)| SENT.after(Duration::from_secs(seconds)));
-        let last_error = failure.map(|(class, _)| Failed::new(class, "failed", SENT));
+        let last_error = failure.map(|(class, _)| Arc::new(Failed::new(class, "failed", SENT)));
         let callers_from = last_error.as_ref().zip(next_attempt).map(|(failed, at)| callers_from(failed, at));
         Snapshot { token, last_error, next_attempt, callers_from, ..Snapshot::default() }
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokend_protocol::Variant;
+use tokend_protocol::{TokenName, Variant};
 
 use crate::clock::Instant;
 use crate::config::{TermSet, Terms, VariantSettings};
@@ -68,8 +68,10 @@ pub fn as_configured(permitted: &VariantSettings, asked: &Variant) -> Variant {
 }
 
 /// The variants of one token that are held.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Variants {
+    /// The name of the token, for logs.
+    pub(super) name: Arc<str>,
     /// Never locked across an await.
     held: Mutex<HashMap<Terms, HeldVariant>>,
 }
@@ -82,6 +84,10 @@ struct HeldVariant {
 }
 
 impl Variants {
+    pub fn of(name: &TokenName) -> Self {
+        Self { name: name.as_str().into(), held: Mutex::default() }
+    }
+
     /// The credential with these terms, started by `start` if it is not held. Unused variants that have expired
     /// are dropped. `start` runs under the lock of the variants: see [`super::registry`].
     ///

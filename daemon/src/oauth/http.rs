@@ -40,26 +40,24 @@ pub struct HttpProvider {
     settings: Arc<CredentialSettings>,
     http: Arc<HttpClient>,
     clock: Clock,
-    /// The secret files and the `ca_file`.
-    files: Vec<PathBuf>,
+    /// Never locked across an await. Nothing is known of most tokens between two requests.
+    known: Mutex<Option<Box<Known>>>,
+}
+
+/// What is known from earlier requests.
+#[derive(Debug)]
+struct Known {
+    /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved.
+    endpoint: Option<Url>,
+    /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
+    preferred_secret: u8,
+    /// The stamps of the files from before they were last read. Dropped after a success, as nothing is wrong with them.
+    stamps: Option<Vec<Stamp>>,
     /// Held by the one thread that takes the stamps of the secret files. It is not `reading`: a secret file can be read
     /// while another one is on a file system that hangs.
     stamping: Arc<Semaphore>,
     /// Held by the one thread that reads a secret file.
     reading: Arc<Semaphore>,
-    /// Never locked across an await.
-    known: Mutex<Known>,
-}
-
-/// Results of earlier requests.
-#[derive(Debug, Default)]
-struct Known {
-    /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved.
-    endpoint: Option<Url>,
-    /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
-    preferred_secret: usize,
-    /// The stamps of the files from before they were last read.
-    stamps: Option<Vec<Stamp>>,
 }
 
 /// One token request: the time that is left, and the outcome so far.
@@ -83,8 +81,9 @@ impl Provider for HttpProvider {
             outcome: Outcome::of(Err(nothing_yet), 0),
         };
         let result = attempt.run().await;
-        if result.is_err() {
-            self.known().endpoint = None;
+        match &result {
+            Ok(_) => self.forget_files(),
+            Err(_) => self.with_known(|known| known.endpoint = None),
         }
         let Attempt { asked, mut outcome, .. } = attempt;
         if !asked.is_empty() {
@@ -99,13 +98,14 @@ impl Provider for HttpProvider {
     /// mount, a change of mode, or by appearing at all. Inotify needs another watch for each of these, and misses what
     /// another host does to a network file system.
     async fn changed(&self) {
-        if self.files.is_empty() {
+        let files = self.files();
+        if files.is_empty() {
             return std::future::pending().await;
         }
-        let before = self.known().stamps.clone();
+        let (before, stamping) = self.with_known(|known| (known.stamps.clone(), Arc::clone(&known.stamping)));
         loop {
             self.clock.sleep_until(self.clock.now().after(POLL_INTERVAL)).await;
-            let now = stamps(self.files.clone(), &self.stamping).await;
+            let now = stamps(files.clone(), &stamping).await;
             if now.is_some() && now != before {
                 return;
             }
@@ -115,18 +115,44 @@ impl Provider for HttpProvider {
 
 impl HttpProvider {
     pub fn new(settings: Arc<CredentialSettings>, http: Arc<HttpClient>, clock: Clock) -> Self {
-        let mut sources: Vec<_> = settings.authentication.secrets().iter().collect();
-        if let Grant::Password { password, .. } = &settings.grant {
-            sources.push(password);
-        }
-        let files =
-            sources.into_iter().filter_map(SecretSource::path).chain(settings.ca_file.clone()).collect();
-        let [stamping, reading] = [1, 1].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { settings, http, clock, files, stamping, reading, known: Mutex::default() }
+        Self { settings, http, clock, known: Mutex::default() }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    /// The secret files and the `ca_file`.
+    fn files(&self) -> Vec<PathBuf> {
+        let CredentialSettings { client, grant, .. } = &*self.settings;
+        let password = match grant {
+            Grant::ClientCredentials => None,
+            Grant::Password(user) => Some(&user.password),
+        };
+        let sources = client.authentication.secrets().iter().chain(password);
+        sources.filter_map(SecretSource::path).chain(client.ca_file.clone()).collect()
+    }
+
+    fn with_known<T>(&self, use_it: impl FnOnce(&mut Known) -> T) -> T {
+        use_it(self.lock().get_or_insert_default())
+    }
+
+    /// Forgets the state of the secret files, unless a thread still reads one.
+    fn forget_files(&self) {
+        let mut lock = self.lock();
+        let Some(known) = lock.as_deref_mut() else { return };
+        known.stamps = None;
+        let is_idle = [&known.stamping, &known.reading].into_iter().all(|turn| turn.available_permits() > 0);
+        if is_idle && known.endpoint.is_none() && known.preferred_secret == 0 {
+            *lock = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Known>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let [stamping, reading] = [1, 1].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { endpoint: None, preferred_secret: 0, stamps: None, stamping, reading }
     }
 }
 
@@ -134,33 +160,35 @@ impl Attempt<'_> {
     /// Tries each client secret once, the one that worked last first. One that cannot be read, and a refusal that a
     /// wrong secret may explain, are followed by the next. Any other answer is final.
     async fn run(&mut self) -> Result<Granted, Failure> {
-        let HttpProvider { settings, files, stamping, .. } = self.provider;
+        let (settings, files) = (&self.provider.settings, self.provider.files());
         if !files.is_empty() {
             // Before the files are read, so that no later change is missed.
-            let taken = timeout(STAMPS_TIMEOUT, stamps(files.clone(), stamping)).await;
-            self.provider.known().stamps = taken.ok().flatten();
+            let stamping = self.provider.with_known(|known| Arc::clone(&known.stamping));
+            let taken = timeout(STAMPS_TIMEOUT, stamps(files, &stamping)).await;
+            self.provider.with_known(|known| known.stamps = taken.ok().flatten());
         }
         let endpoint = self.token_endpoint().await?;
         let none = Secret::from(String::new());
         let password = match &settings.grant {
             Grant::ClientCredentials => none.clone(),
-            Grant::Password { password, .. } => self.secret("password", password).await?,
+            Grant::Password(user) => self.secret("password", &user.password).await?,
         };
-        let sources = settings.authentication.secrets();
+        let sources = settings.client.authentication.secrets();
         if sources.is_empty() {
             return self.ask(&endpoint, &none, &password).await;
         }
         let mut passed_over = Vec::new();
-        let first = self.provider.known().preferred_secret;
-        for (index, source) in sources.iter().enumerate().cycle().skip(first).take(sources.len()) {
+        let first = self.provider.lock().as_ref().map_or(0, |known| known.preferred_secret);
+        let from_first = (0_u8..).zip(sources).cycle().skip(first.into());
+        for (index, source) in from_first.take(sources.len()) {
             let result = match self.secret("client_secret", source).await {
                 Ok(secret) => self.ask(&endpoint, &secret, &password).await,
                 Err(failure) => Err(failure),
             };
             match result {
                 Ok(granted) => {
-                    self.provider.known().preferred_secret = index;
-                    let in_use = SecretInUse { index, of: sources.len() };
+                    self.provider.with_known(|known| known.preferred_secret = index);
+                    let in_use = SecretInUse { index, of: u8::try_from(sources.len()).unwrap_or(u8::MAX) };
                     self.outcome.client_secret = (in_use.of > 1).then_some(in_use);
                     return Ok(granted);
                 }
@@ -187,12 +215,12 @@ impl Attempt<'_> {
     /// Returns the token endpoint that is configured, or known, or else found at the metadata URLs, which are requested in
     /// turn. If all fail, the first failure is returned, because the usual URL comes first.
     async fn token_endpoint(&mut self) -> Result<Url, Failure> {
-        let issuer = match &self.provider.settings.endpoint {
+        let issuer = match &self.provider.settings.client.endpoint {
             Endpoint::Token(url) => return Ok(url.clone()),
             Endpoint::Issuer(issuer) => issuer,
         };
-        if let Some(endpoint) = &self.provider.known().endpoint {
-            return Ok(endpoint.clone());
+        if let Some(endpoint) = self.provider.with_known(|known| known.endpoint.clone()) {
+            return Ok(endpoint);
         }
         let mut first = None;
         for url in discovery::metadata_urls(issuer) {
@@ -202,7 +230,7 @@ impl Attempt<'_> {
             let wall = self.provider.clock.wall();
             match reply.and_then(|reply| discovery::read(issuer, &reply, wall)) {
                 Ok(Some(endpoint)) => {
-                    self.provider.known().endpoint = Some(endpoint.clone());
+                    self.provider.with_known(|known| known.endpoint = Some(endpoint.clone()));
                     return Ok(endpoint);
                 }
                 Ok(None) => (),
@@ -232,7 +260,8 @@ impl Attempt<'_> {
 
     /// Reads a secret. A timeout here is a failure of this host, not of the provider.
     async fn secret(&mut self, name: &str, source: &SecretSource) -> Result<Secret, Failure> {
-        let reading = source.read_in_turn(&self.provider.reading);
+        let turn = self.provider.with_known(|known| Arc::clone(&known.reading));
+        let reading = source.read_in_turn(&turn);
         let (message, detail) = match within(&mut self.time_for_secrets, reading).await {
             Some(Ok(secret)) => return Ok(secret),
             Some(Err(error)) => (format!("the {name} cannot be read on this host"), error.to_string()),
@@ -300,11 +329,13 @@ mod tests {
             ClientAuthentication::SecretPost { secrets: vec![SecretSource::File("/nonexistent".into())] };
         let http = Arc::new(HttpClient::new(None, None, None));
         let provider = HttpProvider::new(Arc::new(settings(authentication)), http, Clock::simulated());
-        let _stamping = provider.stamping.acquire().await.unwrap();
+        let [stamping, reading] =
+            provider.with_known(|known| [&known.stamping, &known.reading].map(Arc::clone));
+        let _stamping = stamping.acquire().await.unwrap();
         let failure = provider.request().await.result.unwrap_err();
         assert_eq!(failure.message, "the client_secret cannot be read on this host");
-        assert_eq!(provider.known().stamps, None);
-        let reading = provider.reading.acquire().await.unwrap();
+        assert_eq!(provider.with_known(|known| known.stamps.clone()), None);
+        let reading = reading.acquire().await.unwrap();
         let failure = provider.request().await.result.unwrap_err();
         assert_eq!(failure.message, "the client_secret cannot be read in time on this host");
         assert_eq!(failure.detail.unwrap(), "secret file /nonexistent: no answer within 15 seconds");

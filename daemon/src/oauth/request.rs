@@ -22,15 +22,15 @@ pub fn compose(
 ) -> Result<(Request, SentSecrets), Failure> {
     let mut request = Request::new(Method::POST, endpoint.clone());
     let headers = request.headers_mut();
-    headers.insert(ACCEPT, header_value(&settings.accept)?);
+    headers.insert(ACCEPT, header_value(&settings.client.accept)?);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     let (client_secret, password) = (client_secret.expose(), password.expose());
     let mut sent = Vec::from([client_secret, password].map(str::to_owned));
     sent.extend([client_secret, password].map(form_encoded));
     // Not sent so, but the usual form of an echo.
     sent.extend([client_secret, password].map(|secret| STANDARD.encode(secret)));
-    if let ClientAuthentication::SecretBasic { encoding, .. } = &settings.authentication {
-        let id = &settings.client_id;
+    if let ClientAuthentication::SecretBasic { encoding, .. } = &settings.client.authentication {
+        let id = &settings.client.client_id;
         let credentials = STANDARD.encode(match encoding {
             BasicEncoding::Raw => format!("{id}:{client_secret}"),
             BasicEncoding::Form => format!("{}:{}", form_encoded(id), form_encoded(client_secret)),
@@ -48,17 +48,18 @@ fn form(settings: &CredentialSettings, client_secret: &str, password: &str) -> S
     let mut form = Serializer::new(String::new());
     match &settings.grant {
         Grant::ClientCredentials => form.append_pair("grant_type", "client_credentials"),
-        Grant::Password { username, .. } => form
+        Grant::Password(user) => form
             .append_pair("grant_type", "password")
-            .append_pair("username", username)
+            .append_pair("username", &user.username)
             .append_pair("password", password),
     };
-    match &settings.authentication {
+    let client = &settings.client;
+    match &client.authentication {
         ClientAuthentication::SecretBasic { .. } => &mut form,
         ClientAuthentication::SecretPost { .. } => {
-            form.append_pair("client_id", &settings.client_id).append_pair("client_secret", client_secret)
+            form.append_pair("client_id", &client.client_id).append_pair("client_secret", client_secret)
         }
-        ClientAuthentication::None => form.append_pair("client_id", &settings.client_id),
+        ClientAuthentication::None => form.append_pair("client_id", &client.client_id),
     };
     if !settings.terms.scope.as_slice().is_empty() {
         form.append_pair("scope", &settings.terms.scope.as_slice().join(" "));
@@ -80,26 +81,30 @@ fn form_encoded(text: &str) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Endpoint, Terms};
+    use crate::config::{ClientSettings, Endpoint, Terms, UserPassword};
     use crate::oauth::redact::description;
     use crate::secret_source::SecretSource;
 
     pub(crate) fn settings(authentication: ClientAuthentication) -> CredentialSettings {
-        CredentialSettings {
+        let client = ClientSettings {
             endpoint: Endpoint::Token("https://id.example/token".parse().unwrap()),
             client_id: "my client:1".into(),
             authentication,
-            grant: Grant::ClientCredentials,
-            terms: Terms::default(),
-            params: std::collections::BTreeMap::default(),
             accept: "application/json".into(),
             ca_file: None,
             proxy: None,
-            default_lifetime: Duration::from_secs(300),
             token_type: None,
+        };
+        CredentialSettings {
+            client: Arc::new(client),
+            grant: Grant::ClientCredentials,
+            terms: Terms::default(),
+            params: std::collections::BTreeMap::default(),
+            default_lifetime: Duration::from_secs(300),
             scope_required: false,
         }
     }
@@ -153,8 +158,9 @@ pub(crate) mod tests {
     #[test]
     fn every_configured_field_is_sent_as_it_is() {
         let mut settings = settings(ClientAuthentication::None);
-        settings.client_id = "c".into();
-        settings.grant = Grant::Password { username: "u@x".into(), password: source() };
+        Arc::make_mut(&mut settings.client).client_id = "c".into();
+        let user = UserPassword { username: "u@x".into(), password: source() };
+        settings.grant = Grant::Password(Box::new(user));
         settings.terms.scope = ["b".to_owned(), "a".to_owned()].into_iter().collect();
         settings.terms.resource = ["connectapi".to_owned(), "urn:x".to_owned()].into_iter().collect();
         settings.terms.audience = ["api".to_owned()].into_iter().collect();

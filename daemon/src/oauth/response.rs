@@ -237,7 +237,7 @@ impl Reading<'_> {
             return Ok(());
         }
         self.note("token-type", &named);
-        let also = self.context.settings.token_type.as_ref();
+        let also = self.context.settings.client.token_type.as_ref();
         if !also.is_some_and(|also| also.eq_ignore_ascii_case(&named)) {
             let detail =
                 "if its API calls use Bearer all the same, set token_type of the provider to this type";
@@ -270,7 +270,7 @@ impl Reading<'_> {
         // RFC 6749 section 5.2 has its codes in answers of 400 and 401. With another status, an unknown word is no code: a
         // gateway's page in JSON has one too.
         let code = code.or(named.as_deref().filter(|_| matches!(status, 200..300 | 400)));
-        let has_password = matches!(self.context.settings.grant, Grant::Password { .. });
+        let has_password = matches!(self.context.settings.grant, Grant::Password(_));
         let refusal = refusal(status, code, has_password).filter(|_| class == ErrorClass::Refused);
         Failure { refusal, ..Failure::new(class, message) }
     }
@@ -390,7 +390,7 @@ mod tests {
     use reqwest::header::{HeaderName, HeaderValue};
 
     use super::*;
-    use crate::config::{ClientAuthentication, Terms};
+    use crate::config::{ClientAuthentication, Terms, UserPassword};
     use crate::oauth::request::tests::settings;
     use crate::secret_source::SecretSource;
 
@@ -481,12 +481,16 @@ mod tests {
         assert_eq!(outcome.deviations, ["expires_in-missing", "expires_in-huge"]);
     }
 
+    /// Of a provider whose `token_type` is its own.
+    fn bearer_token_settings() -> CredentialSettings {
+        let mut settings = settings(ClientAuthentication::None);
+        Arc::make_mut(&mut settings.client).token_type = Some("BearerToken".to_owned());
+        settings
+    }
+
     #[test]
     fn a_token_type_that_was_not_asked_for_is_refused() {
-        let bnp = CredentialSettings {
-            token_type: Some("BearerToken".to_owned()),
-            ..settings(ClientAuthentication::None)
-        };
+        let bnp = bearer_token_settings();
         let read_type = |named: &str, settings| {
             let body = format!(r#"{{"access_token":"t","token_type":"{named}","expires_in":1}}"#);
             read(&reply(200, &body, []), Context { settings, ..context() })
@@ -591,8 +595,7 @@ mod tests {
             "organization_name":"o","developer.email":"d","token_type":"BearerToken","issued_at":"1","":{"x":[]},
             "client_id":"c","access_token":"tok","application_name":"n","scope":"pisp aisp","expires_in":"1799",
             "refresh_count":"0","status":"approved"}"#;
-        let token_type = Some("BearerToken".to_owned());
-        let settings = CredentialSettings { token_type, ..settings(ClientAuthentication::None) };
+        let settings = bearer_token_settings();
         let Outcome { result, deviations, .. } =
             read(&reply(200, body, []), Context { settings: &settings, ..context() });
         let granted = result.unwrap();
@@ -823,7 +826,8 @@ mod tests {
 
     #[test]
     fn a_refusal_may_be_a_gateways_unless_its_code_is_one_of_oauth_or_it_is_about_a_client_or_a_password() {
-        let grant = Grant::Password { username: "u".to_owned(), password: SecretSource::File("/p".into()) };
+        let (username, password) = ("u".to_owned(), SecretSource::File("/p".into()));
+        let grant = Grant::Password(Box::new(UserPassword { username, password }));
         let with_password = CredentialSettings { grant, ..settings(ClientAuthentication::None) };
         let refusal = |status, body: &str, settings| {
             let outcome = read(&reply(status, body, []), Context { settings, ..context() });

@@ -41,7 +41,7 @@ impl Daemon {
     /// `most_connections` is the limit that the process's open descriptors impose. `memory` is the status line about
     /// locked memory.
     pub async fn start(
-        config: &Config,
+        config: Config,
         listener: UnixListener,
         most_connections: usize,
         store: Arc<Store>,
@@ -59,23 +59,25 @@ impl Daemon {
             roll: fastrand::f64,
             tasks: actors.clone(),
         };
-        let egress_dir = config.daemon.egress_dir.clone();
+        let settings = config.daemon.clone();
+        let egress_dir = settings.egress_dir.clone();
         let mut factory = CredentialFactory::new(Arc::clone(&store), egress_dir, actor_context);
         let registry = Registry::build(config, &mut factory, None);
         store.drop_unclaimed();
         let mut shared = ServerState::new(registry, factory, clock);
         shared.memory = memory;
-        shared.allowances = Allowances::new(config.daemon.quota);
-        shared.connections_max = config.daemon.max_connections.min(most_connections);
+        shared.allowances = Allowances::new(settings.quota);
+        shared.connections_max = settings.max_connections.min(most_connections);
         let shared = Arc::new(shared);
-        shared.names.resolve(config.names_in_rules()).await;
+        let names_in_rules = shared.registry.borrow().names_in_rules.clone();
+        shared.names.resolve(names_in_rules).await;
         let mut background = work_in_background(&shared, changes);
         background.spawn(accept::run(listener, Arc::clone(&shared)));
-        Ok(Self { shared, settings: config.daemon.clone(), actors, background })
+        Ok(Self { shared, settings, actors, background })
     }
 
     /// Puts another configuration in force. Keeps connections and tokens with the same settings, and drops removed tokens.
-    pub async fn reload(&self, config: &Config) {
+    pub async fn reload(&self, config: Config) {
         // Resolved before they are in force, so that nobody is refused because of an unresolved name.
         self.shared.names.resolve(config.names_in_rules()).await;
         if config.daemon != self.settings {
@@ -83,6 +85,7 @@ impl Daemon {
         }
         let mut factory = self.shared.credential_factory.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.shared.registry.borrow().clone();
+        let tokens = config.tokens.len();
         let next = Arc::new(Registry::build(config, &mut factory, Some(&previous)));
         self.shared.registry.send_replace(Arc::clone(&next));
         previous.discard_all_but(&next);
@@ -90,7 +93,7 @@ impl Daemon {
         // An operator who reloads may have mended something outside the configuration, such as a secret's file.
         next.retry_failed(|_| true);
         self.shared.reload_failed_at.send_replace(None);
-        tracing::info!(tokens = config.tokens.len(), "reloaded");
+        tracing::info!(tokens, "reloaded");
     }
 
     pub fn reload_failed(&self) {

@@ -65,8 +65,9 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     // The store never waits for a point in time, so changes of the clock do not matter to it.
     let clock = Clock::kernel(ClockChanges::default());
     let store = Store::open(clock, manager, systemd::keep_descriptor, state_dir, state_key.as_ref()).await;
-    let daemon = Daemon::start(&config, listener, hardening::raise_descriptor_limit(), store, memory).await?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens = config.tokens.len(), "serving");
+    let tokens = config.tokens.len();
+    let daemon = Daemon::start(config, listener, hardening::raise_descriptor_limit(), store, memory).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens, "serving");
     notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
     tokio::select! {
         () = &mut stop => (),
@@ -160,7 +161,7 @@ async fn reload_on_signal(daemon: &Daemon, mut hangup: Signal, source: &Source) 
         let source = source.clone();
         // On a thread of its own: a slow disk delays no caller, no signal and no heartbeat.
         if let Ok(Some(config)) = tokio::task::spawn_blocking(move || load(&source)).await {
-            daemon.reload(&config).await;
+            daemon.reload(config).await;
         } else {
             daemon.reload_failed();
         }

@@ -339,7 +339,7 @@ mod tests {
             tasks: TaskTracker::new(),
         };
         let mut factory = CredentialFactory::new(Store::forgetful(clock.clone()), None, actor_context);
-        let registry = Registry::build(&config, &mut factory, None);
+        let registry = Registry::build(config, &mut factory, None);
         let mut shared = ServerState::new(registry, factory, clock);
         shared.allowances = Allowances::new(quota);
         // Not the user of the test, who needs no rule.

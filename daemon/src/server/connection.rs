@@ -424,7 +424,7 @@ mod tests {
         };
         let config = config::parse(Path::new("tokend.toml"), CONFIG).unwrap().config;
         let mut factory = CredentialFactory::new(Store::forgetful(clock.clone()), None, actor_context);
-        let registry = Registry::build(&config, &mut factory, None);
+        let registry = Registry::build(config, &mut factory, None);
         Arc::new(ServerState::new(registry, factory, clock))
     }
 

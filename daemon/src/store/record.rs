@@ -198,7 +198,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 
 /// Handle for persisting the state of one credential, with the key of its base token. The default one stores nothing.
 #[derive(Clone, Debug, Default)]
-pub struct RecordWriter(pub(super) Option<(Arc<Store>, Key, Option<Key>)>);
+pub struct RecordWriter(pub(super) Option<(Arc<Store>, Key, Option<Box<Key>>)>);
 
 /// Persists the state of one throttle. The default one stores nothing.
 #[derive(Clone, Debug, Default)]
@@ -243,7 +243,7 @@ impl RecordWriter {
         if record.token.is_none() && *claims > 1 {
             return None;
         }
-        let bytes = encode(&Record { variant_of: *variant_of, ..record }, store.now());
+        let bytes = encode(&Record { variant_of: variant_of.as_deref().copied(), ..record }, store.now());
         state.write(|memory| memory.put(key, &bytes));
         Some(bytes)
     }
@@ -410,7 +410,10 @@ mod tests {
         use std::time::Duration;
 
         use super::super::*;
-        use crate::config::{BasicEncoding, ClientAuthentication, Endpoint, Grant, TermSet, Terms};
+        use crate::config::{
+            BasicEncoding, ClientAuthentication, ClientSettings, Endpoint, Grant, TermSet, Terms,
+            UserPassword,
+        };
         use crate::oauth::request::tests::settings;
         use crate::secret_source::SecretSource;
 
@@ -423,13 +426,17 @@ mod tests {
             words.iter().map(|word| (*word).to_owned()).collect()
         }
 
+        fn client(settings: &mut CredentialSettings) -> &mut ClientSettings {
+            Arc::make_mut(&mut settings.client)
+        }
+
         /// The keys of settings of which no two are the same.
         fn keys() -> Vec<Key> {
             let basic = |encoding| ClientAuthentication::SecretBasic {
                 secrets: vec![SecretSource::Command(vec!["a".into()])],
                 encoding,
             };
-            let password = SecretSource::Environment("a".into());
+            let user = UserPassword { username: "u".into(), password: SecretSource::Environment("a".into()) };
             let changed = |change: &dyn Fn(&mut CredentialSettings)| {
                 let mut settings = base();
                 change(&mut settings);
@@ -438,22 +445,28 @@ mod tests {
             let file = vec![SecretSource::File("a".into())];
             vec![
                 Key::of_credential(&base()),
-                changed(&|s| s.endpoint = Endpoint::Issuer("https://id.example/token".parse().unwrap())),
-                changed(&|s| s.endpoint = Endpoint::Token("https://id.example/other".parse().unwrap())),
-                changed(&|s| s.client_id = "other".into()),
-                changed(&|s| s.authentication = ClientAuthentication::None),
-                changed(&|s| s.authentication = ClientAuthentication::SecretPost { secrets: file.clone() }),
-                changed(&|s| s.authentication = basic(BasicEncoding::Form)),
-                changed(&|s| s.authentication = basic(BasicEncoding::Raw)),
-                changed(&|s| s.grant = Grant::Password { username: "u".into(), password: password.clone() }),
+                changed(&|s| {
+                    client(s).endpoint = Endpoint::Issuer("https://id.example/token".parse().unwrap());
+                }),
+                changed(&|s| {
+                    client(s).endpoint = Endpoint::Token("https://id.example/other".parse().unwrap());
+                }),
+                changed(&|s| client(s).client_id = "other".into()),
+                changed(&|s| client(s).authentication = ClientAuthentication::None),
+                changed(&|s| {
+                    client(s).authentication = ClientAuthentication::SecretPost { secrets: file.clone() }
+                }),
+                changed(&|s| client(s).authentication = basic(BasicEncoding::Form)),
+                changed(&|s| client(s).authentication = basic(BasicEncoding::Raw)),
+                changed(&|s| s.grant = Grant::Password(Box::new(user.clone()))),
                 changed(&|s| s.terms.scope = terms(&["a"])),
                 changed(&|s| s.terms.scope = terms(&["a", "b"])),
                 changed(&|s| s.terms.resource = terms(&["a"])),
                 changed(&|s| s.terms.audience = terms(&["a"])),
                 changed(&|s| drop(s.params.insert("a".into(), "b".into()))),
-                changed(&|s| s.accept = "*/*".into()),
-                changed(&|s| s.ca_file = Some("/a".into())),
-                changed(&|s| s.proxy = Some("http://proxy.example".parse().unwrap())),
+                changed(&|s| client(s).accept = "*/*".into()),
+                changed(&|s| client(s).ca_file = Some("/a".into())),
+                changed(&|s| client(s).proxy = Some("http://proxy.example".parse().unwrap())),
                 changed(&|s| s.default_lifetime = Duration::from_secs(1)),
             ]
         }

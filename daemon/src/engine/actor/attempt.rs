@@ -34,11 +34,12 @@ impl<P: Provider> Actor<P> {
     pub(super) async fn attempt(&mut self, urgency: Urgency) -> Option<Attempted> {
         self.update(|snapshot| snapshot.in_flight = true);
         self.wait_for_expiry().await;
-        let throttle = Arc::clone(&self.throttle);
+        let throttle = Arc::clone(&self.core.throttle);
         let mut waiting = None;
         let attempted = match self.admission(&throttle, urgency, &mut waiting).await {
             None => None,
-            Some(Ok(admission)) => self.exchange(admission).await,
+            // Boxed, because a request is large, and many more actors wait for their turn than send one.
+            Some(Ok(admission)) => Box::pin(self.exchange(admission)).await,
             Some(Err(held)) => Some(self.hold_back(held)),
         };
         let Some(attempted) = attempted else {
@@ -54,75 +55,84 @@ impl<P: Provider> Actor<P> {
     /// Waits until a token that is not served any more has expired for its provider too, where that gives a new one only
     /// then (`refresh_before = "0s"`). Callers wait for the request meanwhile.
     async fn wait_for_expiry(&self) {
-        let (now, clock) = (self.context.clock.now(), &self.context.clock);
+        let (now, clock) = (self.core.context.clock.now(), &self.core.context.clock);
         let is_served = self.snapshot().usable(now, Duration::ZERO).is_some();
         if self.schedule.refresh_before == Some(Duration::ZERO)
             && let Some(at) =
                 self.state.expired_at_provider.filter(|at| !is_served && at.since(now) <= EXPIRY_WAIT_MOST)
         {
-            self.stop.run_until_cancelled(clock.sleep_until(at)).await;
+            tokio::select! {
+                biased;
+                () = self.core.stopped() => (),
+                () = clock.sleep_until(at) => (),
+            }
         }
     }
 
     /// Waits for the throttle. If a caller's command arrives while a scheduled request waits, it is put in `waiting`,
     /// and the request moves to the callers' line.
     async fn admission<'a>(
-        &mut self,
+        &self,
         throttle: &'a ClientThrottle,
         urgency: Urgency,
         waiting: &mut Option<Command>,
     ) -> Option<Result<Admission<'a>, HeldBack>> {
-        let (stop, clock) = (self.stop.clone(), self.context.clock.clone());
+        let clock = &self.core.context.clock;
         if urgency == Urgency::Scheduled {
             let caller = async {
                 loop {
-                    match self.commands.recv().await {
-                        Some(Command::Wake | Command::Retry) => (),
-                        Some(command) => break command,
-                        None => std::future::pending().await,
+                    let command = self.core.command().await;
+                    if !command.is_hint() {
+                        break command;
                     }
                 }
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return None,
-                admitted = throttle.admit(Urgency::Scheduled, &clock) => return Some(admitted),
+                () = self.core.stopped() => return None,
+                admitted = throttle.admit(Urgency::Scheduled, clock) => return Some(admitted),
                 command = caller => *waiting = Some(command),
             }
         }
         let is_ordered = urgency == Urgency::Ordered || matches!(waiting, Some(Command::Refresh { .. }));
         let urgency = if is_ordered { Urgency::Ordered } else { self.needed() };
-        stop.run_until_cancelled(throttle.admit(urgency, &clock)).await
+        tokio::select! {
+            biased;
+            () = self.core.stopped() => None,
+            admitted = throttle.admit(urgency, clock) => Some(admitted),
+        }
     }
 
     async fn exchange(&mut self, admission: Admission<'_>) -> Option<Attempted> {
-        let sent_at = self.context.clock.now();
+        let sent_at = self.core.context.clock.now();
         self.state.last_attempt = Some(sent_at);
         self.state.interrupted_requests = self.state.interrupted_requests.saturating_add(1);
-        self.writer.changed(self.record_if_interrupted(sent_at));
-        let requested = self.discarded.run_until_cancelled(self.request()).await?;
+        self.core.writer.changed(self.record_if_interrupted(sent_at));
+        let requested = tokio::select! {
+            biased;
+            () = self.core.discarded() => return None,
+            outcome = self.request() => outcome,
+        };
         let Outcome { result, deviations, requests, client_secret, facts, clock_skew } = requested;
         self.state.interrupted_requests = 0;
-        self.throttle.origin().also_sent(requests.saturating_sub(1), self.context.clock.now());
+        self.core.throttle.origin().also_sent(requests.saturating_sub(1), self.core.context.clock.now());
         self.note_client_secret(client_secret);
         self.update(|snapshot| {
             snapshot.requests += u64::from(requests);
             snapshot.clock_skew = clock_skew.or(snapshot.clock_skew);
-            snapshot.facts = Arc::new(facts);
-            for deviation in deviations {
-                *snapshot.deviations.entry(deviation).or_default() += 1;
-            }
+            snapshot.facts = facts.into_iter().map(|(name, value)| (name, value.into())).collect();
+            snapshot.count_deviations(deviations);
         });
         let attempted = match result {
             Ok(granted) => {
-                self.throttle.granted();
+                self.core.throttle.granted();
                 // The store may wait for a disk, and other tokens need not wait for that.
                 drop(admission);
                 self.granted(granted, sent_at).await
             }
             Err(failure) => self.failed(failure),
         };
-        while let Ok(command) = self.commands.try_recv() {
+        while let Some(command) = self.core.take_command() {
             self.answer(command, &attempted);
         }
         Some(attempted)
@@ -139,7 +149,7 @@ impl<P: Provider> Actor<P> {
         if self.schedule.refresh_before != Some(Duration::ZERO) || !is_too_early {
             return outcome;
         }
-        self.context.clock.sleep_until(self.context.clock.now().after(MIN_GAP)).await;
+        self.core.context.clock.sleep_until(self.core.context.clock.now().after(MIN_GAP)).await;
         let again = self.provider.request().await;
         Outcome { requests: outcome.requests.saturating_add(again.requests), ..again }
     }
@@ -150,7 +160,7 @@ impl<P: Provider> Actor<P> {
         let mut record = self.record(&snapshot);
         if self.state.interrupted_requests > INTERRUPTED_MAX {
             let failures = snapshot.failures.saturating_add(1);
-            let (class, jitter) = (ErrorClass::Internal, (self.context.roll)());
+            let (class, jitter) = (ErrorClass::Internal, (self.core.context.roll)());
             let held = held(&snapshot, sent_at);
             let next_attempt = Some(retry_at(Pace::Transient, failures, held, None, sent_at, jitter));
             let message = "the daemon ended during each of its last token requests";
@@ -171,14 +181,14 @@ impl<P: Provider> Actor<P> {
     }
 
     async fn granted(&mut self, granted: Granted, sent_at: Instant) -> Attempted {
-        let now = self.context.clock.now();
+        let now = self.core.context.clock.now();
         let skew = self.snapshot().clock_skew.unwrap_or_default().unsigned_abs();
         let validity = Validity { sent_at, lifetime: granted.lifetime }.with_clock_skew(skew);
         let lifetime = validity.lifetime;
         if validity.remaining(now).is_zero() {
             return self.failed(Failure::new(ErrorClass::Malformed, EXPIRED_ON_ARRIVAL));
         }
-        let fingerprint = self.context.fingerprinter.fingerprint(&granted.token);
+        let fingerprint = self.core.context.fingerprinter.fingerprint(&granted.token);
         let mut renewed = Snapshot::clone(&self.snapshot());
         let same = renewed.token.filter(|held| held.fingerprint == fingerprint);
         let changed = same.is_none();
@@ -187,7 +197,7 @@ impl<P: Provider> Actor<P> {
             fingerprint,
             validity,
             longest_lifetime: same.as_ref().map_or(lifetime, |held| held.longest_lifetime.max(lifetime)),
-            jitter: same.map_or_else(self.context.roll, |held| held.jitter),
+            jitter: same.map_or_else(self.core.context.roll, |held| held.jitter),
             scope: granted.scope,
         };
         self.state.changes_in_vain = 0;
@@ -202,15 +212,15 @@ impl<P: Provider> Actor<P> {
         renewed.next_attempt = Some(renew_at(&token, self.schedule.refresh_before));
         renewed.token = Some(Arc::new(token));
         // Stored before it is published: nobody is given a token that a crash could lose.
-        self.writer.renewed(self.record(&renewed)).await;
-        self.publish.send_replace(Arc::new(renewed));
+        self.core.writer.renewed(self.record(&renewed)).await;
+        self.core.published.replace(renewed);
         let (names, lifetime) = (self.names(), lifetime.as_secs());
         tracing::info!(token = names, %fingerprint, lifetime, changed, "{names} renewed");
         if changed { Attempted::Changed } else { Attempted::Unchanged }
     }
 
     pub(super) fn failed(&mut self, failure: Failure) -> Attempted {
-        let now = self.context.clock.now();
+        let now = self.core.context.clock.now();
         let snapshot = self.snapshot();
         let failures = snapshot.failures.saturating_add(1);
         let without_code_for = self.without_code_for(&failure, now);
@@ -226,7 +236,7 @@ impl<P: Provider> Actor<P> {
         if pace == Pace::Password {
             self.state.password_failures = in_a_row;
         }
-        let (held, jitter) = (held(&snapshot, now), (self.context.roll)());
+        let (held, jitter) = (held(&snapshot, now), (self.core.context.roll)());
         let next_attempt = retry_at(pace, in_a_row, held, failure.retry_after, now, jitter);
         self.tell_throttle(&failure, passes, now);
         let Failure { class, message, detail, needs_operator, .. } = failure;
@@ -235,14 +245,14 @@ impl<P: Provider> Actor<P> {
         let failed = Failed { class, message: capped(&message), detail, at: now, needs_operator };
         self.update(|snapshot| {
             snapshot.in_flight = false;
-            snapshot.last_error = Some(failed.clone());
+            snapshot.last_error = Some(Arc::new(failed.clone()));
             snapshot.failures = failures;
             snapshot.next_attempt = Some(next_attempt);
             snapshot.callers_from = Some(callers_from(&failed, next_attempt));
         });
-        self.writer.changed(self.record(&self.snapshot()));
+        self.core.writer.changed(self.record(&self.snapshot()));
         let detail = failed.detail.as_deref();
-        let retry_in = self.throttle.scheduled_from(next_attempt, now).since(now).as_secs();
+        let retry_in = self.core.throttle.scheduled_from(next_attempt, now).since(now).as_secs();
         tracing::warn!(
             token = self.names(),
             class = failed.class.as_str(),
@@ -279,23 +289,23 @@ impl<P: Provider> Actor<P> {
                 pause = seconds,
                 "the provider of {names} asked for no requests for {seconds} s; all tokens of this client wait"
             );
-            self.throttle.keep_quiet(now.after(pause), now);
+            self.core.throttle.keep_quiet(now.after(pause), now);
         }
         match failure.class {
             ErrorClass::Tls if failure.message == CA_FILE_UNUSABLE => (),
             ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Tls | ErrorClass::Server => {
                 let is_first = self.snapshot().failures == 0;
-                self.throttle.endpoint.failed(failure.class, is_first, now, (self.context.roll)());
+                self.core.throttle.endpoint.failed(failure.class, is_first, now, (self.core.context.roll)());
             }
             // The endpoint answered, so it is not down.
-            ErrorClass::Refused if !passes => self.throttle.endpoint.reset(),
+            ErrorClass::Refused if !passes => self.core.throttle.endpoint.reset(),
             _ => (),
         }
     }
 
     /// Waits because the throttle holds the request back. This is not counted as a failure of the token.
     fn hold_back(&mut self, held: HeldBack) -> Attempted {
-        let now = self.context.clock.now();
+        let now = self.core.context.clock.now();
         let failed = held.failed(now);
         let snapshot = self.snapshot();
         // Costs no request while the throttle holds it back, and another token may have ended the outage by then.
@@ -314,7 +324,7 @@ impl<P: Provider> Actor<P> {
         self.update(|snapshot| {
             snapshot.in_flight = false;
             if is_due {
-                snapshot.last_error.get_or_insert_with(|| failed.clone());
+                snapshot.last_error.get_or_insert_with(|| Arc::new(failed.clone()));
                 snapshot.next_attempt = Some(until);
             }
         });

@@ -74,7 +74,7 @@ pub(in crate::engine) fn resume(
     let snapshot = Snapshot {
         token: stored.or_else(|| start.loan.clone()),
         failures: failure.map_or(0, |failure| failure.failures),
-        last_error: failure.map(|failure| failure.failed.clone()),
+        last_error: failure.map(|failure| Arc::new(failure.failed.clone())),
         next_attempt,
         callers_from: failure.and_then(|failure| Some(callers_from(&failure.failed, next_attempt?))),
         ..Snapshot::default()
@@ -85,13 +85,13 @@ pub(in crate::engine) fn resume(
 impl<P> Actor<P> {
     /// The record from which the next process resumes with `snapshot`.
     pub(super) fn record(&self, snapshot: &Snapshot) -> Record {
-        let failure = snapshot.last_error.clone().filter(|_| snapshot.failures > 0).map(|failed| {
-            FailureRecord { failures: snapshot.failures, failed, next_attempt: snapshot.next_attempt }
-        });
+        let Snapshot { failures, next_attempt, .. } = *snapshot;
+        let failed = snapshot.last_error.as_deref().filter(|_| failures > 0).cloned();
+        let failure = failed.map(|failed| FailureRecord { failures, failed, next_attempt });
         Record {
             token: snapshot.token.as_deref().cloned(),
             failure,
-            last_used: Some(self.last_used.load()),
+            last_used: Some(self.core.last_used.load()),
             unused_renewals: self.state.unused_renewals,
             interrupted_requests: self.state.interrupted_requests,
             variant_of: None,

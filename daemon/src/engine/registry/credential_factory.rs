@@ -53,7 +53,7 @@ impl CredentialFactory {
     ) -> Vec<Arc<OriginThrottle>> {
         let mut limits: HashMap<String, Option<u32>> = HashMap::new();
         for token in tokens {
-            let limit = limits.entry(origin(&token.credential.endpoint)).or_default();
+            let limit = limits.entry(origin(&token.credential.client.endpoint)).or_default();
             *limit = [*limit, token.max_requests_per_minute].into_iter().flatten().min();
         }
         let limited = limits.into_iter().map(|(name, limit)| {
@@ -74,7 +74,7 @@ impl CredentialFactory {
         loan: Option<Arc<Token>>,
         crowd: usize,
     ) -> Arc<Credential> {
-        let connection = (settings.ca_file.clone(), settings.proxy.clone());
+        let connection = (settings.client.ca_file.clone(), settings.client.proxy.clone());
         let http = shared(&mut self.clients, connection, |(ca_file, proxy)| {
             HttpClient::new(ca_file.clone(), proxy.clone(), self.egress_dir.clone())
         });
@@ -88,9 +88,9 @@ impl CredentialFactory {
 
     /// The throttle of a client, with its stored `Retry-After`.
     fn throttle(&mut self, settings: &CredentialSettings) -> Arc<ClientThrottle> {
-        let endpoint = self.endpoint(&settings.endpoint);
+        let endpoint = self.endpoint(&settings.client.endpoint);
         // No URL has a space.
-        let name = format!("{} {}", settings.endpoint.url(), settings.client_id);
+        let name = format!("{} {}", settings.client.endpoint.url(), settings.client.client_id);
         let now = self.actor_context.clock.now();
         shared(&mut self.throttled_clients, name, |name| {
             let (writer, record) = self.store.claim_throttle(name);

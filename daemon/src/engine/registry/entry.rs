@@ -25,10 +25,9 @@ pub struct Entry {
     pub settings: TokenSettings,
     /// Names with equal settings of the token request share one.
     pub credential: Arc<Credential>,
-    /// The variants that callers asked for.
-    pub variants: Arc<Variants>,
-    variant_schedule: Schedule,
-    hand_outs: Arc<AtomicU64>,
+    /// The variants that callers asked for, where the configuration permits any.
+    pub variants: Option<Arc<Variants>>,
+    hand_outs: AtomicU64,
 }
 
 impl Entry {
@@ -40,17 +39,19 @@ impl Entry {
         known: Option<&Self>,
     ) -> Self {
         let same = known.filter(|entry| entry.settings.credential == settings.credential);
-        let variants = same.map(|entry| Arc::clone(&entry.variants)).unwrap_or_default();
-        let variant_schedule = Schedule {
-            names: name.as_str().into(),
-            refresh_before: settings.refresh_before,
-            renewal_mode: RenewalMode::UnusedRenewals(UNUSED_RENEWALS_MAX),
-        };
-        for variant in variants.credentials() {
-            variant.reschedule(variant_schedule.clone());
+        let known_variants = same.and_then(|entry| entry.variants.clone());
+        let permits_variants = settings.variants.terms != Terms::default();
+        let variants =
+            permits_variants.then(|| known_variants.unwrap_or_else(|| Arc::new(Variants::of(name))));
+        // Nobody is given a token by the former entry any more.
+        let hand_outs = known.map_or(0, Self::hand_outs).into();
+        let entry = Self { settings, credential, variants, hand_outs };
+        if let Some(variants) = &entry.variants {
+            for variant in variants.credentials() {
+                variant.reschedule(entry.variant_schedule(variants));
+            }
         }
-        let hand_outs = known.map(|entry| Arc::clone(&entry.hand_outs)).unwrap_or_default();
-        Self { settings, credential, variants, variant_schedule, hand_outs }
+        entry
     }
 
     /// Whether a rule of the token or of its terms is about the process and not only about its user and groups.
@@ -87,12 +88,24 @@ impl Entry {
         if terms == base.terms {
             return Ok(Arc::clone(&self.credential));
         }
+        let Some(variants) = &self.variants else { return Ok(Arc::clone(&self.credential)) };
         let mut factory = factory.lock().unwrap_or_else(PoisonError::into_inner);
-        self.variants.find_or_start(terms, user, |terms| self.start_variant(terms, None, &mut factory))
+        let start = |terms: &Terms| self.start_variant(variants, terms, None, &mut factory);
+        variants.find_or_start(terms, user, start)
+    }
+
+    /// The schedule of each variant.
+    fn variant_schedule(&self, variants: &Variants) -> Schedule {
+        Schedule {
+            names: Arc::clone(&variants.name),
+            refresh_before: self.settings.refresh_before,
+            renewal_mode: RenewalMode::UnusedRenewals(UNUSED_RENEWALS_MAX),
+        }
     }
 
     fn start_variant(
         &self,
+        variants: &Variants,
         terms: &Terms,
         loan: Option<Arc<Token>>,
         factory: &mut CredentialFactory,
@@ -100,7 +113,7 @@ impl Entry {
         let base = &self.settings.credential;
         let settings = CredentialSettings { terms: terms.clone(), ..CredentialSettings::clone(base) };
         let variant_of = Some(Key::of_credential(base));
-        factory.start(Arc::new(settings), self.variant_schedule.clone(), variant_of, loan, 1)
+        factory.start(Arc::new(settings), self.variant_schedule(variants), variant_of, loan, 1)
     }
 
     /// Returns the valid token as a loan, if `settings` request the same token in another way.
@@ -112,16 +125,26 @@ impl Entry {
 
     /// Takes over the variants of the entry that this one replaces, if both request the same token in another way.
     pub(super) fn take_over_variants(&self, former: &Self, factory: &mut CredentialFactory, now: Instant) {
-        let is_shared = Arc::ptr_eq(&self.variants, &former.variants);
-        if !is_shared && asks_for_the_same(&former.settings.credential, &self.settings.credential) {
-            self.variants.take_over(&former.variants, now, |terms, loan| {
-                self.permits(terms).then(|| self.start_variant(terms, Some(loan), factory))
+        let (Some(variants), Some(formers)) = (&self.variants, &former.variants) else { return };
+        if !Arc::ptr_eq(variants, formers)
+            && asks_for_the_same(&former.settings.credential, &self.settings.credential)
+        {
+            variants.take_over(formers, now, |terms, loan| {
+                self.permits(terms).then(|| self.start_variant(variants, terms, Some(loan), factory))
             });
         }
     }
 
+    /// Discards the variants that `heir`, the entry that replaces this one, does not have or permit.
+    pub(super) fn discard_variants_unless(&self, heir: Option<&Self>) {
+        let Some(variants) = &self.variants else { return };
+        let is_heir = |heir: &&Self| heir.variants.as_ref().is_some_and(|heirs| Arc::ptr_eq(heirs, variants));
+        let heir = heir.filter(is_heir);
+        variants.discard_unless(|terms| heir.is_some_and(|heir| heir.permits(terms)));
+    }
+
     /// Whether a caller may ask for a variant with these terms.
-    pub(super) fn permits(&self, terms: &Terms) -> bool {
+    fn permits(&self, terms: &Terms) -> bool {
         TermKind::ALL.into_iter().all(|kind| {
             let (asked, permitted) = (terms.of(kind), self.settings.variants.terms.of(kind).as_slice());
             asked == self.settings.credential.terms.of(kind)
@@ -133,14 +156,14 @@ impl Entry {
 /// Whether two settings request the same token, perhaps as another client, with other secrets, at another token
 /// endpoint or over another connection. Another issuer, grant, user, term or parameter makes it another token.
 fn asks_for_the_same(one: &CredentialSettings, other: &CredentialSettings) -> bool {
-    let endpoint = match (&one.endpoint, &other.endpoint) {
+    let endpoint = match (&one.client.endpoint, &other.client.endpoint) {
         (Endpoint::Token(_), Endpoint::Token(_)) => true,
         (Endpoint::Issuer(one), Endpoint::Issuer(other)) => one == other,
         _ => false,
     };
     let grant = match (&one.grant, &other.grant) {
         (Grant::ClientCredentials, Grant::ClientCredentials) => true,
-        (Grant::Password { username: one, .. }, Grant::Password { username: other, .. }) => one == other,
+        (Grant::Password(one), Grant::Password(other)) => one.username == other.username,
         _ => false,
     };
     endpoint && grant && one.terms == other.terms && one.params == other.params
@@ -184,14 +207,14 @@ mod tests {
                  refresh_before = \"{margin}\"\n"
             );
             let config = config::parse(Path::new("/tokend.toml"), &text).unwrap().config;
-            Registry::build(&config, &mut factory.lock().unwrap(), previous)
+            Registry::build(config, &mut factory.lock().unwrap(), previous)
         };
         let scope = vec!["a".to_owned()];
         let variant = Variant { scope, ..Variant::default() };
         let margin = |registry: &Registry| {
             let entry = registry.find("t").unwrap();
             let credential = entry.variant(&variant, &user, &factory).unwrap();
-            credential.schedule.borrow().refresh_before
+            credential.schedule().refresh_before
         };
         let before = build("0s", None);
         assert_eq!(margin(&before), Some(Duration::ZERO));
@@ -216,7 +239,7 @@ mod tests {
             let token = |n: u32| format!("[token.t{n}]\nprovider = \"p\"\nscope = \"s{n}\"\n");
             let text = provider.to_owned() + &(0..count).map(token).collect::<String>();
             let config = config::parse(Path::new("/tokend.toml"), &text).unwrap().config;
-            Registry::build(&config, &mut factory, previous)
+            Registry::build(config, &mut factory, previous)
         };
         let first_attempt = |registry: &Registry, name: &str| {
             let snapshot = registry.find(name).unwrap().credential.snapshot();

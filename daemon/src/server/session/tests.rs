@@ -46,7 +46,7 @@ impl Scene {
             tasks: TaskTracker::new(),
         };
         let mut factory = CredentialFactory::new(Store::forgetful(clock.clone()), None, actor_context);
-        let registry = Registry::build(&config(tokens), &mut factory, None);
+        let registry = Registry::build(config(tokens), &mut factory, None);
         names.resolve_now(registry.names_in_rules.clone());
         let mut shared = ServerState::new(registry, factory, clock.clone());
         shared.allowances = Allowances::new(quota);
@@ -60,7 +60,7 @@ impl Scene {
     fn reload(&self, tokens: &str) {
         let previous = self.session.shared.registry.borrow().clone();
         let mut factory = self.session.shared.credential_factory.lock().unwrap();
-        let next = Registry::build(&config(tokens), &mut factory, Some(&previous));
+        let next = Registry::build(config(tokens), &mut factory, Some(&previous));
         let next = Arc::new(next);
         self.session.shared.names.resolve_now(next.names_in_rules.clone());
         self.session.shared.registry.send_replace(Arc::clone(&next));

@@ -81,8 +81,8 @@ pub(super) fn token_status(
     let snapshot = entry.credential.snapshot();
     let (state, held, ..) = condition(&snapshot, clock);
     let mut variants = Vec::new();
-    if is_operator {
-        variants.extend(entry.variants.snapshots().into_iter().map(|(variant, snapshot)| {
+    if let Some(held) = entry.variants.as_ref().filter(|_| is_operator) {
+        variants.extend(held.snapshots().into_iter().map(|(variant, snapshot)| {
             let (state, held, last_error, next_attempt) = condition(&snapshot, clock);
             VariantStatus { variant, state, held, last_error, next_attempt }
         }));
@@ -120,7 +120,7 @@ fn attributes(snapshot: &Snapshot, is_only_token: bool) -> Vec<Attribute> {
     let later_secret = later_secret.map(|secret| attribute("client-secret", secret.to_string()));
     let skew = snapshot.clock_skew.and_then(clock_skew).map(|skew| attribute("clock-skew", skew));
     let facts = snapshot.facts.iter().filter(|_| is_only_token);
-    let facts = facts.map(|(name, value)| attribute(name, value.clone()));
+    let facts = facts.map(|(name, value)| attribute(name, value.to_string()));
     let mut attributes: Vec<_> = facts.chain(later_secret).chain(skew).collect();
     attributes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     attributes

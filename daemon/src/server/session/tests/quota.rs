@@ -94,7 +94,7 @@ async fn a_watched_variant_is_never_evicted() {
     assert_eq!(indices, [0, 1, 2], "one event of each variant");
     let variants = || {
         let registry = scene.session.registry();
-        let snapshots = registry.find("t").unwrap().variants.snapshots();
+        let snapshots = registry.find("t").unwrap().variants.as_ref().unwrap().snapshots();
         snapshots.into_iter().map(|(variant, _)| variant.scope.concat()).collect::<Vec<_>>()
     };
     for n in 2..40 {
