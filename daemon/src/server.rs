@@ -8,6 +8,7 @@ pub mod log_throttle;
 pub mod session;
 pub mod stream;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use tokend_protocol::Timestamp;
@@ -51,6 +52,8 @@ pub struct ServerState {
     /// The tasks of the open connections.
     pub connections: TaskTracker,
     pub connections_max: usize,
+    /// The most open connections since the last time that memory was given back.
+    pub connections_peak: AtomicUsize,
     /// Asks the connections to finish what is in flight.
     pub stop: CancellationToken,
     /// Limits the log lines about header sets whose secrets cannot be read. Never locked across an await.
@@ -79,6 +82,7 @@ impl ServerState {
             memory: "not locked".to_owned(),
             connections: TaskTracker::new(),
             connections_max: usize::MAX,
+            connections_peak: AtomicUsize::new(0),
             stop: CancellationToken::new(),
             header_failures: Mutex::default(),
             reload_failed_at: watch::Sender::new(None),

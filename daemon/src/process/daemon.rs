@@ -1,6 +1,7 @@
 //! The daemon without signals and service manager. [`super::run`] starts it for the program, tests in process.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::config::{Config, DaemonSettings};
 use crate::engine::credential::ActorContext;
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::Fingerprinter;
-use crate::process::network;
+use crate::process::{hardening, network};
 use crate::quota::Allowances;
 use crate::server::ServerState;
 use crate::server::accept;
@@ -24,6 +25,9 @@ use crate::store::Store;
 /// endpoint takes ten seconds at most, and storing its token two. An attempt that takes longer, because of discovery,
 /// slow secrets or several client secrets, is cut off. `TimeoutStopSec=` in `tokend.service` must be longer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
+
+/// Connections that have closed, after which their memory is given back: a megabyte or more.
+const CLOSED_MANY: usize = 512;
 
 /// A running daemon. It runs on the tokio runtime that it was started on.
 #[derive(Debug)]
@@ -100,6 +104,16 @@ impl Daemon {
         tracing::error!("not reloaded: the previous configuration stays in force");
         let clock = &self.shared.clock;
         self.shared.reload_failed_at.send_replace(Some(clock.timestamp(clock.now())));
+    }
+
+    /// Gives freed memory back after very many connections have closed.
+    pub fn give_back_memory(&self) {
+        let (open, peak) = (self.shared.connections.len(), &self.shared.connections_peak);
+        if peak.load(Ordering::Relaxed).saturating_sub(open) >= CLOSED_MANY {
+            peak.store(open, Ordering::Relaxed);
+            let is_locked = self.shared.memory == hardening::LOCKED;
+            tokio::task::spawn_blocking(move || hardening::give_back_memory(is_locked));
+        }
     }
 
     pub fn is_on_schedule(&self) -> bool {

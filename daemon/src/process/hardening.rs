@@ -3,9 +3,12 @@
 use std::panic;
 
 use nix::libc;
-use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
+/// The outcome of [`lock_memory`] if all is locked.
+pub const LOCKED: &str = "locked";
 
 /// Makes the process undumpable, so that neither a core file nor another process of the same user gets at its memory
 /// (prctl(2), `PR_SET_DUMPABLE`; `RLIMIT_CORE`).
@@ -49,10 +52,7 @@ pub fn lock_memory() -> String {
     const CAP_IPC_LOCK: u32 = 14;
     let limit = raise(Resource::RLIMIT_MEMLOCK, 0);
     let locked = if limit == RLIM_INFINITY || crate::peer::has_capability(CAP_IPC_LOCK) {
-        // Pages that are never touched, such as most of a thread's stack, stay unallocated.
-        let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
-        let all = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault;
-        mlockall(all).map_err(|error| error.to_string())
+        lock_all().map_err(|error| error.to_string())
     } else {
         Err(format!("the limit is {limit} bytes; set LimitMEMLOCK=infinity"))
     };
@@ -61,7 +61,30 @@ pub fn lock_memory() -> String {
         return format!("not locked ({reason})");
     }
     tracing::info!("memory is locked");
-    "locked".to_owned()
+    LOCKED.to_owned()
+}
+
+fn lock_all() -> nix::Result<()> {
+    // Pages that are never touched, such as most of a thread's stack, stay unallocated.
+    let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)
+}
+
+/// Gives freed memory back to the kernel. Takes milliseconds. The kernel takes no locked memory back, so all is unlocked
+/// for that long.
+pub fn give_back_memory(is_locked: bool) {
+    if is_locked && munlockall().is_err() {
+        return;
+    }
+    // SAFETY: the call changes no memory that is in use.
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "no library wraps malloc_trim(3)")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    if is_locked && let Err(error) = lock_all() {
+        tracing::error!(%error, "memory could not be locked again and may be swapped");
+    }
 }
 
 /// Raises a limit as far as allowed and returns it.

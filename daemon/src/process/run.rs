@@ -143,6 +143,7 @@ async fn send_heartbeats(daemon: &Daemon) {
     let mut heartbeat = tokio::time::interval((watchdog / 2).clamp(least, most));
     loop {
         heartbeat.tick().await;
+        daemon.give_back_memory();
         if daemon.is_on_schedule() {
             notify(&[NotifyState::Watchdog, NotifyState::Status(&daemon.summary())]);
         } else {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -180,6 +181,7 @@ fn admit(
                     tracing::debug!(%error, "a connection ended");
                 }
             });
+            shared.connections_peak.fetch_max(shared.connections.len(), Ordering::Relaxed);
             Ok(ADMIT_UNITS)
         }
         Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {

@@ -98,7 +98,8 @@ impl Figures {
         thread::sleep(REST);
         let taken = resident(server.pid, "RssAnon:") - before;
         drop(connections);
-        thread::sleep(REST);
+        // The daemon looks every five seconds whether many have closed.
+        thread::sleep(3 * REST);
         let kept = resident(server.pid, "RssAnon:") - before;
         self.per_connection.push(taken / number as f64);
         self.given_back.push(100.0 * (1.0 - kept / taken));

@@ -144,3 +144,21 @@ fn a_connection_that_repeats_a_get_always_has_the_present_token_and_decision() {
     wait::until("the reload", || scene.tokenctl().run(&["get", "t"]).code.eq(&0).then_some(()));
     assert!(ask(70..80).iter().all(Result::is_ok));
 }
+
+#[test]
+fn the_memory_of_many_connections_is_given_back_when_they_close() {
+    let scene = Scene::quiet(Provider::start(), "", &token_table("t", ""));
+    scene.tokenctl().get("t");
+    let before = memory(&scene, "RssAnon:");
+    let peers: Vec<RawPeer> = (0..700)
+        .map(|id| {
+            let mut peer = RawPeer::connect(scene.socket()).unwrap();
+            assert!(matches!(peer.ask(id, raw_peer::get("t")), Reply::Token(_)));
+            peer
+        })
+        .collect();
+    let taken = memory(&scene, "RssAnon:").saturating_sub(before);
+    assert!(taken > 500, "{taken} KiB show nothing");
+    drop(peers);
+    wait::until("the memory", || (memory(&scene, "RssAnon:") < before + taken / 2).then_some(()));
+}
