@@ -30,6 +30,7 @@ mod profile;
 mod rotation;
 mod server;
 mod serving;
+mod source;
 mod start;
 mod table;
 mod tokend;
@@ -59,7 +60,8 @@ pub(crate) struct Plan {
 
 type Part = (&'static str, fn(&Plan, &mut Report));
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
+    ("source", source::measure),
     ("serving", serving::measure),
     ("command", command::measure),
     ("memory", memory::measure),
