@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -67,11 +66,6 @@ impl Clock {
     pub fn cancel_alarm(&self, alarm: Alarm) {
         self.0.alarms.lock().sleepers.remove(&alarm);
     }
-
-    /// How late the first alarm is.
-    pub fn alarms_late_by(&self) -> Duration {
-        self.0.alarms.lock().first().map_or(Duration::ZERO, |first| self.now().since(first))
-    }
 }
 
 impl Alarms {
@@ -128,6 +122,7 @@ impl fmt::Debug for Queue {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::time::Duration;
 
     use super::*;
 
@@ -175,7 +170,6 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert!(cancelled.woken_at.lock().unwrap().is_empty());
         assert_eq!(*other.woken_at.lock().unwrap(), [5]);
-        assert_eq!(clock.alarms_late_by(), Duration::ZERO);
     }
 
     #[test]
