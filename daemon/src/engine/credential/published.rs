@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::Snapshot;
+use super::{EncodedReply, Snapshot};
 
 /// The newest snapshot. Only the actor changes it.
 #[derive(Debug)]
@@ -40,7 +40,10 @@ impl Published {
 
     pub(in crate::engine) fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         let mut state = self.lock();
-        change(Arc::make_mut(&mut state.snapshot));
+        let snapshot = Arc::make_mut(&mut state.snapshot);
+        // Encoded before the change.
+        snapshot.reply = EncodedReply::default();
+        change(snapshot);
         state.send();
     }
 
@@ -73,5 +76,47 @@ impl State {
         if let Some(receivers) = &self.receivers {
             receivers.send_replace(Arc::clone(&self.snapshot));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokend_protocol::{
+        BootInstant, Fingerprint, Secret, State, Timestamp, TokenFrame, TokenInfo, TokenReply,
+    };
+
+    use super::*;
+    use crate::clock::Instant;
+
+    #[test]
+    fn a_reply_that_was_encoded_before_a_change_is_not_used_after_it() {
+        let published = Published::new(Snapshot::default());
+        let now = Instant::at(Duration::from_secs(1));
+        let encode = |state| {
+            let info = TokenInfo {
+                issued_at: BootInstant(1),
+                expires_at: BootInstant(2),
+                expires_at_wall: Timestamp(3),
+                state,
+                last_error: None,
+                next_attempt: None,
+                fingerprint: Fingerprint([0; 8]),
+            };
+            let token = Secret::from("t".to_owned());
+            let reply = TokenReply { info, token, token_type: "Bearer".to_owned(), scope: None };
+            Some((now.after(Duration::from_secs(9)), TokenFrame::new(&reply).unwrap()))
+        };
+        let reply = |state| {
+            let frame = published.snapshot().reply.get(now, || encode(state)).unwrap();
+            let mut wire = Vec::new();
+            frame.append(1, &Secret::from("t".to_owned()), &mut wire);
+            wire
+        };
+        let before = reply(State::Fresh);
+        assert_eq!(reply(State::Refreshing), before, "nothing has changed");
+        published.update(|snapshot| snapshot.in_flight = true);
+        assert_ne!(reply(State::Refreshing), before);
     }
 }
