@@ -3,7 +3,7 @@
 mod attempt;
 mod record;
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,12 +51,12 @@ struct Rest<P> {
     state: ActorState,
 }
 
-/// What an actor does next.
-enum Next {
+/// The next step of an actor.
+enum Step {
     End,
     Renew,
-    /// A command that takes time.
-    Obey(Command),
+    /// Handles a command that takes time.
+    Handle(Command),
     Wait,
 }
 
@@ -96,9 +96,10 @@ impl<P: Provider> Resting for Rest<P> {
     fn wake(self: Box<Self>, core: Arc<Core>) {
         let Self { provider, state } = *self;
         let mut actor = Actor { provider, state, schedule: core.schedule(), core };
-        match actor.next() {
-            Next::Wait if actor.watched_secrets().is_none() => actor.rest(),
-            next => drop(actor.core.context.tasks.clone().spawn(actor.live(next))),
+        match catch_unwind(AssertUnwindSafe(|| actor.next())) {
+            Ok(Step::Wait) if actor.watched_secrets().is_none() => actor.rest(),
+            // After a panic the task looks again what to do, and recovers if it panics again.
+            next => drop(actor.core.context.tasks.clone().spawn(actor.live(next.ok()))),
         }
     }
 }
@@ -119,11 +120,10 @@ impl<P: Provider> Actor<P> {
     }
 
     /// Acts until there is nothing left to do or the actor is stopped. After a panic it goes on with the token that it holds.
-    async fn live(mut self, first: Next) {
-        let mut next = Some(first);
+    async fn live(mut self, mut next: Option<Step>) {
         loop {
             match AssertUnwindSafe(self.run(next.take())).catch_unwind().await {
-                Ok(Next::End) => break,
+                Ok(Step::End) => break,
                 Ok(_) => return self.rest(),
                 Err(_) => (),
             }
@@ -139,14 +139,14 @@ impl<P: Provider> Actor<P> {
 
     /// Serves commands and the schedule while there is something to do. A request to the provider is finished before a
     /// stop is looked at: its reply may be the only copy of a token.
-    async fn run(&mut self, first: Option<Next>) -> Next {
+    async fn run(&mut self, first: Option<Step>) -> Step {
         let mut next = first.unwrap_or_else(|| self.next());
         loop {
             match next {
-                Next::End => return next,
-                Next::Renew => drop(self.attempt(Urgency::Scheduled).await),
-                Next::Obey(command) => self.handle(command).await,
-                Next::Wait => match self.watched_secrets() {
+                Step::End => return next,
+                Step::Renew => drop(self.attempt(Urgency::Scheduled).await),
+                Step::Handle(command) => self.handle(command).await,
+                Step::Wait => match self.watched_secrets() {
                     None => return next,
                     Some((watch_from, due)) => self.watch_secrets(watch_from, due).await,
                 },
@@ -155,11 +155,11 @@ impl<P: Provider> Actor<P> {
         }
     }
 
-    /// Does what takes no time, and returns what comes next.
-    fn next(&mut self) -> Next {
+    /// Does the work that takes no time, and returns the next step.
+    fn next(&mut self) -> Step {
         loop {
             if self.core.is_stopped() {
-                return Next::End;
+                return Step::End;
             }
             if let Some(schedule) = self.core.take_schedule() {
                 self.reschedule(schedule);
@@ -167,15 +167,15 @@ impl<P: Provider> Actor<P> {
             let now = self.core.context.clock.now();
             if let Some(due) = self.snapshot().next_attempt.filter(|due| *due <= now) {
                 if self.renews(due, now) {
-                    return Next::Renew;
+                    return Step::Renew;
                 }
                 continue;
             }
             match self.core.take_command() {
                 Some(Command::Wake) => self.resume_renewal(),
                 Some(Command::Retry) => self.retry_soon(now),
-                Some(command) => return Next::Obey(command),
-                None => return Next::Wait,
+                Some(command) => return Step::Handle(command),
+                None => return Step::Wait,
             }
         }
     }

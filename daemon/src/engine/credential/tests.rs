@@ -78,8 +78,7 @@ impl Script {
     }
 
     fn start_with(&self, throttle: Arc<ClientThrottle>, refresh_before: Option<Duration>) -> Credential {
-        let schedule = Schedule { names: "test".into(), refresh_before, renewal_mode: RenewalMode::Always };
-        self.start_from(throttle, schedule, StartState::default())
+        self.start_from(throttle, Schedule { refresh_before, ..schedule() }, StartState::default())
     }
 
     fn start_from(&self, throttle: Arc<ClientThrottle>, schedule: Schedule, start: StartState) -> Credential {
@@ -136,6 +135,11 @@ impl Provider for Script {
     async fn changed(&self) {
         self.change.notified().await;
     }
+}
+
+/// Renewed always, with the usual margin.
+fn schedule() -> Schedule {
+    Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::Always }
 }
 
 fn text(obtained: Result<Arc<Token>, Unobtainable>) -> String {
@@ -361,6 +365,24 @@ async fn a_panic_of_the_actor_keeps_the_token_and_the_renewal() {
     script.run_for(701).await;
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
     script.run_for(10).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_a_resting_actor_keeps_the_token_and_the_renewal() {
+    thread_local!(static PANICS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
+    let roll = || if PANICS.replace(false) { panic!("scripted") } else { 0.0 };
+    let context = ActorContext { roll, ..script.actor_context() };
+    let (throttle, start) = (Arc::default(), StartState::default());
+    let credential = Credential::start(script.clone(), throttle, schedule(), start, &context);
+    script.run_for(10).await;
+    PANICS.set(true);
+    credential.retry();
+    assert!(!PANICS.get(), "it has panicked");
+    script.run_for(10).await;
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "a");
+    script.run_for(700).await;
     assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "b");
 }
 
