@@ -88,7 +88,8 @@ impl Entry {
         if terms == base.terms {
             return Ok(Arc::clone(&self.credential));
         }
-        let Some(variants) = &self.variants else { return Ok(Arc::clone(&self.credential)) };
+        let no_variants = || NoVariant::NotPermitted("the token has no variants".to_owned());
+        let variants = self.variants.as_ref().ok_or_else(no_variants)?;
         let mut factory = factory.lock().unwrap_or_else(PoisonError::into_inner);
         let start = |terms: &Terms| self.start_variant(variants, terms, None, &mut factory);
         variants.find_or_start(terms, user, start)
