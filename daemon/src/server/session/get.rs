@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokend_protocol::{
-    CallOptions, ErrorCode, ErrorReply, GetRequest, Header, HeadersRequest, Reply, TokenInfo,
+    CallOptions, ErrorCode, ErrorReply, Fingerprint, GetRequest, Header, HeadersRequest, Reply, TokenInfo,
 };
 
 use super::headers::supplied;
@@ -73,21 +73,21 @@ impl Session {
             headers.extend(of_caller(&entry, &request)?);
             entry.count_hand_out();
             let asked = Asked { operation, name: &request.name, variant: &request.variant };
-            self.audit_hand_out(asked, &entry, &reason, &token);
+            self.audit_allowed(asked, &entry, &reason, Some(token.fingerprint));
             let info = view::token_info(&token, &credential.snapshot(), &self.shared.clock);
             return Ok((token, info, headers));
         }
     }
 
-    pub(super) fn audit_hand_out(
+    /// Audits an allowed request. `fingerprint` is that of the token that is handed out, if one is.
+    pub(super) fn audit_allowed(
         &self,
         asked: Asked<'_>,
         entry: &Entry,
         reason: &str,
-        token: &Token,
+        fingerprint: Option<Fingerprint>,
     ) -> Option<Place> {
         let variant = Cow::Owned(variants::as_configured(&entry.settings.variants, asked.variant));
-        let fingerprint = Some(token.fingerprint);
         let record = Record { variant, fingerprint, ..self.decided(asked, Ok(reason)) };
         self.shared.audit.record(&record, &self.peer)
     }

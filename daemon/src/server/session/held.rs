@@ -57,8 +57,9 @@ impl Session {
         if counted.is_none() {
             let (name, variant) = (name.parse().ok()?, Variant::default());
             let asked = Asked { operation: Operation::Get, name: &name, variant: &variant };
-            let place = self.audit_hand_out(asked, &allowed.entry, &allowed.reason, token);
-            allowed.counted = place.map(|place| (token.fingerprint, place));
+            let fingerprint = token.fingerprint;
+            let place = self.audit_allowed(asked, &allowed.entry, &allowed.reason, Some(fingerprint));
+            allowed.counted = place.map(|place| (fingerprint, place));
         }
         let place = allowed.counted.map(|(_, place)| place);
         Some(Held { request, snapshot, frame, entry: Arc::clone(&allowed.entry), place })

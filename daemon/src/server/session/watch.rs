@@ -1,7 +1,6 @@
 //! `Watch`: a subscription to tokens. It remembers only its last event of each token, so a slow subscriber gets the latest
 //! condition and never a backlog.
 
-use std::borrow::Cow;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +19,8 @@ use crate::clock::{Clock, Instant};
 use crate::engine::credential::{Credential, Snapshot, Unobtainable};
 use crate::engine::registry::{Entry, Registry};
 use crate::engine::schedule::Serving;
-use crate::engine::variants;
 use crate::quota::{Held, Resource};
-use crate::server::audit::{Operation, Record};
+use crate::server::audit::Operation;
 
 /// Tokens that are authorized, audited and subscribed to in one turn.
 const STRETCH: usize = 8;
@@ -105,14 +103,6 @@ impl Session {
             Serving::Token(_) | Serving::Refuse(_) => Ok(None),
         }
     }
-
-    /// Audits that the caller may watch a token, or gets it.
-    fn audit_watch(&self, watched: &WatchedToken, subscribed: &Subscribed, fingerprint: Option<Fingerprint>) {
-        let permitted = &subscribed.entry.settings.variants;
-        let variant = Cow::Owned(variants::as_configured(permitted, &watched.variant));
-        let record = self.decided(asked(watched), Ok(&subscribed.reason));
-        self.shared.audit.record(&Record { variant, fingerprint, ..record }, &self.peer);
-    }
 }
 
 impl Watch {
@@ -150,7 +140,7 @@ impl Watch {
                 session.turn(&mut turn, index, STRETCH).await;
                 let mut subscribed = session.subscribe(watched)?;
                 if is_first {
-                    session.audit_watch(watched, &subscribed, None);
+                    session.audit_allowed(asked(watched), &subscribed.entry, &subscribed.reason, None);
                 }
                 if with_tokens {
                     subscribed.place = session.place_for_need(watched, &subscribed.credential)?;
@@ -206,8 +196,9 @@ impl Watch {
     ) -> Option<TokenReply> {
         let clock = &self.session.shared.clock;
         let token = snapshot.usable(clock.now(), Duration::ZERO)?;
-        subscribed.entry.count_hand_out();
-        self.session.audit_watch(watched, subscribed, Some(token.fingerprint));
+        let Subscribed { entry, reason, .. } = subscribed;
+        entry.count_hand_out();
+        self.session.audit_allowed(asked(watched), entry, reason, Some(token.fingerprint));
         Some(view::token_reply(&token, view::token_info(&token, snapshot, clock)))
     }
 }
