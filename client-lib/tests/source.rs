@@ -15,7 +15,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fake::{FakeDaemon, error, info, name};
+use fake::{Answer, FakeDaemon, error, info, name};
 use tempfile::TempDir;
 use tokend_client::{
     BootInstant, CallerHeaders, Client, Error, EventReply, Fingerprint, Header, HeadersReply, HeldToken,
@@ -125,6 +125,7 @@ with_both_clients! {
     an_expired_token_is_never_handed_out
     a_token_that_the_daemon_dropped_is_not_handed_out
     the_last_token_is_used_while_the_daemon_is_away
+    a_daemon_that_ends_each_connection_is_asked_ever_more_rarely
     a_reader_waits_for_a_daemon_that_starts_later
     a_refusal_drops_the_token_at_once
     an_outage_of_the_provider_is_a_typed_error
@@ -264,6 +265,19 @@ fn the_last_token_is_used_while_the_daemon_is_away(open: Open) {
         eventually("another connection", || daemon.connections() > before);
         assert_eq!(source.text(), "second");
     }
+}
+
+fn a_daemon_that_ends_each_connection_is_asked_ever_more_rarely(open: Open) {
+    let place = Place::new();
+    let daemon = FakeDaemon::start(&place.socket(), |_| {
+        vec![Answer::Reply(brings("first", PATIENCE)), Answer::HangUp]
+    });
+    let source = place.source(open);
+    source.wait_for("first");
+    thread::sleep(Duration::from_millis(500));
+    let connections = daemon.connections();
+    assert!(connections <= 16, "{connections}");
+    assert_eq!(source.text(), "first");
 }
 
 fn a_reader_waits_for_a_daemon_that_starts_later(open: Open) {

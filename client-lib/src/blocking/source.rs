@@ -278,6 +278,7 @@ impl Sources {
     fn serve(&self, socket: &Path, woken: &UnixStream, back_off: &mut BackOff) -> Result<End, Failure> {
         let failed = |error| Failure::of_connection(socket, error);
         let mut stream = open(socket).map_err(|error| Failure::Final(not_reachable(socket, error)))?;
+        back_off.connected();
         let mut watches = Watches::default();
         loop {
             let Some(wire) = watches.update(&self.wanted()) else { return Ok(End::Unwanted) };
@@ -294,9 +295,7 @@ impl Sources {
                 }
                 let frame = read_frame(&mut stream).map_err(failed)?;
                 let frame = frame.ok_or_else(|| Failure::hung_up(socket))??;
-                if watches.receive(frame)? {
-                    back_off.reset();
-                }
+                watches.receive(frame)?;
             }
         }
     }

@@ -271,6 +271,7 @@ impl Sources {
     async fn serve(&self, socket: &Path, back_off: &mut BackOff) -> Result<(), Failure> {
         let stream = time::timeout(TIMEOUT, connect(socket, &[])).await;
         let stream = stream.unwrap_or_else(|_| Err(silent())).map_err(Failure::Final)?;
+        back_off.connected();
         let (incoming, mut outgoing) = stream.into_split();
         let (mut incoming, mut watches) = (Incoming::new(incoming), Watches::default());
         loop {
@@ -279,11 +280,7 @@ impl Sources {
             loop {
                 let retry = watches.next_retry();
                 tokio::select! {
-                    frame = incoming.next(socket) => {
-                        if watches.receive(frame?)? {
-                            back_off.reset();
-                        }
-                    }
+                    frame = incoming.next(socket) => watches.receive(frame?)?,
                     () = self.0.changed.notified() => break,
                     () = time::sleep(retry.unwrap_or_default()), if retry.is_some() => break,
                 }

@@ -65,19 +65,19 @@ impl Watches {
         self.watches.iter().filter_map(|watch| watch.retry).map(Deadline::remaining).min()
     }
 
-    /// Handles a reply. Returns whether the daemon answered a watch.
-    pub(crate) fn receive(&mut self, frame: Frame<Reply>) -> Result<bool, Failure> {
+    /// Handles a reply.
+    pub(crate) fn receive(&mut self, frame: Frame<Reply>) -> Result<(), Failure> {
         if let Frame { id: 0, message: Reply::Error(error) } = frame {
             return Err(Failure::of_all(error));
         }
         let Some(watch) = self.watches.iter_mut().find(|watch| watch.id == frame.id) else {
-            return Ok(false);
+            return Ok(());
         };
         match reply::watch(unless_stopping(frame.message)?) {
             Ok(event) => watch.subscription.event(event),
             Err(error) => watch.refused(error),
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -88,18 +88,26 @@ impl OneWatch {
     }
 }
 
-/// The waits between attempts to connect. There is none before the first attempt after a connection was of use.
+/// The waits between attempts to connect. There is none before the first attempt after a connection that lasted for
+/// [`BACK_OFF_MOST`]. Shorter ones count as failures, because a daemon may end each connection soon after its first answer.
 #[derive(Default)]
 pub(crate) struct BackOff {
     failures: u32,
+    /// When the present connection will have lasted.
+    lasted: Option<Deadline>,
 }
 
 impl BackOff {
-    pub(crate) fn reset(&mut self) {
-        self.failures = 0;
+    /// Notes that there is a connection.
+    pub(crate) fn connected(&mut self) {
+        self.lasted = Some(Deadline::after(BACK_OFF_MOST));
     }
 
+    /// The wait before the next attempt.
     pub(crate) fn next(&mut self) -> Duration {
+        if self.lasted.take().is_some_and(|at| at.remaining().is_zero()) {
+            self.failures = 0;
+        }
         self.failures = self.failures.saturating_add(1);
         match self.failures {
             1 => Duration::ZERO,
@@ -127,7 +135,9 @@ mod tests {
         assert!(later.iter().all(|wait| *wait <= BACK_OFF_MOST));
         assert!(later[50..].iter().all(|wait| *wait >= BACK_OFF_MOST / 2));
         assert_ne!(later[98], later[99]);
-        back_off.reset();
-        assert_eq!(back_off.next(), Duration::ZERO);
+        back_off.connected();
+        assert_ne!(back_off.next(), Duration::ZERO, "the connection was short");
+        back_off.lasted = Some(Deadline::after(Duration::ZERO));
+        assert_eq!(back_off.next(), Duration::ZERO, "the connection has lasted");
     }
 }
