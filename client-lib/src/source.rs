@@ -318,6 +318,12 @@ impl HeaderCache {
         }
     }
 
+    /// Drops the headers with a token that an API refused.
+    pub(crate) fn reject(&self, refused: Fingerprint) {
+        let mut present = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        present.take_if(|headers| headers.info.fingerprint == refused);
+    }
+
     fn current(&self) -> Option<Arc<SourceHeaders>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -468,6 +468,9 @@ fn the_headers_are_asked_for_once_for_each_token(open: Open) {
     source.wait_for("third");
     drop(daemon);
     assert_eq!(source.headers().unwrap().info.fingerprint, fingerprint("second"));
+    let third = source.reject(fingerprint("second")).unwrap().unwrap();
+    assert_eq!(third.fingerprint(), fingerprint("third"));
+    assert!(source.headers().is_err(), "an API refused the token of the last headers");
 }
 
 fn the_caller_s_part_of_the_headers_is_sent(open: Open) {

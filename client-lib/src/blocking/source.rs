@@ -146,6 +146,7 @@ impl TokenSource {
     /// Callers that report the same token at the same time make one request.
     pub fn reject(&self, refused: Fingerprint) -> Result<Option<Arc<SourceToken>>, Error> {
         let deadline = self.deadline();
+        self.headers.cache.reject(refused);
         let began = self.shared.rejections.ended();
         let mut last = self.shared.rejection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(newer) = self.try_token().ok().filter(|token| token.fingerprint() != refused) {

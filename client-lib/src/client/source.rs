@@ -150,6 +150,7 @@ impl TokenSource {
     /// Callers that report the same token at the same time make one request.
     pub async fn reject(&self, refused: Fingerprint) -> Result<Option<Arc<SourceToken>>, Error> {
         let deadline = self.deadline();
+        self.headers.cache.reject(refused);
         let began = self.shared.rejections.ended();
         let mut last = self.shared.rejection.lock().await;
         if let Some(newer) = self.try_token().ok().filter(|token| token.fingerprint() != refused) {
