@@ -38,7 +38,7 @@ pub struct SourceHeaders {
 }
 
 impl SourceToken {
-    fn new(reply: TokenReply) -> Result<Self, Error> {
+    pub(crate) fn new(reply: TokenReply) -> Result<Self, Error> {
         let (scheme, token) = (reply.token_type.as_str(), reply.token.expose());
         // Large enough, so that no part of the token is left behind in a smaller buffer.
         let mut text = Zeroizing::new(String::with_capacity(scheme.len() + 1 + token.len()));

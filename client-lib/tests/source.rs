@@ -10,7 +10,7 @@
 mod fake;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -173,9 +173,7 @@ fn info_of(text: &str, lasts: Duration) -> TokenInfo {
 
 /// The event that brings this token.
 fn brings(text: &str, lasts: Duration) -> Reply {
-    let info = info_of(text, lasts);
-    let TokenInfo { issued_at, expires_at, expires_at_wall, fingerprint, .. } = info;
-    let token = Secret::from(text.to_owned());
+    let TokenInfo { issued_at, expires_at, expires_at_wall, fingerprint, .. } = info_of(text, lasts);
     Reply::Event(EventReply {
         index: 0,
         name: name("psb"),
@@ -183,8 +181,13 @@ fn brings(text: &str, lasts: Duration) -> Reply {
         held: Some(HeldToken { issued_at, expires_at, expires_at_wall, fingerprint }),
         last_error: None,
         next_attempt: None,
-        token: Some(TokenReply { info, token, token_type: "Bearer".to_owned(), scope: None }),
+        token: Some(token_of(text, lasts)),
     })
+}
+
+fn token_of(text: &str, lasts: Duration) -> TokenReply {
+    let token = Secret::from(text.to_owned());
+    TokenReply { info: info_of(text, lasts), token, token_type: "Bearer".to_owned(), scope: None }
 }
 
 /// The event that the daemon holds no token.
@@ -334,13 +337,28 @@ fn an_outage_of_the_provider_is_a_typed_error(open: Open) {
 
 fn a_token_that_lasts_too_short_is_not_handed_out(open: Open) {
     let place = Place::new();
-    let daemon = bringing(&place, "short");
+    let renews = Arc::new(AtomicBool::new(false));
+    let daemon = FakeDaemon::answering(&place.socket(), {
+        let renews = Arc::clone(&renews);
+        move |request| match request {
+            Request::Get(get) if renews.load(Ordering::SeqCst) => {
+                assert_eq!(u128::from(get.options.min_ttl_ms), 2 * PATIENCE.as_millis());
+                Reply::Token(token_of("asked", 3 * PATIENCE))
+            }
+            Request::Get(_) => Reply::Error(error(ErrorCode::MinTtlUnreachable)),
+            _ => brings("short", PATIENCE),
+        }
+    });
     let source = open(place.options().min_ttl(2 * PATIENCE), &[""]).remove(0);
     eventually(
         "the token has come",
-        || matches!(source.token(), Err(Error::MinTtlUnreachable { best: Some(best), .. }) if best <= PATIENCE),
+        || matches!(source.try_token(), Err(Error::MinTtlUnreachable { best: Some(best), .. }) if best <= PATIENCE),
     );
-    daemon.push(1, brings("long", 3 * PATIENCE));
+    let to_source = daemon.newest();
+    assert!(matches!(source.token(), Err(Error::MinTtlUnreachable { .. })));
+    renews.store(true, Ordering::SeqCst);
+    assert_eq!(source.text(), "asked", "the daemon renews it for a caller");
+    FakeDaemon::push_to(&to_source, 1, brings("long", 3 * PATIENCE));
     source.wait_for("long");
 }
 

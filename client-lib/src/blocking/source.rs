@@ -14,8 +14,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokend_protocol::{Fingerprint, RejectOutcome, TokenName, Variant, WatchedToken, read_frame};
 
-use super::Client;
 use super::connect::connect_within;
+use super::{Client, TokenVariant};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, not_reachable, silent};
 use crate::source::{
@@ -100,11 +100,13 @@ impl TokenSource {
 
     /// Returns the valid token. If there is none, waits for one until the client's deadline, also for a daemon that is not
     /// running. It returns at once if the daemon refuses the token, or if an operator must act.
+    ///
+    /// If the token does not last for the client's `min_ttl`, it asks the daemon for one that does.
     #[inline]
     pub fn token(&self) -> Result<Arc<SourceToken>, Error> {
         match self.subscription.held() {
             Some(token) => Ok(token),
-            None => self.wait(self.deadline(), |_| true),
+            None => self.later(),
         }
     }
 
@@ -136,8 +138,7 @@ impl TokenSource {
             return Ok(headers);
         }
         deadline.left().ok_or_else(silent)?;
-        let WatchedToken { name, variant } = self.subscription.watched();
-        cache.replace(self.shared.client.variant(name, variant.clone()).headers(caller))
+        cache.replace(self.variant().headers(caller))
     }
 
     /// Reports that an API refused the token with this fingerprint. Returns the newer token, or `None` if another token would
@@ -157,8 +158,7 @@ impl TokenSource {
             outcome
         } else {
             deadline.left().ok_or_else(silent)?;
-            let WatchedToken { name, variant } = self.subscription.watched();
-            let reply = self.shared.client.variant(name, variant.clone()).reject(refused)?;
+            let reply = self.variant().reject(refused)?;
             *last = Some(self.shared.rejections.end(refused, reply.outcome));
             reply.outcome
         };
@@ -168,6 +168,16 @@ impl TokenSource {
                 self.wait(deadline, |token| token.fingerprint() != refused).map(Some)
             }
             RejectOutcome::Unchanged | RejectOutcome::TooSoon => Ok(None),
+        }
+    }
+
+    /// Waits for a token, or asks for one that lasts longer. The daemon would renew it by itself only later.
+    fn later(&self) -> Result<Arc<SourceToken>, Error> {
+        match self.wait(self.deadline(), |_| true) {
+            Err(Error::MinTtlUnreachable { .. }) => {
+                self.variant().get().and_then(SourceToken::new).map(Arc::new)
+            }
+            waited => waited,
         }
     }
 
@@ -186,6 +196,11 @@ impl TokenSource {
         if let Err(error) = client.sources.start(client.connector.socket()) {
             self.subscription.lost(&not_reachable(client.connector.socket(), error));
         }
+    }
+
+    fn variant(&self) -> TokenVariant<'_> {
+        let WatchedToken { name, variant } = self.subscription.watched();
+        self.shared.client.variant(name, variant.clone())
     }
 
     fn deadline(&self) -> Deadline {

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time;
 
 use super::incoming::Incoming;
-use super::{Client, connect};
+use super::{Client, TokenVariant, connect};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, silent};
 use crate::source::{
@@ -102,12 +102,14 @@ impl TokenSource {
 
     /// Returns the valid token. If there is none, waits for one until the client's deadline, also for a daemon that is not
     /// running. It returns at once if the daemon refuses the token, or if an operator must act.
+    ///
+    /// If the token does not last for the client's `min_ttl`, it asks the daemon for one that does.
     #[inline]
     pub async fn token(&self) -> Result<Arc<SourceToken>, Error> {
         match self.subscription.held() {
             Some(token) => Ok(token),
             // In a box, so that the usual read is small.
-            None => Box::pin(self.wait(self.deadline(), |_| true)).await,
+            None => Box::pin(self.later()).await,
         }
     }
 
@@ -139,9 +141,7 @@ impl TokenSource {
             return Ok(headers);
         }
         deadline.left().ok_or_else(silent)?;
-        let WatchedToken { name, variant } = self.subscription.watched();
-        let reply = self.shared.client.variant(name, variant.clone()).headers(caller).await;
-        cache.replace(reply)
+        cache.replace(self.variant().headers(caller).await)
     }
 
     /// Reports that an API refused the token with this fingerprint. Returns the newer token, or `None` if another token would
@@ -161,8 +161,7 @@ impl TokenSource {
             outcome
         } else {
             deadline.left().ok_or_else(silent)?;
-            let WatchedToken { name, variant } = self.subscription.watched();
-            let reply = self.shared.client.variant(name, variant.clone()).reject(refused).await?;
+            let reply = self.variant().reject(refused).await?;
             *last = Some(self.shared.rejections.end(refused, reply.outcome));
             reply.outcome
         };
@@ -172,6 +171,16 @@ impl TokenSource {
                 self.wait(deadline, |token| token.fingerprint() != refused).await.map(Some)
             }
             RejectOutcome::Unchanged | RejectOutcome::TooSoon => Ok(None),
+        }
+    }
+
+    /// Waits for a token, or asks for one that lasts longer. The daemon would renew it by itself only later.
+    async fn later(&self) -> Result<Arc<SourceToken>, Error> {
+        match self.wait(self.deadline(), |_| true).await {
+            Err(Error::MinTtlUnreachable { .. }) => {
+                self.variant().get().await.and_then(SourceToken::new).map(Arc::new)
+            }
+            waited => waited,
         }
     }
 
@@ -188,6 +197,11 @@ impl TokenSource {
     fn start(&self) {
         let client = &self.shared.client.shared;
         client.sources.start(&client.socket);
+    }
+
+    fn variant(&self) -> TokenVariant<'_> {
+        let WatchedToken { name, variant } = self.subscription.watched();
+        self.shared.client.variant(name, variant.clone())
     }
 
     fn deadline(&self) -> Deadline {
