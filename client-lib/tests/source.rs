@@ -598,4 +598,7 @@ fn a_source_outlives_its_runtime() {
         drop(runtime);
         eventually("it expires", || source.try_token().is_err());
     }
+    let runtime = Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    eventually("another token", || source.try_token().is_ok());
 }

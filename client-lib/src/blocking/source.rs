@@ -113,7 +113,7 @@ impl TokenSource {
     /// Returns the valid token, or the reason why there is none, without waiting.
     #[inline]
     pub fn try_token(&self) -> Result<Arc<SourceToken>, Error> {
-        self.subscription.token()
+        self.subscription.token().inspect_err(|_| self.start())
     }
 
     /// Returns the value of the `Authorization` header, as [`Self::token`] does.
