@@ -1,4 +1,4 @@
-//! What one call costs the daemon: the instructions that callgrind counts and the system calls that strace counts.
+//! The instructions and the system calls of the daemon for one call, as callgrind and strace count them.
 //!
 //! Neither depends on the speed of the machine. Instructions are those of the program. The kernel's are not among them.
 
@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 
 use crate::Plan;
 use crate::load::connect;
@@ -49,6 +49,11 @@ struct Counts {
 }
 
 pub(crate) fn measure(_: &Plan, report: &mut Report) {
+    // The daemon lets no other process trace it.
+    if !Uid::effective().is_root() {
+        report.left_out.push("instructions and system calls of a call: run it as root".to_owned());
+        return;
+    }
     for program in ["callgrind_control", "strace"] {
         if Command::new(program).arg("--version").output().is_err() {
             report
@@ -191,7 +196,7 @@ fn call_kept(stream: &mut UnixStream, in_flight: usize) {
     }
 }
 
-/// What a program prints.
+/// Runs a program, and returns its standard output.
 fn run(program: &str, words: &[&str]) -> String {
     let done = Command::new(program).args(words).output().unwrap();
     assert!(done.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&done.stderr));

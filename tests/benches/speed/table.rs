@@ -34,9 +34,9 @@ pub(crate) struct Spread {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
-    /// Rows that were not measured, with the reason.
-    /// What single calls consist of, as Markdown.
+    /// The functions and system calls of single calls, as Markdown.
     pub(crate) profiles: Vec<String>,
+    /// Rows that were not measured, with the reason.
     pub(crate) left_out: Vec<String>,
 }
 
