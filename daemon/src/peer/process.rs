@@ -31,9 +31,9 @@ pub(super) struct Process {
     /// Its number, which may be another process's as soon as this one has ended.
     pub(super) pid: i32,
     /// Becomes readable when the process ends, and stays so (`pidfd_open(2)`).
-    pub(super) pidfd: OwnedFd,
-    /// A copy that the runtime watches; `None` if it cannot.
-    watched: OnceLock<Option<AsyncFd<OwnedFd>>>,
+    pub(super) pidfd: Arc<OwnedFd>,
+    /// Its registration with the runtime; `None` if it cannot be watched. No second descriptor: there are few.
+    watched: OnceLock<Option<AsyncFd<Arc<OwnedFd>>>>,
 }
 
 /// The processes that are connected. All connections of one share its pidfd.
@@ -58,8 +58,8 @@ impl Processes {
 }
 
 impl Process {
-    pub(super) fn new(pid: i32, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, watched: OnceLock::new() }
+    pub(super) fn new(pid: i32, pidfd: impl Into<Arc<OwnedFd>>) -> Self {
+        Self { pid, pidfd: pidfd.into(), watched: OnceLock::new() }
     }
 
     /// The process that connected, by what the kernel answered to `SO_PEERPIDFD`. Before Linux 6.5 there is only its number.
@@ -129,9 +129,9 @@ impl Process {
         has_event && !self.is_alive()
     }
 
-    pub(super) fn watch(&self) -> Option<&AsyncFd<OwnedFd>> {
+    pub(super) fn watch(&self) -> Option<&AsyncFd<Arc<OwnedFd>>> {
         let registered = || {
-            let pidfd = self.pidfd.try_clone().ok()?;
+            let pidfd = Arc::clone(&self.pidfd);
             // SAFETY: the descriptor is owned, so it stays open and the same.
             #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
             unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.ok()

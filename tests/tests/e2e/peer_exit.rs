@@ -1,5 +1,6 @@
 //! A connection is worth what the process is that made it, and nothing once that process is gone.
 
+use std::fs;
 use std::time::Duration;
 
 use tokend_protocol::Reply;
@@ -63,4 +64,26 @@ fn idle_connections_of_a_process_that_is_gone_free_their_places() {
     heir.assert_alive();
     donor.end();
     heir.expect_close_with_nothing(PATIENCE);
+}
+
+#[test]
+fn a_connection_takes_two_descriptors_of_the_daemon_for_as_long_as_it_lasts() {
+    if !requirement::root() {
+        return;
+    }
+    let scene = scene(Provider::start());
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", scene.daemon.pid())).unwrap().count();
+    scene.tokenctl().as_user(alice()).get("t");
+    let before = descriptors();
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let (donor, mut peer) = FdDonor::start(scene.socket(), &alice());
+            for id in 1..=3 {
+                assert!(matches!(peer.ask(id, raw_peer::get("t")), Reply::Token(_)));
+            }
+            (donor, peer)
+        })
+        .collect();
+    let taken = descriptors() - before;
+    assert!(taken <= 2 * callers.len(), "{taken} for {}", callers.len());
 }
