@@ -39,7 +39,7 @@
 //! - A source never hands out a token that has expired. It waits for another one, until the client's deadline.
 //! - While the daemon is away, the last token stays in use until it expires. The source connects again by itself, with a
 //!   back-off of at most five seconds.
-//! - If the daemon refuses the token, the source drops it at once and returns the error. It asks again every half minute,
+//! - If the daemon refuses the token, the source drops it at once and returns the error. It asks again at least every half minute,
 //!   because a reload may permit the token.
 //! - The watch of a source counts as a use of the token, so an on-demand token is renewed as long as the source exists.
 //!

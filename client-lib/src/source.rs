@@ -77,9 +77,9 @@ fn sensitive(text: Zeroizing<String>) -> Result<HeaderValue, Error> {
 /// The token of one source, for its readers and for the task or thread that writes it.
 pub(crate) struct Subscription {
     watched: WatchedToken,
-    /// The shortest lifetime of use, in milliseconds.
+    /// The shortest remaining lifetime that the client accepts, in milliseconds.
     min_ttl_ms: u64,
-    /// Locked to copy or replace a pointer, and for nothing else.
+    /// Locked only to copy or replace a pointer.
     current: RwLock<Current>,
     /// The number of changes, for blocking readers that wait for one.
     changes: Mutex<u64>,
@@ -165,7 +165,7 @@ impl Subscription {
         }
     }
 
-    /// As [`Self::wait`], and blocks.
+    /// Blocks as the async `wait` waits.
     pub(crate) fn wait_blocking(
         &self,
         deadline: Deadline,
@@ -284,7 +284,7 @@ impl Rejections {
 }
 
 impl Rejection {
-    /// Whether it also answers a rejection of this token that began when so many had ended.
+    /// Whether it also answers a rejection of this token that began after `began` rejections had ended.
     pub(crate) fn answers(&self, refused: Fingerprint, began: u64) -> bool {
         self.refused == refused && self.number > began
     }

@@ -1,4 +1,4 @@
-//! What both clients promise: each test runs once with the blocking and once with the async client.
+//! The promises of both clients. Each test runs once with the blocking and once with the async client.
 
 #![expect(
     clippy::unwrap_used,

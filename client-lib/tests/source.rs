@@ -1,4 +1,4 @@
-//! What a source promises: each test runs once with the blocking and once with the async client.
+//! The promises of a source. Each test runs once with the blocking and once with the async client.
 
 #![expect(
     clippy::unwrap_used,

@@ -29,7 +29,7 @@ use crate::{Reply, Secret, TokenReply};
 /// ```
 #[derive(Debug)]
 pub struct TokenFrame {
-    /// From the length to the version, from there to the token, and what follows the token.
+    /// The part before the request id, the part between the id and the token, and the part after the token.
     parts: [Box<[u8]>; 3],
 }
 

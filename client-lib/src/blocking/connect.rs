@@ -1,7 +1,7 @@
 //! Connecting within a deadline.
 //!
 //! The standard library connects to a Unix socket without a time limit, and the kernel waits for as long as the daemon's queue
-//! of new connections is full. The time limit for writing ends that wait too, if it is set before. So it is set before.
+//! of new connections is full. The time limit for writing also limits that wait, so it is set before connecting.
 
 use std::io;
 use std::os::fd::AsRawFd;

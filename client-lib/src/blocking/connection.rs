@@ -78,7 +78,7 @@ struct Ahead {
     used: usize,
 }
 
-/// A reader that first takes what was read ahead.
+/// A reader that first returns the bytes that were read ahead.
 struct Buffered<'a, R> {
     ahead: &'a mut Ahead,
     reader: R,

@@ -231,7 +231,7 @@ struct List {
 }
 
 struct Worker {
-    /// A byte tells the thread that the list changed. Its end ends the thread.
+    /// A byte wakes the thread, because the list changed. Closing the stream ends the thread.
     wake: UnixStream,
     thread: JoinHandle<()>,
 }
@@ -340,7 +340,7 @@ enum End {
     Stop,
 }
 
-/// What a wait brought.
+/// The outcome of a wait.
 enum Event {
     Readable,
     /// The list changed, or the time is over.

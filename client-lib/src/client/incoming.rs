@@ -40,7 +40,7 @@ impl Incoming {
     }
 }
 
-/// What was read but not taken may hold a token.
+/// Wipes the bytes that were read and not decoded, which may contain a token.
 impl Drop for Incoming {
     fn drop(&mut self) {
         self.buffer.as_mut().zeroize();

@@ -231,7 +231,7 @@ impl Args {
             [_, option, path, verb, name] if option == "--socket" => (Some(path), verb, name),
             _ => return None,
         };
-        // What looks like an option, or is no name, is for the definitions.
+        // The definitions read options, and report a name that is not valid.
         let looks_like_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
         if verb != "get" || looks_like_option(name) || socket.is_some_and(looks_like_option) {
             return None;

@@ -169,7 +169,7 @@ fn event(state: State) -> EventReply {
     }
 }
 
-/// What makes the program start quickly. It is dynamic where the static C library is missing.
+/// A static program starts faster. It is dynamic where the static C library is missing.
 #[test]
 fn the_program_loads_no_library() {
     const LOADED: usize = 1;

@@ -18,8 +18,7 @@ pub struct Facts {
     pub groups: Groups,
     /// The process id, only for the journal. No decision uses it: the number may have been given to another process since.
     pub pid: Option<i32>,
-    /// The number of the process that no other one has until the next boot, for the journal: the inode of its pidfd, since
-    /// Linux 6.9.
+    /// A number that no other process has until the next boot, for the audit: the inode of the pidfd, since Linux 6.9.
     pub process: Option<u64>,
     /// The systemd system unit that it runs in.
     pub unit: Option<String>,

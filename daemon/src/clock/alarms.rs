@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::{Clock, Instant};
 
-/// Sleepers that are woken before other tasks have their turn.
+/// Sleepers that are woken before other tasks run.
 const BATCH: usize = 64;
 
 /// Something that is woken at a time.
@@ -45,7 +45,7 @@ struct Queue {
 struct Watch(Clock);
 
 impl Clock {
-    /// Wakes `sleeper` once, at this instant, also across suspend and clock changes. To be called within a runtime.
+    /// Wakes `sleeper` once, at this instant, also across suspend and clock changes. Must be called within a runtime.
     pub fn set_alarm(&self, at: Instant, sleeper: &Arc<impl Sleeper + 'static>) -> Alarm {
         let alarms = &self.0.alarms;
         let mut queue = alarms.lock();

@@ -84,7 +84,7 @@ pub struct CredentialSettings {
     pub scope_required: bool,
 }
 
-/// The settings of token requests that a provider's section has.
+/// The settings of token requests that are in the section of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientSettings {
     pub endpoint: Endpoint,

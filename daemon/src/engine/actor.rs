@@ -37,7 +37,7 @@ const REST_AFTER_PANIC: Duration = Duration::from_secs(1);
 /// After a reload or a change of the network, attempts are spread over this time.
 const RETRY_SPREAD: Duration = Duration::from_secs(1);
 
-/// The actor of one credential, while it does something. Only it writes the snapshot.
+/// The actor of one credential, while it acts. Only it writes the snapshot.
 pub(super) struct Actor<P> {
     provider: P,
     state: ActorState,
@@ -45,7 +45,7 @@ pub(super) struct Actor<P> {
     core: Arc<Core>,
 }
 
-/// An actor while it rests.
+/// A resting actor.
 struct Rest<P> {
     provider: P,
     state: ActorState,
@@ -76,7 +76,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Whether nobody waits for it.
+    /// Whether no caller waits for its answer.
     pub(super) fn is_hint(&self) -> bool {
         matches!(self, Self::Wake | Self::Retry)
     }

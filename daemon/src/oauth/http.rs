@@ -44,7 +44,7 @@ pub struct HttpProvider {
     known: Mutex<Option<Box<Known>>>,
 }
 
-/// What is known from earlier requests.
+/// The state that lasts from one request to the next.
 #[derive(Debug)]
 struct Known {
     /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved.

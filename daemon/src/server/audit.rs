@@ -112,7 +112,7 @@ impl Audit {
         place
     }
 
-    /// Counts a decision once more that is equal in all that is recorded. Returns `false` if it must be recorded anew.
+    /// Counts a repetition of a recorded decision. Returns `false` if the window has ended, so that it must be recorded anew.
     pub fn repeat(&self, place: Place) -> bool {
         self.aggregator().repeat(place)
     }

@@ -1,4 +1,4 @@
-//! What holds for every message and for every sequence of bytes.
+//! Properties of every message, and of every sequence of bytes.
 
 use std::collections::HashSet;
 
@@ -103,7 +103,7 @@ fn survives<M: Message + PartialEq + std::fmt::Debug>(frame: &Frame<M>) {
     assert_eq!(decode::<M>(&wire[4..]).as_ref(), Ok(frame));
 }
 
-/// What is recognized as a `get` without a variant is decoded as one, unless its name is not one of a token.
+/// `decode_get` agrees with `decode`, and leaves it to its caller to check the name.
 fn a_plain_get_is_a_get(body: &[u8]) {
     let Some((name, options)) = decode_get(body) else { return };
     match (decode::<Request>(body).map(|frame| frame.message), name.parse::<TokenName>()) {
@@ -115,7 +115,7 @@ fn a_plain_get_is_a_get(body: &[u8]) {
     }
 }
 
-/// What was read can be written, in no more bytes, and read again as the same.
+/// A message that was read can be written in no more bytes, and reads the same again.
 fn is_consistent<M: Message + PartialEq + std::fmt::Debug>(body: &[u8]) {
     if let Ok(frame) = decode::<M>(body) {
         let mut wire = Vec::new();

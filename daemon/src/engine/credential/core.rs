@@ -1,8 +1,8 @@
-//! What the handle of a credential and its actor share: the published state, and the inbox of the actor.
+//! The state that the handle of a credential shares with its actor: the published snapshot, and the actor's inbox.
 //!
-//! An actor rests while nothing waits for it and nothing is due. It has no task then: it costs the memory of its state, and
-//! an alarm. Whoever puts something into the inbox takes the actor out, and lets it do that. So at any time one task at most
-//! has the actor, and only that task acts for the credential.
+//! An actor with nothing to do rests: it has no task, and costs the memory of its state and an alarm. It is stored in its inbox
+//! then. A command or the alarm takes the actor out of the inbox and runs it, in a task if that takes time. So at most one task
+//! has the actor.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,12 +17,12 @@ use crate::engine::actor::Command;
 use crate::engine::throttle::ClientThrottle;
 use crate::store::RecordWriter;
 
-/// Beyond so many commands, those that nobody waits for find no place. The actor is about to be busy anyway.
+/// With so many commands in the inbox, further ones for which no caller waits are dropped: the actor is about to act anyway.
 const HINTS_MAX: usize = 64;
 
-/// An actor that rests.
+/// A resting actor.
 pub(in crate::engine) trait Resting: Send {
-    /// Does what waits for the actor, in a task if that takes time.
+    /// Runs the actor until it rests again, in a task if that takes time.
     fn wake(self: Box<Self>, core: Arc<Core>);
 }
 
@@ -33,14 +33,14 @@ pub(in crate::engine) struct Core {
     pub(in crate::engine) writer: RecordWriter,
     pub(in crate::engine) published: Published,
     pub(in crate::engine) last_used: AtomicInstant,
-    /// Never locked across an await, or while the actor does something.
+    /// Never locked across an await, or while the actor acts.
     inbox: Mutex<Inbox>,
-    /// Notified when something is put into the inbox of an actor that has a task.
+    /// Notified when the inbox of an actor that has a task changes.
     changed: Notify,
 }
 
 struct Inbox {
-    /// Those of callers who have given up are removed before the queue grows, so the limits of callers are its limit.
+    /// Before the queue grows, commands whose callers have given up are removed. So the limits of users bound its length.
     commands: VecDeque<Command>,
     schedule: Schedule,
     /// Whether a reload has changed `schedule` and the actor has not seen that yet.
@@ -77,7 +77,7 @@ impl Core {
         Arc::new(Self { context, throttle, writer, published, last_used, inbox, changed })
     }
 
-    /// Gives the actor a command. Returns whether it will see it.
+    /// Sends the actor a command. Returns whether the actor accepts it.
     pub(super) fn send(self: &Arc<Self>, command: Command) -> bool {
         let mut inbox = self.lock();
         let has_room = !command.is_hint() || inbox.commands.len() < HINTS_MAX;
@@ -129,7 +129,7 @@ impl Core {
         self.lock().schedule.clone()
     }
 
-    /// Lets the actor rest until something waits for it, or is due.
+    /// Stores the actor in its inbox, until a command comes or a request is due.
     pub(in crate::engine) fn rest(self: &Arc<Self>, actor: Box<dyn Resting>) {
         let mut inbox = self.lock();
         inbox.actor = Some(actor);
@@ -141,7 +141,7 @@ impl Core {
         inbox.alarm = due.map(|due| self.context.clock.set_alarm(due, self));
     }
 
-    /// To be called when nobody has the actor any more. Callers who wait are told.
+    /// Ends the credential after its actor. Callers that wait get an error.
     pub(in crate::engine) fn end(&self) {
         self.published.end();
         self.lock().commands = VecDeque::new();
@@ -161,7 +161,7 @@ impl Core {
         self.wait_for(|inbox| inbox.commands.pop_front()).await
     }
 
-    /// Waits until something is in the inbox.
+    /// Waits for a command, another schedule, or a stop.
     pub(in crate::engine) async fn news(&self) {
         self.wait_for(|inbox| inbox.has_news().then_some(())).await;
     }
@@ -178,7 +178,7 @@ impl Core {
 
     async fn wait_for<T>(&self, mut find: impl FnMut(&mut Inbox) -> Option<T>) -> T {
         loop {
-            // Created before the look, so that nothing is missed in between.
+            // Created before the inbox is checked, so that no change is missed.
             let changed = self.changed.notified();
             if let Some(found) = find(&mut self.lock()) {
                 return found;
@@ -187,7 +187,7 @@ impl Core {
         }
     }
 
-    /// Lets the actor see what was put into the inbox.
+    /// Runs the actor if it rests, and otherwise wakes its task, because the inbox has changed.
     fn rouse(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>) {
         let actor = self.take_actor(&mut inbox);
         drop(inbox);
@@ -209,7 +209,7 @@ impl Core {
     }
 }
 
-/// Its alarm: a request is due.
+/// The alarm of a resting actor rings when a request is due.
 impl Sleeper for Core {
     fn wake(self: Arc<Self>) {
         self.rouse(self.lock());

@@ -1,4 +1,4 @@
-//! The reply to a `get` that goes with a snapshot.
+//! The encoded reply to a `get`, which each snapshot has.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,8 +6,8 @@ use tokend_protocol::TokenFrame;
 
 use crate::clock::Instant;
 
-/// The reply to a `get` under a snapshot, encoded when it is first needed, without the token. A changed copy of the snapshot
-/// has none.
+/// The reply to a `get` without the token, encoded when a caller first needs it. A copy of the snapshot has none, because it is
+/// made to be changed.
 #[derive(Debug, Default)]
 pub struct EncodedReply(Mutex<Option<(Instant, Arc<TokenFrame>)>>);
 
@@ -18,7 +18,7 @@ impl Clone for EncodedReply {
 }
 
 impl EncodedReply {
-    /// The reply, or a new one with the time until which it can be used, if there is none for now.
+    /// Returns the reply. If there is none that is valid now, `encode` makes one, and says until when it is valid.
     pub fn get(
         &self,
         now: Instant,

@@ -25,8 +25,8 @@ pub struct Record<'a> {
     pub decision: Result<Cow<'a, str>, Refusal>,
 }
 
-/// Hashes all that is written, which is all but the peer's groups. A process is known by its number that no other one has,
-/// if the kernel gives one, and then counts as one caller whatever program it runs.
+/// Hashes everything that is written, which is everything but the peer's groups. A process with a unique number
+/// ([`Facts::process`]) counts as one caller, whatever program it runs.
 impl Hash for Record<'_> {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let Facts { uid, gid, groups: _, pid, process, unit, user_unit, invocation_id, exe } = &*self.peer;

@@ -42,7 +42,7 @@ pub(super) struct Remembered {
 pub(super) struct Allowed {
     pub(super) entry: Arc<Entry>,
     pub(super) reason: Arc<str>,
-    /// Where the last hand-out by the short way is counted, and its token.
+    /// The token of the last hand-out by the fast path, and where the audit counts it.
     pub(super) counted: Option<(Fingerprint, Place)>,
 }
 
@@ -165,7 +165,7 @@ impl Session {
         decide_variant(&decider, entry, &Variant::default()) != Err(Refusal::NoRule)
     }
 
-    /// Decides about the caller under this registry, by rules that may be about its process.
+    /// Decides about the caller under this registry. The facts about its process are read only if a rule is about them.
     pub(super) fn decider<'a>(
         &'a self,
         registry: &Registry,

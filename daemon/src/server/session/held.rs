@@ -1,5 +1,5 @@
-//! The short way of a `get`: of a token without a variant, that the caller may have, and that is held. Its reply is encoded
-//! when the token or its condition changes, and then copied.
+//! The fast path of a `get`: for a token without a variant that is held and that the caller may have. The reply is encoded once
+//! for each change of the token or its condition, and then copied.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::engine::credential::{Snapshot, Token};
 use crate::engine::registry::Entry;
 use crate::server::audit::{Operation, Place};
 
-/// How long a reply is used. It has a time by the wall clock, which may be set.
+/// How long an encoded reply is used. It contains times by the wall clock, which may be set.
 const RENEWED_AFTER: Duration = Duration::from_secs(1);
 
 /// The answer to a `get`, also for equal requests in the same turn.
@@ -23,13 +23,13 @@ pub struct Held<'a> {
     snapshot: Arc<Snapshot>,
     frame: Arc<TokenFrame>,
     entry: Arc<Entry>,
-    /// Where the hand-out is counted, unless it was merged with others.
+    /// Where the audit counts the hand-out, unless it merges it with others.
     place: Option<Place>,
 }
 
 impl Session {
-    /// Answers a request if the short way leads to a token, by the same rules as [`Session::answer`], which answers all others.
-    /// `last` is the answer to the request before, in the same turn.
+    /// Appends the answer to a request, if the fast path has one. Otherwise returns `false`, and [`Session::answer`] answers it by
+    /// the same rules. `last` is the previous answer in the same turn.
     pub fn get_held<'a>(&self, body: &'a [u8], last: &mut Option<Held<'a>>, wire: &mut Vec<u8>) -> bool {
         let Some((&[VERSION, a, b, c, d], request)) = body.split_first_chunk() else { return false };
         let is_counted = |place| self.shared.audit.repeat(place);
@@ -40,7 +40,7 @@ impl Session {
         answer.inspect(|(frame, token)| frame.append(id, &token.secret, wire)).is_some()
     }
 
-    /// Decides, counts and audits.
+    /// Decides about a `get`, and counts and audits the hand-out.
     fn held<'a>(&self, body: &[u8], request: &'a [u8]) -> Option<Held<'a>> {
         let (name, options) = decode_get(body)?;
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);

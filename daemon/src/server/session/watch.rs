@@ -53,7 +53,7 @@ struct Subscribed {
     reason: Arc<str>,
     /// Held here, so that a variant is not evicted.
     credential: Arc<Credential>,
-    /// The place of a watch that needs the token, until it waits for the provider.
+    /// The quota of a caller that waits for the provider, from the decision until the wait.
     place: Option<Held>,
 }
 
@@ -207,7 +207,7 @@ fn asked(WatchedToken { name, variant }: &WatchedToken) -> Asked<'_> {
     Asked { operation: Operation::Watch, name, variant }
 }
 
-/// Asks for a token as a caller does, until it is renewed again. It rests if nobody has used it for long.
+/// Requests a resting token as a caller does, until its actor renews it again.
 async fn need(credential: Arc<Credential>, clock: Clock, mut place: Option<Held>) {
     loop {
         let obtained = credential.obtain(Duration::ZERO, clock.now().after(NEED_TIMEOUT)).await;
