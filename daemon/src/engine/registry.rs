@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokend_protocol::{ErrorClass, TokenName};
+use tokend_protocol::{ErrorClass, State, TokenName};
+use tokio::task::yield_now;
 
 pub use self::credential_factory::CredentialFactory;
 use self::credential_factory::origin;
@@ -24,6 +25,9 @@ use crate::engine::schedule::RenewalMode;
 
 /// How late an actor may be before the watchdog is not fed any more.
 const OVERDUE: Duration = Duration::from_secs(60);
+
+/// Tokens that are looked at before callers are served: less than a millisecond.
+const STRETCH: usize = 500;
 
 /// All tokens of a configuration.
 #[derive(Debug)]
@@ -140,12 +144,33 @@ impl Registry {
         self.tokens.range((start, Unbounded))
     }
 
-    /// Whether no actor is `OVERDUE`. Variants are not looked at.
-    pub fn is_on_schedule(&self, now: Instant) -> bool {
-        self.credentials.values().all(|credential| {
+    /// Whether no actor is `OVERDUE`. Variants are not looked at. Callers are served in between.
+    pub async fn is_on_schedule(&self, now: Instant) -> bool {
+        for (index, credential) in self.credentials.values().enumerate() {
+            pause(index).await;
             let snapshot = credential.snapshot();
-            snapshot.in_flight || snapshot.next_attempt.is_none_or(|at| now.since(at) < OVERDUE)
-        })
+            if !snapshot.in_flight && snapshot.next_attempt.is_some_and(|at| now.since(at) >= OVERDUE) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Counts the tokens in each state. Callers are served in between.
+    pub async fn count_states(&self, now: Instant) -> BTreeMap<State, usize> {
+        let mut counts = BTreeMap::new();
+        for (index, entry) in self.tokens.values().enumerate() {
+            pause(index).await;
+            *counts.entry(entry.credential.snapshot().state(now)).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// Lets other tasks run before each stretch of tokens.
+async fn pause(index: usize) {
+    if index.is_multiple_of(STRETCH) {
+        yield_now().await;
     }
 }
 

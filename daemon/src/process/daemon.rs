@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokend_protocol::{ErrorClass, State};
+use tokend_protocol::ErrorClass;
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
@@ -116,18 +116,15 @@ impl Daemon {
         }
     }
 
-    pub fn is_on_schedule(&self) -> bool {
-        self.shared.registry.borrow().is_on_schedule(self.shared.clock.now())
+    pub async fn is_on_schedule(&self) -> bool {
+        let registry = self.shared.registry.borrow().clone();
+        registry.is_on_schedule(self.shared.clock.now()).await
     }
 
     /// The states of the tokens and a failed reload, in one line.
-    pub fn summary(&self) -> String {
+    pub async fn summary(&self) -> String {
         let registry = self.shared.registry.borrow().clone();
-        let now = self.shared.clock.now();
-        let mut counts = std::collections::BTreeMap::<State, usize>::new();
-        for (_, entry) in registry.after(None) {
-            *counts.entry(entry.credential.snapshot().state(now)).or_default() += 1;
-        }
+        let counts = registry.count_states(self.shared.clock.now()).await;
         let tokens: usize = counts.values().sum();
         let counts: Vec<_> = counts.iter().map(|(state, n)| format!("{n} {}", state.as_str())).collect();
         let (s, colon) = (if tokens == 1 { "" } else { "s" }, if tokens == 0 { "" } else { ": " });

@@ -68,7 +68,7 @@ async fn start_and_serve(source: &Source, socket: Option<PathBuf>) -> Result<Exi
     let tokens = config.tokens.len();
     let daemon = Daemon::start(config, listener, hardening::raise_descriptor_limit(), store, memory).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), tokens, "serving");
-    notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary().await)]);
     tokio::select! {
         () = &mut stop => (),
         () = send_heartbeats(&daemon) => (),
@@ -144,8 +144,8 @@ async fn send_heartbeats(daemon: &Daemon) {
     loop {
         heartbeat.tick().await;
         daemon.give_back_memory();
-        if daemon.is_on_schedule() {
-            notify(&[NotifyState::Watchdog, NotifyState::Status(&daemon.summary())]);
+        if daemon.is_on_schedule().await {
+            notify(&[NotifyState::Watchdog, NotifyState::Status(&daemon.summary().await)]);
         } else {
             // The watchdog starts a daemon again that serves but does not renew.
             tracing::error!("{OVERDUE}");
@@ -166,7 +166,7 @@ async fn reload_on_signal(daemon: &Daemon, mut hangup: Signal, source: &Source) 
         } else {
             daemon.reload_failed();
         }
-        notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
+        notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary().await)]);
     }
 }
 

@@ -178,28 +178,58 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::config;
+    use crate::config::{self, Config};
     use crate::engine::credential::ActorContext;
     use crate::engine::registry::Registry;
     use crate::fingerprint::Fingerprinter;
     use crate::quota::{Allowances, Quota};
     use crate::store::Store;
 
+    fn factory(clock: &Clock, roll: fn() -> f64) -> CredentialFactory {
+        let actor_context = ActorContext {
+            clock: clock.clone(),
+            fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
+            roll,
+            tasks: TaskTracker::new(),
+        };
+        CredentialFactory::new(Store::forgetful(clock.clone()), None, actor_context)
+    }
+
+    /// So many tokens of a provider that allows one request in a second.
+    fn many_tokens(count: u32) -> Config {
+        let provider = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\n\
+                        client_secret = { command = [\"sleep\", \"600\"] }\nmax_requests_per_minute = 60\n";
+        let token = |n: u32| format!("[token.t{n}]\nprovider = \"p\"\nscope = \"s{n}\"\n");
+        let text = provider.to_owned() + &(0..count).map(token).collect::<String>();
+        config::parse(Path::new("/tokend.toml"), &text).unwrap().config
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_tasks_run_while_all_tokens_are_looked_at() {
+        let clock = Clock::simulated();
+        let registry = Registry::build(many_tokens(1600), &mut factory(&clock, || 1.0), None);
+        let turns = Arc::new(AtomicU64::new(0));
+        let other = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move {
+                loop {
+                    turns.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        assert!(registry.is_on_schedule(clock.now()).await);
+        assert!(turns.swap(0, Ordering::Relaxed) >= 4);
+        assert_eq!(registry.count_states(clock.now()).await.values().sum::<usize>(), 1600);
+        assert!(turns.load(Ordering::Relaxed) >= 4);
+        other.abort();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn variants_are_renewed_with_the_configured_margin_also_after_a_reload() {
         let clock = Clock::simulated();
         let user = Allowances::new(Quota::default()).of(1, clock.now());
-        let actor_context = ActorContext {
-            clock,
-            fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
-            roll: || 0.0,
-            tasks: TaskTracker::new(),
-        };
-        let factory = Mutex::new(CredentialFactory::new(
-            Store::forgetful(actor_context.clock.clone()),
-            None,
-            actor_context,
-        ));
+        let factory = Mutex::new(factory(&clock, || 0.0));
         let build = |margin: &str, previous: Option<&Registry>| {
             let text = format!(
                 "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\n\
@@ -226,22 +256,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn first_requests_to_a_host_are_spread_as_its_limit_demands() {
         let clock = Clock::simulated();
-        let store = Store::forgetful(clock.clone());
-        let actor_context = ActorContext {
-            clock: clock.clone(),
-            fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
-            roll: || 1.0,
-            tasks: TaskTracker::new(),
-        };
-        let mut factory = CredentialFactory::new(store, None, actor_context);
-        let mut build = |count: u32, previous: Option<&Registry>| {
-            let provider = "[provider.p]\ntoken_endpoint = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\n\
-                            client_secret = { command = [\"sleep\", \"600\"] }\nmax_requests_per_minute = 60\n";
-            let token = |n: u32| format!("[token.t{n}]\nprovider = \"p\"\nscope = \"s{n}\"\n");
-            let text = provider.to_owned() + &(0..count).map(token).collect::<String>();
-            let config = config::parse(Path::new("/tokend.toml"), &text).unwrap().config;
-            Registry::build(config, &mut factory, previous)
-        };
+        let mut factory = factory(&clock, || 1.0);
+        let mut build = |count, previous| Registry::build(many_tokens(count), &mut factory, previous);
         let first_attempt = |registry: &Registry, name: &str| {
             let snapshot = registry.find(name).unwrap().credential.snapshot();
             snapshot.next_attempt.map(|at| at.since(clock.now()).as_secs())
