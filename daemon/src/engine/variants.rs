@@ -12,8 +12,10 @@ use crate::config::{TermSet, Terms, VariantSettings};
 use crate::engine::credential::{Credential, Snapshot, Token};
 use crate::quota::{Allowance, Held, QuotaExceeded, Resource};
 
-/// The most variants of one token. For another one, the least recently used idle one is evicted.
-const HELD_MAX: usize = 32;
+/// The most variants of one token, and of one token for one user. For another one, the least recently used idle one is evicted.
+/// A user that watches as many as it can leaves room for others.
+const HELD_MAX: usize = 64;
+const HELD_MAX_PER_USER: usize = 32;
 
 /// Why a caller gets no credential of a variant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub enum NoVariant {
     NotPermitted(String),
     /// The user has too many.
     TooMany(QuotaExceeded),
-    /// There are `HELD_MAX` variants, and all are in use.
+    /// There are as many variants as there can be, and all are in use.
     AllInUse,
 }
 
@@ -108,16 +110,16 @@ impl Variants {
             Arc::strong_count(&variant.credential) > 1 || !variant.credential.is_dormant()
         });
         let quota = user.take(Resource::Variants, 1).map_err(NoVariant::TooMany)?;
-        if held.len() >= HELD_MAX {
+        let is_own = |variant: &HeldVariant| Arc::ptr_eq(&variant.quota.allowance, user);
+        let has_most = held.values().filter(|variant| is_own(variant)).count() >= HELD_MAX_PER_USER;
+        if has_most || held.len() >= HELD_MAX {
             // No connection holds it, and no request is under way.
             let is_idle = |(_, variant): &(&Terms, &HeldVariant)| {
                 Arc::strong_count(&variant.credential) == 1 && !variant.credential.snapshot().in_flight
             };
-            let idle = held.iter().filter(is_idle);
+            let idle = held.iter().filter(is_idle).filter(|(_, idle)| is_own(idle) || !has_most);
             // The user's own first, so that a user does not evict the variants of others.
-            let evicted = idle.min_by_key(|(_, idle)| {
-                (!Arc::ptr_eq(&idle.quota.allowance, user), idle.credential.last_used())
-            });
+            let evicted = idle.min_by_key(|(_, idle)| (!is_own(idle), idle.credential.last_used()));
             let evicted = evicted.ok_or(NoVariant::AllInUse)?.0.clone();
             retain(&mut held, |terms, _| *terms != evicted);
         }
