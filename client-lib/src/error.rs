@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use tokend_protocol::{ErrorClass, ErrorCode, ErrorReply};
 
+use crate::SOCKET_VARIABLE;
+
 /// Why a call failed. The `message` is for a person and holds no secret.
 ///
 /// ```
@@ -27,7 +29,7 @@ use tokend_protocol::{ErrorClass, ErrorCode, ErrorReply};
 #[non_exhaustive]
 pub enum Error {
     /// There is no daemon at the socket, or it went away twice during one call.
-    #[error("the daemon cannot be reached at {}: {cause}", socket.display())]
+    #[error("the daemon cannot be reached at {}: {cause}; {}", socket.display(), remedy(cause))]
     NotReachable {
         /// The socket.
         socket: PathBuf,
@@ -152,6 +154,18 @@ impl Error {
 
     pub(crate) fn protocol(message: impl Into<String>) -> Self {
         Self::Protocol { message: message.into() }
+    }
+}
+
+/// What to do when the socket does not let this process connect.
+fn remedy(cause: &io::Error) -> String {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "add this process's user to the group of the socket, and start the process again".to_owned()
+        }
+        _ => format!(
+            "check that tokend runs, and that this is its socket ({SOCKET_VARIABLE} names another one)"
+        ),
     }
 }
 
