@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokend_protocol::{
-    EventReply, Fingerprint, HeadersReply, RejectOutcome, State, TokenInfo, TokenReply, WatchedToken,
+    EventReply, Fingerprint, HeadersReply, RejectOutcome, State, TokenInfo, TokenName, TokenReply,
+    WatchedToken,
 };
 use zeroize::Zeroizing;
 
@@ -209,7 +210,7 @@ impl Subscription {
 
     /// The condition of the token changed.
     fn event(&self, event: EventReply) {
-        let error = event_error(&event);
+        let error = event_error(&self.watched.name, &event);
         let held = event.held.map(|held| held.fingerprint);
         let (token, error) = match event.token.map(SourceToken::new) {
             Some(Ok(token)) => (Some(Arc::new(token)), error),
@@ -241,13 +242,16 @@ impl fmt::Debug for Subscription {
 }
 
 /// The error of readers while the daemon holds no valid token.
-fn event_error(event: &EventReply) -> Error {
+fn event_error(name: &TokenName, event: &EventReply) -> Error {
     let next_attempt = event.next_attempt.map(tokend_protocol::Timestamp::to_system_time);
     let Some(class) = event.last_error else {
-        return no_token("the daemon has no valid token yet".to_owned());
+        return no_token(format!("the daemon has no valid token of {name} yet"));
     };
-    let message =
-        format!("the daemon has no valid token: the last request for one failed ({})", class.as_str());
+    let class_name = class.as_str();
+    let message = format!(
+        "the daemon has no valid token of {name}, because the last request failed (class {class_name}); an operator \
+         sees the reason and the remedy with `tokenctl status {name}`"
+    );
     match event.state {
         State::NeedsOperator => Error::NeedsOperator { message, class: Some(class), next_attempt },
         _ => Error::Unavailable { message, class: Some(class), next_attempt },
