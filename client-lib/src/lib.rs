@@ -19,12 +19,14 @@
 //! # Two clients
 //!
 //! [`blocking::Client`] needs no async runtime and is always available. The async `Client` needs the feature
-//! `tokio`, which is off by default so that a small program does not build a runtime that it never uses. Both have the same calls, the same types and the same errors.
+//! `tokio`, which is off by default so that a small program does not build a runtime that it never uses. Both have the
+//! same calls, the same types and the same errors.
 //!
 //! # Sources
 //!
 //! A service that needs a token for each of its own calls keeps a source: a [`blocking::TokenSource`], or the async
-//! `TokenSource`. Reading the token costs no system call but the clock's, because the daemon sends each new token to the source.
+//! `TokenSource`. Reading the token costs no system call but the clock's, because the daemon sends each new token to the
+//! source.
 //!
 //! ```no_run
 //! use tokend_client::{Options, blocking::Client};
