@@ -16,6 +16,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, chown};
 
+const NO_FOLDER: &str = "its folder does not exist; create the folder, or choose another path";
 const IN_USE: &str = "it is served by another process; stop that one first, or choose another socket";
 
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
@@ -33,7 +34,11 @@ impl OwnSocket {
     pub fn bind(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Self)> {
         let mut lock = path.as_os_str().to_owned();
         lock.push(".lock");
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock);
+        let lock = lock.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(NO_FOLDER),
+            _ => error,
+        })?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
             Errno::EWOULDBLOCK => io::Error::other(IN_USE),
             error => error.into(),
@@ -159,6 +164,12 @@ mod tests {
             let (accepted, _) = listener.accept().expect("a caller of this socket reaches this daemon");
             drop((caller, accepted));
         }
+    }
+
+    #[test]
+    fn a_folder_that_does_not_exist_is_named_as_the_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(refusal(&dir.path().join("missing/s.sock")).contains("folder does not exist"));
     }
 
     #[test]
