@@ -85,7 +85,7 @@ pub(super) fn supplied(
             (None, true) => (),
             (None, false) => {
                 return Err(format!(
-                    "the header {name} is missing: supply it, or say that this call does without it"
+                    "the header {name} is missing: supply its value, or leave it out of this call"
                 ));
             }
             (Some(header), false) if is_field_value(&header.value) => {
