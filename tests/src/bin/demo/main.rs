@@ -64,8 +64,13 @@ fn perform(screen: &Screen) -> Result<(), String> {
     step("building the programs", || {
         screen.heading("Programs");
         screen.item(Ink::Faint, "building tokend and tokenctl (a minute or two the first time)");
-        screen.item(Ink::Plain, &program::tokend().display().to_string());
-        screen.item(Ink::Plain, &program::tokenctl().display().to_string());
+        let workspace = program::workspace();
+        for program in [program::tokend(), program::tokenctl()] {
+            screen.item(
+                Ink::Plain,
+                &program.strip_prefix(&workspace).unwrap_or(&program).display().to_string(),
+            );
+        }
         Ok(())
     })?;
     let mut stage = step("starting the providers and the daemon", || start(screen))?;
