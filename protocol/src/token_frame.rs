@@ -58,3 +58,30 @@ impl TokenFrame {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BootInstant, Fingerprint, State, Timestamp, TokenInfo};
+
+    #[test]
+    fn the_token_is_not_in_the_frame_that_is_kept() {
+        let info = TokenInfo {
+            issued_at: BootInstant(1),
+            expires_at: BootInstant(2),
+            expires_at_wall: Timestamp(3),
+            state: State::Fresh,
+            last_error: None,
+            next_attempt: None,
+            fingerprint: Fingerprint([1; 8]),
+        };
+        let token = Secret::from("s3cr3t".to_owned());
+        let reply = TokenReply { info, token, token_type: "Bearer".to_owned(), scope: None };
+        let frame = TokenFrame::new(&reply).unwrap();
+        let kept = frame.parts.concat();
+        assert!(!kept.windows(3).any(|part| part == b"3cr"), "{kept:?}");
+        let mut wire = Vec::new();
+        frame.append(1, &reply.token, &mut wire);
+        assert_eq!(wire.len(), kept.len() + size_of::<u32>() + "s3cr3t".len());
+    }
+}

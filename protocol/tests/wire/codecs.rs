@@ -5,8 +5,8 @@ use std::io;
 
 use bytes::BytesMut;
 use tokend_protocol::{
-    BadFrame, Codec, Fault, Frame, Message, REPLY_MAX, REQUEST_MAX, Reply, Request, Secret, TokenReply,
-    read_frame, write_frame,
+    BadFrame, CallOptions, Codec, Fault, Frame, GetRequest, Message, REPLY_MAX, REQUEST_MAX, Reply, Request,
+    Secret, TokenReply, VERSION, Variant, decode_get, encode, read_frame, write_frame,
 };
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -23,6 +23,33 @@ fn check_both_ways<M: Message + Clone + PartialEq + std::fmt::Debug>(frame: &Fra
     assert_eq!(read_frame(&mut &by_tokio[..]).unwrap(), Some(Ok(frame.clone())));
     assert_eq!(codec.decode(&mut by_tokio).unwrap(), Some(Ok(frame.clone())));
     assert!(by_tokio.is_empty());
+}
+
+#[test]
+fn only_a_get_without_more_is_recognized() {
+    let options = CallOptions { deadline_ms: 1_000, min_ttl_ms: 5 };
+    let body = |variant| {
+        let get = GetRequest { name: "psb".parse().unwrap(), options, variant };
+        let mut wire = Vec::new();
+        encode(&Frame { id: 7, message: Request::Get(get) }, &mut wire).unwrap();
+        wire.split_off(4)
+    };
+    let plain = body(Variant::default());
+    assert_eq!(decode_get(&plain), Some(("psb", options)));
+    let with = |place: usize, byte: u8| {
+        let mut changed = plain.clone();
+        changed[place] = byte;
+        changed
+    };
+    for length in 0..plain.len() {
+        assert_eq!(decode_get(&plain[..length]), None, "{length} bytes");
+    }
+    assert_eq!(decode_get(&[&plain[..], &[0]].concat()), None, "a byte too many");
+    assert_eq!(decode_get(&with(0, VERSION + 1)), None, "another version");
+    for message in 1..=u8::try_from(Request::HIGHEST).unwrap() {
+        assert_eq!(decode_get(&with(5, message)), None, "message {message}");
+    }
+    assert_eq!(decode_get(&body(Variant { scope: vec!["a".to_owned()], ..Variant::default() })), None);
 }
 
 #[test]
