@@ -332,3 +332,43 @@ impl HeaderCache {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokend_protocol::{BootInstant, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn a_rejection_answers_those_of_the_same_token_that_began_before_it_ended() {
+        let (rejections, refused) = (Rejections::default(), Fingerprint([1; 8]));
+        let began = rejections.ended();
+        let ended = rejections.end(refused, RejectOutcome::TooSoon);
+        assert!(ended.answers(refused, began));
+        assert!(!ended.answers(Fingerprint([2; 8]), began), "another token");
+        assert!(!ended.answers(refused, rejections.ended()), "it began later");
+    }
+
+    #[test]
+    fn the_last_headers_are_used_while_they_are_valid_and_new_ones_may_come() {
+        let headers = |expires_at: BootInstant| {
+            let info = TokenInfo {
+                issued_at: BootInstant(0),
+                expires_at,
+                expires_at_wall: Timestamp(0),
+                state: State::Fresh,
+                last_error: None,
+                next_attempt: None,
+                fingerprint: Fingerprint([1; 8]),
+            };
+            Ok(HeadersReply { info, headers: Vec::new() })
+        };
+        let cache = HeaderCache::default();
+        assert!(cache.replace(Err(silent())).is_err(), "there are none");
+        cache.replace(headers(BootInstant(now().0 + 3_600_000))).unwrap();
+        cache.replace(Err(silent())).unwrap();
+        assert!(cache.replace(Err(Error::NotAllowed { message: String::new() })).is_err());
+        cache.replace(headers(now())).unwrap();
+        assert!(cache.replace(Err(silent())).is_err(), "they have expired");
+    }
+}

@@ -241,7 +241,8 @@ fn expired_meanwhile(token: &SourceToken) -> bool {
 
 fn a_token_that_the_daemon_dropped_is_not_handed_out(open: Open) {
     let place = Place::new();
-    let daemon = bringing(&place, "old");
+    // It lasts longer than the test waits.
+    let daemon = FakeDaemon::answering(&place.socket(), |_| brings("old", 10 * PATIENCE));
     let source = place.source(open);
     source.wait_for("old");
     daemon.push(1, without_token(State::Pending));
