@@ -127,3 +127,28 @@ impl Audit {
         self.aggregator.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::access::Facts;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_a_decision_has_begun_ends_by_itself() {
+        let (clock, audit) = (Clock::simulated(), Arc::new(Audit::default()));
+        let (facts, writer) = (Facts::default(), Arc::clone(&audit));
+        let windows = clock.clone();
+        tokio::spawn(async move { writer.write_windows(&windows).await });
+        for _ in 0..2 {
+            // Longer than a window, with nothing in it.
+            clock.sleep_until(clock.now().after(WINDOW * 2)).await;
+            let record = Record::new(&facts, Operation::Get, None, Ok("any"));
+            let place = audit.record_as_it_is(&record).unwrap();
+            assert!(audit.repeat(place));
+            clock.sleep_until(clock.now().after(WINDOW + PAUSE)).await;
+            assert!(!audit.repeat(place), "its window has ended");
+        }
+    }
+}

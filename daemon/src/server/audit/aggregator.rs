@@ -270,15 +270,15 @@ mod tests {
     #[test]
     fn a_repetition_is_counted_at_its_place_until_the_window_ends() {
         let mut aggregator = Aggregator::default();
-        let (_, place) = aggregator.add(&allowed(7, 1, 1, 0));
         aggregator.add(&allowed(7, 2, 1, 0));
+        let (_, place) = aggregator.add(&allowed(7, 1, 1, 0));
         assert!((0..3).all(|_| aggregator.repeat(place.unwrap())));
         let counts = counts(&mut aggregator);
         assert_eq!(
             counts.iter().map(|count| (count.record.peer.pid, count.repeats)).collect::<Vec<_>>(),
             [(Some(1), 3)]
         );
-        aggregator.add(&allowed(7, 9, 9, 0));
+        (8..10).for_each(|pid| _ = aggregator.add(&allowed(7, pid, 9, 0)));
         assert!(!aggregator.repeat(place.unwrap()), "another decision has the place now");
     }
 
@@ -348,7 +348,7 @@ mod tests {
         };
         let crowd = i32::try_from(EXACT).unwrap();
         (0..crowd).for_each(|pid| assert!(aggregator.is_first(&of(pid))));
-        assert!(aggregator.is_first(&of(1000)));
+        assert_eq!(aggregator.add(&of(1000)), (true, None), "the next ones have facts of their own");
         assert!([1001, 1002, 1001].iter().all(|pid| !aggregator.is_first(&of(*pid))));
         let counts = counts(&mut aggregator);
         let [Count { record, repeats: 3, sample: Some(sample) }] = counts.as_slice() else {
