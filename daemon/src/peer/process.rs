@@ -269,6 +269,27 @@ mod tests {
     }
 
     #[test]
+    fn connections_of_one_process_share_it_and_others_do_not() {
+        let processes = Processes::default();
+        let mut children = [start(), start()];
+        let open = |child: &Child| Process::open(number(child)).unwrap();
+        let share = |child: &Child, key| processes.share(open(child), key);
+        let [one, same, other] =
+            [(0, 1), (0, 1), (1, 2)].map(|(child, key)| share(&children[child], Some(key)));
+        assert!(Arc::ptr_eq(&one, &same));
+        assert_eq!([one.pid, other.pid], [0, 1].map(|child| number(&children[child])));
+        let [unknown, another] = [0, 1].map(|child| share(&children[child], None));
+        assert_eq!([unknown.pid, another.pid], [one.pid, other.pid]);
+        // Those that have gone take no memory for good.
+        (3..1000).for_each(|key| drop(share(&children[0], Some(key))));
+        assert!(processes.0.lock().unwrap().len() < 100);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
     fn a_zombie_has_ended() {
         let mut child = start();
         let process = Process::open(number(&child)).unwrap();
