@@ -160,6 +160,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn alarms_of_one_instant_ring_in_the_order_in_which_they_were_set() {
+        struct Numbered(u32, Arc<Mutex<Vec<u32>>>);
+        impl Sleeper for Numbered {
+            fn wake(self: Arc<Self>) {
+                self.1.lock().unwrap().push(self.0);
+            }
+        }
+        let (clock, rung) = (Clock::simulated(), Arc::default());
+        let at = clock.now().after(Duration::from_secs(5));
+        let sleepers: Vec<_> = (0..200).map(|number| Arc::new(Numbered(number, Arc::clone(&rung)))).collect();
+        for sleeper in &sleepers {
+            clock.set_alarm(at, sleeper);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(rung.lock().unwrap().iter().copied().eq(0..200));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_cancelled_alarm_and_one_of_a_dropped_sleeper_do_not_ring() {
         let clock = Clock::simulated();
         let (cancelled, dropped, other) = (log(&clock), log(&clock), log(&clock));
