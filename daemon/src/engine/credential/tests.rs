@@ -418,6 +418,48 @@ async fn stopping_finishes_the_request_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_rests_ends_at_once_when_it_is_stopped() {
+    let script = Script::new(&[Give("a", 1000)]);
+    let credential = script.start(None);
+    script.run_for(1).await;
+    assert!(credential.snapshot().token.is_some());
+    credential.stop();
+    assert!(credential.snapshot().token.is_none());
+    assert_eq!(text(credential.obtain(Duration::ZERO, script.deadline()).await), "Ended");
+    script.run_for(2000).await;
+    assert_eq!(script.asked_at(), [0]);
+}
+
+/// An actor that counts how often it is woken.
+struct Wakes(Arc<Mutex<u32>>);
+
+impl core::Resting for Wakes {
+    fn wake(self: Box<Self>, _: Arc<Core>) {
+        *self.0.lock().unwrap() += 1;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_does_not_rest_while_a_command_waits_for_it() {
+    let script = Script::new(&[]);
+    let schedule = Schedule { names: "test".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
+    let (published, last_used) = (Published::new(Snapshot::default()), AtomicInstant::new(script.start));
+    let context = script.actor_context();
+    let core = Core::new(context, Arc::default(), RecordWriter::default(), published, last_used, schedule);
+    let wakes = Arc::default();
+    let rest = || core.rest(Box::new(Wakes(Arc::clone(&wakes))));
+    rest();
+    assert_eq!(*wakes.lock().unwrap(), 0);
+    assert!(core.send(Command::Retry));
+    assert_eq!(*wakes.lock().unwrap(), 1, "it rested");
+    rest();
+    assert_eq!(*wakes.lock().unwrap(), 2, "the command is still there");
+    let accepted = (0..1000).filter(|_| core.send(Command::Retry)).count();
+    assert!(accepted < 100, "those that nobody waits for are limited");
+    assert!(core.take_command().is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_removed_token_is_dropped_at_once_even_during_a_request() {
     let script = Script::new(&[Give("a", 100), Delay(9), Give("b", 1000)]);
     let credential = script.start(None);
