@@ -45,6 +45,26 @@ fn repeated_hand_outs_are_one_record_and_a_count() {
 }
 
 #[test]
+fn a_hand_out_after_a_renewal_is_recorded_with_the_new_token() {
+    let mut scene = Scene::start(Provider::start(), &token_table("t", ""));
+    let mut peer = RawPeer::connect(scene.socket()).unwrap();
+    for id in 0..3 {
+        peer.ask(2 * id, raw_peer::get("t"));
+        peer.ask(2 * id + 1, raw_peer::get("t"));
+        scene.tokenctl().run(&["refresh", "t"]).expect_success();
+    }
+    assert_eq!(scene.daemon.stop(), 0);
+    let log = scene.daemon.log();
+    let hand_outs = records(&log).into_iter().filter(|(line, _)| line.contains("verb=\"get\""));
+    let mut counts = std::collections::BTreeMap::new();
+    for (line, count) in hand_outs {
+        let (_, rest) = line.split_once("fingerprint=").expect("a hand-out has a fingerprint");
+        *counts.entry(rest.split(' ').next().unwrap()).or_insert(0) += count;
+    }
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [2; 3], "{log}");
+}
+
+#[test]
 fn made_up_names_do_not_fill_the_trail_and_every_refusal_counts() {
     let log = asked((0..2000).map(|number| format!("made-up-{number}")));
     let records = records(&log);

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tokend_protocol::{CallOptions, ErrorCode, ErrorReply, GetRequest, Reply, Request, TERMS_MAX, Variant};
 use tokend_tests::provider::Door;
 use tokend_tests::test_support::token_table;
-use tokend_tests::{Provider, RawPeer, Scene, raw_peer, wait};
+use tokend_tests::{Answer, Provider, RawPeer, Scene, raw_peer, wait};
 
 /// The share of one user, if 16 users together may take 256 MiB.
 const SHARE_KIB: usize = 16 * 1024;
@@ -146,10 +146,54 @@ fn a_connection_that_repeats_a_get_always_has_the_present_token_and_decision() {
 }
 
 #[test]
+fn gets_that_come_together_are_told_apart() {
+    let tables = [token_table("t", ""), token_table("u", "scope = \"other\"")].concat();
+    let scene = Scene::start(Provider::start(), &tables);
+    let expected = ["t", "u"].map(|name| scene.tokenctl().get(name));
+    assert_ne!(expected[0], expected[1]);
+    let mut peer = RawPeer::connect(scene.socket()).unwrap();
+    let names = ["t", "u", "u", "t", "t"].into_iter().zip(0..);
+    let mut requests: Vec<u8> =
+        names.clone().flat_map(|(name, id)| raw_peer::wire(id, raw_peer::get(name))).collect();
+    let options = CallOptions { deadline_ms: 600_000, min_ttl_ms: u32::MAX };
+    let lasting = GetRequest { name: "t".parse().unwrap(), options, variant: Variant::default() };
+    requests.extend(raw_peer::wire(9, Request::Get(lasting)));
+    peer.write(&requests).unwrap();
+    for (name, id) in names {
+        let Reply::Token(reply) = peer.expect_reply(id) else { panic!("{name} is held") };
+        assert_eq!(reply.token.expose(), expected[usize::from(name == "u")]);
+    }
+    let Reply::Error(error) = peer.expect_reply(9) else { panic!("no token lasts that long") };
+    assert_eq!(error.code, ErrorCode::MinTtlUnreachable);
+}
+
+#[test]
+fn a_connection_that_repeats_a_get_has_no_token_that_has_expired() {
+    let provider = Provider::start_answering(|_| Answer::token(4));
+    let scene = Scene::start(provider, &token_table("t", "refresh_before = \"0s\""));
+    let mut peer = RawPeer::connect(scene.socket()).unwrap();
+    assert!(matches!(peer.ask(0, raw_peer::get("t")), Reply::Token(_)));
+    scene.provider.set_door(Door::Silent);
+    let options = CallOptions { deadline_ms: 0, min_ttl_ms: 0 };
+    let get = GetRequest { name: "t".parse().unwrap(), options, variant: Variant::default() };
+    let mut ids = 1..;
+    wait::until("it expires", || {
+        let before = tokend_client::now();
+        match peer.ask(ids.next().unwrap(), Request::Get(get.clone())) {
+            Reply::Token(reply) => {
+                assert!(reply.info.expires_at > before, "{:?} at {before:?}", reply.info);
+                None
+            }
+            _ => Some(()),
+        }
+    });
+}
+
+#[test]
 fn the_memory_of_many_connections_is_given_back_when_they_close() {
     let scene = Scene::quiet(Provider::start(), "", &token_table("t", ""));
     scene.tokenctl().get("t");
-    let before = memory(&scene, "RssAnon:");
+    let (before, locked) = (memory(&scene, "RssAnon:"), memory(&scene, "VmLck:"));
     let peers: Vec<RawPeer> = (0..700)
         .map(|id| {
             let mut peer = RawPeer::connect(scene.socket()).unwrap();
@@ -161,4 +205,6 @@ fn the_memory_of_many_connections_is_given_back_when_they_close() {
     assert!(taken > 500, "{taken} KiB show nothing");
     drop(peers);
     wait::until("the memory", || (memory(&scene, "RssAnon:") < before + taken / 2).then_some(()));
+    let is_locked = || (memory(&scene, "VmLck:") > 0) == (locked > 0);
+    wait::until("the lock of the memory", || is_locked().then_some(()));
 }
