@@ -13,7 +13,6 @@ mod process;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -23,12 +22,8 @@ pub use self::abilities::{abilities, has_capability};
 pub use self::groups::{all_groups, few_groups};
 use self::placement::Placement;
 pub use self::placement::UNIT_NAME_MAX;
-use self::process::Process;
-pub use self::process::Processes;
+pub use self::process::{Process, Processes};
 use crate::access::{Facts, Groups};
-
-/// How long a connection lasts before the end of its process is watched.
-const EXIT_WATCH_DELAY: Duration = Duration::from_secs(1);
 
 /// A process that connected.
 #[derive(Debug)]
@@ -90,26 +85,27 @@ impl Peer {
         })
     }
 
-    /// Whether the process has ended. Another process may hold its end of the connection, but has none of its rights.
+    /// `None` if it cannot be told from others.
+    pub fn process(&self) -> Option<&Arc<Process>> {
+        self.process.as_ref()
+    }
+
+    /// Asks the kernel whether the process has ended. Another process may hold its end of the connection, but has none of its
+    /// rights.
     pub fn is_gone(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.has_ended())
+        self.process.as_ref().is_some_and(|process| !process.is_alive())
     }
 
-    /// Has the runtime watch the process, so that [`Peer::is_gone`] costs no system call any more.
-    pub fn watch(&self) {
-        if let Some(process) = &self.process {
-            process.watch();
-        }
+    /// Whether the end of the process is known to whoever watches it. Asks the kernel if nobody does.
+    pub fn is_known_to_be_gone(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.is_known_to_have_ended())
     }
 
-    /// Waits until the process has ended; forever if that cannot be watched.
+    /// Waits until whoever watches the process has noted its end; forever if nobody does.
     pub async fn exit(&self) {
-        if let Some(process) = &self.process {
-            // Most connections are short, and this saves them the system calls of a watch.
-            tokio::time::sleep(EXIT_WATCH_DELAY).await;
-            process.exit().await;
-        } else {
-            std::future::pending::<()>().await;
+        match &self.process {
+            Some(process) => process.exit().await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -200,7 +196,7 @@ mod tests {
         assert_eq!(ended.raw_os_error(), Some(nix::libc::ESRCH));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_end_of_a_process_is_noticed() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
@@ -208,16 +204,19 @@ mod tests {
         let process = processes.share(process, number);
         let again = processes.share(Process::open(process.pid).unwrap(), number);
         assert!(number.is_none() || Arc::ptr_eq(&process, &again), "its connections share it");
-        let peer = Peer { caller: Facts::default(), named: OnceLock::new(), process: Some(process) };
-        peer.watch();
-        assert!(!peer.is_gone());
+        let peer =
+            Peer { caller: Facts::default(), named: OnceLock::new(), process: Some(Arc::clone(&process)) };
         let mut exit = pin!(peer.exit());
         assert!((&mut exit).now_or_never().is_none());
-        tokio::task::yield_now().await;
-        assert!((&mut exit).now_or_never().is_none());
+        assert!(!peer.is_gone() && !peer.is_known_to_be_gone());
         child.kill().unwrap();
-        exit.await;
-        assert!(peer.is_gone());
         child.wait().unwrap();
+        assert!(peer.is_gone() && peer.is_known_to_be_gone(), "the kernel is asked");
+        process.set_watched();
+        assert!(peer.is_gone() && !peer.is_known_to_be_gone(), "the one who watches has not noted it yet");
+        process.end();
+        exit.await;
+        peer.exit().await;
+        assert!(peer.is_known_to_be_gone());
     }
 }

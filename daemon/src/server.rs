@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod audit;
 pub mod connection;
+pub mod event_loop;
 pub mod fair_queue;
 pub mod log_throttle;
 pub mod session;
@@ -41,7 +42,7 @@ pub struct ServerState {
     pub fair_queue: Arc<FairQueue>,
     /// Held while a long list of groups is read.
     pub reading_groups: tokio::sync::Mutex<()>,
-    /// Locked for the length of a turn, never across an await.
+    /// Of the tasks. Locked for the length of a turn, never across an await.
     pub buffers: Mutex<Buffers>,
     pub processes: Processes,
     pub names: Arc<Names>,
@@ -49,7 +50,7 @@ pub struct ServerState {
     pub started_at: Timestamp,
     /// Whether the process's memory is locked, for the status.
     pub memory: String,
-    /// The tasks of the open connections.
+    /// The open connections.
     pub connections: TaskTracker,
     pub connections_max: usize,
     /// The most open connections since the last time that memory was given back.

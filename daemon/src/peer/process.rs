@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use nix::errno::Errno;
@@ -13,8 +14,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use super::placement::Placement;
 use crate::access::{Executable, Facts, Id};
@@ -27,13 +27,16 @@ const PIDFS: libc::c_long = 0x5049_4446;
 
 /// A process, alive or not. One of another pid namespace has the number 0 here.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     /// Its number, which may be another process's as soon as this one has ended.
     pub(super) pid: i32,
     /// Becomes readable when the process ends, and stays so (`pidfd_open(2)`).
-    pub(super) pidfd: Arc<OwnedFd>,
-    /// Its registration with the runtime; `None` if it cannot be watched. No second descriptor: there are few.
-    watched: OnceLock<Option<AsyncFd<Arc<OwnedFd>>>>,
+    pub(super) pidfd: OwnedFd,
+    /// Whether [`Process::end`] will be called when it ends.
+    is_watched: AtomicBool,
+    has_ended: AtomicBool,
+    /// Notified when it has ended.
+    exit: Notify,
 }
 
 /// The processes that are connected. All connections of one share its pidfd.
@@ -58,8 +61,8 @@ impl Processes {
 }
 
 impl Process {
-    pub(super) fn new(pid: i32, pidfd: impl Into<Arc<OwnedFd>>) -> Self {
-        Self { pid, pidfd: pidfd.into(), watched: OnceLock::new() }
+    pub(super) fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, is_watched: false.into(), has_ended: false.into(), exit: Notify::new() }
     }
 
     /// The process that connected, by what the kernel answered to `SO_PEERPIDFD`. Before Linux 6.5 there is only its number.
@@ -120,30 +123,32 @@ impl Process {
         fstat(&self.pidfd).ok().filter(|_| are_numbered).map(|found| found.st_ino)
     }
 
-    /// Whether the process has ended. While the runtime watches it, this is as of the last time that the runtime asked the
-    /// kernel for events. Events come in order, so a connection does not become readable by others before its process's end
-    /// is known.
-    pub(super) fn has_ended(&self) -> bool {
-        let watched = self.watched.get().and_then(Option::as_ref);
-        let has_event = watched.is_none_or(|pidfd| pidfd.try_io(Interest::READABLE, |_| Ok(())).is_ok());
-        has_event && !self.is_alive()
+    /// Whether somebody notices the end of the process, and then calls [`Process::end`].
+    pub fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
     }
 
-    pub(super) fn watch(&self) -> Option<&AsyncFd<Arc<OwnedFd>>> {
-        let registered = || {
-            let pidfd = Arc::clone(&self.pidfd);
-            // SAFETY: the descriptor is owned, so it stays open and the same.
-            #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
-            unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.ok()
-        };
-        self.watched.get_or_init(registered).as_ref()
+    pub fn set_watched(&self) {
+        self.is_watched.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the process has ended; forever if that cannot be watched.
+    /// Notes that the process has ended.
+    pub fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+        self.exit.notify_waiters();
+    }
+
+    /// Whether somebody has noted the end of the process. Where nobody watches it, the kernel is asked.
+    pub(super) fn is_known_to_have_ended(&self) -> bool {
+        if self.is_watched() { self.has_ended.load(Ordering::Relaxed) } else { !self.is_alive() }
+    }
+
+    /// Waits until somebody notes the end of the process.
     pub(super) async fn exit(&self) {
-        match self.watch() {
-            Some(pidfd) if pidfd.readable().await.is_ok() => (),
-            _ => std::future::pending().await,
+        // Created before the look, so that nothing is missed in between.
+        let exit = self.exit.notified();
+        if !self.has_ended.load(Ordering::Relaxed) {
+            exit.await;
         }
     }
 
@@ -184,6 +189,13 @@ impl Process {
         let is_there =
             path.to_str().is_some_and(|path| path.starts_with('/') && !path.ends_with(" (deleted)"));
         if is_there { Some(Executable { path, file: file_behind(link)? }) } else { None }
+    }
+}
+
+/// Becomes readable when the process ends.
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 }
 

@@ -19,6 +19,7 @@ use crate::process::{hardening, network};
 use crate::quota::Allowances;
 use crate::server::ServerState;
 use crate::server::accept;
+use crate::server::event_loop::EventLoop;
 use crate::store::Store;
 
 /// How long callers' requests and token requests may take to end when the daemon stops. One exchange with a token
@@ -37,6 +38,7 @@ pub struct Daemon {
     settings: DaemonSettings,
     actors: TaskTracker,
     background: JoinSet<()>,
+    event_loop: EventLoop,
 }
 
 impl Daemon {
@@ -75,9 +77,9 @@ impl Daemon {
         let shared = Arc::new(shared);
         let names_in_rules = shared.registry.borrow().names_in_rules.clone();
         shared.names.resolve(names_in_rules).await;
-        let mut background = work_in_background(&shared, changes);
-        background.spawn(accept::run(listener, Arc::clone(&shared)));
-        Ok(Self { shared, settings, actors, background })
+        let background = work_in_background(&shared, changes);
+        let event_loop = EventLoop::start(listener, Arc::clone(&shared))?;
+        Ok(Self { shared, settings, actors, background, event_loop })
     }
 
     /// Puts another configuration in force. Keeps connections and tokens with the same settings, and drops removed tokens.
@@ -116,6 +118,11 @@ impl Daemon {
         }
     }
 
+    /// Whether callers are served.
+    pub fn is_serving(&self) -> bool {
+        self.event_loop.is_alive()
+    }
+
     pub async fn is_on_schedule(&self) -> bool {
         let registry = self.shared.registry.borrow().clone();
         registry.is_on_schedule(self.shared.clock.now()).await
@@ -138,7 +145,7 @@ impl Daemon {
     /// Stops accepting, and waits with a deadline for requests in flight and token requests to end.
     pub async fn stop(self) {
         self.shared.stop.cancel();
-        drop(self.background);
+        drop((self.background, self.event_loop));
         self.shared.connections.close();
         self.actors.close();
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {

@@ -6,9 +6,10 @@ mod outbox;
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{Layer, fmt};
 
 use self::journal::Journal;
 pub use self::outbox::Flush;
@@ -55,14 +56,14 @@ pub fn start(format: LogFormat, filter: &str) -> io::Result<Flush> {
 
 /// The filter with the audit trail, if it does not name that: `--log-level error` must not lose the record of hand-outs. And
 /// without `h2`, which at `debug` logs the words with which a server closes a connection.
-fn complete(filter: &str) -> io::Result<EnvFilter> {
+fn complete(filter: &str) -> io::Result<Targets> {
     let directives = || filter.split(',').map(str::trim_start);
     let audit = (!directives().any(|directive| directive.starts_with("tokend::server::audit")))
         .then_some("tokend::server::audit=info");
     let others = directives().filter(|directive| !directive.starts_with("h2"));
     let complete = others.chain(audit).chain(["h2=off"]).collect::<Vec<_>>().join(",");
     let wanted = "neither a level (error, warn, info, debug, trace) nor a list of target=level";
-    EnvFilter::try_new(complete).map_err(|_| io::Error::other(format!("--log-level {filter:?} is {wanted}")))
+    complete.parse().map_err(|_| io::Error::other(format!("--log-level {filter:?} is {wanted}")))
 }
 
 #[cfg(test)]

@@ -28,7 +28,8 @@ use crate::store::Store;
 /// The answer to callers of a daemon whose configuration has faults.
 const FAULTY: &str = "the daemon's configuration has faults; an operator must mend it (journalctl -u tokend)";
 
-/// Runs the daemon until a signal stops it. It has one thread: it mostly waits, and a second thread only adds hand-overs.
+/// Runs the daemon until a signal stops it. The runtime has one thread, which mostly waits for providers. Another thread serves
+/// callers: see [`event_loop`](crate::server::event_loop).
 pub fn run(source: &Source, socket: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(start_and_serve(source, socket));
@@ -138,18 +139,24 @@ fn bind(
 async fn send_heartbeats(daemon: &Daemon) {
     const OVERDUE: &str =
         "tokens are overdue for renewal, but no request is under way; the watchdog is not fed";
+    const NOT_SERVING: &str = "callers are not served; the watchdog is not fed";
     let watchdog = sd_notify::watchdog_enabled().unwrap_or(Duration::MAX);
     let (least, most) = (Duration::from_millis(1), Duration::from_secs(5));
     let mut heartbeat = tokio::time::interval((watchdog / 2).clamp(least, most));
     loop {
         heartbeat.tick().await;
         daemon.give_back_memory();
-        if daemon.is_on_schedule().await {
-            notify(&[NotifyState::Watchdog, NotifyState::Status(&daemon.summary().await)]);
+        // The watchdog starts a daemon again that does not renew, or does not serve.
+        let fault = if daemon.is_serving() {
+            (!daemon.is_on_schedule().await).then_some(OVERDUE)
         } else {
-            // The watchdog starts a daemon again that serves but does not renew.
-            tracing::error!("{OVERDUE}");
-            notify(&[NotifyState::Status(OVERDUE)]);
+            Some(NOT_SERVING)
+        };
+        if let Some(fault) = fault {
+            tracing::error!("{fault}");
+            notify(&[NotifyState::Status(fault)]);
+        } else {
+            notify(&[NotifyState::Watchdog, NotifyState::Status(&daemon.summary().await)]);
         }
     }
 }

@@ -1,7 +1,9 @@
 //! One connection: frames in, frames out, a deadline on everything. The user's quota limits what is in flight.
 //!
-//! Each connection is one task, so a peer that is slow, silent or hostile delays nobody else. The task waits for an
-//! event, handles it without waiting in a turn of the peer's user, and then writes the answers.
+//! All work is done in turns of the peer's user, without waiting. The event loop takes the turns of a connection, and a task
+//! while something has to be waited for. So a peer that is slow, silent or hostile delays nobody else.
+
+mod waiting;
 
 use std::io;
 use std::mem;
@@ -9,18 +11,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, try_unfold};
-use futures_util::{FutureExt, StreamExt, TryFutureExt};
+use futures_util::FutureExt;
 use tokend_protocol::{
-    BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, StatusRequest,
-    WatchRequest, decode, encode,
+    BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, StatusRequest, decode,
+    encode,
 };
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
+use self::waiting::{Waiting, events, next};
 use crate::quota::Resource;
+use crate::server::accept::Place;
 use crate::server::session::{Session, in_task, refusal};
 use crate::server::stream::Stream;
 
@@ -49,67 +49,74 @@ const FAULT_UNITS: u32 = 8;
 
 #[expect(missing_debug_implementations, reason = "it holds streams, which have no such implementation")]
 pub struct Connection {
-    stream: Stream,
-    session: Arc<Session>,
-    stop: CancellationToken,
+    pub stream: Stream,
+    pub session: Arc<Session>,
+    _place: Place,
     /// Bytes that have come and are not handled: frames for the next turn, or the beginning of one.
     input: Vec<u8>,
     /// Requests that could not be answered at once. Most connections never have one.
     waiting: Option<Box<Waiting>>,
     /// Whether more requests are taken.
     reading: bool,
+    /// Whether a task has the connection, and not the event loop.
+    is_in_task: bool,
     /// When the frame that is awaited must be complete.
-    deadline: Option<Instant>,
+    pub deadline: Option<Instant>,
 }
 
-/// What the answers of a connection have to be waited for.
-#[derive(Default)]
-struct Waiting {
-    pending: FuturesUnordered<BoxFuture<'static, Frame<Reply>>>,
-    /// Held by the long answer that is being made. The others of the connection wait, so that a peer that does not read holds
-    /// up few of its user's.
-    long_answer: Arc<Mutex<()>>,
-    /// Watches. Each counts towards the user's quota of watches, not of requests in flight.
-    watches: SelectAll<BoxStream<'static, Frame<Reply>>>,
+/// The outcome of a turn.
+#[derive(Debug)]
+pub struct Turn {
+    /// A failure ends the connection, after the answers are written.
+    pub handled: io::Result<()>,
+    /// Answers for which there is no room yet.
+    unwritten: Vec<u8>,
 }
 
-impl Waiting {
-    /// The next answer, if there will be one.
-    async fn next(&mut self) -> Option<Frame<Reply>> {
-        tokio::select! {
-            biased;
-            Some(answer) = self.pending.next() => Some(answer),
-            Some(event) = self.watches.next() => Some(event),
-            else => None,
-        }
-    }
+/// How a connection goes on after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It waits for requests.
+    Idle,
+    /// There are more requests already.
+    Ready,
+    /// A task has to wait for something: see [`Connection::run`].
+    Task,
+    End,
 }
 
 impl Connection {
-    pub fn new(stream: Stream, session: Arc<Session>, stop: CancellationToken) -> Self {
+    pub fn new(stream: Stream, session: Arc<Session>, place: Place) -> Self {
         Self {
             stream,
             session,
-            stop,
+            _place: place,
             input: Vec::new(),
             waiting: None,
             reading: true,
+            is_in_task: false,
             deadline: Some(Instant::now() + FIRST_FRAME_TIMEOUT),
         }
     }
 
-    /// Serves the connection until the peer leaves, misbehaves, or `stop` asks to finish what is in flight.
-    pub async fn run(mut self) -> io::Result<()> {
-        let (session, stop) = (Arc::clone(&self.session), self.stop.clone());
+    /// Goes on after a turn, until the connection is idle, which is then returned, or until the peer leaves, misbehaves, or the
+    /// daemon stops and what is in flight is finished.
+    pub async fn run(mut self: Box<Self>, turn: Turn) -> io::Result<Option<Box<Self>>> {
+        self.is_in_task = true;
+        let (session, stop) = (Arc::clone(&self.session), self.session.shared.stop.clone());
         let (mut exit, mut stopped) = (pin!(session.peer.exit()), pin!(stop.cancelled()));
-        let mut is_first_turn = true;
+        self.finish(turn).await?;
         while self.reading || self.waiting.is_some() {
-            // The first request has mostly come with the connection.
-            let may_read = is_first_turn || self.has_frame();
+            if self.reading && self.waiting.is_none() && self.input.is_empty() {
+                self.is_in_task = false;
+                self.stream.forget_readiness();
+                return Ok(Some(self));
+            }
+            let has_frame = self.has_frame();
             let deadline = self.deadline.filter(|_| self.reading);
             let answer = tokio::select! {
                 biased;
-                () = &mut exit => return self.check_peer(),
+                () = &mut exit => return self.check_peer().map(|()| None),
                 () = &mut stopped, if self.reading => {
                     self.reading = false;
                     continue;
@@ -121,33 +128,24 @@ impl Connection {
                     }
                     answer
                 }
-                () = std::future::ready(()), if self.reading && may_read => None,
+                () = std::future::ready(()), if self.reading && has_frame => None,
                 readable = self.stream.readable(), if self.reading => readable.map(|()| None)?,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long over a frame"));
                 }
             };
-            let turn = session.user_queue.turn().await;
-            let (handled, unwritten) = self.take_turn(answer, &mut session.buffers());
-            drop(turn);
-            if !unwritten.is_empty() {
-                Box::pin(self.write(unwritten)).await?;
-            }
-            handled?;
-            if !mem::take(&mut is_first_turn) && self.reading {
-                session.peer.watch();
-            }
+            let user_turn = session.user_queue.turn().await;
+            let turn = self.take_turn(answer, &mut session.buffers());
+            drop(user_turn);
+            self.finish(turn).await?;
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Does the work of a turn: an answer that was waited for, or what has come. Returns the answers for which there is no
-    /// room yet.
-    fn take_turn(
-        &mut self,
-        answer: Option<Frame<Reply>>,
-        buffers: &mut Buffers,
-    ) -> (io::Result<()>, Vec<u8>) {
+    /// Does the work of a turn without waiting: an answer that was waited for, or what has come.
+    pub fn take_turn(&mut self, answer: Option<Frame<Reply>>, buffers: &mut Buffers) -> Turn {
+        // After a panic in the turn before.
+        buffers.wipe();
         let Buffers { input, output } = buffers;
         let handled = match answer {
             Some(answer) => self.answer(answer, output),
@@ -160,7 +158,36 @@ impl Connection {
             Ok(written) => (Ok(()), output.get(written..).unwrap_or_default().to_vec()),
         };
         buffers.wipe();
-        (written.and(handled), unwritten)
+        Turn { handled: written.and(handled), unwritten }
+    }
+
+    /// How to go on after a turn that had no task.
+    pub fn next(&self, turn: &Turn) -> Next {
+        if !turn.unwritten.is_empty() {
+            Next::Task
+        } else if turn.handled.is_err() {
+            Next::End
+        } else if self.waiting.is_some() {
+            Next::Task
+        } else if !self.reading {
+            Next::End
+        } else if self.has_frame() {
+            Next::Ready
+        } else if !self.input.is_empty() {
+            Next::Task
+        } else if self.stream.has_more {
+            Next::Ready
+        } else {
+            Next::Idle
+        }
+    }
+
+    /// Waits until the answers of a turn are written.
+    async fn finish(&mut self, Turn { handled, unwritten }: Turn) -> io::Result<()> {
+        if !unwritten.is_empty() {
+            Box::pin(self.write(unwritten)).await?;
+        }
+        handled
     }
 
     /// Reads once, unless frames are left from the last turn, and handles what has come.
@@ -264,7 +291,8 @@ impl Connection {
     /// Asks the kernel whether the peer's process is alive. The exit event alone would be too late: an answer could be
     /// sent before this task sees the event.
     fn check_peer(&self) -> io::Result<()> {
-        if self.session.peer.is_gone() {
+        let peer = &self.session.peer;
+        if if self.is_in_task { peer.is_gone() } else { peer.is_known_to_be_gone() } {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "the peer's process has ended"));
         }
         Ok(())
@@ -276,7 +304,7 @@ impl Connection {
         let is_long =
             matches!(&request, Request::List(_) | Request::Status(StatusRequest { name: None, .. }));
         if let Request::Watch(request) = request {
-            let events = events(session, id, request, self.stop.clone());
+            let events = events(session, id, request);
             return self.waiting.get_or_insert_default().watches.push(events);
         }
         let mut answer = async move { session.answer(request).await }.boxed();
@@ -315,10 +343,6 @@ impl Connection {
     }
 }
 
-async fn next(waiting: &mut Option<Box<Waiting>>) -> Option<Frame<Reply>> {
-    waiting.as_mut()?.next().await
-}
-
 /// Room for the bytes of a turn, which all connections share: an idle connection has none.
 #[derive(Debug)]
 pub struct Buffers {
@@ -329,6 +353,12 @@ pub struct Buffers {
 impl Default for Buffers {
     fn default() -> Self {
         Self { input: vec![0; READ_MAX].into(), output: Vec::new() }
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { handled: Ok(()), unwritten: Vec::new() }
     }
 }
 
@@ -351,28 +381,6 @@ fn send(id: u32, message: Reply, output: &mut Vec<u8>) {
     }
 }
 
-/// The events of a watch. An error reply is the last of them.
-fn events(
-    session: Arc<Session>,
-    id: u32,
-    request: WatchRequest,
-    stop: CancellationToken,
-) -> BoxStream<'static, Frame<Reply>> {
-    let watch = session.watch(request).map_ok(move |watch| {
-        try_unfold((watch, stop), |(mut watch, stop)| async move {
-            let event = tokio::select! {
-                event = watch.next() => event?,
-                () = stop.cancelled() => return Err(refusal(ErrorCode::ShuttingDown, "the daemon is stopping")),
-            };
-            Ok(Some((Reply::Event(event), (watch, stop))))
-        })
-    });
-    watch
-        .try_flatten_stream()
-        .map(move |event| Frame { id, message: event.unwrap_or_else(Reply::Error) })
-        .boxed()
-}
-
 /// The units of work for a frame of so many bytes.
 fn cost(bytes: usize) -> u32 {
     1 + units_of(bytes, BYTES_PER_UNIT)
@@ -393,10 +401,11 @@ mod tests {
     use std::path::Path;
 
     use nix::sys::socket::{setsockopt, sockopt};
-    use tokend_protocol::{REPLY_MAX, TokenName, VersionReply, read_frame};
+    use tokend_protocol::{REPLY_MAX, TokenName, VersionReply, WatchRequest, read_frame};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
     use tokio::task::JoinHandle;
+    use tokio::time::timeout_at;
 
     use super::*;
     use crate::access::Facts;
@@ -408,6 +417,7 @@ mod tests {
     use crate::peer::Peer;
     use crate::quota::{Allowances, Quota};
     use crate::server::ServerState;
+    use crate::server::accept::take_place;
     use crate::server::stream::Descriptors;
     use crate::store::Store;
 
@@ -435,11 +445,26 @@ mod tests {
         let ours = Stream::new(ours.into_std().unwrap().into(), Descriptors::MayCome);
         let peer = Peer::known(Facts { uid: 7, gid: 7, ..Facts::default() });
         let session = Arc::new(Session::new(Arc::clone(shared), peer));
-        (Connection::new(ours, session, CancellationToken::new()), theirs)
+        let place = take_place(7, shared, shared.clock.now()).unwrap();
+        (Connection::new(ours, session, place), theirs)
     }
 
     fn serve(connection: Connection) -> JoinHandle<io::Result<()>> {
-        tokio::spawn(connection.run())
+        tokio::spawn(async move {
+            let (mut connection, mut turn) = (Box::new(connection), Turn::default());
+            while let Some(idle) = connection.run(turn).await? {
+                connection = idle;
+                // As the event loop does.
+                let readable = connection.stream.readable();
+                match connection.deadline {
+                    Some(deadline) => timeout_at(deadline, readable).await??,
+                    None => readable.await?,
+                }
+                let session = Arc::clone(&connection.session);
+                turn = connection.take_turn(None, &mut session.buffers());
+            }
+            Ok(())
+        })
     }
 
     async fn reply(peer: &mut UnixStream) -> Frame<Reply> {

@@ -1,15 +1,15 @@
-//! Shares the server's one thread among users, however many connections each of them has.
+//! Shares the server's threads among users, however many connections each of them has.
 //!
-//! The connections of one user take turns. All connections of a user share one allowance per round. When it is used up,
-//! the task yields, so that the runtime serves all other users, and then begins the next round. So a user with few
-//! requests waits for at most one allowance of each busy user. Work that costs more than is left of the allowance is
-//! done, and the user pays for it with its next rounds.
+//! The connections of one user take turns. All connections of a user share one allowance per round. When it is used up, all
+//! other users are served before the next round begins. So a user with few requests waits for at most one allowance of each
+//! busy user. Work that costs more than is left of the allowance is done, and the user pays for it with its next rounds.
 //!
-//! A turn is never held across a wait. Only a task of its own waits for a turn, and for nothing else meanwhile: a
-//! connection, or a long answer. A future that is polled only now and then could get the turn while nobody polls it,
-//! and block the user's other connections.
+//! The event loop serves the users in its [`ReadyList`]. A task waits for [`UserQueue::turn`], and for nothing else meanwhile:
+//! the task of a connection, or of a long answer. It never holds its turn across a wait. A future that is polled only now
+//! and then could get the turn while nobody polls it, and block the user's other tasks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -20,7 +20,7 @@ use tokio::task::yield_now;
 const ALLOWANCE: u32 = 12;
 
 /// The allowance of the only user who is connected. It bounds how long a new connection waits.
-const ALLOWANCE_ALONE: u32 = 96;
+const ALLOWANCE_ALONE: u32 = 384;
 
 /// The units that each turn costs: to wake the task of the connection, to read and to write.
 const TURN_UNITS: u32 = 4;
@@ -33,20 +33,33 @@ pub struct FairQueue {
     users: Mutex<HashMap<u32, Weak<UserQueue>>>,
 }
 
-/// The turns of one user, shared by all its connections.
+/// The turns of one user, shared by all its connections and tasks.
 #[derive(Debug)]
 pub struct UserQueue {
     fair_queue: Arc<FairQueue>,
-    /// Locked for the length of a turn. Waiting connections are served in the order in which they came.
+    /// Locked for the length of a task's turn. Waiting tasks are served in the order in which they came.
     turn: tokio::sync::Mutex<()>,
     /// Never held across an await.
-    spent: Mutex<Spent>,
+    account: Mutex<Account>,
+}
+
+/// The users with connections that the event loop has to serve.
+#[derive(Debug, Default)]
+pub struct ReadyList {
+    /// Users who may have room in this round.
+    users: VecDeque<Arc<UserQueue>>,
+    /// Users who have none.
+    waiting: VecDeque<Arc<UserQueue>>,
 }
 
 #[derive(Debug, Default)]
-struct Spent {
+struct Account {
+    /// The current round, as far as this user has seen.
     round: u64,
+    /// The units that were spent in it, or are unpaid from those before.
     units: u32,
+    /// The connections that the event loop has to serve, by their descriptors.
+    ready: VecDeque<RawFd>,
 }
 
 impl FairQueue {
@@ -60,10 +73,53 @@ impl FairQueue {
         if users.len() > 2 * self.users_connected.fetch_add(1, Ordering::Relaxed) {
             users.retain(|_, user| user.strong_count() > 0);
         }
-        let (turn, spent) = (tokio::sync::Mutex::default(), Mutex::default());
-        let user = Arc::new(UserQueue { fair_queue: Arc::clone(self), turn, spent });
+        let (turn, account) = (tokio::sync::Mutex::default(), Mutex::default());
+        let user = Arc::new(UserQueue { fair_queue: Arc::clone(self), turn, account });
         users.insert(uid, Arc::downgrade(&user));
         user
+    }
+}
+
+impl ReadyList {
+    /// Adds a connection of this user.
+    pub fn push(&mut self, user: &Arc<UserQueue>, descriptor: RawFd) {
+        let mut account = user.account();
+        if account.ready.is_empty() {
+            self.users.push_back(Arc::clone(user));
+        }
+        account.ready.push_back(descriptor);
+    }
+
+    /// Takes the next connection of a user who has room in this round, and begins a turn of this user.
+    pub fn take_next(&mut self) -> Option<RawFd> {
+        while let Some(user) = self.users.front() {
+            let (mut account, allowance) = user.in_this_round();
+            if account.units < allowance {
+                account.units = account.units.saturating_add(TURN_UNITS);
+                let next = account.ready.pop_front();
+                let is_last = account.ready.is_empty();
+                drop(account);
+                if is_last {
+                    self.users.pop_front();
+                }
+                return next;
+            }
+            drop(account);
+            self.waiting.extend(self.users.pop_front());
+        }
+        None
+    }
+
+    /// Begins the next round, if somebody waits for it.
+    pub fn end_round(&mut self) {
+        if let Some(user) = self.waiting.front() {
+            user.fair_queue.round.fetch_add(1, Ordering::Relaxed);
+            std::mem::swap(&mut self.users, &mut self.waiting);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.waiting.is_empty()
     }
 }
 
@@ -93,14 +149,26 @@ impl UserQueue {
 
     /// Inside a turn: counts units of work in the current round, and returns whether there is room for more.
     pub fn spend(&self, units: u32) -> bool {
+        let (mut account, allowance) = self.in_this_round();
+        account.units = account.units.saturating_add(units);
+        account.units < allowance
+    }
+
+    /// The account of the current round, and the allowance.
+    fn in_this_round(&self) -> (std::sync::MutexGuard<'_, Account>, u32) {
         let round = self.fair_queue.round.load(Ordering::Relaxed);
         let is_alone = self.fair_queue.users_connected.load(Ordering::Relaxed) <= 1;
         let allowance = if is_alone { ALLOWANCE_ALONE } else { ALLOWANCE };
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = u32::try_from(round.saturating_sub(spent.round)).unwrap_or(u32::MAX);
-        let unpaid = spent.units.saturating_sub(allowance.saturating_mul(passed));
-        *spent = Spent { round, units: unpaid.saturating_add(units) };
-        spent.units < allowance
+        let mut account = self.account();
+        // Two threads look at the round, and the other one may have seen a later one.
+        let passed = u32::try_from(round.saturating_sub(account.round)).unwrap_or(u32::MAX);
+        account.units = account.units.saturating_sub(allowance.saturating_mul(passed));
+        account.round = account.round.max(round);
+        (account, allowance)
+    }
+
+    fn account(&self) -> std::sync::MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,6 +201,43 @@ mod tests {
             });
         }
         done
+    }
+
+    #[test]
+    fn a_user_has_its_turn_in_the_event_loop_after_one_allowance_of_another() {
+        let queue = Arc::new(FairQueue::default());
+        let (crowd, other) = (queue.join(CROWD), queue.join(OTHER));
+        let mut ready = ReadyList::default();
+        (0..1000).for_each(|descriptor| ready.push(&crowd, descriptor));
+        let mut turns_of_crowd = 0;
+        for _ in 0..10 {
+            let mut turns = 0;
+            ready.push(&other, 1000);
+            loop {
+                match ready.take_next() {
+                    Some(1000) => break,
+                    Some(_) => {
+                        crowd.spend(1);
+                        turns += 1;
+                    }
+                    None => ready.end_round(),
+                }
+            }
+            assert!(turns * (TURN_UNITS + 1) <= 2 * ALLOWANCE, "{turns} turns of the crowd");
+            turns_of_crowd += turns;
+        }
+        assert!(turns_of_crowd >= 10, "the crowd is served too");
+        let rest = std::iter::from_fn(|| {
+            (0..3).find_map(|_| {
+                let next = ready.take_next();
+                if next.is_none() {
+                    ready.end_round();
+                }
+                next
+            })
+        });
+        assert_eq!(u32::try_from(rest.count()).unwrap(), 1000 - turns_of_crowd, "nobody is forgotten");
+        assert!(ready.is_empty());
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, OnceLock};
 
 use nix::libc;
 use nix::sys::socket::{MsgFlags, Shutdown, cmsg_space, recv, recvmsg, send, setsockopt, shutdown, sockopt};
@@ -65,11 +64,13 @@ impl Descriptors {
 /// A connection with a caller.
 #[derive(Debug)]
 pub struct Stream {
-    socket: Arc<OwnedFd>,
-    /// Registered with the runtime when it is first waited for, and for reading only. A caller that takes an answer makes room
-    /// for the next one, and would wake a task that is registered for writing too.
-    readable: OnceLock<AsyncFd<Arc<OwnedFd>>>,
-    pub descriptors: Descriptors,
+    /// Registered with the runtime while a task waits for it, and for reading only. A caller that takes an answer makes room for
+    /// the next one, and would wake a task that is registered for writing too. Dropped before the socket.
+    readable: Option<AsyncFd<RawFd>>,
+    socket: OwnedFd,
+    descriptors: Descriptors,
+    /// Whether the last read filled its room, so that more may be there.
+    pub has_more: bool,
     /// The caller has closed its side: nothing unread can be left.
     has_ended: bool,
 }
@@ -81,19 +82,23 @@ struct Control([u8; CONTROL_BYTES]);
 impl Stream {
     /// A connection over a socket that does not block.
     pub fn new(socket: OwnedFd, descriptors: Descriptors) -> Self {
-        Self { socket: Arc::new(socket), readable: OnceLock::new(), descriptors, has_ended: false }
+        Self { readable: None, socket, descriptors, has_more: false, has_ended: false }
     }
 
     /// Waits until there is something to read.
-    pub async fn readable(&self) -> io::Result<()> {
-        let readable = if let Some(readable) = self.readable.get() {
-            readable
-        } else {
-            let readable = registered(Arc::clone(&self.socket), Interest::READABLE)?;
-            self.readable.get_or_init(|| readable)
+    pub async fn readable(&mut self) -> io::Result<()> {
+        let readable = match self.readable.take() {
+            Some(readable) => readable,
+            None => registered(self.socket.as_raw_fd(), Interest::READABLE)?,
         };
+        let readable = self.readable.insert(readable);
         // Cheaper than a future of the readiness, which joins a list of waiters.
         poll_fn(|context| readable.poll_read_ready(context)).await.map(drop)
+    }
+
+    /// Ends what [`Stream::readable`] began, so that somebody else can wait.
+    pub fn forget_readiness(&mut self) {
+        self.readable = None;
     }
 
     /// Reads what has arrived, and 0 bytes at the end.
@@ -103,7 +108,7 @@ impl Stream {
             Descriptors::Refused => Ok(recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?),
             Descriptors::MayCome => receive(&self.socket, room),
         };
-        let read = match self.readable.get() {
+        let read = match &self.readable {
             None => read(),
             Some(readable) => {
                 let mut received = None;
@@ -116,6 +121,7 @@ impl Stream {
                 received.map_or_else(|| emptied.map(|()| 0), Ok)
             }
         };
+        self.has_more = read.as_ref().is_ok_and(|bytes| *bytes == room_size);
         self.has_ended |= read.as_ref().is_ok_and(|bytes| *bytes == 0);
         read
     }
@@ -128,7 +134,7 @@ impl Stream {
     /// Writes all, as fast as the caller reads.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         // A second descriptor, because the first is registered for reading.
-        let socket = registered(Arc::new(self.socket.try_clone()?), Interest::WRITABLE)?;
+        let socket = registered(self.socket.try_clone()?, Interest::WRITABLE)?;
         while !bytes.is_empty() {
             let mut ready = socket.writable().await?;
             if let Ok(written) = ready.try_io(|socket| send_now(socket, bytes)) {
@@ -139,8 +145,9 @@ impl Stream {
     }
 }
 
-fn registered(socket: Arc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    // SAFETY: the descriptor is owned, so it stays open and the same.
+fn registered<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the descriptor stays open and the same until the result is dropped: it is owned by the result, or by a stream that
+    // drops the result first.
     #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
     let registered = unsafe { AsyncFd::register_with_interest(socket, interest) };
     Ok(registered?)

@@ -6,7 +6,6 @@
 //! A caller that may not have a token must not learn whether the token exists: the answer is the same in either case.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::iter::once;
 use std::sync::{Arc, PoisonError, Weak};
 
@@ -34,7 +33,8 @@ pub(super) struct Remembered {
     registry: Weak<Registry>,
     /// The resolved names of the decisions.
     ids: Option<Receiver<ResolvedIds>>,
-    tokens: HashMap<TokenName, Allowed>,
+    /// In the order of their names. Most connections have one.
+    tokens: Vec<(TokenName, Allowed)>,
 }
 
 /// A token that a connection was allowed.
@@ -103,17 +103,27 @@ impl Session {
         if !is_current {
             // Subscribed before a decision, so that a change during the decision is noticed at the next request.
             let (registry, ids) = (Arc::downgrade(registry), Some(self.shared.names.ids.subscribe()));
-            *remembered = Remembered { registry, ids, tokens: HashMap::new() };
+            *remembered = Remembered { registry, ids, tokens: Vec::new() };
         }
-        if !remembered.tokens.contains_key(name) {
+        let tokens = &mut remembered.tokens;
+        let mut found = tokens.binary_search_by(|(known, _)| known.as_str().cmp(name));
+        if let Err(index) = found {
             let (entry, reason) = self.decide_about(registry, name, &Variant::default())?;
-            if remembered.tokens.len() >= REMEMBERED_MAX {
-                remembered.tokens.clear();
-            }
             let name = name.parse().map_err(|_| Refusal::NoSuchToken)?;
-            remembered.tokens.insert(name, Allowed { entry, reason, counted: None });
+            let is_full = tokens.len() >= REMEMBERED_MAX;
+            if is_full {
+                tokens.clear();
+            }
+            let index = if is_full { 0 } else { index };
+            tokens.reserve_exact(1);
+            tokens.insert(index, (name, Allowed { entry, reason, counted: None }));
+            found = Ok(index);
         }
-        remembered.tokens.get_mut(name).ok_or(Refusal::NoSuchToken)
+        found
+            .ok()
+            .and_then(|index| tokens.get_mut(index))
+            .map(|(_, allowed)| allowed)
+            .ok_or(Refusal::NoSuchToken)
     }
 
     fn decide_about(

@@ -44,7 +44,7 @@ impl Session {
     fn held<'a>(&self, body: &[u8], request: &'a [u8]) -> Option<Held<'a>> {
         let (name, options) = decode_get(body)?;
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let registry = self.shared.registry.borrow();
+        let registry = self.registry();
         let allowed = self.decide(&mut remembered, &registry, name).ok()?;
         let (now, min_ttl) = (self.shared.clock.now(), Duration::from_millis(options.min_ttl_ms.into()));
         let snapshot = allowed.entry.credential.serve_held(min_ttl, now)?;

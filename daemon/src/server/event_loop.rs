@@ -1,0 +1,478 @@
+//! The event loop: one thread that accepts connections and answers all that can be answered at once.
+//!
+//! It waits in one place, for all connections (epoll(7)). What takes a wait is done by a task on the runtime: an answer that
+//! needs a provider, a watch, a caller that does not read. The task gives the connection back as soon as it is idle. So an
+//! idle connection has no task, and no provider's answer delays a token that is held.
+
+mod returned;
+mod watched;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use self::returned::Returned;
+use self::watched::{Idle, Watched, slot};
+use crate::server::ServerState;
+use crate::server::accept::{Acceptor, Arrival, Listener, identify};
+use crate::server::connection::{Buffers, Connection, Next, Turn};
+use crate::server::fair_queue::ReadyList;
+
+/// Events that are taken at once.
+const EVENTS_MAX: usize = 1024;
+
+/// How long a connection lasts before the end of its process is watched, unless it asks twice. Most are shorter, and this
+/// saves them the system calls of a watch.
+const EXIT_WATCH_DELAY: Duration = Duration::from_secs(1);
+
+/// The cost of giving a connection to a task, in units of a turn.
+const HAND_OVER_UNITS: u32 = 4;
+
+/// The event loop of a daemon. It ends when this is dropped.
+#[derive(Debug)]
+pub struct EventLoop(Arc<Returned>);
+
+struct Loop {
+    epoll: Epoll,
+    acceptor: Acceptor,
+    shared: Arc<ServerState>,
+    returned: Arc<Returned>,
+    /// By descriptor.
+    watched: Vec<Option<Watched>>,
+    ready: ReadyList,
+    /// New connections, and when their processes are watched. The oldest is the first.
+    young: VecDeque<(Instant, RawFd)>,
+    /// Connections without a request yet, and when that is too late. The oldest is the first.
+    silent: VecDeque<(Instant, RawFd)>,
+    buffers: Buffers,
+}
+
+/// Ends the process if its thread panics: a daemon that serves nobody must be started again.
+struct EndOfProcess;
+
+impl Drop for EndOfProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl EventLoop {
+    /// Starts the thread. Its tasks are on this runtime.
+    pub fn start(listener: Listener, shared: Arc<ServerState>) -> io::Result<Self> {
+        let (mut event_loop, runtime) = (Loop::new(listener, shared)?, Handle::current());
+        let returned = Arc::clone(&event_loop.returned);
+        thread::Builder::new().name("callers".to_owned()).spawn(move || {
+            let _end_of_process = EndOfProcess;
+            let _runtime = runtime.enter();
+            let mut events = [EpollEvent::empty(); EVENTS_MAX];
+            while event_loop.step(event_loop.timeout(), &mut events, &runtime) {}
+        })?;
+        Ok(Self(returned))
+    }
+
+    /// Whether the loop has done anything since the last time that it was asked.
+    pub fn is_alive(&self) -> bool {
+        self.0.call()
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Loop {
+    fn new(listener: Listener, shared: Arc<ServerState>) -> io::Result<Self> {
+        let returned = Arc::new(Returned::new()?);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        add(&epoll, &listener, EpollFlags::EPOLLIN)?;
+        add(&epoll, &*returned, EpollFlags::EPOLLIN)?;
+        Ok(Self {
+            epoll,
+            acceptor: Acceptor::new(listener),
+            shared,
+            returned,
+            watched: Vec::new(),
+            ready: ReadyList::default(),
+            young: VecDeque::new(),
+            silent: VecDeque::new(),
+            buffers: Buffers::default(),
+        })
+    }
+
+    /// Waits for events, and gives every user who has something to do a round. Returns whether to go on.
+    fn step(&mut self, timeout: EpollTimeout, events: &mut [EpollEvent], runtime: &Handle) -> bool {
+        let count = match self.epoll.wait(events, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => {
+                tracing::error!(%error, "connections cannot be waited for");
+                return false;
+            }
+        };
+        if !self.note(events.get(..count).unwrap_or_default()) {
+            return false;
+        }
+        self.pass_time();
+        while let Some(descriptor) = self.ready.take_next() {
+            // A fault over one connection, which the panic hook has logged, ends no other.
+            if catch_unwind(AssertUnwindSafe(|| self.serve(descriptor, runtime))).is_err() {
+                self.buffers = Buffers::default();
+            }
+        }
+        self.ready.end_round();
+        true
+    }
+
+    /// Until something is due.
+    fn timeout(&self) -> EpollTimeout {
+        if !self.ready.is_empty() {
+            return EpollTimeout::ZERO;
+        }
+        let due = [&self.young, &self.silent].into_iter().filter_map(VecDeque::front).map(|(due, _)| *due);
+        let Some(due) = due.chain(self.acceptor.paused_until).min() else { return EpollTimeout::NONE };
+        let millis = due.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+    }
+
+    /// Notes what is ready. Returns whether to go on.
+    fn note(&mut self, events: &[EpollEvent]) -> bool {
+        let (mut has_arrivals, mut ended) = (false, Vec::new());
+        for event in events {
+            let Ok(descriptor) = RawFd::try_from(event.data()) else { continue };
+            if descriptor == self.acceptor.listener.as_raw_fd() {
+                has_arrivals = true;
+            } else if descriptor == self.returned.as_fd().as_raw_fd() {
+                if !self.answer_bell() {
+                    return false;
+                }
+            } else {
+                match slot(&mut self.watched, descriptor) {
+                    Some(Watched::Connection(idle)) => idle.note(descriptor, &mut self.ready),
+                    Some(Watched::Process(process)) => {
+                        process.upgrade().inspect(|process| process.end());
+                        ended.push(descriptor);
+                    }
+                    Some(Watched::Arrival(_)) | None => (),
+                }
+            }
+        }
+        // Before any of them is served. Another process may hold their other ends, but has none of the rights.
+        if !ended.is_empty() {
+            for slot in &mut self.watched {
+                let has_ended = |idle: &Idle| idle.pidfd.is_some_and(|pidfd| ended.contains(&pidfd));
+                if matches!(slot, Some(Watched::Connection(idle)) if has_ended(idle)) {
+                    *slot = None;
+                }
+            }
+        }
+        if has_arrivals {
+            self.accept();
+        }
+        true
+    }
+
+    /// Takes over the connections that tasks have given back. Returns whether to go on.
+    fn answer_bell(&mut self) -> bool {
+        let Some(connections) = self.returned.answer() else { return false };
+        for connection in connections {
+            // Its process may have ended while nobody had it.
+            if !connection.session.peer.is_gone() {
+                let is_silent = connection.deadline.is_some();
+                self.put(Idle::new(connection), is_silent);
+            }
+        }
+        !self.shared.stop.is_cancelled()
+    }
+
+    fn accept(&mut self) {
+        let Self { acceptor, shared, watched, ready, .. } = self;
+        acceptor.accept(shared, |arrival| {
+            let descriptor = arrival.stream.as_raw_fd();
+            ready.push(&arrival.user_queue, descriptor);
+            *slot(watched, descriptor) = Some(Watched::Arrival(Box::new(arrival)));
+        });
+        self.pause();
+    }
+
+    /// Does what is due.
+    fn pass_time(&mut self) {
+        if self.young.is_empty() && self.silent.is_empty() && self.acceptor.paused_until.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(descriptor) = take_due(&mut self.young, now) {
+            let place = slot(&mut self.watched, descriptor).take();
+            if let Some(Watched::Connection(idle)) = &place {
+                self.watch_process(&idle.connection);
+                self.silent.extend(idle.connection.deadline.map(|due| (due, descriptor)));
+            }
+            *slot(&mut self.watched, descriptor) = place;
+        }
+        while let Some(descriptor) = take_due(&mut self.silent, now) {
+            let slot = slot(&mut self.watched, descriptor);
+            // The descriptor may belong to a younger connection by now.
+            let is_late = |idle: &Idle| idle.connection.deadline.is_some_and(|due| due <= now);
+            if matches!(slot, Some(Watched::Connection(idle)) if is_late(idle)) {
+                tracing::debug!("a connection ended: no request has come");
+                *slot = None;
+            }
+        }
+        if self.acceptor.paused_until.take_if(|until| *until <= now).is_some() {
+            let _ = add(&self.epoll, &self.acceptor.listener, EpollFlags::EPOLLIN);
+        }
+    }
+
+    /// Serves a connection that is ready, in a turn of its user.
+    fn serve(&mut self, descriptor: RawFd, runtime: &Handle) {
+        let slot = slot(&mut self.watched, descriptor);
+        match slot.take() {
+            Some(Watched::Arrival(arrival)) => self.identify(*arrival, runtime),
+            Some(Watched::Connection(mut idle)) => {
+                idle.is_ready = false;
+                self.take_turn(idle, false, runtime);
+            }
+            other => *slot = other,
+        }
+    }
+
+    fn identify(&mut self, arrival: Arrival, runtime: &Handle) {
+        let peer = match arrival.peer(&self.shared) {
+            Ok(peer) => peer,
+            Err(error) => {
+                self.acceptor.turn_away_unidentified(&arrival.stream, &error, &self.shared);
+                return self.pause();
+            }
+        };
+        let mut identified = Box::pin(identify(arrival, peer, Arc::clone(&self.shared)));
+        match identified.as_mut().now_or_never() {
+            Some(Ok(connection)) => {
+                if let Some(connection) = connection {
+                    // The first request has mostly come with the connection.
+                    self.take_turn(Idle::new(connection), true, runtime);
+                }
+            }
+            Some(Err(error)) => log_end(&error),
+            None => self.spawn(runtime, async move {
+                match identified.await? {
+                    Some(connection) => connection.run(Turn::default()).await,
+                    None => Ok(None),
+                }
+            }),
+        }
+    }
+
+    fn take_turn(&mut self, mut idle: Idle, is_new: bool, runtime: &Handle) {
+        let turn = idle.connection.take_turn(None, &mut self.buffers);
+        match idle.connection.next(&turn) {
+            Next::Idle => self.put(idle, is_new),
+            Next::Ready => {
+                idle.note(idle.connection.stream.as_raw_fd(), &mut self.ready);
+                self.put(idle, is_new);
+            }
+            Next::Task => {
+                let Idle { connection, is_registered, .. } = idle;
+                connection.session.user_queue.spend(HAND_OVER_UNITS);
+                self.watch_process(&connection);
+                if is_registered && let Err(error) = self.epoll.delete(&connection.stream) {
+                    return log_end(&error.into());
+                }
+                self.spawn(runtime, connection.run(turn));
+            }
+            Next::End => {
+                let _ = turn.handled.inspect_err(log_end);
+            }
+        }
+    }
+
+    /// Keeps a connection until it is ready.
+    fn put(&mut self, mut idle: Idle, is_new: bool) {
+        let stream = &idle.connection.stream;
+        let descriptor = stream.as_raw_fd();
+        if !idle.is_registered {
+            let event = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            if let Err(error) = add(&self.epoll, stream, event) {
+                return log_end(&error.into());
+            }
+            idle.is_registered = true;
+        }
+        if is_new {
+            self.young.push_back((Instant::now() + EXIT_WATCH_DELAY, descriptor));
+        } else {
+            self.watch_process(&idle.connection);
+        }
+        *slot(&mut self.watched, descriptor) = Some(Watched::Connection(idle));
+    }
+
+    /// Watches for the end of a connection's process. If that is impossible, the kernel is asked at each request.
+    fn watch_process(&mut self, connection: &Connection) {
+        let Some(process) = connection.session.peer.process().filter(|process| !process.is_watched()) else {
+            return;
+        };
+        if add(&self.epoll, process, EpollFlags::EPOLLIN | EpollFlags::EPOLLET).is_ok() {
+            process.set_watched();
+            *slot(&mut self.watched, process.as_fd().as_raw_fd()) =
+                Some(Watched::Process(Arc::downgrade(process)));
+        }
+    }
+
+    /// Gives a connection to a task, which gives it back.
+    fn spawn(
+        &self,
+        runtime: &Handle,
+        task: impl Future<Output = io::Result<Option<Box<Connection>>>> + Send + 'static,
+    ) {
+        let returned = Arc::clone(&self.returned);
+        drop(runtime.spawn(async move {
+            match task.await {
+                Ok(Some(connection)) => returned.add(connection),
+                Ok(None) => (),
+                Err(error) => log_end(&error),
+            }
+        }));
+    }
+
+    /// Takes no more connections for a while, if the acceptor needs a pause.
+    fn pause(&mut self) {
+        if self.acceptor.paused_until.is_some() {
+            let _ = self.epoll.delete(&self.acceptor.listener);
+        }
+    }
+}
+
+fn take_due(queue: &mut VecDeque<(Instant, RawFd)>, now: Instant) -> Option<RawFd> {
+    let (due, descriptor) = *queue.front()?;
+    (due <= now).then(|| queue.pop_front()).map(|_| descriptor)
+}
+
+fn add(epoll: &Epoll, source: &impl AsFd, events: EpollFlags) -> nix::Result<()> {
+    let source = source.as_fd();
+    let data = u64::try_from(source.as_raw_fd()).unwrap_or_default();
+    epoll.add(source, EpollEvent::new(events, data))
+}
+
+fn log_end(error: &io::Error) {
+    tracing::debug!(%error, "a connection ended");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::unix::net::UnixStream as Caller;
+
+    use tokend_protocol::{Frame, Request, write_frame};
+
+    use super::*;
+    use crate::quota::Quota;
+    use crate::server::accept::tests::scene;
+
+    /// Does all that can be done now.
+    fn work(event_loop: &mut Loop) {
+        let mut events = [EpollEvent::empty(); EVENTS_MAX];
+        for _ in 0..10 {
+            assert!(event_loop.step(EpollTimeout::ZERO, &mut events, &Handle::current()));
+        }
+    }
+
+    /// What the caller reads now: `None` as long as the connection is open and silent.
+    fn read(mut caller: &Caller) -> Option<usize> {
+        match caller.read(&mut [0; 1024]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            read => Some(read.unwrap()),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_has_ten_seconds_for_its_first_request_and_then_all_time() {
+        let (listener, shared, path, _folder) = scene(Quota::default());
+        let mut event_loop = Loop::new(Listener::new(listener).unwrap(), shared).unwrap();
+        let [silent, mut asks] = [(); 2].map(|()| Caller::connect(&path).unwrap());
+        silent.set_nonblocking(true).unwrap();
+        asks.set_nonblocking(true).unwrap();
+        work(&mut event_loop);
+        tokio::time::advance(Duration::from_millis(9_900)).await;
+        write_frame(&mut asks, &Frame { id: 1, message: Request::Version }).unwrap();
+        work(&mut event_loop);
+        assert!(read(&asks).unwrap() > 0);
+        assert_eq!(read(&silent), None, "it may still ask");
+        tokio::time::advance(Duration::from_millis(200)).await;
+        work(&mut event_loop);
+        assert_eq!(read(&silent), Some(0), "it is closed");
+        tokio::time::advance(Duration::from_secs(86_400)).await;
+        work(&mut event_loop);
+        assert_eq!(read(&asks), None);
+        assert_eq!(event_loop.timeout(), EpollTimeout::NONE, "nothing is due any more");
+    }
+
+    #[tokio::test]
+    async fn a_connection_comes_back_from_its_task_and_is_served_on() {
+        let (listener, shared, path, _folder) = scene(Quota::default());
+        let mut event_loop = Loop::new(Listener::new(listener).unwrap(), Arc::clone(&shared)).unwrap();
+        let mut caller = Caller::connect(&path).unwrap();
+        caller.set_nonblocking(true).unwrap();
+        let mut frame = Vec::new();
+        write_frame(&mut frame, &Frame { id: 1, message: Request::Version }).unwrap();
+        let (beginning, rest) = frame.split_at(3);
+        for _ in 0..3 {
+            caller.write_all(beginning).unwrap();
+            work(&mut event_loop);
+            assert!(
+                event_loop.watched.iter().flatten().all(|watched| !matches!(watched, Watched::Connection(_)))
+            );
+            caller.write_all(rest).unwrap();
+            let mut has_answered = false;
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+                work(&mut event_loop);
+                has_answered |= read(&caller).is_some();
+                if has_answered
+                    && event_loop
+                        .watched
+                        .iter()
+                        .flatten()
+                        .any(|watched| matches!(watched, Watched::Connection(_)))
+                {
+                    break;
+                }
+            }
+            assert!(has_answered);
+            // The event loop has it again.
+            caller.write_all(&frame).unwrap();
+            work(&mut event_loop);
+            assert!(read(&caller).is_some());
+        }
+        assert_eq!(shared.connections.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn no_connection_outlives_the_event_loop() {
+        let (listener, shared, path, _folder) = scene(Quota::default());
+        let event_loop = EventLoop::start(Listener::new(listener).unwrap(), Arc::clone(&shared)).unwrap();
+        let mut caller = Caller::connect(&path).unwrap();
+        write_frame(&mut caller, &Frame { id: 1, message: Request::Version }).unwrap();
+        let ended = tokio::task::spawn_blocking(move || {
+            assert!(caller.read(&mut [0; 1024]).unwrap() > 0);
+            caller.read(&mut [0; 1024]).unwrap()
+        });
+        while shared.connections.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        drop(event_loop);
+        assert_eq!(ended.await.unwrap(), 0);
+        shared.connections.close();
+        shared.connections.wait().await;
+    }
+}

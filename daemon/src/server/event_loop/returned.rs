@@ -1,0 +1,79 @@
+//! The way back of connections from their tasks to the event loop.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::server::connection::Connection;
+
+/// How others reach the event loop: the connections that tasks give back, and a bell.
+pub(super) struct Returned {
+    /// `None` once the loop has ended.
+    connections: Mutex<Option<VecDeque<Box<Connection>>>>,
+    bell: EventFd,
+    /// Whether the loop has been called since it last answered.
+    is_called: AtomicBool,
+}
+
+impl fmt::Debug for Returned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Returned").finish_non_exhaustive()
+    }
+}
+
+impl Returned {
+    pub(super) fn new() -> io::Result<Self> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let connections = Mutex::new(Some(VecDeque::new()));
+        Ok(Self { connections, bell, is_called: AtomicBool::new(false) })
+    }
+
+    /// Whether the loop has answered the last call. Calls it again.
+    pub(super) fn call(&self) -> bool {
+        let has_answered = !self.is_called.swap(true, Ordering::Relaxed);
+        self.ring();
+        has_answered
+    }
+
+    /// Answers, and takes the connections that were given back. `None` if the loop is to end.
+    pub(super) fn answer(&self) -> Option<VecDeque<Box<Connection>>> {
+        let _ = self.bell.read();
+        self.is_called.store(false, Ordering::Relaxed);
+        self.connections().as_mut().map(mem::take)
+    }
+
+    /// Ends the loop, and closes the connections that it has not taken.
+    pub(super) fn close(&self) {
+        self.connections().take();
+        self.ring();
+    }
+
+    /// Gives a connection back. It is closed if the loop has ended.
+    pub(super) fn add(&self, connection: Box<Connection>) {
+        if let Some(connections) = &mut *self.connections() {
+            connections.push_back(connection);
+        }
+        self.ring();
+    }
+
+    fn ring(&self) {
+        // Fails only if it has been rung without an answer so often that the number would overflow.
+        let _ = self.bell.write(1);
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Option<VecDeque<Box<Connection>>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Returned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

@@ -1,0 +1,57 @@
+//! What the event loop watches, by descriptor.
+
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{Arc, Weak};
+
+use crate::peer::Process;
+use crate::server::accept::Arrival;
+use crate::server::connection::Connection;
+use crate::server::fair_queue::{ReadyList, UserQueue};
+
+/// What belongs to a descriptor.
+pub(super) enum Watched {
+    /// Its caller is not identified yet.
+    Arrival(Box<Arrival>),
+    Connection(Idle),
+    /// A pidfd.
+    Process(Weak<Process>),
+}
+
+/// A connection that no task has.
+pub(super) struct Idle {
+    pub(super) connection: Box<Connection>,
+    /// The user's, here because it is needed for every event.
+    user_queue: Arc<UserQueue>,
+    /// The pidfd of its process.
+    pub(super) pidfd: Option<RawFd>,
+    /// Whether its events come.
+    pub(super) is_registered: bool,
+    /// Whether it is in the list of those that are ready.
+    pub(super) is_ready: bool,
+}
+
+impl Idle {
+    pub(super) fn new(connection: Box<Connection>) -> Self {
+        let pidfd = connection.session.peer.process().map(|process| process.as_fd().as_raw_fd());
+        let user_queue = Arc::clone(&connection.session.user_queue);
+        Self { connection, user_queue, pidfd, is_registered: false, is_ready: false }
+    }
+
+    /// Notes that there is something to do.
+    pub(super) fn note(&mut self, descriptor: RawFd, ready: &mut ReadyList) {
+        if !mem::replace(&mut self.is_ready, true) {
+            ready.push(&self.user_queue, descriptor);
+        }
+    }
+}
+
+/// The place of a descriptor.
+#[expect(clippy::indexing_slicing, reason = "the list has just been made long enough")]
+pub(super) fn slot(watched: &mut Vec<Option<Watched>>, descriptor: RawFd) -> &mut Option<Watched> {
+    let index = usize::try_from(descriptor).unwrap_or_default();
+    if watched.len() <= index {
+        watched.resize_with(index + 1, || None);
+    }
+    &mut watched[index]
+}
