@@ -53,8 +53,8 @@ pub struct ServerState {
     /// The open connections.
     pub connections: TaskTracker,
     pub connections_max: usize,
-    /// The most open connections since the last time that memory was given back.
-    pub connections_peak: AtomicUsize,
+    /// The most open connections and requests to providers since memory was given back.
+    pub most_open: AtomicUsize,
     /// Asks the connections to finish what is in flight.
     pub stop: CancellationToken,
     /// Limits the log lines about header sets whose secrets cannot be read. Never locked across an await.
@@ -83,7 +83,7 @@ impl ServerState {
             memory: "not locked".to_owned(),
             connections: TaskTracker::new(),
             connections_max: usize::MAX,
-            connections_peak: AtomicUsize::new(0),
+            most_open: AtomicUsize::new(0),
             stop: CancellationToken::new(),
             header_failures: Mutex::default(),
             reload_failed_at: watch::Sender::new(None),

@@ -27,8 +27,8 @@ use crate::store::Store;
 /// slow secrets or several client secrets, is cut off. `TimeoutStopSec=` in `tokend.service` must be longer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
 
-/// After so many connections have closed, their memory is given back: a megabyte or more.
-const CLOSED_MANY: usize = 512;
+/// Connections that have closed and requests that have ended, after which their memory is given back: a megabyte or more.
+const ENDED_MANY: usize = 512;
 
 /// A running daemon. It runs on the tokio runtime that it was started on.
 #[derive(Debug)]
@@ -73,6 +73,7 @@ impl Daemon {
         let mut shared = ServerState::new(registry, factory, clock);
         shared.memory = memory;
         shared.allowances = Allowances::new(settings.quota);
+        shared.most_open = ENDED_MANY.into();
         shared.connections_max = settings.max_connections.min(most_connections);
         let shared = Arc::new(shared);
         let names_in_rules = shared.registry.borrow().names_in_rules.clone();
@@ -98,6 +99,7 @@ impl Daemon {
         self.shared.store.drop_unclaimed();
         // An operator who reloads may have mended something outside the configuration, such as a secret's file.
         next.retry_failed(|_| true);
+        self.shared.most_open.fetch_add(ENDED_MANY, Ordering::Relaxed);
         self.shared.reload_failed_at.send_replace(None);
         tracing::info!(tokens, "reloaded");
     }
@@ -108,11 +110,11 @@ impl Daemon {
         self.shared.reload_failed_at.send_replace(Some(clock.timestamp(clock.now())));
     }
 
-    /// Gives freed memory back after very many connections have closed.
+    /// Gives freed memory back after a configuration was read, or very many connections or requests have ended.
     pub fn give_back_memory(&self) {
-        let (open, peak) = (self.shared.connections.len(), &self.shared.connections_peak);
-        if peak.load(Ordering::Relaxed).saturating_sub(open) >= CLOSED_MANY {
-            peak.store(open, Ordering::Relaxed);
+        let (open, most) = (self.shared.connections.len() + self.actors.len(), &self.shared.most_open);
+        if most.fetch_max(open, Ordering::Relaxed).saturating_sub(open) >= ENDED_MANY {
+            most.store(open, Ordering::Relaxed);
             let is_locked = self.shared.memory == hardening::LOCKED;
             tokio::task::spawn_blocking(move || hardening::give_back_memory(is_locked));
         }

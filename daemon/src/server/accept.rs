@@ -169,7 +169,7 @@ impl Acceptor {
                 Err(reason) => refuse(&stream, shared, &user, reason),
                 Ok(place) => {
                     let user_queue = shared.fair_queue.join(user.uid);
-                    shared.connections_peak.fetch_max(shared.connections.len(), Ordering::Relaxed);
+                    shared.most_open.fetch_max(shared.connections.len(), Ordering::Relaxed);
                     take(Arrival { stream, user_queue, user, place });
                 }
             },
