@@ -120,7 +120,7 @@ pub struct Acceptor {
     unidentified: LogThrottle,
     /// A reserved descriptor. Closing it makes room to accept one caller and turn it away.
     spare: Option<File>,
-    /// The work of the next batch. More while callers queue.
+    /// The work of the next batch: more and more while callers queue.
     batch_units: u32,
 }
 
@@ -154,12 +154,13 @@ impl Acceptor {
                 Err(error) => return self.pause(&error.into(), shared),
             }
         }
-        self.batch_units = BATCH_UNITS;
+        self.batch_units = BATCH_UNITS.min(2 * self.batch_units);
     }
 
     /// Takes in a connection, or turns the caller away. Returns the cost.
     fn admit(&mut self, stream: Stream, shared: &Arc<ServerState>, mut take: impl FnMut(Arrival)) -> u32 {
-        if has_hung_up(&stream) {
+        // One that has not waited is there.
+        if self.batch_units > 1 && has_hung_up(&stream) {
             return 1;
         }
         let now = shared.clock.now();

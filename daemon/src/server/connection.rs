@@ -135,7 +135,12 @@ impl Connection {
                 }
             };
             let user_turn = session.user_queue.turn().await;
-            let turn = self.take_turn(answer, &mut session.buffers());
+            let turn = {
+                let mut buffers = session.buffers();
+                let turn = self.take_turn(answer, &mut buffers);
+                buffers.wipe();
+                turn
+            };
             drop(user_turn);
             self.finish(turn).await?;
         }
@@ -144,9 +149,8 @@ impl Connection {
 
     /// Does the work of a turn without waiting: an answer that was waited for, or what has come.
     pub fn take_turn(&mut self, answer: Option<Frame<Reply>>, buffers: &mut Buffers) -> Turn {
-        // After a panic in the turn before.
-        buffers.wipe();
-        let Buffers { input, output } = buffers;
+        buffers.clear();
+        let Buffers { input, output, .. } = buffers;
         let handled = match answer {
             Some(answer) => self.answer(answer, output),
             None => self.receive(input, output),
@@ -157,7 +161,7 @@ impl Connection {
             Err(error) => (Err(error), Vec::new()),
             Ok(written) => (Ok(()), output.get(written..).unwrap_or_default().to_vec()),
         };
-        buffers.wipe();
+        buffers.clear();
         Turn { handled: written.and(handled), unwritten }
     }
 
@@ -343,16 +347,18 @@ impl Connection {
     }
 }
 
-/// Room for the bytes of a turn, which all connections share: an idle connection has none.
+/// Room for the bytes of a turn, which connections share: an idle connection has none.
 #[derive(Debug)]
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
+    /// The most bytes of output since they were wiped.
+    used: usize,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: vec![0; READ_MAX].into(), output: Vec::new() }
+        Self { input: vec![0; READ_MAX].into(), output: Vec::new(), used: 0 }
     }
 }
 
@@ -363,9 +369,16 @@ impl Default for Turn {
 }
 
 impl Buffers {
+    /// Makes room for the next turn. The bytes stay until [`Buffers::wipe`].
+    fn clear(&mut self) {
+        self.used = self.used.max(self.output.len());
+        self.output.clear();
+    }
+
     /// Leaves no token behind, and not much memory after a long answer.
-    fn wipe(&mut self) {
-        self.output.fill(0);
+    pub fn wipe(&mut self) {
+        self.clear();
+        self.output.resize(mem::take(&mut self.used), 0);
         self.output.clear();
         self.output.shrink_to(2 * UNWRITTEN_MAX);
     }
@@ -539,6 +552,22 @@ mod tests {
             }
         }
         assert_eq!(refused, [64, 65].map(|id| (id, ErrorCode::Overloaded)));
+    }
+
+    #[test]
+    fn wiped_buffers_hold_no_answer_of_any_turn() {
+        let mut buffers = Buffers::default();
+        for answer in [&b"a long secret"[..], b"short"] {
+            buffers.output.extend_from_slice(answer);
+            buffers.clear();
+        }
+        buffers.wipe();
+        // SAFETY: so many bytes were written before.
+        #[expect(unsafe_code, reason = "nothing else shows what is left")]
+        unsafe {
+            buffers.output.set_len(13);
+        }
+        assert_eq!(buffers.output, [0; 13]);
     }
 
     #[test]
