@@ -3,6 +3,7 @@
 //! All work is done in turns of the peer's user, without waiting. The event loop takes the turns of a connection, and a task
 //! while something has to be waited for. So a peer that is slow, silent or hostile delays nobody else.
 
+mod buffers;
 mod waiting;
 
 use std::io;
@@ -18,6 +19,7 @@ use tokend_protocol::{
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
+pub use self::buffers::Buffers;
 use self::waiting::{Waiting, events, next};
 use crate::quota::Resource;
 use crate::server::accept::Place;
@@ -32,9 +34,6 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a peer may take to make room for its answers.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Bytes that are read at once.
-const READ_MAX: usize = 4 * 1024;
 
 /// Bytes of answers that wait to be written together.
 const UNWRITTEN_MAX: usize = 64 * 1024;
@@ -347,40 +346,9 @@ impl Connection {
     }
 }
 
-/// Room for the bytes of a turn, which connections share: an idle connection has none.
-#[derive(Debug)]
-pub struct Buffers {
-    input: Box<[u8]>,
-    output: Vec<u8>,
-    /// The most bytes of output since they were wiped.
-    used: usize,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self { input: vec![0; READ_MAX].into(), output: Vec::new(), used: 0 }
-    }
-}
-
 impl Default for Turn {
     fn default() -> Self {
         Self { handled: Ok(()), unwritten: Vec::new() }
-    }
-}
-
-impl Buffers {
-    /// Makes room for the next turn. The bytes stay until [`Buffers::wipe`].
-    fn clear(&mut self) {
-        self.used = self.used.max(self.output.len());
-        self.output.clear();
-    }
-
-    /// Leaves no token behind, and not much memory after a long answer.
-    pub fn wipe(&mut self) {
-        self.clear();
-        self.output.resize(mem::take(&mut self.used), 0);
-        self.output.clear();
-        self.output.shrink_to(2 * UNWRITTEN_MAX);
     }
 }
 
@@ -552,22 +520,6 @@ mod tests {
             }
         }
         assert_eq!(refused, [64, 65].map(|id| (id, ErrorCode::Overloaded)));
-    }
-
-    #[test]
-    fn wiped_buffers_hold_no_answer_of_any_turn() {
-        let mut buffers = Buffers::default();
-        for answer in [&b"a long secret"[..], b"short"] {
-            buffers.output.extend_from_slice(answer);
-            buffers.clear();
-        }
-        buffers.wipe();
-        // SAFETY: so many bytes were written before.
-        #[expect(unsafe_code, reason = "nothing else shows what is left")]
-        unsafe {
-            buffers.output.set_len(13);
-        }
-        assert_eq!(buffers.output, [0; 13]);
     }
 
     #[test]
