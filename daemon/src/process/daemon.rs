@@ -27,7 +27,7 @@ use crate::store::Store;
 /// slow secrets or several client secrets, is cut off. `TimeoutStopSec=` in `tokend.service` must be longer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(14);
 
-/// Connections that have closed and requests that have ended, after which their memory is given back: a megabyte or more.
+/// After so many connections have closed or requests ended, their memory is given back: some hundred kilobytes or more.
 const ENDED_MANY: usize = 512;
 
 /// A running daemon. It runs on the tokio runtime that it was started on.
