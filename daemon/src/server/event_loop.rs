@@ -103,10 +103,10 @@ impl Loop {
         Ok(Self {
             epoll,
             acceptor: Acceptor::new(listener),
+            ready: ReadyList::new(&shared.fair_queue),
             shared,
             returned,
             watched: Vec::new(),
-            ready: ReadyList::default(),
             young: VecDeque::new(),
             silent: VecDeque::new(),
             buffers: Buffers::default(),

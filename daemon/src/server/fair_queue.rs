@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::MutexGuard;
@@ -29,6 +29,8 @@ const TURN_UNITS: u32 = 4;
 #[derive(Debug, Default)]
 pub struct FairQueue {
     round: AtomicU64,
+    /// Whether the event loop is in a round. Only it begins the next one then.
+    is_loop_busy: AtomicBool,
     users_connected: AtomicUsize,
     users: Mutex<HashMap<u32, Weak<UserQueue>>>,
 }
@@ -44,8 +46,9 @@ pub struct UserQueue {
 }
 
 /// The users with connections that the event loop has to serve.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReadyList {
+    fair_queue: Arc<FairQueue>,
     /// Users who may have room in this round.
     users: VecDeque<Arc<UserQueue>>,
     /// Users who have none.
@@ -81,10 +84,15 @@ impl FairQueue {
 }
 
 impl ReadyList {
+    pub fn new(fair_queue: &Arc<FairQueue>) -> Self {
+        Self { fair_queue: Arc::clone(fair_queue), users: VecDeque::new(), waiting: VecDeque::new() }
+    }
+
     /// Adds a connection of this user.
     pub fn push(&mut self, user: &Arc<UserQueue>, descriptor: RawFd) {
         let mut account = user.account();
         if account.ready.is_empty() {
+            self.fair_queue.is_loop_busy.store(true, Ordering::Relaxed);
             self.users.push_back(Arc::clone(user));
         }
         account.ready.push_back(descriptor);
@@ -112,14 +120,23 @@ impl ReadyList {
 
     /// Begins the next round, if somebody waits for it.
     pub fn end_round(&mut self) {
-        if let Some(user) = self.waiting.front() {
-            user.fair_queue.round.fetch_add(1, Ordering::Relaxed);
+        if self.waiting.is_empty() {
+            self.fair_queue.is_loop_busy.store(false, Ordering::Relaxed);
+        } else {
+            self.fair_queue.round.fetch_add(1, Ordering::Relaxed);
             std::mem::swap(&mut self.users, &mut self.waiting);
         }
     }
 
     pub fn is_empty(&self) -> bool {
         self.users.is_empty() && self.waiting.is_empty()
+    }
+}
+
+impl Drop for ReadyList {
+    /// Otherwise tasks would wait for the next round of a loop that has ended.
+    fn drop(&mut self) {
+        self.fair_queue.is_loop_busy.store(false, Ordering::Relaxed);
     }
 }
 
@@ -141,8 +158,11 @@ impl UserQueue {
         while !self.spend(0) {
             let round = current.load(Ordering::Relaxed);
             yield_now().await;
-            // Of all that wait for the next round, the first begins it.
-            let _ = current.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
+            // Of all that wait for the next round, the first begins it. While the event loop has a round, it goes on to the next
+            // one itself: otherwise its users would have a new allowance before the others had a turn.
+            if !self.fair_queue.is_loop_busy.load(Ordering::Relaxed) {
+                let _ = current.compare_exchange(round, round + 1, Ordering::Relaxed, Ordering::Relaxed);
+            }
         }
         turn
     }
@@ -207,7 +227,7 @@ mod tests {
     fn a_user_has_its_turn_in_the_event_loop_after_one_allowance_of_another() {
         let queue = Arc::new(FairQueue::default());
         let (crowd, other) = (queue.join(CROWD), queue.join(OTHER));
-        let mut ready = ReadyList::default();
+        let mut ready = ReadyList::new(&queue);
         (0..1000).for_each(|descriptor| ready.push(&crowd, descriptor));
         let mut turns_of_crowd = 0;
         for _ in 0..10 {
@@ -238,6 +258,26 @@ mod tests {
         });
         assert_eq!(u32::try_from(rest.count()).unwrap(), 1000 - turns_of_crowd, "nobody is forgotten");
         assert!(ready.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_pays_for_many_rounds_gives_no_user_more_of_the_event_loop() {
+        let queue = Arc::new(FairQueue::default());
+        let [crowd, other, debtor] = [CROWD, OTHER, 3].map(|uid| queue.join(uid));
+        let mut ready = ReadyList::new(&queue);
+        debtor.spend(100 * ALLOWANCE);
+        let mut turn = Box::pin(debtor.turn());
+        (0..1000).for_each(|descriptor| ready.push(&crowd, descriptor));
+        ready.push(&other, 1000);
+        let mut turns = 0;
+        while ready.take_next() != Some(1000) {
+            crowd.spend(1);
+            turns += 1;
+            assert!((0..10).all(|_| (&mut turn).now_or_never().is_none()));
+        }
+        assert!(turns * (TURN_UNITS + 1) <= 2 * ALLOWANCE, "{turns} turns of the crowd");
+        drop(ready);
+        assert!((0..1000).any(|_| (&mut turn).now_or_never().is_some()), "the loop has ended");
     }
 
     #[tokio::test(flavor = "current_thread")]
