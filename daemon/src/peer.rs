@@ -152,6 +152,13 @@ mod tests {
         pub(crate) fn known(facts: Facts) -> Self {
             Self { caller: facts, named: OnceLock::new(), process: None }
         }
+
+        /// The process with this number, as if it had connected.
+        pub(crate) fn of_process(pid: u32) -> Self {
+            let process = Arc::new(Process::open(i32::try_from(pid).unwrap()).unwrap());
+            let caller = process.owner().unwrap();
+            Self { caller, named: OnceLock::new(), process: Some(process) }
+        }
     }
 
     fn of_this_process() -> Peer {

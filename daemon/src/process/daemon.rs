@@ -147,10 +147,12 @@ impl Daemon {
     /// Stops accepting, and waits with a deadline for requests in flight and token requests to end.
     pub async fn stop(self) {
         self.shared.stop.cancel();
-        drop((self.background, self.event_loop));
+        drop(self.background);
+        let event_loop = self.event_loop;
         self.shared.connections.close();
         self.actors.close();
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
+            event_loop.stop().await;
             self.shared.connections.wait().await;
             // Stopped after the connections, because waiting callers need the actors.
             self.shared.registry.borrow().stop();

@@ -19,6 +19,7 @@ use futures_util::FutureExt;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use self::returned::Returned;
@@ -40,7 +41,11 @@ const HAND_OVER_UNITS: u32 = 4;
 
 /// The event loop of a daemon. It ends when this is dropped.
 #[derive(Debug)]
-pub struct EventLoop(Arc<Returned>);
+pub struct EventLoop {
+    returned: Arc<Returned>,
+    /// `None` once it is stopped.
+    thread: Option<thread::JoinHandle<()>>,
+}
 
 struct Loop {
     epoll: Epoll,
@@ -71,26 +76,36 @@ impl Drop for EndOfProcess {
 impl EventLoop {
     /// Starts the thread. Its tasks are on this runtime.
     pub fn start(listener: Listener, shared: Arc<ServerState>) -> io::Result<Self> {
-        let (mut event_loop, runtime) = (Loop::new(listener, shared)?, Handle::current());
+        let (event_loop, runtime) = (Loop::new(listener, shared)?, Handle::current());
         let returned = Arc::clone(&event_loop.returned);
-        thread::Builder::new().name("callers".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("callers".to_owned()).spawn(move || {
             let _end_of_process = EndOfProcess;
             let _runtime = runtime.enter();
+            // Dropped within the runtime, which closes descriptors that callers sent.
+            let mut event_loop = event_loop;
             let mut events = [EpollEvent::empty(); EVENTS_MAX];
             while event_loop.step(event_loop.timeout(), &mut events, &runtime) {}
         })?;
-        Ok(Self(returned))
+        Ok(Self { returned, thread: Some(thread) })
+    }
+
+    /// Ends the loop, and waits until it serves nobody and has closed its connections and its socket.
+    pub async fn stop(mut self) {
+        self.returned.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = spawn_blocking(move || thread.join()).await;
+        }
     }
 
     /// Whether the loop has done anything since the last time that it was asked.
     pub fn is_alive(&self) -> bool {
-        self.0.call()
+        self.returned.call()
     }
 }
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
-        self.0.close();
+        self.returned.close();
     }
 }
 
@@ -166,19 +181,23 @@ impl Loop {
                 match slot(&mut self.watched, descriptor) {
                     Some(Watched::Connection(idle)) => idle.note(descriptor, &mut self.ready),
                     Some(Watched::Process(process)) => {
-                        process.upgrade().inspect(|process| process.end());
-                        ended.push(descriptor);
+                        // The event may be of another process, whose pidfd had the number and is still open in a child.
+                        if let Some(process) = process.upgrade().filter(|process| !process.is_alive()) {
+                            process.end();
+                            ended.push(descriptor);
+                        }
                     }
                     Some(Watched::Arrival(_)) | None => (),
                 }
             }
         }
-        // Before any of them is served. Another process may hold their other ends, but has none of the rights.
+        // Before any of them is served. Another process may hold their other ends, but has none of the rights. They are closed in
+        // turns of their user: there may be many, with much to discard.
         if !ended.is_empty() {
-            for slot in &mut self.watched {
-                let has_ended = |idle: &Idle| idle.pidfd.is_some_and(|pidfd| ended.contains(&pidfd));
-                if matches!(slot, Some(Watched::Connection(idle)) if has_ended(idle)) {
-                    *slot = None;
+            for idle in self.watched.iter_mut().filter_map(Watched::connection) {
+                idle.has_lost_peer |= idle.pidfd.is_some_and(|pidfd| ended.contains(&pidfd));
+                if idle.has_lost_peer {
+                    idle.note(idle.connection.stream.as_raw_fd(), &mut self.ready);
                 }
             }
         }
@@ -246,7 +265,9 @@ impl Loop {
             Some(Watched::Arrival(arrival)) => self.identify(*arrival, runtime),
             Some(Watched::Connection(mut idle)) => {
                 idle.is_ready = false;
-                self.take_turn(idle, false, runtime);
+                if !idle.has_lost_peer {
+                    self.take_turn(idle, false, runtime);
+                }
             }
             other => *slot = other,
         }
@@ -327,6 +348,10 @@ impl Loop {
         };
         if add(&self.epoll, process, EpollFlags::EPOLLIN | EpollFlags::EPOLLET).is_ok() {
             process.set_watched();
+            // If it has ended before, its event would come too late for the requests that are ready now.
+            if !process.is_alive() {
+                process.end();
+            }
             *slot(&mut self.watched, process.as_fd().as_raw_fd()) =
                 Some(Watched::Process(Arc::downgrade(process)));
         }
@@ -375,12 +400,17 @@ fn log_end(error: &io::Error) {
 mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::os::unix::net::UnixStream as Caller;
+    use std::process::{Child, Command, Stdio};
 
     use tokend_protocol::{Frame, Request, write_frame};
 
     use super::*;
+    use crate::peer::Peer;
     use crate::quota::Quota;
+    use crate::server::accept::take_place;
     use crate::server::accept::tests::scene;
+    use crate::server::session::Session;
+    use crate::server::stream::{Descriptors, Stream};
 
     /// Does all that can be done now.
     fn work(event_loop: &mut Loop) {
@@ -458,6 +488,52 @@ mod tests {
             assert!(read(&caller).is_some());
         }
         assert_eq!(shared.connections.len(), 1);
+    }
+
+    /// A connection of a process, without a request yet. Returns the other end, which another process holds.
+    fn connect(event_loop: &mut Loop, process: &Child) -> Caller {
+        let (ours, heir) = Caller::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        heir.set_nonblocking(true).unwrap();
+        let (shared, peer) = (Arc::clone(&event_loop.shared), Peer::of_process(process.id()));
+        let place = take_place(peer.caller().uid, &shared, shared.clock.now()).unwrap();
+        let stream = Stream::new(ours.into(), Descriptors::MayCome);
+        let connection = Connection::new(stream, Arc::new(Session::new(shared, peer)), place);
+        event_loop.put(Idle::new(Box::new(connection)), true);
+        heir
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_of_a_process_that_has_ended_is_not_served() {
+        let (listener, shared, _path, _folder) = scene(Quota::default());
+        let mut event_loop = Loop::new(Listener::new(listener).unwrap(), shared).unwrap();
+        let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let ask = |heir: &mut Caller| write_frame(heir, &Frame { id: 1, message: Request::Version }).unwrap();
+        let [mut unwatched, mut watched] = [(); 2].map(|()| connect(&mut event_loop, &process));
+        // The second request makes the loop watch the process.
+        ask(&mut watched);
+        work(&mut event_loop);
+        ask(&mut watched);
+        work(&mut event_loop);
+        assert!(read(&watched).unwrap() > 0);
+        process.kill().unwrap();
+        process.wait().unwrap();
+        // The other connection's watch begins when its request has already come.
+        tokio::time::advance(EXIT_WATCH_DELAY).await;
+        ask(&mut unwatched);
+        ask(&mut watched);
+        work(&mut event_loop);
+        assert_eq!([read(&unwatched), read(&watched)], [Some(0); 2]);
+        assert_eq!(event_loop.shared.connections.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_loop_that_was_stopped() {
+        let (listener, shared, path, _folder) = scene(Quota::default());
+        let event_loop = EventLoop::start(Listener::new(listener).unwrap(), Arc::clone(&shared)).unwrap();
+        let _caller = Caller::connect(&path).unwrap();
+        event_loop.stop().await;
+        assert_eq!((Arc::strong_count(&shared), shared.connections.len()), (1, 0));
     }
 
     #[tokio::test]

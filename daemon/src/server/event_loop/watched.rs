@@ -18,6 +18,15 @@ pub(super) enum Watched {
     Process(Weak<Process>),
 }
 
+impl Watched {
+    pub(super) fn connection(place: &mut Option<Self>) -> Option<&mut Idle> {
+        match place {
+            Some(Self::Connection(idle)) => Some(idle),
+            _ => None,
+        }
+    }
+}
+
 /// A connection that no task has.
 pub(super) struct Idle {
     pub(super) connection: Box<Connection>,
@@ -25,6 +34,8 @@ pub(super) struct Idle {
     user_queue: Arc<UserQueue>,
     /// The pidfd of its process.
     pub(super) pidfd: Option<RawFd>,
+    /// Whether its process has ended.
+    pub(super) has_lost_peer: bool,
     /// Whether its events come.
     pub(super) is_registered: bool,
     /// Whether it is in the list of those that are ready.
@@ -35,7 +46,7 @@ impl Idle {
     pub(super) fn new(connection: Box<Connection>) -> Self {
         let pidfd = connection.session.peer.process().map(|process| process.as_fd().as_raw_fd());
         let user_queue = Arc::clone(&connection.session.user_queue);
-        Self { connection, user_queue, pidfd, is_registered: false, is_ready: false }
+        Self { connection, user_queue, pidfd, has_lost_peer: false, is_registered: false, is_ready: false }
     }
 
     /// Notes that there is something to do.
