@@ -26,6 +26,8 @@ pub enum NoVariant {
     TooMany(QuotaExceeded),
     /// There are as many variants as there can be, and all are in use.
     AllInUse,
+    /// A reload has replaced the registry meanwhile. A variant that was started now would belong to no registry.
+    Replaced,
 }
 
 /// The terms of a variant.

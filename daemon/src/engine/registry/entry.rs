@@ -70,15 +70,16 @@ impl Entry {
         self.hand_outs.load(Ordering::Relaxed)
     }
 
-    /// The credential of a variant.
+    /// The credential of a variant. `is_current` returns whether the registry of this entry is in force.
     ///
     /// # Errors
-    /// The configuration does not permit it, or there is no room for it.
+    /// The configuration does not permit it, there is no room for it, or the registry has been replaced.
     pub fn variant(
         &self,
         variant: &Variant,
         user: &Arc<Allowance>,
         factory: &Mutex<CredentialFactory>,
+        is_current: impl FnOnce() -> bool,
     ) -> Result<Arc<Credential>, NoVariant> {
         if variant.is_empty() {
             return Ok(Arc::clone(&self.credential));
@@ -91,6 +92,10 @@ impl Entry {
         let no_variants = || NoVariant::NotPermitted("the token has no variants".to_owned());
         let variants = self.variants.as_ref().ok_or_else(no_variants)?;
         let mut factory = factory.lock().unwrap_or_else(PoisonError::into_inner);
+        // Checked under the lock, which a reload on the other thread has too.
+        if !is_current() {
+            return Err(NoVariant::Replaced);
+        }
         let start = |terms: &Terms| self.start_variant(variants, terms, None, &mut factory);
         variants.find_or_start(terms, user, start)
     }
@@ -244,7 +249,7 @@ mod tests {
         let variant = Variant { scope, ..Variant::default() };
         let margin = |registry: &Registry| {
             let entry = registry.find("t").unwrap();
-            let credential = entry.variant(&variant, &user, &factory).unwrap();
+            let credential = entry.variant(&variant, &user, &factory, || true).unwrap();
             credential.schedule().refresh_before
         };
         let before = build("0s", None);

@@ -12,11 +12,14 @@ use super::headers::supplied;
 use super::{Asked, Session, hold, refusal, view};
 use crate::clock::Instant;
 use crate::engine::credential::{Credential, Token};
-use crate::engine::registry::Entry;
+use crate::engine::registry::{Entry, Registry};
 use crate::engine::schedule::Serving;
 use crate::engine::variants::{self, NoVariant};
 use crate::quota::{Held, QuotaExceeded};
 use crate::server::audit::{Operation, Place, Record, Refusal};
+
+/// A token that a caller may have, why it may, and the credential of the variant that it asked for.
+type Authorized = (Arc<Entry>, Arc<str>, Arc<Credential>);
 
 impl Session {
     pub(super) async fn get(&self, request: GetRequest) -> Result<Reply, ErrorReply> {
@@ -50,7 +53,7 @@ impl Session {
             let (entry, reason) = self.authorize(&registry, asked)?;
             // Checked first: starting a variant may evict another one.
             of_caller(&entry, &request)?;
-            let credential = self.credential(asked, &entry)?;
+            let Some(credential) = self.credential(asked, &registry, &entry)? else { continue };
             let mut headers = Vec::new();
             // Before the token is obtained, so that it does not age meanwhile.
             if operation == Operation::Headers {
@@ -92,13 +95,36 @@ impl Session {
         self.shared.audit.record(&record, &self.peer)
     }
 
-    /// The credential of the variant that was asked for.
-    pub(super) fn credential(&self, asked: Asked<'_>, entry: &Entry) -> Result<Arc<Credential>, ErrorReply> {
-        let found = entry.variant(asked.variant, &self.allowance, &self.shared.credential_factory);
-        found.map_err(|reason| match reason {
-            NoVariant::NotPermitted(message) => self.no_such_variant(asked, message),
-            NoVariant::TooMany(excess) => self.over_quota(asked, excess),
-            NoVariant::AllInUse => {
+    /// Decides about a request by `decide`, and finds the credential. Begins again if a reload comes in between.
+    pub(super) fn authorized(
+        &self,
+        asked: Asked<'_>,
+        decide: impl Fn(&Self, &Arc<Registry>, Asked<'_>) -> Result<(Arc<Entry>, Arc<str>), ErrorReply>,
+    ) -> Result<Authorized, ErrorReply> {
+        loop {
+            let registry = self.registry();
+            let (entry, reason) = decide(self, &registry, asked)?;
+            if let Some(credential) = self.credential(asked, &registry, &entry)? {
+                return Ok((entry, reason, credential));
+            }
+        }
+    }
+
+    /// The credential of the variant that was asked for. `None` if a reload has replaced the registry.
+    pub(super) fn credential(
+        &self,
+        asked: Asked<'_>,
+        registry: &Arc<Registry>,
+        entry: &Entry,
+    ) -> Result<Option<Arc<Credential>>, ErrorReply> {
+        let is_current = || Arc::ptr_eq(registry, &self.shared.registry.borrow());
+        let factory = &self.shared.credential_factory;
+        Err(match entry.variant(asked.variant, &self.allowance, factory, is_current) {
+            Ok(credential) => return Ok(Some(credential)),
+            Err(NoVariant::Replaced) => return Ok(None),
+            Err(NoVariant::NotPermitted(message)) => self.no_such_variant(asked, message),
+            Err(NoVariant::TooMany(excess)) => self.over_quota(asked, excess),
+            Err(NoVariant::AllInUse) => {
                 let reason = "too many other variants of the token are in use";
                 self.over_quota(asked, QuotaExceeded { reason, possible_at: None })
             }

@@ -15,8 +15,7 @@ use crate::server::audit::Operation;
 impl Session {
     pub(super) async fn refresh(&self, request: RefreshRequest) -> Result<Reply, ErrorReply> {
         let asked = Asked { operation: Operation::Refresh, name: &request.name, variant: &request.variant };
-        let (entry, reason) = self.authorize_operator(&self.registry(), asked)?;
-        let credential = self.credential(asked, &entry)?;
+        let (_, reason, credential) = self.authorized(asked, Self::authorize_operator)?;
         self.audit(asked, Ok(&reason));
         let _held = self.wait_for_provider(asked, true)?;
         let attempted = credential.refresh(self.deadline(request.deadline_ms)).await;
@@ -30,8 +29,7 @@ impl Session {
     pub(super) async fn reject(&self, request: RejectRequest) -> Result<Reply, ErrorReply> {
         let operation = Operation::Reject;
         let asked = Asked { operation, name: &request.name, variant: &request.variant };
-        let (entry, reason) = self.authorize(&self.registry(), asked)?;
-        let credential = self.credential(asked, &entry)?;
+        let (_, reason, credential) = self.authorized(asked, Self::authorize)?;
         self.audit(asked, Ok(&reason));
         // The provider is asked only where the refused token is the current one.
         let snapshot = credential.snapshot();

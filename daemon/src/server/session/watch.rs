@@ -86,9 +86,7 @@ impl Session {
 
     /// Decides whether the caller may have a token.
     fn subscribe(&self, watched: &WatchedToken) -> Result<Subscribed, ErrorReply> {
-        let asked = asked(watched);
-        let (entry, reason) = self.authorize(&self.registry(), asked)?;
-        let credential = self.credential(asked, &entry)?;
+        let (entry, reason, credential) = self.authorized(asked(watched), Self::authorize)?;
         Ok(Subscribed { entry, reason, credential, place: None })
     }
 

@@ -8,7 +8,8 @@ fn credential(scene: &Scene, scope: &[&str]) -> Arc<Credential> {
     let variant = Variant { scope, ..Variant::default() };
     let registry = scene.session.registry();
     let entry = registry.find("t").unwrap();
-    entry.variant(&variant, &scene.session.allowance, &scene.session.shared.credential_factory).unwrap()
+    let (user, factory) = (&scene.session.allowance, &scene.session.shared.credential_factory);
+    entry.variant(&variant, user, factory, || true).unwrap()
 }
 
 fn is_same(one: &Arc<Credential>, other: &Arc<Credential>) -> bool {
@@ -63,6 +64,21 @@ async fn a_change_of_anything_in_the_token_request_makes_another_credential() {
             assert_eq!(reason, Err(Unobtainable::Ended), "{change}");
         }
     }
+}
+
+#[tokio::test]
+async fn no_variant_is_started_for_a_registry_that_a_reload_has_replaced() {
+    let scene = Scene::new(OWN_UID, host(), &tables(&[], &[]));
+    let registry = scene.session.registry();
+    let entry = registry.find("t").unwrap();
+    let (name, scope) = ("t".parse().unwrap(), vec!["b".to_owned()]);
+    let variant = Variant { scope, ..Variant::default() };
+    let asked = Asked { operation: Operation::Get, name: &name, variant: &variant };
+    scene.reload(&tables(&[("client_secret", "{ env = \"OTHER\" }")], &[]));
+    assert!(scene.session.credential(asked, &registry, entry).unwrap().is_none());
+    assert!(entry.variants.as_ref().unwrap().credentials().is_empty());
+    let (_, _, current) = scene.session.authorized(asked, Session::authorize).unwrap();
+    assert!(is_same(&current, &credential(&scene, &["b"])));
 }
 
 #[tokio::test]
