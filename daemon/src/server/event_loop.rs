@@ -130,9 +130,6 @@ impl Loop {
 
     /// Waits for events, and gives every user who has something to do a round. Returns whether to go on.
     fn step(&mut self, timeout: EpollTimeout, events: &mut [EpollEvent], runtime: &Handle) -> bool {
-        if timeout != EpollTimeout::ZERO {
-            self.buffers.wipe();
-        }
         let count = match self.epoll.wait(events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
@@ -152,6 +149,8 @@ impl Loop {
             }
         }
         self.ready.end_round();
+        // Also while there is more to do, which may be so for as long as a user likes.
+        self.buffers.wipe();
         true
     }
 
