@@ -1,8 +1,8 @@
 //! The event loop: one thread that accepts connections and answers all that can be answered at once.
 //!
-//! It waits in one place, for all connections (epoll(7)). What takes a wait is done by a task on the runtime: an answer that
-//! needs a provider, a watch, a caller that does not read. The task gives the connection back as soon as it is idle. So an
-//! idle connection has no task, and no provider's answer delays a token that is held.
+//! It waits in one place, for all connections (epoll(7)). If a connection has to wait for something else, a task on the runtime
+//! takes it: for an answer that needs a provider, for a watch, or for a caller that does not read. The task gives the connection
+//! back as soon as it is idle. So an idle connection has no task, and no provider's answer delays a token that is held.
 
 mod returned;
 mod watched;
@@ -154,7 +154,7 @@ impl Loop {
         true
     }
 
-    /// Until something is due.
+    /// Returns how long to wait: until something is due.
     fn timeout(&self) -> EpollTimeout {
         if !self.ready.is_empty() {
             return EpollTimeout::ZERO;
@@ -173,7 +173,7 @@ impl Loop {
             if descriptor == self.acceptor.listener.as_raw_fd() {
                 has_arrivals = true;
             } else if descriptor == self.returned.as_fd().as_raw_fd() {
-                if !self.answer_bell() {
+                if !self.take_returned() {
                     return false;
                 }
             } else {
@@ -207,7 +207,7 @@ impl Loop {
     }
 
     /// Takes over the connections that tasks have given back. Returns whether to go on.
-    fn answer_bell(&mut self) -> bool {
+    fn take_returned(&mut self) -> bool {
         let Some(connections) = self.returned.answer() else { return false };
         for connection in connections {
             // Its process may have ended while nobody had it.

@@ -1,4 +1,4 @@
-//! The way back of connections from their tasks to the event loop.
+//! Gives connections back from their tasks to the event loop.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,11 +12,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::server::connection::Connection;
 
-/// How others reach the event loop: the connections that tasks give back, and a bell.
+/// The connections that tasks give back, and a descriptor that wakes the event loop.
 pub(super) struct Returned {
     /// `None` once the loop has ended.
     connections: Mutex<Option<VecDeque<Box<Connection>>>>,
-    bell: EventFd,
+    wake_up: EventFd,
     /// Whether the loop has been called since it last answered.
     is_called: AtomicBool,
 }
@@ -29,21 +29,21 @@ impl fmt::Debug for Returned {
 
 impl Returned {
     pub(super) fn new() -> io::Result<Self> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let wake_up = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let connections = Mutex::new(Some(VecDeque::new()));
-        Ok(Self { connections, bell, is_called: AtomicBool::new(false) })
+        Ok(Self { connections, wake_up, is_called: AtomicBool::new(false) })
     }
 
     /// Whether the loop has answered the last call. Calls it again.
     pub(super) fn call(&self) -> bool {
         let has_answered = !self.is_called.swap(true, Ordering::Relaxed);
-        self.ring();
+        self.wake();
         has_answered
     }
 
     /// Answers, and takes the connections that were given back. `None` if the loop is to end.
     pub(super) fn answer(&self) -> Option<VecDeque<Box<Connection>>> {
-        let _ = self.bell.read();
+        let _ = self.wake_up.read();
         self.is_called.store(false, Ordering::Relaxed);
         self.connections().as_mut().map(mem::take)
     }
@@ -51,7 +51,7 @@ impl Returned {
     /// Ends the loop, and closes the connections that it has not taken.
     pub(super) fn close(&self) {
         self.connections().take();
-        self.ring();
+        self.wake();
     }
 
     /// Gives a connection back. It is closed if the loop has ended.
@@ -59,12 +59,12 @@ impl Returned {
         if let Some(connections) = &mut *self.connections() {
             connections.push_back(connection);
         }
-        self.ring();
+        self.wake();
     }
 
-    fn ring(&self) {
-        // Fails only if it has been rung without an answer so often that the number would overflow.
-        let _ = self.bell.write(1);
+    fn wake(&self) {
+        // Fails only if the loop has been woken without an answer so often that the number would overflow.
+        let _ = self.wake_up.write(1);
     }
 
     fn connections(&self) -> MutexGuard<'_, Option<VecDeque<Box<Connection>>>> {
@@ -74,6 +74,6 @@ impl Returned {
 
 impl AsFd for Returned {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.wake_up.as_fd()
     }
 }

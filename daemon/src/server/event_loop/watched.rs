@@ -36,7 +36,7 @@ pub(super) struct Idle {
     pub(super) pidfd: Option<RawFd>,
     /// Whether its process has ended.
     pub(super) has_lost_peer: bool,
-    /// Whether its events come.
+    /// Whether it is registered with epoll.
     pub(super) is_registered: bool,
     /// Whether it is in the list of those that are ready.
     pub(super) is_ready: bool,
