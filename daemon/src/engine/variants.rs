@@ -92,6 +92,11 @@ impl Variants {
         Self { name: name.as_str().into(), held: Mutex::default() }
     }
 
+    /// The variant with these terms, if it is held.
+    pub fn find(&self, terms: &Terms) -> Option<Arc<Credential>> {
+        self.lock().get(terms).map(|variant| Arc::clone(&variant.credential))
+    }
+
     /// The credential with these terms, started by `start` if it is not held. Unused variants that have expired
     /// are dropped. `start` runs under the lock of the variants: see [`super::registry`].
     ///

@@ -34,7 +34,7 @@ use crate::server::session::{Session, refusal};
 use crate::server::stream::{Descriptors, Stream, refuse_descriptors};
 
 /// After a failed accept. Without a pause the kernel would report the same connection again at once.
-const PAUSE: Duration = Duration::from_millis(100);
+pub const PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections that wait in the kernel's queue while the daemon serves. A caller may have to wait until as many connections
 /// of another user have been accepted.

@@ -4,6 +4,7 @@
 //! takes it: for an answer that needs a provider, for a watch, or for a caller that does not read. The task gives the connection
 //! back as soon as it is idle. So an idle connection has no task, and no provider's answer delays a token that is held.
 
+mod progress;
 mod returned;
 mod watched;
 
@@ -22,10 +23,11 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
+use self::progress::Progress;
 use self::returned::Returned;
-use self::watched::{Idle, Watched, slot};
+use self::watched::{Idle, Watched, add, slot};
 use crate::server::ServerState;
-use crate::server::accept::{Acceptor, Arrival, Listener, identify};
+use crate::server::accept::{Acceptor, Arrival, Listener, PAUSE, identify};
 use crate::server::connection::{Buffers, Connection, Next, Turn};
 use crate::server::fair_queue::ReadyList;
 
@@ -43,6 +45,7 @@ const HAND_OVER_UNITS: u32 = 4;
 #[derive(Debug)]
 pub struct EventLoop {
     returned: Arc<Returned>,
+    progress: Arc<Progress>,
     /// `None` once it is stopped.
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -52,6 +55,7 @@ struct Loop {
     acceptor: Acceptor,
     shared: Arc<ServerState>,
     returned: Arc<Returned>,
+    progress: Arc<Progress>,
     /// By descriptor.
     watched: Vec<Option<Watched>>,
     ready: ReadyList,
@@ -77,7 +81,7 @@ impl EventLoop {
     /// Starts the thread. Its tasks are on this runtime.
     pub fn start(listener: Listener, shared: Arc<ServerState>) -> io::Result<Self> {
         let (event_loop, runtime) = (Loop::new(listener, shared)?, Handle::current());
-        let returned = Arc::clone(&event_loop.returned);
+        let (returned, progress) = (Arc::clone(&event_loop.returned), Arc::clone(&event_loop.progress));
         let thread = thread::Builder::new().name("callers".to_owned()).spawn(move || {
             let _end_of_process = EndOfProcess;
             let _runtime = runtime.enter();
@@ -86,7 +90,7 @@ impl EventLoop {
             let mut events = [EpollEvent::empty(); EVENTS_MAX];
             while event_loop.step(event_loop.timeout(), &mut events, &runtime) {}
         })?;
-        Ok(Self { returned, thread: Some(thread) })
+        Ok(Self { returned, progress, thread: Some(thread) })
     }
 
     /// Ends the loop, and waits until it serves nobody and has closed its connections and its socket.
@@ -97,9 +101,9 @@ impl EventLoop {
         }
     }
 
-    /// Whether the loop has done anything since the last time that it was asked.
+    /// Whether the loop waits, or has got on since this was last asked.
     pub fn is_alive(&self) -> bool {
-        self.returned.call()
+        self.progress.is_made()
     }
 }
 
@@ -121,6 +125,7 @@ impl Loop {
             ready: ReadyList::new(&shared.fair_queue),
             shared,
             returned,
+            progress: Arc::default(),
             watched: Vec::new(),
             young: VecDeque::new(),
             silent: VecDeque::new(),
@@ -133,11 +138,10 @@ impl Loop {
         let count = match self.epoll.wait(events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
-            Err(error) => {
-                tracing::error!(%error, "connections cannot be waited for");
-                return false;
-            }
+            #[expect(clippy::panic, reason = "nobody can be served any more, and so the process ends")]
+            Err(error) => panic!("connections cannot be waited for: {error}"),
         };
+        self.progress.note();
         if !self.note(events.get(..count).unwrap_or_default()) {
             return false;
         }
@@ -151,6 +155,7 @@ impl Loop {
         self.ready.end_round();
         // Also while there is more to do, which may be so for as long as a user likes.
         self.buffers.wipe();
+        self.progress.note();
         true
     }
 
@@ -208,7 +213,7 @@ impl Loop {
 
     /// Takes over the connections that tasks have given back. Returns whether to go on.
     fn take_returned(&mut self) -> bool {
-        let Some(connections) = self.returned.answer() else { return false };
+        let Some(connections) = self.returned.take() else { return false };
         for connection in connections {
             // Its process may have ended while nobody had it.
             if !connection.session.peer.is_gone() {
@@ -252,8 +257,10 @@ impl Loop {
                 *slot = None;
             }
         }
-        if self.acceptor.paused_until.take_if(|until| *until <= now).is_some() {
-            let _ = add(&self.epoll, &self.acceptor.listener, EpollFlags::EPOLLIN);
+        if self.acceptor.paused_until.take_if(|until| *until <= now).is_some()
+            && add(&self.epoll, &self.acceptor.listener, EpollFlags::EPOLLIN).is_err()
+        {
+            self.acceptor.paused_until = Some(now + PAUSE);
         }
     }
 
@@ -383,12 +390,6 @@ impl Loop {
 fn take_due(queue: &mut VecDeque<(Instant, RawFd)>, now: Instant) -> Option<RawFd> {
     let (due, descriptor) = *queue.front()?;
     (due <= now).then(|| queue.pop_front()).map(|_| descriptor)
-}
-
-fn add(epoll: &Epoll, source: &impl AsFd, events: EpollFlags) -> nix::Result<()> {
-    let source = source.as_fd();
-    let data = u64::try_from(source.as_raw_fd()).unwrap_or_default();
-    epoll.add(source, EpollEvent::new(events, data))
 }
 
 fn log_end(error: &io::Error) {

@@ -91,6 +91,10 @@ impl Entry {
         }
         let no_variants = || NoVariant::NotPermitted("the token has no variants".to_owned());
         let variants = self.variants.as_ref().ok_or_else(no_variants)?;
+        // A reload locks the factory for long.
+        if let Some(held) = variants.find(&terms) {
+            return Ok(held);
+        }
         let mut factory = factory.lock().unwrap_or_else(PoisonError::into_inner);
         // Checked under the lock, which a reload on the other thread has too.
         if !is_current() {

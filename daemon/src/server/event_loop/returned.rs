@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -17,8 +16,6 @@ pub(super) struct Returned {
     /// `None` once the loop has ended.
     connections: Mutex<Option<VecDeque<Box<Connection>>>>,
     wake_up: EventFd,
-    /// Whether the loop has been called since it last answered.
-    is_called: AtomicBool,
 }
 
 impl fmt::Debug for Returned {
@@ -31,20 +28,12 @@ impl Returned {
     pub(super) fn new() -> io::Result<Self> {
         let wake_up = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let connections = Mutex::new(Some(VecDeque::new()));
-        Ok(Self { connections, wake_up, is_called: AtomicBool::new(false) })
+        Ok(Self { connections, wake_up })
     }
 
-    /// Whether the loop has answered the last call. Calls it again.
-    pub(super) fn call(&self) -> bool {
-        let has_answered = !self.is_called.swap(true, Ordering::Relaxed);
-        self.wake();
-        has_answered
-    }
-
-    /// Answers, and takes the connections that were given back. `None` if the loop is to end.
-    pub(super) fn answer(&self) -> Option<VecDeque<Box<Connection>>> {
+    /// Takes the connections that were given back. `None` if the loop is to end.
+    pub(super) fn take(&self) -> Option<VecDeque<Box<Connection>>> {
         let _ = self.wake_up.read();
-        self.is_called.store(false, Ordering::Relaxed);
         self.connections().as_mut().map(mem::take)
     }
 
@@ -63,7 +52,7 @@ impl Returned {
     }
 
     fn wake(&self) {
-        // Fails only if the loop has been woken without an answer so often that the number would overflow.
+        // Fails only if the loop has been woken so often that the number would overflow.
         let _ = self.wake_up.write(1);
     }
 

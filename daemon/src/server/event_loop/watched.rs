@@ -4,6 +4,8 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, Weak};
 
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
 use crate::peer::Process;
 use crate::server::accept::Arrival;
 use crate::server::connection::Connection;
@@ -65,4 +67,11 @@ pub(super) fn slot(watched: &mut Vec<Option<Watched>>, descriptor: RawFd) -> &mu
         watched.resize_with(index + 1, || None);
     }
     &mut watched[index]
+}
+
+/// Adds a descriptor to those whose events come.
+pub(super) fn add(epoll: &Epoll, source: &impl AsFd, events: EpollFlags) -> nix::Result<()> {
+    let source = source.as_fd();
+    let data = u64::try_from(source.as_raw_fd()).unwrap_or_default();
+    epoll.add(source, EpollEvent::new(events, data))
 }
