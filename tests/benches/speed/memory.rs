@@ -112,7 +112,8 @@ impl Figures {
         if few.kind != Kind::Tokend {
             many.put(tokens);
         }
-        thread::sleep(REST);
+        // The daemon looks every five seconds whether many requests have ended.
+        thread::sleep(3 * REST);
         self.per_token.push((resident(many.pid, "RssAnon:") - rest) / added);
         if few.kind == Kind::Tokend {
             self.stored_per_token.push((stored(many.pid) - stored(few.pid)) / added);
