@@ -1,7 +1,7 @@
 //! A process, identified by its pidfd. A pidfd never refers to another process, even if the number is used again
 //! (`pidfd_open(2)`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -39,24 +39,42 @@ pub struct Process {
     exit: Notify,
 }
 
+/// Processes that have connected lately, and are kept although they have no connection. For a process that has a pidfd the kernel
+/// makes another one faster.
+const RECENT_MAX: usize = 16;
+
 /// The processes that are connected. All connections of one share its pidfd.
 #[derive(Debug, Default)]
-pub struct Processes(Mutex<HashMap<u64, Weak<Process>>>);
+pub struct Processes(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    by_number: HashMap<u64, Weak<Process>>,
+    recent: VecDeque<Arc<Process>>,
+}
 
 impl Processes {
     /// The one copy of a process with this number.
     pub(super) fn share(&self, process: Process, number: Option<u64>) -> Arc<Process> {
         let Some(number) = number else { return Arc::new(process) };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(process) = known.get(&number).and_then(Weak::upgrade) {
+        let Known { by_number, recent } = &mut *known;
+        if let Some(process) = by_number.get(&number).and_then(Weak::upgrade) {
             return process;
         }
-        if known.len() == known.capacity() {
-            known.retain(|_, process| process.strong_count() > 0);
+        if by_number.len() == by_number.capacity() {
+            by_number.retain(|_, process| process.strong_count() > 0);
         }
         let process = Arc::new(process);
-        known.insert(number, Arc::downgrade(&process));
+        by_number.insert(number, Arc::downgrade(&process));
+        recent.truncate(RECENT_MAX - 1);
+        recent.push_front(Arc::clone(&process));
         process
+    }
+
+    /// Keeps no process any more that has no connection.
+    pub fn forget_recent(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).recent.clear();
     }
 }
 
@@ -294,7 +312,11 @@ mod tests {
         assert_eq!([unknown.pid, another.pid], [one.pid, other.pid]);
         // Those that have gone take no memory for good.
         (3..1000).for_each(|key| drop(share(&children[0], Some(key))));
-        assert!(processes.0.lock().unwrap().len() < 100);
+        assert!(processes.0.lock().unwrap().by_number.len() < 100);
+        let last = Arc::downgrade(&share(&children[0], Some(1000)));
+        assert!(last.strong_count() > 0, "it may connect again");
+        processes.forget_recent();
+        assert_eq!(last.strong_count(), 0);
         for child in &mut children {
             child.kill().unwrap();
             child.wait().unwrap();
