@@ -158,16 +158,17 @@ impl Acceptor {
     }
 
     /// Takes in a connection, or turns the caller away. Returns the cost.
-    fn admit(&mut self, stream: Stream, shared: &Arc<ServerState>, mut take: impl FnMut(Arrival)) -> u32 {
+    fn admit(&mut self, mut stream: Stream, shared: &Arc<ServerState>, mut take: impl FnMut(Arrival)) -> u32 {
         // One that has not waited is there.
         if self.batch_units > 1 && has_hung_up(&stream) {
+            stream.abandon();
             return 1;
         }
         let now = shared.clock.now();
         match Peer::user(stream.as_fd()) {
-            Err(error) => self.turn_away_unidentified(&stream, &error, shared),
+            Err(error) => self.turn_away_unidentified(&mut stream, &error, shared),
             Ok(user) => match take_place(user.uid, shared, now) {
-                Err(reason) => refuse(&stream, shared, &user, reason),
+                Err(reason) => refuse(&mut stream, shared, &user, reason),
                 Ok(place) => {
                     let user_queue = shared.fair_queue.join(user.uid);
                     shared.most_open.fetch_max(shared.connections.len(), Ordering::Relaxed);
@@ -179,7 +180,7 @@ impl Acceptor {
     }
 
     /// Turns a caller away that the kernel does not identify.
-    pub fn turn_away_unidentified(&mut self, stream: &Stream, error: &io::Error, shared: &ServerState) {
+    pub fn turn_away_unidentified(&mut self, stream: &mut Stream, error: &io::Error, shared: &ServerState) {
         if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
             turn_away(stream, TOO_MANY);
             self.pause(error, shared);
@@ -192,7 +193,7 @@ impl Acceptor {
     fn pause(&mut self, error: &io::Error, shared: &ServerState) {
         drop(self.spare.take());
         if let Ok(socket) = accept(&self.listener) {
-            turn_away(&Stream::new(socket, self.descriptors), TOO_MANY);
+            turn_away(&mut Stream::new(socket, self.descriptors), TOO_MANY);
         }
         self.spare = File::open("/dev/null").ok();
         if let Some(times) = self.failures.record(shared.clock.now()) {
@@ -210,6 +211,11 @@ fn accept(listener: &Listener) -> nix::Result<OwnedFd> {
 }
 
 impl Arrival {
+    /// Whether nobody waits for an answer any more.
+    pub fn has_hung_up(&self) -> bool {
+        has_hung_up(&self.stream)
+    }
+
     /// Asks the kernel for the process that connected, in a turn of its user.
     pub fn peer(&self, shared: &ServerState) -> io::Result<Peer> {
         self.user_queue.spend(IDENTIFY_UNITS);
@@ -244,7 +250,7 @@ pub async fn identify(
     mut peer: Peer,
     shared: Arc<ServerState>,
 ) -> io::Result<Option<Box<Connection>>> {
-    let Arrival { stream, user_queue, place, .. } = arrival;
+    let Arrival { mut stream, user_queue, place, .. } = arrival;
     let allowance = &place.held.allowance;
     let groups = if let Some(groups) = peer::few_groups(stream.as_fd())? {
         allowance.share_groups(groups)
@@ -257,7 +263,7 @@ pub async fn identify(
     match groups {
         Ok(groups) => peer.set_groups(groups),
         Err(excess) => {
-            refuse(&stream, &shared, peer.caller(), excess.reason);
+            refuse(&mut stream, &shared, peer.caller(), excess.reason);
             return Ok(None);
         }
     }
@@ -283,19 +289,20 @@ async fn many_groups(stream: &Stream, allowance: &Allowance, shared: &ServerStat
 }
 
 /// Audits a refused connection, and tells the caller.
-fn refuse(stream: &Stream, shared: &ServerState, facts: &Facts, reason: &'static str) {
+fn refuse(stream: &mut Stream, shared: &ServerState, facts: &Facts, reason: &'static str) {
     let refusal = Refusal::TooMuch(reason);
     shared.audit.record_as_it_is(&Record::new(facts, Operation::Connect, None, Err(refusal)));
     turn_away(stream, reason);
 }
 
 /// Tells a caller why it is not served. The stream is dropped next.
-fn turn_away(stream: &Stream, reason: &str) {
+fn turn_away(stream: &mut Stream, reason: &str) {
     let mut wire = Vec::new();
     let message = Reply::Error(refusal(ErrorCode::Overloaded, reason));
     let _ = encode(&Frame { id: 0, message }, &mut wire);
     // A new socket has room for a few bytes.
     let _ = stream.try_write(&wire);
+    stream.abandon();
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use self::progress::Progress;
+use self::progress::{EndOfProcess, Progress};
 use self::returned::Returned;
 use self::watched::{Idle, Watched, add, slot};
 use crate::server::ServerState;
@@ -64,17 +64,8 @@ struct Loop {
     /// Connections without a request yet, and when that is too late. The oldest is the first.
     silent: VecDeque<(Instant, RawFd)>,
     buffers: Buffers,
-}
-
-/// Ends the process if its thread panics: a daemon that serves nobody must be started again.
-struct EndOfProcess;
-
-impl Drop for EndOfProcess {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            std::process::abort();
-        }
-    }
+    /// The number of the present step.
+    step: u64,
 }
 
 impl EventLoop {
@@ -130,6 +121,7 @@ impl Loop {
             young: VecDeque::new(),
             silent: VecDeque::new(),
             buffers: Buffers::default(),
+            step: 0,
         })
     }
 
@@ -142,6 +134,7 @@ impl Loop {
             Err(error) => panic!("connections cannot be waited for: {error}"),
         };
         self.progress.note();
+        self.step += 1;
         if !self.note(events.get(..count).unwrap_or_default()) {
             return false;
         }
@@ -191,7 +184,7 @@ impl Loop {
                             ended.push(descriptor);
                         }
                     }
-                    Some(Watched::Arrival(_)) | None => (),
+                    Some(Watched::Arrival { .. }) | None => (),
                 }
             }
         }
@@ -225,11 +218,11 @@ impl Loop {
     }
 
     fn accept(&mut self) {
-        let Self { acceptor, shared, watched, ready, .. } = self;
+        let Self { acceptor, shared, watched, ready, step, .. } = self;
         acceptor.accept(shared, |arrival| {
             let descriptor = arrival.stream.as_raw_fd();
             ready.push(&arrival.user_queue, descriptor);
-            *slot(watched, descriptor) = Some(Watched::Arrival(Box::new(arrival)));
+            *slot(watched, descriptor) = Some(Watched::Arrival { arrival: Box::new(arrival), step: *step });
         });
         self.pause();
     }
@@ -268,7 +261,13 @@ impl Loop {
     fn serve(&mut self, descriptor: RawFd, runtime: &Handle) {
         let slot = slot(&mut self.watched, descriptor);
         match slot.take() {
-            Some(Watched::Arrival(arrival)) => self.identify(*arrival, runtime),
+            Some(Watched::Arrival { mut arrival, step }) => {
+                // The user's other connections may have taken long.
+                if step < self.step && arrival.has_hung_up() {
+                    return arrival.stream.abandon();
+                }
+                self.identify(*arrival, runtime);
+            }
             Some(Watched::Connection(mut idle)) => {
                 idle.is_ready = false;
                 if !idle.has_lost_peer {
@@ -279,11 +278,11 @@ impl Loop {
         }
     }
 
-    fn identify(&mut self, arrival: Arrival, runtime: &Handle) {
+    fn identify(&mut self, mut arrival: Arrival, runtime: &Handle) {
         let peer = match arrival.peer(&self.shared) {
             Ok(peer) => peer,
             Err(error) => {
-                self.acceptor.turn_away_unidentified(&arrival.stream, &error, &self.shared);
+                self.acceptor.turn_away_unidentified(&mut arrival.stream, &error, &self.shared);
                 return self.pause();
             }
         };

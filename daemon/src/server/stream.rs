@@ -85,6 +85,11 @@ impl Stream {
         Self { readable: None, socket, descriptors, has_more: false, has_ended: false }
     }
 
+    /// Lets the stream be closed as it is, unless that could take long: the caller expects nothing more, or is refused.
+    pub fn abandon(&mut self) {
+        self.has_ended = self.descriptors == Descriptors::Refused;
+    }
+
     /// Waits until there is something to read.
     pub async fn readable(&mut self) -> io::Result<()> {
         let readable = match self.readable.take() {

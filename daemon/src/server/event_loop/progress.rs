@@ -1,6 +1,7 @@
-//! Tells whether the event loop hangs.
+//! Notices that the event loop hangs or has panicked.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 /// Whether the event loop gets on with its work, without waking it.
 #[derive(Debug, Default)]
@@ -20,6 +21,17 @@ impl Progress {
         let now = self.now.load(Ordering::Relaxed);
         let asked = self.asked.swap(now, Ordering::Relaxed);
         now.is_multiple_of(2) || now != asked
+    }
+}
+
+/// Ends the process if its thread panics: a daemon that serves nobody must be started again.
+pub(super) struct EndOfProcess;
+
+impl Drop for EndOfProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 

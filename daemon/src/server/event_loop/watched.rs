@@ -14,7 +14,11 @@ use crate::server::fair_queue::{ReadyList, UserQueue};
 /// What belongs to a descriptor.
 pub(super) enum Watched {
     /// Its caller is not identified yet.
-    Arrival(Box<Arrival>),
+    Arrival {
+        arrival: Box<Arrival>,
+        /// When it came.
+        step: u64,
+    },
     Connection(Idle),
     /// A pidfd.
     Process(Weak<Process>),
