@@ -47,7 +47,7 @@ const BATCH_UNITS: u32 = 16;
 const ADMIT_UNITS: u32 = 2;
 
 /// The cost of identifying a peer, in units of a turn.
-const IDENTIFY_UNITS: u32 = 8;
+const IDENTIFY_UNITS: u32 = 20;
 
 /// The work of comparing a long list of groups with the others of its user.
 const SHARE_MANY_GROUPS_UNITS: u32 = 8;
