@@ -20,7 +20,7 @@ use tokio::task::yield_now;
 const ALLOWANCE: u32 = 12;
 
 /// The allowance of the only user who is connected. It bounds how long a new connection waits.
-const ALLOWANCE_ALONE: u32 = 96;
+const ALLOWANCE_ALONE: u32 = 384;
 
 /// The units that each turn costs: to wake the task of the connection, to read and to write.
 const TURN_UNITS: u32 = 4;

@@ -6,10 +6,10 @@
 //!
 //! The ratio is to show how the daemon shares itself among users, and not how the kernel shares the processors. Three
 //! things serve that. The daemon and the quiet caller are in a real-time class, so neither waits for a processor because
-//! somebody computes; the daemon's log, and the programs that it runs, are not. Beside the quiet caller alone, the
+//! somebody computes. Beside the quiet caller alone, the
 //! processors are kept busy at idle priority, so that they are as awake as during an attack. And rounds of both kinds take
-//! turns, so that a change of the machine's load meets both. The column `busy` shows how much of a processor the daemon's
-//! thread took during the attack: near 100, an attack is as hard as one can be.
+//! turns, so that a change of the machine's load meets both. The column `busy` shows how much of a processor the daemon
+//! took during the attack.
 //!
 //! The daemon has the limits of `tokend.service`: 9,216 descriptors, and 1 GiB of memory, beyond which it is killed.
 //!

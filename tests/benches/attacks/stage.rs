@@ -24,8 +24,8 @@ use crate::table::{Comparison, Figures};
 /// The quiet user.
 const NEIGHBOUR: u32 = 61_002;
 
-/// The limit of `tokend.service`, and a real-time class for the daemon's thread alone.
-const LIMITS: [&str; 6] = ["prlimit", "--nofile=9216:9216", "chrt", "--rr", "--reset-on-fork", "1"];
+/// The limit of `tokend.service`, and a real-time class for all threads of the daemon.
+const LIMITS: [&str; 5] = ["prlimit", "--nofile=9216:9216", "chrt", "--rr", "1"];
 
 /// The other limit, beyond which the kernel kills the service.
 const MEMORY_MAX_KIB: u64 = 1024 * 1024;
@@ -181,10 +181,10 @@ impl Stage {
         }
     }
 
-    /// The processor time of the daemon's thread so far (`proc_pid_stat(5)`); zero once it has ended.
+    /// The processor time of the daemon so far (`proc_pid_stat(5)`); zero once it has ended.
     fn processor_time(&self) -> Duration {
         let pid = self.daemon.pid();
-        let stat = fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat")).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
         let ticks: u64 = ticks.map(|number| number.parse::<u64>().unwrap_or_default()).sum();
         let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap();
