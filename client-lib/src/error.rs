@@ -157,7 +157,7 @@ impl Error {
     }
 }
 
-/// What to do when the socket does not let this process connect.
+/// Advice for a caller whose user may not connect to the socket.
 fn remedy(cause: &io::Error) -> String {
     match cause.kind() {
         io::ErrorKind::PermissionDenied => {

@@ -39,8 +39,8 @@ pub struct Process {
     exit: Notify,
 }
 
-/// Processes that have connected lately, and are kept although they have no connection. For a process that has a pidfd the kernel
-/// makes another one faster.
+/// How many of the last processes that connected keep their pidfds after their connections have closed. When such a process
+/// connects again, the kernel makes its pidfd faster.
 const RECENT_MAX: usize = 16;
 
 /// The processes that are connected. All connections of one share its pidfd.

@@ -75,7 +75,7 @@ pub struct Turn {
 /// How a connection goes on after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It waits for requests.
+    /// The event loop waits for its next request.
     Idle,
     /// There are more requests already.
     Ready,

@@ -1,4 +1,4 @@
-//! What a connection waits for.
+//! The answers and events that a connection waits for.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the event loop watches, by descriptor.
+//! The descriptors that the event loop watches, and who owns each.
 
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -11,7 +11,7 @@ use crate::server::accept::Arrival;
 use crate::server::connection::Connection;
 use crate::server::fair_queue::{ReadyList, UserQueue};
 
-/// What belongs to a descriptor.
+/// The owner of a watched descriptor.
 pub(super) enum Watched {
     /// Its caller is not identified yet.
     Arrival {
