@@ -56,6 +56,11 @@ impl Instant {
         let since_boot = self.0.saturating_sub(BEFORE_BOOT);
         BootInstant(u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX))
     }
+
+    /// The last instant that is not later and that the protocol can express.
+    fn whole_milliseconds(self) -> Self {
+        Self(self.0.saturating_sub(Duration::from_nanos(u64::from(self.0.subsec_nanos()) % 1_000_000)))
+    }
 }
 
 /// An instant that is read and replaced without a lock. It has nanoseconds in 64 bits, which last until 384 years after the
@@ -99,9 +104,9 @@ impl Validity {
         self.lifetime.saturating_sub(ROUNDING.min(self.lifetime / 10))
     }
 
-    /// The first moment at which the token is not served.
+    /// The first moment at which the token is not served: exactly the one that callers are told.
     pub fn expires_at(self) -> Instant {
-        self.sent_at.after(self.served_for())
+        self.sent_at.after(self.served_for()).whole_milliseconds()
     }
 
     /// This validity, shortened because an API may compare the token with a clock that differs by so many seconds.
@@ -287,6 +292,17 @@ mod tests {
         assert!(before < boot && boot < after);
         assert_eq!(after.since(before), Duration::from_millis(14));
         assert_eq!([before, boot, after].map(Instant::to_wire), [0, 0, 7].map(BootInstant));
+    }
+
+    #[test]
+    fn a_token_expires_at_the_very_instant_that_callers_are_told() {
+        let sent_at = Instant::at(Duration::from_nanos(7_999_999));
+        let validity = Validity { sent_at, lifetime: Duration::from_secs(60) };
+        let BootInstant(told) = validity.expires_at().to_wire();
+        assert_eq!(told, 59_007);
+        let end = Instant::at(Duration::from_millis(told));
+        assert!(validity.is_usable(end.before(Duration::from_nanos(1)), Duration::ZERO));
+        assert!(!validity.is_usable(end, Duration::ZERO));
     }
 
     #[test]
