@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokend::clock::Instant;
 use tokend::engine::credential::Snapshot;
 use tokend::oauth::{Failure, Refusal};
-use tokend_protocol::ErrorClass;
+use tokend_protocol::{BootInstant, ErrorClass};
 use tokio::sync::watch;
 
 use crate::plan::TokenPlan;
@@ -65,7 +65,10 @@ pub struct Grant {
 impl Grant {
     /// Until when it is served: a second less than it lives, because issuers round the time of issue down.
     pub fn expires(&self) -> Instant {
-        self.sent_at.after(self.lifetime.saturating_sub(Duration::from_secs(1).min(self.lifetime / 10)))
+        let served_for = self.lifetime.saturating_sub(Duration::from_secs(1).min(self.lifetime / 10));
+        // Callers are told whole milliseconds.
+        let BootInstant(milliseconds) = self.sent_at.after(served_for).to_wire();
+        Instant::at(Duration::from_millis(milliseconds))
     }
 }
 
