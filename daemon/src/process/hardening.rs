@@ -70,8 +70,9 @@ fn lock_all() -> nix::Result<()> {
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)
 }
 
-/// Gives freed memory back to the kernel. Takes milliseconds. The kernel takes no locked memory back, so all is unlocked
-/// for that long.
+/// Gives freed memory back to the kernel, and the program's own pages, of which many are needed at the start only: those that
+/// are used again come back from the page cache. Takes milliseconds. The kernel takes no locked memory back, so all is
+/// unlocked for that long.
 pub fn give_back_memory(is_locked: bool) {
     if is_locked && munlockall().is_err() {
         return;
@@ -82,8 +83,26 @@ pub fn give_back_memory(is_locked: bool) {
     unsafe {
         libc::malloc_trim(0);
     }
+    give_back_program();
     if is_locked && let Err(error) = lock_all() {
         tracing::error!(%error, "memory could not be locked again and may be swapped");
+    }
+}
+
+/// Gives back the program's read-only pages: its code, and the constants before it.
+#[expect(unsafe_code, reason = "no library wraps this use of madvise(2)")]
+fn give_back_program() {
+    unsafe extern "C" {
+        /// The first byte of the program, and the end of its code. The linker defines both.
+        #[link_name = "__executable_start"]
+        static START: u8;
+        #[link_name = "etext"]
+        static END: u8;
+    }
+    let (start, end) = (&raw const START, &raw const END);
+    // SAFETY: nothing writes to these pages, so that they are the same when they are read from the file again.
+    unsafe {
+        libc::madvise(start.cast_mut().cast(), end.addr() - start.addr(), libc::MADV_DONTNEED);
     }
 }
 

@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokend_protocol::{Codec, ErrorCode, Frame, Reply, Request};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout};
 use tokio_util::codec::Framed;
 use tokio_util::task::TaskTracker;
 
@@ -142,7 +142,9 @@ async fn send_heartbeats(daemon: &Daemon) {
     const NOT_SERVING: &str = "callers are not served; the watchdog is not fed";
     let watchdog = sd_notify::watchdog_enabled().unwrap_or(Duration::MAX);
     let (least, most) = (Duration::from_millis(1), Duration::from_secs(5));
-    let mut heartbeat = tokio::time::interval((watchdog / 2).clamp(least, most));
+    let period = (watchdog / 2).clamp(least, most);
+    // By the first one, the start has freed its memory.
+    let mut heartbeat = interval_at(Instant::now() + period, period);
     loop {
         heartbeat.tick().await;
         daemon.give_back_memory();
