@@ -39,14 +39,13 @@ const RETRY_SPREAD: Duration = Duration::from_secs(1);
 
 /// The actor of one credential, while it acts. Only it writes the snapshot.
 pub(super) struct Actor<P> {
-    provider: P,
-    state: ActorState,
+    kept: Box<Kept<P>>,
     schedule: Schedule,
     core: Arc<Core>,
 }
 
-/// A resting actor.
-struct Rest<P> {
+/// What an actor keeps while it rests.
+struct Kept<P> {
     provider: P,
     state: ActorState,
 }
@@ -55,8 +54,8 @@ struct Rest<P> {
 enum Step {
     End,
     Renew,
-    /// Handles a command that takes time.
-    Handle(Command),
+    /// Handles the first command, which takes time.
+    Handle,
     Wait,
 }
 
@@ -92,14 +91,21 @@ impl Command {
     }
 }
 
-impl<P: Provider> Resting for Rest<P> {
+impl<P: Provider> Resting for Kept<P> {
     fn wake(self: Box<Self>, core: Arc<Core>) {
-        let Self { provider, state } = *self;
-        let mut actor = Actor { provider, state, schedule: core.schedule(), core };
+        let mut actor = Actor { kept: self, schedule: core.schedule(), core };
         match catch_unwind(AssertUnwindSafe(|| actor.next())) {
             Ok(Step::Wait) if actor.watched_secrets().is_none() => actor.rest(),
-            // After a panic the task looks again what to do, and recovers if it panics again.
-            next => drop(actor.core.context.tasks.clone().spawn(actor.live(next.ok()))),
+            next => {
+                // After a panic the task looks again what to do, and recovers if it panics again.
+                let (next, tasks) = (next.ok(), actor.core.context.tasks.clone());
+                drop(tasks.spawn(async move {
+                    match actor.live(next).await {
+                        Step::End => actor.core.end(),
+                        _ => actor.rest(),
+                    }
+                }));
+            }
         }
     }
 }
@@ -107,12 +113,11 @@ impl<P: Provider> Resting for Rest<P> {
 impl<P: Provider> Actor<P> {
     /// Starts an actor, which rests until its first request is due.
     pub(super) fn start(provider: P, state: ActorState, core: &Arc<Core>) {
-        core.rest(Box::new(Rest { provider, state }));
+        core.rest(Box::new(Kept { provider, state }));
     }
 
     fn rest(self) {
-        let Self { provider, state, core, .. } = self;
-        core.rest(Box::new(Rest { provider, state }));
+        self.core.rest(self.kept);
     }
 
     fn names(&self) -> &str {
@@ -120,11 +125,11 @@ impl<P: Provider> Actor<P> {
     }
 
     /// Acts until there is nothing left to do or the actor is stopped. After a panic it goes on with the token that it holds.
-    async fn live(mut self, mut next: Option<Step>) {
+    async fn live(&mut self, mut next: Option<Step>) -> Step {
         loop {
             match AssertUnwindSafe(self.run(next.take())).catch_unwind().await {
                 Ok(Step::End) => break,
-                Ok(_) => return self.rest(),
+                Ok(step) => return step,
                 Err(_) => (),
             }
             let (names, clock) = (self.names(), &self.core.context.clock);
@@ -134,21 +139,23 @@ impl<P: Provider> Actor<P> {
         }
         // Lets callers that waited for the last request read its token first.
         tokio::task::yield_now().await;
-        self.core.end();
+        Step::End
     }
 
     /// Serves commands and the schedule while there is something to do. A request to the provider is finished before a
     /// stop is looked at: its reply may be the only copy of a token.
+    ///
+    /// Most actors wait for the throttle at a start with many tokens. What is larger than that is boxed.
     async fn run(&mut self, first: Option<Step>) -> Step {
         let mut next = first.unwrap_or_else(|| self.next());
         loop {
             match next {
                 Step::End => return next,
                 Step::Renew => drop(self.attempt(Urgency::Scheduled).await),
-                Step::Handle(command) => self.handle(command).await,
+                Step::Handle => Box::pin(self.handle()).await,
                 Step::Wait => match self.watched_secrets() {
                     None => return next,
-                    Some((watch_from, due)) => self.watch_secrets(watch_from, due).await,
+                    Some((watch_from, due)) => Box::pin(self.watch_secrets(watch_from, due)).await,
                 },
             }
             next = self.next();
@@ -171,10 +178,10 @@ impl<P: Provider> Actor<P> {
                 }
                 continue;
             }
-            match self.core.take_command() {
+            match self.core.take_hint() {
                 Some(Command::Wake) => self.resume_renewal(),
-                Some(Command::Retry) => self.retry_soon(now),
-                Some(command) => return Step::Handle(command),
+                Some(_) => self.retry_soon(now),
+                None if self.core.has_command() => return Step::Handle,
                 None => return Step::Wait,
             }
         }
@@ -182,7 +189,7 @@ impl<P: Provider> Actor<P> {
 
     /// Records a panic as a failure, so that the actor can go on.
     fn recover(&mut self) {
-        self.state.interrupted_requests = 0;
+        self.kept.state.interrupted_requests = 0;
         self.failed(Failure::new(ErrorClass::Internal, "a fault in the daemon"));
     }
 
@@ -199,7 +206,7 @@ impl<P: Provider> Actor<P> {
         let clock = &self.core.context.clock;
         let secret_replaced = async {
             clock.sleep_until(from).await;
-            self.provider.changed().await;
+            self.kept.provider.changed().await;
         };
         // `biased`, so that the order is the same in every test.
         tokio::select! {
@@ -212,16 +219,16 @@ impl<P: Provider> Actor<P> {
 
     /// When a replaced secret may cause the next attempt.
     fn watch_secrets_from(&self) -> Instant {
-        let gap = CHANGE_GAP * 2_u32.pow(self.state.changes_in_vain.min(CHANGE_GAP_DOUBLINGS));
+        let gap = CHANGE_GAP * 2_u32.pow(self.kept.state.changes_in_vain.min(CHANGE_GAP_DOUBLINGS));
         // Counts from the later one: the throttle may have held back the attempt after the last change.
-        let last = self.state.last_attempt.max(self.state.last_change);
+        let last = self.kept.state.last_attempt.max(self.kept.state.last_change);
         last.map_or_else(|| self.core.context.clock.now(), |at| at.after(gap))
     }
 
     /// Tries again because a secret was replaced.
     async fn try_after_change(&mut self) {
-        self.state.changes_in_vain = self.state.changes_in_vain.saturating_add(1);
-        self.state.last_change = Some(self.core.context.clock.now());
+        self.kept.state.changes_in_vain = self.kept.state.changes_in_vain.saturating_add(1);
+        self.kept.state.last_change = Some(self.core.context.clock.now());
         let names = self.names();
         tracing::info!(token = names, "a secret or the ca_file of {names} was replaced; trying again");
         self.attempt(Urgency::Ordered).await;
@@ -237,12 +244,12 @@ impl<P: Provider> Actor<P> {
         let (snapshot, last_used) = (self.snapshot(), self.core.last_used.load());
         // A failed renewal and its retries count as one renewal, while a valid token is held.
         let is_retry = snapshot.failures > 0 && snapshot.usable(now, Duration::ZERO).is_some();
-        if self.state.last_attempt.is_none_or(|at| last_used >= at) {
-            self.state.unused_renewals = 0;
+        if self.kept.state.last_attempt.is_none_or(|at| last_used >= at) {
+            self.kept.state.unused_renewals = 0;
         } else if !is_retry {
-            self.state.unused_renewals = self.state.unused_renewals.saturating_add(1);
+            self.kept.state.unused_renewals = self.kept.state.unused_renewals.saturating_add(1);
         }
-        let rests = self.schedule.renewal_mode.rests(now, last_used, self.state.unused_renewals);
+        let rests = self.schedule.renewal_mode.rests(now, last_used, self.kept.state.unused_renewals);
         if rests {
             let names = self.names();
             tracing::debug!(token = names, "{names} is unused; its renewal pauses until the next use");
@@ -268,7 +275,8 @@ impl<P: Provider> Actor<P> {
         }
     }
 
-    async fn handle(&mut self, command: Command) {
+    async fn handle(&mut self) {
+        let Some(command) = self.core.take_command() else { return };
         let now = self.core.context.clock.now();
         let snapshot = self.snapshot();
         match command {
@@ -285,7 +293,8 @@ impl<P: Provider> Actor<P> {
                 }
             }
             Command::Reject { refused, done } => self.replace(refused, done, now).await,
-            Command::Wake | Command::Retry => (),
+            Command::Wake => self.resume_renewal(),
+            Command::Retry => self.retry_soon(now),
         }
     }
 
@@ -298,7 +307,7 @@ impl<P: Provider> Actor<P> {
             return;
         };
         let gap = min_gap(token.validity.lifetime).min(REJECT_GAP_MOST);
-        let is_too_soon = self.state.last_attempt.is_some_and(|at| now.since(at) < gap)
+        let is_too_soon = self.kept.state.last_attempt.is_some_and(|at| now.since(at) < gap)
             || held_back(&snapshot, self.core.throttle.caller_held_back(snapshot.failures > 0, now), now)
                 .is_some();
         if is_too_soon {
@@ -332,7 +341,7 @@ impl<P: Provider> Actor<P> {
         let snapshot = self.snapshot();
         match (&snapshot.token, &snapshot.last_error) {
             // A token on loan is replaced as soon as possible, so its renewal is not moved.
-            (Some(token), None) if self.state.last_attempt.is_some() => {
+            (Some(token), None) if self.kept.state.last_attempt.is_some() => {
                 self.set_next_attempt(renew_at(token, self.schedule.refresh_before));
             }
             (None, None) if self.schedule.renewal_mode == RenewalMode::Always => {

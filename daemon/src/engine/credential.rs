@@ -19,7 +19,7 @@ use self::encoded_reply::EncodedReply;
 use self::published::Published;
 use super::actor::{Actor, Command, resume};
 use super::schedule::{self, RenewalMode, Serving};
-use super::throttle::ClientThrottle;
+use super::throttle::{ClientThrottle, Facts};
 use crate::clock::{AtomicInstant, Clock, Instant};
 use crate::fingerprint::Fingerprinter;
 use crate::oauth::{Provider, SecretInUse};
@@ -85,8 +85,8 @@ pub struct Snapshot {
     pub deviations: Box<[(&'static str, u64)]>,
     /// The client secret that brought the newest token, where several are configured.
     pub client_secret: Option<SecretInUse>,
-    /// The details of the last token request, for operators: see [`Outcome::facts`](crate::oauth::Outcome::facts).
-    pub facts: Arc<[(&'static str, Box<str>)]>,
+    /// The details of the last token request.
+    pub facts: Facts,
     /// By how many seconds the provider's clock was ahead of this host's at its last reply.
     pub clock_skew: Option<i64>,
     pub reply: EncodedReply,
@@ -178,14 +178,14 @@ impl Credential {
         throttle: Arc<ClientThrottle>,
         schedule: Schedule,
         start: StartState,
-        context: &ActorContext,
+        context: &Arc<ActorContext>,
     ) -> Self {
         let now = context.clock.now();
         let (first, state) = resume(&start, &schedule, &context.fingerprinter, now);
         let last_used = start.record.and_then(|record| record.last_used);
         let last_used = AtomicInstant::new(last_used.unwrap_or(Instant::at(Duration::ZERO)));
         let published = Published::new(first);
-        let core = Core::new(context.clone(), throttle, start.writer, published, last_used, schedule);
+        let core = Core::new(Arc::clone(context), throttle, start.writer, published, last_used, schedule);
         Actor::start(provider, state, &core);
         Self { core }
     }

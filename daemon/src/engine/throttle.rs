@@ -14,7 +14,7 @@
 mod endpoint;
 mod origin;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
@@ -37,7 +37,12 @@ pub struct ClientThrottle {
     /// Distinguishes the client from the others of its host.
     name: Arc<str>,
     writer: ThrottleWriter,
+    /// The details of the last token request.
+    facts: Mutex<Facts>,
 }
+
+/// The details of a token request, for operators: see [`Outcome::facts`](crate::oauth::Outcome::facts).
+pub type Facts = Arc<[(&'static str, Box<str>)]>;
 
 /// How urgent a token request is, by who needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +89,7 @@ impl ClientThrottle {
         now: Instant,
     ) -> Self {
         writer.changed(&ThrottleRecord { quiet_until, ..ThrottleRecord::default() });
-        let throttle = Self { endpoint, name: name.into(), writer };
+        let throttle = Self { endpoint, name: name.into(), writer, facts: Mutex::default() };
         if let Some(until) = quiet_until {
             throttle.origin().keep_quiet(&throttle.name, until, now);
         }
@@ -98,18 +103,28 @@ impl ClientThrottle {
     /// Waits for a slot, callers first, unless the circuit breaker or a `Retry-After` forbids the request.
     pub async fn admit(&self, urgency: Urgency, clock: &Clock) -> Result<Admission<'_>, HeldBack> {
         loop {
-            let changed = self.origin().changed();
             // Checked before the wait too, so that nobody waits for a slot that cannot be used.
-            let admitted = match self.check(urgency, clock.now()) {
-                Ok(()) => self.origin().turn(urgency, clock, |now| self.check(urgency, now)).await,
-                held => held,
+            let admitted = if let Err(held) = self.check(urgency, clock.now()) {
+                Err(held)
+            } else {
+                let permit = self.origin().line(urgency).acquire().await.ok();
+                // Boxed, because the others in line wait for the permit only.
+                Box::pin(self.origin().slot(permit, urgency, clock, |now| self.check(urgency, now))).await
             };
-            match admitted {
-                Ok(()) => return Ok(self.endpoint.admitted(clock.now())),
-                // A caller waits for what the probe finds out.
-                Err(held) if held.by_probe && urgency != Urgency::Scheduled => changed.await,
-                Err(held) => return Err(held),
+            let Err(held) = admitted else { return Ok(self.endpoint.admitted(clock.now())) };
+            if !held.by_probe || urgency == Urgency::Scheduled {
+                return Err(held);
             }
+            // A caller waits for what the probe finds out.
+            Box::pin(self.probed(urgency, clock)).await;
+        }
+    }
+
+    /// Waits for a change, unless the probe for which the request waits has ended.
+    async fn probed(&self, urgency: Urgency, clock: &Clock) {
+        let changed = self.origin().changed();
+        if self.check(urgency, clock.now()).is_err_and(|held| held.by_probe) {
+            changed.await;
         }
     }
 
@@ -128,6 +143,15 @@ impl ClientThrottle {
         if self.origin().keep_quiet(&self.name, until, now) {
             self.writer.changed(&ThrottleRecord { quiet_until: Some(until), ..ThrottleRecord::default() });
         }
+    }
+
+    /// Returns these details of a token request. Tokens for which they are the same share them.
+    pub fn share(&self, facts: Facts) -> Facts {
+        let mut last = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != facts {
+            *last = facts;
+        }
+        Arc::clone(&last)
     }
 
     /// Notes that the client was given a token.

@@ -133,12 +133,12 @@ impl Subject {
         refresh_before: Option<Duration>,
         start: StartState,
     ) -> Credential {
-        let actor_context = ActorContext {
+        let actor_context = Arc::new(ActorContext {
             clock: self.scene.clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
             roll: fastrand::f64,
             tasks: TaskTracker::new(),
-        };
+        });
         let schedule =
             Schedule { names: Arc::clone(&self.name), refresh_before, renewal_mode: RenewalMode::Always };
         Credential::start(self.clone(), throttle, schedule, start, &actor_context)

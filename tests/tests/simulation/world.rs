@@ -78,12 +78,12 @@ impl World {
 
     async fn live(self: Arc<Self>) -> Report {
         let end = self.clock.now().after(self.plan.span);
-        let actor_context = ActorContext {
+        let actor_context = Arc::new(ActorContext {
             clock: self.clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
             roll: fastrand::f64,
             tasks: TaskTracker::new(),
-        };
+        });
         let mut key = 0;
         for (site, plan) in self.plan.issuers.iter().enumerate() {
             let endpoint: Arc<EndpointThrottle> = Arc::default();
@@ -93,7 +93,7 @@ impl World {
             for (token, token_plan) in plan.tokens.iter().enumerate() {
                 let place = Place { site, token, key };
                 let throttle = Arc::clone(&clients[token_plan.client]);
-                let life = Arc::clone(&self).configure(place, throttle, actor_context.clone());
+                let life = Arc::clone(&self).configure(place, throttle, Arc::clone(&actor_context));
                 tokio::spawn(life);
                 key += 1;
             }
@@ -115,7 +115,7 @@ impl World {
         self: Arc<Self>,
         place: Place,
         throttle: Arc<ClientThrottle>,
-        actor_context: ActorContext,
+        actor_context: Arc<ActorContext>,
     ) {
         let plan = &self.plan.issuers[place.site].tokens[place.token];
         let begin = self.clock.now();

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
 
-use super::{Actor, Command};
+use super::Actor;
 use crate::clock::{Instant, Validity};
 use crate::engine::credential::{Attempted, Failed, Snapshot, Token};
 use crate::engine::schedule::{MIN_GAP, Pace, RETRY_AFTER_MOST, callers_from, passes, renew_at, retry_at};
-use crate::engine::throttle::{Admission, ClientThrottle, HeldBack, Urgency};
+use crate::engine::throttle::{Admission, HeldBack, Urgency};
 use crate::oauth::{CA_FILE_UNUSABLE, EXPIRED_ON_ARRIVAL, Failure, Granted, Outcome, Provider, SecretInUse};
 use crate::store::record::{FailureRecord, Record};
 
@@ -30,83 +30,75 @@ const INTERRUPTED_MAX: u32 = 2;
 const MESSAGE_MAX: usize = 500;
 
 impl<P: Provider> Actor<P> {
-    /// Waits for a turn, sends one request, and publishes what it brings. `None` if the actor was stopped meanwhile.
-    pub(super) async fn attempt(&mut self, urgency: Urgency) -> Option<Attempted> {
+    /// Waits for a turn, sends one request, and publishes what it brings. `None` if the actor was stopped meanwhile. If a
+    /// caller's command arrives while a scheduled request waits, the request moves to the callers' line.
+    pub(super) async fn attempt(&mut self, mut urgency: Urgency) -> Option<Attempted> {
         self.update(|snapshot| snapshot.in_flight = true);
-        self.wait_for_expiry().await;
+        if let Some(at) = self.provider_expiry() {
+            Box::pin(self.wait_for_expiry(at)).await;
+        }
         let throttle = Arc::clone(&self.core.throttle);
-        let mut waiting = None;
-        let attempted = match self.admission(&throttle, urgency, &mut waiting).await {
+        let mut has_caller = false;
+        let admitted = loop {
+            let is_scheduled = urgency == Urgency::Scheduled;
+            tokio::select! {
+                biased;
+                interruption = self.core.interruption(is_scheduled) => {
+                    let Some(is_ordered) = interruption else { break None };
+                    urgency = if is_ordered { Urgency::Ordered } else { self.needed() };
+                    has_caller = true;
+                }
+                admitted = throttle.admit(urgency, &self.core.context.clock) => break Some(admitted),
+            }
+        };
+        // Boxed, because a request is large, and many more actors wait for their turn than send one.
+        Box::pin(self.go_on(admitted, has_caller)).await
+    }
+
+    /// Sends the request, if it was admitted. If a caller came meanwhile, its command is answered.
+    async fn go_on(
+        &mut self,
+        admitted: Option<Result<Admission<'_>, HeldBack>>,
+        has_caller: bool,
+    ) -> Option<Attempted> {
+        let attempted = match admitted {
             None => None,
-            // Boxed, because a request is large, and many more actors wait for their turn than send one.
-            Some(Ok(admission)) => Box::pin(self.exchange(admission)).await,
+            Some(Ok(admission)) => self.exchange(admission).await,
             Some(Err(held)) => Some(self.hold_back(held)),
         };
         let Some(attempted) = attempted else {
             self.update(|snapshot| snapshot.in_flight = false);
             return None;
         };
-        if let Some(command) = waiting {
+        if has_caller && let Some(command) = self.core.take_command() {
             self.answer(command, &attempted);
         }
         Some(attempted)
     }
 
-    /// Waits until a token that is not served any more has expired for its provider too, where that gives a new one only
-    /// then (`refresh_before = "0s"`). Callers wait for the request meanwhile.
-    async fn wait_for_expiry(&self) {
-        let (now, clock) = (self.core.context.clock.now(), &self.core.context.clock);
+    /// When a token that is not served any more expires for its provider too, where that gives a new one only then
+    /// (`refresh_before = "0s"`).
+    fn provider_expiry(&self) -> Option<Instant> {
+        let now = self.core.context.clock.now();
         let is_served = self.snapshot().usable(now, Duration::ZERO).is_some();
-        if self.schedule.refresh_before == Some(Duration::ZERO)
-            && let Some(at) =
-                self.state.expired_at_provider.filter(|at| !is_served && at.since(now) <= EXPIRY_WAIT_MOST)
-        {
-            tokio::select! {
-                biased;
-                () = self.core.stopped() => (),
-                () = clock.sleep_until(at) => (),
-            }
-        }
+        let waits = self.schedule.refresh_before == Some(Duration::ZERO) && !is_served;
+        let expiry = self.kept.state.expired_at_provider.filter(|_| waits);
+        expiry.filter(|at| *at > now && at.since(now) <= EXPIRY_WAIT_MOST)
     }
 
-    /// Waits for the throttle. If a caller's command arrives while a scheduled request waits, it is put in `waiting`,
-    /// and the request moves to the callers' line.
-    async fn admission<'a>(
-        &self,
-        throttle: &'a ClientThrottle,
-        urgency: Urgency,
-        waiting: &mut Option<Command>,
-    ) -> Option<Result<Admission<'a>, HeldBack>> {
-        let clock = &self.core.context.clock;
-        if urgency == Urgency::Scheduled {
-            let caller = async {
-                loop {
-                    let command = self.core.command().await;
-                    if !command.is_hint() {
-                        break command;
-                    }
-                }
-            };
-            tokio::select! {
-                biased;
-                () = self.core.stopped() => return None,
-                admitted = throttle.admit(Urgency::Scheduled, clock) => return Some(admitted),
-                command = caller => *waiting = Some(command),
-            }
-        }
-        let is_ordered = urgency == Urgency::Ordered || matches!(waiting, Some(Command::Refresh { .. }));
-        let urgency = if is_ordered { Urgency::Ordered } else { self.needed() };
+    /// Waits until then. Callers wait for the request meanwhile.
+    async fn wait_for_expiry(&self, at: Instant) {
         tokio::select! {
             biased;
-            () = self.core.stopped() => None,
-            admitted = throttle.admit(urgency, clock) => Some(admitted),
+            () = self.core.stopped() => (),
+            () = self.core.context.clock.sleep_until(at) => (),
         }
     }
 
     async fn exchange(&mut self, admission: Admission<'_>) -> Option<Attempted> {
         let sent_at = self.core.context.clock.now();
-        self.state.last_attempt = Some(sent_at);
-        self.state.interrupted_requests = self.state.interrupted_requests.saturating_add(1);
+        self.kept.state.last_attempt = Some(sent_at);
+        self.kept.state.interrupted_requests = self.kept.state.interrupted_requests.saturating_add(1);
         self.core.writer.changed(self.record_if_interrupted(sent_at));
         let requested = tokio::select! {
             biased;
@@ -114,13 +106,15 @@ impl<P: Provider> Actor<P> {
             outcome = self.request() => outcome,
         };
         let Outcome { result, deviations, requests, client_secret, facts, clock_skew } = requested;
-        self.state.interrupted_requests = 0;
+        self.kept.state.interrupted_requests = 0;
         self.core.throttle.origin().also_sent(requests.saturating_sub(1), self.core.context.clock.now());
         self.note_client_secret(client_secret);
+        let facts = facts.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let facts = self.core.throttle.share(facts);
         self.update(|snapshot| {
             snapshot.requests += u64::from(requests);
             snapshot.clock_skew = clock_skew.or(snapshot.clock_skew);
-            snapshot.facts = facts.into_iter().map(|(name, value)| (name, value.into())).collect();
+            snapshot.facts = facts;
             snapshot.count_deviations(deviations);
         });
         let attempted = match result {
@@ -141,7 +135,7 @@ impl<P: Provider> Actor<P> {
     /// Sends one request. Where a provider gives a new token only once the old one has expired (`refresh_before = "0s"`), and
     /// this was a moment too early, it sends another one a second later: a provider counts in whole seconds.
     async fn request(&self) -> Outcome {
-        let outcome = self.provider.request().await;
+        let outcome = self.kept.provider.request().await;
         let is_too_early = match &outcome.result {
             Ok(granted) => granted.lifetime.is_zero(),
             Err(failure) => failure.message == EXPIRED_ON_ARRIVAL,
@@ -150,7 +144,7 @@ impl<P: Provider> Actor<P> {
             return outcome;
         }
         self.core.context.clock.sleep_until(self.core.context.clock.now().after(MIN_GAP)).await;
-        let again = self.provider.request().await;
+        let again = self.kept.provider.request().await;
         Outcome { requests: outcome.requests.saturating_add(again.requests), ..again }
     }
 
@@ -158,7 +152,7 @@ impl<P: Provider> Actor<P> {
     fn record_if_interrupted(&self, sent_at: Instant) -> Record {
         let snapshot = self.snapshot();
         let mut record = self.record(&snapshot);
-        if self.state.interrupted_requests > INTERRUPTED_MAX {
+        if self.kept.state.interrupted_requests > INTERRUPTED_MAX {
             let failures = snapshot.failures.saturating_add(1);
             let (class, jitter) = (ErrorClass::Internal, (self.core.context.roll)());
             let held = held(&snapshot, sent_at);
@@ -200,11 +194,11 @@ impl<P: Provider> Actor<P> {
             jitter: same.map_or_else(self.core.context.roll, |held| held.jitter),
             scope: granted.scope,
         };
-        self.state.changes_in_vain = 0;
-        self.state.streak = None;
-        self.state.password_failures = 0;
-        self.state.without_code_since = None;
-        self.state.expired_at_provider = Some(now.after(granted.lifetime));
+        self.kept.state.changes_in_vain = 0;
+        self.kept.state.streak = None;
+        self.kept.state.password_failures = 0;
+        self.kept.state.without_code_since = None;
+        self.kept.state.expired_at_provider = Some(now.after(granted.lifetime));
         renewed.in_flight = false;
         renewed.last_error = None;
         renewed.failures = 0;
@@ -226,15 +220,15 @@ impl<P: Provider> Actor<P> {
         let without_code_for = self.without_code_for(&failure, now);
         let pace = Pace::of(&failure, without_code_for);
         let passes = passes(&failure, without_code_for);
-        let in_a_row = match self.state.streak {
+        let in_a_row = match self.kept.state.streak {
             None => failures,
-            Some(_) if pace == Pace::Password => self.state.password_failures.saturating_add(1),
+            Some(_) if pace == Pace::Password => self.kept.state.password_failures.saturating_add(1),
             Some((before, in_a_row)) if before == pace => in_a_row.saturating_add(1),
             Some(_) => 1,
         };
-        self.state.streak = Some((pace, in_a_row));
+        self.kept.state.streak = Some((pace, in_a_row));
         if pace == Pace::Password {
-            self.state.password_failures = in_a_row;
+            self.kept.state.password_failures = in_a_row;
         }
         let (held, jitter) = (held(&snapshot, now), (self.core.context.roll)());
         let next_attempt = retry_at(pace, in_a_row, held, failure.retry_after, now, jitter);
@@ -272,8 +266,8 @@ impl<P: Provider> Actor<P> {
 
     /// How long the refusals without an OAuth error code last, of which this failure may be one.
     fn without_code_for(&mut self, failure: &Failure, now: Instant) -> Duration {
-        let since = failure.may_be_a_gateways().then(|| self.state.without_code_since.unwrap_or(now));
-        self.state.without_code_since = since;
+        let since = failure.may_be_a_gateways().then(|| self.kept.state.without_code_since.unwrap_or(now));
+        self.kept.state.without_code_since = since;
         since.map_or(Duration::ZERO, |since| now.since(since))
     }
 

@@ -92,8 +92,8 @@ impl<P> Actor<P> {
             token: snapshot.token.as_deref().cloned(),
             failure,
             last_used: Some(self.core.last_used.load()),
-            unused_renewals: self.state.unused_renewals,
-            interrupted_requests: self.state.interrupted_requests,
+            unused_renewals: self.kept.state.unused_renewals,
+            interrupted_requests: self.kept.state.interrupted_requests,
             variant_of: None,
         }
     }

@@ -28,7 +28,7 @@ pub(in crate::engine) trait Resting: Send {
 
 #[derive(Debug)]
 pub(in crate::engine) struct Core {
-    pub(in crate::engine) context: ActorContext,
+    pub(in crate::engine) context: Arc<ActorContext>,
     pub(in crate::engine) throttle: Arc<ClientThrottle>,
     pub(in crate::engine) writer: RecordWriter,
     pub(in crate::engine) published: Published,
@@ -57,7 +57,7 @@ struct Inbox {
 
 impl Core {
     pub(super) fn new(
-        context: ActorContext,
+        context: Arc<ActorContext>,
         throttle: Arc<ClientThrottle>,
         writer: RecordWriter,
         published: Published,
@@ -156,9 +156,33 @@ impl Core {
         self.lock().commands.pop_front()
     }
 
-    /// Waits for a command.
-    pub(in crate::engine) async fn command(&self) -> Command {
-        self.wait_for(|inbox| inbox.commands.pop_front()).await
+    /// Takes the first command if no caller waits for its answer.
+    pub(in crate::engine) fn take_hint(&self) -> Option<Command> {
+        let commands = &mut self.lock().commands;
+        commands.front().filter(|command| command.is_hint())?;
+        commands.pop_front()
+    }
+
+    pub(in crate::engine) fn has_command(&self) -> bool {
+        !self.lock().commands.is_empty()
+    }
+
+    /// Waits until the actor is stopped (`None`) or, if it `heeds_callers`, until the first command is a caller's, which stays
+    /// in the inbox. Returns whether it is an operator's. Hints before it are dropped.
+    pub(in crate::engine) fn interruption(
+        &self,
+        heeds_callers: bool,
+    ) -> impl Future<Output = Option<bool>> + use<'_> {
+        self.wait_for(move |inbox| {
+            if inbox.is_stopped {
+                return Some(None);
+            }
+            while heeds_callers && inbox.commands.front().is_some_and(Command::is_hint) {
+                inbox.commands.pop_front();
+            }
+            let first = inbox.commands.front().filter(|_| heeds_callers)?;
+            Some(Some(matches!(first, Command::Refresh { .. })))
+        })
     }
 
     /// Waits for a command, another schedule, or a stop.

@@ -49,7 +49,8 @@ impl Published {
 
     pub(in crate::engine) fn replace(&self, snapshot: Snapshot) {
         let mut state = self.lock();
-        state.snapshot = Arc::new(snapshot);
+        // In the memory of the former one, if nobody reads that.
+        *Arc::make_mut(&mut state.snapshot) = snapshot;
         state.send();
     }
 

@@ -85,13 +85,13 @@ impl Script {
         Credential::start(self.clone(), throttle, schedule, start, &self.actor_context())
     }
 
-    fn actor_context(&self) -> ActorContext {
-        ActorContext {
+    fn actor_context(&self) -> Arc<ActorContext> {
+        Arc::new(ActorContext {
             clock: self.clock.clone(),
             fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
             roll: || 0.0,
             tasks: TaskTracker::new(),
-        }
+        })
     }
 
     fn deadline(&self) -> Instant {
@@ -373,7 +373,7 @@ async fn a_panic_of_a_resting_actor_keeps_the_token_and_the_renewal() {
     thread_local!(static PANICS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
     let script = Script::new(&[Give("a", 1000), Give("b", 1000)]);
     let roll = || if PANICS.replace(false) { panic!("scripted") } else { 0.0 };
-    let context = ActorContext { roll, ..script.actor_context() };
+    let context = Arc::new(ActorContext { roll, ..ActorContext::clone(&script.actor_context()) });
     let (throttle, start) = (Arc::default(), StartState::default());
     let credential = Credential::start(script.clone(), throttle, schedule(), start, &context);
     script.run_for(10).await;

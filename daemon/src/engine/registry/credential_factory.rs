@@ -18,7 +18,7 @@ use crate::store::{PreviousExit, Store};
 /// Starts credentials. It outlives the registries, so that no throttle begins anew with a reload.
 #[derive(Debug)]
 pub struct CredentialFactory {
-    pub(super) actor_context: ActorContext,
+    pub(super) actor_context: Arc<ActorContext>,
     pub(crate) store: Arc<Store>,
     /// The directory of the egress sockets, if the daemon does not connect to providers itself.
     egress_dir: Option<PathBuf>,
@@ -34,7 +34,7 @@ impl CredentialFactory {
     /// A factory whose credentials resume from the records in `store`.
     pub fn new(store: Arc<Store>, egress_dir: Option<PathBuf>, actor_context: ActorContext) -> Self {
         Self {
-            actor_context,
+            actor_context: Arc::new(actor_context),
             store,
             egress_dir,
             origins: HashMap::new(),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::{HeldBack, Urgency, YIELD};
 use crate::clock::{Clock, Instant};
@@ -22,16 +22,16 @@ const SPACING: Duration = Duration::from_millis(50);
 const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
 /// The throttle of one host.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OriginThrottle {
     /// Never locked across an await.
     traffic: Mutex<Traffic>,
     /// Wakes the first request of each line, and callers that wait for a probe.
     changed: Notify,
-    /// The line of requests that somebody waits for. The holder of the lock is next.
-    callers: tokio::sync::Mutex<()>,
+    /// The line of requests that somebody waits for. It has one permit: its holder is next.
+    callers: Semaphore,
     /// The line of scheduled requests. Its first waits until the line of callers is empty.
-    scheduled: tokio::sync::Mutex<()>,
+    scheduled: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +54,13 @@ struct Quiet {
     /// Whether another client was given a token since this one was asked for the first time, so that it is not the
     /// host's. This holds until this client is given a token itself.
     is_own: bool,
+}
+
+impl Default for OriginThrottle {
+    fn default() -> Self {
+        let [callers, scheduled] = [1, 1].map(Semaphore::new);
+        Self { traffic: Mutex::default(), changed: Notify::new(), callers, scheduled }
+    }
 }
 
 impl OriginThrottle {
@@ -115,20 +122,24 @@ impl OriginThrottle {
         self.changed.notified()
     }
 
-    /// Waits for a slot, callers first, for as long as `check` allows it.
-    pub(super) async fn turn(
+    /// The line for requests of this urgency. The holder of its permit is the first.
+    pub(super) fn line(&self, urgency: Urgency) -> &Semaphore {
+        if urgency == Urgency::Scheduled { &self.scheduled } else { &self.callers }
+    }
+
+    /// Waits for a slot as the first in line, callers first, for as long as `check` allows it.
+    pub(super) async fn slot(
         &self,
+        _first_in_line: Option<SemaphorePermit<'_>>,
         urgency: Urgency,
         clock: &Clock,
         check: impl Fn(Instant) -> Result<(), HeldBack>,
     ) -> Result<(), HeldBack> {
         let is_scheduled = urgency == Urgency::Scheduled;
-        let line = if is_scheduled { &self.scheduled } else { &self.callers };
-        let _first_in_line = line.lock().await;
         loop {
-            // Every caller in line has the lock of that line, or waits for it.
-            while is_scheduled && self.callers.try_lock().is_err() {
-                drop(self.callers.lock().await);
+            // Every caller in line has the permit of that line, or waits for it.
+            while is_scheduled && self.callers.try_acquire().is_err() {
+                drop(self.callers.acquire().await);
             }
             let changed = self.changed.notified();
             let now = clock.now();

@@ -125,12 +125,12 @@ async fn measure(row: &Row, situation: Situation) -> Measured {
     let (row, settings) = (row.clone(), settings(row));
     let provider =
         Faulty { row, settings, clock: clock.clone(), begin, end, asked_at: Arc::clone(&asked_at) };
-    let context = ActorContext {
+    let context = Arc::new(ActorContext {
         clock: clock.clone(),
         fingerprinter: Arc::new(Fingerprinter::with_key(&[7; 32])),
         roll: || 1.0,
         tasks: TaskTracker::new(),
-    };
+    });
     let schedule = Schedule { names: "t".into(), refresh_before: None, renewal_mode: RenewalMode::Always };
     let credential = Credential::start(provider, Arc::default(), schedule, StartState::default(), &context);
     let get = || credential.obtain(Duration::ZERO, clock.now().after(Duration::from_secs(20)));
