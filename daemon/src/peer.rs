@@ -12,26 +12,33 @@ mod process;
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
+use tokio::time::Instant;
 
 use self::abilities::{GROUPS, USERS, is_mapped};
 pub use self::abilities::{abilities, has_capability};
 pub use self::groups::{all_groups, few_groups};
 use self::placement::Placement;
 pub use self::placement::UNIT_NAME_MAX;
-pub use self::process::{Process, Processes};
+pub use self::process::Process;
 use crate::access::{Facts, Groups};
+
+/// How old the facts in the audit may be. It counts decisions about a process for as long.
+const DESCRIBED_FOR: Duration = Duration::from_secs(10);
 
 /// A process that connected.
 #[derive(Debug)]
 pub struct Peer {
     /// Without its unit and executable.
     caller: Facts,
-    /// With them, once they were asked for.
+    /// With them, once a decision needed them.
     named: OnceLock<Box<Facts>>,
+    /// With them, and when they were read for the audit. Locked for a look or a change.
+    described: Mutex<Option<(Instant, Arc<Facts>)>>,
     /// `None` on a kernel without pidfds, and before Linux 6.5 for a process of another pid namespace.
     process: Option<Arc<Process>>,
 }
@@ -51,12 +58,21 @@ impl Peer {
     ///
     /// # Errors
     /// The process has ended (`ESRCH`): whoever holds the connection now is unidentified. Or the kernel gives no pidfd.
-    pub fn of(socket: BorrowedFd<'_>, user: Facts, processes: &Processes) -> io::Result<Self> {
+    pub fn of(socket: BorrowedFd<'_>, user: Facts) -> io::Result<Self> {
         let pidfd = getsockopt(&socket, sockopt::PeerPidfd);
         let process = Process::of_peer(pidfd, user.pid.unwrap_or_default(), user.uid, user.gid)?;
         let number = process.as_ref().and_then(Process::number);
-        let process = process.map(|process| processes.share(process, number));
-        Ok(Self { caller: Facts { process: number, ..user }, named: OnceLock::new(), process })
+        Ok(Self::new(Facts { process: number, ..user }, process.map(Arc::new)))
+    }
+
+    /// Another connection of a process that is known to be the same.
+    #[must_use]
+    pub fn of_same_process(&self, user: Facts) -> Self {
+        Self::new(Facts { process: self.caller.process, ..user }, self.process.clone())
+    }
+
+    fn new(caller: Facts, process: Option<Arc<Process>>) -> Self {
+        Self { caller, named: OnceLock::new(), described: Mutex::default(), process }
     }
 
     /// The facts about a process by its number, as if it connected now.
@@ -74,15 +90,34 @@ impl Peer {
 
     pub fn set_groups(&mut self, groups: Groups) {
         self.caller.groups = groups;
-        self.named.take();
+        (self.named, self.described) = (OnceLock::new(), Mutex::default());
     }
 
-    /// All facts. The first call reads the unit and the executable, as far as they can be proved.
+    /// All facts, for decisions. The first call reads the unit and the executable, as far as they can be proved.
     pub fn facts(&self) -> &Facts {
-        self.named.get_or_init(|| {
-            let named = self.process.as_ref().and_then(|process| identified(self.caller.clone(), process));
-            Box::new(named.unwrap_or_else(|| self.caller.clone()))
-        })
+        self.named.get_or_init(|| Box::new(self.read_facts()))
+    }
+
+    /// All facts, for the audit, as they were at most ten seconds ago. No decision is based on them.
+    pub fn description(&self) -> Arc<Facts> {
+        let described = || self.described.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, facts)) = described().as_ref().filter(|(at, _)| at.elapsed() < DESCRIBED_FOR) {
+            return Arc::clone(facts);
+        }
+        // Not while the lock is held: other threads may serve the process meanwhile.
+        let facts = Arc::new(self.read_facts());
+        *described() = Some((Instant::now(), Arc::clone(&facts)));
+        facts
+    }
+
+    /// Whether a decision was based on the unit and the executable.
+    pub fn has_named_facts(&self) -> bool {
+        self.named.get().is_some()
+    }
+
+    fn read_facts(&self) -> Facts {
+        let named = self.process.as_ref().and_then(|process| identified(self.caller.clone(), process));
+        named.unwrap_or_else(|| self.caller.clone())
     }
 
     /// `None` if it cannot be told from others.
@@ -138,6 +173,7 @@ fn invocation_id(unit: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::pin::pin;
@@ -150,21 +186,20 @@ mod tests {
     impl Peer {
         /// A peer with these facts, whose process counts as alive forever.
         pub(crate) fn known(facts: Facts) -> Self {
-            Self { caller: facts, named: OnceLock::new(), process: None }
+            Self::new(facts, None)
         }
 
         /// The process with this number, as if it had connected.
         pub(crate) fn of_process(pid: u32) -> Self {
             let process = Arc::new(Process::open(i32::try_from(pid).unwrap()).unwrap());
             let caller = process.owner().unwrap();
-            Self { caller, named: OnceLock::new(), process: Some(process) }
+            Self::new(caller, Some(process))
         }
     }
 
     fn of_this_process() -> Peer {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let mut peer =
-            Peer::of(ours.as_fd(), Peer::user(ours.as_fd()).unwrap(), &Processes::default()).unwrap();
+        let mut peer = Peer::of(ours.as_fd(), Peer::user(ours.as_fd()).unwrap()).unwrap();
         peer.set_groups(all_groups(ours.as_fd()).unwrap());
         peer
     }
@@ -188,6 +223,23 @@ mod tests {
         assert_eq!(Peer::of_pid(nix::unistd::getpid().as_raw()).unwrap(), *peer.facts());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_audit_names_the_program_that_a_process_runs_now_or_ran_ten_seconds_ago() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read line; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        let peer = Peer::of_process(child.id());
+        let before = peer.description();
+        // The shell takes the first line, and what it executes returns the second.
+        child.stdin.as_mut().unwrap().write_all(b"\n\n").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        assert_eq!(peer.description(), before);
+        tokio::time::advance(DESCRIBED_FOR).await;
+        assert_ne!(peer.description().exe, before.exe);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     #[test]
     fn nothing_is_added_about_a_process_that_has_ended() {
         let mut child = Command::new("true").spawn().unwrap();
@@ -196,7 +248,7 @@ mod tests {
         let facts = Facts { uid: 7, pid: Some(process.pid), ..Facts::default() };
         // Its number belongs to another process now: this one.
         let renumbered = Arc::new(Process::new(nix::unistd::getpid().as_raw(), process.pidfd));
-        let peer = Peer { caller: facts.clone(), named: OnceLock::new(), process: Some(renumbered) };
+        let peer = Peer::new(facts.clone(), Some(renumbered));
         assert_eq!(*peer.facts(), facts);
         assert!(peer.is_gone());
         let ended = Peer::of_pid(i32::try_from(child.id()).unwrap()).unwrap_err();
@@ -207,12 +259,8 @@ mod tests {
     async fn the_end_of_a_process_is_noticed() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
-        let (processes, number) = (Processes::default(), process.number());
-        let process = processes.share(process, number);
-        let again = processes.share(Process::open(process.pid).unwrap(), number);
-        assert!(number.is_none() || Arc::ptr_eq(&process, &again), "its connections share it");
-        let peer =
-            Peer { caller: Facts::default(), named: OnceLock::new(), process: Some(Arc::clone(&process)) };
+        let process = Arc::new(process);
+        let peer = Peer::new(Facts::default(), Some(Arc::clone(&process)));
         let mut exit = pin!(peer.exit());
         assert!((&mut exit).now_or_never().is_none());
         assert!(!peer.is_gone() && !peer.is_known_to_be_gone());

@@ -1,7 +1,7 @@
 //! Per-user limits: how much a user may hold at a time, and how often it may cause work for others. No lock but
 //! [`Allowance::reading_groups`] is held across an await.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub struct Quota {
 }
 
 /// A resource that a user holds for a while: see the fields of [`Quota`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
     Connections,
     InFlight,
@@ -95,7 +95,7 @@ pub struct Held {
 
 #[derive(Debug, Default)]
 struct Usage {
-    held: HashMap<Resource, usize>,
+    held: BTreeMap<Resource, usize>,
     /// A token bucket with a minute's worth of provider calls, stored as the time at which it will be full.
     full_at: Option<Instant>,
     group_lists: GroupLists,

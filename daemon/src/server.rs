@@ -7,6 +7,7 @@ pub mod event_loop;
 pub mod fair_queue;
 pub mod log_throttle;
 pub mod session;
+pub mod sessions;
 pub mod stream;
 
 use std::sync::atomic::AtomicUsize;
@@ -24,7 +25,6 @@ use self::log_throttle::LogThrottle;
 use crate::access::Names;
 use crate::clock::Clock;
 use crate::engine::registry::{CredentialFactory, Registry};
-use crate::peer::Processes;
 use crate::quota::{Allowances, Quota};
 use crate::store::Store;
 
@@ -44,7 +44,6 @@ pub struct ServerState {
     pub reading_groups: tokio::sync::Mutex<()>,
     /// Of the tasks. Locked for the length of a turn, never across an await.
     pub buffers: Mutex<Buffers>,
-    pub processes: Processes,
     pub names: Arc<Names>,
     pub own_uid: u32,
     pub started_at: Timestamp,
@@ -77,7 +76,6 @@ impl ServerState {
             fair_queue: Arc::default(),
             reading_groups: tokio::sync::Mutex::default(),
             buffers: Mutex::default(),
-            processes: Processes::default(),
             names: Arc::new(Names::of_the_host()),
             own_uid: nix::unistd::geteuid().as_raw(),
             memory: "not locked".to_owned(),

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 pub(super) use self::core::{Core, Resting};
 use self::encoded_reply::EncodedReply;
-use self::published::Published;
+use self::published::{Published, Superseded};
 use super::actor::{Actor, Command, resume};
 use super::schedule::{self, RenewalMode, Serving};
 use super::throttle::{ClientThrottle, Facts};
@@ -90,6 +90,7 @@ pub struct Snapshot {
     /// By how many seconds the provider's clock was ahead of this host's at its last reply.
     pub clock_skew: Option<i64>,
     pub reply: EncodedReply,
+    pub(super) superseded: Superseded,
 }
 
 /// The handle of a credential's actor. The actor ends when the last handle is dropped.
@@ -138,6 +139,11 @@ impl Snapshot {
     /// The token, if it is valid for at least `min_ttl`.
     pub fn usable(&self, now: Instant, min_ttl: Duration) -> Option<Arc<Token>> {
         self.token.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)).cloned()
+    }
+
+    /// Whether it is not the newest any more.
+    pub fn is_superseded(&self) -> bool {
+        self.superseded.get()
     }
 
     pub(super) fn count_deviations(&mut self, deviations: Vec<&'static str>) {
@@ -218,15 +224,19 @@ impl Credential {
     /// The snapshot with the token that a caller gets at once, if it gets one. Counts as a use.
     pub fn serve_held(&self, min_ttl: Duration, now: Instant) -> Option<Arc<Snapshot>> {
         let snapshot = self.snapshot();
-        // Whether the throttle would refuse a request does not matter for a token that is held.
-        if !matches!(schedule::may_serve(&snapshot, || None, now, min_ttl), Serving::Token(_)) {
-            return None;
+        self.serves(&snapshot, min_ttl, now).then_some(snapshot)
+    }
+
+    /// Whether a caller gets the token of the newest snapshot at once. Counts as a use then.
+    pub fn serves(&self, newest: &Snapshot, min_ttl: Duration, now: Instant) -> bool {
+        if schedule::served(newest, now, min_ttl).is_none() {
+            return false;
         }
         self.core.last_used.store(now);
-        if snapshot.is_resting() {
+        if newest.is_resting() {
             self.core.send(Command::Wake);
         }
-        Some(snapshot)
+        true
     }
 
     /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.
@@ -305,6 +315,15 @@ impl Credential {
     /// Ends the actor and its request at once and wipes its record, because it is not configured any more.
     pub fn discard(&self) {
         self.core.discard();
+    }
+
+    /// Publishes a token, as if the provider had returned it, and lets it be.
+    #[cfg(test)]
+    pub(crate) fn hold(&self, token: Token) {
+        let next_attempt = Some(self.now().after(Duration::from_secs(3_600)));
+        self.core.published.update(|snapshot| {
+            (snapshot.token, snapshot.next_attempt) = (Some(Arc::new(token)), next_attempt);
+        });
     }
 
     #[cfg(test)]

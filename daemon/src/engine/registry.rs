@@ -17,7 +17,7 @@ use tokio::task::yield_now;
 pub use self::credential_factory::CredentialFactory;
 use self::credential_factory::origin;
 pub use self::entry::Entry;
-use crate::access::Condition;
+use crate::access::{Condition, Rule};
 use crate::clock::Instant;
 use crate::config::{AdminSettings, Config, CredentialSettings, TokenSettings};
 use crate::engine::credential::{Credential, Schedule, Token};
@@ -40,6 +40,8 @@ pub struct Registry {
     pub names_in_rules: Vec<Condition>,
     /// Whether a rule names an executable.
     pub has_exe_rules: bool,
+    /// Whether a rule is about a process and not only about its user and groups.
+    pub has_rules_about_processes: bool,
 }
 
 impl Registry {
@@ -84,8 +86,11 @@ impl Registry {
             }
             Some((name, Arc::new(entry)))
         };
-        let tokens = config.tokens.into_iter().filter_map(entry).collect();
-        Self { tokens, credentials, admin: config.admin, names_in_rules, has_exe_rules }
+        let tokens: BTreeMap<_, Arc<Entry>> = config.tokens.into_iter().filter_map(entry).collect();
+        let has_rules_about_processes = config.admin.allow.iter().any(Rule::is_about_process)
+            || tokens.values().any(|entry| entry.has_rules_about_processes());
+        let admin = config.admin;
+        Self { tokens, credentials, admin, names_in_rules, has_exe_rules, has_rules_about_processes }
     }
 
     /// Returns the token on loan for a new credential of these names. It is lent only if all of the names had it, so

@@ -112,10 +112,10 @@ pub fn may_serve(
     now: Instant,
     min_ttl: Duration,
 ) -> Serving {
-    let valid = snapshot.usable(now, Duration::ZERO);
-    if let Some(token) = valid.as_ref().filter(|token| token.validity.is_usable(now, min_ttl)) {
+    if let Some(token) = served(snapshot, now, min_ttl) {
         return Serving::Token(Arc::clone(token));
     }
+    let valid = snapshot.usable(now, Duration::ZERO);
     let is_short_lived = valid.as_ref().is_some_and(|token| token.validity.served_for() < min_ttl);
     if snapshot.in_flight && !is_short_lived {
         return Serving::Wait { in_flight: true };
@@ -132,6 +132,11 @@ pub fn may_serve(
         return Serving::Refuse(Unobtainable::MinTtlUnreachable(token.validity.remaining(now)));
     }
     Serving::Wait { in_flight: false }
+}
+
+/// The held token, if a caller gets it at once.
+pub fn served(snapshot: &Snapshot, now: Instant, min_ttl: Duration) -> Option<&Arc<Token>> {
+    snapshot.token.as_ref().filter(|token| token.validity.is_usable(now, min_ttl))
 }
 
 /// Returns the failure for which the provider is not asked, even for a waiting caller, and when that ends: the later one

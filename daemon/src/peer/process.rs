@@ -1,13 +1,12 @@
 //! A process, identified by its pidfd. A pidfd never refers to another process, even if the number is used again
 //! (`pidfd_open(2)`).
 
-use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -37,45 +36,6 @@ pub struct Process {
     has_ended: AtomicBool,
     /// Notified when it has ended.
     exit: Notify,
-}
-
-/// How many of the last processes that connected keep their pidfds after their connections have closed. When such a process
-/// connects again, the kernel makes its pidfd faster.
-const RECENT_MAX: usize = 16;
-
-/// The processes that are connected. All connections of one share its pidfd.
-#[derive(Debug, Default)]
-pub struct Processes(Mutex<Known>);
-
-#[derive(Debug, Default)]
-struct Known {
-    by_number: HashMap<u64, Weak<Process>>,
-    recent: VecDeque<Arc<Process>>,
-}
-
-impl Processes {
-    /// The one copy of a process with this number.
-    pub(super) fn share(&self, process: Process, number: Option<u64>) -> Arc<Process> {
-        let Some(number) = number else { return Arc::new(process) };
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Known { by_number, recent } = &mut *known;
-        if let Some(process) = by_number.get(&number).and_then(Weak::upgrade) {
-            return process;
-        }
-        if by_number.len() == by_number.capacity() {
-            by_number.retain(|_, process| process.strong_count() > 0);
-        }
-        let process = Arc::new(process);
-        by_number.insert(number, Arc::downgrade(&process));
-        recent.truncate(RECENT_MAX - 1);
-        recent.push_front(Arc::clone(&process));
-        process
-    }
-
-    /// Keeps no process any more that has no connection.
-    pub fn forget_recent(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).recent.clear();
-    }
 }
 
 impl Process {
@@ -296,31 +256,6 @@ mod tests {
         assert!(has_ended(Process::by_number(Err(Errno::ESRCH), 0, 0)));
         assert!(matches!(Process::by_number(Err(Errno::ENOSYS), 0, 0), Ok(None)));
         assert!(matches!(Process::of_peer(Err(Errno::ENOPROTOOPT), 0, 0, 0), Ok(None)));
-    }
-
-    #[test]
-    fn connections_of_one_process_share_it_and_others_do_not() {
-        let processes = Processes::default();
-        let mut children = [start(), start()];
-        let open = |child: &Child| Process::open(number(child)).unwrap();
-        let share = |child: &Child, key| processes.share(open(child), key);
-        let [one, same, other] =
-            [(0, 1), (0, 1), (1, 2)].map(|(child, key)| share(&children[child], Some(key)));
-        assert!(Arc::ptr_eq(&one, &same));
-        assert_eq!([one.pid, other.pid], [0, 1].map(|child| number(&children[child])));
-        let [unknown, another] = [0, 1].map(|child| share(&children[child], None));
-        assert_eq!([unknown.pid, another.pid], [one.pid, other.pid]);
-        // Those that have gone take no memory for good.
-        (3..1000).for_each(|key| drop(share(&children[0], Some(key))));
-        assert!(processes.0.lock().unwrap().by_number.len() < 100);
-        let last = Arc::downgrade(&share(&children[0], Some(1000)));
-        assert!(last.strong_count() > 0, "it may connect again");
-        processes.forget_recent();
-        assert_eq!(last.strong_count(), 0);
-        for child in &mut children {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
     }
 
     #[test]

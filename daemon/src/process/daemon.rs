@@ -110,9 +110,8 @@ impl Daemon {
         self.shared.reload_failed_at.send_replace(Some(clock.timestamp(clock.now())));
     }
 
-    /// Forgets processes without connections. Gives freed memory back after a configuration was read, or very many connections or requests have ended.
+    /// Gives freed memory back after a configuration was read, or very many connections or requests have ended.
     pub fn give_back_memory(&self) {
-        self.shared.processes.forget_recent();
         let (open, most) = (self.shared.connections.len() + self.actors.len(), &self.shared.most_open);
         if most.fetch_max(open, Ordering::Relaxed).saturating_sub(open) >= ENDED_MANY {
             most.store(open, Ordering::Relaxed);

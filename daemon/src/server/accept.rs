@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,9 +29,10 @@ use crate::quota::{Allowance, Held, Resource};
 use crate::server::ServerState;
 use crate::server::audit::{Operation, Record, Refusal};
 use crate::server::connection::Connection;
-use crate::server::fair_queue::UserQueue;
+use crate::server::fair_queue::{Joined, UserQueue};
 use crate::server::log_throttle::LogThrottle;
 use crate::server::session::{Session, refusal};
+use crate::server::sessions::{Found, Sessions};
 use crate::server::stream::{Descriptors, Stream, refuse_descriptors};
 
 /// After a failed accept. Without a pause the kernel would report the same connection again at once.
@@ -96,22 +98,35 @@ impl Drop for Listener {
 #[derive(Debug)]
 pub struct Arrival {
     pub stream: Stream,
-    pub user_queue: Arc<UserQueue>,
+    /// How many connections had been accepted before it.
+    accepted_before: u64,
     user: Facts,
     place: Place,
+    /// The bytes that came with it.
+    input: Vec<u8>,
 }
 
 /// The place of a connection within the limits of its user and of the daemon.
 #[derive(Debug)]
 pub struct Place {
+    user_queue: Joined,
     held: Held,
     _counted: TaskTrackerToken,
+}
+
+/// A caller that is identified, or will be. It has no connection if it is turned away.
+#[expect(missing_debug_implementations, reason = "it holds connections, which have no such implementation")]
+pub enum Identified {
+    Now(Option<Box<Connection>>),
+    Later(BoxFuture<'static, io::Result<Option<Box<Connection>>>>),
 }
 
 /// Accepts connections, as many at a time as others can wait for.
 #[derive(Debug)]
 pub struct Acceptor {
     pub listener: Listener,
+    /// How many connections were accepted.
+    pub accepted: u64,
     /// Until when no connection is accepted, because descriptors have run out.
     pub paused_until: Option<Instant>,
     descriptors: Descriptors,
@@ -129,6 +144,7 @@ impl Acceptor {
         let of_new_connections = refuse_descriptors(&listener);
         Self {
             listener,
+            accepted: 0,
             paused_until: None,
             // Those that were made before take descriptors on every kernel.
             descriptors: Descriptors::MayCome,
@@ -159,8 +175,10 @@ impl Acceptor {
 
     /// Takes in a connection, or turns the caller away. Returns the cost.
     fn admit(&mut self, mut stream: Stream, shared: &Arc<ServerState>, mut take: impl FnMut(Arrival)) -> u32 {
-        // One that has not waited is there.
-        if self.batch_units > 1 && has_hung_up(&stream) {
+        let accepted_before = self.accepted;
+        self.accepted += 1;
+        // One that has not waited long is there.
+        if self.batch_units > 2 && has_hung_up(&stream) {
             stream.abandon();
             return 1;
         }
@@ -170,9 +188,8 @@ impl Acceptor {
             Ok(user) => match take_place(user.uid, shared, now) {
                 Err(reason) => refuse(&mut stream, shared, &user, reason),
                 Ok(place) => {
-                    let user_queue = shared.fair_queue.join(user.uid);
                     shared.most_open.fetch_max(shared.connections.len(), Ordering::Relaxed);
-                    take(Arrival { stream, user_queue, user, place });
+                    take(Arrival { stream, accepted_before, user, place, input: Vec::new() });
                 }
             },
         }
@@ -211,15 +228,58 @@ fn accept(listener: &Listener) -> nix::Result<OwnedFd> {
 }
 
 impl Arrival {
+    pub fn user_queue(&self) -> &Arc<UserQueue> {
+        &self.place.user_queue
+    }
+
     /// Whether nobody waits for an answer any more.
     pub fn has_hung_up(&self) -> bool {
         has_hung_up(&self.stream)
     }
 
-    /// Asks the kernel for the process that connected, in a turn of its user.
-    pub fn peer(&self, shared: &ServerState) -> io::Result<Peer> {
-        self.user_queue.spend(IDENTIFY_UNITS);
-        Peer::of(self.stream.as_fd(), self.user.clone(), &shared.processes)
+    /// Reads what has come. Returns whether the caller may wait for an answer.
+    pub fn read(&mut self, room: &mut [u8]) -> bool {
+        match self.stream.try_read(room) {
+            Ok(read) => {
+                self.input = room.get(..read).unwrap_or_default().to_vec();
+                read > 0
+            }
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// A session of the process that connected, if it has one.
+    pub fn find(&self, sessions: &Sessions) -> Option<Found> {
+        sessions.find(&self.user, self.accepted_before)
+    }
+
+    /// Returns the process that connected, in a turn of its user. Asks the kernel unless it is known.
+    pub fn peer(&self, known: Option<&Found>) -> io::Result<Peer> {
+        self.user_queue().spend(IDENTIFY_UNITS);
+        match known {
+            Some(known) => Ok(known.session.peer.of_same_process(self.user.clone())),
+            None => Peer::of(self.stream.as_fd(), self.user.clone()),
+        }
+    }
+
+    /// Gives the peer its groups. Returns `false` if the lists of its user's processes are too long to be kept, and the caller is
+    /// turned away.
+    fn set_groups(&mut self, peer: &mut Peer, groups: Groups, shared: &ServerState) -> bool {
+        match self.place.held.allowance.share_groups(groups) {
+            Ok(groups) => peer.set_groups(groups),
+            Err(excess) => {
+                refuse(&mut self.stream, shared, peer.caller(), excess.reason);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The connection of an identified caller.
+    fn connection(self, peer: Peer, known: Option<Found>, shared: &Arc<ServerState>) -> Box<Connection> {
+        let joined = known.and_then(|known| known.joined(peer.caller(), shared));
+        let session = joined.unwrap_or_else(|| Arc::new(Session::new(Arc::clone(shared), peer)));
+        Box::new(Connection::new(self.stream, session, self.place, self.input))
     }
 }
 
@@ -241,39 +301,52 @@ pub fn take_place(uid: u32, shared: &ServerState, now: clock::Instant) -> Result
         return Err(TOO_MANY);
     }
     let held = allowance.take(Resource::Connections, 1).map_err(|excess| excess.reason)?;
-    Ok(Place { held, _counted: shared.connections.token() })
+    Ok(Place { user_queue: shared.fair_queue.join(uid), held, _counted: shared.connections.token() })
 }
 
-/// Reads the caller's groups, in a turn of its user. Mostly ready at once. Returns no connection if the caller is turned away.
-pub async fn identify(
-    arrival: Arrival,
+/// Identifies the caller in a turn of its user.
+pub fn identify(
+    mut arrival: Arrival,
     mut peer: Peer,
+    known: Option<Found>,
+    shared: &Arc<ServerState>,
+) -> io::Result<Identified> {
+    let groups = peer::few_groups(arrival.stream.as_fd())?;
+    let has_exe_rules = shared.registry.borrow().has_exe_rules;
+    match groups {
+        Some(groups) if !has_exe_rules => {
+            let is_admitted = arrival.set_groups(&mut peer, groups, shared);
+            Ok(Identified::Now(is_admitted.then(|| arrival.connection(peer, known, shared))))
+        }
+        groups => Ok(Identified::Later(Box::pin(identify_later(arrival, peer, groups, Arc::clone(shared))))),
+    }
+}
+
+/// Waits for what it takes to identify the caller. Mostly ready at once.
+async fn identify_later(
+    mut arrival: Arrival,
+    mut peer: Peer,
+    few_groups: Option<Groups>,
     shared: Arc<ServerState>,
 ) -> io::Result<Option<Box<Connection>>> {
-    let Arrival { mut stream, user_queue, place, .. } = arrival;
-    let allowance = &place.held.allowance;
-    let groups = if let Some(groups) = peer::few_groups(stream.as_fd())? {
-        allowance.share_groups(groups)
+    let is_admitted = if let Some(groups) = few_groups {
+        arrival.set_groups(&mut peer, groups, &shared)
     } else {
-        let groups = Box::pin(many_groups(&stream, allowance, &shared)).await?;
+        let groups = Box::pin(many_groups(&arrival.stream, &arrival.place.held.allowance, &shared)).await?;
+        let user_queue = Arc::clone(arrival.user_queue());
         let _turn = user_queue.turn().await;
         user_queue.spend(SHARE_MANY_GROUPS_UNITS);
-        allowance.share_groups(groups)
+        arrival.set_groups(&mut peer, groups, &shared)
     };
-    match groups {
-        Ok(groups) => peer.set_groups(groups),
-        Err(excess) => {
-            refuse(&mut stream, &shared, peer.caller(), excess.reason);
-            return Ok(None);
-        }
+    if !is_admitted {
+        return Ok(None);
     }
     // The caller may run a file that has just replaced the one that a rule means.
     let has_exe_rules = shared.registry.borrow().has_exe_rules;
     if has_exe_rules && let Some(exe) = &peer.facts().exe {
         Box::pin(shared.names.recheck(exe)).await;
     }
-    let session = Session::new(shared, peer);
-    Ok(Some(Box::new(Connection::new(stream, Arc::new(session), place))))
+    Ok(Some(arrival.connection(peer, None, &shared)))
 }
 
 /// Reads a long list of groups on another thread, one list at a time, for users in turn: it takes a processor for longer than

@@ -94,7 +94,7 @@ impl Audit {
         if known.is_some_and(|place| self.repeat(place)) {
             return known;
         }
-        self.record_as_it_is(&Record { peer: Cow::Borrowed(peer.facts()), ..record.clone() })
+        self.record_as_it_is(&Record { peer: Cow::Borrowed(&peer.description()), ..record.clone() })
     }
 
     /// Records a decision with no more facts than it has.

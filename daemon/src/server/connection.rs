@@ -19,11 +19,11 @@ use tokend_protocol::{
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub use self::buffers::Buffers;
+pub use self::buffers::{Buffers, InTurn};
 use self::waiting::{Waiting, events, next};
 use crate::quota::Resource;
 use crate::server::accept::Place;
-use crate::server::session::{Session, in_task, refusal};
+use crate::server::session::{LastHeld, Session, in_task, refusal};
 use crate::server::stream::Stream;
 
 /// How long a peer may take to send its first request.
@@ -61,6 +61,18 @@ pub struct Connection {
     is_in_task: bool,
     /// When the frame that is awaited must be complete.
     pub deadline: Option<Instant>,
+    pub in_loop: InLoop,
+}
+
+/// What the event loop notes about a connection that no task has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InLoop {
+    /// Whether its events are awaited.
+    pub is_registered: bool,
+    /// Whether it is in the list of those that are ready.
+    pub is_ready: bool,
+    /// Whether its process has ended.
+    pub has_lost_peer: bool,
 }
 
 /// The outcome of a turn.
@@ -85,23 +97,25 @@ pub enum Next {
 }
 
 impl Connection {
-    pub fn new(stream: Stream, session: Arc<Session>, place: Place) -> Self {
+    /// A connection, and the bytes of it that were read.
+    pub fn new(stream: Stream, session: Arc<Session>, place: Place, input: Vec<u8>) -> Self {
         Self {
             stream,
             session,
             _place: place,
-            input: Vec::new(),
+            input,
             waiting: None,
             reading: true,
             is_in_task: false,
             deadline: Some(Instant::now() + FIRST_FRAME_TIMEOUT),
+            in_loop: InLoop::default(),
         }
     }
 
     /// Goes on after a turn, until the connection is idle, which is then returned, or until the peer leaves, misbehaves, or the
     /// daemon stops and what is in flight is finished.
     pub async fn run(mut self: Box<Self>, turn: Turn) -> io::Result<Option<Box<Self>>> {
-        self.is_in_task = true;
+        (self.is_in_task, self.in_loop) = (true, InLoop::default());
         let (session, stop) = (Arc::clone(&self.session), self.session.shared.stop.clone());
         let (mut exit, mut stopped) = (pin!(session.peer.exit()), pin!(stop.cancelled()));
         self.finish(turn).await?;
@@ -134,12 +148,7 @@ impl Connection {
                 }
             };
             let user_turn = session.user_queue.turn().await;
-            let turn = {
-                let mut buffers = session.buffers();
-                let turn = self.take_turn(answer, &mut buffers);
-                buffers.wipe();
-                turn
-            };
+            let turn = self.take_turn(answer, &mut InTurn::of(&session.shared.buffers));
             drop(user_turn);
             self.finish(turn).await?;
         }
@@ -149,10 +158,11 @@ impl Connection {
     /// Does the work of a turn without waiting: an answer that was waited for, or what has come.
     pub fn take_turn(&mut self, answer: Option<Frame<Reply>>, buffers: &mut Buffers) -> Turn {
         buffers.clear();
-        let Buffers { input, output, .. } = buffers;
+        let Buffers { input, output, last, .. } = buffers;
+        last.begin_turn();
         let handled = match answer {
             Some(answer) => self.answer(answer, output),
-            None => self.receive(input, output),
+            None => self.receive(input, last, output),
         };
         let written = if output.is_empty() { Ok(0) } else { self.stream.try_write(output) };
         let (written, unwritten) = match written {
@@ -194,7 +204,7 @@ impl Connection {
     }
 
     /// Reads once, unless frames are left from the last turn, and handles what has come.
-    fn receive(&mut self, room: &mut [u8], output: &mut Vec<u8>) -> io::Result<()> {
+    fn receive(&mut self, room: &mut [u8], last: &mut LastHeld, output: &mut Vec<u8>) -> io::Result<()> {
         let mut read = 0;
         if !self.has_frame() {
             match self.stream.try_read(room) {
@@ -219,7 +229,7 @@ impl Connection {
             kept.extend_from_slice(new);
             &kept
         };
-        let (handled, rest) = self.handle_frames(input, output);
+        let (handled, rest) = self.handle_frames(input, last, output);
         self.input = rest.to_vec();
         if !rest.is_empty() {
             self.deadline.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
@@ -228,9 +238,13 @@ impl Connection {
     }
 
     /// Handles the frames that have come, until the user's allowance is spent or enough output waits. Returns the rest.
-    fn handle_frames<'a>(&mut self, input: &'a [u8], output: &mut Vec<u8>) -> (io::Result<()>, &'a [u8]) {
-        let (mut rest, mut last) = (input, None);
-        let mut has_turn = true;
+    fn handle_frames<'a>(
+        &mut self,
+        input: &'a [u8],
+        last: &mut LastHeld,
+        output: &mut Vec<u8>,
+    ) -> (io::Result<()>, &'a [u8]) {
+        let (mut rest, mut has_turn) = (input, true);
         while has_turn && output.len() < UNWRITTEN_MAX {
             let Some((length, frame)) = length_of(rest) else { break };
             if length > REQUEST_MAX {
@@ -242,7 +256,7 @@ impl Connection {
             let Some((body, next)) = frame.split_at_checked(length) else { break };
             rest = next;
             self.deadline = None;
-            let is_held = self.session.get_held(body, &mut last, output);
+            let is_held = self.session.get_held(body, last, output);
             let units = cost(body.len()) + if is_held { 0 } else { self.handle(body, output) };
             has_turn = self.session.user_queue.spend(units);
         }
@@ -427,7 +441,7 @@ mod tests {
         let peer = Peer::known(Facts { uid: 7, gid: 7, ..Facts::default() });
         let session = Arc::new(Session::new(Arc::clone(shared), peer));
         let place = take_place(7, shared, shared.clock.now()).unwrap();
-        (Connection::new(ours, session, place), theirs)
+        (Connection::new(ours, session, place, Vec::new()), theirs)
     }
 
     fn serve(connection: Connection) -> JoinHandle<io::Result<()>> {
@@ -442,7 +456,7 @@ mod tests {
                     None => readable.await?,
                 }
                 let session = Arc::clone(&connection.session);
-                turn = connection.take_turn(None, &mut session.buffers());
+                turn = connection.take_turn(None, &mut InTurn::of(&session.shared.buffers));
             }
             Ok(())
         })
@@ -486,7 +500,7 @@ mod tests {
             let (mut connection, _peer) = connection(&shared);
             let frame = wire([request]);
             let input = frame.repeat(20);
-            let (handled, rest) = connection.handle_frames(&input, &mut Vec::new());
+            let (handled, rest) = connection.handle_frames(&input, &mut LastHeld::default(), &mut Vec::new());
             handled.unwrap();
             20 - rest.len() / frame.len()
         };

@@ -4,6 +4,7 @@
 //! takes it: for an answer that needs a provider, for a watch, or for a caller that does not read. The task gives the connection
 //! back as soon as it is idle. So an idle connection has no task, and no provider's answer delays a token that is held.
 
+mod due;
 mod progress;
 mod returned;
 mod watched;
@@ -27,15 +28,17 @@ use self::progress::{EndOfProcess, Progress};
 use self::returned::Returned;
 use self::watched::{Idle, Watched, add, slot};
 use crate::server::ServerState;
-use crate::server::accept::{Acceptor, Arrival, Listener, PAUSE, identify};
+use crate::server::accept::{Acceptor, Arrival, Identified, Listener, identify};
 use crate::server::connection::{Buffers, Connection, Next, Turn};
 use crate::server::fair_queue::ReadyList;
+use crate::server::session::Session;
+use crate::server::sessions::Sessions;
 
 /// Events that are taken at once.
 const EVENTS_MAX: usize = 1024;
 
-/// How long a connection lasts before the end of its process is watched, unless it asks twice. Most are shorter, and this
-/// saves them the system calls of a watch.
+/// How long a connection lasts before the end of its process is watched, unless the process asks or connects twice. Most are
+/// shorter, and this saves them the system calls of a watch.
 const EXIT_WATCH_DELAY: Duration = Duration::from_secs(1);
 
 /// The cost of giving a connection to a task, in units of a turn.
@@ -64,8 +67,11 @@ struct Loop {
     /// Connections without a request yet, and when that is too late. The oldest is the first.
     silent: VecDeque<(Instant, RawFd)>,
     buffers: Buffers,
+    sessions: Sessions,
     /// The number of the present step.
     step: u64,
+    /// How long to wait, if nothing is ready: until something is due.
+    timeout: EpollTimeout,
 }
 
 impl EventLoop {
@@ -79,7 +85,7 @@ impl EventLoop {
             // Dropped within the runtime, which closes descriptors that callers sent.
             let mut event_loop = event_loop;
             let mut events = [EpollEvent::empty(); EVENTS_MAX];
-            while event_loop.step(event_loop.timeout(), &mut events, &runtime) {}
+            while event_loop.step(event_loop.timeout, &mut events, &runtime) {}
         })?;
         Ok(Self { returned, progress, thread: Some(thread) })
     }
@@ -121,7 +127,9 @@ impl Loop {
             young: VecDeque::new(),
             silent: VecDeque::new(),
             buffers: Buffers::default(),
+            sessions: Sessions::default(),
             step: 0,
+            timeout: EpollTimeout::NONE,
         })
     }
 
@@ -138,29 +146,19 @@ impl Loop {
         if !self.note(events.get(..count).unwrap_or_default()) {
             return false;
         }
-        self.pass_time();
         while let Some(descriptor) = self.ready.take_next() {
             // A fault over one connection, which the panic hook has logged, ends no other.
             if catch_unwind(AssertUnwindSafe(|| self.serve(descriptor, runtime))).is_err() {
+                *slot(&mut self.watched, descriptor) = None;
                 self.buffers = Buffers::default();
             }
         }
         self.ready.end_round();
+        self.pass_time();
         // Also while there is more to do, which may be so for as long as a user likes.
         self.buffers.wipe();
         self.progress.note();
         true
-    }
-
-    /// Returns how long to wait: until something is due.
-    fn timeout(&self) -> EpollTimeout {
-        if !self.ready.is_empty() {
-            return EpollTimeout::ZERO;
-        }
-        let due = [&self.young, &self.silent].into_iter().filter_map(VecDeque::front).map(|(due, _)| *due);
-        let Some(due) = due.chain(self.acceptor.paused_until).min() else { return EpollTimeout::NONE };
-        let millis = due.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
-        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
     }
 
     /// Notes what is ready. Returns whether to go on.
@@ -192,8 +190,8 @@ impl Loop {
         // turns of their user: there may be many, with much to discard.
         if !ended.is_empty() {
             for idle in self.watched.iter_mut().filter_map(Watched::connection) {
-                idle.has_lost_peer |= idle.pidfd.is_some_and(|pidfd| ended.contains(&pidfd));
-                if idle.has_lost_peer {
+                if idle.pidfd.is_some_and(|pidfd| ended.contains(&pidfd)) {
+                    idle.connection.in_loop.has_lost_peer = true;
                     idle.note(idle.connection.stream.as_raw_fd(), &mut self.ready);
                 }
             }
@@ -210,8 +208,9 @@ impl Loop {
         for connection in connections {
             // Its process may have ended while nobody had it.
             if !connection.session.peer.is_gone() {
-                let is_silent = connection.deadline.is_some();
-                self.put(Idle::new(connection), is_silent);
+                let (descriptor, is_silent) = (connection.stream.as_raw_fd(), connection.deadline.is_some());
+                *slot(&mut self.watched, descriptor) = Some(Watched::Connection(Idle::new(connection)));
+                self.keep(descriptor, is_silent);
             }
         }
         !self.shared.stop.is_cancelled()
@@ -221,134 +220,129 @@ impl Loop {
         let Self { acceptor, shared, watched, ready, step, .. } = self;
         acceptor.accept(shared, |arrival| {
             let descriptor = arrival.stream.as_raw_fd();
-            ready.push(&arrival.user_queue, descriptor);
+            ready.push(arrival.user_queue(), descriptor);
             *slot(watched, descriptor) = Some(Watched::Arrival { arrival: Box::new(arrival), step: *step });
         });
         self.pause();
     }
 
-    /// Does what is due.
-    fn pass_time(&mut self) {
-        if self.young.is_empty() && self.silent.is_empty() && self.acceptor.paused_until.is_none() {
-            return;
-        }
-        let now = Instant::now();
-        while let Some(descriptor) = take_due(&mut self.young, now) {
-            let place = slot(&mut self.watched, descriptor).take();
-            if let Some(Watched::Connection(idle)) = &place {
-                self.watch_process(&idle.connection);
-                self.silent.extend(idle.connection.deadline.map(|due| (due, descriptor)));
-            }
-            *slot(&mut self.watched, descriptor) = place;
-        }
-        while let Some(descriptor) = take_due(&mut self.silent, now) {
-            let slot = slot(&mut self.watched, descriptor);
-            // The descriptor may belong to a younger connection by now.
-            let is_late = |idle: &Idle| idle.connection.deadline.is_some_and(|due| due <= now);
-            if matches!(slot, Some(Watched::Connection(idle)) if is_late(idle)) {
-                tracing::debug!("a connection ended: no request has come");
-                *slot = None;
-            }
-        }
-        if self.acceptor.paused_until.take_if(|until| *until <= now).is_some()
-            && add(&self.epoll, &self.acceptor.listener, EpollFlags::EPOLLIN).is_err()
-        {
-            self.acceptor.paused_until = Some(now + PAUSE);
-        }
-    }
-
     /// Serves a connection that is ready, in a turn of its user.
     fn serve(&mut self, descriptor: RawFd, runtime: &Handle) {
         let slot = slot(&mut self.watched, descriptor);
-        match slot.take() {
-            Some(Watched::Arrival { mut arrival, step }) => {
+        match slot {
+            Some(Watched::Connection(idle)) if idle.connection.in_loop.has_lost_peer => *slot = None,
+            Some(Watched::Connection(idle)) => {
+                idle.connection.in_loop.is_ready = false;
+                self.take_turn(descriptor, false, runtime);
+            }
+            Some(Watched::Arrival { .. }) => {
+                let Some(Watched::Arrival { mut arrival, step }) = slot.take() else { return };
                 // The user's other connections may have taken long.
                 if step < self.step && arrival.has_hung_up() {
-                    return arrival.stream.abandon();
-                }
-                self.identify(*arrival, runtime);
-            }
-            Some(Watched::Connection(mut idle)) => {
-                idle.is_ready = false;
-                if !idle.has_lost_peer {
-                    self.take_turn(idle, false, runtime);
+                    arrival.stream.abandon();
+                } else if arrival.read(&mut self.buffers.input) {
+                    self.identify(*arrival, runtime);
                 }
             }
-            other => *slot = other,
+            Some(Watched::Process(_)) | None => (),
         }
     }
 
     fn identify(&mut self, mut arrival: Arrival, runtime: &Handle) {
-        let peer = match arrival.peer(&self.shared) {
+        let known = arrival.find(&self.sessions);
+        let is_known = known.is_some();
+        let peer = match arrival.peer(known.as_ref()) {
             Ok(peer) => peer,
             Err(error) => {
                 self.acceptor.turn_away_unidentified(&mut arrival.stream, &error, &self.shared);
                 return self.pause();
             }
         };
-        let mut identified = Box::pin(identify(arrival, peer, Arc::clone(&self.shared)));
-        match identified.as_mut().now_or_never() {
-            Some(Ok(connection)) => {
+        match identify(arrival, peer, known, &self.shared) {
+            Ok(Identified::Now(connection)) => {
                 if let Some(connection) = connection {
-                    // The first request has mostly come with the connection.
-                    self.take_turn(Idle::new(connection), true, runtime);
+                    self.begin(connection, is_known, runtime);
                 }
             }
-            Some(Err(error)) => log_end(&error),
-            None => self.spawn(runtime, async move {
-                match identified.await? {
-                    Some(connection) => connection.run(Turn::default()).await,
-                    None => Ok(None),
-                }
-            }),
+            Ok(Identified::Later(mut identified)) => match identified.as_mut().now_or_never() {
+                Some(Ok(Some(connection))) => self.begin(connection, is_known, runtime),
+                Some(Ok(None)) => (),
+                Some(Err(error)) => log_end(&error),
+                None => self.spawn(runtime, async move {
+                    match identified.await? {
+                        Some(connection) => connection.run(Turn::default()).await,
+                        None => Ok(None),
+                    }
+                }),
+            },
+            Err(error) => log_end(&error),
         }
     }
 
-    fn take_turn(&mut self, mut idle: Idle, is_new: bool, runtime: &Handle) {
+    /// Begins to serve a connection whose caller is identified. The first request has mostly come with it. A process that
+    /// connects again is watched at once.
+    fn begin(&mut self, connection: Box<Connection>, is_known: bool, runtime: &Handle) {
+        self.sessions.add(&connection.session, self.acceptor.accepted);
+        if is_known {
+            self.watch_process(&connection.session);
+        }
+        let descriptor = connection.stream.as_raw_fd();
+        *slot(&mut self.watched, descriptor) = Some(Watched::Connection(Idle::new(connection)));
+        self.take_turn(descriptor, true, runtime);
+    }
+
+    fn take_turn(&mut self, descriptor: RawFd, is_new: bool, runtime: &Handle) {
+        let slot = slot(&mut self.watched, descriptor);
+        let Some(Watched::Connection(idle)) = slot else { return };
         let turn = idle.connection.take_turn(None, &mut self.buffers);
         match idle.connection.next(&turn) {
-            Next::Idle => self.put(idle, is_new),
+            Next::Idle => self.keep(descriptor, is_new),
             Next::Ready => {
-                idle.note(idle.connection.stream.as_raw_fd(), &mut self.ready);
-                self.put(idle, is_new);
+                idle.note(descriptor, &mut self.ready);
+                self.keep(descriptor, is_new);
             }
             Next::Task => {
-                let Idle { connection, is_registered, .. } = idle;
+                let Some(Watched::Connection(Idle { connection, .. })) = slot.take() else { return };
                 connection.session.user_queue.spend(HAND_OVER_UNITS);
-                self.watch_process(&connection);
-                if is_registered && let Err(error) = self.epoll.delete(&connection.stream) {
+                self.watch_process(&connection.session);
+                if connection.in_loop.is_registered
+                    && let Err(error) = self.epoll.delete(&connection.stream)
+                {
                     return log_end(&error.into());
                 }
                 self.spawn(runtime, connection.run(turn));
             }
             Next::End => {
+                *slot = None;
                 let _ = turn.handled.inspect_err(log_end);
             }
         }
     }
 
     /// Keeps a connection until it is ready.
-    fn put(&mut self, mut idle: Idle, is_new: bool) {
-        let stream = &idle.connection.stream;
-        let descriptor = stream.as_raw_fd();
-        if !idle.is_registered {
+    fn keep(&mut self, descriptor: RawFd, is_new: bool) {
+        let slot = slot(&mut self.watched, descriptor);
+        let Some(Watched::Connection(Idle { connection, .. })) = slot else { return };
+        if !connection.in_loop.is_registered {
             let event = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-            if let Err(error) = add(&self.epoll, stream, event) {
+            if let Err(error) = add(&self.epoll, &connection.stream, event) {
+                *slot = None;
                 return log_end(&error.into());
             }
-            idle.is_registered = true;
+            connection.in_loop.is_registered = true;
         }
-        if is_new {
+        let is_unwatched = connection.session.peer.process().is_some_and(|process| !process.is_watched());
+        if is_new && (is_unwatched || connection.deadline.is_some()) {
             self.young.push_back((Instant::now() + EXIT_WATCH_DELAY, descriptor));
-        } else {
-            self.watch_process(&idle.connection);
+        } else if is_unwatched {
+            let session = Arc::clone(&connection.session);
+            self.watch_process(&session);
         }
-        *slot(&mut self.watched, descriptor) = Some(Watched::Connection(idle));
     }
 
-    /// Watches for the end of a connection's process. If that is impossible, the kernel is asked at each request.
-    fn watch_process(&mut self, connection: &Connection) {
-        let Some(process) = connection.session.peer.process().filter(|process| !process.is_watched()) else {
+    /// Watches for the end of a caller's process. If that is impossible, the kernel is asked at each request.
+    fn watch_process(&mut self, session: &Session) {
+        let Some(process) = session.peer.process().filter(|process| !process.is_watched()) else {
             return;
         };
         if add(&self.epoll, process, EpollFlags::EPOLLIN | EpollFlags::EPOLLET).is_ok() {
@@ -386,11 +380,6 @@ impl Loop {
     }
 }
 
-fn take_due(queue: &mut VecDeque<(Instant, RawFd)>, now: Instant) -> Option<RawFd> {
-    let (due, descriptor) = *queue.front()?;
-    (due <= now).then(|| queue.pop_front()).map(|_| descriptor)
-}
-
 fn log_end(error: &io::Error) {
     tracing::debug!(%error, "a connection ended");
 }
@@ -408,7 +397,6 @@ mod tests {
     use crate::quota::Quota;
     use crate::server::accept::take_place;
     use crate::server::accept::tests::scene;
-    use crate::server::session::Session;
     use crate::server::stream::{Descriptors, Stream};
 
     /// Does all that can be done now.
@@ -446,7 +434,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(86_400)).await;
         work(&mut event_loop);
         assert_eq!(read(&asks), None);
-        assert_eq!(event_loop.timeout(), EpollTimeout::NONE, "nothing is due any more");
+        assert_eq!(event_loop.timeout, EpollTimeout::NONE, "nothing is due any more");
     }
 
     #[tokio::test]
@@ -497,8 +485,11 @@ mod tests {
         let (shared, peer) = (Arc::clone(&event_loop.shared), Peer::of_process(process.id()));
         let place = take_place(peer.caller().uid, &shared, shared.clock.now()).unwrap();
         let stream = Stream::new(ours.into(), Descriptors::MayCome);
-        let connection = Connection::new(stream, Arc::new(Session::new(shared, peer)), place);
-        event_loop.put(Idle::new(Box::new(connection)), true);
+        let connection = Connection::new(stream, Arc::new(Session::new(shared, peer)), place, Vec::new());
+        let descriptor = connection.stream.as_raw_fd();
+        let idle = Idle::new(Box::new(connection));
+        *slot(&mut event_loop.watched, descriptor) = Some(Watched::Connection(idle));
+        event_loop.keep(descriptor, true);
         heir
     }
 

@@ -9,6 +9,7 @@
 //! and then could get the turn while nobody polls it, and block the user's other tasks.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -39,11 +40,16 @@ pub struct FairQueue {
 #[derive(Debug)]
 pub struct UserQueue {
     fair_queue: Arc<FairQueue>,
+    connections: AtomicUsize,
     /// Locked for the length of a task's turn. Waiting tasks are served in the order in which they came.
     turn: tokio::sync::Mutex<()>,
     /// Never held across an await.
     account: Mutex<Account>,
 }
+
+/// A connection of a user, which counts as connected for as long as it has one.
+#[derive(Debug)]
+pub struct Joined(Arc<UserQueue>);
 
 /// The users with connections that the event loop has to serve.
 #[derive(Debug)]
@@ -67,17 +73,26 @@ struct Account {
 
 impl FairQueue {
     /// Adds a connection of this user.
-    pub fn join(self: &Arc<Self>, uid: u32) -> Arc<UserQueue> {
+    pub fn join(self: &Arc<Self>, uid: u32) -> Joined {
+        let user = self.of(uid);
+        if user.connections.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.users_connected.fetch_add(1, Ordering::Relaxed);
+        }
+        Joined(user)
+    }
+
+    /// The turns of this user.
+    pub fn of(self: &Arc<Self>, uid: u32) -> Arc<UserQueue> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = users.get(&uid).and_then(Weak::upgrade) {
             return user;
         }
         // Users who have left are forgotten now and then.
-        if users.len() > 2 * self.users_connected.fetch_add(1, Ordering::Relaxed) {
+        if users.len() == users.capacity() {
             users.retain(|_, user| user.strong_count() > 0);
         }
-        let (turn, account) = (tokio::sync::Mutex::default(), Mutex::default());
-        let user = Arc::new(UserQueue { fair_queue: Arc::clone(self), turn, account });
+        let (connections, turn, account) = (0.into(), tokio::sync::Mutex::default(), Mutex::default());
+        let user = Arc::new(UserQueue { fair_queue: Arc::clone(self), connections, turn, account });
         users.insert(uid, Arc::downgrade(&user));
         user
     }
@@ -140,9 +155,19 @@ impl Drop for ReadyList {
     }
 }
 
-impl Drop for UserQueue {
+impl Deref for Joined {
+    type Target = Arc<UserQueue>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Joined {
     fn drop(&mut self) {
-        self.fair_queue.users_connected.fetch_sub(1, Ordering::Relaxed);
+        if self.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.fair_queue.users_connected.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -379,6 +404,6 @@ mod tests {
             drop(user.turn().now_or_never().expect("each has an allowance"));
             user.spend(1);
         }
-        assert!(queue.users.lock().unwrap().len() <= 2);
+        assert!(queue.users.lock().unwrap().len() < 10);
     }
 }

@@ -15,7 +15,7 @@ mod view;
 mod watch;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -29,6 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::authorize::Remembered;
 pub use self::failure::refusal;
+pub use self::held::LastHeld;
 pub use self::watch::Watch;
 use crate::clock::Instant;
 use crate::engine::registry::Registry;
@@ -36,14 +37,13 @@ use crate::peer::Peer;
 use crate::quota::Allowance;
 use crate::server::ServerState;
 use crate::server::audit::{Operation, Record, Refusal};
-use crate::server::connection::Buffers;
 use crate::server::fair_queue::UserQueue;
 
 /// The cost of the work on many tokens that is done in one turn. Other users have their turns in between, so that a list
 /// of thousands of tokens delays nobody.
 const STRETCH_UNITS: u32 = 8;
 
-/// One connected caller.
+/// One connected caller: a process with some user and groups, on one connection or on several.
 #[derive(Debug)]
 pub struct Session {
     pub shared: Arc<ServerState>,
@@ -66,7 +66,7 @@ struct Asked<'a> {
 impl Session {
     pub fn new(shared: Arc<ServerState>, peer: Peer) -> Self {
         let allowance = shared.allowances.of(peer.caller().uid, shared.clock.now());
-        let user_queue = shared.fair_queue.join(peer.caller().uid);
+        let user_queue = shared.fair_queue.of(peer.caller().uid);
         Self { shared, peer, allowance, user_queue, remembered: Mutex::default() }
     }
 
@@ -99,11 +99,6 @@ impl Session {
             })),
         };
         answer.unwrap_or_else(Reply::Error)
-    }
-
-    /// Locked for the length of a turn.
-    pub fn buffers(&self) -> std::sync::MutexGuard<'_, Buffers> {
-        self.shared.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The registry in force.

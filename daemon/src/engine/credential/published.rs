@@ -1,6 +1,7 @@
 //! The published state of a credential. Readers take it at any time. A channel exists only while somebody awaits changes,
 //! because it is larger than the rest of a credential.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -10,6 +11,10 @@ use super::{EncodedReply, Snapshot};
 /// The newest snapshot. Only the actor changes it.
 #[derive(Debug)]
 pub(in crate::engine) struct Published(Mutex<State>);
+
+/// Whether a snapshot is not the newest one any more. A copy is made to be published, and begins as the newest.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Superseded(AtomicBool);
 
 #[derive(Debug)]
 struct State {
@@ -40,15 +45,17 @@ impl Published {
 
     pub(in crate::engine) fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         let mut state = self.lock();
+        state.snapshot.superseded.set();
         let snapshot = Arc::make_mut(&mut state.snapshot);
-        // Encoded before the change.
-        snapshot.reply = EncodedReply::default();
+        // From before the change.
+        (snapshot.reply, snapshot.superseded) = (EncodedReply::default(), Superseded::default());
         change(snapshot);
         state.send();
     }
 
     pub(in crate::engine) fn replace(&self, snapshot: Snapshot) {
         let mut state = self.lock();
+        state.snapshot.superseded.set();
         // In the memory of the former one, if nobody reads that.
         *Arc::make_mut(&mut state.snapshot) = snapshot;
         state.send();
@@ -68,6 +75,22 @@ impl Published {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Superseded {
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Clone for Superseded {
+    fn clone(&self) -> Self {
+        Self::default()
     }
 }
 
@@ -110,7 +133,7 @@ mod tests {
             Some((now.after(Duration::from_secs(9)), TokenFrame::new(&reply).unwrap()))
         };
         let reply = |state| {
-            let frame = published.snapshot().reply.get(now, || encode(state)).unwrap();
+            let (_, frame) = published.snapshot().reply.get(now, || encode(state)).unwrap();
             let mut wire = Vec::new();
             frame.append(1, &Secret::from("t".to_owned()), &mut wire);
             wire
@@ -119,5 +142,22 @@ mod tests {
         assert_eq!(reply(State::Refreshing), before, "nothing has changed");
         published.update(|snapshot| snapshot.in_flight = true);
         assert_ne!(reply(State::Refreshing), before);
+    }
+
+    #[test]
+    fn only_the_newest_snapshot_is_not_superseded() {
+        let published = Published::new(Snapshot::default());
+        let changes: [fn(&Published); 3] = [
+            |published| published.update(|snapshot| snapshot.failures += 1),
+            |published| published.replace(Snapshot::clone(&published.snapshot())),
+            Published::end,
+        ];
+        for change in changes {
+            let before = published.snapshot();
+            assert!(!before.superseded.get());
+            change(&published);
+            assert!(before.superseded.get());
+        }
+        assert!(!published.snapshot().superseded.get());
     }
 }

@@ -2,14 +2,14 @@
 
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::peer::Process;
 use crate::server::accept::Arrival;
 use crate::server::connection::Connection;
-use crate::server::fair_queue::{ReadyList, UserQueue};
+use crate::server::fair_queue::ReadyList;
 
 /// The owner of a watched descriptor.
 pub(super) enum Watched {
@@ -36,29 +36,21 @@ impl Watched {
 /// A connection that no task has.
 pub(super) struct Idle {
     pub(super) connection: Box<Connection>,
-    /// The user's, here because it is needed for every event.
-    user_queue: Arc<UserQueue>,
-    /// The pidfd of its process.
+    /// The pidfd of its process, here because those of all connections are looked at when a process ends.
     pub(super) pidfd: Option<RawFd>,
-    /// Whether its process has ended.
-    pub(super) has_lost_peer: bool,
-    /// Whether it is registered with epoll.
-    pub(super) is_registered: bool,
-    /// Whether it is in the list of those that are ready.
-    pub(super) is_ready: bool,
 }
 
 impl Idle {
     pub(super) fn new(connection: Box<Connection>) -> Self {
         let pidfd = connection.session.peer.process().map(|process| process.as_fd().as_raw_fd());
-        let user_queue = Arc::clone(&connection.session.user_queue);
-        Self { connection, user_queue, pidfd, has_lost_peer: false, is_registered: false, is_ready: false }
+        Self { connection, pidfd }
     }
 
     /// Notes that there is something to do.
     pub(super) fn note(&mut self, descriptor: RawFd, ready: &mut ReadyList) {
-        if !mem::replace(&mut self.is_ready, true) {
-            ready.push(&self.user_queue, descriptor);
+        let Connection { in_loop, session, .. } = &mut *self.connection;
+        if !mem::replace(&mut in_loop.is_ready, true) {
+            ready.push(&session.user_queue, descriptor);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The decision about every request: may this caller have that token?
 //!
-//! The decision is a synchronous function of the caller's facts, the registry and the resolved names. A connection
-//! remembers which tokens it was allowed for as long as neither registry nor names change.
+//! The decision is a synchronous function of the caller's facts, the registry and the resolved names. A session
+//! remembers which tokens its caller was allowed for as long as neither registry nor names change.
 //!
 //! A caller that may not have a token must not learn whether the token exists: the answer is the same in either case.
 
 use std::borrow::Cow;
 use std::iter::once;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::Arc;
 
 use tokend_protocol::{ErrorCode, ErrorReply, Fingerprint, TokenName, Variant};
 use tokio::sync::watch::Receiver;
@@ -23,21 +23,32 @@ const NOT_ALLOWED: &str = "not allowed, or no such token";
 const VARIANT_NOT_ALLOWED: &str =
     "this variant of the token is not allowed, only other scopes, resources or audiences";
 
-/// Tokens that a connection remembers. One more clears the memory.
+/// Tokens that are remembered for a caller. One more clears the memory.
 const REMEMBERED_MAX: usize = 256;
 
-/// The tokens that a connection was allowed, each with the reason. Variants and refusals are not remembered.
+/// The tokens that a caller was allowed, each with the reason. Variants and refusals are not remembered.
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
-    /// The registry of the decisions. Weak, so that an idle connection keeps no former registry alive.
-    registry: Weak<Registry>,
-    /// The resolved names of the decisions.
-    ids: Option<Receiver<ResolvedIds>>,
-    /// In the order of their names. Most connections have one.
+    /// Tells whether the decisions still hold.
+    in_force: Option<InForce>,
+    /// In the order of their names. Most callers have one.
     tokens: Vec<(TokenName, Allowed)>,
 }
 
-/// A token that a connection was allowed.
+/// Notices changes of the registry and of the resolved names, by which decisions are made.
+#[derive(Debug)]
+pub(super) struct InForce {
+    registry: Receiver<Arc<Registry>>,
+    ids: Receiver<ResolvedIds>,
+}
+
+impl InForce {
+    pub(super) fn is_unchanged(&self) -> bool {
+        matches!((self.registry.has_changed(), self.ids.has_changed()), (Ok(false), Ok(false)))
+    }
+}
+
+/// A token that a caller was allowed.
 #[derive(Debug)]
 pub(super) struct Allowed {
     pub(super) entry: Arc<Entry>,
@@ -47,8 +58,7 @@ pub(super) struct Allowed {
 }
 
 impl Session {
-    /// Decides about a request, or finds the decision that the connection remembers: the token, and why the caller may
-    /// have this variant of it.
+    /// Decides about a request: the token, and why the caller may have this variant of it.
     ///
     /// # Errors
     /// The caller may not have the token, or not this variant. A token that it may not have and one that does not exist look
@@ -59,13 +69,7 @@ impl Session {
         asked: Asked<'_>,
     ) -> Result<(Arc<Entry>, Arc<str>), ErrorReply> {
         let entry = registry.find(asked.name.as_str());
-        let decided = if asked.variant.is_empty() {
-            let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-            let allowed = self.decide(&mut remembered, registry, asked.name.as_str());
-            allowed.map(|allowed| (Arc::clone(&allowed.entry), Arc::clone(&allowed.reason)))
-        } else {
-            self.decide_about(registry, asked.name.as_str(), asked.variant)
-        };
+        let decided = self.decide_about(registry, asked.name.as_str(), asked.variant);
         decided.map_err(|reason| {
             match (reason, entry) {
                 (Refusal::NoRuleForVariant, Some(entry)) => {
@@ -91,25 +95,25 @@ impl Session {
         })
     }
 
-    /// Decides whether the caller may have a token without a variant, unless the connection remembers that it may.
-    pub(super) fn decide<'a>(
+    /// Notices changes from now on. Made before a decision, it notices a change during the decision too.
+    pub(super) fn in_force(&self) -> InForce {
+        InForce { registry: self.shared.registry.subscribe(), ids: self.shared.names.ids.subscribe() }
+    }
+
+    /// A token without a variant, if the caller may have it. Decides unless it is remembered.
+    pub(super) fn remembered<'a>(
         &self,
         remembered: &'a mut Remembered,
-        registry: &Arc<Registry>,
         name: &str,
-    ) -> Result<&'a mut Allowed, Refusal> {
-        let is_current = remembered.registry.as_ptr() == Arc::as_ptr(registry)
-            && remembered.ids.as_ref().is_some_and(|ids| ids.has_changed().is_ok_and(|changed| !changed));
-        if !is_current {
-            // Subscribed before a decision, so that a change during the decision is noticed at the next request.
-            let (registry, ids) = (Arc::downgrade(registry), Some(self.shared.names.ids.subscribe()));
-            *remembered = Remembered { registry, ids, tokens: Vec::new() };
+    ) -> Option<&'a mut Allowed> {
+        if !remembered.in_force.as_ref().is_some_and(InForce::is_unchanged) {
+            *remembered = Remembered { in_force: Some(self.in_force()), tokens: Vec::new() };
         }
         let tokens = &mut remembered.tokens;
         let mut found = tokens.binary_search_by(|(known, _)| known.as_str().cmp(name));
         if let Err(index) = found {
-            let (entry, reason) = self.decide_about(registry, name, &Variant::default())?;
-            let name = name.parse().map_err(|_| Refusal::NoSuchToken)?;
+            let (entry, reason) = self.decide_about(&self.registry(), name, &Variant::default()).ok()?;
+            let name = name.parse().ok()?;
             let is_full = tokens.len() >= REMEMBERED_MAX;
             if is_full {
                 tokens.clear();
@@ -119,11 +123,7 @@ impl Session {
             tokens.insert(index, (name, Allowed { entry, reason, counted: None }));
             found = Ok(index);
         }
-        found
-            .ok()
-            .and_then(|index| tokens.get_mut(index))
-            .map(|(_, allowed)| allowed)
-            .ok_or(Refusal::NoSuchToken)
+        found.ok().and_then(|index| tokens.get_mut(index)).map(|(_, allowed)| allowed)
     }
 
     fn decide_about(

@@ -20,6 +20,7 @@ use crate::store::Store;
 
 mod authorize;
 mod explain;
+mod held;
 mod list;
 mod quota;
 mod reload;
