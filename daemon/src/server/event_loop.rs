@@ -154,6 +154,7 @@ impl Loop {
             }
         }
         self.ready.end_round();
+        self.give_back_room();
         self.pass_time();
         // Also while there is more to do, which may be so for as long as a user likes.
         self.buffers.wipe();
@@ -515,6 +516,20 @@ mod tests {
         work(&mut event_loop);
         assert_eq!([read(&unwatched), read(&watched)], [Some(0); 2]);
         assert_eq!(event_loop.shared.connections.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_room_of_many_connections_is_given_back_when_they_close() {
+        let (listener, shared, path, _folder) = scene(Quota::default());
+        let mut event_loop = Loop::new(Listener::new(listener).unwrap(), shared).unwrap();
+        let mut caller = Caller::connect(&path).unwrap();
+        work(&mut event_loop);
+        slot(&mut event_loop.watched, 100_000).take();
+        work(&mut event_loop);
+        assert!(event_loop.watched.capacity() < 10_000);
+        write_frame(&mut caller, &Frame { id: 1, message: Request::Version }).unwrap();
+        work(&mut event_loop);
+        assert!(read(&caller).unwrap() > 0);
     }
 
     #[tokio::test]

@@ -11,6 +11,9 @@ use super::Loop;
 use super::watched::{Idle, Watched, add, slot};
 use crate::server::accept::PAUSE;
 
+/// Places in the table of descriptors whose room is worth giving back.
+const MANY: usize = 1024;
+
 impl Loop {
     /// Does what is due, and looks when something is due next.
     pub(super) fn pass_time(&mut self) {
@@ -55,6 +58,20 @@ impl Loop {
             && add(&self.epoll, &self.acceptor.listener, EpollFlags::EPOLLIN).is_err()
         {
             self.acceptor.paused_until = Some(now + PAUSE);
+        }
+    }
+
+    /// Gives back room that many connections have left.
+    pub(super) fn give_back_room(&mut self) {
+        if self.watched.len() < MANY {
+            return;
+        }
+        while self.watched.pop_if(|place| place.as_ref().is_none_or(Watched::has_ended)).is_some() {}
+        // Seldom, also if connections come and go all the time.
+        if self.watched.capacity() > 8 * self.watched.len() {
+            self.watched.shrink_to(2 * self.watched.len());
+            self.young.shrink_to(2 * self.young.len());
+            self.silent.shrink_to(2 * self.silent.len());
         }
     }
 }

@@ -25,6 +25,11 @@ pub(super) enum Watched {
 }
 
 impl Watched {
+    /// Whether it is a process without connections, whose pidfd is closed.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self, Self::Process(process) if process.strong_count() == 0)
+    }
+
     pub(super) fn connection(place: &mut Option<Self>) -> Option<&mut Idle> {
         match place {
             Some(Self::Connection(idle)) => Some(idle),
