@@ -224,19 +224,12 @@ impl Credential {
     /// The snapshot with the token that a caller gets at once, if it gets one. Counts as a use.
     pub fn serve_held(&self, min_ttl: Duration, now: Instant) -> Option<Arc<Snapshot>> {
         let snapshot = self.snapshot();
-        self.serves(&snapshot, min_ttl, now).then_some(snapshot)
-    }
-
-    /// Whether a caller gets the token of the newest snapshot at once. Counts as a use then.
-    pub fn serves(&self, newest: &Snapshot, min_ttl: Duration, now: Instant) -> bool {
-        if schedule::served(newest, now, min_ttl).is_none() {
-            return false;
-        }
+        schedule::served(&snapshot, now, min_ttl)?;
         self.core.last_used.store(now);
-        if newest.is_resting() {
+        if snapshot.is_resting() {
             self.core.send(Command::Wake);
         }
-        true
+        Some(snapshot)
     }
 
     /// A token that lasts at least `min_ttl`: the held one at once if it does, otherwise a new one.

@@ -264,6 +264,7 @@ impl Connection {
     }
 
     /// Handles a frame. Returns what that costs besides its bytes.
+    #[cold]
     fn handle(&mut self, body: &[u8], output: &mut Vec<u8>) -> u32 {
         match decode::<Request>(body) {
             Ok(Frame { id, message }) => {

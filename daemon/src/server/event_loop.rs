@@ -217,6 +217,7 @@ impl Loop {
         !self.shared.stop.is_cancelled()
     }
 
+    #[inline(never)]
     fn accept(&mut self) {
         let Self { acceptor, shared, watched, ready, step, .. } = self;
         acceptor.accept(shared, |arrival| {
@@ -249,6 +250,7 @@ impl Loop {
         }
     }
 
+    #[inline(never)]
     fn identify(&mut self, mut arrival: Arrival, runtime: &Handle) {
         let known = arrival.find(&self.sessions);
         let is_known = known.is_some();
@@ -297,6 +299,7 @@ impl Loop {
         let Some(Watched::Connection(idle)) = slot else { return };
         let turn = idle.connection.take_turn(None, &mut self.buffers);
         match idle.connection.next(&turn) {
+            Next::Idle if idle.is_settled() => (),
             Next::Idle => self.keep(descriptor, is_new),
             Next::Ready => {
                 idle.note(descriptor, &mut self.ready);
@@ -321,6 +324,7 @@ impl Loop {
     }
 
     /// Keeps a connection until it is ready.
+    #[inline(never)]
     fn keep(&mut self, descriptor: RawFd, is_new: bool) {
         let slot = slot(&mut self.watched, descriptor);
         let Some(Watched::Connection(Idle { connection, .. })) = slot else { return };

@@ -186,6 +186,7 @@ pub fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Receives bytes. Fails if descriptors came with them, after it has sent those to another thread to be closed.
+#[cold]
 fn receive(socket: &impl AsRawFd, room: &mut [u8]) -> io::Result<usize> {
     let mut control = Control([0; CONTROL_BYTES]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;

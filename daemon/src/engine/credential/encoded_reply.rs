@@ -18,17 +18,17 @@ impl Clone for EncodedReply {
 }
 
 impl EncodedReply {
-    /// Returns the reply, and until when it is valid. If there is none that is valid now, `encode` makes one.
+    /// Returns the reply. If there is none that is valid now, `encode` makes one, and says until when it is valid.
     pub fn get(
         &self,
         now: Instant,
         encode: impl FnOnce() -> Option<(Instant, TokenFrame)>,
-    ) -> Option<(Instant, Arc<TokenFrame>)> {
+    ) -> Option<Arc<TokenFrame>> {
         let mut encoded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if encoded.as_ref().is_none_or(|(until, _)| *until <= now) {
             let (until, frame) = encode()?;
             *encoded = Some((until, Arc::new(frame)));
         }
-        encoded.clone()
+        encoded.as_ref().map(|(_, frame)| Arc::clone(frame))
     }
 }

@@ -133,7 +133,7 @@ mod tests {
             Some((now.after(Duration::from_secs(9)), TokenFrame::new(&reply).unwrap()))
         };
         let reply = |state| {
-            let (_, frame) = published.snapshot().reply.get(now, || encode(state)).unwrap();
+            let frame = published.snapshot().reply.get(now, || encode(state)).unwrap();
             let mut wire = Vec::new();
             frame.append(1, &Secret::from("t".to_owned()), &mut wire);
             wire

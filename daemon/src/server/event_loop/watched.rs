@@ -51,6 +51,12 @@ impl Idle {
         Self { connection, pidfd }
     }
 
+    /// Whether it is registered, and its process watched.
+    pub(super) fn is_settled(&self) -> bool {
+        let Connection { in_loop, session, .. } = &*self.connection;
+        in_loop.is_registered && session.peer.process().is_none_or(|process| process.is_watched())
+    }
+
     /// Notes that there is something to do.
     pub(super) fn note(&mut self, descriptor: RawFd, ready: &mut ReadyList) {
         let Connection { in_loop, session, .. } = &mut *self.connection;

@@ -16,7 +16,8 @@ use crate::server::audit::{Operation, Place};
 /// How long an encoded reply is used. It contains times by the wall clock, which may be set.
 const RENEWED_AFTER: Duration = Duration::from_secs(1);
 
-/// The last answer of the fast path, which is also the answer to equal requests of the same caller.
+/// The last answer of the fast path, which is also the answer to equal requests of the same caller until it is forgotten. That
+/// is so soon that its age does not matter.
 #[derive(Debug, Default)]
 pub struct LastHeld {
     held: Option<Held>,
@@ -31,12 +32,9 @@ pub struct LastHeld {
 #[derive(Debug)]
 struct Held {
     session: Arc<Session>,
-    min_ttl: Duration,
     entry: Arc<Entry>,
     snapshot: Arc<Snapshot>,
     frame: Arc<TokenFrame>,
-    /// Until when the frame is valid.
-    until: Instant,
     /// Where the audit counts the hand-outs.
     place: Place,
 }
@@ -61,19 +59,10 @@ impl LastHeld {
         let held = self.held.as_ref()?;
         let is_same = Arc::ptr_eq(&held.session, session)
             && self.request == request
-            && (self.is_of_this_turn || held.holds(session.shared.clock.now()))
+            && (self.is_of_this_turn || !held.snapshot.is_superseded())
             && session.shared.audit.repeat(held.place);
         self.is_of_this_turn |= is_same;
         is_same.then_some(held)
-    }
-}
-
-impl Held {
-    /// Whether it is the answer now. Counts as a use then.
-    fn holds(&self, now: Instant) -> bool {
-        now < self.until
-            && !self.snapshot.is_superseded()
-            && self.entry.credential.serves(&self.snapshot, self.min_ttl, now)
     }
 }
 
@@ -91,6 +80,7 @@ impl Session {
     }
 
     /// Decides about a `get`, and counts and audits the hand-out.
+    #[inline(never)]
     fn held(
         self: &Arc<Self>,
         body: &[u8],
@@ -106,7 +96,7 @@ impl Session {
         let (now, min_ttl) = (self.shared.clock.now(), Duration::from_millis(options.min_ttl_ms.into()));
         let snapshot = entry.credential.serve_held(min_ttl, now)?;
         let token = snapshot.token.as_deref()?;
-        let (until, frame) = snapshot.reply.get(now, || self.encode(&snapshot, token, now))?;
+        let frame = snapshot.reply.get(now, || self.encode(&snapshot, token, now))?;
         entry.count_hand_out();
         let is_counted = counted.is_some_and(|(fingerprint, place)| {
             fingerprint == token.fingerprint && self.shared.audit.repeat(place)
@@ -120,7 +110,7 @@ impl Session {
         append(&frame, &snapshot, id, wire)?;
         last.held = counted.map(|(_, place)| {
             let (session, entry) = (Arc::clone(self), Arc::clone(entry));
-            Held { session, min_ttl, entry, snapshot, frame, until, place }
+            Held { session, entry, snapshot, frame, place }
         });
         last.request.clear();
         last.request.extend_from_slice(request);

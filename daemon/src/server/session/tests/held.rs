@@ -90,15 +90,18 @@ async fn a_repeated_answer_has_the_newest_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_not_repeated_when_it_has_expired_or_lasts_too_short() {
+async fn the_next_step_repeats_no_answer_that_has_expired_or_lasts_too_short() {
     let mut step = Step::new();
     step.hold("short", 2);
     let alice = Arc::clone(&step.scene.session);
     assert!(step.get(&alice, Duration::from_secs(1)).is_some());
     tokio::time::advance(Duration::from_millis(900)).await;
+    step.last.forget();
     assert_eq!(step.get(&alice, Duration::from_secs(1)), None);
     assert!(get_twice(&mut step, &alice).is_some());
+    assert_eq!(step.get(&alice, Duration::from_secs(1)), None, "another request has another answer");
     tokio::time::advance(Duration::from_secs(1)).await;
+    step.last.forget();
     assert_eq!(get_twice(&mut step, &alice), None);
 }
 
