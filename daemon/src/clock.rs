@@ -104,7 +104,7 @@ impl Validity {
         self.lifetime.saturating_sub(ROUNDING.min(self.lifetime / 10))
     }
 
-    /// The first moment at which the token is not served: exactly the one that callers are told.
+    /// From this moment on the token is not served. Callers are told the same moment.
     pub fn expires_at(self) -> Instant {
         self.sent_at.after(self.served_for()).whole_milliseconds()
     }

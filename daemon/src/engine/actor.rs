@@ -44,7 +44,7 @@ pub(super) struct Actor<P> {
     core: Arc<Core>,
 }
 
-/// What an actor keeps while it rests.
+/// The parts of an actor that it keeps while it rests.
 struct Kept<P> {
     provider: P,
     state: ActorState,

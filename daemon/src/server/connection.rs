@@ -64,7 +64,7 @@ pub struct Connection {
     pub in_loop: InLoop,
 }
 
-/// What the event loop notes about a connection that no task has.
+/// The event loop's notes about a connection that no task has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InLoop {
     /// Whether its events are awaited.

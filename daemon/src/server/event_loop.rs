@@ -1,6 +1,6 @@
 //! The event loop: one thread that accepts connections and answers all that can be answered at once.
 //!
-//! It waits in one place, for all connections (epoll(7)). If a connection has to wait for something else, a task on the runtime
+//! One call waits for all connections (epoll(7)). If a connection has to wait for something else, a task on the runtime
 //! takes it: for an answer that needs a provider, for a watch, or for a caller that does not read. The task gives the connection
 //! back as soon as it is idle. So an idle connection has no task, and no provider's answer delays a token that is held.
 
@@ -412,7 +412,7 @@ mod tests {
         }
     }
 
-    /// What the caller reads now: `None` as long as the connection is open and silent.
+    /// Reads once as the caller. Returns `None` if the connection is open and nothing has come.
     fn read(mut caller: &Caller) -> Option<usize> {
         match caller.read(&mut [0; 1024]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,

@@ -126,7 +126,7 @@ mod tests {
             Self { shared, sessions: Sessions::default(), process, _folder: folder }
         }
 
-        /// What is known first about another connection of the process.
+        /// Looks for the session of the process when it connects again.
         fn found(&self, accepted_before: u64) -> Option<Found> {
             let user = Peer::of_process(self.process.id()).caller().clone();
             self.sessions.find(&user, accepted_before)

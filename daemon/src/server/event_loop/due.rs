@@ -1,4 +1,4 @@
-//! What the event loop does at its time.
+//! The timed work of the event loop: deadlines, watches of processes, and the end of a pause.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;

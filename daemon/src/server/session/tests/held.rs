@@ -8,14 +8,14 @@ use super::*;
 use crate::clock::Validity;
 use crate::engine::credential::Token;
 
-/// What one step of the event loop does: turns of several callers, with the same memory of the last answer.
+/// One step of the event loop: several callers have turns, and share the memory of the last answer.
 struct Step {
     scene: Scene,
     last: LastHeld,
 }
 
 impl Step {
-    /// The token `t`, which is held for a minute, for Alice alone.
+    /// A step with a token `t`, which is valid for a minute and which only Alice may have.
     fn new() -> Self {
         let step = Self {
             scene: Scene::new(ALICE, host_with(&[]), &token("t", &format!("allow = [\"user:{ALICE}\"]"))),
