@@ -6,6 +6,7 @@
 mod alarms;
 
 use std::fmt::Debug;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,9 +24,11 @@ use tokio::sync::Notify;
 use self::alarms::Alarms;
 pub use self::alarms::{Alarm, Sleeper};
 
-/// A point in time, on a clock that begins `BEFORE_BOOT` before the host booted.
+/// A point in time: nanoseconds on a clock that begins `BEFORE_BOOT` before the host booted. They last until 384 years after the
+/// boot. Never zero, so that an `Option` of it takes no more memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Instant(Duration);
+#[serde(from = "Duration", into = "Duration")]
+pub struct Instant(NonZeroU64);
 
 /// Two centuries, so that instants before the boot can be represented. Stored records depend on the value: it must
 /// not change.
@@ -34,55 +37,74 @@ const BEFORE_BOOT: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 impl Instant {
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
-        Self(self.0.saturating_add(delay))
+        Self(self.0.saturating_add(nanoseconds(delay)))
     }
 
     #[must_use]
     pub fn before(self, delay: Duration) -> Self {
-        Self(self.0.saturating_sub(delay))
+        Self::of(self.0.get().saturating_sub(nanoseconds(delay)))
     }
 
     /// The time from `earlier` to here; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
 
     pub const fn at(since_boot: Duration) -> Self {
-        Self(BEFORE_BOOT.saturating_add(since_boot))
+        Self::of(nanoseconds(BEFORE_BOOT.saturating_add(since_boot)))
     }
 
     /// The instant in whole milliseconds, as in the protocol. An instant before the boot is 0.
     pub fn to_wire(self) -> BootInstant {
-        let since_boot = self.0.saturating_sub(BEFORE_BOOT);
+        let since_boot = self.since(Self::from(BEFORE_BOOT));
         BootInstant(u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The last instant that is not later and that the protocol can express.
     fn whole_milliseconds(self) -> Self {
-        Self(self.0.saturating_sub(Duration::from_nanos(u64::from(self.0.subsec_nanos()) % 1_000_000)))
+        self.before(Duration::from_nanos(self.0.get() % 1_000_000))
+    }
+
+    const fn of(nanoseconds: u64) -> Self {
+        match NonZeroU64::new(nanoseconds) {
+            Some(nanoseconds) => Self(nanoseconds),
+            None => Self(NonZeroU64::MIN),
+        }
     }
 }
 
-/// An instant that is read and replaced without a lock. It has nanoseconds in 64 bits, which last until 384 years after the
-/// boot.
+impl From<Duration> for Instant {
+    fn from(since_beginning: Duration) -> Self {
+        Self::of(nanoseconds(since_beginning))
+    }
+}
+
+impl From<Instant> for Duration {
+    fn from(Instant(nanoseconds): Instant) -> Self {
+        Self::from_nanos(nanoseconds.get())
+    }
+}
+
+/// At most five centuries.
+const fn nanoseconds(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos() as u64)
+}
+
+/// An instant that is read and replaced without a lock.
 #[derive(Debug)]
 pub struct AtomicInstant(AtomicU64);
 
 impl AtomicInstant {
-    pub fn new(instant: Instant) -> Self {
-        Self(AtomicU64::new(Self::nanoseconds(instant)))
+    pub fn new(Instant(nanoseconds): Instant) -> Self {
+        Self(nanoseconds.get().into())
     }
 
     pub fn load(&self) -> Instant {
-        Instant(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
+        Instant::of(self.0.load(Ordering::Relaxed))
     }
 
-    pub fn store(&self, instant: Instant) {
-        self.0.store(Self::nanoseconds(instant), Ordering::Relaxed);
-    }
-
-    fn nanoseconds(Instant(time): Instant) -> u64 {
-        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+    pub fn store(&self, Instant(nanoseconds): Instant) {
+        self.0.store(nanoseconds.get(), Ordering::Relaxed);
     }
 }
 
