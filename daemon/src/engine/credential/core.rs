@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
+use std::task::{Poll, Waker};
 
 use super::published::Published;
 use super::{ActorContext, Schedule};
@@ -35,13 +35,10 @@ pub(in crate::engine) struct Core {
     pub(in crate::engine) last_used: AtomicInstant,
     /// Never locked across an await, or while the actor acts.
     inbox: Mutex<Inbox>,
-    /// Notified when the inbox of an actor that has a task changes.
-    changed: Notify,
 }
 
 struct Inbox {
-    /// Before the queue grows, commands whose callers have given up are removed. So the limits of users bound its length.
-    commands: VecDeque<Command>,
+    stage: Stage,
     schedule: Schedule,
     /// Whether a reload has changed `schedule` and the actor has not seen that yet.
     is_rescheduled: bool,
@@ -49,10 +46,24 @@ struct Inbox {
     is_stopped: bool,
     /// Whether its request is to end too, because the credential is not configured any more.
     is_discarded: bool,
-    /// The actor, while it rests.
-    actor: Option<Box<dyn Resting>>,
-    /// When the actor's rest ends by itself.
-    alarm: Option<Alarm>,
+}
+
+enum Stage {
+    Resting {
+        actor: Box<dyn Resting>,
+        /// When the rest ends by itself.
+        alarm: Option<Alarm>,
+    },
+    /// The actor has a task, or has ended.
+    Acting(Acting),
+}
+
+#[derive(Default)]
+struct Acting {
+    /// Before the queue grows, commands whose callers have given up are removed. So the limits of users bound its length.
+    commands: VecDeque<Command>,
+    /// The task, while it waits for a change of the inbox.
+    waiting: Option<Waker>,
 }
 
 impl Core {
@@ -64,32 +75,21 @@ impl Core {
         last_used: AtomicInstant,
         schedule: Schedule,
     ) -> Arc<Self> {
-        let inbox = Inbox {
-            commands: VecDeque::new(),
-            schedule,
-            is_rescheduled: false,
-            is_stopped: false,
-            is_discarded: false,
-            actor: None,
-            alarm: None,
-        };
-        let (inbox, changed) = (Mutex::new(inbox), Notify::new());
-        Arc::new(Self { context, throttle, writer, published, last_used, inbox, changed })
+        let (stage, is_rescheduled, is_stopped, is_discarded) = (Stage::default(), false, false, false);
+        let inbox = Mutex::new(Inbox { stage, schedule, is_rescheduled, is_stopped, is_discarded });
+        Arc::new(Self { context, throttle, writer, published, last_used, inbox })
     }
 
     /// Sends the actor a command. Returns whether the actor accepts it.
     pub(super) fn send(self: &Arc<Self>, command: Command) -> bool {
         let mut inbox = self.lock();
-        let has_room = !command.is_hint() || inbox.commands.len() < HINTS_MAX;
-        if !has_room || self.published.has_ended() {
+        if self.published.has_ended() {
             return false;
         }
-        if inbox.commands.len() == inbox.commands.capacity() {
-            inbox.commands.retain(|command| !command.is_abandoned());
-        }
-        inbox.commands.push_back(command);
-        self.rouse(inbox);
-        true
+        let actor = self.take_actor(&mut inbox);
+        let is_accepted = inbox.push(command);
+        self.rouse(inbox, actor);
+        is_accepted
     }
 
     pub(super) fn reschedule(self: &Arc<Self>, schedule: Schedule) {
@@ -97,7 +97,8 @@ impl Core {
         if inbox.schedule != schedule {
             inbox.schedule = schedule;
             inbox.is_rescheduled = true;
-            self.rouse(inbox);
+            let actor = self.take_actor(&mut inbox);
+            self.rouse(inbox, actor);
         }
     }
 
@@ -109,7 +110,7 @@ impl Core {
             drop(inbox);
             self.end();
         } else {
-            self.rouse(inbox);
+            self.rouse(inbox, None);
         }
     }
 
@@ -132,19 +133,18 @@ impl Core {
     /// Stores the actor in its inbox, until a command comes or a request is due.
     pub(in crate::engine) fn rest(self: &Arc<Self>, actor: Box<dyn Resting>) {
         let mut inbox = self.lock();
-        inbox.actor = Some(actor);
         if inbox.has_news() {
-            return self.rouse(inbox);
+            return self.rouse(inbox, Some(actor));
         }
-        inbox.commands = VecDeque::new();
         let due = self.published.snapshot().next_attempt;
-        inbox.alarm = due.map(|due| self.context.clock.set_alarm(due, self));
+        let alarm = due.map(|due| self.context.clock.set_alarm(due, self));
+        inbox.stage = Stage::Resting { actor, alarm };
     }
 
     /// Ends the credential after its actor. Callers that wait get an error.
     pub(in crate::engine) fn end(&self) {
         self.published.end();
-        self.lock().commands = VecDeque::new();
+        self.lock().stage = Stage::default();
     }
 
     pub(in crate::engine) fn take_schedule(&self) -> Option<Schedule> {
@@ -153,18 +153,19 @@ impl Core {
     }
 
     pub(in crate::engine) fn take_command(&self) -> Option<Command> {
-        self.lock().commands.pop_front()
+        self.lock().acting()?.commands.pop_front()
     }
 
     /// Takes the first command if no caller waits for its answer.
     pub(in crate::engine) fn take_hint(&self) -> Option<Command> {
-        let commands = &mut self.lock().commands;
+        let mut inbox = self.lock();
+        let commands = &mut inbox.acting()?.commands;
         commands.front().filter(|command| command.is_hint())?;
         commands.pop_front()
     }
 
     pub(in crate::engine) fn has_command(&self) -> bool {
-        !self.lock().commands.is_empty()
+        self.lock().has_command()
     }
 
     /// Waits until the actor is stopped (`None`) or, if it `heeds_callers`, until the first command is a caller's, which stays
@@ -177,10 +178,11 @@ impl Core {
             if inbox.is_stopped {
                 return Some(None);
             }
-            while heeds_callers && inbox.commands.front().is_some_and(Command::is_hint) {
-                inbox.commands.pop_front();
+            let commands = &mut inbox.acting().filter(|_| heeds_callers)?.commands;
+            while commands.front().is_some_and(Command::is_hint) {
+                commands.pop_front();
             }
-            let first = inbox.commands.front().filter(|_| heeds_callers)?;
+            let first = commands.front()?;
             Some(Some(matches!(first, Command::Refresh { .. })))
         })
     }
@@ -201,31 +203,42 @@ impl Core {
     }
 
     async fn wait_for<T>(&self, mut find: impl FnMut(&mut Inbox) -> Option<T>) -> T {
-        loop {
-            // Created before the inbox is checked, so that no change is missed.
-            let changed = self.changed.notified();
-            if let Some(found) = find(&mut self.lock()) {
-                return found;
+        poll_fn(|context| {
+            let mut inbox = self.lock();
+            let found = find(&mut inbox);
+            if let (Some(acting), None) = (inbox.acting(), &found) {
+                acting.waiting = Some(context.waker().clone());
             }
-            changed.await;
-        }
+            found.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 
-    /// Runs the actor if it rests, and otherwise wakes its task, because the inbox has changed.
-    fn rouse(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>) {
-        let actor = self.take_actor(&mut inbox);
+    /// Runs `actor`, or else wakes the actor's task, because the inbox has changed.
+    fn rouse(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>, actor: Option<Box<dyn Resting>>) {
+        let waiting = inbox.acting().and_then(|acting| acting.waiting.take());
         drop(inbox);
-        match actor {
-            Some(actor) => actor.wake(Arc::clone(self)),
-            None => self.changed.notify_waiters(),
+        if let Some(actor) = actor {
+            actor.wake(Arc::clone(self));
+        } else if let Some(task) = waiting {
+            task.wake();
         }
     }
 
+    /// Takes the actor out of the inbox, if it rests.
     fn take_actor(&self, inbox: &mut Inbox) -> Option<Box<dyn Resting>> {
-        if let Some(alarm) = inbox.alarm.take() {
-            self.context.clock.cancel_alarm(alarm);
+        match std::mem::take(&mut inbox.stage) {
+            Stage::Resting { actor, alarm } => {
+                if let Some(alarm) = alarm {
+                    self.context.clock.cancel_alarm(alarm);
+                }
+                Some(actor)
+            }
+            acting @ Stage::Acting(_) => {
+                inbox.stage = acting;
+                None
+            }
         }
-        inbox.actor.take()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -236,13 +249,45 @@ impl Core {
 /// The alarm of a resting actor rings when a request is due.
 impl Sleeper for Core {
     fn wake(self: Arc<Self>) {
-        self.rouse(self.lock());
+        let mut inbox = self.lock();
+        let actor = self.take_actor(&mut inbox);
+        self.rouse(inbox, actor);
     }
 }
 
 impl Inbox {
     fn has_news(&self) -> bool {
-        self.is_stopped || self.is_rescheduled || !self.commands.is_empty()
+        self.is_stopped || self.is_rescheduled || self.has_command()
+    }
+
+    fn has_command(&self) -> bool {
+        matches!(&self.stage, Stage::Acting(acting) if !acting.commands.is_empty())
+    }
+
+    fn acting(&mut self) -> Option<&mut Acting> {
+        match &mut self.stage {
+            Stage::Acting(acting) => Some(acting),
+            Stage::Resting { .. } => None,
+        }
+    }
+
+    /// Adds a command for an actor that acts. Returns whether there is room for it.
+    fn push(&mut self, command: Command) -> bool {
+        let Some(Acting { commands, .. }) = self.acting() else { return false };
+        if command.is_hint() && commands.len() >= HINTS_MAX {
+            return false;
+        }
+        if commands.len() == commands.capacity() {
+            commands.retain(|command| !command.is_abandoned());
+        }
+        commands.push_back(command);
+        true
+    }
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::Acting(Acting::default())
     }
 }
 
