@@ -2,6 +2,7 @@
 //! before it, and every value remembers its file and line.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -87,8 +88,12 @@ pub(super) fn sections<'a>(texts: &[(Arc<Path>, String)], sink: &'a Sink) -> Sec
                 sink.unreadable(&place, &path, message);
                 continue;
             };
-            let new = || Section { path, place, table: Table::new(), may_lack_keys: false, sink };
-            sections.entry(kind).or_default().entry(name).or_insert_with(new).table.extend(table);
+            match sections.entry(kind).or_default().entry(name) {
+                Entry::Occupied(section) => section.into_mut().table.extend(table),
+                Entry::Vacant(entry) => {
+                    entry.insert(Section { path, place, table, may_lack_keys: false, sink });
+                }
+            }
         }
     }
     for (kind, sections) in &mut sections {

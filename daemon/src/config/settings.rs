@@ -43,9 +43,9 @@ pub struct TokenSettings {
     /// `None` with `warm = "always"`: the token is renewed whether anybody uses it or not.
     pub idle_timeout: Option<Duration>,
     pub variants: Arc<VariantSettings>,
-    pub headers: Vec<HeaderSettings>,
-    pub caller_headers: Vec<String>,
-    pub allow: Vec<Rule>,
+    pub headers: Box<[HeaderSettings]>,
+    pub caller_headers: Box<[String]>,
+    pub allow: Box<[Rule]>,
 }
 
 /// `variants`: the terms out of which a caller may choose a variant of a token.

@@ -202,11 +202,11 @@ fn every_key_arrives() {
             value: HeaderValue::Secret(SecretSource::Credential("k".into())),
         },
     ];
-    assert_eq!(token.headers, headers);
-    assert_eq!(token.caller_headers, ["Requestor-ID"]);
+    assert_eq!(*token.headers, headers);
+    assert_eq!(*token.caller_headers, ["Requestor-ID"]);
     let unit = Condition::Unit(UnitPattern::Exact("billing.service".into()));
     assert_eq!(
-        token.allow,
+        *token.allow,
         [Condition::User(Principal::Id(1000)), Condition::Group(Principal::Id(u32::MAX - 1)), unit]
             .map(Rule::of)
     );
@@ -935,7 +935,10 @@ fn preset_econnect_psb() {
     let expected = CredentialSettings { terms: scopes(&["ap"]), ..production };
     let settings = token(&preset_token("preset = \"econnect-psb\"", ""));
     assert_eq!(*settings.credential, expected);
-    assert_eq!((settings.refresh_before, settings.headers, settings.caller_headers), (None, vec![], vec![]));
+    assert_eq!(
+        (settings.refresh_before, settings.headers, settings.caller_headers),
+        (None, [].into(), [].into())
+    );
 
     let user = "grant_type = \"password\"\nusername = \"u\"\npassword = { env = \"P\" }\nheaders = { Subscription-Key = { env = \"K\" } }";
     let settings = token(&preset_token("preset = \"econnect-psb\"\nenvironment = \"acceptance\"", user));
@@ -967,7 +970,7 @@ fn preset_bnpparibas_cib() {
     assert_eq!(*settings.credential, expected);
     let accept =
         HeaderSettings { name: "Accept".into(), value: HeaderValue::Fixed("application/json".into()) };
-    assert_eq!(settings.headers, [accept]);
+    assert_eq!(*settings.headers, [accept]);
 }
 
 #[test]
@@ -975,7 +978,7 @@ fn preset_partner_api() {
     let url = "https://partner.example/token";
     let settings = token(&preset_token(&format!("preset = \"partner-api\"\ntoken_endpoint = \"{url}\""), ""));
     assert_eq!(*settings.credential, shipped(url));
-    assert_eq!(settings.caller_headers, ["Requestor-ID"]);
+    assert_eq!(*settings.caller_headers, ["Requestor-ID"]);
 }
 
 #[test]
@@ -1078,8 +1081,11 @@ fn a_preset_of_ones_own() {
         name: name.into(),
         value: HeaderValue::Fixed(value.into()),
     };
-    assert_eq!(settings.headers, [fixed("X-A", "preset"), fixed("x-b", "own")]);
-    assert_eq!((settings.caller_headers, settings.refresh_before), (vec![], Some(Duration::from_secs(120))));
+    assert_eq!(*settings.headers, [fixed("X-A", "preset"), fixed("x-b", "own")]);
+    assert_eq!(
+        (settings.caller_headers, settings.refresh_before),
+        ([].into(), Some(Duration::from_secs(120)))
+    );
 
     let without = preset_token("preset = \"ours\"", "");
     assert_faults(

@@ -25,16 +25,17 @@ const VARIANT_TERMS: &str =
 
 /// Reads all sections, and warns of providers that no token uses.
 pub(super) fn read_all(
-    sections: BTreeMap<String, Section<'_>>,
+    mut sections: BTreeMap<String, Section<'_>>,
     providers: &BTreeMap<String, Provider>,
     sink: &Sink,
 ) -> BTreeMap<TokenName, TokenSettings> {
     let no_variants = Arc::default();
-    let read = |(name, section): (String, _)| {
+    let read = |(name, section): (&String, &mut Section<'_>)| {
         let settings = read(section, providers, &no_variants)?;
         Some((name.parse().ok()?, settings))
     };
-    let tokens: BTreeMap<TokenName, TokenSettings> = sections.into_iter().filter_map(read).collect();
+    // All sections are dropped at once, so that the memory of many is free in one piece.
+    let tokens: BTreeMap<TokenName, TokenSettings> = sections.iter_mut().filter_map(read).collect();
     for provider in providers.values() {
         if !tokens.values().any(|token| token.provider == provider.name) {
             sink.warn(&provider.place, &join("provider", &provider.name), "no token uses this provider");
@@ -45,7 +46,7 @@ pub(super) fn read_all(
 
 /// Reads every key before it gives up, so that every fault is found.
 fn read(
-    mut section: Section<'_>,
+    section: &mut Section<'_>,
     providers: &BTreeMap<String, Provider>,
     no_variants: &Arc<VariantSettings>,
 ) -> Option<TokenSettings> {
@@ -56,9 +57,9 @@ fn read(
     let has_headers = section.has("headers") && !section.has("caller_headers");
     let clash_key = if has_headers { "headers" } else { "caller_headers" };
     if let Some(provider) = provider {
-        preset::fill(&mut section, &provider.token_defaults);
+        preset::fill(section, &provider.token_defaults);
     }
-    let (grant, terms, params) = (grant(&section), terms(&section), params(&section));
+    let (grant, terms, params) = (grant(section), terms(section), params(section));
     let headers = section.read("headers", values::headers).unwrap_or_default();
     let caller_headers = section.read("caller_headers", values::caller_headers).unwrap_or_default();
     let is_fixed = |name: &&String| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
@@ -70,7 +71,7 @@ fn read(
     let refresh_before = section.read("refresh_before", values::duration);
     let default_lifetime = section.read("default_lifetime", values::lifetime);
     let scope_required = section.read("scope_required", values::boolean).unwrap_or_default();
-    let idle_timeout = idle_timeout(&section);
+    let idle_timeout = idle_timeout(section);
     let variants = section.read("variants", variants);
     let provider = provider?;
     let client = provider.client.clone()?;
@@ -84,9 +85,9 @@ fn read(
         refresh_before,
         idle_timeout,
         variants: variants.map_or_else(|| Arc::clone(no_variants), Arc::new),
-        headers,
-        caller_headers,
-        allow,
+        headers: headers.into(),
+        caller_headers: caller_headers.into(),
+        allow: allow.into(),
     })
 }
 

@@ -14,7 +14,7 @@ fn all(conditions: &[Condition]) -> Rule {
     Rule::all(conditions.to_vec()).unwrap()
 }
 
-fn allow(list: &str) -> Vec<Rule> {
+fn allow(list: &str) -> Box<[Rule]> {
     token(&format!("{TOKEN}allow = [{list}]")).allow
 }
 
@@ -82,8 +82,8 @@ fn a_rule_names_a_user_a_group_a_unit_or_an_executable() {
         Condition::Unit(instances),
         Condition::Exe("/usr/bin/x".into()),
     ];
-    assert_eq!(rules, expected.map(Rule::of));
-    assert_eq!(allow("\"any\""), [Rule::ANY]);
+    assert_eq!(*rules, expected.map(Rule::of));
+    assert_eq!(*allow("\"any\""), [Rule::ANY]);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn conditions_in_a_table_must_all_hold() {
     );
     let instances = UnitPattern::Instances { template: "b@".into(), suffix: ".service".into() };
     assert_eq!(
-        rules,
+        *rules,
         [
             all(&[user(7), Condition::Unit(unit("a.service"))]),
             all(&[user(8), Condition::UserUnit(instances)]),

@@ -95,7 +95,7 @@ fn explanation(
     let of_terms = ruled(entry, variant)
         .map(|ruled| (format!("{} {}", ruled.kind.as_str(), ruled.term), ruled.allow.as_slice()));
     let lists: Vec<(String, &[Rule])> =
-        once(("token".to_owned(), entry.settings.allow.as_slice())).chain(of_terms).collect();
+        once(("token".to_owned(), &*entry.settings.allow)).chain(of_terms).collect();
     let reason = decide_variant(decider, entry, variant);
     let (facts, mut omitted) = subject_facts(decider.facts);
     let mut room = RULES_BYTES_MAX;
