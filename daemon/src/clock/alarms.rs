@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::{Clock, Instant};
 
-/// Sleepers that are woken before other tasks run.
+/// The most sleepers that are woken at once.
 const BATCH: usize = 64;
+
+/// The pause after that many. Callers are served meanwhile, and few actors of many that are due have a task at a time.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Something that is woken at a time.
 pub trait Sleeper: Send + Sync {
@@ -93,15 +98,15 @@ impl Watch {
         loop {
             let now = clock.now();
             let due: Vec<_> = (0..BATCH).map_while(|_| alarms.lock().take_due(now)).collect();
-            if due.is_empty() {
+            due.iter().filter_map(Weak::upgrade).for_each(Sleeper::wake);
+            if due.len() == BATCH {
+                sleep(PAUSE).await;
+            } else {
                 let first = alarms.lock().first();
                 tokio::select! {
                     () = clock.sleep_until(first.unwrap_or(now)), if first.is_some() => (),
                     () = alarms.changed.notified() => (),
                 }
-            } else {
-                due.iter().filter_map(Weak::upgrade).for_each(Sleeper::wake);
-                tokio::task::yield_now().await;
             }
         }
     }
@@ -122,7 +127,6 @@ impl fmt::Debug for Queue {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Duration;
 
     use super::*;
 
@@ -175,6 +179,21 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert!(rung.lock().unwrap().iter().copied().eq(0..200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_sleepers_that_are_due_few_are_woken_at_a_time() {
+        let clock = Clock::simulated();
+        let sleepers: Vec<_> = (0..200).map(|_| log(&clock)).collect();
+        let at = clock.now().after(Duration::from_secs(5));
+        for sleeper in &sleepers {
+            clock.set_alarm(at, sleeper);
+        }
+        let woken = || sleepers.iter().filter(|sleeper| !sleeper.woken_at.lock().unwrap().is_empty()).count();
+        sleep(Duration::from_millis(5005)).await;
+        assert!((1..100).contains(&woken()), "{} at once", woken());
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(woken(), 200);
     }
 
     #[tokio::test(start_paused = true)]

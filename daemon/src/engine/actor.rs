@@ -99,12 +99,13 @@ impl<P: Provider> Resting for Kept<P> {
             next => {
                 // After a panic the task looks again what to do, and recovers if it panics again.
                 let (next, tasks) = (next.ok(), actor.core.context.tasks.clone());
-                drop(tasks.spawn(async move {
+                // Boxed, because the memory of a task is aligned to 128 bytes, and the allocator seldom uses such memory again.
+                drop(tasks.spawn(Box::pin(async move {
                     match actor.live(next).await {
                         Step::End => actor.core.end(),
                         _ => actor.rest(),
                     }
-                }));
+                })));
             }
         }
     }
