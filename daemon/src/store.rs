@@ -54,7 +54,7 @@ struct State {
     /// Records of the previous process that no credential has claimed yet.
     found: HashMap<Key, Found>,
     /// How many credentials share a key. Two tokens with equal variants share one.
-    claims: HashMap<Key, usize>,
+    claims: HashMap<Key, u32>,
     /// Whether the service manager certainly keeps the memory; `None` without a service manager.
     is_kept: Option<bool>,
     /// How many tokens were still valid.

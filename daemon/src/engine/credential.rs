@@ -80,7 +80,7 @@ pub struct Snapshot {
     /// When a caller without a token may cause the next request, after a failure.
     pub callers_from: Option<Instant>,
     /// Token requests sent so far.
-    pub requests: u64,
+    pub requests: u32,
     /// Tolerated deviations from the RFCs so far, sorted.
     pub deviations: Box<[(&'static str, u64)]>,
     /// The client secret that brought the newest token, where several are configured.

@@ -181,12 +181,15 @@ async fn pause(index: usize) {
 
 /// One schedule for all names of a credential: the longest configured `refresh_before`, and the mode that renews most.
 fn schedule(tokens: &[(&TokenName, &TokenSettings)]) -> Schedule {
-    let names: Vec<_> = tokens.iter().map(|(name, _)| name.as_str()).collect();
+    let names = match tokens {
+        [(name, _)] => TokenName::clone(name).into(),
+        _ => tokens.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ").into(),
+    };
     let mode = |(_, token): &(_, &TokenSettings)| {
         token.idle_timeout.map_or(RenewalMode::Always, RenewalMode::OnDemand)
     };
     Schedule {
-        names: names.join(" ").into(),
+        names,
         refresh_before: tokens.iter().filter_map(|(_, token)| token.refresh_before).max(),
         renewal_mode: tokens.iter().map(mode).max().unwrap_or_default(),
     }

@@ -23,7 +23,7 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256};
 
 use super::record::{KEY_LENGTH, Key};
 
@@ -210,7 +210,10 @@ fn encode(log2: u8, generation: u64, key: &Key, record: &[u8]) -> Vec<u8> {
     let generation = generation.to_le_bytes();
     let length = u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes();
     let checksum = checksum(&[&generation, &length, &key.0, record]);
-    let mut slot = [mark(log2).as_slice(), &generation, &length, &checksum, &key.0, record].concat();
+    let mut slot = Vec::with_capacity(1 << log2);
+    for part in [mark(log2).as_slice(), &generation, &length, &checksum, &key.0, record] {
+        slot.extend_from_slice(part);
+    }
     slot.resize(1 << log2, 0);
     slot
 }
@@ -227,7 +230,11 @@ fn decode(slot: &[u8]) -> Option<(u64, Key, &[u8])> {
 }
 
 fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM] {
-    digest(&SHA256, &parts.concat()).as_ref().first_chunk().copied().unwrap_or_default()
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl<P: Provider> Actor<P> {
         let facts = facts.into_iter().map(|(name, value)| (name, value.into())).collect();
         let facts = self.core.throttle.share(facts);
         self.update(|snapshot| {
-            snapshot.requests += u64::from(requests);
+            snapshot.requests = snapshot.requests.saturating_add(requests);
             snapshot.clock_skew = clock_skew.or(snapshot.clock_skew);
             snapshot.facts = facts;
             snapshot.count_deviations(deviations);

@@ -100,7 +100,7 @@ pub(super) fn token_status(
         }),
         failures: snapshot.failures,
         next_attempt: entry.credential.next_attempt().map(|at| clock.timestamp(at)),
-        requests: snapshot.requests,
+        requests: snapshot.requests.into(),
         hand_outs: entry.hand_outs(),
         deviations: snapshot
             .deviations
