@@ -22,10 +22,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use self::alarms::Alarms;
-pub use self::alarms::{Alarm, Sleeper};
+pub use self::alarms::{Alarm, LATE, Sleeper};
 
-/// A point in time: nanoseconds on a clock that begins `BEFORE_BOOT` before the host booted. They last until 384 years after the
-/// boot. Never zero, so that an `Option` of it takes no more memory.
+/// A point in time: nanoseconds on a clock that begins `BEFORE_BOOT` before the host booted. Their number lasts until 384 years
+/// after the boot. Never zero, so that an `Option` of it takes no more memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "Duration", into = "Duration")]
 pub struct Instant(NonZeroU64);
@@ -85,7 +85,7 @@ impl From<Instant> for Duration {
     }
 }
 
-/// At most five centuries.
+/// A time in nanoseconds, 584 years at most.
 const fn nanoseconds(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos() as u64)
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::{Clock, Instant};
@@ -13,8 +14,12 @@ use super::{Clock, Instant};
 /// The most sleepers that are woken at once.
 const BATCH: usize = 64;
 
-/// The pause after that many. Callers are served meanwhile, and few actors of many that are due have a task at a time.
+/// The pause after that many. Callers are served meanwhile, and of many actors that are due the first have no task any more
+/// when the last get one, if their provider is quick.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// There is no pause once sleepers are later than this, so that they do not get much later.
+pub const LATE: Duration = Duration::from_secs(20);
 
 /// Something that is woken at a time.
 pub trait Sleeper: Send + Sync {
@@ -50,7 +55,8 @@ struct Queue {
 struct Watch(Clock);
 
 impl Clock {
-    /// Wakes `sleeper` once, at this instant, also across suspend and clock changes. Must be called within a runtime.
+    /// Wakes `sleeper` once, also across suspend and clock changes: at this instant, or soon after if very many are due. Must be
+    /// called within a runtime.
     pub fn set_alarm(&self, at: Instant, sleeper: &Arc<impl Sleeper + 'static>) -> Alarm {
         let alarms = &self.0.alarms;
         let mut queue = alarms.lock();
@@ -96,10 +102,13 @@ impl Watch {
         let Self(clock) = &self;
         let alarms = &clock.0.alarms;
         loop {
-            let now = clock.now();
+            let (now, first) = (clock.now(), alarms.lock().first());
+            let is_late = first.is_some_and(|at| now.since(at) >= LATE);
             let due: Vec<_> = (0..BATCH).map_while(|_| alarms.lock().take_due(now)).collect();
             due.iter().filter_map(Weak::upgrade).for_each(Sleeper::wake);
-            if due.len() == BATCH {
+            if due.len() == BATCH && is_late {
+                yield_now().await;
+            } else if due.len() == BATCH {
                 sleep(PAUSE).await;
             } else {
                 let first = alarms.lock().first();
@@ -194,6 +203,17 @@ mod tests {
         assert!((1..100).contains(&woken()), "{} at once", woken());
         sleep(Duration::from_secs(1)).await;
         assert_eq!(woken(), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sleepers_that_are_late_are_woken_without_a_pause() {
+        let clock = Clock::simulated();
+        let sleepers: Vec<_> = (0..2000).map(|_| log(&clock)).collect();
+        for sleeper in &sleepers {
+            clock.set_alarm(clock.now().before(LATE), sleeper);
+        }
+        sleep(Duration::from_millis(1)).await;
+        assert!(sleepers.iter().all(|sleeper| !sleeper.woken_at.lock().unwrap().is_empty()));
     }
 
     #[tokio::test(start_paused = true)]

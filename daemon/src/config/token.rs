@@ -34,7 +34,7 @@ pub(super) fn read_all(
         let settings = read(section, providers, &no_variants)?;
         Some((name.parse().ok()?, settings))
     };
-    // All sections are dropped at once, so that the memory of many is free in one piece.
+    // The sections are dropped together at the end, so that the memory of many is free in one piece.
     let tokens: BTreeMap<TokenName, TokenSettings> = sections.iter_mut().filter_map(read).collect();
     for provider in providers.values() {
         if !tokens.values().any(|token| token.provider == provider.name) {

@@ -15,11 +15,11 @@ pub(super) use self::record::{ActorState, resume};
 use super::credential::{Attempted, Core, Rejected, Resting, Schedule, Snapshot};
 use super::schedule::{REJECT_GAP_MOST, RenewalMode, Serving, held_back, may_serve, min_gap, renew_at};
 use super::throttle::Urgency;
-use crate::clock::Instant;
+use crate::clock::{Instant, LATE};
 use crate::oauth::{Failure, Provider};
 
-/// An attempt that is later than this was due while the host was suspended. A busy host is not that late.
-const OVERSLEPT: Duration = Duration::from_secs(10);
+/// An attempt that is later than this was due while the host was suspended. A busy host is not that late, and neither is an alarm.
+const OVERSLEPT: Duration = LATE.saturating_add(Duration::from_secs(10));
 
 /// Attempts that were due during a suspend are spread over this time after the resume.
 const RESUME_SPREAD: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ impl<P: Provider> Resting for Kept<P> {
             next => {
                 // After a panic the task looks again what to do, and recovers if it panics again.
                 let (next, tasks) = (next.ok(), actor.core.context.tasks.clone());
-                // Boxed, because the memory of a task is aligned to 128 bytes, and the allocator seldom uses such memory again.
+                // Boxed, so that the task itself is small: it is aligned to 128 bytes, and the allocator seldom uses such memory again.
                 drop(tasks.spawn(Box::pin(async move {
                     match actor.live(next).await {
                         Step::End => actor.core.end(),

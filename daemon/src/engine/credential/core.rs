@@ -54,7 +54,7 @@ enum Stage {
         /// When the rest ends by itself.
         alarm: Option<Alarm>,
     },
-    /// The actor has a task, or has ended.
+    /// The actor runs, has ended, or has not rested yet.
     Acting(Acting),
 }
 
@@ -62,7 +62,7 @@ enum Stage {
 struct Acting {
     /// Before the queue grows, commands whose callers have given up are removed. So the limits of users bound its length.
     commands: VecDeque<Command>,
-    /// The task, while it waits for a change of the inbox.
+    /// Wakes the task that waits, or last waited, for a change of the inbox.
     waiting: Option<Waker>,
 }
 
@@ -88,7 +88,9 @@ impl Core {
         }
         let actor = self.take_actor(&mut inbox);
         let is_accepted = inbox.push(command);
-        self.rouse(inbox, actor);
+        if is_accepted {
+            self.rouse(inbox, actor);
+        }
         is_accepted
     }
 
