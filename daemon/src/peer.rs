@@ -95,18 +95,20 @@ impl Peer {
 
     /// All facts, for decisions. The first call reads the unit and the executable, as far as they can be proved.
     pub fn facts(&self) -> &Facts {
-        self.named.get_or_init(|| Box::new(self.read_facts()))
+        self.named.get_or_init(|| Box::new(Facts::clone(&self.describe())))
     }
 
     /// All facts, for the audit, as they were at most ten seconds ago. No decision is based on them.
     pub fn description(&self) -> Arc<Facts> {
-        let described = || self.described.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, facts)) = described().as_ref().filter(|(at, _)| at.elapsed() < DESCRIBED_FOR) {
-            return Arc::clone(facts);
-        }
-        // Not while the lock is held: other threads may serve the process meanwhile.
-        let facts = Arc::new(self.read_facts());
-        *described() = Some((Instant::now(), Arc::clone(&facts)));
+        let described = self.described.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let described = described.filter(|(at, _)| at.elapsed() < DESCRIBED_FOR);
+        described.map_or_else(|| self.describe(), |(_, facts)| facts)
+    }
+
+    /// Reads the facts for the audit. Not while the lock is held: other threads may serve the process meanwhile.
+    fn describe(&self) -> Arc<Facts> {
+        let (at, facts) = (Instant::now(), Arc::new(self.read_facts()));
+        *self.described.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, Arc::clone(&facts)));
         facts
     }
 

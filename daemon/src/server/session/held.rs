@@ -89,6 +89,7 @@ impl Session {
         last: &mut LastHeld,
         wire: &mut Vec<u8>,
     ) -> Option<()> {
+        last.is_of_this_turn = false;
         let (name, options) = decode_get(body)?;
         // Another thread that serves the caller is not waited for. After a panic the memory is not used any more.
         let mut remembered = self.remembered.try_lock().ok()?;
