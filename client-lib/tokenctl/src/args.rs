@@ -22,6 +22,7 @@ macro_rules! exit_status {
   7  an operator is needed: the provider refuses or is not trusted, or a secret on this host cannot be read
   8  the deadline passed
 
+`exec` ends as its command does. It exits with 127 if there is no such command, and with 126 if it cannot be run.
 `status --exit-status` exits with 0 if every token is valid, with 7 if a token needs an operator, else with 6."
     };
 }
@@ -93,6 +94,34 @@ pub(crate) enum Command {
         #[command(flatten)]
         variant: VariantArgs,
     },
+
+    /// Run a command with a token in its environment.
+    ///
+    /// The token stays the same for as long as the command runs. All processes of the same user can read the environment of the
+    /// command.
+    Exec {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        /// The environment variable for the token.
+        #[arg(long, value_name = "VARIABLE", default_value = "TOKEN", value_parser = variable)]
+        env: String,
+
+        /// The shortest remaining lifetime to accept.
+        #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+        min_ttl: Duration,
+
+        #[command(flatten)]
+        variant: VariantArgs,
+
+        /// The command, with its arguments.
+        #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+        command: Vec<OsString>,
+    },
+
+    /// Give a token to another program, in the way in which that program asks for credentials.
+    #[command(subcommand)]
+    Helper(Helper),
 
     /// List the tokens that you may read; in a pipe, only their names.
     List,
@@ -182,6 +211,51 @@ pub(crate) enum Command {
     },
 }
 
+/// A program that asks for credentials.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Helper {
+    /// Answer kubectl and other clients of Kubernetes, as a credential plugin.
+    ///
+    /// In the kubeconfig file, for a user: `exec: { apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, command:
+    /// tokenctl, args: [helper, kubectl, NAME] }`.
+    Kubectl {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        #[command(flatten)]
+        variant: VariantArgs,
+    },
+
+    /// Answer git, as one of its credential helpers.
+    ///
+    /// `git config --global credential.https://git.example.helper '!tokenctl helper git NAME'`. A token that the server
+    /// refuses is reported to the daemon, as by `tokenctl reject`.
+    Git {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        /// What git wants. It adds this word.
+        #[arg(value_name = "get|store|erase")]
+        operation: String,
+
+        /// The user name for a git before 2.46, which sends the token as a password.
+        #[arg(long, value_name = "USER", default_value = "oauth2")]
+        username: String,
+
+        #[command(flatten)]
+        variant: VariantArgs,
+    },
+
+    /// Answer a Google client library, as the executable of a credential configuration.
+    Google {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        #[command(flatten)]
+        variant: VariantArgs,
+    },
+}
+
 /// A condition to wait for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Condition {
@@ -257,6 +331,14 @@ fn header(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE, as in --header Requestor-ID=4711".to_owned()),
+    }
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    match name {
+        "" => Err("expected the name of a variable".to_owned()),
+        _ if name.contains('=') => Err("the name of a variable has no =".to_owned()),
+        _ => Ok(name.to_owned()),
     }
 }
 

@@ -1,5 +1,8 @@
 //! The commands: each asks the daemon and prints the answer for a person or a program.
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokend_client::blocking::{Client, TokenVariant};
@@ -11,9 +14,9 @@ use tokend_client::{
 use crate::args::{Args, Command, Condition};
 use crate::failure::Failure;
 use crate::table::{Cell, Colours, Table};
-use crate::{explanation, human, json, manual, output, status};
+use crate::{explanation, helper, human, json, manual, output, status};
 
-type Done = Result<(), Failure>;
+pub(crate) type Done = Result<(), Failure>;
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Done {
@@ -28,6 +31,10 @@ pub(crate) fn run(args: &Args) -> Done {
             let caller = caller_headers(supplied, without);
             headers(&client.variant(name, variant.into()), form, name, &caller)
         }
+        Command::Exec { name, env, min_ttl, variant, command } => {
+            exec(&client().with_min_ttl(*min_ttl).variant(name, variant.into()), name, env, command)
+        }
+        Command::Helper(helper) => helper::answer(&client(), helper),
         Command::List => list(&client(), form),
         Command::Status { name: Some(name), exit_status, .. } => {
             status_of(&client(), form, name, *exit_status)
@@ -61,7 +68,7 @@ enum Form {
 }
 
 /// The failure of a call about one token.
-fn about(name: &TokenName) -> impl Fn(Error) -> Failure {
+pub(crate) fn about(name: &TokenName) -> impl Fn(Error) -> Failure {
     move |error| Failure::of_call(&error, name.as_str())
 }
 
@@ -77,6 +84,14 @@ fn get(token: &TokenVariant<'_>, form: Form, name: &TokenName) -> Done {
         Form::Json => output::write(&json::line(&json::token(name, &reply))),
         Form::Text => output::write(&format!("{}\n", reply.token.expose())),
     }
+}
+
+/// Becomes the command. Returns only if that fails.
+fn exec(token: &TokenVariant<'_>, name: &TokenName, variable: &str, command: &[OsString]) -> Done {
+    let [program, args @ ..] = command else { return Ok(()) };
+    let reply = token.get().map_err(about(name))?;
+    let error = process::Command::new(program).args(args).env(variable, reply.token.expose()).exec();
+    Err(Failure::exec(program, &error))
 }
 
 fn caller_headers(supplied: &[(String, String)], without: &[String]) -> CallerHeaders {

@@ -1,5 +1,6 @@
 //! Failures: an exit status, and a message that says what to do next.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -17,9 +18,9 @@ pub(crate) struct Failure {
     /// The exit status.
     pub(crate) exit: u8,
     /// The kind of failure, as one word for `--json`.
-    code: &'static str,
+    pub(crate) code: &'static str,
     /// The whole message. Empty if there is nothing to add to the output.
-    message: String,
+    pub(crate) message: String,
     class: Option<ErrorClass>,
     next_attempt: Option<SystemTime>,
     best_ttl: Option<Duration>,
@@ -65,6 +66,17 @@ impl Failure {
         let message = "standard output is the journal, which would keep the token: redirect standard output to a pipe or \
                        a file, or let the program that needs the token run `tokenctl get` or use the client library";
         Self::new(2, "journal", message)
+    }
+
+    /// A command cannot be run.
+    pub(crate) fn exec(program: &OsStr, error: &io::Error) -> Self {
+        let exit = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        Self::new(exit, "exec", &format!("cannot run {}: {error}", program.display()))
+    }
+
+    /// Another program asks for something that it does not get.
+    pub(crate) fn helper(message: &str) -> Self {
+        Self::new(2, "usage", message)
     }
 
     /// An error of usage. The first line of clap's message is the reason.

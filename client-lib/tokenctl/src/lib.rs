@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod explanation;
 mod failure;
+mod helper;
 mod human;
 mod json;
 mod manual;

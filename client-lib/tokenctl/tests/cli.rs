@@ -7,7 +7,7 @@
 mod fake;
 
 use std::fs::{self, File, Permissions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -198,6 +198,134 @@ fn get_prints_the_token_and_nothing_else() {
     let [Request::Get(asked)] = &daemon.requests()[..] else { panic!("{:?}", daemon.requests()) };
     assert_eq!((asked.name.as_str(), asked.options.min_ttl_ms), ("psb", 90_000));
     assert!((1..=3_000).contains(&asked.options.deadline_ms), "{asked:?}");
+}
+
+#[test]
+fn exec_gives_a_command_the_token_in_its_environment_alone() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(happy_reply);
+    let shell = ["--", "sh", "-c", "echo $TOKEN $API_TOKEN; exit 3"];
+    let exec = |args: &[&str]| bench.run(&[&["exec", "psb"], args].concat());
+    exec(&shell).is(3, "eyJ-sample-token\n", "");
+    exec(&[&["--env", "API_TOKEN"], &shell[..]].concat()).is(3, "eyJ-sample-token\n", "");
+    exec(&["--", "sh", "-c", "tr '\\0' ' ' </proc/$$/cmdline | grep -c sample-to[k]en"]).is(1, "0\n", "");
+    let missing = exec(&["--", "/nonexistent/program"]);
+    let message = "tokenctl: cannot run /nonexistent/program: No such file or directory (os error 2)\n";
+    missing.is(127, "", message);
+    exec(&["--", "/etc/passwd"]).is(
+        126,
+        "",
+        "tokenctl: cannot run /etc/passwd: Permission denied (os error 13)\n",
+    );
+    assert_eq!([exec(&[]).exit, exec(&["--env", "A=B", "--", "true"]).exit], [2, 2]);
+}
+
+#[test]
+fn exec_runs_nothing_without_a_token() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(|_| Reply::Error(error(ErrorCode::NotAllowed)));
+    let ran = bench.run(&["exec", "psb", "--", "echo", "it ran"]);
+    assert_eq!((ran.exit, ran.out.as_str()), (4, ""), "{ran:?}");
+}
+
+/// What a program would get that starts `tokenctl helper` with these arguments, variable and input.
+fn helper(bench: &Bench, args: &[&str], kubernetes: &str, input: &str) -> Ran {
+    let mut command = bench.command(&[&["helper"], args].concat());
+    command.env("KUBERNETES_EXEC_INFO", kubernetes).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    Ran::of(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn kubernetes_gets_the_token_in_the_version_that_it_asks_for() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(happy_reply);
+    let ask = |info: &str| helper(&bench, &["kubectl", "psb"], info, "");
+    for (info, version) in [
+        ("", "client.authentication.k8s.io/v1"),
+        (
+            r#"{"apiVersion":"client.authentication.k8s.io/v1beta1","kind":"ExecCredential"}"#,
+            "client.authentication.k8s.io/v1beta1",
+        ),
+    ] {
+        let credential = serde_json::json!({
+            "apiVersion": version,
+            "kind": "ExecCredential",
+            "status": { "token": TOKEN, "expirationTimestamp": "2033-05-18T03:33:20Z" },
+        });
+        assert_eq!(ask(info).json(), credential);
+    }
+    ask(r#"{"apiVersion":"client.authentication.k8s.io/v1alpha1"}"#).is(
+        2,
+        "",
+        "tokenctl: the client of Kubernetes asks for client.authentication.k8s.io/v1alpha1; set apiVersion: \
+         client.authentication.k8s.io/v1 in its kubeconfig\n",
+    );
+}
+
+#[test]
+fn git_gets_a_bearer_token_or_as_an_older_one_a_password() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(happy_reply);
+    let get = |args: &[&str], question: &str| {
+        helper(&bench, &[&["git", "psb"], args, &["get"]].concat(), "", question)
+    };
+    let question = "capability[]=authtype\ncapability[]=state\nprotocol=https\nhost=git.example\n\n";
+    let bearer = "capability[]=authtype\nauthtype=Bearer\ncredential=eyJ-sample-token\nephemeral=1\n\
+                  password_expiry_utc=2000000000\n";
+    get(&[], question).is(0, bearer, "");
+    let question = "protocol=https\nhost=git.example\n";
+    let password =
+        |user| format!("username={user}\npassword=eyJ-sample-token\npassword_expiry_utc=2000000000\n");
+    get(&[], question).is(0, &password("oauth2"), "");
+    get(&["--username", "x-token-auth"], question).is(0, &password("x-token-auth"), "");
+    get(&[], "protocol=http\nhost=git.example\n").is(
+        2,
+        "",
+        "tokenctl: git asks for http://git.example, on whose way others could read the token; use https\n",
+    );
+}
+
+#[test]
+fn a_token_that_git_erases_is_rejected_unless_there_is_another_by_now() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(happy_reply);
+    let run = |operation: &str, question: &str| {
+        helper(&bench, &["git", "psb", operation], "", question).is(0, "", "");
+    };
+    let rejected = || daemon.requests().iter().filter(|asked| matches!(asked, Request::Reject(_))).count();
+    run("store", "protocol=https\nhost=a\ncredential=eyJ-sample-token\n");
+    run("erase", "protocol=https\nhost=a\n");
+    run("erase", "protocol=https\nhost=a\npassword=an older one\n");
+    run("capability", "");
+    assert_eq!(rejected(), 0);
+    run("erase", "protocol=https\nhost=a\nauthtype=Bearer\ncredential=eyJ-sample-token\n");
+    run("erase", "protocol=https\nhost=a\nusername=oauth2\npassword=eyJ-sample-token\n");
+    assert_eq!(rejected(), 2);
+}
+
+#[test]
+fn google_gets_the_token_or_the_reason_why_there_is_none() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(happy_reply);
+    let ran = helper(&bench, &["google", "psb"], "", "");
+    let success = serde_json::json!({
+        "version": 1,
+        "success": true,
+        "token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "id_token": TOKEN,
+        "expiration_time": 2_000_000_000,
+    });
+    assert_eq!(ran.json(), success);
+    drop(daemon);
+    let ran = helper(&bench, &["google", "psb"], "", "");
+    let failure = ran.json();
+    assert_eq!(
+        (ran.exit, &failure["success"], &failure["code"]),
+        (3, &false.into(), &"not-reachable".into())
+    );
+    assert!(failure["message"].as_str().unwrap().contains("there is no such socket"), "{failure}");
 }
 
 #[test]
@@ -917,7 +1045,7 @@ fn manual_pages_are_made() {
     assert_eq!(fs::read_to_string(dir.path().join("tokenctl.1")).unwrap(), page.out);
     let get = fs::read_to_string(dir.path().join("tokenctl-get.1")).unwrap();
     assert!(get.contains(".TH tokenctl-get 1") && get.contains("min\\-ttl"), "{get}");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 13);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 15);
     let nowhere = Ran::of(program().args(["man", "/nonexistent"]).output().unwrap());
     assert_eq!(nowhere.exit, 1);
     assert!(nowhere.err.starts_with("tokenctl: cannot write /nonexistent/tokenctl.1: "), "{nowhere:?}");

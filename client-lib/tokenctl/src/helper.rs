@@ -1,0 +1,177 @@
+//! The answers to programs that ask another program for credentials, each in the format that its documentation gives.
+
+use std::env;
+use std::fmt::Write as _;
+use std::io::{self, Read};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tokend_client::blocking::{Client, TokenVariant};
+use tokend_client::{Error, TokenName, TokenReply};
+
+use crate::args::Helper;
+use crate::commands::{Done, about};
+use crate::failure::Failure;
+use crate::human::rfc3339;
+use crate::{json, output};
+
+/// The longest question that is read. git writes lines of at most 64 KiB.
+const QUESTION_MAX: u64 = 256 * 1024;
+
+/// The versions of the interface to Kubernetes, the preferred one first.
+const KUBERNETES: [&str; 2] = ["client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"];
+
+pub(crate) fn answer(client: &Client, helper: &Helper) -> Done {
+    output::refuse_the_journal()?;
+    match helper {
+        Helper::Kubectl { name, variant } => kubectl(&client.variant(name, variant.into()), name),
+        Helper::Git { name, operation, username, variant } => {
+            git(&client.variant(name, variant.into()), name, operation, username)
+        }
+        Helper::Google { name, variant } => google(client.variant(name, variant.into()).get(), name),
+    }
+}
+
+/// An `ExecCredential` of `client.authentication.k8s.io` (Kubernetes, "client-go credential plugins"). The client demands the
+/// version that it names in `KUBERNETES_EXEC_INFO`.
+fn kubectl(token: &TokenVariant<'_>, name: &TokenName) -> Done {
+    let info = env::var("KUBERNETES_EXEC_INFO").unwrap_or_default();
+    let info: Value = serde_json::from_str(&info).unwrap_or_default();
+    let [preferred, _] = KUBERNETES;
+    let version = info.get("apiVersion").and_then(Value::as_str).unwrap_or(preferred);
+    if !KUBERNETES.contains(&version) {
+        let message = format!(
+            "the client of Kubernetes asks for {version}; set apiVersion: {preferred} in its kubeconfig"
+        );
+        return Err(Failure::helper(&message));
+    }
+    let reply = token.get().map_err(about(name))?;
+    let expiry = rfc3339(reply.info.expires_at_wall.to_system_time());
+    let status = json!({ "token": reply.token.expose(), "expirationTimestamp": expiry });
+    output::write(&json::line(&json!({ "apiVersion": version, "kind": "ExecCredential", "status": status })))
+}
+
+/// What git says on standard input (git-credential(1), "Input/output format").
+#[derive(Default)]
+struct Question {
+    protocol: String,
+    host: String,
+    /// The token that was refused, in `erase`.
+    credential: Option<String>,
+    /// Whether git sends a token as a Bearer token, which it can since 2.46.
+    knows_bearer: bool,
+}
+
+impl Question {
+    fn read(input: impl Read) -> io::Result<Self> {
+        let (mut text, mut question) = (String::new(), Self::default());
+        input.take(QUESTION_MAX).read_to_string(&mut text)?;
+        for (key, value) in
+            text.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_once('='))
+        {
+            match key {
+                "protocol" => value.clone_into(&mut question.protocol),
+                "host" => value.clone_into(&mut question.host),
+                "credential" | "password" => question.credential = Some(value.to_owned()),
+                "capability[]" => question.knows_bearer |= value == "authtype",
+                _ => (),
+            }
+        }
+        Ok(question)
+    }
+
+    /// Whether nobody between here and the server can read a token.
+    fn is_secure(&self) -> bool {
+        let is_local = ["localhost", "127.0.0.1", "[::1]"].into_iter().any(|name| {
+            self.host.strip_prefix(name).is_some_and(|port| port.is_empty() || port.starts_with(':'))
+        });
+        is_local || self.protocol == "https"
+    }
+}
+
+/// A credential helper of git (gitcredentials(7)). It ignores operations that it does not know.
+fn git(token: &TokenVariant<'_>, name: &TokenName, operation: &str, username: &str) -> Done {
+    let question =
+        Question::read(io::stdin()).map_err(|error| Failure::helper(&format!("git's question: {error}")))?;
+    match operation {
+        "get" if !question.is_secure() => Err(Failure::helper(&format!(
+            "git asks for {}://{}, on whose way others could read the token; use https",
+            question.protocol, question.host
+        ))),
+        "get" => {
+            let reply = token.get().map_err(about(name))?;
+            output::write(&credential(&reply, username, question.knows_bearer))
+        }
+        "erase" => {
+            let Some(refused) = question.credential else { return Ok(()) };
+            let reply = token.get().map_err(about(name))?;
+            if reply.token.expose() == refused {
+                token.reject(reply.info.fingerprint).map_err(about(name))?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The token as a credential of git, which is not to store it.
+fn credential(reply: &TokenReply, username: &str, knows_bearer: bool) -> String {
+    let token = reply.token.expose();
+    let mut text = if knows_bearer {
+        format!("capability[]=authtype\nauthtype=Bearer\ncredential={token}\nephemeral=1\n")
+    } else {
+        format!("username={username}\npassword={token}\n")
+    };
+    let _ = writeln!(text, "password_expiry_utc={}", seconds(reply.info.expires_at_wall.to_system_time()));
+    text
+}
+
+/// The output of an executable-sourced credential (Google, AIP-4117), also of a failure.
+fn google(reply: Result<TokenReply, Error>, name: &TokenName) -> Done {
+    let failure = match reply {
+        Ok(reply) => {
+            return output::write(&json::line(&json!({
+                "version": 1,
+                "success": true,
+                "token_type": "urn:ietf:params:oauth:token-type:jwt",
+                "id_token": reply.token.expose(),
+                "expiration_time": seconds(reply.info.expires_at_wall.to_system_time()),
+            })));
+        }
+        Err(error) => about(name)(error),
+    };
+    let (code, message) = (failure.code, &failure.message);
+    output::write(&json::line(&json!({ "version": 1, "success": false, "code": code, "message": message })))?;
+    Err(failure)
+}
+
+/// Seconds since the Unix epoch.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_secure(protocol: &str, host: &str) -> bool {
+        Question::read(format!("protocol={protocol}\nhost={host}\n").as_bytes()).unwrap().is_secure()
+    }
+
+    #[test]
+    fn a_token_goes_to_other_hosts_by_tls_only() {
+        assert!(is_secure("https", "git.example:8443"));
+        assert!(!is_secure("http", "git.example"));
+        assert!(!is_secure("http", "localhost.example:80"));
+        for host in ["localhost", "localhost:3000", "127.0.0.1:80", "[::1]", "[::1]:80"] {
+            assert!(is_secure("http", host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_question_ends_at_an_empty_line() {
+        let question = Question::read(&b"protocol=https\nhost=a\npassword=x=y\n\nhost=b\n"[..]).unwrap();
+        assert_eq!((question.host.as_str(), question.credential.as_deref()), ("a", Some("x=y")));
+        assert!(!question.knows_bearer);
+    }
+}
