@@ -234,7 +234,7 @@ pub(crate) enum Helper {
         /// The token's name in the daemon's configuration.
         name: TokenName,
 
-        /// What git wants. It adds this word.
+        /// The operation. git adds this word itself.
         #[arg(value_name = "get|store|erase")]
         operation: String,
 

@@ -51,7 +51,7 @@ fn kubectl(token: &TokenVariant<'_>, name: &TokenName) -> Done {
     output::write(&json::line(&json!({ "apiVersion": version, "kind": "ExecCredential", "status": status })))
 }
 
-/// What git says on standard input (git-credential(1), "Input/output format").
+/// The question that git writes to standard input (git-credential(1), "Input/output format").
 #[derive(Default)]
 struct Question {
     protocol: String,
