@@ -126,7 +126,7 @@ impl Validity {
         self.lifetime.saturating_sub(ROUNDING.min(self.lifetime / 10))
     }
 
-    /// From this moment on the token is not served. Callers are told the same moment.
+    /// The moment from which the token is not served any more, as callers are told it.
     pub fn expires_at(self) -> Instant {
         self.sent_at.after(self.served_for()).whole_milliseconds()
     }

@@ -80,7 +80,7 @@ impl Question {
         Ok(question)
     }
 
-    /// Whether nobody between here and the server can read a token.
+    /// Whether git encrypts what it sends, or sends it to this host only.
     fn is_secure(&self) -> bool {
         let is_local = ["localhost", "127.0.0.1", "[::1]"].into_iter().any(|name| {
             self.host.strip_prefix(name).is_some_and(|port| port.is_empty() || port.starts_with(':'))
@@ -95,7 +95,7 @@ fn git(token: &TokenVariant<'_>, name: &TokenName, operation: &str, username: &s
         Question::read(io::stdin()).map_err(|error| Failure::helper(&format!("git's question: {error}")))?;
     match operation {
         "get" if !question.is_secure() => Err(Failure::helper(&format!(
-            "git asks for {}://{}, on whose way others could read the token; use https",
+            "git would send the token to {}://{} without encryption; use https",
             question.protocol, question.host
         ))),
         "get" => {

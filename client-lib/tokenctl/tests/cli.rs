@@ -228,7 +228,7 @@ fn exec_runs_nothing_without_a_token() {
     assert_eq!((ran.exit, ran.out.as_str()), (4, ""), "{ran:?}");
 }
 
-/// What a program would get that starts `tokenctl helper` with these arguments, variable and input.
+/// Runs `tokenctl helper` as another program would: with these arguments, this `KUBERNETES_EXEC_INFO` and this input.
 fn helper(bench: &Bench, args: &[&str], kubernetes: &str, input: &str) -> Ran {
     let mut command = bench.command(&[&["helper"], args].concat());
     command.env("KUBERNETES_EXEC_INFO", kubernetes).stdin(Stdio::piped());
@@ -283,7 +283,7 @@ fn git_gets_a_bearer_token_or_as_an_older_one_a_password() {
     get(&[], "protocol=http\nhost=git.example\n").is(
         2,
         "",
-        "tokenctl: git asks for http://git.example, on whose way others could read the token; use https\n",
+        "tokenctl: git would send the token to http://git.example without encryption; use https\n",
     );
 }
 

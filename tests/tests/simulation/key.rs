@@ -66,7 +66,7 @@ impl Grant {
     /// Until when it is served: a second less than it lives, because issuers round the time of issue down.
     pub fn expires(&self) -> Instant {
         let served_for = self.lifetime.saturating_sub(Duration::from_secs(1).min(self.lifetime / 10));
-        // The daemon rounds an expiry down to the whole milliseconds that callers are told.
+        // The daemon rounds an expiry down to whole milliseconds, because the protocol has no smaller unit.
         let BootInstant(milliseconds) = self.sent_at.after(served_for).to_wire();
         Instant::at(Duration::from_millis(milliseconds))
     }
