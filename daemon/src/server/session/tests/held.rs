@@ -46,11 +46,16 @@ impl Step {
 
     /// The token for a `get`, in a turn of its own, if the fast path has it.
     fn get(&mut self, session: &Arc<Session>, min_ttl: Duration) -> Option<String> {
+        self.last.begin_turn();
+        self.get_in_turn(session, min_ttl)
+    }
+
+    /// The same in the turn that has begun.
+    fn get_in_turn(&mut self, session: &Arc<Session>, min_ttl: Duration) -> Option<String> {
         let options = CallOptions { deadline_ms: 0, min_ttl_ms: min_ttl.as_millis().try_into().unwrap() };
         let request = GetRequest { name: "t".parse().unwrap(), options, variant: Variant::default() };
         let (mut body, mut wire) = (Vec::new(), Vec::new());
         encode(&Frame { id: 5, message: Request::Get(request) }, &mut body).unwrap();
-        self.last.begin_turn();
         if !session.get_held(&body[LENGTH_BYTES..], &mut self.last, &mut wire) {
             return None;
         }
@@ -112,6 +117,16 @@ async fn an_answer_is_not_repeated_after_a_reload_that_takes_the_token_away() {
     assert!(get_twice(&mut step, &alice).is_some());
     step.scene.reload(&token("t", "allow = [\"user:7\"]"));
     assert_eq!(get_twice(&mut step, &alice), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_a_turn_an_answer_is_not_repeated_after_another_request() {
+    let mut step = Step::new();
+    let alice = Arc::clone(&step.scene.session);
+    assert!(step.get(&alice, Duration::ZERO).is_some());
+    assert_eq!(step.get_in_turn(&alice, Duration::from_secs(1_000)), None, "no token lasts that long");
+    step.scene.reload(&token("t", "allow = [\"user:7\"]"));
+    assert_eq!(step.get_in_turn(&alice, Duration::ZERO), None);
 }
 
 #[tokio::test(start_paused = true)]
