@@ -176,6 +176,18 @@ impl RealDaemon {
         Tokenctl::new(&self.socket)
     }
 
+    /// The connections to its socket, those that it has not accepted yet included (proc_net_unix(5)).
+    ///
+    /// # Panics
+    /// When the kernel does not tell.
+    pub fn connections(&self) -> usize {
+        let path = self.socket.to_str().expect("the path of a test's socket is text");
+        let sockets = fs::read_to_string("/proc/net/unix").expect("the kernel lists its sockets");
+        // The sixth field is 01 for the listener, 02 for a connection in its queue, and 03 for one that is accepted.
+        let columns = sockets.lines().map(|line| line.split_whitespace().skip(5).collect::<Vec<_>>());
+        columns.filter(|columns| matches!(columns[..], ["02" | "03", _, of] if of == path)).count()
+    }
+
     /// All that it wrote to standard output and standard error so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -85,5 +85,6 @@ fn a_connection_takes_two_descriptors_of_the_daemon_for_as_long_as_it_lasts() {
         })
         .collect();
     let taken = descriptors() - before;
-    assert!(taken <= 2 * callers.len(), "{taken} for {}", callers.len());
+    // Two more, if it has just begun to watch the clock and the network.
+    assert!(taken <= 2 * callers.len() + 2, "{taken} for {}", callers.len());
 }
