@@ -19,6 +19,12 @@ pub struct Cli {
     /// The socket to listen on, instead of the one in the configuration. Ignored if systemd passes a socket.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// The socket on which to speak HTTP too. Ignored if systemd passes one.
+    #[arg(long, value_name = "PATH")]
+    pub http_socket: Option<PathBuf>,
+    /// The socket on which to give systemd the credentials of units (`LoadCredential=ID:PATH`) too. Ignored if systemd passes one.
+    #[arg(long, value_name = "PATH")]
+    pub credential_socket: Option<PathBuf>,
     /// The format of the log on standard error.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,

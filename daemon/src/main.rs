@@ -10,6 +10,7 @@ use nix::unistd::{User, geteuid, initgroups, setgid, setuid};
 use tokend::cli::{Cli, Command};
 use tokend::config::{self, Source};
 use tokend::peer;
+use tokend::process::sockets::SocketPaths;
 use tokend::process::{hardening, logging, run};
 use zeroizing_alloc::ZeroAlloc;
 
@@ -36,7 +37,8 @@ fn serve(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     hardening::close_descriptors_on_exec();
     let _flush_at_the_end = logging::start(cli.log_format, &cli.log_level)?;
     hardening::forbid_dumps().map_err(|error| format!("forbidding core dumps: {error}"))?;
-    run::run(&cli.config.source(), cli.socket)
+    let paths = SocketPaths { main: cli.socket, http: cli.http_socket, credential: cli.credential_socket };
+    run::run(&cli.config.source(), paths)
 }
 
 /// Checks a configuration and prints one line per finding, as a compiler does.

@@ -23,9 +23,9 @@ use self::abilities::{GROUPS, USERS, is_mapped};
 pub use self::abilities::{abilities, has_capability};
 pub use self::groups::{all_groups, few_groups};
 use self::placement::Placement;
-pub use self::placement::UNIT_NAME_MAX;
+use self::placement::UNIT_NAME_MAX;
 pub use self::process::Process;
-use crate::access::{Facts, Groups};
+use crate::access::{Facts, Groups, NO_ID};
 
 /// How old the facts in the audit may be. It counts decisions about a process for as long.
 const DESCRIBED_FOR: Duration = Duration::from_secs(10);
@@ -81,6 +81,21 @@ impl Peer {
         let facts = process.owner()?;
         check_user(&facts)?;
         identified(facts, &process).ok_or_else(|| Errno::ESRCH.into())
+    }
+
+    /// A unit for which the service manager asks. Nothing else is known about it.
+    pub fn of_unit(unit: String) -> Option<Self> {
+        let facts = Self::facts_of_unit(unit)?;
+        let invocation_id = facts.unit.as_deref().and_then(invocation_id);
+        Some(Self::new(Facts { invocation_id, ..facts }, None))
+    }
+
+    /// The facts about any process of this system unit. `None` if no unit can have this name.
+    pub fn facts_of_unit(unit: String) -> Option<Facts> {
+        let is_name = !unit.is_empty()
+            && unit.len() <= UNIT_NAME_MAX
+            && !unit.contains(|c: char| c.is_control() || c == '/');
+        is_name.then(|| Facts { uid: NO_ID, gid: NO_ID, unit: Some(unit), ..Facts::default() })
     }
 
     /// Its user, groups and numbers.

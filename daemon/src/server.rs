@@ -3,8 +3,10 @@
 pub mod accept;
 pub mod audit;
 pub mod connection;
+pub mod credential;
 pub mod event_loop;
 pub mod fair_queue;
+pub mod http;
 pub mod log_throttle;
 pub mod session;
 pub mod sessions;

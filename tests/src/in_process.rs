@@ -38,7 +38,7 @@ impl InProcess {
         drop(listening);
         let store = Store::forgetful(Clock::kernel(ClockChanges::default()));
         let daemon =
-            runtime.block_on(Daemon::start(config, listener, MOST_CONNECTIONS, store, String::new()));
+            runtime.block_on(Daemon::start(config, listener.into(), MOST_CONNECTIONS, store, String::new()));
         let daemon = daemon.expect("the kernel has randomness");
         Self { daemon: Some(daemon), runtime, socket: home.socket(), config: home.config() }
     }

@@ -41,6 +41,8 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
     let socket = section.read("socket", values::socket_path);
     DaemonSettings {
         socket: socket.unwrap_or_else(|| "/run/tokend/tokend.sock".into()),
+        http_socket: section.read("http_socket", values::socket_path),
+        credential_socket: section.read("credential_socket", values::socket_path),
         socket_group: section.read("socket_group", rules::group),
         state_dir: section.read("state_dir", values::path).unwrap_or_else(|| "/var/lib/tokend".into()),
         state_key: section.read("state_key", values::secret_source),

@@ -17,6 +17,10 @@ use crate::secret_source::SecretSource;
 pub struct DaemonSettings {
     /// Where to listen, unless systemd passes a socket.
     pub socket: PathBuf,
+    /// Where to speak HTTP, if anywhere, unless systemd passes a socket.
+    pub http_socket: Option<PathBuf>,
+    /// Where to give systemd the credentials of units, if anywhere, unless systemd passes a socket.
+    pub credential_socket: Option<PathBuf>,
     pub socket_group: Option<Principal>,
     pub state_dir: PathBuf,
     pub state_key: Option<SecretSource>,

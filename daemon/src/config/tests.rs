@@ -89,6 +89,8 @@ fn what_is_not_set_has_its_default() {
     let config = good("");
     let daemon = DaemonSettings {
         socket: "/run/tokend/tokend.sock".into(),
+        http_socket: None,
+        credential_socket: None,
         socket_group: None,
         state_dir: "/var/lib/tokend".into(),
         state_key: None,

@@ -8,7 +8,7 @@
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
 
 /// The longest name of a unit (systemd.unit(5)).
-pub const UNIT_NAME_MAX: usize = 255;
+pub(super) const UNIT_NAME_MAX: usize = 255;
 
 /// The system unit of a process, and the unit of its user's own service manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

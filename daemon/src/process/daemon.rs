@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
-use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -15,11 +14,11 @@ use crate::config::{Config, DaemonSettings};
 use crate::engine::credential::ActorContext;
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::Fingerprinter;
+use crate::process::sockets::Sockets;
 use crate::process::{hardening, network};
 use crate::quota::Allowances;
-use crate::server::ServerState;
-use crate::server::accept;
 use crate::server::event_loop::EventLoop;
+use crate::server::{ServerState, accept, credential, http};
 use crate::store::Store;
 
 /// How long callers' requests and token requests may take to end when the daemon stops. One exchange with a token
@@ -42,18 +41,18 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts all tokens of `config` and serves callers on `listener`. Waits for no provider.
+    /// Starts all tokens of `config` and serves callers on `sockets`. Waits for no provider.
     ///
     /// `most_connections` is the limit that the process's open descriptors impose. `memory` is the status line about
     /// locked memory.
     pub async fn start(
         config: Config,
-        listener: UnixListener,
+        sockets: Sockets,
         most_connections: usize,
         store: Arc<Store>,
         memory: String,
     ) -> io::Result<Self> {
-        let listener = accept::Listener::new(listener)?;
+        let Sockets { main, http, credential } = sockets.map(accept::Listener::new)?;
         let actors = TaskTracker::new();
         let changes = ClockChanges::default();
         let clock = Clock::kernel(changes.clone());
@@ -79,7 +78,13 @@ impl Daemon {
         let names_in_rules = shared.registry.borrow().names_in_rules.clone();
         shared.names.resolve(names_in_rules).await;
         let background = work_in_background(&shared, changes);
-        let event_loop = EventLoop::start(listener, Arc::clone(&shared))?;
+        let event_loop = EventLoop::start(main, Arc::clone(&shared))?;
+        if let Some(listener) = http {
+            serve_with("the HTTP socket", http::serve(listener, Arc::clone(&shared)));
+        }
+        if let Some(listener) = credential {
+            serve_with("the credential socket", credential::serve(listener, Arc::clone(&shared)));
+        }
         Ok(Self { shared, settings, actors, background, event_loop })
     }
 
@@ -164,6 +169,15 @@ impl Daemon {
         self.shared.audit.close();
         self.shared.store.note_orderly_end();
     }
+}
+
+/// Serves another socket until the daemon stops.
+fn serve_with(socket: &'static str, serve: impl Future<Output = io::Result<()>> + Send + 'static) {
+    drop(tokio::spawn(async move {
+        if let Err(error) = serve.await {
+            tracing::error!(%error, "{socket} is not served any more");
+        }
+    }));
 }
 
 /// Starts the background tasks: clock and network watches, audit, and names in rules. Dropping the result ends them.

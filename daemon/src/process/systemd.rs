@@ -9,16 +9,17 @@ use nix::sys::socket::{SockType, UnixAddr, getsockname, getsockopt, sockopt};
 pub use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 
+use super::sockets::PassedSockets;
 use crate::store::FdStore;
 
 /// The name of the daemon's memory in the service manager's descriptor store. All other descriptors are sockets.
 const STORE: &str = "tokend-store";
 
-/// Takes over the listening socket and the descriptor store that the service manager passed. To be called once.
-pub fn passed() -> io::Result<(Option<UnixListener>, FdStore)> {
+/// Takes over the listening sockets and the descriptor store that the service manager passed. To be called once.
+pub fn passed() -> io::Result<(PassedSockets, FdStore)> {
     let passed = sd_notify::listen_fds_with_names()
         .map_err(|error| io::Error::other(format!("LISTEN_FDS or LISTEN_FDNAMES is malformed: {error}")))?;
-    let (mut stored, mut socket) = (None, None);
+    let (mut stored, mut sockets) = (None, PassedSockets::default());
     for (fd, name) in passed {
         // SAFETY: the service manager passes this descriptor to this process (LISTEN_PID was checked), it is open (sd-notify
         // has set a flag on it), and nothing else in the process knows its number.
@@ -26,15 +27,18 @@ pub fn passed() -> io::Result<(Option<UnixListener>, FdStore)> {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         if name == STORE {
             stored.get_or_insert(fd);
-        } else if socket.is_none() && is_listening(&fd) {
-            let listener = StdUnixListener::from(fd);
-            listener.set_nonblocking(true)?;
-            socket = Some(UnixListener::from_std(listener)?);
-        } else {
+            continue;
+        }
+        let place = sockets.place(&name);
+        if place.is_some() || !is_listening(&fd) {
             return Err(io::Error::other(
-                "the service manager must pass one listening Unix stream socket (ListenStream= with a path)",
+                "the service manager must pass one listening Unix stream socket (ListenStream= with a path), and at \
+                 most one each with FileDescriptorName=http and FileDescriptorName=credential",
             ));
         }
+        let listener = StdUnixListener::from(fd);
+        listener.set_nonblocking(true)?;
+        *place = Some(UnixListener::from_std(listener)?);
     }
     let store = match env::var_os("NOTIFY_SOCKET") {
         None if stored.is_none() => FdStore::Absent,
@@ -42,7 +46,7 @@ pub fn passed() -> io::Result<(Option<UnixListener>, FdStore)> {
             FdStore::Present { is_proved: stored.is_some() || env::var_os("FDSTORE").is_some(), left: stored }
         }
     };
-    Ok((socket, store))
+    Ok((sockets, store))
 }
 
 fn is_listening(fd: &OwnedFd) -> bool {

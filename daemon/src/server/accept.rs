@@ -4,6 +4,8 @@
 //! All users wait in one queue of the kernel. So this is as quick as can be until the user of a connection is known, and
 //! all further work is done in turns of that user.
 
+mod identify;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -11,21 +13,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Backlog, SockFlag, accept4, listen};
 use tokend_protocol::{ErrorCode, Frame, Reply, encode};
 use tokio::net::UnixListener;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+pub use self::identify::{Identified, identify, identify_in_task};
 use crate::access::{Facts, Groups};
 use crate::clock;
-use crate::peer::{self, Peer};
-use crate::quota::{Allowance, Held, Resource};
+use crate::peer::Peer;
+use crate::quota::{Held, Resource};
 use crate::server::ServerState;
 use crate::server::audit::{Operation, Record, Refusal};
 use crate::server::connection::Connection;
@@ -51,9 +52,6 @@ const ADMIT_UNITS: u32 = 2;
 /// The cost of identifying a peer, in units of a turn.
 const IDENTIFY_UNITS: u32 = 8;
 
-/// The work of comparing a long list of groups with the others of its user.
-const SHARE_MANY_GROUPS_UNITS: u32 = 8;
-
 const TOO_MANY: &str = "too many open connections";
 
 /// Connections that are reserved for root and the daemon's own user, unless the limit is low.
@@ -73,6 +71,10 @@ impl Listener {
         let listener = OwnedFd::from(listener.into_std()?);
         listen(&listener, Backlog::new(QUEUE_MAX)?)?;
         Ok(Self(listener))
+    }
+
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
     }
 }
 
@@ -94,10 +96,14 @@ impl Drop for Listener {
     }
 }
 
+/// Encodes the reason why a caller is turned away, in the protocol of the socket.
+pub type EncodeRefusal = fn(reason: &str) -> Vec<u8>;
+
 /// A connection of which only the user is known.
 #[derive(Debug)]
 pub struct Arrival {
     pub stream: Stream,
+    encode_refusal: EncodeRefusal,
     /// How many connections had been accepted before it.
     accepted_before: u64,
     user: Facts,
@@ -114,17 +120,11 @@ pub struct Place {
     _counted: TaskTrackerToken,
 }
 
-/// A caller that is identified, or will be. It has no connection if it is turned away.
-#[expect(missing_debug_implementations, reason = "it holds connections, which have no such implementation")]
-pub enum Identified {
-    Now(Option<Box<Connection>>),
-    Later(BoxFuture<'static, io::Result<Option<Box<Connection>>>>),
-}
-
 /// Accepts connections, as many at a time as others can wait for.
 #[derive(Debug)]
 pub struct Acceptor {
     pub listener: Listener,
+    encode_refusal: EncodeRefusal,
     /// How many connections were accepted.
     pub accepted: u64,
     /// Until when no connection is accepted, because descriptors have run out.
@@ -140,10 +140,11 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    pub fn new(listener: Listener) -> Self {
+    pub fn new(listener: Listener, encode_refusal: EncodeRefusal) -> Self {
         let of_new_connections = refuse_descriptors(&listener);
         Self {
             listener,
+            encode_refusal,
             accepted: 0,
             paused_until: None,
             // Those that were made before take descriptors on every kernel.
@@ -156,8 +157,8 @@ impl Acceptor {
         }
     }
 
-    /// Accepts a batch of the connections that wait.
-    pub fn accept(&mut self, shared: &Arc<ServerState>, mut take: impl FnMut(Arrival)) {
+    /// Accepts a batch of the connections that wait. Returns whether more may wait.
+    pub fn accept(&mut self, shared: &Arc<ServerState>, mut take: impl FnMut(Arrival)) -> bool {
         let mut units = 0;
         while units < self.batch_units {
             match accept(&self.listener) {
@@ -165,12 +166,16 @@ impl Acceptor {
                 Err(Errno::EAGAIN) => {
                     self.descriptors = self.of_new_connections;
                     self.batch_units = 1;
-                    return;
+                    return false;
                 }
-                Err(error) => return self.pause(&error.into(), shared),
+                Err(error) => {
+                    self.pause(&error.into(), shared);
+                    return true;
+                }
             }
         }
         self.batch_units = BATCH_UNITS.min(2 * self.batch_units);
+        true
     }
 
     /// Takes in a connection, or turns the caller away. Returns the cost.
@@ -186,10 +191,11 @@ impl Acceptor {
         match Peer::user(stream.as_fd()) {
             Err(error) => self.turn_away_unidentified(&mut stream, &error, shared),
             Ok(user) => match take_place(user.uid, shared, now) {
-                Err(reason) => refuse(&mut stream, shared, &user, reason),
+                Err(reason) => refuse(&mut stream, self.encode_refusal, shared, &user, reason),
                 Ok(place) => {
                     shared.most_open.fetch_max(shared.connections.len(), Ordering::Relaxed);
-                    take(Arrival { stream, accepted_before, user, place, input: Vec::new() });
+                    let (encode_refusal, input) = (self.encode_refusal, Vec::new());
+                    take(Arrival { stream, encode_refusal, accepted_before, user, place, input });
                 }
             },
         }
@@ -199,7 +205,7 @@ impl Acceptor {
     /// Turns a caller away that the kernel does not identify.
     pub fn turn_away_unidentified(&mut self, stream: &mut Stream, error: &io::Error, shared: &ServerState) {
         if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
-            turn_away(stream, TOO_MANY);
+            turn_away(stream, self.encode_refusal, TOO_MANY);
             self.pause(error, shared);
         } else if let Some(times) = self.unidentified.record(shared.clock.now()) {
             tracing::warn!(%error, times, "peers that ended at once, or that the kernel does not identify, were turned away");
@@ -210,7 +216,7 @@ impl Acceptor {
     fn pause(&mut self, error: &io::Error, shared: &ServerState) {
         drop(self.spare.take());
         if let Ok(socket) = accept(&self.listener) {
-            turn_away(&mut Stream::new(socket, self.descriptors), TOO_MANY);
+            turn_away(&mut Stream::new(socket, self.descriptors), self.encode_refusal, TOO_MANY);
         }
         self.spare = File::open("/dev/null").ok();
         if let Some(times) = self.failures.record(shared.clock.now()) {
@@ -230,6 +236,10 @@ fn accept(listener: &Listener) -> nix::Result<OwnedFd> {
 impl Arrival {
     pub fn user_queue(&self) -> &Arc<UserQueue> {
         &self.place.user_queue
+    }
+
+    pub fn is_of_root(&self) -> bool {
+        self.user.uid == 0
     }
 
     /// Whether nobody waits for an answer any more.
@@ -268,7 +278,7 @@ impl Arrival {
         match self.place.held.allowance.share_groups(groups) {
             Ok(groups) => peer.set_groups(groups),
             Err(excess) => {
-                refuse(&mut self.stream, shared, peer.caller(), excess.reason);
+                refuse(&mut self.stream, self.encode_refusal, shared, peer.caller(), excess.reason);
                 return false;
             }
         }
@@ -304,81 +314,32 @@ pub fn take_place(uid: u32, shared: &ServerState, now: clock::Instant) -> Result
     Ok(Place { user_queue: shared.fair_queue.join(uid), held, _counted: shared.connections.token() })
 }
 
-/// Identifies the caller in a turn of its user.
-pub fn identify(
-    mut arrival: Arrival,
-    mut peer: Peer,
-    known: Option<Found>,
-    shared: &Arc<ServerState>,
-) -> io::Result<Identified> {
-    let groups = peer::few_groups(arrival.stream.as_fd())?;
-    let has_exe_rules = shared.registry.borrow().has_exe_rules;
-    match groups {
-        Some(groups) if !has_exe_rules => {
-            let is_admitted = arrival.set_groups(&mut peer, groups, shared);
-            Ok(Identified::Now(is_admitted.then(|| arrival.connection(peer, known, shared))))
-        }
-        groups => Ok(Identified::Later(Box::pin(identify_later(arrival, peer, groups, Arc::clone(shared))))),
-    }
-}
-
-/// Waits for what it takes to identify the caller. Mostly ready at once.
-async fn identify_later(
-    mut arrival: Arrival,
-    mut peer: Peer,
-    few_groups: Option<Groups>,
-    shared: Arc<ServerState>,
-) -> io::Result<Option<Box<Connection>>> {
-    let is_admitted = if let Some(groups) = few_groups {
-        arrival.set_groups(&mut peer, groups, &shared)
-    } else {
-        let groups = Box::pin(many_groups(&arrival.stream, &arrival.place.held.allowance, &shared)).await?;
-        let user_queue = Arc::clone(arrival.user_queue());
-        let _turn = user_queue.turn().await;
-        user_queue.spend(SHARE_MANY_GROUPS_UNITS);
-        arrival.set_groups(&mut peer, groups, &shared)
-    };
-    if !is_admitted {
-        return Ok(None);
-    }
-    // The caller may run a file that has just replaced the one that a rule means.
-    let has_exe_rules = shared.registry.borrow().has_exe_rules;
-    if has_exe_rules && let Some(exe) = &peer.facts().exe {
-        Box::pin(shared.names.recheck(exe)).await;
-    }
-    Ok(Some(arrival.connection(peer, None, &shared)))
-}
-
-/// Reads a long list of groups on another thread, one list at a time, for users in turn: it takes a processor for longer than
-/// most requests.
-async fn many_groups(stream: &Stream, allowance: &Allowance, shared: &ServerState) -> io::Result<Groups> {
-    let _of_user = allowance.reading_groups.lock().await;
-    let _of_all = shared.reading_groups.lock().await;
-    if has_hung_up(stream) {
-        return Err(io::ErrorKind::NotConnected.into());
-    }
-    let (socket, began) = (stream.as_fd().try_clone_to_owned()?, Instant::now());
-    let groups = spawn_blocking(move || peer::all_groups(socket.as_fd())).await.map_err(io::Error::other)?;
-    // At most a tenth of a processor: not every kernel can be interrupted meanwhile, and others wait then.
-    sleep(9 * began.elapsed()).await;
-    groups
-}
-
 /// Audits a refused connection, and tells the caller.
-fn refuse(stream: &mut Stream, shared: &ServerState, facts: &Facts, reason: &'static str) {
+fn refuse(
+    stream: &mut Stream,
+    encode_refusal: EncodeRefusal,
+    shared: &ServerState,
+    facts: &Facts,
+    reason: &'static str,
+) {
     let refusal = Refusal::TooMuch(reason);
     shared.audit.record_as_it_is(&Record::new(facts, Operation::Connect, None, Err(refusal)));
-    turn_away(stream, reason);
+    turn_away(stream, encode_refusal, reason);
 }
 
 /// Tells a caller why it is not served. The stream is dropped next.
-fn turn_away(stream: &mut Stream, reason: &str) {
+fn turn_away(stream: &mut Stream, encode_refusal: EncodeRefusal, reason: &str) {
+    // A new socket has room for a few bytes.
+    let _ = stream.try_write(&encode_refusal(reason));
+    stream.abandon();
+}
+
+/// The refusal as a frame of the protocol.
+pub fn refusal_frame(reason: &str) -> Vec<u8> {
     let mut wire = Vec::new();
     let message = Reply::Error(refusal(ErrorCode::Overloaded, reason));
     let _ = encode(&Frame { id: 0, message }, &mut wire);
-    // A new socket has room for a few bytes.
-    let _ = stream.try_write(&wire);
-    stream.abandon();
+    wire
 }
 
 #[cfg(test)]

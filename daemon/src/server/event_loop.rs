@@ -28,7 +28,7 @@ use self::progress::{EndOfProcess, Progress};
 use self::returned::Returned;
 use self::watched::{Idle, Watched, add, slot};
 use crate::server::ServerState;
-use crate::server::accept::{Acceptor, Arrival, Identified, Listener, identify};
+use crate::server::accept::{Acceptor, Arrival, Identified, Listener, identify, refusal_frame};
 use crate::server::connection::{Buffers, Connection, Next, Turn};
 use crate::server::fair_queue::ReadyList;
 use crate::server::session::Session;
@@ -118,7 +118,7 @@ impl Loop {
         add(&epoll, &*returned, EpollFlags::EPOLLIN)?;
         Ok(Self {
             epoll,
-            acceptor: Acceptor::new(listener),
+            acceptor: Acceptor::new(listener, refusal_frame),
             ready: ReadyList::new(&shared.fair_queue),
             shared,
             returned,

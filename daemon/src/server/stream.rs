@@ -150,9 +150,10 @@ impl Stream {
     }
 }
 
-fn registered<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the descriptor stays open and the same until the result is dropped: it is owned by the result, or by a stream that
-    // drops the result first.
+/// Registers a descriptor with the runtime. Its owner must keep it until the result is dropped: the result itself, or a stream
+/// that drops the result first.
+pub fn registered<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the descriptor stays open and the same until the result is dropped, as each caller sees to.
     #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
     let registered = unsafe { AsyncFd::register_with_interest(socket, interest) };
     Ok(registered?)

@@ -15,7 +15,7 @@ use super::{Asked, Session, refusal};
 use crate::access::{Decider, Facts, NO_ID, RootAccess, Rule};
 use crate::engine::registry::Entry;
 use crate::engine::variants;
-use crate::peer::{Peer, UNIT_NAME_MAX};
+use crate::peer::Peer;
 use crate::server::audit::Operation;
 
 /// Bytes of rules in one reply: half a reply frame, whatever the rules are.
@@ -50,7 +50,9 @@ impl Session {
             Subject::Caller => self.peer.facts().clone(),
             Subject::User(user) => self.look_up_user(user).await?,
             Subject::Process(pid) => facts_of_process(pid)?,
-            Subject::Unit(unit) => facts_of_unit(unit)?,
+            Subject::Unit(unit) => Peer::facts_of_unit(unit).ok_or_else(|| {
+                refusal(ErrorCode::InvalidRequest, "this is not the name of a unit")
+            })?,
         };
         // Decided again: the caller may have lost its operator rights during the look-up.
         let registry = self.registry();
@@ -144,13 +146,6 @@ fn encoded_size(rule: &ExplainedRule) -> usize {
 }
 
 /// A process of a unit, of which nothing else is known.
-fn facts_of_unit(unit: String) -> Result<Facts, ErrorReply> {
-    if unit.is_empty() || unit.len() > UNIT_NAME_MAX || unit.contains(|c: char| c.is_control() || c == '/') {
-        return Err(refusal(ErrorCode::InvalidRequest, "this is not the name of a unit"));
-    }
-    Ok(Facts { uid: NO_ID, gid: NO_ID, unit: Some(unit), ..Facts::default() })
-}
-
 fn facts_of_process(pid: u32) -> Result<Facts, ErrorReply> {
     let unknown = |reason: &str| {
         let message = format!("nothing can be found out about process {pid}: {reason}");

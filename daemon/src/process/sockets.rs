@@ -1,0 +1,101 @@
+//! The sockets of the daemon, passed by the service manager or made here.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
+
+use super::listener::OwnSocket;
+use crate::access::group_id;
+use crate::config::DaemonSettings;
+
+/// The sockets that a daemon serves. Only the main one is always there.
+#[derive(Debug)]
+pub struct Sockets<T = UnixListener> {
+    pub main: T,
+    /// For callers that speak HTTP.
+    pub http: Option<T>,
+    /// For the service manager, which asks for the credentials of units.
+    pub credential: Option<T>,
+}
+
+/// The sockets that the service manager passed.
+#[derive(Debug, Default)]
+pub struct PassedSockets {
+    pub main: Option<UnixListener>,
+    pub http: Option<UnixListener>,
+    pub credential: Option<UnixListener>,
+}
+
+/// The paths on the command line, which come before those of the configuration.
+#[derive(Debug, Default)]
+pub struct SocketPaths {
+    pub main: Option<PathBuf>,
+    pub http: Option<PathBuf>,
+    pub credential: Option<PathBuf>,
+}
+
+/// The main socket alone.
+impl From<UnixListener> for Sockets {
+    fn from(main: UnixListener) -> Self {
+        Self { main, http: None, credential: None }
+    }
+}
+
+impl<T> Sockets<T> {
+    pub fn map<U, E>(self, mut convert: impl FnMut(T) -> Result<U, E>) -> Result<Sockets<U>, E> {
+        Ok(Sockets {
+            main: convert(self.main)?,
+            http: self.http.map(&mut convert).transpose()?,
+            credential: self.credential.map(&mut convert).transpose()?,
+        })
+    }
+}
+
+impl PassedSockets {
+    /// The place of a socket with this name (`FileDescriptorName=`).
+    pub fn place(&mut self, name: &str) -> &mut Option<UnixListener> {
+        match name {
+            "http" => &mut self.http,
+            "credential" => &mut self.credential,
+            _ => &mut self.main,
+        }
+    }
+
+    /// Makes the sockets that are not passed, and returns those that are removed at the end too.
+    pub fn complete(
+        self,
+        settings: &DaemonSettings,
+        paths: SocketPaths,
+    ) -> Result<(Sockets, Vec<OwnSocket>), Box<dyn Error>> {
+        let mut own = Vec::new();
+        let unknown = |group| format!("daemon.socket_group: there is no group {group} on this host");
+        let group = || {
+            let group = settings.socket_group.as_ref();
+            group.map(|group| group_id(group).ok_or_else(|| unknown(group))).transpose()
+        };
+        let mut make = |path: &Path, group: Option<u32>| -> Result<UnixListener, Box<dyn Error>> {
+            let bound = OwnSocket::bind(path, group);
+            let (listener, socket) =
+                bound.map_err(|error| format!("cannot make the socket {}: {error}", path.display()))?;
+            own.push(socket);
+            Ok(UnixListener::from_std(listener)?)
+        };
+        let main = match self.main {
+            Some(passed) => passed,
+            None => make(paths.main.as_ref().unwrap_or(&settings.socket), group()?)?,
+        };
+        let http = match (self.http, paths.http.as_ref().or(settings.http_socket.as_ref())) {
+            (Some(passed), _) => Some(passed),
+            (None, Some(path)) => Some(make(path, group()?)?),
+            (None, None) => None,
+        };
+        let credential = match (self.credential, paths.credential.as_ref().or(settings.credential_socket.as_ref())) {
+            (Some(passed), _) => Some(passed),
+            // Only the service manager connects to it.
+            (None, Some(path)) => Some(make(path, None)?),
+            (None, None) => None,
+        };
+        Ok((Sockets { main, http, credential }, own))
+    }
+}

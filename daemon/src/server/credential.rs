@@ -1,0 +1,178 @@
+//! Credentials of units (systemd.exec(5), `LoadCredential=ID:PATH`): the service manager connects while it starts a unit, and the
+//! unit gets a token although it knows nothing of this daemon.
+//!
+//! The service manager connects as root from the abstract address `RANDOM/unit/UNIT/ID`. The unit in it is the only fact of which
+//! the decision is made. The protocol has no way to refuse: a unit without an answer gets an empty file. So every failure is
+//! logged.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::{UnixAddr, getpeername};
+use tokend_protocol::{
+    CallOptions, ErrorCode, ErrorReply, GetRequest, HeadersRequest, Reply, Request, TokenName, Variant,
+};
+use tokio::io::Interest;
+use tokio::task::yield_now;
+use tokio::time::{sleep_until, timeout};
+
+use super::accept::{Acceptor, Arrival, Listener};
+use super::http::reply;
+use super::http::request::Form;
+use super::log_throttle::LogThrottle;
+use super::session::{Session, refusal};
+use super::stream::registered;
+use crate::peer::Peer;
+use crate::server::ServerState;
+
+/// How long a unit's start may wait for a provider, in milliseconds. Units have 90 seconds to start (systemd-system.conf(5)).
+const DEADLINE_MS: u32 = 30_000;
+
+/// How long the service manager may take to read an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The form of a credential: the end of its ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// The token and nothing else.
+    Token,
+    /// The headers of an API call, one per line.
+    Headers,
+    /// The document of `GET /v1/tokens/NAME` over HTTP.
+    Json,
+}
+
+/// The credential that the service manager asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    unit: String,
+    name: TokenName,
+    format: Format,
+}
+
+/// Serves the service manager. Ends when the daemon stops.
+pub async fn serve(listener: Listener, shared: Arc<ServerState>) -> io::Result<()> {
+    let ready = registered(listener.try_clone()?, Interest::READABLE)?;
+    // There is no way to say why.
+    let mut acceptor = Acceptor::new(listener, |_| Vec::new());
+    let strangers = Arc::new(Mutex::new(LogThrottle::default()));
+    loop {
+        let mut ready = tokio::select! {
+            ready = ready.readable() => ready?,
+            () = shared.stop.cancelled() => return Ok(()),
+        };
+        let may_be_more = acceptor.accept(&shared, |arrival| {
+            let (shared, strangers) = (Arc::clone(&shared), Arc::clone(&strangers));
+            drop(tokio::spawn(async move { serve_manager(arrival, &shared, &strangers).await }));
+        });
+        if !may_be_more {
+            ready.clear_ready();
+        }
+        match acceptor.paused_until.take() {
+            Some(until) => sleep_until(until).await,
+            None => yield_now().await,
+        }
+    }
+}
+
+async fn serve_manager(arrival: Arrival, shared: &Arc<ServerState>, strangers: &Mutex<LogThrottle>) {
+    let address = getpeername::<UnixAddr>(arrival.stream.as_raw_fd());
+    let address = address.as_ref().ok().filter(|_| arrival.is_of_root()).and_then(UnixAddr::as_abstract);
+    let Some((unit, id)) = address.and_then(unit_and_id) else {
+        let mut throttle = strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = throttle.record(shared.clock.now()) {
+            tracing::warn!(times, "callers that are not the service manager got nothing on the credential socket");
+        }
+        return;
+    };
+    let given = match asked(unit, id) {
+        Ok(asked) => credential(&asked, shared).await.map_err(|error| error.message),
+        Err(message) => Err(message),
+    };
+    let written = match given {
+        Ok(bytes) => {
+            let written = timeout(WRITE_TIMEOUT, arrival.stream.write_all(&bytes)).await;
+            written.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map_err(|error| error.to_string())
+        }
+        Err(message) => Err(message),
+    };
+    if let Err(reason) = written {
+        tracing::warn!(unit, credential = id, reason, "a unit got an empty credential");
+    }
+}
+
+/// The unit and the ID of the credential in the service manager's address.
+fn unit_and_id(address: &[u8]) -> Option<(&str, &str)> {
+    let mut parts = str::from_utf8(address).ok()?.splitn(4, '/');
+    let (_random, kind, unit, id) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    (kind == "unit" && !unit.is_empty()).then_some((unit, id))
+}
+
+fn asked(unit: &str, id: &str) -> Result<Asked, String> {
+    let unknown = || format!("{id:?} is not NAME.token, NAME.headers or NAME.json, with the NAME of a token");
+    let (name, format) = id.rsplit_once('.').ok_or_else(unknown)?;
+    let format = match format {
+        "token" => Format::Token,
+        "headers" => Format::Headers,
+        "json" => Format::Json,
+        _ => return Err(unknown()),
+    };
+    Ok(Asked { unit: unit.to_owned(), name: name.parse().map_err(|_| unknown())?, format })
+}
+
+/// The credential, if a rule gives it to the unit.
+async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>, ErrorReply> {
+    let invalid = || refusal(ErrorCode::InvalidRequest, "this is not the name of a unit");
+    let peer = Peer::of_unit(asked.unit.clone()).ok_or_else(invalid)?;
+    let session = Session::new(Arc::clone(shared), peer);
+    let options = CallOptions { deadline_ms: DEADLINE_MS, min_ttl_ms: 0 };
+    let (name, variant) = (asked.name.clone(), Variant::default());
+    let request = if asked.format == Format::Headers {
+        let (supplied, omitted) = (Vec::new(), Vec::new());
+        Request::Headers(HeadersRequest { name, options, supplied, omitted, variant })
+    } else {
+        Request::Get(GetRequest { name, options, variant })
+    };
+    let reply = session.answer(request).await;
+    match (&reply, asked.format) {
+        (Reply::Error(error), _) => Err(error.clone()),
+        (Reply::Token(reply), Format::Token) => Ok(reply.token.expose().as_bytes().to_vec()),
+        (Reply::Headers(reply), _) => {
+            let lines = reply.headers.iter().map(|header| format!("{}: {}\n", header.name, header.value.expose()));
+            Ok(lines.collect::<String>().into_bytes())
+        }
+        (reply, _) => {
+            let now = shared.clock.now();
+            Ok(reply::write(reply, Form::Json, now.to_wire(), shared.clock.timestamp(now)).body)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_the_service_manager_names_the_unit_and_the_credential() {
+        assert_eq!(
+            unit_and_id(b"a1b2/unit/pay@eu.service/psb.token"),
+            Some(("pay@eu.service", "psb.token"))
+        );
+        for other in [&b""[..], b"a1b2", b"a1b2/unit/x.service", b"a1b2/user/x.service/psb.token", b"a/unit//psb.token", b"\xff/unit/x/y"] {
+            assert_eq!(unit_and_id(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_credential_names_the_token_and_the_form() {
+        let of = |id| asked("x.service", id).map(|asked| (asked.name.to_string(), asked.format));
+        assert_eq!(of("psb.token"), Ok(("psb".to_owned(), Format::Token)));
+        assert_eq!(of("psb.eu.headers"), Ok(("psb.eu".to_owned(), Format::Headers)));
+        assert_eq!(of("psb.json"), Ok(("psb".to_owned(), Format::Json)));
+        for other in ["psb", ".token", "psb.txt", "../x.token", ""] {
+            assert!(of(other).is_err_and(|message| message.contains("NAME.token")), "{other}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! HTTP/1.1 over a Unix socket, for callers that have an HTTP client and nothing else: see `HTTP.md`.
+//!
+//! A request becomes the request of the protocol that it stands for, and the session of the caller answers it. So identity,
+//! rules, quotas and audit are the same. All work on a connection is done in turns of its user.
+
+mod io;
+pub mod reply;
+pub mod request;
+
+use std::future::poll_fn;
+use std::io as std_io;
+use std::mem;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures_util::poll;
+use http::Response;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokend_protocol::{ErrorCode, ErrorReply, Reply, Request, Timestamp};
+use tokio::io::Interest;
+use tokio::task::yield_now;
+use tokio::time::sleep_until;
+
+use self::io::{CallerIo, HeadClock};
+use self::reply::{Problem, Written};
+use self::request::{Asked, read};
+use crate::peer::Peer;
+use crate::quota::{Held, Resource};
+use crate::server::ServerState;
+use crate::server::accept::{Acceptor, Arrival, Listener, identify_in_task};
+use crate::server::fair_queue::UserQueue;
+use crate::server::session::{self, Session, in_task};
+use crate::server::stream::registered;
+
+/// The longest head of a request, the least that hyper can limit it to.
+const HEAD_MAX: usize = 8 * 1024;
+
+/// The work of a request besides the turn: the head is read, and a document is written.
+const REQUEST_UNITS: u32 = 8;
+
+/// A reply that the caller has not read yet.
+struct Unread {
+    body: Vec<u8>,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Unread {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// Serves the callers of this socket. Ends when the daemon stops; then its connections finish what is in flight.
+pub async fn serve(listener: Listener, shared: Arc<ServerState>) -> std_io::Result<()> {
+    let ready = registered(listener.try_clone()?, Interest::READABLE)?;
+    let mut acceptor = Acceptor::new(listener, |reason| refusal(ErrorCode::Overloaded, reason));
+    loop {
+        let mut ready = tokio::select! {
+            ready = ready.readable() => ready?,
+            () = shared.stop.cancelled() => return Ok(()),
+        };
+        let may_be_more = acceptor.accept(&shared, |arrival| {
+            let connection = serve_caller(arrival, Arc::clone(&shared));
+            drop(tokio::spawn(async {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a connection over HTTP ended");
+                }
+            }));
+        });
+        if !may_be_more {
+            ready.clear_ready();
+        }
+        match acceptor.paused_until.take() {
+            Some(until) => sleep_until(until).await,
+            None => yield_now().await,
+        }
+    }
+}
+
+/// The bytes of an answer to a caller that is not served.
+pub fn refusal(code: ErrorCode, reason: &str) -> Vec<u8> {
+    let problem = Problem::of(&session::refusal(code, reason), Timestamp(0));
+    Problem { closes: true, ..problem }.write().to_string().into_bytes()
+}
+
+async fn serve_caller(mut arrival: Arrival, shared: Arc<ServerState>) -> std_io::Result<()> {
+    if arrival.has_hung_up() {
+        arrival.stream.abandon();
+        return Ok(());
+    }
+    let Some((stream, _place, session)) = identify_in_task(arrival, &shared).await? else { return Ok(()) };
+    let head = HeadClock::default();
+    let io = CallerIo::new(stream, head.clone())?;
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        head.stop();
+        let (session, has_body) = (Arc::clone(&session), !request.body().is_end_stream());
+        async move { answer(&session, &request, has_body).await }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(head.clone()).half_close(true).max_buf_size(HEAD_MAX);
+    let mut connection = pin!(server.serve_connection(io, service));
+    let connection = async {
+        let mut is_stopping = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = exit(&session.peer) => return Err(peer_has_ended()),
+                () = shared.stop.cancelled(), if !is_stopping => {
+                    is_stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                ended = &mut connection => return ended.map_err(std_io::Error::other),
+            }
+        }
+    };
+    in_turns(&session.user_queue, connection).await
+}
+
+/// Polls a future only in turns of a user.
+async fn in_turns<F: Future>(user_queue: &UserQueue, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        let turn = user_queue.turn().await;
+        let polled = poll!(future.as_mut());
+        drop(turn);
+        if let Poll::Ready(output) = polled {
+            return output;
+        }
+        // Until whatever the future waits for wakes this task.
+        let mut is_woken = false;
+        poll_fn(|_| if mem::replace(&mut is_woken, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+}
+
+/// Waits for the end of the caller's process. Another process may hold the connection then, but has none of the rights.
+async fn exit(peer: &Peer) {
+    if let Some(process) = peer.process()
+        && let Ok(ended) = registered(Arc::clone(process), Interest::READABLE)
+        && ended.readable().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+fn peer_has_ended() -> std_io::Error {
+    std_io::Error::new(std_io::ErrorKind::NotConnected, "the peer's process has ended")
+}
+
+/// Answers a request. An error ends the connection without an answer.
+async fn answer(
+    session: &Arc<Session>,
+    request: &hyper::Request<Incoming>,
+    has_body: bool,
+) -> std_io::Result<Response<Full<Bytes>>> {
+    session.user_queue.spend(REQUEST_UNITS);
+    let written = match read(request.method(), request.uri(), request.headers(), has_body) {
+        Ok(Asked { request, form }) => {
+            let reply = reply_to(session, request).await.unwrap_or_else(Reply::Error);
+            let clock = &session.shared.clock;
+            let now = clock.now();
+            reply::write(&reply, form, now.to_wire(), clock.timestamp(now))
+        }
+        Err(problem) => problem.write(),
+    };
+    if session.peer.is_gone() {
+        return Err(peer_has_ended());
+    }
+    into_response(written, session)
+}
+
+async fn reply_to(session: &Arc<Session>, request: Request) -> Result<Reply, ErrorReply> {
+    let in_flight = session.take(Resource::InFlight, 1)?;
+    if !matches!(request, Request::List(_)) {
+        return Ok(session.answer(request).await);
+    }
+    // It takes turns, which it can only in a task of its own.
+    let _of_user = in_flight.allowance.long_answers.acquire().await;
+    let session = Arc::clone(session);
+    in_task(async move { Ok(session.answer(request).await) }).await
+}
+
+/// The reply counts as unread until it is written, and too much of that ends the connection.
+fn into_response(written: Written, session: &Session) -> std_io::Result<Response<Full<Bytes>>> {
+    let unread = session.take(Resource::UnreadBytes, written.body.len());
+    let held = unread.map_err(|refused| std_io::Error::other(refused.message))?;
+    Ok(written.into_response(|body| Full::new(Bytes::from_owner(Unread { body, _held: held }))))
+}
