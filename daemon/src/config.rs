@@ -54,8 +54,8 @@ const KINDS: [(&str, &str, &str); 5] = [
     (
         "daemon",
         "[daemon]",
-        "socket socket_group state_dir state_key egress_dir max_connections max_connections_per_uid \
-         max_in_flight_per_uid max_request_bytes_per_uid max_waiting_per_uid max_watches_per_uid \
+        "socket http_socket credential_socket socket_group state_dir state_key egress_dir \
+         max_connections max_connections_per_uid max_in_flight_per_uid max_request_bytes_per_uid max_waiting_per_uid max_watches_per_uid \
          max_watched_tokens_per_uid max_unread_bytes_per_uid \
          max_variants_per_uid max_provider_calls_per_minute_per_uid",
     ),

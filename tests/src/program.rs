@@ -6,7 +6,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// All that are built.
-const PROGRAMS: [&str; 7] = ["tokend", "tokenctl", "provider", "fd_donor", "load", "fd_relay", "flood"];
+const PROGRAMS: [&str; 8] =
+    ["tokend", "tokenctl", "provider", "fd_donor", "load", "fd_relay", "flood", "http_caller"];
 
 /// The path of the built `tokend`.
 pub fn tokend() -> PathBuf {
@@ -41,6 +42,11 @@ pub fn fd_relay() -> PathBuf {
 /// The path of the built `flood`, a caller that varies all it can.
 pub fn flood() -> PathBuf {
     directory().join("flood")
+}
+
+/// The path of the built `http_caller`, which asks over HTTP.
+pub fn http_caller() -> PathBuf {
+    directory().join("http_caller")
 }
 
 /// The path of the built `call_api`, the example of the client library.

@@ -39,10 +39,21 @@ pub(super) fn daemon(section: &Section<'_>) -> DaemonSettings {
     let max_connections = max.unwrap_or_default();
     quota.connections = per_uid.unwrap_or(quota.connections.min(max_connections));
     let socket = section.read("socket", values::socket_path);
+    let socket = socket.unwrap_or_else(|| "/run/tokend/tokend.sock".into());
+    let http_socket = section.read("http_socket", values::socket_path);
+    let credential_socket = section.read("credential_socket", values::socket_path);
+    for (key, path, others) in [
+        ("http_socket", &http_socket, [Some(&socket), None]),
+        ("credential_socket", &credential_socket, [Some(&socket), http_socket.as_ref()]),
+    ] {
+        if path.is_some() && others.contains(&path.as_ref()) {
+            section.fault_if_complete::<()>(key, "each socket needs a path of its own".to_owned());
+        }
+    }
     DaemonSettings {
-        socket: socket.unwrap_or_else(|| "/run/tokend/tokend.sock".into()),
-        http_socket: section.read("http_socket", values::socket_path),
-        credential_socket: section.read("credential_socket", values::socket_path),
+        socket,
+        http_socket,
+        credential_socket,
         socket_group: section.read("socket_group", rules::group),
         state_dir: section.read("state_dir", values::path).unwrap_or_else(|| "/var/lib/tokend".into()),
         state_key: section.read("state_key", values::secret_source),

@@ -140,6 +140,8 @@ fn every_key_arrives() {
         r#"
         [daemon]
         socket = "/run/t.sock"
+        http_socket = "/run/h.sock"
+        credential_socket = "/run/c.sock"
         socket_group = "40000"
         state_dir = "/var/lib/t"
         state_key = { credential = "tokend.state-key" }
@@ -174,6 +176,11 @@ fn every_key_arrives() {
         default_lifetime = "20m"
         scope_required = true
         "#,
+    );
+    let more_sockets = [&config.daemon.http_socket, &config.daemon.credential_socket];
+    assert_eq!(
+        more_sockets.map(|path| path.as_deref()),
+        [Some(Path::new("/run/h.sock")), Some(Path::new("/run/c.sock"))]
     );
     assert_eq!(config.daemon.socket_group, Some(Principal::Id(40000)));
     assert_eq!((config.daemon.max_connections, config.daemon.quota.connections), (10, 9));
@@ -664,6 +671,10 @@ fn paths_and_numbers_are_within_bounds() {
         &[
             ("socket = \"tokend.sock\"", 2, "daemon.socket", "an absolute path"),
             (&long, 2, "daemon.socket", "a path of 108 bytes, but a socket's path has at most 107"),
+            ("http_socket = \"http.sock\"", 2, "daemon.http_socket", "an absolute path"),
+            ("http_socket = \"/run/tokend/tokend.sock\"", 2, "daemon.http_socket", "a path of its own"),
+            ("credential_socket = \"/run/tokend/tokend.sock\"", 2, "daemon.credential_socket", "of its own"),
+            ("credential_socket = \"c.sock\"", 2, "daemon.credential_socket", "an absolute path"),
             ("state_dir = \"\"", 2, "daemon.state_dir", "an absolute path"),
             ("state_dir = \"/a\\u0000\"", 2, "daemon.state_dir", "NUL"),
             ("max_connections = 0", 2, "daemon.max_connections", "found 0, expected 1 to 100000"),

@@ -29,7 +29,10 @@ pub async fn answer_with_fault(sockets: PassedSockets) {
     join(main, http).await;
 }
 
-async fn answer<F: Future<Output = ()> + Send + 'static>(listener: UnixListener, refuse: fn(UnixStream) -> F) {
+async fn answer<F: Future<Output = ()> + Send + 'static>(
+    listener: UnixListener,
+    refuse: fn(UnixStream) -> F,
+) {
     let _ = refuse_descriptors(&listener);
     let answers = TaskTracker::new();
     let accepting = async {
@@ -87,13 +90,17 @@ mod tests {
         sendmsg::<()>(caller.as_raw_fd(), &bytes, &attached, MsgFlags::MSG_NOSIGNAL, None).is_ok()
     }
 
+    fn passed(main: UnixListener) -> PassedSockets {
+        PassedSockets { main: Some(main), ..PassedSockets::default() }
+    }
+
     #[tokio::test]
     async fn a_daemon_with_a_faulty_configuration_refuses_descriptors_if_the_kernel_can() {
         let dir = tempfile::tempdir().unwrap();
         let (path, other_path) = (dir.path().join("s.sock"), dir.path().join("other.sock"));
         let other = UnixListener::bind(&other_path).unwrap();
         refuse_descriptors(&other);
-        let mut answers = Box::pin(answer_callers(UnixListener::bind(&path).unwrap()));
+        let mut answers = Box::pin(answer_with_fault(passed(UnixListener::bind(&path).unwrap())));
         assert!((&mut answers).now_or_never().is_none());
         assert_eq!(accepts_descriptors(&path), accepts_descriptors(&other_path));
     }
@@ -102,13 +109,20 @@ mod tests {
     async fn every_caller_gets_the_reason_and_a_silent_one_delays_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
-        let listener = UnixListener::bind(&path).unwrap();
+        let mut sockets = passed(UnixListener::bind(&path).unwrap());
+        let http_path = dir.path().join("http.sock");
+        sockets.http = Some(UnixListener::bind(&http_path).unwrap());
+        let mut over_http = UnixStream::connect(&http_path).await.unwrap();
+        over_http.write_all(b"GET /v1/tokens/t HTTP/1.1\r\n\r\n").await.unwrap();
         let _silent = client(&path);
         let mut callers: Vec<_> = (0..30).map(|_| client(&path)).collect();
         for caller in &mut callers {
             caller.send(Frame { id: 7, message: Request::Version }).await.unwrap();
         }
-        answer_callers(listener).await;
+        answer_with_fault(sockets).await;
+        let mut answer = String::new();
+        over_http.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains(FAULTY), "{answer}");
         for caller in &mut callers {
             let reply = caller.next().await.unwrap().unwrap().unwrap();
             let Reply::Error(error) = reply.message else { panic!("an error was expected") };

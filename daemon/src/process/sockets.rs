@@ -90,12 +90,13 @@ impl PassedSockets {
             (None, Some(path)) => Some(make(path, group()?)?),
             (None, None) => None,
         };
-        let credential = match (self.credential, paths.credential.as_ref().or(settings.credential_socket.as_ref())) {
-            (Some(passed), _) => Some(passed),
-            // Only the service manager connects to it.
-            (None, Some(path)) => Some(make(path, None)?),
-            (None, None) => None,
-        };
+        let credential =
+            match (self.credential, paths.credential.as_ref().or(settings.credential_socket.as_ref())) {
+                (Some(passed), _) => Some(passed),
+                // Only the service manager connects to it.
+                (None, Some(path)) => Some(make(path, None)?),
+                (None, None) => None,
+            };
         Ok((Sockets { main, http, credential }, own))
     }
 }

@@ -123,6 +123,12 @@ impl Audit {
         due.inspect(|count| count.record.write(Some(count))).is_some()
     }
 
+    /// Whether no decision is recorded in the present window.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.aggregator().counts.is_empty()
+    }
+
     fn aggregator(&self) -> MutexGuard<'_, Aggregator> {
         self.aggregator.lock().unwrap_or_else(PoisonError::into_inner)
     }

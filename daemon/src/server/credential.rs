@@ -83,7 +83,10 @@ async fn serve_manager(arrival: Arrival, shared: &Arc<ServerState>, strangers: &
     let Some((unit, id)) = address.and_then(unit_and_id) else {
         let mut throttle = strangers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = throttle.record(shared.clock.now()) {
-            tracing::warn!(times, "callers that are not the service manager got nothing on the credential socket");
+            tracing::warn!(
+                times,
+                "callers that are not the service manager got nothing on the credential socket"
+            );
         }
         return;
     };
@@ -140,7 +143,8 @@ async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>,
         (Reply::Error(error), _) => Err(error.clone()),
         (Reply::Token(reply), Format::Token) => Ok(reply.token.expose().as_bytes().to_vec()),
         (Reply::Headers(reply), _) => {
-            let lines = reply.headers.iter().map(|header| format!("{}: {}\n", header.name, header.value.expose()));
+            let lines =
+                reply.headers.iter().map(|header| format!("{}: {}\n", header.name, header.value.expose()));
             Ok(lines.collect::<String>().into_bytes())
         }
         (reply, _) => {
@@ -152,15 +156,60 @@ async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>,
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::path::{Path, PathBuf};
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, bind, connect, socket};
+    use tokio::task::spawn_blocking;
+
     use super::*;
+    use crate::quota::Quota;
+    use crate::server::accept::tests::{as_user, scene};
+
+    /// Connects from an abstract address, and reads to the end: the number of bytes.
+    fn read_as(path: &Path, address: Option<&str>) -> usize {
+        let caller = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        if let Some(address) = address {
+            bind(caller.as_raw_fd(), &UnixAddr::new_abstract(address.as_bytes()).unwrap()).unwrap();
+        }
+        connect(caller.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+        let mut answer = Vec::new();
+        UnixStream::from(caller).read_to_end(&mut answer).unwrap();
+        answer.len()
+    }
+
+    #[tokio::test]
+    async fn only_root_is_taken_for_the_service_manager() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (listener, shared, path, _folder) = scene(Quota::default());
+        let serving = tokio::spawn(serve(Listener::new(listener).unwrap(), Arc::clone(&shared)));
+        let unique = std::process::id();
+        let (address, of_manager): (_, PathBuf) = (format!("{unique}a/unit/x.service/t.token"), path.clone());
+        // Nobody has a token here: the audit tells who was asked about.
+        assert_eq!(as_user(61_001, Vec::new(), move || read_as(&path, Some(&address))).await, 0);
+        assert!(shared.audit.is_empty(), "the unit was believed although another user named it");
+        let (address, path) = (format!("{unique}b/unit/x.service/t.token"), of_manager.clone());
+        assert_eq!(spawn_blocking(move || read_as(&path, Some(&address))).await.unwrap(), 0);
+        assert!(!shared.audit.is_empty(), "root names the unit");
+        assert_eq!(spawn_blocking(move || read_as(&of_manager, None)).await.unwrap(), 0);
+        shared.stop.cancel();
+        serving.await.unwrap().unwrap();
+    }
 
     #[test]
     fn the_address_of_the_service_manager_names_the_unit_and_the_credential() {
-        assert_eq!(
-            unit_and_id(b"a1b2/unit/pay@eu.service/psb.token"),
-            Some(("pay@eu.service", "psb.token"))
-        );
-        for other in [&b""[..], b"a1b2", b"a1b2/unit/x.service", b"a1b2/user/x.service/psb.token", b"a/unit//psb.token", b"\xff/unit/x/y"] {
+        assert_eq!(unit_and_id(b"a1b2/unit/pay@eu.service/psb.token"), Some(("pay@eu.service", "psb.token")));
+        for other in [
+            &b""[..],
+            b"a1b2",
+            b"a1b2/unit/x.service",
+            b"a1b2/user/x.service/psb.token",
+            b"a/unit//psb.token",
+            b"\xff/unit/x/y",
+        ] {
             assert_eq!(unit_and_id(other), None, "{other:?}");
         }
     }

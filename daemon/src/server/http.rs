@@ -35,7 +35,7 @@ use crate::server::ServerState;
 use crate::server::accept::{Acceptor, Arrival, Listener, identify_in_task};
 use crate::server::fair_queue::UserQueue;
 use crate::server::session::{self, Session, in_task};
-use crate::server::stream::registered;
+use crate::server::stream::{Stream, registered};
 
 /// The longest head of a request, the least that hyper can limit it to.
 const HEAD_MAX: usize = 8 * 1024;
@@ -93,7 +93,14 @@ async fn serve_caller(mut arrival: Arrival, shared: Arc<ServerState>) -> std_io:
         arrival.stream.abandon();
         return Ok(());
     }
-    let Some((stream, _place, session)) = identify_in_task(arrival, &shared).await? else { return Ok(()) };
+    match identify_in_task(arrival, &shared).await? {
+        Some((stream, _place, session)) => serve_requests(stream, session).await,
+        None => Ok(()),
+    }
+}
+
+/// Serves a connection of an identified caller until it ends.
+async fn serve_requests(stream: Stream, session: Arc<Session>) -> std_io::Result<()> {
     let head = HeadClock::default();
     let io = CallerIo::new(stream, head.clone())?;
     let service = service_fn(|request: hyper::Request<Incoming>| {
@@ -110,7 +117,7 @@ async fn serve_caller(mut arrival: Arrival, shared: Arc<ServerState>) -> std_io:
             tokio::select! {
                 biased;
                 () = exit(&session.peer) => return Err(peer_has_ended()),
-                () = shared.stop.cancelled(), if !is_stopping => {
+                () = session.shared.stop.cancelled(), if !is_stopping => {
                     is_stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -191,3 +198,6 @@ fn into_response(written: Written, session: &Session) -> std_io::Result<Response
     let held = unread.map_err(|refused| std_io::Error::other(refused.message))?;
     Ok(written.into_response(|body| Full::new(Bytes::from_owner(Unread { body, _held: held }))))
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ mod fault_table;
 mod faults;
 mod hardening;
 mod hostile_peers;
+mod http;
 mod http2;
 mod log;
 mod memory;

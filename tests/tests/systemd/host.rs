@@ -117,7 +117,8 @@ impl Host {
     }
 
     pub(crate) fn stop_cleanly(&self) {
-        self.machine.check(&["systemctl", "stop", "tokend.socket", "tokend.service"]);
+        let sockets = ["tokend.socket", "tokend-http.socket", "tokend-credential.socket"];
+        self.machine.check(&[&["systemctl", "stop", "tokend.service"], &sockets[..]].concat());
         assert_eq!(self.machine.property("tokend.service", "Result"), "success");
         assert_eq!(self.machine.property("tokend.service", "ExecMainStatus"), "0");
         assert_eq!(self.machine.check(&["ls", "-A", "/run/tokend"]), "");
@@ -139,7 +140,13 @@ pub(crate) fn installed() -> &'static Path {
         process::run(&mut command, wait::PATIENCE).expect_success();
         let usr = tree.join("usr");
         std::fs::remove_dir_all(usr.join("lib/debug")).unwrap();
-        for built in [program::provider(), program::load(), program::fd_relay(), program::flood()] {
+        for built in [
+            program::provider(),
+            program::load(),
+            program::fd_relay(),
+            program::flood(),
+            program::http_caller(),
+        ] {
             let mut install = Command::new("install");
             install.args(["--strip", "--mode=0755", "-t"]).arg(usr.join("bin")).arg(built);
             process::run(&mut install, wait::PATIENCE).expect_success();

@@ -120,14 +120,14 @@ fn who_gets_what_is_what_the_rules_say() {
     let Some(host) = Host::boot() else { return };
     host.start_provider();
     prepare(&host.machine);
-    let mut tried = Vec::new();
-    for phase in phases() {
-        configure(&host, &phase);
-        let cells = phase.cells.into_iter();
-        let done: Vec<Tried> = cells.map(|(token, cell)| try_out(&host.machine, token, cell)).collect();
-        show(phase.name, &done);
-        tried.extend(done);
+    let mut tried = try_all(&host, "");
+    // The same cells over HTTP: the program of all callers is another one, and all else is the same.
+    for program in ["/usr/bin/tokenctl", "/usr/bin/lookalike"] {
+        host.machine.check(&["install", "-m", "0755", "/usr/bin/http_caller", program]);
     }
+    host.machine.check(&["systemctl", "stop", "tokend.service"]);
+    host.machine.check(&["systemctl", "start", "tokend-http.socket"]);
+    tried.extend(try_all(&host, "http-"));
     // Whatever was counted is written when the daemon stops: by then there is still one record for each decision.
     host.machine.check(&["systemctl", "restart", "tokend"]);
     for cell in &mut tried {
@@ -136,6 +136,22 @@ fn who_gets_what_is_what_the_rules_say() {
     let wrong: Vec<String> = tried.iter().filter(|cell| !cell.is_as_expected()).map(Tried::row).collect();
     assert!(wrong.is_empty(), "not as expected:\n{}", wrong.concat());
     host.stop_cleanly();
+}
+
+/// Tries all cells. The names of their tokens begin with `prefix`.
+fn try_all(host: &Host, prefix: &str) -> Vec<Tried> {
+    let mut tried = Vec::new();
+    for mut phase in phases() {
+        for (token, _) in &mut phase.cells {
+            token.insert_str(0, prefix);
+        }
+        configure(host, &phase);
+        let cells = phase.cells.into_iter();
+        let done: Vec<Tried> = cells.map(|(token, cell)| try_out(&host.machine, token, cell)).collect();
+        show(&format!("{prefix}{}", phase.name), &done);
+        tried.extend(done);
+    }
+    tried
 }
 
 fn phases() -> [Phase; 4] {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod audit;
+mod credential;
 mod egress;
 mod host;
 mod identity;

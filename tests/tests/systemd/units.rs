@@ -8,8 +8,15 @@ use crate::host::Host;
 fn the_units_have_no_fault_and_expose_little() {
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
-    let units = ["tokend.service", "tokend.socket", "tokend-egress@.service", "tokend-egress@.socket"]
-        .map(|unit| format!("/usr/lib/systemd/system/{unit}"));
+    let units = [
+        "tokend.service",
+        "tokend.socket",
+        "tokend-http.socket",
+        "tokend-credential.socket",
+        "tokend-egress@.service",
+        "tokend-egress@.socket",
+    ]
+    .map(|unit| format!("/usr/lib/systemd/system/{unit}"));
     let mut verify = vec!["systemd-analyze", "verify", "--man=no"];
     verify.extend(units.iter().map(String::as_str));
     let verified = machine.run(&verify);

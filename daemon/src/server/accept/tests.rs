@@ -62,7 +62,7 @@ fn serve_on(listener: UnixListener, shared: &Arc<ServerState>) -> EventLoop {
 }
 
 /// Does something on a thread that is a user with these groups.
-async fn as_user<T: Send + 'static>(
+pub(in crate::server) async fn as_user<T: Send + 'static>(
     uid: u32,
     groups: Vec<u32>,
     act: impl FnOnce() -> T + Send + 'static,

@@ -147,9 +147,10 @@ impl<'a> Record<'a> {
 
     fn message(&self, repeats: Option<u64>) -> String {
         let verb = self.verb();
-        let caller = match self.peer.uid {
-            NO_ID => "several users".to_owned(),
-            uid => format!("uid {uid}"),
+        let caller = match (self.peer.uid, &self.peer.unit) {
+            (NO_ID, Some(unit)) => format!("unit {unit}"),
+            (NO_ID, None) => "several users".to_owned(),
+            (uid, _) => format!("uid {uid}"),
         };
         let asked = self.token.as_ref().map_or_else(|| verb.clone(), |token| format!("{verb} of {token}"));
         let decided = match (&self.decision, &self.token) {

@@ -78,7 +78,8 @@ impl Read for CallerIo {
         let size = buffer.remaining().min(READ_MAX);
         loop {
             let mut ready = ready!(self.stream.poll_read_ready_mut(context))?;
-            let read = ready.try_io(|stream| stream.get_mut().try_read(room.get_mut(..size).unwrap_or_default()));
+            let read =
+                ready.try_io(|stream| stream.get_mut().try_read(room.get_mut(..size).unwrap_or_default()));
             let Ok(read) = read else { continue };
             let read = read?;
             // A short read empties the socket.
@@ -104,7 +105,10 @@ impl Write for CallerIo {
             let Poll::Ready(ready) = self.stream.poll_write_ready(context) else {
                 let sleep = || Box::pin(tokio::time::sleep(WRITE_TIMEOUT));
                 ready!(self.unread.get_or_insert_with(sleep).as_mut().poll(context));
-                return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the peer does not read its answers")));
+                return Poll::Ready(Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the peer does not read its answers",
+                )));
             };
             if let Ok(written) = ready?.try_io(|stream| stream.get_ref().try_write(bytes)) {
                 return Poll::Ready(written);
@@ -134,7 +138,10 @@ impl Write for CallerIo {
     ) -> Poll<io::Result<usize>> {
         // One system call for the head and the body of a reply, unless it is a long list.
         if parts.iter().map(|part| part.len()).sum::<usize>() <= JOINED_MAX {
-            return self.poll_write(context, &parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<_>>());
+            return self.poll_write(
+                context,
+                &parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<_>>(),
+            );
         }
         let first = parts.iter().find(|part| !part.is_empty());
         self.poll_write(context, first.map(|part| &**part).unwrap_or_default())

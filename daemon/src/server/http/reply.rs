@@ -149,9 +149,10 @@ pub fn write(reply: &Reply, form: Form, now: BootInstant, wall: Timestamp) -> Wr
             let (access_token, scope) = (token.expose(), scope.as_deref());
             Written::json(&TokenDocument { access_token, token_type, scope, info: info(held, now) })
         }
-        Reply::Headers(reply) => {
-            Written::json(&HeadersDocument { headers: HeaderSet(&reply.headers), info: info(&reply.info, now) })
-        }
+        Reply::Headers(reply) => Written::json(&HeadersDocument {
+            headers: HeaderSet(&reply.headers),
+            info: info(&reply.info, now),
+        }),
         Reply::Rejected(reply) => {
             let outcome = match reply.outcome {
                 RejectOutcome::Replaced => "replaced",
@@ -163,12 +164,14 @@ pub fn write(reply: &Reply, form: Form, now: BootInstant, wall: Timestamp) -> Wr
         }
         Reply::List(list) => {
             let listed = list.tokens.iter();
-            let listed = listed.map(|entry| Listed { name: entry.name.as_str(), state: entry.state.as_str() });
+            let listed =
+                listed.map(|entry| Listed { name: entry.name.as_str(), state: entry.state.as_str() });
             Written::json(&ListDocument { tokens: listed.collect(), more: list.more })
         }
         Reply::Error(error) => Problem::of(error, wall).write(),
         // No request over HTTP has another answer.
-        _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "protocol", "the daemon gave another answer").write(),
+        _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "protocol", "the daemon gave another answer")
+            .write(),
     }
 }
 
@@ -177,11 +180,15 @@ fn authorization(token: &TokenReply) -> Written {
     match HeaderValue::from_maybe_shared(value) {
         Ok(mut value) => {
             value.set_sensitive(true);
-            let written = Written { status: StatusCode::NO_CONTENT, headers: HeaderMap::new(), body: Vec::new() };
+            let written =
+                Written { status: StatusCode::NO_CONTENT, headers: HeaderMap::new(), body: Vec::new() };
             written.with(AUTHORIZATION, value).with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
         }
         // No token is accepted that does not fit into a header.
-        Err(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "protocol", "the token fits into no header").write(),
+        Err(_) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "protocol", "the token fits into no header")
+                .write()
+        }
     }
 }
 

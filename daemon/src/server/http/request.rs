@@ -59,7 +59,10 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap, has_body: bool) -> 
         return Err(Problem::new(StatusCode::FORBIDDEN, "not-allowed", detail));
     }
     if has_body {
-        return Err(Problem { closes: true, ..Problem::invalid("send no body: everything is in the path and the query") });
+        return Err(Problem {
+            closes: true,
+            ..Problem::invalid("send no body: everything is in the path and the query")
+        });
     }
     let (route, name) = route(uri.path())?;
     let allowed = route.method();
@@ -87,7 +90,8 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap, has_body: bool) -> 
             let fingerprint = parameters.take("fingerprint")?.ok_or_else(|| {
                 Problem::invalid("fingerprint is missing: give that of the token that was refused")
             })?;
-            let fingerprint = fingerprint.parse().map_err(|error| Problem::invalid(format!("fingerprint: {error}")))?;
+            let fingerprint =
+                fingerprint.parse().map_err(|error| Problem::invalid(format!("fingerprint: {error}")))?;
             let deadline_ms = parameters.duration("deadline", DEADLINE)?;
             Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant: parameters.variant() })
         }
@@ -109,7 +113,8 @@ fn route(path: &str) -> Result<(Route, Option<TokenName>), Problem> {
         _ => return Err(Problem::no_such_path()),
     };
     let name = percent_decode_str(name).decode_utf8_lossy();
-    let name = name.parse().map_err(|error: tokend_protocol::TokenNameError| Problem::invalid(error.to_string()))?;
+    let name =
+        name.parse().map_err(|error: tokend_protocol::TokenNameError| Problem::invalid(error.to_string()))?;
     Ok((route, Some(name)))
 }
 
@@ -168,7 +173,114 @@ impl Parameters {
     fn check_empty(&self) -> Result<(), Problem> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, _)) => Err(Problem::invalid(format!("there is no parameter {name:.64?} for this path"))),
+            Some((name, _)) => {
+                Err(Problem::invalid(format!("there is no parameter {name:.64?} for this path")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokend_protocol::TokenName;
+
+    use super::*;
+
+    fn ask(method: &str, target: &str) -> Result<Asked, Problem> {
+        let uri = target.parse().unwrap();
+        read(&method.parse().unwrap(), &uri, &HeaderMap::new(), false)
+    }
+
+    fn psb() -> TokenName {
+        "psb".parse().unwrap()
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_path_and_its_query_say_all_that_a_request_can_say() {
+        let options = CallOptions { deadline_ms: 10_000, min_ttl_ms: 0 };
+        let get = Request::Get(GetRequest { name: psb(), options, variant: Variant::default() });
+        assert_eq!(ask("GET", "/v1/tokens/psb"), Ok(Asked { request: get.clone(), form: Form::Json }));
+        assert_eq!(
+            ask("GET", "http://any.example/v1/tokens/psb").unwrap().request,
+            get,
+            "the host is ignored"
+        );
+        assert_eq!(ask("GET", "/v1/auth/psb"), Ok(Asked { request: get, form: Form::Authorization }));
+        let query =
+            "scope=a+b&scope=c&resource=https%3A%2F%2Fapi.example%2F&audience=x&min_ttl=90s&deadline=1500ms";
+        let (scope, resource) = (texts(&["a", "b", "c"]), texts(&["https://api.example/"]));
+        let variant = Variant { scope, resource, audience: texts(&["x"]) };
+        let options = CallOptions { deadline_ms: 1500, min_ttl_ms: 90_000 };
+        let asked = ask("GET", &format!("/v1/tokens/psb?{query}")).unwrap();
+        assert_eq!(asked.request, Request::Get(GetRequest { name: psb(), options, variant }));
+        let asked = ask("GET", "/v1/tokens/p%40b%2Beu/headers?Requestor-ID=47%2011&omit=X-Other&deadline=0s")
+            .unwrap();
+        let header = CallerHeader { name: "Requestor-ID".to_owned(), value: "47 11".to_owned() };
+        let expected = HeadersRequest {
+            name: "p@b+eu".parse().unwrap(),
+            options: CallOptions { deadline_ms: 0, min_ttl_ms: 0 },
+            supplied: vec![header],
+            omitted: texts(&["X-Other"]),
+            variant: Variant::default(),
+        };
+        assert_eq!(asked.request, Request::Headers(expected));
+        let asked = ask("POST", "/v1/tokens/psb/reject?fingerprint=00f1e2d3c4b5a697").unwrap();
+        let fingerprint = "00f1e2d3c4b5a697".parse().unwrap();
+        let variant = Variant::default();
+        let reject = RejectRequest { name: psb(), fingerprint, deadline_ms: 10_000, variant };
+        assert_eq!(asked.request, Request::Reject(reject));
+        let asked = ask("GET", "/v1/tokens?after=psb").unwrap();
+        assert_eq!(asked.request, Request::List(PageRequest { after: Some(psb()) }));
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        let many_scopes =
+            format!("/v1/tokens/psb?scope={}", (0..65).map(|n| format!("s{n}+")).collect::<String>());
+        for (method, target, status, words) in [
+            ("GET", "/", 404, "no such path"),
+            ("GET", "/v1/tokens/", 400, "must not be empty"),
+            ("GET", "/v1/tokens/psb/", 404, "no such path"),
+            ("GET", "//v1/tokens/psb", 404, "no such path"),
+            ("GET", "/v2/tokens/psb", 404, "no such path"),
+            ("GET", "/v1/tokens/%2e%2e", 400, "begins with a letter"),
+            ("GET", "/v1/tokens/a%00b", 400, "only letters"),
+            ("GET", "/v1/tokens/a%ffb", 400, "only letters"),
+            ("GET", "*", 404, "no such path"),
+            ("PUT", "/v1/tokens/psb", 405, "use GET"),
+            ("HEAD", "/v1/tokens/psb", 405, "use GET"),
+            ("CONNECT", "psb:443", 404, "no such path"),
+            ("GET", "/v1/tokens/psb/reject?fingerprint=00f1e2d3c4b5a697", 405, "use POST"),
+            ("POST", "/v1/tokens/psb/reject", 400, "fingerprint is missing"),
+            ("POST", "/v1/tokens/psb/reject?fingerprint=xyz", 400, "fingerprint: "),
+            ("GET", "/v1/tokens/psb?minttl=3s", 400, "no parameter \"minttl\""),
+            ("GET", "/v1/tokens/psb?min_ttl=3", 400, "min_ttl is no duration"),
+            ("GET", "/v1/tokens/psb?deadline=1s&deadline=2s", 400, "more than once"),
+            ("GET", "/v1/tokens/psb?deadline=50days", 400, "deadline is too long"),
+            ("GET", "/v1/tokens/psb?scope=a&scope=a", 400, "scopes is in the request twice"),
+            ("GET", "/v1/tokens/psb/headers?A=1&a=2", 400, "headers is in the request twice"),
+            ("GET", &many_scopes, 400, "at most 64 scopes"),
+        ] {
+            let problem = ask(method, target).unwrap_err();
+            assert_eq!(problem.status.as_u16(), status, "{method} {target}: {problem:?}");
+            assert!(problem.detail.contains(words), "{method} {target}: {problem:?}");
+        }
+        assert_eq!(ask("POST", "/v1/tokens/psb").unwrap_err().allow, Some(Method::GET));
+    }
+
+    #[test]
+    fn web_pages_and_bodies_are_refused_whatever_they_ask_for() {
+        for target in ["/v1/tokens/psb", "/v1/tokens", "/"] {
+            let headers = [(ORIGIN, "null".parse().unwrap())].into_iter().collect();
+            let uri = target.parse().unwrap();
+            let problem = read(&Method::GET, &uri, &headers, false).unwrap_err();
+            assert_eq!(problem.status, StatusCode::FORBIDDEN);
+            let problem = read(&Method::GET, &uri, &HeaderMap::new(), true).unwrap_err();
+            assert!(problem.status == StatusCode::BAD_REQUEST && problem.closes, "{problem:?}");
         }
     }
 }

@@ -1,0 +1,150 @@
+//! The real daemon over HTTP, with the bytes of a caller that has no client.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tokend_tests::daemon::Launch;
+use tokend_tests::test_support::{provider_table, token_table};
+use tokend_tests::{Answer, Provider, RealDaemon, TestDir, audit, requirement, secrets, wait};
+
+use crate::test_users::{ALICE, BOB, SOCKET};
+
+struct Scene {
+    daemon: RealDaemon,
+    http: PathBuf,
+    provider: Provider,
+    _home: TestDir,
+}
+
+/// An answer: its status, its head and its document.
+struct Answered {
+    status: u16,
+    head: String,
+    document: Value,
+}
+
+impl Scene {
+    fn new(provider: Provider, tokens: &str) -> Self {
+        let home = TestDir::new();
+        let http = home.path().join("http.sock");
+        let table = provider_table(&home, "p", &provider.token_endpoint(), "");
+        let daemon = format!("socket_group = \"{SOCKET}\"\nhttp_socket = {http:?}");
+        home.configure(&daemon, &format!("{table}\n{tokens}"));
+        let daemon = Launch::new(&home).start();
+        Self { daemon, http, provider, _home: home }
+    }
+
+    fn ask(&self, request: &str) -> Answered {
+        let mut connection = UnixStream::connect(&self.http).unwrap();
+        connection.write_all(format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+        connection.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{request}: {answer}"));
+        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap();
+        let document: Value = serde_json::from_str(body).unwrap_or_default();
+        if let Some(token) = document["access_token"].as_str() {
+            secrets::register("access-token", token);
+        }
+        Answered { status, head: head.to_owned(), document }
+    }
+
+    fn token(&self) -> String {
+        wait::until("a token over HTTP", || {
+            let answered = self.ask("GET /v1/tokens/t");
+            (answered.status == 200).then(|| answered.document["access_token"].as_str().unwrap().to_owned())
+        })
+    }
+}
+
+#[test]
+fn a_token_is_got_used_rejected_and_replaced() {
+    let settings = "caller_headers = [\"Requestor-ID\"]\nscope = \"a b\"\nvariants = { scope = [\"a\"] }\n\
+                    [token.t.headers]\nAccept = \"text/plain\"";
+    let scene = Scene::new(Provider::start(), &token_table("t", settings));
+    let token = scene.token();
+    assert_eq!(scene.daemon.tokenctl().get("t"), token, "both sockets serve one token");
+    let got = scene.ask("GET /v1/tokens/t").document;
+    assert!(got["expires_in"].as_u64().unwrap() > 0 && got["expires_at"].as_str().unwrap().ends_with('Z'));
+    let headers = scene.ask("GET /v1/tokens/t/headers?Requestor-ID=4711").document;
+    assert_eq!(
+        headers["headers"],
+        serde_json::json!({
+            "Authorization": format!("Bearer {token}"), "Accept": "text/plain", "Requestor-ID": "4711"
+        })
+    );
+    let nginx = scene.ask("GET /v1/auth/t");
+    assert!(
+        nginx.status == 204 && nginx.head.contains(&format!("authorization: Bearer {token}")),
+        "{}",
+        nginx.head
+    );
+    let variant = scene.ask("GET /v1/tokens/t?scope=a").document["access_token"].as_str().unwrap().to_owned();
+    assert_ne!(variant, token);
+    let fingerprint = got["fingerprint"].as_str().unwrap();
+    // A token that is too new is not replaced.
+    wait::until("a token old enough to be replaced", || {
+        let rejected = scene.ask(&format!("POST /v1/tokens/t/reject?fingerprint={fingerprint}")).document;
+        (rejected["outcome"] == "replaced").then_some(())
+    });
+    assert_ne!(scene.token(), token);
+    let superseded = scene.ask(&format!("POST /v1/tokens/t/reject?fingerprint={fingerprint}")).document;
+    assert_eq!(superseded["outcome"], "superseded");
+    assert_eq!(scene.ask("GET /v1/tokens").document["tokens"][0]["name"], "t");
+}
+
+#[test]
+fn a_failure_says_what_the_caller_can_do() {
+    let provider = Provider::start();
+    provider.always(Answer::status(503));
+    let scene = Scene::new(provider, &token_table("t", ""));
+    let failed = scene.ask("GET /v1/tokens/t?deadline=0s");
+    assert!([503, 504].contains(&failed.status), "{}", failed.head);
+    let failed = wait::until("the failure of the provider", || {
+        let failed = scene.ask("GET /v1/tokens/t?deadline=5s");
+        (failed.document["class"] == "server").then_some(failed)
+    });
+    assert_eq!(failed.status, 503);
+    assert!(failed.head.contains("content-type: application/problem+json"), "{}", failed.head);
+    let wait = failed.head.lines().find_map(|line| line.strip_prefix("retry-after: "));
+    assert!(
+        wait.is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|seconds| seconds > 0)),
+        "{}",
+        failed.head
+    );
+    assert_eq!(failed.document["status"], 503);
+    assert_eq!(scene.ask("GET /v1/tokens/other").status, if requirement::root() { 404 } else { 403 });
+    drop(scene.provider);
+}
+
+#[test]
+fn users_without_a_rule_are_refused_and_audited_as_on_the_other_socket() {
+    if !requirement::root() {
+        return;
+    }
+    let mut scene = Scene::new(Provider::start(), &token_table("t", &format!("allow = [\"user:{ALICE}\"]")));
+    // Users who are in the socket's group need a way to the socket.
+    scene.daemon.tokenctl().get("t");
+    let token = scene.token();
+    let curl = |uid: u32| {
+        let target = "http://localhost/v1/tokens/t";
+        let mut command = std::process::Command::new("setpriv");
+        command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), &format!("--groups={SOCKET}")]);
+        command.args(["curl", "--silent", "--show-error", "--unix-socket"]).arg(&scene.http).arg(target);
+        tokend_tests::process::run(&mut command, wait::PATIENCE).stdout
+    };
+    assert!(curl(ALICE).contains(&token));
+    let refused: Value = serde_json::from_str(&curl(BOB)).unwrap();
+    assert_eq!(
+        (&refused["status"], &refused["detail"]),
+        (&403.into(), &"not allowed, or no such token".into())
+    );
+    scene.daemon.stop();
+    let records =
+        |decision, user: u32| audit::records(&scene.daemon.log(), decision, |uid| uid == user).decisions;
+    assert_eq!([records("allow", ALICE), records("deny", ALICE)], [1, 0]);
+    assert_eq!([records("allow", BOB), records("deny", BOB)], [0, 1]);
+}
