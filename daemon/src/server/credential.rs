@@ -102,7 +102,12 @@ async fn serve_manager(arrival: Arrival, shared: &Arc<ServerState>, strangers: &
         Err(message) => Err(message),
     };
     if let Err(reason) = written {
-        tracing::warn!(unit, credential = id, reason, "a unit got an empty credential");
+        tracing::warn!(
+            unit,
+            credential = id,
+            reason,
+            "{unit} got an empty file as credential {id}: {reason}"
+        );
     }
 }
 

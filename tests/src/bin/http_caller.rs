@@ -14,8 +14,11 @@ fn main() -> ExitCode {
     };
     let mut answer = String::new();
     let request = format!("GET /v1/tokens/{name} HTTP/1.1\r\nConnection: close\r\n\r\n");
-    if connection.write_all(request.as_bytes()).is_err() || connection.read_to_string(&mut answer).is_err() {
-        return ExitCode::from(1);
+    let asked =
+        connection.write_all(request.as_bytes()).and_then(|()| connection.read_to_string(&mut answer));
+    if asked.is_err() || answer.is_empty() {
+        // The daemon does not serve whom it cannot identify.
+        return ExitCode::from(3);
     }
     let token = answer.split_once("\"access_token\":\"").and_then(|(_, rest)| rest.split_once('"'));
     match (answer.get(..13), token) {

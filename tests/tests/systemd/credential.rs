@@ -7,9 +7,9 @@ use crate::host::Host;
 /// Runs a unit that prints a credential and its size.
 fn start_unit(machine: &Machine, unit: &str, id: &str) -> Finished {
     let (unit, load) = (format!("--unit={unit}"), format!("LoadCredential={id}:/run/tokend/credential.sock"));
-    let print = "cat \"$CREDENTIALS_DIRECTORY\"/*; wc -c <\"$CREDENTIALS_DIRECTORY\"/*";
+    let print = format!("cd \"$CREDENTIALS_DIRECTORY\" && cat {id} && wc -c <{id}");
     let options = ["systemd-run", "--quiet", "--wait", "--collect", "--pipe", "-p", "DynamicUser=yes"];
-    machine.run(&[&options[..], &[&unit, "-p", &load, "--", "sh", "-c", print]].concat())
+    machine.run(&[&options[..], &[&unit, "-p", &load, "--", "sh", "-c", &print]].concat())
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_unit_that_never_heard_of_tokend_starts_with_its_token() {
             let journal = machine.journal(&["-u", "tokend"]);
             let mut lines = journal.lines();
             lines
-                .any(|line| [unit, id, reason, "empty credential"].iter().all(|words| line.contains(words)))
+                .any(|line| [unit, id, reason, "empty file"].iter().all(|words| line.contains(words)))
                 .then_some(())
         });
     }
