@@ -1,14 +1,19 @@
-//! Real programs that ask `tokenctl helper` for credentials. `tests/run` installs them.
+//! Real programs that get their tokens from tokend. `tests/run` installs them.
 
 #![expect(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokend_tests::daemon::Launch;
+use tokend_tests::standin::{Kind, StandIn};
 use tokend_tests::test_support::{Scene, token_table};
-use tokend_tests::{Finished, Provider, process, program, requirement};
+use tokend_tests::{Finished, Provider, RealDaemon, TestDir, process, program, requirement, wait};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -50,4 +55,85 @@ fn git_asks_for_a_token_and_reports_one_that_a_server_refuses() {
     git_credential(home, "reject", &credential).expect_success();
     let journal = fs::read_to_string(scene.home.log()).expect("the daemon's log can be read");
     assert!(journal.contains("verb=\"reject\""), "{journal}");
+}
+
+/// A bank's daemon, which speaks HTTP too, for everybody.
+struct Bank {
+    daemon: RealDaemon,
+    http: PathBuf,
+    provider: StandIn,
+    home: TestDir,
+}
+
+impl Bank {
+    fn open() -> Self {
+        let (home, provider) = (TestDir::new(), StandIn::start(Kind::AritmaPsd2));
+        home.configure("", &provider.configuration(&home, "allow = [\"any\"]"));
+        let http = home.path().join("http.sock");
+        let path = http.to_str().expect("the path of a test is text");
+        let daemon = Launch::new(&home).argument("--http-socket").argument(path).start();
+        daemon.tokenctl().get("aritma");
+        Self { daemon, http, provider, home }
+    }
+}
+
+fn curl(socket: &Path, url: &str) -> Finished {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--fail-with-body", "--unix-socket"]).arg(socket).arg(url);
+    process::run(&mut command, LIMIT)
+}
+
+#[test]
+fn curl_gets_a_token() {
+    if !requirement::program("curl") {
+        return;
+    }
+    let bank = Bank::open();
+    let token = bank.daemon.tokenctl().get("aritma");
+    let got = curl(&bank.http, "http://localhost/v1/tokens/aritma").expect_success();
+    assert!(got.contains(&format!("\"access_token\":\"{token}\"")), "{got}");
+}
+
+#[test]
+fn nginx_adds_the_token_to_requests_that_come_without_one() {
+    if !requirement::program("curl") || !requirement::program("nginx") {
+        return;
+    }
+    let bank = Bank::open();
+    let (home, api, http) = (bank.home.path(), bank.provider.api(), bank.http.display());
+    let configuration = format!(
+        "daemon off;\nuser root;\npid {home}/nginx.pid;\nerror_log {home}/nginx.log;\nevents {{}}\nhttp {{\n\
+         access_log off;\nclient_body_temp_path {home};\nproxy_temp_path {home};\nfastcgi_temp_path {home};\n\
+         uwsgi_temp_path {home};\nscgi_temp_path {home};\nserver {{\nlisten unix:{home}/nginx.sock;\n\
+         location /api/ {{\nauth_request /token;\nauth_request_set $authorization $upstream_http_authorization;\n\
+         proxy_set_header Authorization $authorization;\nproxy_set_header Accept \"\";\n\
+         proxy_set_header User-Agent \"\";\nproxy_pass {api};\n}}\n\
+         location = /token {{\ninternal;\nproxy_pass http://unix:{http}:/v1/auth/aritma;\n\
+         proxy_pass_request_body off;\nproxy_set_header Content-Length \"\";\nproxy_set_header Origin \"\";\n}}\n}}\n}}\n",
+        home = home.display()
+    );
+    fs::write(home.join("nginx.conf"), configuration).expect("nginx can be configured");
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(home.join("nginx.conf")).arg("-e").arg(home.join("nginx.log"));
+    let _nginx = Ended(command.stdin(Stdio::null()).spawn().expect("nginx starts"));
+    let socket = home.join("nginx.sock");
+    wait::until("nginx", || UnixStream::connect(&socket).ok());
+    let before = bank.provider.api_calls();
+    let answered = curl(&socket, "http://localhost/api/");
+    assert_eq!(answered.code, 0, "{answered:?} {:?}", fs::read_to_string(home.join("nginx.log")));
+    assert_eq!(bank.provider.api_calls(), before + 1, "the API took the token");
+    let inside = curl(&socket, "http://localhost/token");
+    assert!(inside.code != 0 && !inside.stdout.contains("Bearer"), "the token stays inside: {inside:?}");
+}
+
+/// A program that is ended when this is dropped.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It ends its workers too (`SIGTERM`).
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap_or_default());
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
 }

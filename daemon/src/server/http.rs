@@ -108,9 +108,7 @@ async fn serve_requests(stream: Stream, session: Arc<Session>) -> std_io::Result
         let (session, has_body) = (Arc::clone(&session), !request.body().is_end_stream());
         async move { answer(&session, &request, has_body).await }
     });
-    let mut server = http1::Builder::new();
-    server.timer(head.clone()).half_close(true).max_buf_size(HEAD_MAX);
-    let mut connection = pin!(server.serve_connection(io, service));
+    let mut connection = pin!(server().timer(head.clone()).serve_connection(io, service));
     let connection = async {
         let mut is_stopping = false;
         loop {
@@ -126,6 +124,14 @@ async fn serve_requests(stream: Stream, session: Arc<Session>) -> std_io::Result
         }
     };
     in_turns(&session.user_queue, connection).await
+}
+
+/// hyper's server, as it is set for strangers.
+pub fn server() -> http1::Builder {
+    let mut server = http1::Builder::new();
+    // A caller may close its side after its last request.
+    server.half_close(true).max_buf_size(HEAD_MAX);
+    server
 }
 
 /// Polls a future only in turns of a user.

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tokend_tests::{RealDaemon, ServiceManager, TestDir, raw_peer, wait};
@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Floor,
     Redis,
     Memcached,
+    /// tokend over HTTP.
+    Http,
 }
 
 /// A running server. It ends when it is dropped.
@@ -39,13 +41,15 @@ pub(crate) struct Server {
 enum Process {
     Tokend(RealDaemon, ServiceManager, Tokens),
     Other(Ended, TestDir),
+    /// Another server's.
+    Shared,
 }
 
 /// A process that is killed when this is dropped.
 pub(crate) struct Ended(pub(crate) Child);
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Tokend, Self::Floor, Self::Redis, Self::Memcached];
+    pub(crate) const ALL: [Self; 5] = [Self::Tokend, Self::Floor, Self::Redis, Self::Memcached, Self::Http];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -53,6 +57,7 @@ impl Kind {
             Self::Floor => "floor",
             Self::Redis => "redis",
             Self::Memcached => "memcached",
+            Self::Http => "http",
         }
     }
 
@@ -63,7 +68,7 @@ impl Kind {
     /// The program of Debian's package.
     pub(crate) fn program(self) -> Option<&'static str> {
         match self {
-            Self::Tokend | Self::Floor => None,
+            Self::Tokend | Self::Floor | Self::Http => None,
             Self::Redis => Some("redis-server"),
             Self::Memcached => Some("memcached"),
         }
@@ -75,6 +80,7 @@ impl Kind {
             Self::Tokend | Self::Floor => raw_peer::wire(1, raw_peer::get(name)),
             Self::Redis => format!("*2\r\n$3\r\nGET\r\n${}\r\n{name}\r\n", name.len()).into_bytes(),
             Self::Memcached => format!("get {name}\r\n").into_bytes(),
+            Self::Http => format!("GET /v1/tokens/{name} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes(),
         }
     }
 
@@ -82,7 +88,7 @@ impl Kind {
     fn put(self, name: &str) -> (Vec<u8>, &'static [u8]) {
         let value = value();
         match self {
-            Self::Tokend | Self::Floor => unreachable!("nothing is stored there"),
+            Self::Tokend | Self::Floor | Self::Http => unreachable!("nothing is stored there"),
             Self::Redis => {
                 let length = name.len();
                 let request =
@@ -98,6 +104,9 @@ impl Kind {
     /// Asks for a token, or for the value of this name, and returns the reply.
     pub(crate) fn call(self, stream: &mut UnixStream, name: &str) -> Vec<u8> {
         stream.write_all(&self.get(name)).unwrap();
+        if self == Self::Http {
+            return http_reply(stream);
+        }
         let mut reply = vec![0; 4];
         stream.read_exact(&mut reply).unwrap();
         let size = match self {
@@ -105,6 +114,7 @@ impl Kind {
                 let length = u32::from_be_bytes(*reply.first_chunk().unwrap());
                 4 + usize::try_from(length).unwrap()
             }
+            Self::Http => unreachable!("it is read above"),
             Self::Redis => format!("${TOKEN_LENGTH}\r\n\r\n").len() + TOKEN_LENGTH,
             Self::Memcached => format!("VALUE {name} 0 {TOKEN_LENGTH}\r\n\r\nEND\r\n").len() + TOKEN_LENGTH,
         };
@@ -138,6 +148,12 @@ impl Server {
         tokens.wait_until_asked(daemon.socket());
         let (socket, pid) = (daemon.socket().to_owned(), daemon.pid());
         Self { kind: Kind::Tokend, socket, pid, _process: Process::Tokend(daemon, manager, tokens) }
+    }
+
+    /// The HTTP socket of a daemon.
+    pub(crate) fn http(tokend: &Self) -> Self {
+        let socket = http_socket(&tokend.socket);
+        Self { kind: Kind::Http, socket, pid: tokend.pid, _process: Process::Shared }
     }
 
     /// The floor, which answers as that server does.
@@ -179,6 +195,26 @@ impl Server {
             assert_eq!(reply, expected, "{} stores no value", self.kind.name());
         }
     }
+}
+
+/// The path of the HTTP socket beside the other one.
+pub(crate) fn http_socket(socket: &Path) -> PathBuf {
+    socket.with_file_name("http.sock")
+}
+
+fn http_reply(stream: &mut UnixStream) -> Vec<u8> {
+    let (mut reply, mut byte) = (Vec::new(), [0]);
+    while !reply.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        reply.push(byte[0]);
+    }
+    let head = String::from_utf8(reply.clone()).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.unwrap().parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    reply.extend(body);
+    assert!(reply.len() > TOKEN_LENGTH, "{head}");
+    reply
 }
 
 fn value() -> String {

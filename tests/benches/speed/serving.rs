@@ -45,6 +45,8 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) {
             None => report.left_out.push(format!("{}: it is not installed", kind.name())),
         }
     }
+    let http = servers.len();
+    servers.push(Server::http(&servers[0]));
     // By case and server.
     let mut served: HashMap<(usize, usize), Vec<Served>> = HashMap::new();
     for round in 0..plan.rounds {
@@ -58,9 +60,19 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) {
     }
     for (number, case) in CASES.iter().enumerate() {
         let tokend = &served[&(number, 0)];
-        for (other, Server { kind, .. }) in servers.iter().enumerate().skip(1) {
+        for (other, Server { kind, .. }) in servers.iter().enumerate().take(http).skip(1) {
             add_rows(report, case, *kind, tokend, &served[&(number, other)]);
         }
+    }
+    for (number, case) in CASES.iter().enumerate() {
+        let rates = |server| served[&(number, server)].iter().map(|served| served.rate / 1e3).collect();
+        report.rows.push(Row {
+            what: format!("{}, over HTTP", case.name),
+            unit: "k/s",
+            tokend: rates(http),
+            baseline: Some(("the other socket".to_owned(), rates(0))),
+            bar: None,
+        });
     }
 }
 

@@ -8,7 +8,7 @@ use tokend_tests::test_support::{provider_table, token_of};
 use tokend_tests::{Answer, Provider, Recorded, TestDir, wait};
 
 use crate::load::connect;
-use crate::server::{Kind, TOKEN_LENGTH};
+use crate::server::{Kind, TOKEN_LENGTH, http_socket};
 
 /// A day, so that no token is renewed during a run.
 const LIFETIME: u64 = 86_400;
@@ -42,7 +42,8 @@ impl Tokens {
             let more = format!("scope = \"s{number}\"\nallow = [\"any\"]");
             text += &token_of(&provider, &format!("t{number}"), &more);
         }
-        home.configure(&format!("{LIMITS}{daemon}"), &text);
+        let http = format!("http_socket = {:?}\n", http_socket(&home.socket()));
+        home.configure(&format!("{LIMITS}{http}{daemon}"), &text);
         Self { home, count, providers }
     }
 
