@@ -38,7 +38,7 @@ fn serve(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     let _flush_at_the_end = logging::start(cli.log_format, &cli.log_level)?;
     hardening::forbid_dumps().map_err(|error| format!("forbidding core dumps: {error}"))?;
     let paths = SocketPaths { main: cli.socket, http: cli.http_socket, credential: cli.credential_socket };
-    run::run(&cli.config.source(), paths)
+    run::run(&cli.config.source(), &paths)
 }
 
 /// Checks a configuration and prints one line per finding, as a compiler does.

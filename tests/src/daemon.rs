@@ -176,7 +176,7 @@ impl RealDaemon {
         Tokenctl::new(&self.socket)
     }
 
-    /// The connections to its socket, those that it has not accepted yet included (proc_net_unix(5)).
+    /// The connections to its socket, those that it has not accepted yet included (`/proc/net/unix`, proc(5)).
     ///
     /// # Panics
     /// When the kernel does not tell.

@@ -18,7 +18,7 @@ use crate::store::Store;
 
 /// Runs the daemon until a signal stops it. The runtime has one thread, which mostly waits for providers. Another thread serves
 /// callers: see [`event_loop`](crate::server::event_loop).
-pub fn run(source: &Source, paths: SocketPaths) -> Result<ExitCode, Box<dyn Error>> {
+pub fn run(source: &Source, paths: &SocketPaths) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(start_and_serve(source, paths));
     // Does not wait for threads that a name service or a disk may have blocked.
@@ -26,7 +26,7 @@ pub fn run(source: &Source, paths: SocketPaths) -> Result<ExitCode, Box<dyn Erro
     ended
 }
 
-async fn start_and_serve(source: &Source, paths: SocketPaths) -> Result<ExitCode, Box<dyn Error>> {
+async fn start_and_serve(source: &Source, paths: &SocketPaths) -> Result<ExitCode, Box<dyn Error>> {
     let memory = hardening::lock_memory();
     // Signals are caught before anything else, so that none is lost during the start.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -66,7 +66,7 @@ impl PassedSockets {
     pub fn complete(
         self,
         settings: &DaemonSettings,
-        paths: SocketPaths,
+        paths: &SocketPaths,
     ) -> Result<(Sockets, Vec<OwnSocket>), Box<dyn Error>> {
         let mut own = Vec::new();
         let unknown = |group| format!("daemon.socket_group: there is no group {group} on this host");

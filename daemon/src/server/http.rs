@@ -158,7 +158,7 @@ async fn exit(peer: &Peer) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn peer_has_ended() -> std_io::Error {

@@ -42,7 +42,7 @@ impl Tokens {
             let more = format!("scope = \"s{number}\"\nallow = [\"any\"]");
             text += &token_of(&provider, &format!("t{number}"), &more);
         }
-        let http = format!("http_socket = {:?}\n", http_socket(&home.socket()));
+        let http = format!("http_socket = \"{}\"\n", http_socket(&home.socket()).display());
         home.configure(&format!("{LIMITS}{http}{daemon}"), &text);
         Self { home, count, providers }
     }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
 use tokio::io::Interest;
@@ -153,7 +153,8 @@ impl Timer for HeadClock {
         Box::pin(HeadTimeout { clock: self.clone(), sleep: None })
     }
 
-    fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
+    #[expect(clippy::disallowed_types, reason = "the trait has it, and it is not used")]
+    fn sleep_until(&self, _: std::time::Instant) -> Pin<Box<dyn Sleep>> {
         self.sleep(HEAD_TIMEOUT)
     }
 }
