@@ -5,7 +5,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::access::Facts;
@@ -64,6 +64,11 @@ async fn answers(shared: &Arc<ServerState>, bytes: &[u8]) -> String {
 
 fn get(target: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: any\r\n\r\n").into_bytes()
+}
+
+/// How a connection ended.
+async fn end(connection: JoinHandle<std_io::Result<()>>) -> std_io::Result<()> {
+    timeout(Duration::from_secs(3600), connection).await.expect("the connection ends").unwrap()
 }
 
 /// Reads one answer.
@@ -143,7 +148,7 @@ async fn a_head_has_a_deadline_and_an_idle_connection_has_none() {
     let shared = server_state(1, Quota::default());
     let (silent, _caller) = connect(&shared);
     let began = Instant::now();
-    assert!(silent.await.unwrap().is_err());
+    assert!(end(silent).await.is_err());
     assert_eq!(began.elapsed(), Duration::from_secs(10));
     let (slow, mut caller) = connect(&shared);
     for _ in 0..3 {
@@ -159,7 +164,7 @@ async fn a_head_has_a_deadline_and_an_idle_connection_has_none() {
         }
         sleep(Duration::from_secs(1)).await;
     }
-    assert!(slow.await.unwrap().is_err());
+    assert!(end(slow).await.is_err());
     assert!(began.elapsed() < Duration::from_secs(30));
 }
 
@@ -173,10 +178,10 @@ async fn a_caller_that_does_not_read_is_left_after_five_seconds() {
     reader.write_all(&get("/v1/tokens/unknown")).await.unwrap();
     assert!(read_answer(&mut reader).await.starts_with("HTTP/1.1 404 "));
     assert_eq!(began.elapsed(), Duration::ZERO, "one caller waits for the other");
-    assert!(slow.await.unwrap().is_err());
+    assert!(end(slow).await.is_err());
     assert_eq!(began.elapsed(), Duration::from_secs(5));
     drop(reader);
-    other.await.unwrap().unwrap();
+    end(other).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,9 +210,9 @@ async fn when_the_daemon_stops_idle_connections_end_and_requests_are_answered() 
     caller.write_all(&get("/v1/tokens/t0?deadline=3s")).await.unwrap();
     sleep(Duration::from_millis(1)).await;
     shared.stop.cancel();
-    idle.await.unwrap().unwrap();
+    end(idle).await.unwrap();
     assert!(read_answer(&mut caller).await.starts_with("HTTP/1.1 50"));
-    busy.await.unwrap().unwrap();
+    end(busy).await.unwrap();
 }
 
 #[test]
