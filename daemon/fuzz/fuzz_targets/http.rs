@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -52,8 +52,9 @@ fuzz_target!(|input: &[u8]| {
         answered.set(answered.get() + 1);
         async move { Ok::<_, Infallible>(written) }
     });
-    // Everything is ready, so the connection ends without waiting.
-    let _ = server().serve_connection(caller, service).now_or_never().expect("it ends");
+    // Everything is ready, so the connection ends without waiting. hyper pauses now and then between many requests.
+    let mut connection = pin!(server().serve_connection(caller, service));
+    assert!((0..=input.len()).any(|_| connection.as_mut().now_or_never().is_some()), "it ends");
     let output = output.take();
     assert!(output.is_empty() || output.starts_with(b"HTTP/1."), "an answer begins with its status");
     let answers = output.windows(7).filter(|window| window == b"HTTP/1.").count();
@@ -61,7 +62,11 @@ fuzz_target!(|input: &[u8]| {
 });
 
 impl Read for Caller<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, mut room: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        mut room: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let size = self.piece.min(self.input.len()).min(room.remaining());
         let (now, later) = self.input.split_at(size);
         room.put_slice(now);
