@@ -114,17 +114,17 @@ class FakeDaemon:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as stream:
-            while len(head := stream.read(4)) == 4:
-                body = stream.read(int.from_bytes(head, "big"))
-                request_id, asked = int.from_bytes(body[1:5], "big"), body[5:]
-                self.messages.append(asked)
-                answer = self._answer(asked)
-                try:
+            try:
+                while len(head := stream.read(4)) == 4:
+                    body = stream.read(int.from_bytes(head, "big"))
+                    self.messages.append(body[5:])
+                    answer = self._answer(body[5:])
                     if answer is None:
                         return
                     if isinstance(answer, Raw):
                         connection.sendall(answer)
                         return
-                    connection.sendall(reply(request_id, answer))
-                except OSError:
-                    return
+                    connection.sendall(reply(int.from_bytes(body[1:5], "big"), answer))
+            except OSError:
+                # The client closed the connection.
+                pass

@@ -55,7 +55,7 @@ class ClientTest(unittest.TestCase):
                 self.daemon = fake.FakeDaemon(answer, path)
                 self.addCleanup(self.daemon.stop)
 
-        patch = mock.patch.object(_client.time, "sleep", sleep)
+        patch = mock.patch.object(time, "sleep", sleep)
         patch.start()
         self.addCleanup(patch.stop)
 
@@ -187,7 +187,7 @@ class Restarts(ClientTest):
     def test_without_a_daemon_a_call_fails_at_once_and_says_what_to_check(self) -> None:
         client = self.start(token_of)
         self.daemon.stop()
-        with mock.patch.object(_client.time, "sleep", side_effect=AssertionError("it waits")):
+        with mock.patch.object(time, "sleep", side_effect=AssertionError("it waits")):
             with self.assertRaisesRegex(tokend.NotReachable, "check that tokend runs.*TOKEND_SOCKET"):
                 client.get("t")
 
@@ -202,7 +202,7 @@ class Restarts(ClientTest):
         client.get("t")
         self.daemon.stop()
         waits: List[float] = []
-        with mock.patch.object(_client.time, "sleep", waits.append), self.assertRaises(tokend.NotReachable):
+        with mock.patch.object(time, "sleep", waits.append), self.assertRaises(tokend.NotReachable):
             client.get("t")
         self.assertEqual(tuple(waits), _client.RETURN_WAITS)
         with self.assertRaises(tokend.NotReachable):
@@ -221,7 +221,7 @@ class Restarts(ClientTest):
                 self.assertEqual(seconds, _client.QUEUE_WAIT)
                 listener.accept()[0].close()
 
-            with mock.patch.object(_client.time, "sleep", sleep):
+            with mock.patch.object(time, "sleep", sleep):
                 connection = tokend.Client(path)._connect(_client.Deadline(fake.PATIENCE))
             connection.close()
 
