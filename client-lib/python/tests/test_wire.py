@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Tuple
 
 import tokend
 from tokend import _wire as wire
-from tokend._errors import CODES
+from tokend.errors import CODES
 
 from . import fake
 

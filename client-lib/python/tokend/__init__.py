@@ -12,7 +12,7 @@ For HTTP clients, see :mod:`tokend.requests` and :mod:`tokend.httpx`.
 """
 
 from ._client import DEFAULT_SOCKET, SOCKET_VARIABLE, Client
-from ._errors import (
+from .errors import (
     DeadlineExceeded,
     Error,
     InvalidRequest,

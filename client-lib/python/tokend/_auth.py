@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from ._client import Client
-from ._errors import Error
+from .errors import Error
 from ._types import Token
 
 

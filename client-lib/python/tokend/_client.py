@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Callable, List, Optional, TypeVar, Union
 
 from . import _wire as wire
-from ._errors import DeadlineExceeded, Error, NotReachable, ProtocolError, ShuttingDown
+from .errors import DeadlineExceeded, Error, NotReachable, ProtocolError, ShuttingDown
 from ._types import Headers, ListedToken, Rejection, Token, Version
 
 T = TypeVar("T")

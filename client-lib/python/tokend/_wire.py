@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Callable, Optional, TypeVar, Union
 
 from . import _types as types
-from ._errors import CODES, Error, InvalidRequest, MinTtlUnreachable, ProtocolError, UnsupportedVersion
+from .errors import CODES, Error, InvalidRequest, MinTtlUnreachable, ProtocolError, UnsupportedVersion
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
