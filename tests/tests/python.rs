@@ -1,12 +1,7 @@
 //! The Python client library: its own tests, and programs written with it against the real daemon. `tests/run` installs what
 //! they need.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a panic is how a test fails"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::HashSet;
 use std::fs;

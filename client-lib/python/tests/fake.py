@@ -77,6 +77,10 @@ class FakeDaemon:
         self.messages: List[bytes] = []
         #: The process of each connection so far.
         self.peers: List[int] = []
+        #: The id of each request so far.
+        self.ids: List[int] = []
+        #: Counts the connections that have ended.
+        self.ended = threading.Semaphore(0)
         self._answer = answer
         self._open: List[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
@@ -117,6 +121,7 @@ class FakeDaemon:
             try:
                 while len(head := stream.read(4)) == 4:
                     body = stream.read(int.from_bytes(head, "big"))
+                    self.ids.append(int.from_bytes(body[1:5], "big"))
                     self.messages.append(body[5:])
                     answer = self._answer(body[5:])
                     if answer is None:
@@ -128,3 +133,5 @@ class FakeDaemon:
             except OSError:
                 # The client closed the connection.
                 pass
+            finally:
+                self.ended.release()

@@ -84,6 +84,7 @@ class AuthTests:
         self.api = Api(self)  # type: ignore[arg-type]
         self.current = 1
         self.renews = True
+        self.fails = False
         self.daemon = fake.FakeDaemon(self.answer, fake.socket_path(self))  # type: ignore[arg-type]
         self.addCleanup(self.daemon.stop)
         self.client = tokend.Client(self.daemon.path, fake.PATIENCE)
@@ -91,6 +92,8 @@ class AuthTests:
 
     def answer(self, asked: bytes) -> bytes:
         """Plays a daemon whose first token is `token-1`; a rejection of the current one brings the next."""
+        if asked[0] == 5 and self.fails:
+            return fake.error(2, "unavailable")
         if asked[0] == 5:
             refused = asked[5:13].hex()
             self.current += self.renews and refused == f"{self.current:016x}"
@@ -123,6 +126,11 @@ class AuthTests:
 
     def test_without_another_token_the_request_is_not_repeated(self) -> None:
         self.renews = False
+        self.assertEqual(self.call("GET", self.api.url("/")), 401)
+        self.assertEqual((len(self.api.calls), self.rejections()), (1, 1))
+
+    def test_a_rejection_that_fails_leaves_the_401_to_the_caller(self) -> None:
+        self.fails = True
         self.assertEqual(self.call("GET", self.api.url("/")), 401)
         self.assertEqual((len(self.api.calls), self.rejections()), (1, 1))
 
@@ -209,6 +217,11 @@ class Requests(AuthTests, unittest.TestCase):
         self.session.auth = self.auth
         for _ in range(2):
             self.assertEqual(self.session.get(self.api.url("/"), timeout=fake.PATIENCE).status_code, 200)
+
+    def test_the_first_answer_is_in_the_history(self) -> None:
+        self.api.accepted.add("token-2")
+        response = self.session.get(self.api.url("/"), auth=self.auth, timeout=fake.PATIENCE)
+        self.assertEqual([answer.status_code for answer in (*response.history, response)], [401, 200])
 
 
 @unittest.skipUnless(HAS_HTTPX, "the package httpx is not installed")

@@ -77,6 +77,10 @@ class Calls(ClientTest):
         client.get("t")
         self.assertEqual(self.daemon.messages[0], b"\0\x01t\0\0\0\0\0\0")
 
+    def test_a_minimal_lifetime_is_rounded_up_and_saturates(self) -> None:
+        for seconds, millis in ((0, 0), (-1, 0), (0.0001, 1), (60.123, 60_123), (1e12, 0xFFFF_FFFF)):
+            self.assertEqual(_client.milliseconds(seconds), millis)
+
     def test_headers_are_a_mapping(self) -> None:
         client = self.start(always(fake.message("reply-1-headers.bin")))
         headers = client.headers("wealth", {"Requestor-ID": "np-42"}, omit=["X-Trace"])
@@ -151,6 +155,7 @@ class Restarts(ClientTest):
         for _ in range(3):
             client.get("t")
         self.assertEqual(len(self.daemon.peers), 1)
+        self.assertEqual(self.daemon.ids, [1, 2, 3])
 
     def test_a_call_waits_for_a_daemon_that_restarts(self) -> None:
         client = self.start(token_of)
@@ -178,6 +183,17 @@ class Restarts(ClientTest):
         with self.assertRaisesRegex(tokend.Overloaded, "too many connections"):
             client.get("t")
 
+    def test_the_reason_is_read_that_was_sent_before_the_connection_was_closed(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.sendall(fake.reply(0, fake.error(7, "too many connections")))
+        connection = _client.Connection("/unused")
+        connection.close()
+        connection._socket = ours
+        with self.assertRaises(_client.Gone) as caught:
+            connection.exchange(b"\x07", _client.Deadline(fake.PATIENCE))
+        self.assertIsInstance(caught.exception.error, tokend.Overloaded)
+
     def test_an_old_error_on_an_idle_connection_is_not_the_answer(self) -> None:
         client = self.start(token_of)
         client.get("t")
@@ -202,12 +218,12 @@ class Restarts(ClientTest):
         client.get("t")
         self.daemon.stop()
         waits: List[float] = []
-        with mock.patch.object(time, "sleep", waits.append), self.assertRaises(tokend.NotReachable):
-            client.get("t")
+        with mock.patch.object(time, "sleep", waits.append):
+            # The second call does not wait.
+            for _ in range(2):
+                with self.assertRaises(tokend.NotReachable):
+                    client.get("t")
         self.assertEqual(tuple(waits), _client.RETURN_WAITS)
-        with self.assertRaises(tokend.NotReachable):
-            client.get("t")
-        self.assertEqual(len(waits), len(_client.RETURN_WAITS), "the next call does not wait")
 
     def test_a_full_queue_of_connections_is_waited_for(self) -> None:
         path = fake.socket_path(self)
@@ -257,6 +273,14 @@ class Hostile(ClientTest):
             client.get("t")
         self.assertEqual(client.get("t").secret, "second")
         self.assertEqual(len(self.daemon.peers), 2)
+
+    def test_a_failed_call_closes_its_connection_even_if_the_error_is_kept(self) -> None:
+        client = self.start(always(b"\x63\0"))
+        try:
+            client.get("t")
+        except tokend.ProtocolError as error:
+            self.assertIsNotNone(error.__traceback__)
+            self.assertTrue(self.daemon.ended.acquire(timeout=fake.PATIENCE))
 
     def test_a_silent_daemon_costs_no_more_than_the_deadline(self) -> None:
         released = threading.Event()

@@ -165,6 +165,9 @@ class Hostile(unittest.TestCase):
         body = fake.golden("reply-0-token.bin")[4:]
         self.assert_refused(body.replace(b"2Yotn", b"2Yot\xff"))
 
+    def test_a_boolean_is_0_or_1(self) -> None:
+        self.assert_refused(fake.golden("reply-2-list.bin")[4:-2] + b"\x02\0")
+
     def test_a_length_or_number_beyond_all_bounds_is_refused(self) -> None:
         start = fake.golden("reply-2-list.bin")[4:10]
         for size in (b"\xfd" + b"\xff" * 8, b"\xfe" + b"\xff" * 16, b"\xff", b"\xfc\xff\xff\xff\xff"):

@@ -42,7 +42,6 @@ class TokenAuth(TokenCalls, AuthBase):
             authorize(request, token)
             # Lets the connection be used again.
             _ = response.content
-            response.close()
             repeated: requests.Response = response.connection.send(request, **arguments)
             repeated.history.append(response)
             return repeated
