@@ -197,6 +197,7 @@ class Client:
                 may_return = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
                 wait = next(waits, 0.0) if self._returning and may_return else 0.0
                 if not wait:
+                    connection.close()
                     self._returning = False
                     raise not_reachable(self.socket, error) from None
             else:
