@@ -200,7 +200,7 @@ fn the_example_goes_on_through_a_rotation_a_401_and_a_restart_and_ends_with_a_re
         return;
     }
     let home = TestDir::new();
-    let (provider, revoked) = (Provider::start_answering(|_| Answer::token(30)), Arc::default());
+    let (provider, revoked) = (Provider::start_answering(|_| Answer::token(100)), Arc::default());
     let table = provider_table(&home, "p", &provider.token_endpoint(), "");
     home.configure("", &format!("{table}{}", token_table("t", "")));
     let mut daemon = Launch::new(&home).start();
@@ -216,6 +216,7 @@ fn the_example_goes_on_through_a_rotation_a_401_and_a_restart_and_ends_with_a_re
     example.wait_for("a call after the rotation", &second);
     revoked.lock().unwrap().insert(tokenctl.get("t"));
     let third = another("the 401 is reported", &second);
+    daemon.wait_for_log(&["an API refused the token", &second]);
     example.wait_for("a call after the 401", &third);
     assert_eq!(daemon.stop(), 0);
     let daemon = Launch::new(&home).start();
