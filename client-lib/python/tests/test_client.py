@@ -187,9 +187,7 @@ class Restarts(ClientTest):
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.sendall(fake.reply(0, fake.error(7, "too many connections")))
-        connection = _client.Connection("/unused")
-        connection.close()
-        connection._socket = ours
+        connection = _client.Connection(ours, "/unused")
         with self.assertRaises(_client.Gone) as caught:
             connection.exchange(b"\x07", _client.Deadline(fake.PATIENCE))
         self.assertIsInstance(caught.exception.error, tokend.Overloaded)
@@ -209,7 +207,7 @@ class Restarts(ClientTest):
 
     def test_a_socket_that_the_user_may_not_open_says_so(self) -> None:
         client = self.start(token_of)
-        with mock.patch.object(_client.Connection, "connect", side_effect=PermissionError(13, "Permission denied")):
+        with mock.patch("socket.socket.connect", side_effect=PermissionError(13, "Permission denied")):
             with self.assertRaisesRegex(tokend.NotReachable, "group of the socket"):
                 client.get("t")
 

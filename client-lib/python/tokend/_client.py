@@ -124,7 +124,9 @@ class Client:
 
     def close(self) -> None:
         """Closes the idle connections. A later call opens new ones."""
-        self._idle.clear()
+        while (connection := self._take_idle()) is not None:
+            # Also those that the traceback of an error still holds.
+            connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -145,13 +147,12 @@ class Client:
         try:
             return self._exchange(self._take_idle() or self._connect(until), request, expected, read, until)
         except Gone:
-            self._idle.clear()
+            self.close()
             self._returning = True
         try:
             return self._exchange(self._connect(until), request, expected, read, until)
         except Gone as gone:
-            error = gone.error
-        raise error
+            raise gone.error from None
 
     def _exchange(
         self,
@@ -163,19 +164,23 @@ class Client:
     ) -> T:
         try:
             reply = wire.reply(connection.exchange(request(until.for_daemon()), until), expected, read)
+            if isinstance(reply, ShuttingDown):
+                raise Gone(reply)
         except BaseException:
             # Also after a signal in the middle of an answer.
             connection.close()
             raise
-        if isinstance(reply, ShuttingDown):
-            raise Gone(reply)
         self._idle.append(connection)
-        if isinstance(reply, Error):
+        if not isinstance(reply, Error):
+            return reply
+        try:
             raise reply
-        return reply
+        finally:
+            # Otherwise the error would hold itself, by its traceback and this variable.
+            del reply
 
     def _take_idle(self) -> Optional[Connection]:
-        """An idle connection that this process opened. To the daemon, others have the rights of the process before a fork."""
+        """An idle connection that this process opened. Others have the rights of the process that forked."""
         while True:
             try:
                 connection = self._idle.pop()
@@ -188,16 +193,14 @@ class Client:
         """Opens a connection. Without a daemon it fails at once, except after an established connection broke."""
         waits = iter(RETURN_WAITS)
         while True:
-            connection = Connection(self.socket)
             try:
-                connection.connect(until)
+                connection = open_connection(self.socket, until)
             except BlockingIOError:
                 wait = QUEUE_WAIT
             except OSError as error:
                 may_return = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
                 wait = next(waits, 0.0) if self._returning and may_return else 0.0
                 if not wait:
-                    connection.close()
                     self._returning = False
                     raise not_reachable(self.socket, error) from None
             else:
@@ -206,21 +209,28 @@ class Client:
             time.sleep(min(wait, until.left()))
 
 
+def open_connection(path: str, until: Deadline) -> Connection:
+    """Connects, or fails with BlockingIOError if the daemon's queue of new connections is full."""
+    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connecting.settimeout(until.left())
+        connecting.connect(path)
+    except BaseException:
+        connecting.close()
+        raise
+    return Connection(connecting, path)
+
+
 class Connection:
     """A connection that only one call uses at a time. It is closed when it is dropped."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, connected: socket.socket, path: str) -> None:
         self.pid = os.getpid()
+        self._socket = connected
         self._path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._id = 0
         # Bytes that were read, but not used yet.
         self._ahead = bytearray()
-
-    def connect(self, until: Deadline) -> None:
-        """Connects, or fails with BlockingIOError if the daemon's queue of new connections is full."""
-        self._socket.settimeout(until.left())
-        self._socket.connect(self._path)
 
     def close(self) -> None:
         self._socket.close()
