@@ -189,7 +189,8 @@ impl Drop for Example {
 #[test]
 fn the_example_goes_on_through_a_rotation_a_401_and_a_restart() {
     let home = TestDir::new();
-    let (provider, revoked) = (Provider::start_answering(|_| Answer::token(30)), Arc::default());
+    // No token is renewed by its schedule during the test.
+    let (provider, revoked) = (Provider::start_answering(|_| Answer::token(86_400)), Arc::default());
     let table = provider_table(&home, "p", &provider.token_endpoint(), "");
     home.configure("", &(table + &token_table("t", "")));
     let mut daemon = Launch::new(&home).start();
@@ -209,6 +210,7 @@ fn the_example_goes_on_through_a_rotation_a_401_and_a_restart() {
             return;
         }
     };
+    tokenctl.get("t");
     let first = fingerprint();
     wait_for("a call", &first);
     tokenctl.run(&["refresh", "t"]).expect_success();
