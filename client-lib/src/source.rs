@@ -82,7 +82,7 @@ pub(crate) struct Subscription {
     min_ttl_ms: u64,
     /// Locked only to copy or replace a pointer.
     current: RwLock<Current>,
-    /// The number of changes, for blocking readers that wait for one.
+    /// The number of changes, for readers that wait for one.
     changes: Mutex<u64>,
     changed: Condvar,
     #[cfg(feature = "tokio")]
@@ -186,6 +186,27 @@ impl Subscription {
             }
             changes = guard;
         }
+    }
+
+    /// Waits until the number of changes is another one than `seen`. Returns the number.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn changed(&self, seen: u64) -> u64 {
+        loop {
+            let mut changed = std::pin::pin!(self.notify.notified());
+            changed.as_mut().enable();
+            let changes = *self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            if changes != seen {
+                return changes;
+            }
+            changed.await;
+        }
+    }
+
+    /// Blocks as the async `changed` waits, but no longer than `wait`.
+    pub(crate) fn changed_blocking(&self, seen: u64, wait: Duration) -> u64 {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(changes, wait, |changes| *changes == seen);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn wanted(&self, is_wanted: impl Fn(&SourceToken) -> bool) -> Result<Arc<SourceToken>, Error> {

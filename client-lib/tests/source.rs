@@ -50,6 +50,13 @@ impl Source {
         }
     }
 
+    fn changed(&self, seen: u64) -> u64 {
+        match self {
+            Self::Blocking(source) => source.changed(seen, PATIENCE),
+            Self::OnTokio(source, runtime) => runtime.block_on(source.changed(seen)),
+        }
+    }
+
     fn headers(&self) -> Result<Arc<SourceHeaders>, Error> {
         match self {
             Self::Blocking(source) => source.headers(),
@@ -125,6 +132,7 @@ with_both_clients! {
     an_expired_token_is_never_handed_out
     a_token_that_the_daemon_dropped_is_not_handed_out
     the_last_token_is_used_while_the_daemon_is_away
+    a_reader_can_wait_for_each_change
     a_daemon_that_ends_each_connection_is_asked_ever_more_rarely
     a_reader_waits_for_a_daemon_that_starts_later
     a_refusal_drops_the_token_at_once
@@ -269,6 +277,25 @@ fn the_last_token_is_used_while_the_daemon_is_away(open: Open) {
         eventually("another connection", || daemon.connections() > before);
         assert_eq!(source.text(), "second");
     }
+}
+
+fn a_reader_can_wait_for_each_change(open: Open) {
+    let place = Place::new();
+    let daemon = bringing(&place, "first");
+    let source = place.source(open);
+    let first = source.changed(0);
+    assert_eq!(source.try_token().unwrap().reply.token.expose(), "first");
+    let waiting = thread::spawn({
+        let source = source.clone();
+        move || source.changed(first)
+    });
+    daemon.push(1, brings("second", PATIENCE));
+    let second = waiting.join().unwrap();
+    assert_eq!(source.try_token().unwrap().reply.token.expose(), "second");
+    assert_eq!(source.changed(first), second, "a change before the call counts");
+    drop(daemon);
+    assert_ne!(source.changed(second), second, "the daemon is away");
+    assert_eq!(source.text(), "second");
 }
 
 fn a_daemon_that_ends_each_connection_is_asked_ever_more_rarely(open: Open) {

@@ -116,6 +116,16 @@ impl TokenSource {
         self.subscription.token().inspect_err(|_| self.start())
     }
 
+    /// Waits until the token or the reason why there is none changes, but no longer than `wait`. Then [`Self::try_token`] returns
+    /// the present one.
+    ///
+    /// `seen` is the result of the last call, or 0 for the first change. A token that expires while the daemon is away is no
+    /// change.
+    pub fn changed(&self, seen: u64, wait: Duration) -> u64 {
+        self.start();
+        self.subscription.changed_blocking(seen, wait)
+    }
+
     /// Returns the value of the `Authorization` header, as [`Self::token`] does.
     pub fn header_value(&self) -> Result<HeaderValue, Error> {
         self.token().map(|token| token.header_value.clone())

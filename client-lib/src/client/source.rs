@@ -119,6 +119,15 @@ impl TokenSource {
         self.subscription.token().inspect_err(|_| self.start())
     }
 
+    /// Waits until the token or the reason why there is none changes. Then [`Self::try_token`] returns the present one.
+    ///
+    /// `seen` is the result of the last call, or 0 for the first change. A token that expires while the daemon is away is no
+    /// change.
+    pub async fn changed(&self, seen: u64) -> u64 {
+        self.start();
+        self.subscription.changed(seen).await
+    }
+
     /// Returns the value of the `Authorization` header, as [`Self::token`] does.
     pub async fn header_value(&self) -> Result<HeaderValue, Error> {
         self.token().await.map(|token| token.header_value.clone())
