@@ -1,14 +1,21 @@
 //! The command line. Help, completions and manual pages come from these definitions.
 
+mod helper;
+mod sync;
+mod values;
+
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum, ValueHint};
-use tokend_client::{
-    DEFAULT_DEADLINE, DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, State, Subject, TokenName, Variant,
-};
+use clap::{Parser, Subcommand, ValueHint};
+use tokend_client::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Fingerprint, SOCKET_VARIABLE, TokenName};
+
+pub(crate) use self::helper::Helper;
+pub(crate) use self::sync::{Format, SyncArgs};
+pub(crate) use self::values::{Condition, Shell, SubjectArgs, VariantArgs};
+use self::values::{header, variable};
 
 macro_rules! exit_status {
     () => {
@@ -119,6 +126,16 @@ pub(crate) enum Command {
         command: Vec<OsString>,
     },
 
+    /// Keep a token in a file: write it now and at each rotation, until interrupted.
+    ///
+    /// Each write replaces the whole file at once. If there is no newer token (the daemon refuses it, or it expired while the
+    /// provider fails), the file keeps the last one and standard error says why: a missing file would stop its readers, while
+    /// an old token costs them a refusal of the API.
+    ///
+    /// --deadline has no effect: it waits for the daemon and for the first token as long as it takes. Before the first token, a
+    /// failure that does not pass by itself ends it.
+    Sync(SyncArgs),
+
     /// Give a token to another program, in the way in which that program asks for credentials.
     #[command(subcommand)]
     Helper(Helper),
@@ -211,86 +228,6 @@ pub(crate) enum Command {
     },
 }
 
-/// A program that asks for credentials.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Helper {
-    /// Answer kubectl and other clients of Kubernetes, as a credential plugin.
-    ///
-    /// In the kubeconfig file, for a user: `exec: { apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, command:
-    /// tokenctl, args: [helper, kubectl, NAME] }`.
-    Kubectl {
-        /// The token's name in the daemon's configuration.
-        name: TokenName,
-
-        #[command(flatten)]
-        variant: VariantArgs,
-    },
-
-    /// Answer git, as one of its credential helpers.
-    ///
-    /// `git config --global credential.https://git.example.helper '!tokenctl helper git NAME'`. A token that the server
-    /// refuses is reported to the daemon, as by `tokenctl reject`.
-    Git {
-        /// The token's name in the daemon's configuration.
-        name: TokenName,
-
-        /// The operation. git adds this word itself.
-        #[arg(value_name = "get|store|erase")]
-        operation: String,
-
-        /// The user name for a git before 2.46, which sends the token as a password.
-        #[arg(long, value_name = "USER", default_value = "oauth2")]
-        username: String,
-
-        #[command(flatten)]
-        variant: VariantArgs,
-    },
-
-    /// Answer a Google client library, as the executable of a credential configuration.
-    Google {
-        /// The token's name in the daemon's configuration.
-        name: TokenName,
-
-        #[command(flatten)]
-        variant: VariantArgs,
-    },
-}
-
-/// A condition to wait for.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Condition {
-    /// Valid and not due for renewal.
-    Fresh,
-    /// Valid, even if the last attempt to renew it failed.
-    Valid,
-}
-
-impl Condition {
-    /// Whether a token in this state meets the condition.
-    pub(crate) fn is_met_by(self, state: State) -> bool {
-        match self {
-            Self::Fresh => state == State::Fresh,
-            Self::Valid => state.is_valid(),
-        }
-    }
-
-    /// The condition as on the command line.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Valid => "valid",
-        }
-    }
-}
-
-/// The shells with completions.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-}
-
 impl Args {
     /// Reads a command line. The first argument is the program's own name.
     pub fn read(args: &[OsString]) -> Result<Self, clap::Error> {
@@ -324,69 +261,6 @@ impl Args {
     pub(crate) fn socket(&self) -> PathBuf {
         let set = Some(&self.socket).filter(|path| !path.is_empty());
         set.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from)
-    }
-}
-
-fn header(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected NAME=VALUE, as in --header Requestor-ID=4711".to_owned()),
-    }
-}
-
-fn variable(name: &str) -> Result<String, String> {
-    match name {
-        "" => Err("expected the name of a variable".to_owned()),
-        _ if name.contains('=') => Err("the name of a variable has no =".to_owned()),
-        _ => Ok(name.to_owned()),
-    }
-}
-
-/// The subject of a decision.
-#[derive(Debug, clap::Args)]
-#[group(multiple = false)]
-pub(crate) struct SubjectArgs {
-    /// A user by name or number, with its groups but without a unit or executable; for operators.
-    #[arg(long, value_name = "USER")]
-    user: Option<String>,
-
-    /// A running process; for operators.
-    #[arg(long, value_name = "PID")]
-    pid: Option<u32>,
-
-    /// Any process of a systemd unit, without a user; for operators.
-    #[arg(long, value_name = "UNIT")]
-    unit: Option<String>,
-}
-
-impl From<&SubjectArgs> for Subject {
-    fn from(args: &SubjectArgs) -> Self {
-        let user = args.user.clone().map(Self::User);
-        let unit = args.unit.clone().map(Self::Unit);
-        user.or(unit).or(args.pid.map(Self::Process)).unwrap_or(Self::Caller)
-    }
-}
-
-/// The variant of a token, within what the configuration permits.
-#[derive(Debug, Default, clap::Args)]
-pub(crate) struct VariantArgs {
-    /// Only these scopes, separated by spaces.
-    #[arg(long, value_name = "SCOPES")]
-    scope: Option<String>,
-
-    /// For this resource; may be given several times.
-    #[arg(long, value_name = "RESOURCE")]
-    resource: Vec<String>,
-
-    /// For this audience; may be given several times.
-    #[arg(long, value_name = "AUDIENCE")]
-    audience: Vec<String>,
-}
-
-impl From<&VariantArgs> for Variant {
-    fn from(args: &VariantArgs) -> Self {
-        let scope = args.scope.iter().flat_map(|scopes| scopes.split_whitespace().map(str::to_owned));
-        Self { scope: scope.collect(), resource: args.resource.clone(), audience: args.audience.clone() }
     }
 }
 

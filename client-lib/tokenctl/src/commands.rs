@@ -14,7 +14,7 @@ use tokend_client::{
 use crate::args::{Args, Command, Condition};
 use crate::failure::Failure;
 use crate::table::{Cell, Colours, Table};
-use crate::{explanation, helper, human, json, manual, output, status};
+use crate::{explanation, helper, human, json, manual, output, status, sync};
 
 pub(crate) type Done = Result<(), Failure>;
 
@@ -34,6 +34,7 @@ pub(crate) fn run(args: &Args) -> Done {
         Command::Exec { name, env, min_ttl, variant, command } => {
             exec(&client().with_min_ttl(*min_ttl).variant(name, variant.into()), name, env, command)
         }
+        Command::Sync(args) => sync::sync(&client(), args),
         Command::Helper(helper) => helper::answer(&client(), helper),
         Command::List => list(&client(), form),
         Command::Status { name: Some(name), exit_status, .. } => {

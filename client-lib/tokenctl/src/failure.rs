@@ -56,6 +56,11 @@ impl Failure {
         Self::new(1, "output", &format!("cannot write {}: {error}", path.display()))
     }
 
+    /// The program cannot prepare for signals.
+    pub(crate) fn signals(error: &io::Error) -> Self {
+        Self::new(1, "output", &format!("cannot handle signals: {error}"))
+    }
+
     /// An exit status without a message, because the output says it all.
     pub(crate) fn exit_status(exit: u8) -> Self {
         Self::new(exit, "output", "")

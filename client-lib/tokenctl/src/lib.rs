@@ -12,8 +12,10 @@ mod helper;
 mod human;
 mod json;
 mod manual;
+mod notify;
 mod output;
 mod status;
+mod sync;
 mod table;
 
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Standard output. A text that cannot be written is an error and never a panic.
+//! Standard output and standard error. A text that cannot be written is an error and never a panic.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -6,11 +6,17 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use crate::failure::Failure;
+use crate::human::clean;
 
 /// Writes a whole text.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
+}
+
+/// Writes a message to standard error.
+pub(crate) fn complain(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "tokenctl: {}", clean(message));
 }
 
 /// Fails if standard output is the journal, which would keep a token for everyone who may read it.

@@ -7,12 +7,13 @@ use std::process::Command;
 use tempfile::TempDir;
 use tokend_tests::{process, program, requirement, wait};
 
-const FILES: [&str; 20] = [
+const FILES: [&str; 21] = [
     "usr/bin/tokend",
     "usr/bin/tokenctl",
     "usr/lib/debug/usr/bin/tokend.debug",
     "usr/lib/systemd/system/tokend.service",
     "usr/lib/systemd/system/tokend.socket",
+    "usr/lib/systemd/system/tokend-sync@.service",
     "usr/lib/systemd/system/tokend.service.d/257-fdstore.conf",
     "usr/lib/sysusers.d/tokend.conf",
     "usr/lib/tmpfiles.d/tokend.conf",

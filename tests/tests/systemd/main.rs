@@ -13,4 +13,5 @@ mod memory;
 mod restart;
 mod sandbox;
 mod service;
+mod sync;
 mod units;

@@ -1,0 +1,51 @@
+//! The arguments of `tokenctl helper`.
+
+use clap::Subcommand;
+use tokend_client::TokenName;
+
+use super::VariantArgs;
+
+/// A program that asks for credentials.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Helper {
+    /// Answer kubectl and other clients of Kubernetes, as a credential plugin.
+    ///
+    /// In the kubeconfig file, for a user: `exec: { apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, command:
+    /// tokenctl, args: [helper, kubectl, NAME] }`.
+    Kubectl {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        #[command(flatten)]
+        variant: VariantArgs,
+    },
+
+    /// Answer git, as one of its credential helpers.
+    ///
+    /// `git config --global credential.https://git.example.helper '!tokenctl helper git NAME'`. A token that the server
+    /// refuses is reported to the daemon, as by `tokenctl reject`.
+    Git {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        /// The operation. git adds this word itself.
+        #[arg(value_name = "get|store|erase")]
+        operation: String,
+
+        /// The user name for a git before 2.46, which sends the token as a password.
+        #[arg(long, value_name = "USER", default_value = "oauth2")]
+        username: String,
+
+        #[command(flatten)]
+        variant: VariantArgs,
+    },
+
+    /// Answer a Google client library, as the executable of a credential configuration.
+    Google {
+        /// The token's name in the daemon's configuration.
+        name: TokenName,
+
+        #[command(flatten)]
+        variant: VariantArgs,
+    },
+}
