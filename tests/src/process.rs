@@ -1,6 +1,8 @@
 //! Running a program to its end within a bound.
 
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -62,6 +64,34 @@ pub fn exit_code_within(child: &mut Child, limit: Duration) -> Option<i32> {
 
     let status = wait::within(limit, || child.try_wait().expect("our own child can be waited for"))?;
     Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+}
+
+/// A program in the background. It is killed when it is dropped.
+#[derive(Debug)]
+pub struct Background(Child);
+
+impl Background {
+    /// Starts a program, whose output is appended to a file.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, output: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(output).expect("the output can be written");
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().expect("our own child can be waited for").is_none()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {

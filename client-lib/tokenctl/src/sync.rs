@@ -143,8 +143,7 @@ impl<'a> Target<'a> {
 
     fn write_temporary(&self, content: &Secret) -> io::Result<()> {
         // Nobody but the owner can open it before it has its mode.
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(self.mode & 0o600).open(&self.temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.temporary)?;
         file.write_all(content.expose().as_bytes())?;
         file.set_permissions(Permissions::from_mode(self.mode))?;
         file.sync_all()

@@ -38,6 +38,7 @@ mod sealed;
 mod secrecy;
 mod shutdown;
 mod source;
+mod sync;
 mod test_users;
 mod traffic;
 mod variants;
