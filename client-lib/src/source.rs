@@ -194,9 +194,9 @@ impl Subscription {
         loop {
             let mut changed = std::pin::pin!(self.notify.notified());
             changed.as_mut().enable();
-            let changes = *self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-            if changes != seen {
-                return changes;
+            let present = *self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            if present != seen {
+                return present;
             }
             changed.await;
         }
