@@ -6,6 +6,7 @@ mod values;
 
 use std::env;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokend_client::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Fingerprint, SOCKET_VARIAB
 pub(crate) use self::helper::Helper;
 pub(crate) use self::sync::{Format, SyncArgs};
 pub(crate) use self::values::{Condition, Shell, SubjectArgs, VariantArgs};
-use self::values::{header, variable};
+use self::values::{header, loopback, variable};
 
 macro_rules! exit_status {
     () => {
@@ -155,6 +156,19 @@ pub(crate) enum Command {
         /// Exit with 6 or 7 if a token is not valid.
         #[arg(long)]
         exit_status: bool,
+    },
+
+    /// Print the status as metrics of Prometheus, or serve them.
+    ///
+    /// The text is for the textfile collector of `node_exporter`. With --listen, Prometheus gets it over HTTP from
+    /// /metrics, as `OpenMetrics` if it asks for that; then an unreachable daemon is `tokend_up 0`. There are metrics of each token
+    /// that you may see, by name and provider. With more than 1000 tokens there is only `tokend_tokens`, their number by provider
+    /// and state.
+    Metrics {
+        /// Serve at this loopback address, until interrupted. Every local user can connect, and sees the names of the tokens.
+        #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9464")]
+        #[arg(value_parser = loopback)]
+        listen: Option<SocketAddr>,
     },
 
     /// Ask the provider for a new token now, whatever the schedule says; for operators.

@@ -13,8 +13,9 @@ use tokend_client::{
 
 use crate::args::{Args, Command, Condition};
 use crate::failure::Failure;
+use crate::metrics::{self, Dialect};
 use crate::table::{Cell, Colours, Table};
-use crate::{explanation, helper, human, json, manual, output, status, sync};
+use crate::{explanation, exporter, helper, human, json, manual, output, status, sync};
 
 pub(crate) type Done = Result<(), Failure>;
 
@@ -35,6 +36,8 @@ pub(crate) fn run(args: &Args) -> Done {
             exec(&client().with_min_ttl(*min_ttl).variant(name, variant.into()), name, env, command)
         }
         Command::Sync(args) => sync::sync(&client(), args),
+        Command::Metrics { listen: None } => metrics(&client()),
+        Command::Metrics { listen: Some(address) } => exporter::serve(&client(), *address),
         Command::Helper(helper) => helper::answer(&client(), helper),
         Command::List => list(&client(), form),
         Command::Status { name: Some(name), exit_status, .. } => {
@@ -274,6 +277,11 @@ fn version(client: &Client, form: Form) -> Done {
         (oldest, newest) => format!("protocols {oldest} to {newest}"),
     };
     output::write(&format!("tokend {}, {protocols}\n", human::clean(&reply.daemon)))
+}
+
+fn metrics(client: &Client) -> Done {
+    let status = client.status().map_err(in_general())?;
+    output::write(&metrics::render(Some(&status), Dialect::Prometheus))
 }
 
 /// Prints a generated text.

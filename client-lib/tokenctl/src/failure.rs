@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -54,6 +55,11 @@ impl Failure {
     /// A file cannot be written.
     pub(crate) fn file(path: &Path, error: &io::Error) -> Self {
         Self::new(1, "output", &format!("cannot write {}: {error}", path.display()))
+    }
+
+    /// The program cannot listen at an address.
+    pub(crate) fn listen(address: SocketAddr, error: &io::Error) -> Self {
+        Self::new(1, "output", &format!("cannot listen at {address}: {error}"))
     }
 
     /// The program cannot prepare for signals.

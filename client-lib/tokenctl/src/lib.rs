@@ -6,12 +6,15 @@
 
 mod args;
 mod commands;
+mod ending;
 mod explanation;
+mod exporter;
 mod failure;
 mod helper;
 mod human;
 mod json;
 mod manual;
+mod metrics;
 mod notify;
 mod output;
 mod status;

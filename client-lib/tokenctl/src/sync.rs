@@ -7,18 +7,16 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use tokend_client::blocking::Client;
 use tokend_client::{Secret, SourceToken, TokenName};
 
 use crate::args::{Format, SyncArgs};
 use crate::commands::{Done, about};
+use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::human::{clean, rfc3339};
 use crate::notify::{self, ServiceManager};
@@ -155,33 +153,6 @@ impl<'a> Target<'a> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-/// The end of the program at a signal, with status 0. As process 1 of a container, the program would ignore the signals
-/// otherwise.
-struct Ending {
-    /// Whether a signal ends the program at once.
-    at_once: Arc<AtomicBool>,
-    asked: Arc<AtomicBool>,
-}
-
-impl Ending {
-    fn at_signals() -> io::Result<Self> {
-        let ending = Self { at_once: Arc::new(AtomicBool::new(true)), asked: Arc::default() };
-        for signal in [SIGTERM, SIGINT] {
-            flag::register_conditional_shutdown(signal, 0, Arc::clone(&ending.at_once))?;
-            flag::register(signal, Arc::clone(&ending.asked))?;
-        }
-        Ok(ending)
-    }
-
-    /// Does something that no signal interrupts. Returns whether the program goes on after it.
-    fn after<E>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<bool, E> {
-        self.at_once.store(false, Ordering::SeqCst);
-        let done = work();
-        self.at_once.store(true, Ordering::SeqCst);
-        done.map(|()| !self.asked.load(Ordering::SeqCst))
     }
 }
 

@@ -1045,7 +1045,7 @@ fn manual_pages_are_made() {
     assert_eq!(fs::read_to_string(dir.path().join("tokenctl.1")).unwrap(), page.out);
     let get = fs::read_to_string(dir.path().join("tokenctl-get.1")).unwrap();
     assert!(get.contains(".TH tokenctl-get 1") && get.contains("min\\-ttl"), "{get}");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 16);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 17);
     let nowhere = Ran::of(program().args(["man", "/nonexistent"]).output().unwrap());
     assert_eq!(nowhere.exit, 1);
     assert!(nowhere.err.starts_with("tokenctl: cannot write /nonexistent/tokenctl.1: "), "{nowhere:?}");

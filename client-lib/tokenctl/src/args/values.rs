@@ -1,5 +1,7 @@
 //! The values of options, and how they are read.
 
+use std::net::SocketAddr;
+
 use clap::ValueEnum;
 use tokend_client::{State, Subject, Variant};
 
@@ -50,6 +52,13 @@ pub(super) fn variable(name: &str) -> Result<String, String> {
         "" => Err("expected the name of a variable".to_owned()),
         _ if name.contains('=') => Err("the name of a variable has no =".to_owned()),
         _ => Ok(name.to_owned()),
+    }
+}
+
+pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(address),
+        _ => Err("expected a loopback address with a port, as in 127.0.0.1:9464 or [::1]:9464".to_owned()),
     }
 }
 
