@@ -1,13 +1,20 @@
-//! Prometheus, which gets its token from a file of `tokenctl sync`. `tests/run` installs it.
+//! Prometheus, which gets its token from a file of `tokenctl sync`, and the metrics of `tokenctl metrics`. `tests/run` installs it.
+
+#![expect(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokend_tests::process::Background;
 use tokend_tests::provider::Recorded;
 use tokend_tests::test_support::{Scene, token_table};
-use tokend_tests::{Answer, Provider, program, requirement, secrets, wait};
+use tokend_tests::{Answer, Provider, http, process, program, requirement, secrets, wait};
+
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A provider and an API in one. It issues tokens of 5 seconds, and takes each of them until it has issued this many newer ones.
 #[derive(Default)]
@@ -37,6 +44,17 @@ impl Api {
     }
 }
 
+/// Starts Prometheus with this scrape configuration, in a directory of its own. Returns it with its log.
+fn prometheus(home: &Path, address: &str, scrape_config: &str) -> (Background, PathBuf) {
+    let (config, log) = (home.join("prometheus.yml"), home.join("prometheus.log"));
+    let text = format!("scrape_configs:\n- scrape_interval: 500ms\n  scrape_timeout: 500ms\n{scrape_config}");
+    fs::write(&config, text).expect("Prometheus can be configured");
+    let mut command = Command::new("prometheus");
+    command.arg("--config.file").arg(&config).arg("--storage.tsdb.path").arg(home.join("data"));
+    command.arg("--web.listen-address").arg(address);
+    (Background::start(&mut command, &log), log)
+}
+
 #[test]
 fn prometheus_scrapes_with_the_token_in_a_file_through_its_rotations() {
     if !requirement::program("prometheus") {
@@ -48,24 +66,16 @@ fn prometheus_scrapes_with_the_token_in_a_file_through_its_rotations() {
     let target = provider.address();
     let scene = Scene::start(provider, &token_table("t", "allow = [\"any\"]"));
     let home = scene.home.path();
-    let (file, config) = (home.join("token"), home.join("prometheus.yml"));
+    let file = home.join("token");
     let mut sync = Command::new(program::tokenctl());
     sync.arg("--socket").arg(scene.socket()).args(["sync", "t", "--file"]).arg(&file);
     let _sync = Background::start(&mut sync, &home.join("sync.log"));
     wait::until("the file", || file.exists().then_some(()));
-    fs::write(
-        &config,
-        format!(
-            "scrape_configs:\n- job_name: api\n  scrape_interval: 500ms\n  scrape_timeout: 500ms\n  authorization: {{ \
-             credentials_file: {file:?} }}\n  static_configs: [{{ targets: [\"{target}\"] }}]\n"
-        ),
-    )
-    .expect("Prometheus can be configured");
-    let mut prometheus = Command::new("prometheus");
-    prometheus.arg("--config.file").arg(&config).arg("--storage.tsdb.path").arg(home.join("data"));
-    prometheus.arg("--web.listen-address=127.0.0.1:0");
-    let log = home.join("prometheus.log");
-    let mut prometheus = Background::start(&mut prometheus, &log);
+    let scrape_config = format!(
+        "  job_name: api\n  authorization: {{ credentials_file: {file:?} }}\n  static_configs: [{{ targets: \
+         [\"{target}\"] }}]\n"
+    );
+    let (mut prometheus, log) = prometheus(home, "127.0.0.1:0", &scrape_config);
     wait::until("scrapes with four tokens", || {
         assert!(prometheus.is_running(), "{}", fs::read_to_string(&log).unwrap_or_default());
         let scrapes = api.lock().unwrap().scrapes.clone();
@@ -74,4 +84,62 @@ fn prometheus_scrapes_with_the_token_in_a_file_through_its_rotations() {
         used.dedup();
         (used.len() >= 4).then_some(())
     });
+}
+
+#[test]
+fn promtool_finds_no_fault_in_the_metrics_and_the_alerts() {
+    if !requirement::program("promtool") {
+        return;
+    }
+    let tokens = token_table("good", "") + &token_table("bad", "scope = \"refused\"");
+    let provider = Provider::start_answering(|request| match request.field("scope") {
+        Some(_) => Answer::status(503),
+        None => Answer::token(3600),
+    });
+    let scene = Scene::start(provider, &tokens);
+    wait::until("a failure", || (scene.tokenctl().status_of("bad")["failures"] == 1).then_some(()));
+    let home = scene.home.path();
+    let metrics = scene.tokenctl().run(&["metrics"]).expect_success();
+    assert!(metrics.contains("tokend_token_last_failure_timestamp_seconds{token=\"bad\","), "{metrics}");
+    fs::write(home.join("metrics.prom"), metrics).expect("a file can be written");
+    let mut check = Command::new("sh");
+    check.args(["-c", "promtool check metrics <metrics.prom"]).current_dir(home);
+    let checked = process::run(&mut check, LIMIT);
+    assert_eq!((checked.code, checked.stdout.as_str(), checked.stderr.as_str()), (0, "", ""));
+    let rules = program::workspace().join("systemd/prometheus");
+    for args in [["check", "rules", "tokend.rules.yml"], ["test", "rules", "tokend.rules.test.yml"]] {
+        process::run(Command::new("promtool").args(args).current_dir(&rules), LIMIT).expect_success();
+    }
+}
+
+#[test]
+fn prometheus_scrapes_the_metrics() {
+    if !requirement::program("prometheus") {
+        return;
+    }
+    let scene = Scene::start(Provider::start(), &token_table("t", ""));
+    let home = scene.home.path();
+    let mut exporter = Command::new(program::tokenctl());
+    exporter.arg("--socket").arg(scene.socket()).args(["metrics", "--listen", "127.0.0.1:0"]);
+    let output = home.join("exporter.log");
+    let _exporter = Background::start(&mut exporter, &output);
+    let target = wait::until("the address", || {
+        let line = fs::read_to_string(&output).ok()?;
+        Some(line.strip_prefix("tokenctl: serving http://")?.split_once("/metrics\n")?.0.to_owned())
+    });
+    // A port that nothing has taken yet.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.expect("there is a free port").to_string();
+    let scrape_config = format!("  job_name: tokend\n  static_configs: [{{ targets: [\"{target}\"] }}]\n");
+    let (mut prometheus, log) = prometheus(home, &address, &scrape_config);
+    let query = format!("http://{address}/api/v1/query?query=tokend_token_requests_total");
+    let found = wait::until("the metric in Prometheus", || {
+        assert!(prometheus.is_running(), "{}", fs::read_to_string(&log).unwrap_or_default());
+        let body = http::get(&query, &[]).ok()?.body;
+        body.contains("tokend_token_requests_total").then_some(body)
+    });
+    assert!(found.contains(r#""token":"t""#) && found.contains(r#""provider":"p""#), "{found}");
+    let metadata = format!("http://{address}/api/v1/metadata?metric=tokend_token_requests");
+    let metadata = http::get(&metadata, &[]).expect("Prometheus answers").body;
+    assert!(metadata.contains(r#""type":"counter""#), "it took OpenMetrics: {metadata}");
 }

@@ -7,16 +7,18 @@ use std::process::Command;
 use tempfile::TempDir;
 use tokend_tests::{process, program, requirement, wait};
 
-const FILES: [&str; 21] = [
+const FILES: [&str; 23] = [
     "usr/bin/tokend",
     "usr/bin/tokenctl",
     "usr/lib/debug/usr/bin/tokend.debug",
     "usr/lib/systemd/system/tokend.service",
     "usr/lib/systemd/system/tokend.socket",
+    "usr/lib/systemd/system/tokend-metrics.service",
     "usr/lib/systemd/system/tokend-sync@.service",
     "usr/lib/systemd/system/tokend.service.d/257-fdstore.conf",
     "usr/lib/sysusers.d/tokend.conf",
     "usr/lib/tmpfiles.d/tokend.conf",
+    "usr/share/doc/tokend/prometheus/tokend.rules.yml",
     "usr/share/doc/tokend/CHANGELOG.md",
     "usr/share/doc/tokend/CONFIGURATION.md",
     "usr/share/doc/tokend/LICENSE-MIT",
@@ -60,6 +62,13 @@ fn an_installation_below_another_prefix_refers_to_its_own_paths() {
     let service = fs::read_to_string(units.join("tokend.service")).unwrap();
     assert!(service.contains("ExecStart=/opt/tokend/bin/tokend --config"));
     assert!(!service.contains("/usr/bin/tokend") && !service.contains("/usr/share/doc/tokend"));
+    for unit in ["tokend-metrics.service", "tokend-sync@.service"] {
+        let unit = fs::read_to_string(units.join(unit)).unwrap();
+        assert!(
+            unit.contains("ExecStart=/opt/tokend/bin/tokenctl ") && !unit.contains("/usr/bin/token"),
+            "{unit}"
+        );
+    }
     assert!(!units.join("tokend.service.d").exists(), "the drop-ins are for newer versions than 252");
 }
 

@@ -10,6 +10,7 @@ mod identity;
 mod inheritance;
 mod load;
 mod memory;
+mod metrics;
 mod restart;
 mod sandbox;
 mod service;
