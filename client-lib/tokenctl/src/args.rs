@@ -1,5 +1,6 @@
 //! The command line. Help, completions and manual pages come from these definitions.
 
+mod examples;
 mod helper;
 mod sync;
 mod values;
@@ -16,7 +17,7 @@ use tokend_client::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Fingerprint, SOCKET_VARIAB
 pub(crate) use self::helper::Helper;
 pub(crate) use self::sync::{Format, SyncArgs};
 pub(crate) use self::values::{Condition, Shell, SubjectArgs, VariantArgs};
-use self::values::{header, loopback, variable};
+use self::values::{header, header_line, loopback, variable};
 
 macro_rules! exit_status {
     () => {
@@ -59,7 +60,7 @@ pub struct Args {
     pub(crate) json: bool,
 
     /// The longest time for the whole call; with 0s the daemon does not wait for a provider.
-    #[arg(long, global = true, value_name = "DURATION", default_value = "10s")]
+    #[arg(long, visible_alias = "timeout", global = true, value_name = "DURATION", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) deadline: Duration,
 
@@ -70,6 +71,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print an access token and nothing else.
+    #[command(after_help = examples::GET)]
     Get {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -83,6 +85,7 @@ pub(crate) enum Command {
     },
 
     /// Print all headers of an API call, one per line, for `curl -H @-`.
+    #[command(after_help = examples::HEADERS)]
     Headers {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -90,6 +93,10 @@ pub(crate) enum Command {
         /// The value of one of the token's `caller_headers`.
         #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
         supplied: Vec<(String, String)>,
+
+        /// The same, written as a header line.
+        #[arg(short = 'H', value_name = "NAME: VALUE", value_parser = header_line)]
+        lines: Vec<(String, String)>,
 
         /// Leave out one of the token's `caller_headers`.
         #[arg(long, value_name = "NAME")]
@@ -107,6 +114,7 @@ pub(crate) enum Command {
     ///
     /// The token stays the same for as long as the command runs. All processes of the same user can read the environment of the
     /// command.
+    #[command(after_help = examples::EXEC)]
     Exec {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -135,6 +143,7 @@ pub(crate) enum Command {
     ///
     /// --deadline has no effect: it waits for the daemon and for the first token as long as it takes. Before the first token, a
     /// failure that does not pass by itself ends it.
+    #[command(after_help = examples::SYNC)]
     Sync(SyncArgs),
 
     /// Give a token to another program, in the way in which that program asks for credentials.
@@ -142,9 +151,11 @@ pub(crate) enum Command {
     Helper(Helper),
 
     /// List the tokens that you may read; in a pipe, only their names.
+    #[command(after_help = examples::LIST)]
     List,
 
     /// Show the status of the daemon and its tokens, or everything about one token.
+    #[command(after_help = examples::STATUS)]
     Status {
         /// Show only this token, with the reason of a failure and the remedy.
         name: Option<TokenName>,
@@ -164,6 +175,7 @@ pub(crate) enum Command {
     /// /metrics, as `OpenMetrics` if it asks for that; then an unreachable daemon is `tokend_up 0`. There are metrics of each token
     /// that you may see, by name and provider. With more than 1000 tokens there is only `tokend_tokens`, their number by provider
     /// and state.
+    #[command(after_help = examples::METRICS)]
     Metrics {
         /// Serve at this loopback address, until interrupted. Every local user can connect, and sees the names of the tokens.
         #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9464")]
@@ -172,6 +184,7 @@ pub(crate) enum Command {
     },
 
     /// Ask the provider for a new token now, whatever the schedule says; for operators.
+    #[command(after_help = examples::REFRESH)]
     Refresh {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -181,6 +194,7 @@ pub(crate) enum Command {
     },
 
     /// Report that an API refused a token; exits with 6 if the token was not replaced.
+    #[command(after_help = examples::REJECT)]
     Reject {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -194,6 +208,7 @@ pub(crate) enum Command {
     },
 
     /// Print the condition of tokens now and at every change, until interrupted.
+    #[command(after_help = examples::WATCH)]
     Watch {
         /// The tokens' names in the daemon's configuration.
         #[arg(required = true, value_name = "NAME")]
@@ -201,6 +216,7 @@ pub(crate) enum Command {
     },
 
     /// Wait until a token is fresh or valid, and print nothing; exits with 8 on timeout.
+    #[command(after_help = examples::WAIT)]
     Wait {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -214,6 +230,7 @@ pub(crate) enum Command {
     ///
     /// Shows the decision, each rule with its result, and the user, groups, unit and executable that were compared with
     /// the rules. Exits with 4 if the decision is deny.
+    #[command(after_help = examples::EXPLAIN)]
     Explain {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -226,15 +243,20 @@ pub(crate) enum Command {
     },
 
     /// Show the versions of this program and of the daemon.
+    ///
+    /// Without a daemon, it shows its own version, and exits with 3.
+    #[command(after_help = examples::VERSION)]
     Version,
 
     /// Print the completions for a shell.
+    #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell.
         shell: Shell,
     },
 
     /// Print the manual page, or write the pages of all commands into a directory.
+    #[command(after_help = examples::MAN)]
     Man {
         /// An existing directory.
         #[arg(value_hint = ValueHint::DirPath)]

@@ -27,9 +27,9 @@ pub(crate) fn run(args: &Args) -> Done {
         Command::Get { name, min_ttl, variant } => {
             get(&client().with_min_ttl(*min_ttl).variant(name, variant.into()), form, name)
         }
-        Command::Headers { name, supplied, without, min_ttl, variant } => {
+        Command::Headers { name, supplied, lines, without, min_ttl, variant } => {
             let client = client().with_min_ttl(*min_ttl);
-            let caller = caller_headers(supplied, without);
+            let caller = caller_headers(supplied.iter().chain(lines), without);
             headers(&client.variant(name, variant.into()), form, name, &caller)
         }
         Command::Exec { name, env, min_ttl, variant, command } => {
@@ -98,9 +98,11 @@ fn exec(token: &TokenVariant<'_>, name: &TokenName, variable: &str, command: &[O
     Err(Failure::exec(program, &error))
 }
 
-fn caller_headers(supplied: &[(String, String)], without: &[String]) -> CallerHeaders {
-    let headers =
-        supplied.iter().fold(CallerHeaders::new(), |headers, (name, value)| headers.supply(name, value));
+fn caller_headers<'a>(
+    supplied: impl Iterator<Item = &'a (String, String)>,
+    without: &[String],
+) -> CallerHeaders {
+    let headers = supplied.fold(CallerHeaders::new(), |headers, (name, value)| headers.supply(name, value));
     without.iter().fold(headers, CallerHeaders::omit)
 }
 
@@ -265,13 +267,14 @@ fn explain(token: &TokenVariant<'_>, form: Form, name: &TokenName, subject: &Sub
 }
 
 fn version(client: &Client, form: Form) -> Done {
+    let reply = client.version();
     if form == Form::Json {
-        let reply = client.version().map_err(in_general())?;
-        return output::write(&json::line(&json::versions(&reply)));
+        output::write(&json::line(&json::versions(reply.as_ref().ok())))?;
+        return reply.map(|_| ()).map_err(|error| in_general()(error).without_json());
     }
     // The program's own version appears even without a daemon.
     output::write(&format!("tokenctl {}, protocol {PROTOCOL_VERSION}\n", env!("CARGO_PKG_VERSION")))?;
-    let reply = client.version().map_err(in_general())?;
+    let reply = reply.map_err(in_general())?;
     let protocols = match (reply.oldest, reply.newest) {
         (oldest, newest) if oldest == newest => format!("protocol {newest}"),
         (oldest, newest) => format!("protocols {oldest} to {newest}"),

@@ -102,6 +102,11 @@ impl Failure {
         Self::new(1, "protocol", message)
     }
 
+    /// The same failure after an output that is JSON already.
+    pub(crate) fn without_json(self) -> Self {
+        Self { code: "output", ..self }
+    }
+
     fn new(exit: u8, code: &'static str, message: &str) -> Self {
         Self { exit, code, message: clean(message), class: None, next_attempt: None, best_ttl: None }
     }

@@ -98,16 +98,16 @@ pub(crate) struct Event<'a> {
 #[derive(Serialize)]
 pub(crate) struct Versions {
     tokenctl: &'static str,
-    daemon: String,
+    daemon: Option<String>,
     protocol: Protocol,
 }
 
 #[derive(Serialize)]
 struct Protocol {
     tokenctl: u8,
-    daemon_oldest: u8,
-    daemon_newest: u8,
-    daemon_highest_request: u32,
+    daemon_oldest: Option<u8>,
+    daemon_newest: Option<u8>,
+    daemon_highest_request: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -187,15 +187,16 @@ pub(crate) fn event(event: &EventReply) -> Event<'_> {
     }
 }
 
-pub(crate) fn versions(reply: &VersionReply) -> Versions {
+/// The versions, without the daemon's where there is none.
+pub(crate) fn versions(reply: Option<&VersionReply>) -> Versions {
     Versions {
         tokenctl: env!("CARGO_PKG_VERSION"),
-        daemon: clean(&reply.daemon),
+        daemon: reply.map(|reply| clean(&reply.daemon)),
         protocol: Protocol {
             tokenctl: PROTOCOL_VERSION,
-            daemon_oldest: reply.oldest,
-            daemon_newest: reply.newest,
-            daemon_highest_request: reply.highest_request,
+            daemon_oldest: reply.map(|reply| reply.oldest),
+            daemon_newest: reply.map(|reply| reply.newest),
+            daemon_highest_request: reply.map(|reply| reply.highest_request),
         },
     }
 }

@@ -22,6 +22,13 @@ NO_COLOR: if set to anything, no colours.
 
 JOURNAL_STREAM: set by systemd; get and headers refuse to print a token into the journal.";
 
+/// The function of bash that lists the names. It says nothing if the daemon does not answer.
+const TOKEN_NAMES: &str = "
+_tokenctl_names() {
+    [[ ${cur} == -* ]] || \"${COMP_WORDS[0]}\" --deadline 1s list 2>/dev/null
+}
+";
+
 const SEE_ALSO: &str = "tokend(8), systemctl(1), journalctl(1)";
 
 /// The completions for a shell.
@@ -36,7 +43,27 @@ pub(crate) fn completions(shell: Shell) -> io::Result<Vec<u8>> {
     command.build();
     let mut script = Vec::new();
     generator.try_generate(&command, &mut script)?;
-    Ok(script)
+    match shell {
+        Shell::Bash => Ok(with_token_names(String::from_utf8_lossy(&script).into_owned(), &command).into()),
+        Shell::Zsh | Shell::Fish => Ok(script),
+    }
+}
+
+/// Completes the names of tokens too, in the script for bash. In the script, `opts` are the words for the place after a command.
+fn with_token_names(script: String, command: &Command) -> String {
+    let takes_name =
+        |command: &&Command| command.get_positionals().any(|arg| arg.get_id().as_str().starts_with("name"));
+    let mut paths: Vec<String> = Vec::new();
+    for outer in command.get_subcommands() {
+        let inner = outer.get_subcommands().filter(takes_name);
+        paths.extend(inner.map(|inner| format!("{}__subcmd__{}", outer.get_name(), inner.get_name())));
+        paths.extend(Some(outer).filter(takes_name).map(|outer| outer.get_name().to_owned()));
+    }
+    let script = paths.iter().fold(script, |script, path| {
+        let words = format!("tokenctl__subcmd__{path})\n            opts=\"");
+        script.replacen(&words, &format!("{words}$(_tokenctl_names) "), 1)
+    });
+    script + TOKEN_NAMES
 }
 
 /// The page `tokenctl(1)`.
@@ -76,7 +103,11 @@ pub(crate) fn pages(dir: &Path) -> Result<(), (PathBuf, io::Error)> {
 
 fn subpage(command: &Command) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    titled(command.clone()).render(&mut text)?;
+    titled(command.clone().after_help(None::<&str>)).render(&mut text)?;
+    if let Some(examples) = command.get_after_help() {
+        let examples = examples.to_string();
+        verbatim("EXAMPLES", examples.trim_start_matches("Examples:\n")).to_writer(&mut text)?;
+    }
     verbatim("EXIT STATUS", EXIT_STATUS).to_writer(&mut text)?;
     verbatim("SEE ALSO", "tokenctl(1)").to_writer(&mut text)?;
     Ok(text)

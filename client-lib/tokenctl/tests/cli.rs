@@ -332,11 +332,19 @@ fn google_gets_the_token_or_the_reason_why_there_is_none() {
 fn headers_prints_what_curl_reads() {
     let bench = Bench::new();
     let daemon = bench.daemon(happy_reply);
-    let ran = bench.run(&["headers", "psb", "--header", "Requestor-ID=a=b", "--without", "Accept"]);
-    ran.is(0, "Authorization: Bearer eyJ-sample-token\nRequestor-ID: 4711\n", "");
-    let [Request::Headers(asked)] = &daemon.requests()[..] else { panic!("{:?}", daemon.requests()) };
-    assert_eq!((asked.supplied[0].name.as_str(), asked.supplied[0].value.as_str()), ("Requestor-ID", "a=b"));
-    assert_eq!(asked.omitted, ["Accept"]);
+    for supplied in
+        [["--header", "Requestor-ID=a=b: c"], ["-H", "Requestor-ID: a=b: c"], ["-H", "Requestor-ID:a=b: c"]]
+    {
+        let ran = bench
+            .run(&[&["headers", "psb", "--without", "Accept", "--timeout", "3s"], &supplied[..]].concat());
+        ran.is(0, "Authorization: Bearer eyJ-sample-token\nRequestor-ID: 4711\n", "");
+        let requests = daemon.requests();
+        let Some(Request::Headers(asked)) = requests.last() else { panic!("{requests:?}") };
+        let [header] = &asked.supplied[..] else { panic!("{asked:?}") };
+        assert_eq!((header.name.as_str(), header.value.as_str()), ("Requestor-ID", "a=b: c"));
+        assert_eq!(asked.omitted, ["Accept"]);
+        assert!((1..=3_000).contains(&asked.options.deadline_ms), "{asked:?}");
+    }
 }
 
 #[test]
@@ -702,6 +710,11 @@ fn version_tells_both() {
     let own = concat!("tokenctl ", env!("CARGO_PKG_VERSION"), ", protocol 1\n");
     let alone = bench.run(&["version"]);
     assert_eq!((alone.exit, alone.out.as_str()), (3, own));
+    assert!(alone.err.contains("there is no such socket"), "{alone:?}");
+    let alone = bench.run(&["version", "--json"]);
+    let json = alone.json();
+    assert_eq!((alone.exit, &json["tokenctl"]), (3, &env!("CARGO_PKG_VERSION").into()));
+    assert_eq!((&json["daemon"], &json["protocol"]["daemon_newest"]), (&Value::Null, &Value::Null));
     let _daemon = bench.daemon(happy_reply);
     bench.run(&["version"]).is(0, &format!("{own}tokend 9.8.7, protocol 1\n"), "");
 }
@@ -782,6 +795,7 @@ fn usage_is_exit_status_two() {
         &["get", &long],
         &["get"],
         &["headers", "psb", "--header", "novalue"],
+        &["headers", "psb", "-H", "novalue"],
         &["get", "psb", "--deadline", "soon"],
         &["reject", "psb", "--fingerprint", "xyz"],
         &["watch"],
@@ -1031,6 +1045,60 @@ fn completions_are_made_for_each_shell() {
     }
 }
 
+/// The completions that bash offers for these words, the last of which is completed.
+fn completed(bench: &Bench, words: &str) -> Vec<String> {
+    let script = format!(
+        "PATH={}:$PATH; source <(tokenctl completions bash); COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+         _tokenctl tokenctl \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        Path::new(env!("CARGO_BIN_EXE_tokenctl")).parent().unwrap().display()
+    );
+    let mut bash = Command::new("bash");
+    let ran = Ran::of(bash.args(["-c", &script]).env("TOKEND_SOCKET", bench.socket()).output().unwrap());
+    assert_eq!((ran.exit, ran.err.as_str()), (0, ""), "{words}: {ran:?}");
+    ran.out.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_the_names_of_tokens() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(happy_reply);
+    for command in
+        ["get", "headers", "exec", "sync", "status", "refresh", "watch", "explain", "helper kubectl"]
+    {
+        assert_eq!(completed(&bench, &format!("tokenctl {command} p")), ["psb"], "{command}");
+    }
+    let all = completed(&bench, "tokenctl get ''");
+    assert!(["bnp", "psb", "--min-ttl"].iter().all(|word| all.contains(&(*word).to_owned())), "{all:?}");
+    assert_eq!(completed(&bench, "tokenctl list p"), [""]);
+    let requests = daemon.requests().len();
+    assert_eq!(completed(&bench, "tokenctl get --min"), ["--min-ttl"]);
+    assert_eq!(daemon.requests().len(), requests, "an option needs no daemon");
+    drop(daemon);
+    assert_eq!(completed(&bench, "tokenctl get p"), [""]);
+}
+
+#[test]
+fn the_help_of_each_command_has_examples() {
+    let help = |words: &[&str]| Ran::of(program().args(words).arg("--help").output().unwrap()).out;
+    let commands = |help: &str| -> Vec<String> {
+        let list = help.split("\nCommands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+        let names = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        names.map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
+    };
+    let mut checked = 0;
+    for command in commands(&help(&[])) {
+        let helpers = if command == "helper" { commands(&help(&["helper"])) } else { vec![String::new()] };
+        for helper in helpers.iter().filter(|name| *name != "help" && command != "help") {
+            let words: Vec<_> =
+                [command.as_str(), helper].into_iter().filter(|word| !word.is_empty()).collect();
+            let text = help(&words);
+            assert!(text.contains("\nExamples:\n  "), "{words:?}: {text}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 18);
+}
+
 #[test]
 fn manual_pages_are_made() {
     let page = Ran::of(program().arg("man").output().unwrap());
@@ -1045,6 +1113,7 @@ fn manual_pages_are_made() {
     assert_eq!(fs::read_to_string(dir.path().join("tokenctl.1")).unwrap(), page.out);
     let get = fs::read_to_string(dir.path().join("tokenctl-get.1")).unwrap();
     assert!(get.contains(".TH tokenctl-get 1") && get.contains("min\\-ttl"), "{get}");
+    assert!(get.contains(".SH EXAMPLES\n.nf\n  tokenctl get psb\n") && !get.contains("EXTRA"), "{get}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 17);
     let nowhere = Ran::of(program().args(["man", "/nonexistent"]).output().unwrap());
     assert_eq!(nowhere.exit, 1);

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use tokend_client::TokenName;
 
-use super::VariantArgs;
+use super::{VariantArgs, examples};
 
 /// A program that asks for credentials.
 #[derive(Debug, Subcommand)]
@@ -12,6 +12,7 @@ pub(crate) enum Helper {
     ///
     /// In the kubeconfig file, for a user: `exec: { apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, command:
     /// tokenctl, args: [helper, kubectl, NAME] }`.
+    #[command(after_help = examples::KUBECTL)]
     Kubectl {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -24,6 +25,7 @@ pub(crate) enum Helper {
     ///
     /// `git config --global credential.https://git.example.helper '!tokenctl helper git NAME'`. A token that the server
     /// refuses is reported to the daemon, as by `tokenctl reject`.
+    #[command(after_help = examples::GIT)]
     Git {
         /// The token's name in the daemon's configuration.
         name: TokenName,
@@ -41,6 +43,7 @@ pub(crate) enum Helper {
     },
 
     /// Answer a Google client library, as the executable of a credential configuration.
+    #[command(after_help = examples::GOOGLE)]
     Google {
         /// The token's name in the daemon's configuration.
         name: TokenName,

@@ -47,6 +47,13 @@ pub(super) fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
+pub(super) fn header_line(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.trim().to_owned())),
+        _ => Err("expected NAME: VALUE, as in -H 'Requestor-ID: 4711'".to_owned()),
+    }
+}
+
 pub(super) fn variable(name: &str) -> Result<String, String> {
     match name {
         "" => Err("expected the name of a variable".to_owned()),
