@@ -32,6 +32,7 @@ macro_rules! exit_status {
   8  the deadline passed
 
 `exec` ends as its command does. It exits with 127 if there is no such command, and with 126 if it cannot be run.
+`sync` and `metrics --listen` exit with 0 when SIGTERM or SIGINT stops them.
 `status --exit-status` exits with 0 if every token is valid, with 7 if a token needs an operator, else with 6."
     };
 }
