@@ -14,9 +14,11 @@ pub mod stream;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokend_protocol::Timestamp;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +31,9 @@ use crate::clock::Clock;
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::quota::{Allowances, Quota};
 use crate::store::Store;
+
+/// How long a request may go on when the daemon stops. Shorter than the daemon waits for all of them.
+const WAITS_END_AFTER: Duration = Duration::from_secs(12);
 
 /// The state that all connections share.
 #[derive(Debug)]
@@ -65,6 +70,12 @@ pub struct ServerState {
 }
 
 impl ServerState {
+    /// Ends some time after the daemon begins to stop, when whoever still waits is told so.
+    pub async fn end_of_waits(&self) {
+        self.stop.cancelled().await;
+        sleep(WAITS_END_AFTER).await;
+    }
+
     /// The state of a daemon that starts now.
     pub fn new(registry: Registry, credential_factory: CredentialFactory, clock: Clock) -> Self {
         Self {

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokend_protocol::ErrorClass;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, ClockChanges, watch_clock_changes};
@@ -38,6 +38,8 @@ pub struct Daemon {
     actors: TaskTracker,
     background: JoinSet<()>,
     event_loop: EventLoop,
+    /// The HTTP socket and the credential socket are served until the daemon stops.
+    others: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Daemon {
@@ -52,7 +54,10 @@ impl Daemon {
         store: Arc<Store>,
         memory: String,
     ) -> io::Result<Self> {
-        let Sockets { main, http, credential } = sockets.map(accept::Listener::new)?;
+        let main = accept::Listener::new(sockets.main, accept::QUEUE_MAX)?;
+        let http = sockets.http.map(|socket| accept::Listener::new(socket, http::QUEUE_MAX)).transpose()?;
+        let credential = sockets.credential.map(|socket| accept::Listener::new(socket, accept::QUEUE_MAX));
+        let credential = credential.transpose()?;
         let actors = TaskTracker::new();
         let changes = ClockChanges::default();
         let clock = Clock::kernel(changes.clone());
@@ -79,13 +84,14 @@ impl Daemon {
         shared.names.resolve(names_in_rules).await;
         let background = work_in_background(&shared, changes);
         let event_loop = EventLoop::start(main, Arc::clone(&shared))?;
+        let mut others = Vec::new();
         if let Some(listener) = http {
-            serve_with("the HTTP socket", http::serve(listener, Arc::clone(&shared)));
+            others.push(tokio::spawn(http::serve(listener, Arc::clone(&shared))));
         }
         if let Some(listener) = credential {
-            serve_with("the credential socket", credential::serve(listener, Arc::clone(&shared)));
+            others.push(tokio::spawn(credential::serve(listener, Arc::clone(&shared))));
         }
-        Ok(Self { shared, settings, actors, background, event_loop })
+        Ok(Self { shared, settings, actors, background, event_loop, others })
     }
 
     /// Puts another configuration in force. Keeps connections and tokens with the same settings, and drops removed tokens.
@@ -127,7 +133,7 @@ impl Daemon {
 
     /// Whether callers are served.
     pub fn is_serving(&self) -> bool {
-        self.event_loop.is_alive()
+        self.event_loop.is_alive() && !self.others.iter().any(JoinHandle::is_finished)
     }
 
     pub async fn is_on_schedule(&self) -> bool {
@@ -169,15 +175,6 @@ impl Daemon {
         self.shared.audit.close();
         self.shared.store.note_orderly_end();
     }
-}
-
-/// Serves another socket until the daemon stops.
-fn serve_with(socket: &'static str, serve: impl Future<Output = io::Result<()>> + Send + 'static) {
-    drop(tokio::spawn(async move {
-        if let Err(error) = serve.await {
-            tracing::error!(%error, "{socket} is not served any more");
-        }
-    }));
 }
 
 /// Starts the background tasks: clock and network watches, audit, and names in rules. Dropping the result ends them.

@@ -1,6 +1,8 @@
 //! The sockets of the daemon, passed by the service manager or made here.
 
 use std::error::Error;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
@@ -11,12 +13,12 @@ use crate::config::DaemonSettings;
 
 /// The sockets that a daemon serves. Only the main one is always there.
 #[derive(Debug)]
-pub struct Sockets<T = UnixListener> {
-    pub main: T,
+pub struct Sockets {
+    pub main: UnixListener,
     /// For callers that speak HTTP.
-    pub http: Option<T>,
+    pub http: Option<UnixListener>,
     /// For the service manager, which asks for the credentials of units.
-    pub credential: Option<T>,
+    pub credential: Option<UnixListener>,
 }
 
 /// The sockets that the service manager passed.
@@ -39,16 +41,6 @@ pub struct SocketPaths {
 impl From<UnixListener> for Sockets {
     fn from(main: UnixListener) -> Self {
         Self { main, http: None, credential: None }
-    }
-}
-
-impl<T> Sockets<T> {
-    pub fn map<U, E>(self, mut convert: impl FnMut(T) -> Result<U, E>) -> Result<Sockets<U>, E> {
-        Ok(Sockets {
-            main: convert(self.main)?,
-            http: self.http.map(&mut convert).transpose()?,
-            credential: self.credential.map(&mut convert).transpose()?,
-        })
     }
 }
 
@@ -93,8 +85,12 @@ impl PassedSockets {
         let credential =
             match (self.credential, paths.credential.as_ref().or(settings.credential_socket.as_ref())) {
                 (Some(passed), _) => Some(passed),
-                // Only the service manager connects to it.
-                (None, Some(path)) => Some(make(path, None)?),
+                (None, Some(path)) => {
+                    let listener = make(path, None)?;
+                    // Only the service manager connects to it.
+                    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+                    Some(listener)
+                }
                 (None, None) => None,
             };
         Ok((Sockets { main, http, credential }, own))

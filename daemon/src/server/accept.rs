@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub use self::identify::{Identified, identify, identify_in_task};
-use crate::access::{Facts, Groups};
+use crate::access::{Facts, Groups, NO_ID};
 use crate::clock;
 use crate::peer::Peer;
 use crate::quota::{Held, Resource};
@@ -39,9 +39,9 @@ use crate::server::stream::{Descriptors, Stream, refuse_descriptors};
 /// After a failed accept. Without a pause the kernel would report the same connection again at once.
 pub const PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that wait in the kernel's queue while the daemon serves. A caller may have to wait until as many connections
-/// of another user have been accepted.
-const QUEUE_MAX: i32 = 256;
+/// Connections that wait in the kernel's queue of the main socket while the daemon serves. A caller may have to wait until as many
+/// connections of another user have been accepted.
+pub const QUEUE_MAX: i32 = 256;
 
 /// The work of accepting before others have their turns. One unit is to drop a connection whose caller has hung up.
 const BATCH_UNITS: u32 = 16;
@@ -67,9 +67,10 @@ const PER_FREE_PLACE: usize = 8;
 pub struct Listener(OwnedFd);
 
 impl Listener {
-    pub fn new(listener: UnixListener) -> io::Result<Self> {
+    /// `queue`: how many connections wait to be accepted. A caller that connects without blocking fails if it is full.
+    pub fn new(listener: UnixListener, queue: i32) -> io::Result<Self> {
         let listener = OwnedFd::from(listener.into_std()?);
-        listen(&listener, Backlog::new(QUEUE_MAX)?)?;
+        listen(&listener, Backlog::new(queue)?)?;
         Ok(Self(listener))
     }
 
@@ -99,6 +100,9 @@ impl Drop for Listener {
 /// Encodes the reason why a caller is turned away, in the protocol of the socket.
 pub type EncodeRefusal = fn(reason: &str) -> Vec<u8>;
 
+/// The user on whose account a connection is.
+pub type AccountOf = fn(user: &Facts) -> u32;
+
 /// A connection of which only the user is known.
 #[derive(Debug)]
 pub struct Arrival {
@@ -125,6 +129,7 @@ pub struct Place {
 pub struct Acceptor {
     pub listener: Listener,
     encode_refusal: EncodeRefusal,
+    account_of: AccountOf,
     /// How many connections were accepted.
     pub accepted: u64,
     /// Until when no connection is accepted, because descriptors have run out.
@@ -140,11 +145,12 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    pub fn new(listener: Listener, encode_refusal: EncodeRefusal) -> Self {
+    pub fn new(listener: Listener, encode_refusal: EncodeRefusal, account_of: AccountOf) -> Self {
         let of_new_connections = refuse_descriptors(&listener);
         Self {
             listener,
             encode_refusal,
+            account_of,
             accepted: 0,
             paused_until: None,
             // Those that were made before take descriptors on every kernel.
@@ -190,7 +196,7 @@ impl Acceptor {
         let now = shared.clock.now();
         match Peer::user(stream.as_fd()) {
             Err(error) => self.turn_away_unidentified(&mut stream, &error, shared),
-            Ok(user) => match take_place(user.uid, shared, now) {
+            Ok(user) => match take_place((self.account_of)(&user), shared, now) {
                 Err(reason) => refuse(&mut stream, self.encode_refusal, shared, &user, reason),
                 Ok(place) => {
                     shared.most_open.fetch_max(shared.connections.len(), Ordering::Relaxed);
@@ -301,9 +307,9 @@ fn has_hung_up(socket: &impl AsFd) -> bool {
     polled == Ok(1) && socket.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
-/// Takes a place for a connection of the user.
+/// Takes a place for a connection of the user, or of the service manager ([`NO_ID`]).
 pub fn take_place(uid: u32, shared: &ServerState, now: clock::Instant) -> Result<Place, &'static str> {
-    let is_privileged = uid == 0 || uid == shared.own_uid;
+    let is_privileged = uid == 0 || uid == shared.own_uid || uid == NO_ID;
     let reserved = if is_privileged { 0 } else { RESERVED.min(shared.connections_max / 4) };
     let free = (shared.connections_max - reserved).saturating_sub(shared.connections.len());
     let allowance = shared.allowances.of(uid, now);

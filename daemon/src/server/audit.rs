@@ -53,6 +53,8 @@ pub enum Refusal {
     NoSuchToken,
     #[error("not an operator")]
     NotAnOperator,
+    #[error("the request of a web page")]
+    WebPage,
     /// The peer, or its user, exceeds a limit; these words name it.
     #[error("{0}")]
     TooMuch(&'static str),

@@ -2,8 +2,7 @@
 //! unit gets a token although it knows nothing of this daemon.
 //!
 //! The service manager connects as root from the abstract address `RANDOM/unit/UNIT/ID`. The unit in it is the only fact of which
-//! the decision is made. The protocol has no way to refuse: a unit without an answer gets an empty file. So every failure is
-//! logged.
+//! the decision is made. The protocol has no refusal: a unit without an answer gets an empty file. So every failure is logged.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
@@ -24,11 +23,16 @@ use super::http::request::Form;
 use super::log_throttle::LogThrottle;
 use super::session::{Session, refusal};
 use super::stream::registered;
+use crate::access::NO_ID;
+use crate::clock::Instant;
 use crate::peer::Peer;
 use crate::server::ServerState;
 
-/// How long a unit's start may wait for a provider, in milliseconds. Units have 90 seconds to start (systemd-system.conf(5)).
-const DEADLINE_MS: u32 = 30_000;
+/// How long a unit's start may wait for a token. Units have 90 seconds to start (systemd-system.conf(5)).
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The shortest time between two attempts to get a token for a unit.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the service manager may take to read an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,7 +60,8 @@ struct Asked {
 pub async fn serve(listener: Listener, shared: Arc<ServerState>) -> io::Result<()> {
     let ready = registered(listener.try_clone()?, Interest::READABLE)?;
     // There is no way to say why.
-    let mut acceptor = Acceptor::new(listener, |_| Vec::new());
+    // Its connections are no user's: no program of root can take their places.
+    let mut acceptor = Acceptor::new(listener, |_| Vec::new(), |_| NO_ID);
     let strangers = Arc::new(Mutex::new(LogThrottle::default()));
     loop {
         let mut ready = tokio::select! {
@@ -91,7 +96,10 @@ async fn serve_manager(arrival: Arrival, shared: &Arc<ServerState>, strangers: &
         return;
     };
     let given = match asked(unit, id) {
-        Ok(asked) => credential(&asked, shared).await.map_err(|error| error.message),
+        Ok(asked) => tokio::select! {
+            given = credential(&asked, shared) => given.map_err(|error| error.message),
+            () = shared.end_of_waits() => Err("the daemon stopped".to_owned()),
+        },
         Err(message) => Err(message),
     };
     let written = match given {
@@ -115,7 +123,8 @@ async fn serve_manager(arrival: Arrival, shared: &Arc<ServerState>, strangers: &
 fn unit_and_id(address: &[u8]) -> Option<(&str, &str)> {
     let mut parts = str::from_utf8(address).ok()?.splitn(4, '/');
     let (_random, kind, unit, id) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    (kind == "unit" && !unit.is_empty()).then_some((unit, id))
+    let is_text = |text: &str| !text.is_empty() && !text.contains(char::is_control);
+    (kind == "unit" && is_text(unit) && is_text(id)).then_some((unit, id))
 }
 
 fn asked(unit: &str, id: &str) -> Result<Asked, String> {
@@ -135,15 +144,15 @@ async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>,
     let invalid = || refusal(ErrorCode::InvalidRequest, "this is not the name of a unit");
     let peer = Peer::of_unit(asked.unit.clone()).ok_or_else(invalid)?;
     let session = Session::new(Arc::clone(shared), peer);
-    let options = CallOptions { deadline_ms: DEADLINE_MS, min_ttl_ms: 0 };
-    let (name, variant) = (asked.name.clone(), Variant::default());
-    let request = if asked.format == Format::Headers {
-        let (supplied, omitted) = (Vec::new(), Vec::new());
-        Request::Headers(HeadersRequest { name, options, supplied, omitted, variant })
-    } else {
-        Request::Get(GetRequest { name, options, variant })
+    let end = shared.clock.now().after(DEADLINE);
+    let reply = loop {
+        let left = end.since(shared.clock.now());
+        let reply = session.answer(request(asked, left)).await;
+        match next_attempt(&reply, shared) {
+            Some(next) if next < end => shared.clock.sleep_until(next).await,
+            _ => break reply,
+        }
     };
-    let reply = session.answer(request).await;
     match (&reply, asked.format) {
         (Reply::Error(error), _) => Err(error.clone()),
         (Reply::Token(reply), Format::Token) => Ok(reply.token.expose().as_bytes().to_vec()),
@@ -159,6 +168,31 @@ async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>,
     }
 }
 
+fn request(asked: &Asked, left: Duration) -> Request {
+    let deadline_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+    let options = CallOptions { deadline_ms, min_ttl_ms: 0 };
+    let (name, variant) = (asked.name.clone(), Variant::default());
+    if asked.format == Format::Headers {
+        let (supplied, omitted) = (Vec::new(), Vec::new());
+        Request::Headers(HeadersRequest { name, options, supplied, omitted, variant })
+    } else {
+        Request::Get(GetRequest { name, options, variant })
+    }
+}
+
+/// When to ask again, if there was no token for a reason that may pass: a unit that starts with the host cannot do so itself.
+fn next_attempt(reply: &Reply, shared: &ServerState) -> Option<Instant> {
+    let Reply::Error(ErrorReply {
+        code: ErrorCode::Unavailable | ErrorCode::Overloaded, next_attempt, ..
+    }) = reply
+    else {
+        return None;
+    };
+    let now = shared.clock.now();
+    let wait = next_attempt.map_or(0, |next| next.0.saturating_sub(shared.clock.timestamp(now).0));
+    Some(now.after(Duration::from_millis(wait).max(PAUSE)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -170,6 +204,7 @@ mod tests {
 
     use super::*;
     use crate::quota::Quota;
+    use crate::server::accept::QUEUE_MAX;
     use crate::server::accept::tests::{as_user, scene};
 
     /// Connects from an abstract address, and reads to the end: the number of bytes.
@@ -190,7 +225,7 @@ mod tests {
             return;
         }
         let (listener, shared, path, _folder) = scene(Quota::default());
-        let serving = tokio::spawn(serve(Listener::new(listener).unwrap(), Arc::clone(&shared)));
+        let serving = tokio::spawn(serve(Listener::new(listener, QUEUE_MAX).unwrap(), Arc::clone(&shared)));
         let unique = std::process::id();
         let (address, of_manager): (_, PathBuf) = (format!("{unique}a/unit/x.service/t.token"), path.clone());
         // Nobody has a token here: the audit tells who was asked about.
@@ -213,6 +248,7 @@ mod tests {
             b"a1b2/unit/x.service",
             b"a1b2/user/x.service/psb.token",
             b"a/unit//psb.token",
+            b"a/unit/x\n.service/psb.token",
             b"\xff/unit/x/y",
         ] {
             assert_eq!(unit_and_id(other), None, "{other:?}");

@@ -118,7 +118,7 @@ impl Loop {
         add(&epoll, &*returned, EpollFlags::EPOLLIN)?;
         Ok(Self {
             epoll,
-            acceptor: Acceptor::new(listener, refusal_frame),
+            acceptor: Acceptor::new(listener, refusal_frame, |user| user.uid),
             ready: ReadyList::new(&shared.fair_queue),
             shared,
             returned,
@@ -400,8 +400,8 @@ mod tests {
     use super::*;
     use crate::peer::Peer;
     use crate::quota::Quota;
-    use crate::server::accept::take_place;
     use crate::server::accept::tests::scene;
+    use crate::server::accept::{QUEUE_MAX, take_place};
     use crate::server::stream::{Descriptors, Stream};
 
     /// Does all that can be done now.
@@ -423,7 +423,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_has_ten_seconds_for_its_first_request_and_then_all_time() {
         let (listener, shared, path, _folder) = scene(Quota::default());
-        let mut event_loop = Loop::new(Listener::new(listener).unwrap(), shared).unwrap();
+        let mut event_loop = Loop::new(Listener::new(listener, QUEUE_MAX).unwrap(), shared).unwrap();
         let [silent, mut asks] = [(); 2].map(|()| Caller::connect(&path).unwrap());
         silent.set_nonblocking(true).unwrap();
         asks.set_nonblocking(true).unwrap();
@@ -445,7 +445,8 @@ mod tests {
     #[tokio::test]
     async fn a_connection_comes_back_from_its_task_and_is_served_on() {
         let (listener, shared, path, _folder) = scene(Quota::default());
-        let mut event_loop = Loop::new(Listener::new(listener).unwrap(), Arc::clone(&shared)).unwrap();
+        let mut event_loop =
+            Loop::new(Listener::new(listener, QUEUE_MAX).unwrap(), Arc::clone(&shared)).unwrap();
         let mut caller = Caller::connect(&path).unwrap();
         caller.set_nonblocking(true).unwrap();
         let mut frame = Vec::new();
@@ -501,7 +502,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_of_a_process_that_has_ended_is_not_served() {
         let (listener, shared, _path, _folder) = scene(Quota::default());
-        let mut event_loop = Loop::new(Listener::new(listener).unwrap(), shared).unwrap();
+        let mut event_loop = Loop::new(Listener::new(listener, QUEUE_MAX).unwrap(), shared).unwrap();
         let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let ask = |heir: &mut Caller| write_frame(heir, &Frame { id: 1, message: Request::Version }).unwrap();
         let [mut unwatched, mut watched] = [(); 2].map(|()| connect(&mut event_loop, &process));
@@ -525,7 +526,7 @@ mod tests {
     #[tokio::test]
     async fn the_room_of_many_connections_is_given_back_when_they_close() {
         let (listener, shared, path, _folder) = scene(Quota::default());
-        let mut event_loop = Loop::new(Listener::new(listener).unwrap(), shared).unwrap();
+        let mut event_loop = Loop::new(Listener::new(listener, QUEUE_MAX).unwrap(), shared).unwrap();
         let mut caller = Caller::connect(&path).unwrap();
         work(&mut event_loop);
         slot(&mut event_loop.watched, 100_000).take();
@@ -539,7 +540,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_left_of_a_loop_that_was_stopped() {
         let (listener, shared, path, _folder) = scene(Quota::default());
-        let event_loop = EventLoop::start(Listener::new(listener).unwrap(), Arc::clone(&shared)).unwrap();
+        let event_loop =
+            EventLoop::start(Listener::new(listener, QUEUE_MAX).unwrap(), Arc::clone(&shared)).unwrap();
         let _caller = Caller::connect(&path).unwrap();
         event_loop.stop().await;
         assert_eq!((Arc::strong_count(&shared), shared.connections.len()), (1, 0));
@@ -548,7 +550,8 @@ mod tests {
     #[tokio::test]
     async fn no_connection_outlives_the_event_loop() {
         let (listener, shared, path, _folder) = scene(Quota::default());
-        let event_loop = EventLoop::start(Listener::new(listener).unwrap(), Arc::clone(&shared)).unwrap();
+        let event_loop =
+            EventLoop::start(Listener::new(listener, QUEUE_MAX).unwrap(), Arc::clone(&shared)).unwrap();
         let mut caller = Caller::connect(&path).unwrap();
         write_frame(&mut caller, &Frame { id: 1, message: Request::Version }).unwrap();
         let ended = tokio::task::spawn_blocking(move || {

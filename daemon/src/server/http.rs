@@ -17,6 +17,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use futures_util::poll;
 use http::Response;
+use http::header::ORIGIN;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -33,6 +34,7 @@ use crate::peer::Peer;
 use crate::quota::{Held, Resource};
 use crate::server::ServerState;
 use crate::server::accept::{Acceptor, Arrival, Listener, identify_in_task};
+use crate::server::audit::{Operation, Record, Refusal};
 use crate::server::fair_queue::UserQueue;
 use crate::server::session::{self, Session, in_task};
 use crate::server::stream::{Stream, registered};
@@ -40,8 +42,16 @@ use crate::server::stream::{Stream, registered};
 /// The longest head of a request, the least that hyper can limit it to.
 const HEAD_MAX: usize = 8 * 1024;
 
+/// Connections that wait in the kernel's queue. Clients for HTTP connect without blocking, and fail if it is full.
+pub const QUEUE_MAX: i32 = 4096;
+
 /// The work of a request besides the turn: the head is read, and a document is written.
 const REQUEST_UNITS: u32 = 8;
+
+/// Bytes of a head that cost a unit to read.
+const BYTES_PER_UNIT: usize = 64;
+
+const STOPPING: &str = "the daemon is stopping";
 
 /// A reply that the caller has not read yet.
 struct Unread {
@@ -58,7 +68,8 @@ impl AsRef<[u8]> for Unread {
 /// Serves the callers of this socket. Ends when the daemon stops; then its connections finish what is in flight.
 pub async fn serve(listener: Listener, shared: Arc<ServerState>) -> std_io::Result<()> {
     let ready = registered(listener.try_clone()?, Interest::READABLE)?;
-    let mut acceptor = Acceptor::new(listener, |reason| refusal(ErrorCode::Overloaded, reason));
+    let mut acceptor =
+        Acceptor::new(listener, |reason| refusal(ErrorCode::Overloaded, reason), |user| user.uid);
     loop {
         let mut ready = tokio::select! {
             ready = ready.readable() => ready?,
@@ -171,7 +182,10 @@ async fn answer(
     request: &hyper::Request<Incoming>,
     has_body: bool,
 ) -> std_io::Result<Response<Full<Bytes>>> {
-    session.user_queue.spend(REQUEST_UNITS);
+    if !session.user_queue.spend(REQUEST_UNITS + units(request)) {
+        // The others have their turns before the reply, however many requests have come at once.
+        yield_now().await;
+    }
     let written = match read(request.method(), request.uri(), request.headers(), has_body) {
         Ok(Asked { request, form }) => {
             let reply = reply_to(session, request).await.unwrap_or_else(Reply::Error);
@@ -179,7 +193,14 @@ async fn answer(
             let now = clock.now();
             reply::write(&reply, form, now.to_wire(), clock.timestamp(now))
         }
-        Err(problem) => problem.write(),
+        Err(problem) => {
+            if request.headers().contains_key(ORIGIN) {
+                let refused = Err(Refusal::WebPage);
+                let record = Record::new(session.peer.caller(), Operation::Request, None, refused);
+                session.shared.audit.record(&record, &session.peer);
+            }
+            problem.write()
+        }
     };
     if session.peer.is_gone() {
         return Err(peer_has_ended());
@@ -187,10 +208,21 @@ async fn answer(
     into_response(written, session)
 }
 
+/// The work of reading the head.
+fn units(request: &hyper::Request<Incoming>) -> u32 {
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    u32::try_from((target + headers.sum::<usize>()) / BYTES_PER_UNIT).unwrap_or(u32::MAX)
+}
+
 async fn reply_to(session: &Arc<Session>, request: Request) -> Result<Reply, ErrorReply> {
     let in_flight = session.take(Resource::InFlight, 1)?;
     if !matches!(request, Request::List(_)) {
-        return Ok(session.answer(request).await);
+        return tokio::select! {
+            biased;
+            reply = session.answer(request) => Ok(reply),
+            () = session.shared.end_of_waits() => Err(session::refusal(ErrorCode::ShuttingDown, STOPPING)),
+        };
     }
     // It takes turns, which it can only in a task of its own.
     let _of_user = in_flight.allowance.long_answers.acquire().await;

@@ -2,9 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use serde_json::Value;
 use tokend_tests::daemon::Launch;
 use tokend_tests::test_support::{provider_table, token_table};
@@ -85,11 +87,9 @@ fn a_token_is_got_used_rejected_and_replaced() {
     let variant = scene.ask("GET /v1/tokens/t?scope=a").document["access_token"].as_str().unwrap().to_owned();
     assert_ne!(variant, token);
     let fingerprint = got["fingerprint"].as_str().unwrap();
-    // A token that is too new is not replaced.
-    wait::until("a token old enough to be replaced", || {
-        let rejected = scene.ask(&format!("POST /v1/tokens/t/reject?fingerprint={fingerprint}")).document;
-        (rejected["outcome"] == "replaced").then_some(())
-    });
+    let too_new = scene.ask(&format!("POST /v1/tokens/t/reject?fingerprint={fingerprint}")).document;
+    assert_eq!(too_new["outcome"], "too-soon");
+    scene.daemon.tokenctl().run(&["refresh", "t"]).expect_success();
     assert_ne!(scene.token(), token);
     let superseded = scene.ask(&format!("POST /v1/tokens/t/reject?fingerprint={fingerprint}")).document;
     assert_eq!(superseded["outcome"], "superseded");
@@ -118,6 +118,31 @@ fn a_failure_says_what_the_caller_can_do() {
     assert_eq!(failed.document["status"], 503);
     assert_eq!(scene.ask("GET /v1/tokens/other").status, if requirement::root() { 404 } else { 403 });
     drop(scene.provider);
+}
+
+#[test]
+fn a_unit_waits_for_a_provider_that_does_not_answer_yet() {
+    if !requirement::root() {
+        return;
+    }
+    let (home, provider) = (TestDir::new(), Provider::start());
+    provider.always(Answer::status(503));
+    let path = home.path().join("credential.sock");
+    let table = provider_table(&home, "p", &provider.token_endpoint(), "");
+    let tokens = token_table("t", "allow = [\"unit:x.service\"]");
+    home.configure(&format!("credential_socket = \"{}\"", path.display()), &format!("{table}\n{tokens}"));
+    let daemon = Launch::new(&home).start();
+    daemon.wait_for_log(&["not renewed"]);
+    // As the service manager does.
+    let unit = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let address = format!("{}/unit/x.service/t.token", std::process::id());
+    bind(unit.as_raw_fd(), &UnixAddr::new_abstract(address.as_bytes()).unwrap()).unwrap();
+    connect(unit.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    provider.always(Answer::token(60));
+    let mut given = String::new();
+    UnixStream::from(unit).read_to_string(&mut given).unwrap();
+    secrets::register("access-token", &given);
+    assert_eq!(daemon.tokenctl().get("t"), given);
 }
 
 #[test]

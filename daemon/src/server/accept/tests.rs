@@ -58,7 +58,7 @@ pub(in crate::server) fn scene(quota: Quota) -> (UnixListener, Arc<ServerState>,
 }
 
 fn serve_on(listener: UnixListener, shared: &Arc<ServerState>) -> EventLoop {
-    EventLoop::start(Listener::new(listener).unwrap(), Arc::clone(shared)).unwrap()
+    EventLoop::start(Listener::new(listener, QUEUE_MAX).unwrap(), Arc::clone(shared)).unwrap()
 }
 
 /// Does something on a thread that is a user with these groups.
@@ -148,7 +148,7 @@ async fn however_many_users_take_all_they_can_there_is_room_for_another() {
 #[tokio::test]
 async fn the_queue_is_short_while_the_daemon_serves_and_long_while_it_does_not() {
     let (listener, _shared, path, _folder) = scene(Quota::default());
-    let listener = Listener::new(listener).unwrap();
+    let listener = Listener::new(listener, QUEUE_MAX).unwrap();
     // As the service manager has it.
     let _other = listener.0.try_clone().unwrap();
     let mut callers = Vec::new();

@@ -14,7 +14,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::server::stream::{Stream, registered};
 
-/// How long a caller may take to send the head of a request: from its first byte, or from the connection for the first one.
+/// How long a caller may take to send the head of a request: from the connection for the first one, and else from the first bytes
+/// that come after the request before it was read.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a caller may take to read a reply.

@@ -6,14 +6,17 @@ use http::header::ORIGIN;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use tokend_protocol::{
-    CallOptions, CallerHeader, GetRequest, HeadersRequest, Message, PageRequest, RejectRequest, Request,
-    TokenName, Variant,
+    CallOptions, CallerHeader, GetRequest, HEADERS_MAX, HeadersRequest, Message, PageRequest, RejectRequest,
+    Request, TERMS_MAX, TokenName, Variant,
 };
 
 use super::reply::Problem;
 
 /// How long a request may take unless it says so: as in `tokenctl`.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The most parameters that a request can have use for.
+const PARAMETERS_MAX: usize = 3 * TERMS_MAX + 2 * HEADERS_MAX + 2;
 
 /// What a caller asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,16 +74,16 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap, has_body: bool) -> 
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid-request", detail);
         return Err(Problem { allow: Some(allowed), ..problem });
     }
-    let mut parameters = Parameters::of(uri.query().unwrap_or_default());
+    let mut parameters = Parameters::of(uri.query().unwrap_or_default())?;
     let request = match (route, name) {
         (Route::List, _) => Request::List(PageRequest { after: parameters.name_after()? }),
         (_, None) => return Err(Problem::no_such_path()),
         (Route::Token | Route::Authorization, Some(name)) => {
-            let (options, variant) = (parameters.options()?, parameters.variant());
+            let (options, variant) = (parameters.options()?, parameters.variant()?);
             Request::Get(GetRequest { name, options, variant })
         }
         (Route::Headers, Some(name)) => {
-            let (options, variant) = (parameters.options()?, parameters.variant());
+            let (options, variant) = (parameters.options()?, parameters.variant()?);
             let omitted = parameters.take_all("omit");
             let header = |(name, value)| CallerHeader { name, value };
             let supplied = parameters.0.drain(..).map(header).collect();
@@ -93,7 +96,7 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap, has_body: bool) -> 
             let fingerprint =
                 fingerprint.parse().map_err(|error| Problem::invalid(format!("fingerprint: {error}")))?;
             let deadline_ms = parameters.duration("deadline", DEADLINE)?;
-            Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant: parameters.variant() })
+            Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant: parameters.variant()? })
         }
     };
     parameters.check_empty()?;
@@ -119,8 +122,13 @@ fn route(path: &str) -> Result<(Route, Option<TokenName>), Problem> {
 }
 
 impl Parameters {
-    fn of(query: &str) -> Self {
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    fn of(query: &str) -> Result<Self, Problem> {
+        let parameters = form_urlencoded::parse(query.as_bytes()).into_owned().take(PARAMETERS_MAX + 1);
+        let parameters: Vec<_> = parameters.collect();
+        if parameters.len() > PARAMETERS_MAX {
+            return Err(Problem::invalid(format!("a request has at most {PARAMETERS_MAX} parameters")));
+        }
+        Ok(Self(parameters))
     }
 
     /// Takes all values of a parameter.
@@ -155,14 +163,17 @@ impl Parameters {
     }
 
     /// Several scopes may be in one parameter, separated by spaces (RFC 6749 section 3.3).
-    fn variant(&mut self) -> Variant {
+    fn variant(&mut self) -> Result<Variant, Problem> {
         let scope = self.take_all("scope");
+        if scope.iter().any(|scopes| scopes.trim_ascii().is_empty()) {
+            return Err(Problem::invalid("scope is empty: leave it out for the configured scopes"));
+        }
         let scope = scope.iter().flat_map(|scopes| scopes.split_ascii_whitespace()).map(str::to_owned);
-        Variant {
+        Ok(Variant {
             scope: scope.collect(),
             resource: self.take_all("resource"),
             audience: self.take_all("audience"),
-        }
+        })
     }
 
     fn name_after(&mut self) -> Result<Option<TokenName>, Problem> {
@@ -240,6 +251,7 @@ mod tests {
     #[test]
     fn each_mistake_is_named() {
         let scopes: Vec<String> = (0..65).map(|n| format!("s{n}")).collect();
+        let many_parameters = format!("/v1/tokens/psb/headers?{}", "a=&".repeat(323));
         let many_scopes = format!("/v1/tokens/psb?scope={}", scopes.join("+"));
         for (method, target, status, words) in [
             ("GET", "/", 404, "no such path"),
@@ -264,6 +276,9 @@ mod tests {
             ("GET", "/v1/tokens/psb?scope=a&scope=a", 400, "scopes is in the request twice"),
             ("GET", "/v1/tokens/psb/headers?A=1&a=2", 400, "headers is in the request twice"),
             ("GET", &many_scopes, 400, "at most 64 scopes"),
+            ("GET", &many_parameters, 400, "at most 322 parameters"),
+            ("GET", "/v1/tokens/psb?scope=", 400, "scope is empty"),
+            ("GET", "/v1/tokens/psb?scope=a&scope=+", 400, "scope is empty"),
         ] {
             let problem = ask(method, target).unwrap_err();
             assert_eq!(problem.status.as_u16(), status, "{method} {target}: {problem:?}");

@@ -1,7 +1,10 @@
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, setsockopt, socket, sockopt,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -15,6 +18,7 @@ use crate::engine::credential::ActorContext;
 use crate::engine::registry::{CredentialFactory, Registry};
 use crate::fingerprint::Fingerprinter;
 use crate::quota::{Allowances, Quota};
+use crate::server::accept::tests::scene;
 use crate::server::stream::Descriptors;
 use crate::store::Store;
 
@@ -41,12 +45,16 @@ fn server_state(tokens: usize, quota: Quota) -> Arc<ServerState> {
     Arc::new(shared)
 }
 
-/// A connection of a user, and its caller's end.
+/// A connection of root, and its caller's end.
 fn connect(shared: &Arc<ServerState>) -> (JoinHandle<std_io::Result<()>>, UnixStream) {
+    connect_as(0, shared)
+}
+
+fn connect_as(uid: u32, shared: &Arc<ServerState>) -> (JoinHandle<std_io::Result<()>>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     setsockopt(&ours, sockopt::SndBuf, &4096).unwrap();
     let stream = Stream::new(ours.into_std().unwrap().into(), Descriptors::MayCome);
-    let peer = Peer::known(Facts { uid: 0, gid: 0, ..Facts::default() });
+    let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });
     let session = Arc::new(Session::new(Arc::clone(shared), peer));
     (tokio::spawn(serve_requests(stream, session)), theirs)
 }
@@ -213,6 +221,46 @@ async fn when_the_daemon_stops_idle_connections_end_and_requests_are_answered() 
     end(idle).await.unwrap();
     assert!(read_answer(&mut caller).await.starts_with("HTTP/1.1 50"));
     end(busy).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_of_a_web_page_is_refused_and_audited() {
+    let shared = server_state(1, Quota::default());
+    let page = b"GET /v1/tokens HTTP/1.1\r\nOrigin: http://page.example\r\n\r\n";
+    assert!(answers(&shared, page).await.starts_with("HTTP/1.1 403 "));
+    assert!(!shared.audit.is_empty());
+}
+
+#[tokio::test]
+async fn a_thousand_callers_that_connect_without_blocking_wait_in_the_queue() {
+    let (listener, _shared, path, _folder) = scene(Quota::default());
+    let _listener = Listener::new(listener, QUEUE_MAX).unwrap();
+    let flags = SockFlag::SOCK_NONBLOCK;
+    let callers: Vec<_> = (0..1000)
+        .map(|_| {
+            let caller = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+            connect_to(caller.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+            caller
+        })
+        .collect();
+    assert_eq!(callers.len(), 1000);
+}
+
+#[tokio::test]
+async fn another_user_has_its_turn_between_requests_that_have_come_at_once() {
+    let shared = server_state(1, Quota::default());
+    let _users = [0, 8].map(|uid| shared.fair_queue.join(uid));
+    let (_, mut flood) = connect(&shared);
+    let (_, mut other) = connect_as(8, &shared);
+    flood.write_all(&get("/v1/tokens/unknown").repeat(64)).await.unwrap();
+    other.write_all(&get("/v1/tokens/unknown")).await.unwrap();
+    assert!(read_answer(&mut other).await.starts_with("HTTP/1.1 403 "));
+    let mut answered = vec![0; 64 * 1024];
+    let answered = flood
+        .try_read(&mut answered)
+        .map_or(String::new(), |read| String::from_utf8(answered[..read].to_vec()).unwrap());
+    let answered = answered.matches("HTTP/1.1 404 ").count();
+    assert!(answered < 8, "{answered} requests of one user before the first of another");
 }
 
 #[test]
