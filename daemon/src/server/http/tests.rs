@@ -47,12 +47,17 @@ fn server_state(tokens: usize, quota: Quota) -> Arc<ServerState> {
 
 /// A connection of root, and its caller's end.
 fn connect(shared: &Arc<ServerState>) -> (JoinHandle<std_io::Result<()>>, UnixStream) {
-    connect_as(0, shared)
+    connect_as(0, 4096, shared)
 }
 
-fn connect_as(uid: u32, shared: &Arc<ServerState>) -> (JoinHandle<std_io::Result<()>>, UnixStream) {
+/// The same for another user, with room for so many bytes of answers.
+fn connect_as(
+    uid: u32,
+    room: usize,
+    shared: &Arc<ServerState>,
+) -> (JoinHandle<std_io::Result<()>>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    setsockopt(&ours, sockopt::SndBuf, &4096).unwrap();
+    setsockopt(&ours, sockopt::SndBuf, &room).unwrap();
     let stream = Stream::new(ours.into_std().unwrap().into(), Descriptors::MayCome);
     let peer = Peer::known(Facts { uid, gid: uid, ..Facts::default() });
     let session = Arc::new(Session::new(Arc::clone(shared), peer));
@@ -250,8 +255,8 @@ async fn a_thousand_callers_that_connect_without_blocking_wait_in_the_queue() {
 async fn another_user_has_its_turn_between_requests_that_have_come_at_once() {
     let shared = server_state(1, Quota::default());
     let _users = [0, 8].map(|uid| shared.fair_queue.join(uid));
-    let (_, mut flood) = connect(&shared);
-    let (_, mut other) = connect_as(8, &shared);
+    let (_, mut flood) = connect_as(0, 1024 * 1024, &shared);
+    let (_, mut other) = connect_as(8, 4096, &shared);
     flood.write_all(&get("/v1/tokens/unknown").repeat(64)).await.unwrap();
     other.write_all(&get("/v1/tokens/unknown")).await.unwrap();
     assert!(read_answer(&mut other).await.starts_with("HTTP/1.1 403 "));
