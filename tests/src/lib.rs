@@ -28,6 +28,7 @@ pub mod in_process;
 pub mod machine;
 pub mod memory;
 pub mod notify;
+pub mod package;
 pub mod process;
 pub mod program;
 pub mod provider;

@@ -140,17 +140,19 @@ pub(crate) fn installed() -> &'static Path {
         process::run(&mut command, wait::PATIENCE).expect_success();
         let usr = tree.join("usr");
         std::fs::remove_dir_all(usr.join("lib/debug")).unwrap();
-        for built in [
-            program::provider(),
-            program::load(),
-            program::fd_relay(),
-            program::flood(),
-            program::http_caller(),
-        ] {
-            let mut install = Command::new("install");
-            install.args(["--strip", "--mode=0755", "-t"]).arg(usr.join("bin")).arg(built);
-            process::run(&mut install, wait::PATIENCE).expect_success();
-        }
+        install_test_programs(&usr);
         usr
     })
+}
+
+/// Adds what the tests run on a machine, besides tokend.
+pub(crate) fn install_test_programs(usr: &Path) {
+    std::fs::create_dir_all(usr.join("bin")).unwrap();
+    for built in
+        [program::provider(), program::load(), program::fd_relay(), program::flood(), program::http_caller()]
+    {
+        let mut install = Command::new("install");
+        install.args(["--strip", "--mode=0755", "-t"]).arg(usr.join("bin")).arg(built);
+        process::run(&mut install, wait::PATIENCE).expect_success();
+    }
 }

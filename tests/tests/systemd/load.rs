@@ -102,7 +102,8 @@ fn tokens(names: &[String]) -> String {
     })
 }
 
-fn start_callers(host: &Host, names: &[String]) {
+/// Starts callers as root, who ask all the time.
+pub(crate) fn start_callers(host: &Host, names: &[String]) {
     let callers = [
         "systemd-run",
         "--quiet",
@@ -117,7 +118,7 @@ fn start_callers(host: &Host, names: &[String]) {
 }
 
 /// What the callers have to say, by name.
-fn end_callers(host: &Host) -> BTreeMap<String, String> {
+pub(crate) fn end_callers(host: &Host) -> BTreeMap<String, String> {
     host.machine.check(&["systemctl", "kill", "--signal=TERM", "load.service"]);
     let report = wait::until("the callers' report", || {
         let read = host.machine.run(&["cat", REPORT]);

@@ -11,6 +11,7 @@ mod inheritance;
 mod load;
 mod memory;
 mod metrics;
+mod package;
 mod restart;
 mod sandbox;
 mod service;

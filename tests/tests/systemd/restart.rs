@@ -1,16 +1,12 @@
-//! What survives a crash, a restart, an upgrade and a reboot of a real machine: the tokens, at no request.
-
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+//! What survives a crash, a restart and a reboot of a real machine: the tokens, at no request.
 
 use tempfile::TempDir;
-use tokend_tests::{process, secrets, wait};
+use tokend_tests::{secrets, wait};
 
-use crate::host::{Host, installed};
+use crate::host::Host;
 
 #[test]
-fn a_crash_a_restart_and_an_upgrade_cost_no_token_and_no_request() {
+fn a_crash_and_a_restart_cost_no_token_and_no_request() {
     let Some(host) = Host::boot() else { return };
     let machine = &host.machine;
     host.start_provider();
@@ -28,63 +24,9 @@ fn a_crash_a_restart_and_an_upgrade_cost_no_token_and_no_request() {
     }
     machine.check(&["systemctl", "restart", "tokend"]);
     same("systemctl restart");
-    upgrade(&host);
-    same("an upgrade");
     let status = machine.check(&["tokenctl", "status", "--json"]);
     assert!(status.contains("1 valid at the start"), "{status}");
     host.stop_cleanly();
-}
-
-/// Installs a package of the next version, as `apt upgrade` does.
-fn upgrade(host: &Host) {
-    let version = next_version();
-    let package = TempDir::new().unwrap();
-    let path = |name: &str| package.path().join(name);
-    for folder in ["DEBIAN", "usr/bin"] {
-        std::fs::create_dir_all(path(folder)).unwrap();
-    }
-    let control = format!(
-        "Package: tokend\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\n\
-         Description: a test\n"
-    );
-    std::fs::write(path("DEBIAN/control"), control).unwrap();
-    let restart = "#!/bin/sh\nset -e\nsystemctl daemon-reload\nsystemctl try-restart tokend.service\n";
-    std::fs::write(path("DEBIAN/postinst"), restart).unwrap();
-    for program in ["tokend", "tokenctl"] {
-        let built = std::fs::read(installed().join("bin").join(program)).unwrap();
-        std::fs::write(path("usr/bin").join(program), with_version(built, &version)).unwrap();
-    }
-    for script in ["DEBIAN/postinst", "usr/bin/tokend", "usr/bin/tokenctl"] {
-        std::fs::set_permissions(path(script), Permissions::from_mode(0o755)).unwrap();
-    }
-    let folder = TempDir::new().unwrap();
-    let deb = folder.path().join("tokend.deb");
-    let mut build = Command::new("dpkg-deb");
-    build.args(["--root-owner-group", "-Zgzip", "-z1", "--build"]).arg(package.path()).arg(&deb);
-    process::run(&mut build, wait::PATIENCE).expect_success();
-    let before = host.machine.property("tokend", "MainPID");
-    host.machine.send(&deb, "/tmp/tokend.deb");
-    host.machine.check(&["dpkg", "-i", "/tmp/tokend.deb"]);
-    assert_ne!(host.machine.property("tokend", "MainPID"), before, "the package restarts the service");
-    assert!(host.machine.check(&["tokenctl", "version"]).contains(&version), "the new version runs");
-}
-
-/// This version with another last digit, so that it has the same length.
-fn next_version() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    let (rest, last) = version.split_at(version.len() - 1);
-    format!("{rest}{}", (last.parse::<u8>().unwrap() + 1) % 10)
-}
-
-/// A program of another version, without a build: its version is a string in it.
-fn with_version(mut program: Vec<u8>, version: &str) -> Vec<u8> {
-    let current = env!("CARGO_PKG_VERSION").as_bytes();
-    let mut at = 0;
-    while let Some(found) = program[at..].windows(current.len()).position(|window| window == current) {
-        at += found;
-        program[at..at + current.len()].copy_from_slice(version.as_bytes());
-    }
-    program
 }
 
 #[test]
