@@ -94,8 +94,8 @@ fn lifecycle(commands: &Commands) -> Option<Host> {
     assert_eq!(host.requests().len(), 1);
 
     machine.check(commands.remove);
-    let loaded = ["systemctl", "list-units", "--all", "--plain", "--no-legend", "tokend*"];
-    assert_eq!(machine.check(&loaded), "");
+    assert_eq!(machine.check(&["systemctl", "list-units", "--plain", "--no-legend", "tokend*"]), "");
+    assert_eq!(machine.property("tokend.service", "NFileDescriptorStore"), "0", "tokens outlive the package");
     assert_eq!(machine.check(&["find", "/run/tokend", "/run/tokend-egress", "-type", "s"]), "");
     machine.check(&["test", "-e", "/etc/tokend/tokend.toml"]);
     Some(host)
