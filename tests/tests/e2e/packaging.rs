@@ -1,13 +1,13 @@
-//! What `systemd/install` installs, as a packager runs it.
+//! What `systemd/install` installs, as a packager runs it, and the packages of it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
-use tokend_tests::{process, program, requirement, wait};
+use tokend_tests::{package, process, program, requirement, wait};
 
-const FILES: [&str; 23] = [
+const FILES: [&str; 24] = [
     "usr/bin/tokend",
     "usr/bin/tokenctl",
     "usr/lib/debug/usr/bin/tokend.debug",
@@ -15,9 +15,10 @@ const FILES: [&str; 23] = [
     "usr/lib/systemd/system/tokend.socket",
     "usr/lib/systemd/system/tokend-metrics.service",
     "usr/lib/systemd/system/tokend-sync@.service",
-    "usr/lib/systemd/system/tokend.service.d/257-fdstore.conf",
+    "usr/lib/systemd/system-generators/tokend-generator",
     "usr/lib/sysusers.d/tokend.conf",
     "usr/lib/tmpfiles.d/tokend.conf",
+    "usr/lib/tokend/257-fdstore.conf",
     "usr/share/doc/tokend/prometheus/tokend.rules.yml",
     "usr/share/doc/tokend/CHANGELOG.md",
     "usr/share/doc/tokend/CONFIGURATION.md",
@@ -33,17 +34,16 @@ const FILES: [&str; 23] = [
     "usr/share/zsh/site-functions/_tokenctl",
 ];
 
-fn install(tree: &Path, prefix: &str, systemd: &str) {
+fn install(tree: &Path, prefix: &str) {
     let mut install = Command::new(program::workspace().join("systemd/install"));
-    install.env("DESTDIR", tree).env("PREFIX", prefix).env("SYSTEMD_VERSION", systemd);
-    install.env("TARGET_DIR", program::tokend().parent().unwrap());
+    install.env("DESTDIR", tree).env("PREFIX", prefix).env("TARGET_DIR", program::tokend().parent().unwrap());
     process::run(&mut install, wait::PATIENCE).expect_success();
 }
 
 #[test]
 fn a_package_has_all_programs_units_and_documents() {
     let tree = TempDir::new().unwrap();
-    install(tree.path(), "/usr", "257");
+    install(tree.path(), "/usr");
     let missing: Vec<&str> = FILES.into_iter().filter(|file| !tree.path().join(file).exists()).collect();
     assert_eq!(missing, [""; 0]);
     for program in ["tokend", "tokenctl"] {
@@ -57,7 +57,7 @@ fn a_package_has_all_programs_units_and_documents() {
 #[test]
 fn an_installation_below_another_prefix_refers_to_its_own_paths() {
     let tree = TempDir::new().unwrap();
-    install(tree.path(), "/opt/tokend", "252");
+    install(tree.path(), "/opt/tokend");
     let units = tree.path().join("opt/tokend/lib/systemd/system");
     let service = fs::read_to_string(units.join("tokend.service")).unwrap();
     assert!(service.contains("ExecStart=/opt/tokend/bin/tokend --config"));
@@ -69,7 +69,94 @@ fn an_installation_below_another_prefix_refers_to_its_own_paths() {
             "{unit}"
         );
     }
-    assert!(!units.join("tokend.service.d").exists(), "the drop-ins are for newer versions than 252");
+}
+
+/// The drop-ins that the generator adds to the service for a version of systemd.
+fn drop_ins(version: &str) -> Vec<String> {
+    let folder = TempDir::new().unwrap();
+    let programs = folder.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    let script = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).unwrap();
+        program::copy(&folder.path().join(name), &programs.join(name));
+    };
+    script("systemctl", &format!("#!/bin/sh\necho 'systemd {version}'\necho +PAM\n"));
+    let sources = program::workspace().join("systemd");
+    let generator = fs::read_to_string(sources.join("tokend-generator")).unwrap();
+    let source = sources.join("tokend.service.d");
+    script("tokend-generator", &generator.replace("/usr/lib/tokend", source.to_str().unwrap()));
+
+    let units = folder.path().join("units");
+    let mut generator = Command::new(programs.join("tokend-generator"));
+    generator.arg(&units).env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+    process::run(&mut generator, wait::PATIENCE).expect_success();
+    let Ok(added) = fs::read_dir(units.join("tokend.service.d")) else { return Vec::new() };
+    let mut added: Vec<String> =
+        added.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    added.sort();
+    added
+}
+
+#[test]
+fn the_generator_adds_what_the_version_of_systemd_is_new_enough_for() {
+    let since_253 = ["253-notify-reload.conf", "253-swap.conf"];
+    assert_eq!(drop_ins("252 (252.38-1~deb12u1)"), [""; 0]);
+    assert_eq!(drop_ins("253"), since_253);
+    assert_eq!(drop_ins("256.4"), since_253);
+    assert_eq!(drop_ins("257~rc1"), [&since_253[..], &["257-fdstore.conf"]].concat());
+}
+
+#[test]
+fn lintian_has_nothing_to_say_of_the_deb() {
+    if !(requirement::program("lintian") && requirement::program("dpkg-deb")) {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let mut lintian = Command::new("lintian");
+    lintian.arg("--fail-on=warning").arg(build_package("deb", &folder));
+    let checked = process::run(&mut lintian, wait::PATIENCE);
+    assert_eq!((checked.code, checked.stdout.as_str()), (0, ""), "{}", checked.stderr);
+}
+
+#[test]
+fn rpmlint_has_nothing_to_say_of_the_rpm() {
+    if !(requirement::program("rpmlint") && requirement::program("rpmbuild")) {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let mut rpmlint = Command::new("rpmlint");
+    rpmlint.arg("--config").arg(program::workspace().join("packaging/rpmlint.toml"));
+    let checked = process::run(rpmlint.arg(build_package("rpm", &folder)), wait::PATIENCE);
+    assert!(
+        checked.stdout.contains("1 packages and 0 specfiles checked; 0 errors, 0 warnings"),
+        "{checked:?}"
+    );
+}
+
+/// Of programs without debug information, which is faster.
+fn build_package(kind: &str, folder: &TempDir) -> PathBuf {
+    let tree = folder.path().join("stripped");
+    install(&tree, "/usr");
+    package::build(kind, env!("CARGO_PKG_VERSION"), &tree.join("usr/bin"), folder.path())
+}
+
+/// The tarball is a part of a clone, from which `systemd/install` installs.
+#[test]
+fn the_tarball_can_be_installed() {
+    let folder = TempDir::new().unwrap();
+    let tarball = build_package("tarball", &folder);
+    let mut unpack = Command::new("tar");
+    unpack.arg("-xf").arg(tarball).arg("--strip-components=1").arg("-C").arg(folder.path());
+    process::run(&mut unpack, wait::PATIENCE).expect_success();
+    let tree = folder.path().join("tree");
+    let mut install = Command::new(folder.path().join("systemd/install"));
+    install.env("DESTDIR", &tree).env("PREFIX", "/usr").env_remove("CARGO_TARGET_DIR");
+    process::run(&mut install, wait::PATIENCE).expect_success();
+    let missing: Vec<&str> = FILES.into_iter().filter(|file| !tree.join(file).exists()).collect();
+    assert_eq!(missing, [""; 0]);
+    let mut sums = Command::new("sha256sum");
+    sums.args(["--check", "SHA256SUMS"]).current_dir(folder.path());
+    process::run(&mut sums, wait::PATIENCE).expect_success();
 }
 
 /// `just install` runs two commands: the build must build what the script installs.

@@ -78,6 +78,9 @@ fn lifecycle(commands: &Commands) -> Option<Host> {
     host.configure("[token.own]\nprovider = \"psb\"\n");
     host.start_provider();
     machine.check(&["systemctl", "enable", "--now", "tokend", "tokend-egress@identity.example:443.socket"]);
+    // What tokend-generator adds.
+    let notify = if machine.systemd_version() >= 253 { "notify-reload" } else { "notify" };
+    assert_eq!(machine.property("tokend.service", "Type"), notify);
     let token = host.token_for("alice", "psb");
 
     start_callers(&host, &["own".to_owned()]);
