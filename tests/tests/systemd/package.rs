@@ -18,7 +18,7 @@ fn a_deb_is_installed_upgraded_under_load_and_purged() {
         remove: &["dpkg", "--remove", "tokend"],
     };
     let Some(host) = lifecycle(&commands) else { return };
-    // What is left, besides what the operator made and the user, is not there after a purge.
+    // Only the operator's secret and drop-in stay, and the user.
     host.machine.check(&["dpkg", "--purge", "tokend"]);
     let find = ["find", "/etc", "/usr", "/var", "/run", "-xdev", "-name", "*tokend*"];
     assert_eq!(host.machine.check(&find), "/etc/systemd/system/tokend.service.d\n");
@@ -26,10 +26,10 @@ fn a_deb_is_installed_upgraded_under_load_and_purged() {
 
 #[test]
 fn an_rpm_is_installed_upgraded_under_load_and_removed() {
-    // Not to install what another package manager has.
     lifecycle(&Commands {
         kind: "rpm",
         needs: "rpmbuild",
+        // The C library and systemd of the machine may be from another package manager.
         install: &["rpm", "--upgrade", "--oldpackage", "--nodeps"],
         remove: &["rpm", "--erase", "tokend"],
     });
@@ -66,21 +66,11 @@ fn lifecycle(commands: &Commands) -> Option<Host> {
     let upgrade = next_package(commands.kind, &next, folder.path());
 
     commands.install(machine, &package);
-    for (property, value) in
-        [("LoadState", "loaded"), ("ActiveState", "inactive"), ("UnitFileState", "disabled")]
-    {
-        assert_eq!(machine.property("tokend.service", property), value);
-        assert_eq!(machine.property("tokend.socket", property), value);
-    }
-    assert_eq!(machine.check(&["stat", "--format=%U %a", "/etc/tokend"]), "tokend 700\n");
-
+    check_first_installation(machine);
     host.prepare(&secrets::invent("client-secret"));
     host.configure("[token.own]\nprovider = \"psb\"\n");
     host.start_provider();
     machine.check(&["systemctl", "enable", "--now", "tokend", "tokend-egress@identity.example:443.socket"]);
-    // What tokend-generator adds.
-    let notify = if machine.systemd_version() >= 253 { "notify-reload" } else { "notify" };
-    assert_eq!(machine.property("tokend.service", "Type"), notify);
     let token = host.token_for("alice", "psb");
 
     start_callers(&host, &["own".to_owned()]);
@@ -97,11 +87,28 @@ fn lifecycle(commands: &Commands) -> Option<Host> {
     assert_eq!(host.requests().len(), 1);
 
     machine.check(commands.remove);
+    check_removal(machine);
+    Some(host)
+}
+
+fn check_first_installation(machine: &Machine) {
+    let state = |unit: &str| {
+        ["LoadState", "ActiveState", "UnitFileState"].map(|property| machine.property(unit, property))
+    };
+    for unit in ["tokend.service", "tokend.socket"] {
+        assert_eq!(state(unit), ["loaded", "inactive", "disabled"], "{unit}");
+    }
+    assert_eq!(machine.check(&["stat", "--format=%U %a", "/etc/tokend"]), "tokend 700\n");
+    // What tokend-generator adds.
+    let notify = if machine.systemd_version() >= 253 { "notify-reload" } else { "notify" };
+    assert_eq!(machine.property("tokend.service", "Type"), notify);
+}
+
+fn check_removal(machine: &Machine) {
     assert_eq!(machine.check(&["systemctl", "list-units", "--plain", "--no-legend", "tokend*"]), "");
     assert_eq!(machine.property("tokend.service", "NFileDescriptorStore"), "0", "tokens outlive the package");
     assert_eq!(machine.check(&["find", "/run/tokend", "/run/tokend-egress", "-type", "s"]), "");
     machine.check(&["test", "-e", "/etc/tokend/tokend.toml"]);
-    Some(host)
 }
 
 fn next_package(kind: &str, version: &str, folder: &Path) -> PathBuf {
