@@ -18,10 +18,16 @@ fn a_deb_is_installed_upgraded_under_load_and_purged() {
         remove: &["dpkg", "--remove", "tokend"],
     };
     let Some(host) = lifecycle(&commands) else { return };
-    // Only the operator's secret and drop-in stay, and the user.
+    // Only the operator's secret and drop-ins stay, and the user.
     host.machine.check(&["dpkg", "--purge", "tokend"]);
     let find = ["find", "/etc", "/usr", "/var", "/run", "-xdev", "-name", "*tokend*"];
-    assert_eq!(host.machine.check(&find), "/etc/systemd/system/tokend.service.d\n");
+    let left = host.machine.check(&find);
+    let mut left: Vec<&str> = left.lines().collect();
+    left.sort_unstable();
+    assert_eq!(
+        left,
+        ["tokend-sync@.service.d", "tokend.service.d"].map(|name| format!("/etc/systemd/system/{name}"))
+    );
 }
 
 #[test]
@@ -34,6 +40,9 @@ fn an_rpm_is_installed_upgraded_under_load_and_removed() {
         remove: &["rpm", "--erase", "tokend"],
     });
 }
+
+/// All that run all the time.
+const SERVICES: [&str; 3] = ["tokend", "tokend-metrics", "tokend-sync@own"];
 
 /// How packages of a kind are managed.
 struct Commands {
@@ -70,14 +79,19 @@ fn lifecycle(commands: &Commands) -> Option<Host> {
     host.prepare(&secrets::invent("client-secret"));
     host.configure("[token.own]\nprovider = \"psb\"\n");
     host.start_provider();
-    machine.check(&["systemctl", "enable", "--now", "tokend", "tokend-egress@identity.example:443.socket"]);
+    machine.write("/etc/systemd/system/tokend-sync@.service.d/user.conf", "[Service]\nUser=root\n");
+    let enable = ["systemctl", "enable", "--now", "tokend-egress@identity.example:443.socket"];
+    machine.check(&[&enable, &SERVICES[..]].concat());
     let token = host.token_for("alice", "psb");
 
     start_callers(&host, &["own".to_owned()]);
     for (package, version) in [(&upgrade, next.as_str()), (&package, this), (&upgrade, &next)] {
-        let before = machine.property("tokend", "MainPID");
+        let before = SERVICES.map(|unit| machine.property(unit, "MainPID"));
         commands.install(machine, package);
-        wait_for_successor(&host, &before);
+        wait_for_successor(&host, &before[0]);
+        for (unit, before) in SERVICES.iter().zip(before) {
+            assert_ne!(machine.property(unit, "MainPID"), before, "{unit} is restarted");
+        }
         assert!(machine.check(&["tokenctl", "version"]).contains(version), "{version} runs");
     }
     let report = end_callers(&host);
