@@ -1,4 +1,4 @@
-//! Packages of the programs, as `packaging/build` makes them.
+//! Packages of the programs, as `systemd/packaging/build` makes them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::{process, program, wait};
 /// # Panics
 /// When it cannot be made.
 pub fn build(kind: &str, version: &str, programs: &Path, out: &Path) -> PathBuf {
-    let mut build = Command::new(program::workspace().join("packaging/build"));
+    let mut build = Command::new(program::workspace().join("systemd/packaging/build"));
     build.arg(kind).env("VERSION", version).env("TARGET_DIR", programs).env("OUT", out);
     // Fast, not small.
     build.env("DPKG_DEB_COMPRESSOR_TYPE", "gzip").env("DPKG_DEB_COMPRESSOR_LEVEL", "1");

@@ -125,7 +125,7 @@ fn rpmlint_has_nothing_to_say_of_the_rpm() {
     }
     let folder = TempDir::new().unwrap();
     let mut rpmlint = Command::new("rpmlint");
-    rpmlint.arg("--config").arg(program::workspace().join("packaging/rpmlint.toml"));
+    rpmlint.arg("--config").arg(program::workspace().join("systemd/packaging/rpmlint.toml"));
     let checked = process::run(rpmlint.arg(build_package("rpm", &folder)), wait::PATIENCE);
     assert!(
         checked.stdout.contains("1 packages and 0 specfiles checked; 0 errors, 0 warnings"),

@@ -272,7 +272,7 @@ impl Problem {
 }
 
 impl fmt::Display for Written {
-    /// As it is on the wire, for a caller that no server takes: see [`super::refuse`].
+    /// As it is on the wire, for a caller that no server takes: see [`super::refusal`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HTTP/1.1 {}\r\n", self.status)?;
         for (name, value) in &self.headers {
