@@ -6,8 +6,17 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// All that are built.
-const PROGRAMS: [&str; 8] =
-    ["tokend", "tokenctl", "provider", "fd_donor", "load", "fd_relay", "flood", "http_caller"];
+const PROGRAMS: [&str; 9] = [
+    "tokend",
+    "tokenctl",
+    "tokend-proxy",
+    "provider",
+    "fd_donor",
+    "load",
+    "fd_relay",
+    "flood",
+    "http_caller",
+];
 
 /// The path of the built `tokend`.
 pub fn tokend() -> PathBuf {
@@ -17,6 +26,11 @@ pub fn tokend() -> PathBuf {
 /// The path of the built `tokenctl`.
 pub fn tokenctl() -> PathBuf {
     directory().join("tokenctl")
+}
+
+/// The path of the built `tokend-proxy`.
+pub fn proxy() -> PathBuf {
+    directory().join("tokend-proxy")
 }
 
 /// The path of the built `provider`, the scripted provider as a program of its own.

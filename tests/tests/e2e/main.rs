@@ -29,6 +29,7 @@ mod outbound;
 mod packaging;
 mod peer_exit;
 mod providers;
+mod proxy;
 mod refresh;
 mod reload;
 mod requests;
