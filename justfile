@@ -24,5 +24,5 @@ demo:
 
 # Build, and install below PREFIX (/usr/local) in DESTDIR. Without just: the same two commands.
 install:
-    cargo build --release --locked -p tokend -p tokenctl
+    cargo build --release --locked -p tokend -p tokenctl -p tokend-proxy
     systemd/install

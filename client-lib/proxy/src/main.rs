@@ -152,3 +152,30 @@ fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     listener
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_manual_page_names_every_option() {
+        let page = include_str!("../../../systemd/tokend-proxy.1").replace('\\', "");
+        let command = Arguments::command();
+        for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
+            assert!(page.contains(&format!("--{option}")), "--{option}");
+        }
+    }
+
+    #[test]
+    fn other_hosts_cannot_use_the_token() {
+        for good in ["/run/x.sock", "127.0.0.1:80", "[::1]:80"] {
+            assert!(good.parse::<Listen>().is_ok(), "{good}");
+        }
+        for bad in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "x.sock", ":80", "localhost:80"] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+        assert!(mode("0660").is_ok() && mode("0777").is_err() && mode("x").is_err());
+    }
+}

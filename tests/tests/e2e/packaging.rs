@@ -7,13 +7,15 @@ use std::process::Command;
 use tempfile::TempDir;
 use tokend_tests::{package, process, program, requirement, wait};
 
-const FILES: [&str; 24] = [
+const FILES: [&str; 27] = [
     "usr/bin/tokend",
     "usr/bin/tokenctl",
+    "usr/bin/tokend-proxy",
     "usr/lib/debug/usr/bin/tokend.debug",
     "usr/lib/systemd/system/tokend.service",
     "usr/lib/systemd/system/tokend.socket",
     "usr/lib/systemd/system/tokend-metrics.service",
+    "usr/lib/systemd/system/tokend-proxy@.service",
     "usr/lib/systemd/system/tokend-sync@.service",
     "usr/lib/systemd/system-generators/tokend-generator",
     "usr/lib/sysusers.d/tokend.conf",
@@ -28,6 +30,7 @@ const FILES: [&str; 24] = [
     "usr/share/doc/tokend/tokend.toml",
     "usr/share/man/man1/tokenctl.1",
     "usr/share/man/man1/tokenctl-get.1",
+    "usr/share/man/man1/tokend-proxy.1",
     "usr/share/man/man8/tokend.8",
     "usr/share/bash-completion/completions/tokenctl",
     "usr/share/fish/vendor_completions.d/tokenctl.fish",
@@ -46,7 +49,7 @@ fn a_package_has_all_programs_units_and_documents() {
     install(tree.path(), "/usr");
     let missing: Vec<&str> = FILES.into_iter().filter(|file| !tree.path().join(file).exists()).collect();
     assert_eq!(missing, [""; 0]);
-    for program in ["tokend", "tokenctl"] {
+    for program in ["tokend", "tokenctl", "tokend-proxy"] {
         let installed = tree.path().join("usr/bin").join(program);
         process::run(Command::new(&installed).arg("--version"), wait::PATIENCE).expect_success();
         let built = fs::metadata(program::tokend().with_file_name(program)).unwrap().len();
@@ -174,12 +177,13 @@ fn just_install_builds_every_program_that_is_installed() {
 }
 
 #[test]
-fn the_manual_page_has_no_warning() {
+fn the_manual_pages_have_no_warning() {
     if !requirement::program("groff") {
         return;
     }
     let mut groff = Command::new("groff");
-    groff.args(["-ww", "-man", "-Tutf8", "-z"]).arg(program::workspace().join("systemd/tokend.8"));
+    groff.args(["-ww", "-man", "-Tutf8", "-z"]);
+    groff.args(["tokend.8", "tokend-proxy.1"].map(|page| program::workspace().join("systemd").join(page)));
     let checked = process::run(&mut groff, wait::PATIENCE);
     assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
 }

@@ -16,6 +16,7 @@ fn the_units_have_no_fault_and_expose_little() {
         "tokend-egress@.service",
         "tokend-egress@.socket",
         "tokend-sync@.service",
+        "tokend-proxy@.service",
         "tokend-metrics.service",
     ]
     .map(|unit| format!("/usr/lib/systemd/system/{unit}"));
@@ -32,6 +33,7 @@ fn the_units_have_no_fault_and_expose_little() {
     expose_at_most("tokend.service", "15");
     expose_at_most("tokend-egress@identity-2.example:443.service", "11");
     expose_at_most("tokend-sync@psb.service", "2");
+    expose_at_most("tokend-proxy@psb.service", "12");
     expose_at_most("tokend-metrics.service", "10");
     host.take_network();
     expose_at_most("tokend.service", "7");
