@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::{env, fs, io, thread};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use tokend::clock::{Clock, ClockChanges};
 
 use tokend_tests::{Answer, Authority, Flaw, Provider, Recorded};
@@ -77,9 +79,16 @@ fn arguments() -> Result<Arguments, String> {
 }
 
 fn answer(request: &Recorded, secret: &str, lifetime: u64) -> Answer {
-    if request.field("client_secret").as_deref() == Some(secret) {
+    if request.field("client_secret").or_else(|| basic_secret(request)).as_deref() == Some(secret) {
         Answer::token(lifetime)
     } else {
         Answer::refusal(401, "invalid_client")
     }
+}
+
+/// The secret in an `Authorization` header, joined as it is.
+fn basic_secret(request: &Recorded) -> Option<String> {
+    let encoded = request.header("authorization")?.strip_prefix("Basic ")?;
+    let pair = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
+    pair.split_once(':').map(|(_, secret)| secret.to_owned())
 }
