@@ -19,7 +19,6 @@
 #[path = "systemd/host.rs"]
 mod host;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -327,4 +326,42 @@ pages! {
 #[test]
 fn every_page_is_run() {
     assert_eq!(pages(), PAGES);
+}
+
+/// The values of an attribute in the elements of a page.
+fn attributes<'a>(html: &'a str, name: &str) -> Vec<&'a str> {
+    html.split(&format!(" {name}=\"")).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+/// The links of a built page that lead nowhere in the book.
+fn broken_links(page: &Path) -> Vec<String> {
+    let leads = |link: &str| {
+        let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
+        let target = if path.is_empty() { page.to_owned() } else { page.with_file_name(path) };
+        let is_id = || {
+            let html = fs::read_to_string(&target).unwrap_or_default();
+            attributes(&html, "id").contains(&fragment)
+        };
+        target.is_file() && (fragment.is_empty() || is_id())
+    };
+    let html = fs::read_to_string(page).unwrap();
+    // Links to elsewhere have a scheme.
+    let links = attributes(&html, "href").into_iter().filter(|link| !link.contains(':') && !leads(link));
+    links.map(|link| format!("{}: {link}", page.display())).collect()
+}
+
+#[test]
+fn the_book_has_no_broken_link() {
+    if !requirement::program("mdbook") {
+        return;
+    }
+    let built = tempfile::tempdir().unwrap();
+    let mut mdbook = Command::new("mdbook");
+    mdbook.arg("build").arg(program::workspace().join("docs")).arg("--dest-dir").arg(built.path());
+    let finished = process::run(&mut mdbook, wait::PATIENCE);
+    let log = format!("{}{}", finished.stdout, finished.stderr);
+    assert!(finished.code == 0 && !log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    let built = |page: &String| built.path().join(page).with_extension("html");
+    let broken: Vec<String> = pages().iter().flat_map(|page| broken_links(&built(page))).collect();
+    assert_eq!(broken, [""; 0]);
 }

@@ -1,0 +1,1 @@
+../../../../../client-lib/python/examples/service.py
