@@ -80,7 +80,7 @@ fn pages() -> Vec<String> {
 
 /// A page with all that it includes.
 fn text_of(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = fs::read_to_string(path).expect("the page is there");
     let line = |line: &str| match included(path, line) {
         Some(document) if document.extension().is_some_and(|extension| extension == "md") => {
             text_of(&document)
@@ -188,7 +188,9 @@ impl Reader {
                 self.read(before);
             }
         }
-        blocks(page).iter().for_each(|block| self.take(block));
+        for block in blocks(page) {
+            self.take(&block);
+        }
     }
 
     fn take(&self, block: &Block) {

@@ -27,6 +27,7 @@ const FILES: [&str; 27] = [
     "usr/share/doc/tokend/LICENSE-MIT",
     "usr/share/doc/tokend/README.md",
     "usr/share/doc/tokend/SECURITY.md",
+    "usr/share/doc/tokend/tokend.schema.json",
     "usr/share/doc/tokend/tokend.toml",
     "usr/share/man/man1/tokenctl.1",
     "usr/share/man/man1/tokenctl-get.1",
@@ -65,6 +66,8 @@ fn an_installation_below_another_prefix_refers_to_its_own_paths() {
     let service = fs::read_to_string(units.join("tokend.service")).unwrap();
     assert!(service.contains("ExecStart=/opt/tokend/bin/tokend --config"));
     assert!(!service.contains("/usr/bin/tokend") && !service.contains("/usr/share/doc/tokend"));
+    let example = fs::read_to_string(tree.path().join("opt/tokend/share/doc/tokend/tokend.toml")).unwrap();
+    assert!(example.starts_with("#:schema /opt/tokend/share/doc/tokend/tokend.schema.json\n"), "{example}");
     for unit in ["tokend-metrics.service", "tokend-sync@.service"] {
         let unit = fs::read_to_string(units.join(unit)).unwrap();
         assert!(
