@@ -185,7 +185,7 @@ fn documents_are_manual_pages_too() {
         return;
     }
     let tree = TempDir::new().unwrap();
-    install(tree.path(), "/usr", "257");
+    install(tree.path(), "/usr");
     for (page, name, word) in [
         ("man5/tokend.toml.5", "tokend.toml - configuration of tokend(8)", "token_endpoint_auth_method"),
         ("man7/tokend-protocol.7", "tokend-protocol - protocol of the socket of tokend(8)", "fingerprint"),
