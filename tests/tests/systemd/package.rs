@@ -128,7 +128,7 @@ fn check_removal(machine: &Machine) {
 fn next_package(kind: &str, version: &str, folder: &Path) -> PathBuf {
     let programs = folder.join("programs");
     std::fs::create_dir(&programs).unwrap();
-    for name in ["tokend", "tokenctl"] {
+    for name in ["tokend", "tokenctl", "tokend-proxy"] {
         let built = std::fs::read(installed().join("bin").join(name)).unwrap();
         let changed = folder.join(name);
         std::fs::write(&changed, with_version(built, version)).unwrap();
