@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 use tokend_tests::{package, process, program, requirement, wait};
 
-const FILES: [&str; 28] = [
+const FILES: &[&str] = &[
     "usr/bin/tokend",
     "usr/bin/tokenctl",
     "usr/bin/tokend-proxy",
@@ -48,7 +48,7 @@ fn install(tree: &Path, prefix: &str) {
 fn a_package_has_all_programs_units_and_documents() {
     let tree = TempDir::new().unwrap();
     install(tree.path(), "/usr");
-    let missing: Vec<&str> = FILES.into_iter().filter(|file| !tree.path().join(file).exists()).collect();
+    let missing: Vec<&str> = FILES.iter().copied().filter(|file| !tree.path().join(file).exists()).collect();
     assert_eq!(missing, [""; 0]);
     for program in ["tokend", "tokenctl", "tokend-proxy"] {
         let installed = tree.path().join("usr/bin").join(program);
@@ -158,7 +158,7 @@ fn the_tarball_can_be_installed() {
     let mut install = Command::new(folder.path().join("systemd/install"));
     install.env("DESTDIR", &tree).env("PREFIX", "/usr").env_remove("CARGO_TARGET_DIR");
     process::run(&mut install, wait::PATIENCE).expect_success();
-    let missing: Vec<&str> = FILES.into_iter().filter(|file| !tree.join(file).exists()).collect();
+    let missing: Vec<&str> = FILES.iter().copied().filter(|file| !tree.join(file).exists()).collect();
     assert_eq!(missing, [""; 0]);
     let mut sums = Command::new("sha256sum");
     sums.args(["--check", "SHA256SUMS"]).current_dir(folder.path());
