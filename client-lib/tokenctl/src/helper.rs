@@ -28,6 +28,12 @@ pub(crate) fn answer(client: &Client, helper: &Helper) -> Done {
         Helper::Git { name, operation, username, variant } => {
             git(&client.variant(name, variant.into()), name, operation, username)
         }
+        Helper::Docker { name, operation, username, variant } => {
+            docker(&client.variant(name, variant.into()), name, operation, username)
+        }
+        Helper::Bazel { name, operation, variant } => {
+            bazel(&client.variant(name, variant.into()), name, operation)
+        }
         Helper::Google { name, variant } => google(client.variant(name, variant.into()).get(), name),
     }
 }
@@ -82,10 +88,7 @@ impl Question {
 
     /// Whether git encrypts what it sends, or sends it to this host only.
     fn is_secure(&self) -> bool {
-        let is_local = ["localhost", "127.0.0.1", "[::1]"].into_iter().any(|name| {
-            self.host.strip_prefix(name).is_some_and(|port| port.is_empty() || port.starts_with(':'))
-        });
-        is_local || self.protocol == "https"
+        is_local(&self.host) || self.protocol == "https"
     }
 }
 
@@ -124,6 +127,72 @@ fn credential(reply: &TokenReply, username: &str, knows_bearer: bool) -> String 
     };
     let _ = writeln!(text, "password_expiry_utc={}", seconds(reply.info.expires_at_wall.to_system_time()));
     text
+}
+
+/// Whether this is a name or an address of this host, with or without a port.
+fn is_local(host: &str) -> bool {
+    let port_after = |name| host.strip_prefix(name);
+    let mut ports = ["localhost", "127.0.0.1", "[::1]"].into_iter().filter_map(port_after);
+    ports.any(|port| port.is_empty() || port.starts_with(':'))
+}
+
+/// Whether a program that means this URL encrypts what it sends, or sends it to this host only. A registry has no scheme, and is
+/// asked over https.
+fn is_secure(url: &str) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else { return true };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    matches!(scheme, "https" | "grpcs") || is_local(host)
+}
+
+/// Reads the question of a program.
+fn question(program: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = io::stdin().take(QUESTION_MAX).read_to_string(&mut text);
+    read.map_err(|error| Failure::helper(&format!("{program}'s question: {error}")))?;
+    Ok(text)
+}
+
+fn insecure(program: &str, url: &str) -> Failure {
+    Failure::helper(&format!("{program} would send the token to {url:.256} without encryption; use https"))
+}
+
+/// A credential helper of Docker (the README of docker-credential-helpers, "Development"). It has nothing to store.
+fn docker(token: &TokenVariant<'_>, name: &TokenName, operation: &str, username: &str) -> Done {
+    match operation {
+        "get" => {
+            let url = question("Docker")?;
+            let url = url.trim();
+            if !is_secure(url) {
+                return Err(insecure("Docker", url));
+            }
+            let reply = token.get().map_err(about(name))?;
+            let secret = reply.token.expose();
+            output::write(&json::line(&json!({ "ServerURL": url, "Username": username, "Secret": secret })))
+        }
+        "list" => output::write("{}\n"),
+        "erase" => Ok(()),
+        _ => Err(Failure::helper(
+            "the token comes from tokend: there is nothing to store, and no need for `docker login`",
+        )),
+    }
+}
+
+/// A credential helper of Bazel (the specification `credential-helper-spec` of `EngFlow`).
+fn bazel(token: &TokenVariant<'_>, name: &TokenName, operation: &str) -> Done {
+    if operation != "get" {
+        return Err(Failure::helper("Bazel asks with the word `get`"));
+    }
+    let asked: Value = serde_json::from_str(&question("Bazel")?).unwrap_or_default();
+    let Some(url) = asked.get("uri").and_then(Value::as_str) else {
+        return Err(Failure::helper("Bazel's question is no JSON object with the member `uri`"));
+    };
+    if !is_secure(url) {
+        return Err(insecure("Bazel", url));
+    }
+    let reply = token.get().map_err(about(name))?;
+    let value = format!("{} {}", reply.token_type, reply.token.expose());
+    let expires = rfc3339(reply.info.expires_at_wall.to_system_time());
+    output::write(&json::line(&json!({ "headers": { "Authorization": [value] }, "expires": expires })))
 }
 
 /// The output of an executable-sourced credential (Google, AIP-4117), also of a failure.

@@ -306,6 +306,39 @@ fn a_token_that_git_erases_is_rejected_unless_there_is_another_by_now() {
 }
 
 #[test]
+fn docker_and_bazel_get_the_token_for_hosts_with_encryption() {
+    let bench = Bench::new();
+    let _daemon = bench.daemon(happy_reply);
+    let docker = |operation: &str, input: &str| helper(&bench, &["docker", "psb", operation], "", input);
+    let credential =
+        serde_json::json!({ "ServerURL": "registry.example", "Username": "oauth2", "Secret": TOKEN });
+    assert_eq!(docker("get", "registry.example\n").json(), credential);
+    docker("list", "").is(0, "{}\n", "");
+    docker("erase", "registry.example").is(0, "", "");
+    assert_eq!(docker("store", "{}").exit, 2);
+    docker("get", "http://registry.example").is(
+        2,
+        "",
+        "tokenctl: Docker would send the token to http://registry.example without encryption; use https\n",
+    );
+    let bazel = |input: &str| helper(&bench, &["bazel", "psb", "get"], "", input);
+    let headers = serde_json::json!({
+        "headers": { "Authorization": [format!("Bearer {TOKEN}")] },
+        "expires": "2033-05-18T03:33:20Z",
+    });
+    for uri in
+        ["https://cache.example/a", "grpcs://cache.example", "grpc://localhost:8980", "http://127.0.0.1/x"]
+    {
+        assert_eq!(bazel(&format!("{{\"uri\": \"{uri}\"}}")).json(), headers);
+    }
+    for question in
+        ["{\"uri\": \"grpc://cache.example\"}", "{\"uri\": \"http://localhost.example\"}", "{}", ""]
+    {
+        assert_eq!((bazel(question).exit, bazel(question).out.as_str()), (2, ""), "{question}");
+    }
+}
+
+#[test]
 fn google_gets_the_token_or_the_reason_why_there_is_none() {
     let bench = Bench::new();
     let daemon = bench.daemon(happy_reply);
@@ -1096,7 +1129,7 @@ fn the_help_of_each_command_has_examples() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 18);
+    assert_eq!(checked, 20);
 }
 
 #[test]

@@ -85,6 +85,14 @@ pub(super) const GIT: &str = "\
 Examples:
   git config --global credential.https://git.example.helper '!tokenctl helper git NAME'";
 
+pub(super) const DOCKER: &str = "\
+Examples:
+  echo https://registry.example | tokenctl helper docker NAME get";
+
+pub(super) const BAZEL: &str = "\
+Examples:
+  echo '{\"uri\": \"https://cache.example/\"}' | tokenctl helper bazel NAME get";
+
 pub(super) const GOOGLE: &str = "\
 Examples:
   { \"credential_source\": { \"executable\": { \"command\": \"tokenctl helper google NAME\" } } }";
