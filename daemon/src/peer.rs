@@ -94,6 +94,7 @@ impl Peer {
     pub fn facts_of_unit(unit: String) -> Option<Facts> {
         let is_name = !unit.is_empty()
             && unit.len() <= UNIT_NAME_MAX
+            && unit.contains('.')
             && !unit.contains(|c: char| c.is_control() || c == '/');
         is_name.then(|| Facts { uid: NO_ID, gid: NO_ID, unit: Some(unit), ..Facts::default() })
     }

@@ -60,6 +60,8 @@ struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<u64>,
+    /// Whether whoever runs the proxy should know.
+    is_logged: bool,
 }
 
 impl Proxy {
@@ -215,7 +217,7 @@ fn passed_on(reply: reqwest::Response) -> Response<Body> {
 
 impl Problem {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), retry_after: None }
+        Self { status, detail: detail.into(), retry_after: None, is_logged: false }
     }
 
     fn without_token(error: &NoToken) -> Self {
@@ -228,7 +230,8 @@ impl Problem {
         };
         let until = error.next_attempt().and_then(|at| at.duration_since(SystemTime::now()).ok());
         let wait = until.map(|wait| wait.as_secs() + 1).or(error.is_retryable().then_some(1));
-        Self { retry_after: wait, ..Self::new(status, format!("there is no token: {error}")) }
+        let problem = Self::new(status, format!("there is no token: {error}"));
+        Self { retry_after: wait, is_logged: true, ..problem }
     }
 
     /// The library's own text would repeat the whole URL.
@@ -246,13 +249,13 @@ impl Problem {
         while let Some(next) = cause.source() {
             cause = next;
         }
-        Self::new(status, format!("{detail}: {cause}"))
+        Self { is_logged: status.is_server_error(), ..Self::new(status, format!("{detail}: {cause}")) }
     }
 
-    /// A problem document (RFC 9457). Whoever runs the proxy finds the reason in its log too.
+    /// A problem document (RFC 9457).
     fn into_response(self) -> Response<Body> {
-        let Self { status, detail, retry_after } = self;
-        if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
+        let Self { status, detail, retry_after, is_logged } = self;
+        if is_logged {
             let _ = writeln!(io::stderr(), "tokend-proxy: {detail}");
         }
         let title = status.canonical_reason().unwrap_or_default();

@@ -89,7 +89,11 @@ pub(super) fn sections<'a>(texts: &[(Arc<Path>, String)], sink: &'a Sink) -> Sec
                 continue;
             };
             match sections.entry(kind).or_default().entry(name) {
-                Entry::Occupied(section) => section.into_mut().table.extend(table),
+                Entry::Occupied(section) => {
+                    let section = section.into_mut();
+                    warn_of_lost_rules(section, &table);
+                    section.table.extend(table);
+                }
                 Entry::Vacant(entry) => {
                     entry.insert(Section { path, place, table, may_lack_keys: false, sink });
                 }
@@ -102,6 +106,39 @@ pub(super) fn sections<'a>(texts: &[(Arc<Path>, String)], sink: &'a Sink) -> Sec
         }
     }
     sections
+}
+
+/// Warns of a drop-in whose list `allow` leaves out rules of the list that it replaces: their callers would be refused.
+fn warn_of_lost_rules(section: &Section<'_>, drop_in: &Table) {
+    let (Some(before), Some(now)) = (section.table.get("allow"), drop_in.get("allow")) else { return };
+    let (Value::List(before_rules), Value::List(rules)) = (&before.value, &now.value) else { return };
+    let is_kept = |rule: &&Item| rules.iter().any(|other| is_same(&rule.value, &other.value));
+    let lost = before_rules.len() - before_rules.iter().filter(is_kept).count();
+    if lost > 0 {
+        let message = format!(
+            "replaces the list of {}, and {lost} of its rules {} in force no longer; repeat them here, or add to that list",
+            before.place,
+            if lost == 1 { "is" } else { "are" }
+        );
+        section.sink.warn(&now.place, &join(&section.path, "allow"), message);
+    }
+}
+
+/// Whether two values are equal, wherever they are.
+fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Table(one), Value::Table(other)) => {
+            one.len() == other.len()
+                && one.iter().zip(other).all(|((key, item), (other_key, other))| {
+                    key == other_key && is_same(&item.value, &other.value)
+                })
+        }
+        (Value::List(one), Value::List(other)) => {
+            one.len() == other.len()
+                && one.iter().zip(other).all(|(item, other)| is_same(&item.value, &other.value))
+        }
+        _ => one == other,
+    }
 }
 
 /// Reports unknown keys, and a name that nothing can have.

@@ -1158,6 +1158,28 @@ fn drop_ins_replace_single_keys_in_order_of_their_names() {
 }
 
 #[test]
+fn a_drop_in_that_takes_rules_away_is_a_warning() {
+    let main =
+        format!("{TOKEN}allow = [\"user:0\", {{ user = \"0\", unit = \"a.service\" }}, \"unit:b.service\"]");
+    let warnings = |allow: &str| {
+        let (_directory, path) = directory(&main, &[("x.toml", &format!("[token.t]\nallow = {allow}"))]);
+        let warnings = load(&source(&path), ABLE).unwrap().warnings;
+        let shown: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        shown.into_iter().filter(|warning| warning.contains("replaces the list")).collect::<Vec<_>>()
+    };
+    let repeated = "{ unit = \"a.service\", user = \"0\" }, \"user:0\", \"unit:b.service\"";
+    assert_eq!(warnings(&format!("[\"user:7\", {repeated}]")), [""; 0]);
+    let [warning] = &warnings("[\"user:0\"]")[..] else { panic!("one warning was expected") };
+    let words = [
+        "x.toml:2: token.t.allow: replaces the list of ",
+        "tokend.toml:",
+        "and 2 of its rules are in force no longer",
+    ];
+    assert!(words.iter().all(|words| warning.contains(words)), "{warning}");
+    assert!(warnings("[]").len() == 1);
+}
+
+#[test]
 fn of_any_two_drop_ins_the_later_name_wins() {
     let section =
         |token: usize, scope: usize| format!("[token.t{token}]\nprovider = \"p\"\nscope = \"from{scope}\"\n");

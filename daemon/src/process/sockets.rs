@@ -73,10 +73,6 @@ impl PassedSockets {
             own.push(socket);
             Ok(UnixListener::from_std(listener)?)
         };
-        let main = match self.main {
-            Some(passed) => passed,
-            None => make(paths.main.as_ref().unwrap_or(&settings.socket), group()?)?,
-        };
         let http = match (self.http, paths.http.as_ref().or(settings.http_socket.as_ref())) {
             (Some(passed), _) => Some(passed),
             (None, Some(path)) => Some(make(path, group()?)?),
@@ -93,6 +89,11 @@ impl PassedSockets {
                 }
                 (None, None) => None,
             };
+        // The last one: whoever finds it finds the others too.
+        let main = match self.main {
+            Some(passed) => passed,
+            None => make(paths.main.as_ref().unwrap_or(&settings.socket), group()?)?,
+        };
         Ok((Sockets { main, http, credential }, own))
     }
 }

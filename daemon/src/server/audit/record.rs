@@ -150,7 +150,8 @@ impl<'a> Record<'a> {
         let caller = match (self.peer.uid, &self.peer.unit) {
             (NO_ID, Some(unit)) => format!("unit {unit}"),
             (NO_ID, None) => "several users".to_owned(),
-            (uid, _) => format!("uid {uid}"),
+            (uid, Some(unit)) => format!("uid {uid} in {unit}"),
+            (uid, None) => format!("uid {uid}"),
         };
         let asked = self.token.as_ref().map_or_else(|| verb.clone(), |token| format!("{verb} of {token}"));
         let decided = match (&self.decision, &self.token) {

@@ -50,8 +50,9 @@ impl Session {
             Subject::Caller => self.peer.facts().clone(),
             Subject::User(user) => self.look_up_user(user).await?,
             Subject::Process(pid) => facts_of_process(pid)?,
-            Subject::Unit(unit) => Peer::facts_of_unit(unit)
-                .ok_or_else(|| refusal(ErrorCode::InvalidRequest, "this is not the name of a unit"))?,
+            Subject::Unit(unit) => Peer::facts_of_unit(unit).ok_or_else(|| {
+                refusal(ErrorCode::InvalidRequest, "this is not the name of a unit, such as billing.service")
+            })?,
         };
         // Decided again: the caller may have lost its operator rights during the look-up.
         let registry = self.registry();
