@@ -70,7 +70,7 @@ pub struct ServerState {
 }
 
 impl ServerState {
-    /// Ends some time after the daemon begins to stop, when whoever still waits is told so.
+    /// Waits until the daemon has been stopping for 12 seconds. Requests that still wait then get an error.
     pub async fn end_of_waits(&self) {
         self.stop.cancelled().await;
         sleep(WAITS_END_AFTER).await;

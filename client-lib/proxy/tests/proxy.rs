@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// A token that lasts five seconds is replaced so often in a day.
 const ROTATIONS_OF_A_DAY: u64 = 24 * 60 * 60 / 5;
 
-/// What the daemon and the upstream know.
+/// The state that the daemon and the upstream of a test share.
 #[derive(Default)]
 struct Bank {
     /// The number of the token that the upstream accepts.
@@ -111,7 +111,7 @@ impl Bank {
         *current
     }
 
-    /// What the daemon says.
+    /// The reply of the daemon to a request.
     fn answer(&self, asked: &Asked) -> Reply {
         if let Some(code) = *self.failure.lock().unwrap() {
             return Reply::Error(error(code));
@@ -128,7 +128,7 @@ impl Bank {
         }
     }
 
-    /// What the upstream says.
+    /// The response of the upstream to a request.
     fn serve(&self, request: Request<Incoming>) -> Response<BoxBody<Bytes, hyper::Error>> {
         let whole = |text: Bytes| Full::new(text).map_err(|never| match never {}).boxed();
         let (parts, body) = request.into_parts();

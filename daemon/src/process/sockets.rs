@@ -37,7 +37,7 @@ pub struct SocketPaths {
     pub credential: Option<PathBuf>,
 }
 
-/// The main socket alone.
+/// The sockets of a daemon that serves the main socket only.
 impl From<UnixListener> for Sockets {
     fn from(main: UnixListener) -> Self {
         Self { main, http: None, credential: None }

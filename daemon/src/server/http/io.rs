@@ -21,7 +21,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller may take to read a reply.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is read at once: as much as the head of a request may have.
+/// The most bytes of one read: as many as the head of a request may have.
 const READ_MAX: usize = 8 * 1024;
 
 /// Bytes of a reply that are joined to be written together.

@@ -50,7 +50,7 @@ fn connect(shared: &Arc<ServerState>) -> (JoinHandle<std_io::Result<()>>, UnixSt
     connect_as(0, 4096, shared)
 }
 
-/// The same for another user, with room for so many bytes of answers.
+/// A connection of this user, with room for so many bytes of answers, and its caller's end.
 fn connect_as(
     uid: u32,
     room: usize,
