@@ -32,6 +32,8 @@ const FILES: &[&str] = &[
     "usr/share/man/man1/tokenctl.1",
     "usr/share/man/man1/tokenctl-get.1",
     "usr/share/man/man1/tokend-proxy.1",
+    "usr/share/man/man5/tokend.toml.5",
+    "usr/share/man/man7/tokend-protocol.7",
     "usr/share/man/man8/tokend.8",
     "usr/share/bash-completion/completions/tokenctl",
     "usr/share/fish/vendor_completions.d/tokenctl.fish",
@@ -55,6 +57,45 @@ fn a_package_has_all_programs_units_and_documents() {
         process::run(Command::new(&installed).arg("--version"), wait::PATIENCE).expect_success();
         let built = fs::metadata(program::tokend().with_file_name(program)).unwrap().len();
         assert!(fs::metadata(installed).unwrap().len() < built, "{program} has its debug information");
+    }
+}
+
+/// The pages that are made of documents. The spaces between words are those of the terminal.
+fn page(tree: &Path, file: &str) -> String {
+    let mut groff = Command::new("groff");
+    groff.args(["-man", "-ww", "-Tutf8", "-P-c", "-rLL=1000n"]).arg(tree.join("usr/share/man").join(file));
+    let shown = process::run(&mut groff, wait::PATIENCE);
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""), "{file}");
+    // Bold text is a character, a backspace and the character.
+    let text: Vec<char> = shown.stdout.chars().collect();
+    let kept = |at: &usize| text[*at] != '\u{8}' && text.get(at + 1) != Some(&'\u{8}');
+    let text: String = (0..text.len()).filter(kept).map(|at| text[at]).collect();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_man_pages_of_documents_say_what_the_documents_say() {
+    if !requirement::program("groff") {
+        return;
+    }
+    let tree = TempDir::new().unwrap();
+    install(tree.path(), "/usr");
+    let configuration = page(tree.path(), "man5/tokend.toml.5");
+    for part in [
+        "tokend.toml - configuration of tokend",
+        "[daemon] socket default: \"/run/tokend/tokend.sock\". Path of the socket, at most 107 bytes.",
+        "client_secret = { credential = \"bnp.secret\" }",
+        "TOML <https://toml.io/en/v1.0.0>",
+        "Without it nothing is written to a disk egress_dir",
+    ] {
+        assert!(configuration.contains(part), "{part}");
+    }
+    let protocol = page(tree.path(), "man7/tokend-protocol.7");
+    for part in [
+        "fingerprint made of: 8 × u8, no length.",
+        "u8 one byte bool 00 false, 01 true; other values are invalid",
+    ] {
+        assert!(protocol.contains(part), "{part}");
     }
 }
 
