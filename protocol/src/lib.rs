@@ -2,6 +2,8 @@
 
 mod blocking;
 mod codec;
+#[cfg(feature = "documents")]
+pub mod documents;
 mod explain;
 mod limits;
 mod name;

@@ -10,10 +10,10 @@ use tokend_client::{
     CallerHeaders, Error, ErrorClass, EventReply, Fingerprint, HeadersReply, Options, PROTOCOL_VERSION,
     RejectOutcome, Subject, TokenInfo, TokenName,
 };
+use tokend_protocol::documents::{self, Dialect, Metrics};
 
 use crate::args::{Args, Command, Condition};
 use crate::failure::Failure;
-use crate::metrics::{self, Dialect};
 use crate::table::{Cell, Colours, Table};
 use crate::{explanation, exporter, helper, human, json, manual, output, status, sync};
 
@@ -152,7 +152,9 @@ fn status_of_all(client: &Client, form: Form, verbose: bool, exit_status: bool) 
     let status = client.status().map_err(in_general())?;
     let now = SystemTime::now();
     output::write(&match (form, verbose) {
-        (Form::Json, _) => json::line(&json::status(&status)),
+        (Form::Json, _) => {
+            json::line(&documents::page(&status.daemon, &status.tokens, None, tokend_client::now()))
+        }
         (Form::Text, false) => status::table(&status, now, output::is_terminal(), colours()),
         (Form::Text, true) => status::everything(&status, now),
     })?;
@@ -162,7 +164,7 @@ fn status_of_all(client: &Client, form: Form, verbose: bool, exit_status: bool) 
 fn status_of(client: &Client, form: Form, name: &TokenName, exit_status: bool) -> Done {
     let token = client.status_of(name).map_err(about(name))?;
     output::write(&match form {
-        Form::Json => json::line(&json::token_status(&token)),
+        Form::Json => json::line(&documents::token(&token, tokend_client::now())),
         Form::Text => status::detail(&token, SystemTime::now()),
     })?;
     exit(if exit_status { status::exit_status([&token]) } else { 0 })
@@ -284,7 +286,7 @@ fn version(client: &Client, form: Form) -> Done {
 
 fn metrics(client: &Client) -> Done {
     let status = client.status().map_err(in_general())?;
-    output::write(&metrics::render(Some(&status), Dialect::Prometheus))
+    output::write(&Metrics::render(Some(&exporter::collected(status)), Dialect::Prometheus))
 }
 
 /// Prints a generated text.

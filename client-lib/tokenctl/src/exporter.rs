@@ -5,12 +5,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokend_client::Status;
 use tokend_client::blocking::Client;
+use tokend_protocol::documents::{Dialect, Metrics};
 
 use crate::commands::Done;
 use crate::ending::Ending;
 use crate::failure::Failure;
-use crate::metrics::{self, Dialect};
 use crate::notify::ServiceManager;
 use crate::output;
 
@@ -38,7 +39,7 @@ pub(crate) fn serve(client: &Client, address: SocketAddr) -> Done {
             output::complain(reason);
         }
         reported = reason;
-        metrics::render(status.ok().as_ref(), dialect)
+        Metrics::render(status.ok().map(collected).as_ref(), dialect)
     };
     loop {
         match listener.accept() {
@@ -47,6 +48,13 @@ pub(crate) fn serve(client: &Client, address: SocketAddr) -> Done {
             Err(_) => thread::sleep(ACCEPT_PAUSE),
         }
     }
+}
+
+/// The status, for the metrics.
+pub(crate) fn collected(status: Status) -> Metrics {
+    let mut metrics = Metrics::new(status.daemon);
+    metrics.add(status.tokens);
+    metrics
 }
 
 fn answer(stream: &TcpStream, metrics: impl FnOnce(Dialect) -> String) -> io::Result<()> {
@@ -61,24 +69,19 @@ fn answer(stream: &TcpStream, metrics: impl FnOnce(Dialect) -> String) -> io::Re
 
 /// The status, type and body of the answer to a request with this head.
 fn respond(head: &str, metrics: impl FnOnce(Dialect) -> String) -> (&'static str, &'static str, String) {
-    const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
     let mut words = head.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let plain = Dialect::Prometheus.media_type();
     match (method, target.split('?').next()) {
-        ("GET", Some("/metrics")) if takes_open_metrics(head) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ("200 OK", kind, metrics(Dialect::OpenMetrics))
+        ("GET", Some("/metrics")) => {
+            let fields = head.lines().filter_map(|line| line.split_once(':'));
+            let accept = fields.filter(|(name, _)| name.eq_ignore_ascii_case("accept"));
+            let dialect = Dialect::of_accept(accept.map(|(_, value)| value));
+            ("200 OK", dialect.media_type(), metrics(dialect))
         }
-        ("GET", Some("/metrics")) => ("200 OK", PLAIN, metrics(Dialect::Prometheus)),
-        ("GET", _) => ("404 Not Found", PLAIN, "see /metrics\n".to_owned()),
-        _ => ("405 Method Not Allowed", PLAIN, "only GET\n".to_owned()),
+        ("GET", _) => ("404 Not Found", plain, "see /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed", plain, "only GET\n".to_owned()),
     }
-}
-
-fn takes_open_metrics(head: &str) -> bool {
-    let fields = head.lines().filter_map(|line| line.split_once(':'));
-    let mut accepted = fields.filter(|(name, _)| name.eq_ignore_ascii_case("accept")).map(|(_, value)| value);
-    accepted.any(|value| value.contains("application/openmetrics-text"))
 }
 
 /// Reads the head of a request, up to the empty line.

@@ -1,9 +1,8 @@
 //! Times, lifetimes and foreign texts for people.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-/// The end of the year 9999, past which RFC 3339 has no date.
-const LAST_SECOND: u64 = 253_402_300_799;
+pub(crate) use tokend_protocol::documents::{clean, rfc3339};
 
 /// A duration in two units at most, rounded down: `59m 12s`, `23h 4m`, `2d`.
 pub(crate) fn duration(duration: Duration) -> String {
@@ -28,22 +27,6 @@ fn two(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
 /// The time from `now` until `time`; zero if `time` has passed.
 pub(crate) fn until(time: SystemTime, now: SystemTime) -> Duration {
     time.duration_since(now).unwrap_or_default()
-}
-
-/// A time in RFC 3339, in UTC, to the second.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().min(LAST_SECOND);
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
-}
-
-/// A foreign text that cannot control a terminal: control characters, and those that change the direction of writing,
-/// become question marks.
-pub(crate) fn clean(text: &str) -> String {
-    let dangerous = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if dangerous(c) { '?' } else { c }).collect()
 }
 
 /// Cuts a text to `max` characters, the last of them an ellipsis if the text was longer.
@@ -74,18 +57,6 @@ mod tests {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
         assert_eq!(duration(Duration::from_millis(999)), "0s");
-    }
-
-    #[test]
-    fn times_are_in_utc_and_never_past_the_calendar() {
-        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_millis(2_000_000_000_999)), "2033-05-18T03:33:20Z");
-        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_millis(u64::MAX / 2)), "9999-12-31T23:59:59Z");
-        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
-    }
-
-    #[test]
-    fn a_foreign_text_cannot_take_hold_of_the_terminal() {
-        assert_eq!(clean("a\x1b[31mb\r\nc\u{9b}d\u{202e}é"), "a?[31mb??c?d?é");
     }
 
     #[test]

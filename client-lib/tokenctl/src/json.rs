@@ -4,7 +4,6 @@
 #![expect(clippy::struct_field_names, reason = "the names are those of the documented shapes")]
 
 mod explanation;
-mod status;
 
 use serde::Serialize;
 use tokend_client::{
@@ -12,8 +11,9 @@ use tokend_client::{
     RejectOutcome, RejectedReply, State, Timestamp, TokenInfo, TokenName, TokenReply, VersionReply,
 };
 
+use tokend_protocol::documents::{self, Held};
+
 pub(crate) use self::explanation::explanation;
-pub(crate) use self::status::{status, token_status};
 use crate::human::{clean, rfc3339};
 
 #[derive(Serialize)]
@@ -47,16 +47,6 @@ struct Info {
     state: &'static str,
     last_error: Option<&'static str>,
     next_attempt: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Held {
-    expires_at: String,
-    expires_in_seconds: u64,
-    age_seconds: u64,
-    issued_at_boot_ms: u64,
-    expires_at_boot_ms: u64,
-    fingerprint: String,
 }
 
 #[derive(Serialize)]
@@ -213,15 +203,7 @@ fn info(info: &TokenInfo) -> Info {
 }
 
 fn held(token: HeldToken) -> Held {
-    let now = tokend_client::now();
-    Held {
-        expires_at: time(token.expires_at_wall),
-        expires_in_seconds: token.remaining(now).as_secs(),
-        age_seconds: token.age(now).as_secs(),
-        issued_at_boot_ms: token.issued_at.0,
-        expires_at_boot_ms: token.expires_at.0,
-        fingerprint: token.fingerprint.to_string(),
-    }
+    documents::held(token, tokend_client::now())
 }
 
 fn time(timestamp: Timestamp) -> String {

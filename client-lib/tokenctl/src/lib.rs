@@ -14,7 +14,6 @@ mod helper;
 mod human;
 mod json;
 mod manual;
-mod metrics;
 mod notify;
 mod output;
 mod status;

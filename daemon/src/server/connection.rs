@@ -14,8 +14,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokend_protocol::{
-    BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, StatusRequest, decode,
-    encode,
+    BadFrame, ErrorCode, Fault, Frame, LENGTH_BYTES, REQUEST_MAX, Reply, Request, decode, encode,
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -23,7 +22,7 @@ pub use self::buffers::{Buffers, InTurn};
 use self::waiting::{Waiting, events, next};
 use crate::quota::Resource;
 use crate::server::accept::Place;
-use crate::server::session::{LastHeld, Session, in_task, refusal};
+use crate::server::session::{LastHeld, Session, in_task, is_long, refusal};
 use crate::server::stream::Stream;
 
 /// How long a peer may take to send its first request.
@@ -319,8 +318,7 @@ impl Connection {
     /// Begins the answer to a request of so many bytes.
     fn request(&mut self, id: u32, request: Request, bytes: usize, output: &mut Vec<u8>) {
         let session = Arc::clone(&self.session);
-        let is_long =
-            matches!(&request, Request::List(_) | Request::Status(StatusRequest { name: None, .. }));
+        let is_long = is_long(&request);
         if let Request::Watch(request) = request {
             let events = events(session, id, request);
             return self.waiting.get_or_insert_default().watches.push(events);

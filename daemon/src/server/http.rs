@@ -22,21 +22,24 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use tokend_protocol::{ErrorCode, ErrorReply, Reply, Request, Timestamp};
+use tokend_protocol::documents::Metrics;
+use tokend_protocol::{
+    ErrorCode, ErrorReply, Reply, Request, StatusReply, StatusRequest, Timestamp, TokenName,
+};
 use tokio::io::Interest;
 use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 use self::io::{CallerIo, HeadClock};
 use self::reply::{Problem, Written};
-use self::request::{Asked, read};
+use self::request::{Asked, Form, read};
 use crate::peer::Peer;
 use crate::quota::{Held, Resource};
 use crate::server::ServerState;
 use crate::server::accept::{Acceptor, Arrival, Listener, identify_in_task};
 use crate::server::audit::{Operation, Record, Refusal};
 use crate::server::fair_queue::UserQueue;
-use crate::server::session::{self, Session, in_task};
+use crate::server::session::{self, Session, in_task, is_long};
 use crate::server::stream::{Stream, registered};
 
 /// The longest head of a request, the least that hyper can limit it to.
@@ -187,11 +190,13 @@ async fn answer(
         yield_now().await;
     }
     let written = match read(request.method(), request.uri(), request.headers(), has_body) {
+        Ok(Asked { form: Form::Metrics(dialect), .. }) => match metrics(session).await {
+            Ok(metrics) => reply::metrics(&metrics, dialect),
+            Err(refused) => written(session, &Reply::Error(refused), Form::Json),
+        },
         Ok(Asked { request, form }) => {
             let reply = reply_to(session, request).await.unwrap_or_else(Reply::Error);
-            let clock = &session.shared.clock;
-            let now = clock.now();
-            reply::write(&reply, form, now.to_wire(), clock.timestamp(now))
+            written(session, &reply, form)
         }
         Err(problem) => {
             if request.headers().contains_key(ORIGIN) {
@@ -208,6 +213,34 @@ async fn answer(
     into_response(written, session)
 }
 
+fn written(session: &Session, reply: &Reply, form: Form) -> Written {
+    let clock = &session.shared.clock;
+    let now = clock.now();
+    reply::write(reply, form, now.to_wire(), clock.timestamp(now))
+}
+
+/// The metrics of the tokens that the caller may see, from all pages of the status.
+async fn metrics(session: &Arc<Session>) -> Result<Metrics, ErrorReply> {
+    let mut page = status_page(session, None).await?;
+    let mut metrics = Metrics::new(page.daemon);
+    loop {
+        let last = page.tokens.last().filter(|_| page.more).map(|token| token.name.clone());
+        metrics.add(page.tokens);
+        if last.is_none() {
+            return Ok(metrics);
+        }
+        page = status_page(session, last).await?;
+    }
+}
+
+async fn status_page(session: &Arc<Session>, after: Option<TokenName>) -> Result<StatusReply, ErrorReply> {
+    match reply_to(session, Request::Status(StatusRequest { name: None, after })).await? {
+        Reply::Status(page) => Ok(page),
+        Reply::Error(refused) => Err(refused),
+        _ => Err(session::refusal(ErrorCode::UnknownRequest, "the daemon gave another answer")),
+    }
+}
+
 /// The work of reading the head.
 fn units(request: &hyper::Request<Incoming>) -> u32 {
     let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
@@ -217,7 +250,7 @@ fn units(request: &hyper::Request<Incoming>) -> u32 {
 
 async fn reply_to(session: &Arc<Session>, request: Request) -> Result<Reply, ErrorReply> {
     let in_flight = session.take(Resource::InFlight, 1)?;
-    if !matches!(request, Request::List(_)) {
+    if !is_long(&request) {
         return tokio::select! {
             biased;
             reply = session.answer(request) => Ok(reply),

@@ -22,7 +22,8 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokend_protocol::{
-    ErrorCode, ErrorReply, Message, Reply, Request, TokenName, VERSION, Variant, VersionReply, pack, unpack,
+    ErrorCode, ErrorReply, Message, Reply, Request, StatusRequest, TokenName, VERSION, Variant, VersionReply,
+    pack, unpack,
 };
 use tokio::sync::MutexGuard;
 use tokio_util::task::AbortOnDropHandle;
@@ -118,6 +119,11 @@ impl Session {
     fn audit(&self, asked: Asked<'_>, decision: Result<&str, Refusal>) {
         self.shared.audit.record(&self.decided(asked, decision), &self.peer);
     }
+}
+
+/// Whether the answer takes turns, which it can only in a task of its own.
+pub fn is_long(request: &Request) -> bool {
+    matches!(request, Request::List(_) | Request::Status(StatusRequest { name: None, .. }))
 }
 
 /// Runs work that takes turns as a task, which ends when the result is not awaited any more.

@@ -21,10 +21,11 @@ struct Scene {
     _home: TestDir,
 }
 
-/// An answer: its status, its head and its document.
+/// An answer: its status, its head, its body, and the document in it.
 struct Answered {
     status: u16,
     head: String,
+    body: String,
     document: Value,
 }
 
@@ -51,7 +52,7 @@ impl Scene {
         if let Some(token) = document["access_token"].as_str() {
             secrets::register("access-token", token);
         }
-        Answered { status, head: head.to_owned(), document }
+        Answered { status, head: head.to_owned(), body: body.to_owned(), document }
     }
 
     fn token(&self) -> String {
@@ -94,6 +95,30 @@ fn a_token_is_got_used_rejected_and_replaced() {
     let superseded = scene.ask(&format!("POST /v1/tokens/t/reject?fingerprint={fingerprint}")).document;
     assert_eq!(superseded["outcome"], "superseded");
     assert_eq!(scene.ask("GET /v1/tokens").document["tokens"][0]["name"], "t");
+}
+
+/// Without the lifetimes, which pass.
+fn without_lifetimes(mut status: Value) -> Value {
+    for token in status["tokens"].as_array_mut().unwrap() {
+        for lifetime in ["expires_in_seconds", "age_seconds"] {
+            assert!(token["held"].as_object_mut().unwrap().remove(lifetime).is_some());
+        }
+    }
+    status
+}
+
+#[test]
+fn operators_get_the_status_and_the_metrics_of_tokenctl() {
+    let scene = Scene::new(Provider::start(), &token_table("t", ""));
+    scene.token();
+    let of_tokenctl = |words: &[&str]| scene.daemon.tokenctl().run(words).expect_success();
+    let mut status = scene.ask("GET /v1/status").document;
+    assert_eq!(status.as_object_mut().unwrap().remove("more"), Some(false.into()));
+    let printed = serde_json::from_str(&of_tokenctl(&["status", "--json"])).unwrap();
+    assert_eq!(without_lifetimes(status), without_lifetimes(printed));
+    assert_eq!(scene.ask("GET /v1/status/t").document["tokens"][0]["name"], "t");
+    assert_eq!(scene.ask("GET /v1/status/u").status, 404);
+    assert_eq!(scene.ask("GET /metrics").body, of_tokenctl(&["metrics"]));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use tokend_protocol::{
     BootInstant, ErrorCode, ErrorReply, Header, RejectOutcome, Reply, Timestamp, TokenInfo, TokenReply,
+    documents::{self, Dialect, Metrics},
 };
 
 use super::request::Form;
@@ -122,6 +123,10 @@ impl Written {
         // Strings, numbers and structs of them can always be written as JSON.
         let mut body = serde_json::to_vec(document).unwrap_or_default();
         body.push(b'\n');
+        Self::text(status, media_type, body)
+    }
+
+    fn text(status: StatusCode, media_type: &'static str, body: Vec<u8>) -> Self {
         let mut written = Self { status, headers: HeaderMap::new(), body };
         written.headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         written.with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
@@ -168,11 +173,20 @@ pub fn write(reply: &Reply, form: Form, now: BootInstant, wall: Timestamp) -> Wr
                 listed.map(|entry| Listed { name: entry.name.as_str(), state: entry.state.as_str() });
             Written::json(&ListDocument { tokens: listed.collect(), more: list.more })
         }
+        Reply::Status(reply) => {
+            Written::json(&documents::page(&reply.daemon, &reply.tokens, Some(reply.more), now))
+        }
         Reply::Error(error) => Problem::of(error, wall).write(),
         // No request over HTTP has another answer.
         _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "protocol", "the daemon gave another answer")
             .write(),
     }
+}
+
+/// Writes the metrics.
+pub fn metrics(metrics: &Metrics, dialect: Dialect) -> Written {
+    let text = Metrics::render(Some(metrics), dialect);
+    Written::text(StatusCode::OK, dialect.media_type(), text.into_bytes())
 }
 
 fn authorization(token: &TokenReply) -> Written {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use http::header::ORIGIN;
+use http::header::{ACCEPT, ORIGIN};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use tokend_protocol::{
     CallOptions, CallerHeader, GetRequest, HEADERS_MAX, HeadersRequest, Message, PageRequest, RejectRequest,
-    Request, TERMS_MAX, TokenName, Variant,
+    Request, StatusRequest, TERMS_MAX, TokenName, Variant, documents::Dialect,
 };
 
 use super::reply::Problem;
@@ -25,12 +25,14 @@ pub struct Asked {
     pub form: Form,
 }
 
-/// The form in which a token is handed out. All other replies have one form.
+/// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Json,
-    /// As the header of a reply without a body, for `auth_request` of nginx.
+    /// A token as the header of a reply without a body, for `auth_request` of nginx.
     Authorization,
+    /// The status as metrics of Prometheus, with all pages of it.
+    Metrics(Dialect),
 }
 
 /// A path of the interface, with the name of a token where it has one.
@@ -41,6 +43,8 @@ enum Route {
     Reject,
     List,
     Authorization,
+    Status,
+    Metrics,
 }
 
 /// The parameters of a query, as far as they are taken out.
@@ -75,8 +79,18 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap, has_body: bool) -> 
         return Err(Problem { allow: Some(allowed), ..problem });
     }
     let mut parameters = Parameters::of(uri.query().unwrap_or_default())?;
-    let request = match (route, name) {
+    let request = request(route, name, &mut parameters)?;
+    parameters.check_empty()?;
+    request.check().map_err(|error| Problem::invalid(error.to_string()))?;
+    Ok(Asked { request, form: form(route, headers) })
+}
+
+/// The request of the protocol for a path.
+fn request(route: Route, name: Option<TokenName>, parameters: &mut Parameters) -> Result<Request, Problem> {
+    Ok(match (route, name) {
         (Route::List, _) => Request::List(PageRequest { after: parameters.name_after()? }),
+        (Route::Status, name) => Request::Status(StatusRequest { name, after: parameters.name_after()? }),
+        (Route::Metrics, _) => Request::Status(StatusRequest { name: None, after: None }),
         (_, None) => return Err(Problem::no_such_path()),
         (Route::Token | Route::Authorization, Some(name)) => {
             let (options, variant) = (parameters.options()?, parameters.variant()?);
@@ -98,21 +112,31 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap, has_body: bool) -> 
             let deadline_ms = parameters.duration("deadline", DEADLINE)?;
             Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant: parameters.variant()? })
         }
-    };
-    parameters.check_empty()?;
-    request.check().map_err(|error| Problem::invalid(error.to_string()))?;
-    let form = if route == Route::Authorization { Form::Authorization } else { Form::Json };
-    Ok(Asked { request, form })
+    })
+}
+
+fn form(route: Route, headers: &HeaderMap) -> Form {
+    match route {
+        Route::Authorization => Form::Authorization,
+        Route::Metrics => {
+            let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            Form::Metrics(Dialect::of_accept(accept))
+        }
+        _ => Form::Json,
+    }
 }
 
 fn route(path: &str) -> Result<(Route, Option<TokenName>), Problem> {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let (route, name) = match *segments.as_slice() {
         ["v1", "tokens"] => return Ok((Route::List, None)),
+        ["v1", "status"] => return Ok((Route::Status, None)),
+        ["metrics"] => return Ok((Route::Metrics, None)),
         ["v1", "tokens", name] => (Route::Token, name),
         ["v1", "tokens", name, "headers"] => (Route::Headers, name),
         ["v1", "tokens", name, "reject"] => (Route::Reject, name),
         ["v1", "auth", name] => (Route::Authorization, name),
+        ["v1", "status", name] => (Route::Status, name),
         _ => return Err(Problem::no_such_path()),
     };
     let name = percent_decode_str(name).decode_utf8_lossy();
@@ -246,6 +270,12 @@ mod tests {
         assert_eq!(asked.request, Request::Reject(reject));
         let asked = ask("GET", "/v1/tokens?after=psb").unwrap();
         assert_eq!(asked.request, Request::List(PageRequest { after: Some(psb()) }));
+        let status = |name, after| Request::Status(StatusRequest { name, after });
+        assert_eq!(ask("GET", "/v1/status?after=psb").unwrap().request, status(None, Some(psb())));
+        assert_eq!(ask("GET", "/v1/status/psb").unwrap().request, status(Some(psb()), None));
+        let metrics = ask("GET", "/metrics").unwrap();
+        let expected = Asked { request: status(None, None), form: Form::Metrics(Dialect::Prometheus) };
+        assert_eq!(metrics, expected);
     }
 
     #[test]
@@ -277,6 +307,9 @@ mod tests {
             ("GET", "/v1/tokens/psb/headers?A=1&a=2", 400, "headers is in the request twice"),
             ("GET", &many_scopes, 400, "at most 64 scopes"),
             ("GET", &many_parameters, 400, "at most 322 parameters"),
+            ("POST", "/metrics", 405, "use GET"),
+            ("GET", "/metrics?after=psb", 400, "no parameter \"after\""),
+            ("GET", "/v1/metrics", 404, "no such path"),
             ("GET", "/v1/tokens/psb?scope=", 400, "scope is empty"),
             ("GET", "/v1/tokens/psb?scope=a&scope=+", 400, "scope is empty"),
         ] {

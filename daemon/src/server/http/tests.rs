@@ -110,6 +110,40 @@ async fn requests_on_one_connection_are_answered_in_order_and_one_that_is_half_c
 }
 
 #[tokio::test]
+async fn the_status_comes_in_pages_and_the_metrics_have_all_of_them() {
+    let shared = server_state(200, Quota::default());
+    let body = |answer: String| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    let (mut names, mut target) = (Vec::new(), "/v1/status".to_owned());
+    loop {
+        let page: serde_json::Value =
+            serde_json::from_str(&body(answers(&shared, &get(&target)).await)).unwrap();
+        assert_eq!(page["daemon"]["pid"], std::process::id());
+        let tokens = page["tokens"].as_array().unwrap();
+        names.extend(tokens.iter().map(|token| token["name"].as_str().unwrap().to_owned()));
+        if page["more"] == false {
+            break;
+        }
+        target = format!("/v1/status?after={}", names.last().unwrap());
+    }
+    assert!(names.len() == 200 && names.is_sorted(), "{names:?}");
+
+    let metrics = answers(&shared, &get("/metrics")).await;
+    assert!(metrics.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{metrics}");
+    assert!(metrics.contains("\ntokend_tokens{provider=\"p\",state=\"pending\"} 200\n"), "{metrics}");
+    assert_eq!(metrics.matches("\ntokend_token_hand_outs_total{").count(), 200);
+    let accepting = "GET /metrics HTTP/1.1\r\nHost: any\r\nAccept: application/openmetrics-text\r\n\r\n";
+    let open = answers(&shared, accepting.as_bytes()).await;
+    assert!(open.contains("\r\ncontent-type: application/openmetrics-text; version=1.0.0"), "{open}");
+
+    // Another caller sees what it may have, and nothing of the process.
+    let (_, mut caller) = connect_as(8, 4096, &shared);
+    caller.write_all(&get("/metrics")).await.unwrap();
+    let others = read_answer(&mut caller).await;
+    assert!(others.contains("tokend_up 1") && !others.contains("tokend_token"), "{others}");
+    assert!(!others.contains("tokend_connections"), "{others}");
+}
+
+#[tokio::test]
 async fn a_request_with_a_body_is_refused_and_what_follows_is_not_taken_for_a_request() {
     let shared = server_state(1, Quota::default());
     let smuggled = String::from_utf8(get("/v1/tokens")).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use tokend_client::{State, Status, TokenStatus};
+use crate::{DaemonStatus, State, TokenStatus};
 
 /// The most tokens with metrics of their own, and the most providers with a label. Beyond that, a scrape costs more than the metrics
 /// are worth: `tokend_tokens` still counts all tokens.
@@ -19,12 +19,28 @@ const STATES: [State; 6] = [
 ];
 
 /// The text formats. They differ in the names by which HELP and TYPE lines refer to a counter.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialect {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
     /// Version 0.0.4 of Prometheus, which the textfile collector of `node_exporter` and promtool read.
     Prometheus,
     /// `OpenMetrics` 1.0.
     OpenMetrics,
+}
+
+impl Dialect {
+    /// The one that a client prefers, by the values of its `Accept` headers.
+    pub fn of_accept<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
+        let is_open = accept.into_iter().any(|value| value.contains("application/openmetrics-text"));
+        if is_open { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// The media type of the text.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,21 +115,62 @@ struct Exposition {
     dialect: Dialect,
 }
 
-/// The metrics of the daemon. Without a status, the daemon did not answer.
-pub(crate) fn render(status: Option<&Status>, dialect: Dialect) -> String {
-    let mut out = Exposition { text: String::new(), dialect };
-    let up = u8::from(status.is_some()).to_string();
-    out.family("tokend_up", Kind::Gauge, "Whether the daemon answered (1) or not (0).", [(vec![], up)]);
-    if let Some(status) = status {
-        out.daemon(status);
-        out.tokens(status);
-        if status.tokens.len() <= DETAILED_MAX {
-            out.each_token(&status.tokens);
-            out.failures(&status.tokens);
-        }
+/// What the metrics are about, collected from the pages of a status in little memory.
+#[derive(Debug)]
+pub struct Metrics {
+    daemon: DaemonStatus,
+    /// The tokens by provider and state.
+    counts: BTreeMap<(String, State), u64>,
+    /// Whether there are too many providers for a label.
+    is_unnamed: bool,
+    /// All tokens, until they are too many.
+    tokens: Option<Vec<TokenStatus>>,
+}
+
+impl Metrics {
+    /// Without a token.
+    pub fn new(daemon: DaemonStatus) -> Self {
+        Self { daemon, counts: BTreeMap::new(), is_unnamed: false, tokens: Some(Vec::new()) }
     }
-    out.text.push_str("# EOF\n");
-    out.text
+
+    /// Adds the next tokens.
+    pub fn add(&mut self, tokens: Vec<TokenStatus>) {
+        for token in &tokens {
+            let provider = if self.is_unnamed { "" } else { token.provider.as_str() };
+            *self.counts.entry((provider.to_owned(), token.state)).or_default() += 1;
+        }
+        if self.providers().len() > DETAILED_MAX {
+            self.is_unnamed = true;
+            for ((_, state), count) in std::mem::take(&mut self.counts) {
+                *self.counts.entry((String::new(), state)).or_default() += count;
+            }
+        }
+        if let Some(kept) = &mut self.tokens {
+            kept.extend(tokens);
+        }
+        self.tokens.take_if(|kept| kept.len() > DETAILED_MAX);
+    }
+
+    fn providers(&self) -> BTreeSet<&str> {
+        self.counts.keys().map(|(provider, _)| provider.as_str()).collect()
+    }
+
+    /// The text. Without metrics, the daemon did not answer.
+    pub fn render(metrics: Option<&Self>, dialect: Dialect) -> String {
+        let mut out = Exposition { text: String::new(), dialect };
+        let up = u8::from(metrics.is_some()).to_string();
+        out.family("tokend_up", Kind::Gauge, "Whether the daemon answered (1) or not (0).", [(vec![], up)]);
+        if let Some(metrics) = metrics {
+            out.daemon(&metrics.daemon);
+            out.tokens(metrics);
+            if let Some(tokens) = &metrics.tokens {
+                out.each_token(tokens);
+                out.failures(tokens);
+            }
+        }
+        out.text.push_str("# EOF\n");
+        out.text
+    }
 }
 
 impl Exposition {
@@ -152,8 +209,7 @@ impl Exposition {
         }
     }
 
-    fn daemon(&mut self, status: &Status) {
-        let daemon = &status.daemon;
+    fn daemon(&mut self, daemon: &DaemonStatus) {
         let mut gauge = |name: &str, help: &str, labels, value| {
             self.family(name, Kind::Gauge, help, [(labels, value)]);
         };
@@ -185,19 +241,12 @@ impl Exposition {
     }
 
     /// The number of tokens by provider and state, also of states that no token is in.
-    fn tokens(&mut self, status: &Status) {
-        let providers: BTreeSet<_> = status.tokens.iter().map(|token| token.provider.as_str()).collect();
-        let is_named = providers.len() <= DETAILED_MAX;
-        let mut counts: BTreeMap<(&str, State), u64> = BTreeMap::new();
-        let provider = |name| if is_named { name } else { "" };
-        for name in providers {
-            counts.extend(STATES.map(|state| ((provider(name), state), 0)));
-        }
-        for token in &status.tokens {
-            *counts.entry((provider(token.provider.as_str()), token.state)).or_default() += 1;
-        }
-        let samples = counts.into_iter().map(|((provider, state), count)| {
-            (vec![("provider", provider), ("state", state.as_str())], count.to_string())
+    fn tokens(&mut self, metrics: &Metrics) {
+        let samples = metrics.providers().into_iter().flat_map(|provider| {
+            STATES.map(|state| {
+                let count = metrics.counts.get(&(provider.to_owned(), state)).copied().unwrap_or_default();
+                (vec![("provider", provider), ("state", state.as_str())], count.to_string())
+            })
         });
         self.family("tokend_tokens", Kind::Gauge, "Tokens by provider and state.", samples);
     }
@@ -264,11 +313,12 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokend_client::{
-        BootInstant, DaemonStatus, Deviation, ErrorClass, Fingerprint, HeldToken, LastError, Timestamp,
-    };
-
     use super::*;
+    use crate::{BootInstant, Deviation, ErrorClass, Fingerprint, HeldToken, LastError, Timestamp};
+
+    fn render(metrics: Option<&Metrics>, dialect: Dialect) -> String {
+        Metrics::render(metrics, dialect)
+    }
 
     fn token(name: &str, provider: &str) -> TokenStatus {
         TokenStatus {
@@ -288,7 +338,7 @@ mod tests {
         }
     }
 
-    fn status(tokens: Vec<TokenStatus>) -> Status {
+    fn metrics(tokens: Vec<TokenStatus>) -> Metrics {
         let daemon = DaemonStatus {
             version: "9.8.7".to_owned(),
             pid: 4711,
@@ -297,7 +347,13 @@ mod tests {
             reload_failed_at: None,
             attributes: Vec::new(),
         };
-        Status { daemon, tokens }
+        let mut metrics = Metrics::new(daemon);
+        // In pages.
+        let mut tokens = tokens.into_iter().peekable();
+        while tokens.peek().is_some() {
+            metrics.add(tokens.by_ref().take(96).collect());
+        }
+        metrics
     }
 
     /// The lines of a text that begin with this.
@@ -327,7 +383,7 @@ mod tests {
             variants_held: 2,
             ..token("psb", "bank")
         };
-        let text = render(Some(&status(vec![psb, token("bnp", "bank")])), Dialect::Prometheus);
+        let text = render(Some(&metrics(vec![psb, token("bnp", "bank")])), Dialect::Prometheus);
         let of_psb: Vec<_> =
             lines(&text, "tokend_").into_iter().filter(|line| line.contains("psb")).collect();
         let labels = r#"token="psb",provider="bank""#;
@@ -356,28 +412,28 @@ mod tests {
 
     #[test]
     fn the_facts_of_the_daemon_are_time_series() {
-        let of_daemon = |status: &Status| {
-            let text = render(Some(status), Dialect::Prometheus);
+        let of_daemon = |metrics: &Metrics| {
+            let text = render(Some(metrics), Dialect::Prometheus);
             lines(&text, "tokend_").join("\n")
         };
-        let mut status = status(Vec::new());
+        let mut metrics = metrics(Vec::new());
         let first =
             "tokend_up 1\ntokend_build_info{version=\"9.8.7\"} 1\ntokend_start_time_seconds 1700000000.123";
         let operators = "\ntokend_connections 2\ntokend_last_reload_successful ";
-        assert_eq!(of_daemon(&status), format!("{first}{operators}1"));
-        status.daemon.reload_failed_at = Some(Timestamp(1));
-        assert_eq!(of_daemon(&status), format!("{first}{operators}0"));
-        status.daemon.pid = 0;
-        assert_eq!(of_daemon(&status), first, "only operators see these");
+        assert_eq!(of_daemon(&metrics), format!("{first}{operators}1"));
+        metrics.daemon.reload_failed_at = Some(Timestamp(1));
+        assert_eq!(of_daemon(&metrics), format!("{first}{operators}0"));
+        metrics.daemon.pid = 0;
+        assert_eq!(of_daemon(&metrics), first, "only operators see these");
         let text = render(None, Dialect::Prometheus);
         assert_eq!(lines(&text, "tokend_"), ["tokend_up 0"]);
     }
 
     #[test]
     fn the_two_formats_name_counters_differently() {
-        let status = status(vec![token("psb", "bank")]);
+        let metrics = metrics(vec![token("psb", "bank")]);
         let [prometheus, open] =
-            [Dialect::Prometheus, Dialect::OpenMetrics].map(|dialect| render(Some(&status), dialect));
+            [Dialect::Prometheus, Dialect::OpenMetrics].map(|dialect| render(Some(&metrics), dialect));
         let counter = |name: &str| {
             format!(
                 "# HELP {name} Hand-outs of the token since the daemon started.\n# TYPE {name} \
@@ -401,7 +457,7 @@ mod tests {
                 state: STATES[number % 2],
                 ..token(&format!("t{number}"), &format!("p{}", number % providers))
             };
-            render(Some(&status((0..count).map(token).collect())), Dialect::Prometheus)
+            render(Some(&metrics((0..count).map(token).collect())), Dialect::Prometheus)
         };
         let all = tokens(DETAILED_MAX, 2);
         assert_eq!(lines(&all, "tokend_token_hand_outs_total").len(), DETAILED_MAX);
@@ -416,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_label_cannot_end_its_line() {
-        let text = render(Some(&status(vec![token("t", "a\"b\\c\nd")])), Dialect::Prometheus);
+        let text = render(Some(&metrics(vec![token("t", "a\"b\\c\nd")])), Dialect::Prometheus);
         assert!(
             text.contains(r#"tokend_token_hand_outs_total{token="t",provider="a\"b\\c\nd"} 0"#),
             "{text}"

@@ -1,22 +1,26 @@
-//! The shape of `status`.
+//! The status as JSON, as `JSON.md` documents it. These shapes are separate from the types of the wire, so that a change of one
+//! does not change the other. Fields are only added.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-use tokend_client::{
-    Attribute, DaemonStatus, Deviation, ErrorClass, LastError, Status, TokenStatus, VariantStatus,
+use super::{clean, rfc3339};
+use crate::{
+    Attribute, BootInstant, DaemonStatus, Deviation, ErrorClass, HeldToken, LastError, Timestamp,
+    TokenStatus, VariantStatus,
 };
+use serde::Serialize;
 
-use super::{Held, held, time};
-use crate::human::clean;
-
-#[derive(Serialize)]
-pub(crate) struct Everything<'a> {
+/// The daemon and some tokens.
+#[derive(Debug, Serialize)]
+pub struct Page<'a> {
     daemon: Daemon,
-    tokens: Vec<OneToken<'a>>,
+    tokens: Vec<TokenDocument<'a>>,
+    /// Absent where all tokens are in the document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more: Option<bool>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Daemon {
     version: String,
     pid: u32,
@@ -26,8 +30,9 @@ struct Daemon {
     attributes: BTreeMap<String, String>,
 }
 
-#[derive(Serialize)]
-pub(crate) struct OneToken<'a> {
+/// One token.
+#[derive(Debug, Serialize)]
+pub struct TokenDocument<'a> {
     name: &'a str,
     provider: String,
     state: &'static str,
@@ -43,7 +48,18 @@ pub(crate) struct OneToken<'a> {
     variants: Vec<OneVariant<'a>>,
 }
 
-#[derive(Serialize)]
+/// A held token.
+#[derive(Debug, Serialize)]
+pub struct Held {
+    expires_at: String,
+    expires_in_seconds: u64,
+    age_seconds: u64,
+    issued_at_boot_ms: u64,
+    expires_at_boot_ms: u64,
+    fingerprint: String,
+}
+
+#[derive(Debug, Serialize)]
 struct OneVariant<'a> {
     scope: &'a [String],
     resource: &'a [String],
@@ -54,21 +70,27 @@ struct OneVariant<'a> {
     next_attempt: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Failed {
     class: &'static str,
     message: String,
     at: String,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct DeviationCount {
     kind: String,
     count: u64,
 }
 
-pub(crate) fn status(status: &Status) -> Everything<'_> {
-    Everything { daemon: daemon(&status.daemon), tokens: status.tokens.iter().map(token_status).collect() }
+/// The daemon and these tokens. `more`: whether further tokens follow, where that is a question.
+pub fn page<'a>(
+    status: &DaemonStatus,
+    tokens: &'a [TokenStatus],
+    more: Option<bool>,
+    now: BootInstant,
+) -> Page<'a> {
+    Page { daemon: daemon(status), tokens: tokens.iter().map(|status| token(status, now)).collect(), more }
 }
 
 fn daemon(status: &DaemonStatus) -> Daemon {
@@ -82,12 +104,13 @@ fn daemon(status: &DaemonStatus) -> Daemon {
     }
 }
 
-pub(crate) fn token_status(token: &TokenStatus) -> OneToken<'_> {
-    OneToken {
+/// One token.
+pub fn token(token: &TokenStatus, now: BootInstant) -> TokenDocument<'_> {
+    TokenDocument {
         name: token.name.as_str(),
         provider: clean(&token.provider),
         state: token.state.as_str(),
-        held: token.held.map(held),
+        held: token.held.map(|token| held(token, now)),
         last_error: token.last_error.as_ref().map(failed),
         failures: token.failures,
         next_attempt: token.next_attempt.map(time),
@@ -96,20 +119,36 @@ pub(crate) fn token_status(token: &TokenStatus) -> OneToken<'_> {
         deviations: token.deviations.iter().map(deviation_count).collect(),
         attributes: attributes(&token.attributes),
         variants_held: token.variants_held,
-        variants: token.variants.iter().map(one_variant).collect(),
+        variants: token.variants.iter().map(|variant| one_variant(variant, now)).collect(),
     }
 }
 
-fn one_variant(status: &VariantStatus) -> OneVariant<'_> {
+fn one_variant(status: &VariantStatus, now: BootInstant) -> OneVariant<'_> {
     OneVariant {
         scope: &status.variant.scope,
         resource: &status.variant.resource,
         audience: &status.variant.audience,
         state: status.state.as_str(),
-        held: status.held.map(held),
+        held: status.held.map(|token| held(token, now)),
         last_error: status.last_error.map(ErrorClass::as_str),
         next_attempt: status.next_attempt.map(time),
     }
+}
+
+/// A held token, as it is now.
+pub fn held(token: HeldToken, now: BootInstant) -> Held {
+    Held {
+        expires_at: time(token.expires_at_wall),
+        expires_in_seconds: token.remaining(now).as_secs(),
+        age_seconds: token.age(now).as_secs(),
+        issued_at_boot_ms: token.issued_at.0,
+        expires_at_boot_ms: token.expires_at.0,
+        fingerprint: token.fingerprint.to_string(),
+    }
+}
+
+fn time(timestamp: Timestamp) -> String {
+    rfc3339(timestamp.to_system_time())
 }
 
 fn failed(error: &LastError) -> Failed {
