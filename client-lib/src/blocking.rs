@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokend_protocol::{
     ExplainedReply, Fingerprint, HeadersReply, ListEntry, RefreshedReply, RejectedReply, Reply, Request,
     Subject, TokenName, TokenReply, TokenStatus, Variant, VersionReply,
@@ -21,6 +22,7 @@ use crate::failure::Failure;
 use crate::options::Options;
 use crate::reply::{self, Pages, Status};
 use crate::request::{self, CallerHeaders, TokenCall};
+use crate::source::SourceToken;
 use connect::Connector;
 use connection::Connection;
 pub use source::TokenSource;
@@ -57,6 +59,19 @@ impl Client {
         Self { shared: Arc::new(shared), deadline, min_ttl }
     }
 
+    /// The client of [`Options::from_env`].
+    pub fn from_env() -> Self {
+        Self::new(Options::from_env())
+    }
+
+    /// A token by its name, for calls about it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] if no token can have this name.
+    pub fn token(&self, name: &str) -> Result<Token, Error> {
+        Ok(self.variant(&name.parse()?, Variant::default()))
+    }
+
     /// The same client with another deadline (see [`Options::deadline`]).
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
@@ -73,8 +88,8 @@ impl Client {
     /// within what the daemon's configuration permits.
     ///
     /// A list and a status have no variant, and [`Client::watch`] names none.
-    pub fn variant<'a>(&'a self, name: &'a TokenName, variant: Variant) -> TokenVariant<'a> {
-        TokenVariant { client: self, name, variant }
+    pub fn variant(&self, name: &TokenName, variant: Variant) -> Token {
+        Token { client: self.clone(), name: name.clone(), variant }
     }
 
     /// The daemon's socket.
@@ -174,18 +189,50 @@ impl Client {
     }
 }
 
-/// Calls about one variant of a token (see [`Client::variant`]).
+/// A token by its name, with the variant and the lifetime that its calls ask for. Cloning is cheap.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tokend_client::blocking::Client;
+///
+/// let token = Client::from_env().token("psb")?.with_min_ttl(Duration::from_secs(60));
+/// let authorization: http::HeaderValue = token.header_value()?;
+/// # let _ = authorization;
+/// # Ok::<(), tokend_client::Error>(())
+/// ```
 #[derive(Clone, Debug)]
-pub struct TokenVariant<'a> {
-    client: &'a Client,
-    name: &'a TokenName,
+pub struct Token {
+    client: Client,
+    name: TokenName,
     variant: Variant,
 }
 
-impl TokenVariant<'_> {
+impl Token {
+    /// The name.
+    pub fn name(&self) -> &TokenName {
+        &self.name
+    }
+
+    /// Another variant of the token (see [`Client::variant`]).
+    #[must_use]
+    pub fn with_variant(&self, variant: Variant) -> Self {
+        Self { variant, ..self.clone() }
+    }
+
+    /// The token with another minimal lifetime (see [`Options::min_ttl`]).
+    #[must_use]
+    pub fn with_min_ttl(&self, min_ttl: Duration) -> Self {
+        Self { client: self.client.with_min_ttl(min_ttl), ..self.clone() }
+    }
+
     /// Returns a valid access token.
     pub fn get(&self) -> Result<TokenReply, Error> {
         self.client.call(request::token(self.token_call())).and_then(reply::token)
+    }
+
+    /// Returns the value of the `Authorization` header. It is marked as sensitive, and wiped from memory with its last clone.
+    pub fn header_value(&self) -> Result<HeaderValue, Error> {
+        self.get().and_then(SourceToken::new).map(|token| token.header_value)
     }
 
     /// Returns all headers of an API call, `Authorization` first.
@@ -210,11 +257,11 @@ impl TokenVariant<'_> {
 
     /// Keeps the token in this process, for many reads.
     pub fn source(&self) -> TokenSource {
-        TokenSource::new(self.client, self.name, self.variant.clone())
+        TokenSource::new(&self.client, &self.name, self.variant.clone())
     }
 
     fn token_call(&self) -> TokenCall<'_> {
-        TokenCall { name: self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
+        TokenCall { name: &self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
     }
 }
 

@@ -1,7 +1,11 @@
 //! The client for programs on tokio.
 
+#[cfg(feature = "reqwest")]
+mod api_client;
 mod connection;
 mod incoming;
+#[cfg(feature = "tower")]
+mod layer;
 mod source;
 mod watch;
 
@@ -11,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokend_protocol::{
     ExplainedReply, Fingerprint, HeadersReply, ListEntry, RefreshedReply, RejectedReply, Reply, Request,
     Subject, TokenName, TokenReply, TokenStatus, Variant, VersionReply,
@@ -25,7 +30,12 @@ use crate::failure::{Failure, RETURN_WAITS, may_return, not_reachable, silent};
 use crate::options::Options;
 use crate::reply::{self, Pages, Status};
 use crate::request::{self, CallerHeaders, TokenCall};
+use crate::source::SourceToken;
+#[cfg(feature = "reqwest")]
+pub use api_client::{ApiClient, ApiError};
 use connection::Connection;
+#[cfg(feature = "tower")]
+pub use layer::{TokenLayer, WithToken};
 pub use source::TokenSource;
 pub use watch::Watch;
 
@@ -83,6 +93,19 @@ impl Client {
         Self { shared: Arc::new(Shared { socket, slot, sources }), deadline, min_ttl }
     }
 
+    /// The client of [`Options::from_env`].
+    pub fn from_env() -> Self {
+        Self::new(Options::from_env())
+    }
+
+    /// A token by its name, for calls about it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] if no token can have this name.
+    pub fn token(&self, name: &str) -> Result<Token, Error> {
+        Ok(self.variant(&name.parse()?, Variant::default()))
+    }
+
     /// The same client with another deadline (see [`Options::deadline`]).
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
@@ -99,8 +122,8 @@ impl Client {
     /// within what the daemon's configuration permits.
     ///
     /// A list and a status have no variant, and [`Client::watch`] names none.
-    pub fn variant<'a>(&'a self, name: &'a TokenName, variant: Variant) -> TokenVariant<'a> {
-        TokenVariant { client: self, name, variant }
+    pub fn variant(&self, name: &TokenName, variant: Variant) -> Token {
+        Token { client: self.clone(), name: name.clone(), variant }
     }
 
     /// The daemon's socket.
@@ -247,18 +270,52 @@ async fn connect(socket: &Path, waits: &[Duration]) -> Result<UnixStream, Error>
     }
 }
 
-/// Calls about one variant of a token (see [`Client::variant`]).
+/// A token by its name, with the variant and the lifetime that its calls ask for. Cloning is cheap.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tokend_client::Client;
+///
+/// # async fn example() -> Result<(), tokend_client::Error> {
+/// let token = Client::from_env().token("psb")?.with_min_ttl(Duration::from_secs(60));
+/// let authorization: http::HeaderValue = token.header_value().await?;
+/// # let _ = authorization;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
-pub struct TokenVariant<'a> {
-    client: &'a Client,
-    name: &'a TokenName,
+pub struct Token {
+    client: Client,
+    name: TokenName,
     variant: Variant,
 }
 
-impl TokenVariant<'_> {
+impl Token {
+    /// The name.
+    pub fn name(&self) -> &TokenName {
+        &self.name
+    }
+
+    /// Another variant of the token (see [`Client::variant`]).
+    #[must_use]
+    pub fn with_variant(&self, variant: Variant) -> Self {
+        Self { variant, ..self.clone() }
+    }
+
+    /// The token with another minimal lifetime (see [`Options::min_ttl`]).
+    #[must_use]
+    pub fn with_min_ttl(&self, min_ttl: Duration) -> Self {
+        Self { client: self.client.with_min_ttl(min_ttl), ..self.clone() }
+    }
+
     /// Returns a valid access token.
     pub async fn get(&self) -> Result<TokenReply, Error> {
         self.client.call(request::token(self.token_call())).await.and_then(reply::token)
+    }
+
+    /// Returns the value of the `Authorization` header. It is marked as sensitive, and wiped from memory with its last clone.
+    pub async fn header_value(&self) -> Result<HeaderValue, Error> {
+        self.get().await.and_then(SourceToken::new).map(|token| token.header_value)
     }
 
     /// Returns all headers of an API call, `Authorization` first.
@@ -283,11 +340,11 @@ impl TokenVariant<'_> {
 
     /// Keeps the token in this process, for many reads. Call it on a tokio runtime.
     pub fn source(&self) -> TokenSource {
-        TokenSource::new(self.client, self.name, self.variant.clone())
+        TokenSource::new(&self.client, &self.name, self.variant.clone())
     }
 
     fn token_call(&self) -> TokenCall<'_> {
-        TokenCall { name: self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
+        TokenCall { name: &self.name, variant: &self.variant, min_ttl: self.client.min_ttl }
     }
 }
 

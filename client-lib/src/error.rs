@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokend_protocol::{ErrorClass, ErrorCode, ErrorReply};
+use tokend_protocol::{ErrorClass, ErrorCode, ErrorReply, TokenNameError};
 
 use crate::SOCKET_VARIABLE;
 
@@ -166,6 +166,12 @@ fn remedy(cause: &io::Error) -> String {
         _ => format!(
             "check that tokend runs, and that this is its socket ({SOCKET_VARIABLE} names another one)"
         ),
+    }
+}
+
+impl From<TokenNameError> for Error {
+    fn from(error: TokenNameError) -> Self {
+        Self::InvalidRequest { message: error.to_string() }
     }
 }
 

@@ -6,14 +6,12 @@
 //! work, or let a [source](#sources) keep it.
 //!
 //! ```no_run
-//! use tokend_client::{Options, TokenName, blocking::Client};
+//! use tokend_client::blocking::Client;
 //!
-//! let client = Client::new(Options::from_env());
-//! let name: TokenName = "psb".parse()?;
-//! let reply = client.get(&name)?;
-//! let header = format!("Authorization: {} {}", reply.token_type, reply.token.expose());
-//! # let _ = header;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! let token = Client::from_env().token("psb")?;
+//! let authorization: http::HeaderValue = token.header_value()?;
+//! # let _ = authorization;
+//! # Ok::<(), tokend_client::Error>(())
 //! ```
 //!
 //! # Two clients
@@ -29,13 +27,12 @@
 //! source.
 //!
 //! ```no_run
-//! use tokend_client::{Options, blocking::Client};
+//! use tokend_client::blocking::Client;
 //!
-//! let client = Client::new(Options::from_env());
-//! let source = client.source(&"psb".parse()?);
+//! let source = Client::from_env().token("psb")?.source();
 //! let value: http::HeaderValue = source.header_value()?;
 //! # let _ = value;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Ok::<(), tokend_client::Error>(())
 //! ```
 //!
 //! - A source never hands out a token that has expired. It waits for another one, until the client's deadline.
@@ -63,17 +60,24 @@
 //! use tokend_client::{RejectOutcome, blocking::Client};
 //! # fn call_api(_: &tokend_client::Secret) -> u16 { 401 }
 //!
-//! # let client = Client::new(tokend_client::Options::from_env());
-//! # let name = "psb".parse()?;
-//! let reply = client.get(&name)?;
+//! let token = Client::from_env().token("psb")?;
+//! let reply = token.get()?;
 //! if call_api(&reply.token) == 401 {
-//!     let rejected = client.reject(&name, reply.info.fingerprint)?;
+//!     let rejected = token.reject(reply.info.fingerprint)?;
 //!     if matches!(rejected.outcome, RejectOutcome::Replaced | RejectOutcome::Superseded) {
-//!         call_api(&client.get(&name)?.token);
+//!         call_api(&token.get()?.token);
 //!     }
 //! }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Ok::<(), tokend_client::Error>(())
 //! ```
+//!
+//! `ApiClient` (feature `reqwest`) and `TokenLayer` (feature `tower`) do this for every request. With the feature `tracing`, sources
+//! log new tokens, failures and rejections. `testing::FakeDaemon` (feature `testing`) is a daemon for the tests of a service.
+
+/// The code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 pub mod blocking;
 #[cfg(feature = "tokio")]
@@ -85,9 +89,15 @@ mod options;
 mod reply;
 mod request;
 mod source;
+#[cfg(feature = "testing")]
+pub mod testing;
 
+#[cfg(feature = "reqwest")]
+pub use client::{ApiClient, ApiError};
 #[cfg(feature = "tokio")]
-pub use client::{Client, TokenSource, TokenVariant, Watch};
+pub use client::{Client, Token, TokenSource, Watch};
+#[cfg(feature = "tower")]
+pub use client::{TokenLayer, WithToken};
 pub use deadline::now;
 pub use error::Error;
 pub use options::{DEFAULT_DEADLINE, DEFAULT_SOCKET, Options, SOCKET_VARIABLE};

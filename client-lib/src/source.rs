@@ -65,6 +65,11 @@ impl SourceHeaders {
         }
         Ok(Self { info: reply.info, map })
     }
+
+    /// Adds the headers to those of a request, in place of headers with the same names.
+    pub fn add_to(&self, headers: &mut HeaderMap) {
+        headers.extend(self.map.clone());
+    }
 }
 
 /// The value of a header. Its memory is wiped with its last clone.
@@ -215,12 +220,16 @@ impl Subscription {
 
     /// The daemon went away, or does not answer. The token that is held stays in use.
     pub(crate) fn lost(&self, error: &Error) {
+        #[cfg(feature = "tracing")]
+        tracing::warn!(token = %self.watched.name, %error, "the daemon is away");
         let Current { token, .. } = self.current();
         self.publish(Current { token, error: error.clone() });
     }
 
     /// The daemon ended the watch. If it does so because the caller may not have the token, the token is dropped.
     fn refused(&self, error: Error) {
+        #[cfg(feature = "tracing")]
+        tracing::warn!(token = %self.watched.name, %error, "the daemon ended the watch");
         let is_refusal = matches!(
             error,
             Error::NotAllowed { .. } | Error::UnknownToken { .. } | Error::InvalidRequest { .. }
@@ -233,6 +242,8 @@ impl Subscription {
     fn event(&self, event: EventReply) {
         let error = event_error(&self.watched.name, &event);
         let held = event.held.map(|held| held.fingerprint);
+        #[cfg(feature = "tracing")]
+        log(&self.watched.name, &event);
         let (token, error) = match event.token.map(SourceToken::new) {
             Some(Ok(token)) => (Some(Arc::new(token)), error),
             Some(Err(error)) => (None, error),
@@ -259,6 +270,17 @@ impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let WatchedToken { name, variant } = &self.watched;
         f.debug_struct("TokenSource").field("name", name).field("variant", variant).finish_non_exhaustive()
+    }
+}
+
+/// Logs a new token, or a failure. The daemon logs its own reasons.
+#[cfg(feature = "tracing")]
+fn log(name: &TokenName, event: &EventReply) {
+    if let Some(info) = event.token.as_ref().map(|token| token.info) {
+        let (fingerprint, lifetime) = (info.fingerprint, info.remaining(now()));
+        tracing::info!(token = %name, %fingerprint, ?lifetime, "a new token");
+    } else if let Some(class) = event.last_error {
+        tracing::warn!(token = %name, class = class.as_str(), "the daemon could not renew the token");
     }
 }
 
@@ -303,6 +325,8 @@ impl Rejections {
     }
 
     pub(crate) fn end(&self, refused: Fingerprint, outcome: RejectOutcome) -> Rejection {
+        #[cfg(feature = "tracing")]
+        tracing::info!(fingerprint = %refused, ?outcome, "an API refused the token");
         let number = self.ended.fetch_add(1, Ordering::AcqRel) + 1;
         Rejection { number, refused, outcome }
     }

@@ -69,7 +69,7 @@ pub fn call_api() -> PathBuf {
     let built = BUILT.get_or_init(|| {
         let this = env::current_exe().expect("a program knows its own path");
         let directory = profile_directory(&this);
-        let example = ["--package", "tokend-client", "--features", "tokio", "--example", "call_api"];
+        let example = ["--package", "tokend-client", "--features", "reqwest", "--example", "call_api"];
         build(&directory, &example);
         directory.join("examples/call_api")
     });

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokend_protocol::{Fingerprint, RejectOutcome, TokenName, Variant, WatchedToken, read_frame};
 
 use super::connect::connect_within;
-use super::{Client, TokenVariant};
+use super::{Client, Token};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, not_reachable, silent};
 use crate::source::{
@@ -208,7 +208,7 @@ impl TokenSource {
         }
     }
 
-    fn variant(&self) -> TokenVariant<'_> {
+    fn variant(&self) -> Token {
         let WatchedToken { name, variant } = self.subscription.watched();
         self.shared.client.variant(name, variant.clone())
     }

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time;
 
 use super::incoming::Incoming;
-use super::{Client, TokenVariant, connect};
+use super::{Client, Token, connect};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, silent};
 use crate::source::{
@@ -208,7 +208,7 @@ impl TokenSource {
         client.sources.start(&client.socket);
     }
 
-    fn variant(&self) -> TokenVariant<'_> {
+    fn variant(&self) -> Token {
         let WatchedToken { name, variant } = self.subscription.watched();
         self.shared.client.variant(name, variant.clone())
     }

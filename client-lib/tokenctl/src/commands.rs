@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokend_client::blocking::{Client, TokenVariant};
+use tokend_client::blocking::{Client, Token};
 use tokend_client::{
     CallerHeaders, Error, ErrorClass, EventReply, Fingerprint, HeadersReply, Options, PROTOCOL_VERSION,
     RejectOutcome, Subject, TokenInfo, TokenName,
@@ -81,7 +81,7 @@ fn in_general() -> impl Fn(Error) -> Failure {
     |error| Failure::of_call(&error, "")
 }
 
-fn get(token: &TokenVariant<'_>, form: Form, name: &TokenName) -> Done {
+fn get(token: &Token, form: Form, name: &TokenName) -> Done {
     output::refuse_the_journal()?;
     let reply = token.get().map_err(about(name))?;
     match form {
@@ -91,7 +91,7 @@ fn get(token: &TokenVariant<'_>, form: Form, name: &TokenName) -> Done {
 }
 
 /// Becomes the command. Returns only if that fails.
-fn exec(token: &TokenVariant<'_>, name: &TokenName, variable: &str, command: &[OsString]) -> Done {
+fn exec(token: &Token, name: &TokenName, variable: &str, command: &[OsString]) -> Done {
     let [program, args @ ..] = command else { return Ok(()) };
     let reply = token.get().map_err(about(name))?;
     let error = process::Command::new(program).args(args).env(variable, reply.token.expose()).exec();
@@ -106,7 +106,7 @@ fn caller_headers<'a>(
     without.iter().fold(headers, CallerHeaders::omit)
 }
 
-fn headers(token: &TokenVariant<'_>, form: Form, name: &TokenName, caller: &CallerHeaders) -> Done {
+fn headers(token: &Token, form: Form, name: &TokenName, caller: &CallerHeaders) -> Done {
     output::refuse_the_journal()?;
     let reply = token.headers(caller).map_err(about(name))?;
     match form {
@@ -178,7 +178,7 @@ fn colours() -> Colours {
     if output::takes_colour() { Colours::With } else { Colours::Without }
 }
 
-fn refresh(token: &TokenVariant<'_>, form: Form, name: &TokenName) -> Done {
+fn refresh(token: &Token, form: Form, name: &TokenName) -> Done {
     let reply = token.refresh().map_err(about(name))?;
     let what = if reply.changed { "a new token" } else { "the provider returned the same token" };
     output::write(&match form {
@@ -187,7 +187,7 @@ fn refresh(token: &TokenVariant<'_>, form: Form, name: &TokenName) -> Done {
     })
 }
 
-fn reject(token: &TokenVariant<'_>, form: Form, name: &TokenName, fingerprint: Option<Fingerprint>) -> Done {
+fn reject(token: &Token, form: Form, name: &TokenName, fingerprint: Option<Fingerprint>) -> Done {
     let refused = match fingerprint {
         Some(fingerprint) => fingerprint,
         None => token.get().map_err(about(name))?.info.fingerprint,
@@ -259,7 +259,7 @@ fn reached(form: Form, event: &EventReply) -> Done {
 }
 
 /// Prints the explanation. A denial has exit status 4 and no message on standard error.
-fn explain(token: &TokenVariant<'_>, form: Form, name: &TokenName, subject: &Subject) -> Done {
+fn explain(token: &Token, form: Form, name: &TokenName, subject: &Subject) -> Done {
     let reply = token.explain(subject).map_err(about(name))?;
     output::write(&match form {
         Form::Json => json::line(&json::explanation(name, &reply)),

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use tokend_client::blocking::{Client, TokenVariant};
+use tokend_client::blocking::{Client, Token};
 use tokend_client::{Error, TokenName, TokenReply};
 
 use crate::args::Helper;
@@ -40,7 +40,7 @@ pub(crate) fn answer(client: &Client, helper: &Helper) -> Done {
 
 /// An `ExecCredential` of `client.authentication.k8s.io` (Kubernetes, "client-go credential plugins"). The client demands the
 /// version that it names in `KUBERNETES_EXEC_INFO`.
-fn kubectl(token: &TokenVariant<'_>, name: &TokenName) -> Done {
+fn kubectl(token: &Token, name: &TokenName) -> Done {
     let info = env::var("KUBERNETES_EXEC_INFO").unwrap_or_default();
     let info: Value = serde_json::from_str(&info).unwrap_or_default();
     let [preferred, _] = KUBERNETES;
@@ -93,7 +93,7 @@ impl Question {
 }
 
 /// A credential helper of git (gitcredentials(7)). It ignores operations that it does not know.
-fn git(token: &TokenVariant<'_>, name: &TokenName, operation: &str, username: &str) -> Done {
+fn git(token: &Token, name: &TokenName, operation: &str, username: &str) -> Done {
     let question =
         Question::read(io::stdin()).map_err(|error| Failure::helper(&format!("git's question: {error}")))?;
     match operation {
@@ -157,7 +157,7 @@ fn insecure(program: &str, url: &str) -> Failure {
 }
 
 /// A credential helper of Docker (the README of docker-credential-helpers, "Development"). It has nothing to store.
-fn docker(token: &TokenVariant<'_>, name: &TokenName, operation: &str, username: &str) -> Done {
+fn docker(token: &Token, name: &TokenName, operation: &str, username: &str) -> Done {
     match operation {
         "get" => {
             let url = question("Docker")?;
@@ -178,7 +178,7 @@ fn docker(token: &TokenVariant<'_>, name: &TokenName, operation: &str, username:
 }
 
 /// A credential helper of Bazel (the specification `credential-helper-spec` of `EngFlow`).
-fn bazel(token: &TokenVariant<'_>, name: &TokenName, operation: &str) -> Done {
+fn bazel(token: &Token, name: &TokenName, operation: &str) -> Done {
     if operation != "get" {
         return Err(Failure::helper("Bazel asks with the word `get`"));
     }
