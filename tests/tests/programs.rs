@@ -109,7 +109,8 @@ fn nginx_adds_the_token_to_requests_that_come_without_one() {
          proxy_set_header Authorization $authorization;\nproxy_set_header Accept \"\";\n\
          proxy_set_header User-Agent \"\";\nproxy_pass {api};\n}}\n\
          location = /token {{\ninternal;\nproxy_pass http://unix:{http}:/v1/auth/aritma;\n\
-         proxy_pass_request_body off;\nproxy_set_header Content-Length \"\";\nproxy_set_header Origin \"\";\n}}\n}}\n}}\n",
+         proxy_pass_request_headers off;\n\
+         proxy_pass_request_body off;\nproxy_set_header Content-Length \"\";\n}}\n}}\n}}\n",
         home = home.display()
     );
     fs::write(home.join("nginx.conf"), configuration).expect("nginx can be configured");

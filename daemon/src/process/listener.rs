@@ -82,8 +82,9 @@ fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     // The file takes its mode from the socket, so it is private from its first moment.
     fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    chown(path, None, group.map(Gid::from_raw))
-        .map_err(|error| io::Error::other(format!("giving it to its group: {error}")))?;
+    chown(path, None, group.map(Gid::from_raw)).map_err(|error| {
+        io::Error::other(format!("giving it to socket_group: {error} (the daemon must be in the group)"))
+    })?;
     fs::set_permissions(path, Permissions::from_mode(0o660))?;
     // The kernel queues as many connections as net.core.somaxconn allows.
     listen(&fd, Backlog::MAXALLOWABLE)?;
