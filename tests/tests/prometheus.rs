@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a panic is how a test fails")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,11 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokend_tests::process::Background;
 use tokend_tests::provider::Recorded;
 use tokend_tests::test_support::{Scene, token_table};
-use tokend_tests::{Answer, Provider, http, process, program, requirement, secrets, wait};
+use tokend_tests::{Answer, Provider, TestDir, http, process, program, requirement, secrets, wait};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -110,6 +112,58 @@ fn promtool_finds_no_fault_in_the_metrics_and_the_alerts() {
     for args in [["check", "rules", "tokend.rules.yml"], ["test", "rules", "tokend.rules.test.yml"]] {
         process::run(Command::new("promtool").args(args).current_dir(&rules), LIMIT).expect_success();
     }
+}
+
+/// The queries in a dashboard of Grafana.
+fn queries(part: &Value, found: &mut Vec<String>) {
+    match part {
+        Value::Object(members) => {
+            // As Grafana fills them in.
+            let query = members.get("expr").and_then(Value::as_str);
+            found.extend(
+                query.map(|query| query.replace("$__rate_interval", "1m").replace("$instance", ".+")),
+            );
+            members.values().for_each(|member| queries(member, found));
+        }
+        Value::Array(elements) => elements.iter().for_each(|element| queries(element, found)),
+        _ => (),
+    }
+}
+
+#[test]
+fn the_queries_of_the_dashboard_are_valid_and_about_metrics_that_exist() {
+    if !requirement::program("promtool") {
+        return;
+    }
+    let read = |path: &str| fs::read_to_string(program::workspace().join(path)).expect(path);
+    let dashboard: Value = serde_json::from_str(&read("systemd/prometheus/tokend.dashboard.json"))
+        .expect("the dashboard is JSON");
+    let mut found = Vec::new();
+    queries(&dashboard, &mut found);
+    let panels = dashboard["panels"].as_array().expect("there are panels");
+    assert!(found.len() > panels.len(), "each panel has a query");
+    let distinct =
+        |member: &str| panels.iter().map(|panel| panel[member].to_string()).collect::<BTreeSet<_>>().len();
+    assert_eq!((distinct("id"), distinct("title")), (panels.len(), panels.len()));
+    let metrics = read("protocol/src/documents/metrics.rs");
+    for query in &found {
+        let words = query.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+        let names: Vec<_> = words.filter(|word| word.starts_with("tokend_")).collect();
+        assert!(!names.is_empty(), "{query}");
+        for name in names {
+            assert!(metrics.contains(&format!("\"{}\"", name.trim_end_matches("_total"))), "{name}");
+        }
+    }
+    let rules =
+        found.iter().enumerate().map(|(n, query)| json!({ "record": format!("r{n}"), "expr": query }));
+    let groups = json!({ "groups": [{ "name": "dashboard", "rules": rules.collect::<Vec<_>>() }] });
+    let home = TestDir::new();
+    // JSON is YAML too.
+    fs::write(home.path().join("rules.yml"), groups.to_string()).expect("a file can be written");
+    let checked =
+        Command::new("promtool").args(["check", "rules", "rules.yml"]).current_dir(home.path()).output();
+    let checked = checked.expect("promtool runs");
+    assert!(checked.status.success(), "{checked:?}");
 }
 
 #[test]
