@@ -76,6 +76,17 @@ pub fn call_api() -> PathBuf {
     built.clone()
 }
 
+/// The path of the built `libtokend.so`, the client library for C.
+pub fn libtokend() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let directory = profile_directory(&env::current_exe().expect("a program knows its own path"));
+        build(&directory, &["--package", "tokend-c"]);
+        directory.join("libtokend.so")
+    });
+    built.clone()
+}
+
 /// Copies a program to where every user can run it: the source tree may be closed to others.
 ///
 /// Another process does the writing. Were it this one, a child that some other thread starts at the same

@@ -1,0 +1,1 @@
+../../../../../client-lib/c/examples/get.c

@@ -1,0 +1,1 @@
+../../../../../client-lib/c/include/tokend.h
