@@ -1,11 +1,21 @@
 //! Real programs that get their tokens from tokend. `tests/run` installs them.
 
-#![expect(clippy::expect_used, reason = "a panic is how a test fails")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails"
+)]
+
+mod git;
+mod kubectl;
+mod registry;
 
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -13,9 +23,23 @@ use nix::unistd::Pid;
 use tokend_tests::daemon::Launch;
 use tokend_tests::standin::{Kind, StandIn};
 use tokend_tests::test_support::{Scene, token_table};
-use tokend_tests::{Finished, Provider, RealDaemon, TestDir, process, program, requirement, wait};
+use tokend_tests::{
+    Answer, Finished, Provider, RealDaemon, TestDir, process, program, requirement, secrets, wait,
+};
 
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// A provider, and the newest of its tokens, the only one that a server of a test accepts.
+fn provider_of_one_token() -> (Provider, Arc<Mutex<String>>) {
+    let accepted = Arc::new(Mutex::new(String::new()));
+    let newest = Arc::clone(&accepted);
+    let provider = Provider::start_answering(move |_| {
+        let token = secrets::invent("access-token");
+        token.clone_into(&mut newest.lock().unwrap());
+        Answer::this_token(&token, 3600)
+    });
+    (provider, accepted)
+}
 
 /// Runs `git credential`, which asks the helpers, without the settings of this machine and user.
 fn git_credential(home: &Path, operation: &str, question: &str) -> Finished {
