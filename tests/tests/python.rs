@@ -21,6 +21,9 @@ use tokend_tests::{
 
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// The type of a token that Google takes for one of its own.
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
 fn library() -> PathBuf {
     program::workspace().join("client-lib/python")
 }
@@ -112,15 +115,10 @@ except tokend.NotAllowed as error:
     run_program(&scene, text, &["61002"]).expect_success();
 }
 
-/// The API refuses each token at first, after the daemon has replaced it.
-#[test]
-fn http_clients_repeat_a_refused_request_with_another_token() {
-    if !has(&["requests", "httpx"]) {
-        return;
-    }
-    let scene = Scene::start(Provider::start(), &token_table("t", ""));
+/// An API that refuses every other request, after the daemon has replaced the token.
+fn api_that_refuses_each_token_at_first(scene: &Scene) -> Provider {
     let (tokenctl, mut calls) = (scene.tokenctl(), 0);
-    let api = Provider::start_answering(move |request| {
+    Provider::start_answering(move |request| {
         calls += 1;
         if calls % 2 == 1 {
             tokenctl.run(&["refresh", "t"]).expect_success();
@@ -128,7 +126,16 @@ fn http_clients_repeat_a_refused_request_with_another_token() {
         }
         let is_new = request.header("authorization") == Some(&format!("Bearer {}", tokenctl.get("t")));
         Answer::status(if is_new { 200 } else { 403 })
-    });
+    })
+}
+
+#[test]
+fn http_clients_repeat_a_refused_request_with_another_token() {
+    if !has(&["requests", "httpx"]) {
+        return;
+    }
+    let scene = Scene::start(Provider::start(), &token_table("t", ""));
+    let api = api_that_refuses_each_token_at_first(&scene);
     let text = "
 import asyncio, sys, httpx, requests, tokend.httpx, tokend.requests
 print(requests.get(sys.argv[1], auth=tokend.requests.TokenAuth('t')).status_code)
@@ -142,6 +149,91 @@ asyncio.run(call())
     assert_eq!(run_program(&scene, text, &[&api.url("/accounts")]).expect_success(), "200\n200\n200\n");
     let bodies: Vec<_> = api.requests().into_iter().map(|request| request.body).collect();
     assert_eq!(bodies, ["", "", "{\"amount\":5}", "{\"amount\":5}", "", ""]);
+}
+
+#[test]
+fn opentelemetry_repeats_a_refused_export_with_another_token() {
+    if !has(&["requests", "opentelemetry.exporter.otlp.proto.http"]) {
+        return;
+    }
+    let scene = Scene::start(Provider::start(), &token_table("t", ""));
+    let api = api_that_refuses_each_token_at_first(&scene);
+    let text = "
+import sys, requests, tokend.requests
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+class Exporter(OTLPSpanExporter):
+    def export(self, spans):
+        result = super().export(spans)
+        print(result.name)
+        return result
+session = requests.Session()
+session.auth = tokend.requests.TokenAuth('t')
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(Exporter(sys.argv[1], session=session)))
+for name in ['first', 'second']:
+    with provider.get_tracer('example').start_as_current_span(name):
+        pass
+provider.shutdown()
+";
+    let url = api.url("/v1/traces");
+    assert_eq!(run_program(&scene, text, &[&url]).expect_success(), "SUCCESS\nSUCCESS\n");
+    let requests = api.requests();
+    let names = requests.iter().map(|request| request.body.contains("first"));
+    assert_eq!(names.collect::<Vec<_>>(), [true, true, false, false], "each batch is sent twice");
+}
+
+/// Google's library runs `tokenctl helper google`, and exchanges the token for one of Google.
+#[test]
+fn google_exchanges_the_newest_token() {
+    if !has(&["google.auth", "requests"]) {
+        return;
+    }
+    let scene = Scene::start(Provider::start(), &token_table("t", ""));
+    let tokenctl = scene.tokenctl();
+    let google = Provider::start_answering(move |request| {
+        let is_newest = request.field("subject_token") == Some(tokenctl.get("t"));
+        if !is_newest || request.field("subject_token_type").as_deref() != Some(JWT) {
+            return Answer::refusal(400, "invalid_grant");
+        }
+        let mut token =
+            serde_json::json!({ "access_token": "exchanged", "token_type": "Bearer", "expires_in": 3600 });
+        token["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token".into();
+        Answer::json(200, &token)
+    });
+    let command =
+        format!("{} --socket {} helper google t", program::tokenctl().display(), scene.socket().display());
+    let configuration = serde_json::json!({
+        "type": "external_account",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/p",
+        "subject_token_type": JWT,
+        "token_url": google.url("/v1/token"),
+        "credential_source": { "executable": { "command": command, "timeout_millis": 120_000 } },
+    });
+    fs::write(scene.home.path().join("google.json"), configuration.to_string()).unwrap();
+    let text = "
+import os, sys, google.auth.pluggable, google.auth.transport.requests
+os.environ['GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES'] = '1'
+credentials = google.auth.pluggable.Credentials.from_file('google.json', scopes=['example'])
+with google.auth.transport.requests.requests.Session() as session:
+    try:
+        credentials.refresh(google.auth.transport.requests.Request(session))
+    except google.auth.exceptions.RefreshError as error:
+        sys.exit(str(error))
+print(credentials.token)
+";
+    for _ in 0..2 {
+        assert_eq!(run_program(&scene, text, &[]).expect_success(), "exchanged\n");
+        scene.tokenctl().run(&["refresh", "t"]).expect_success();
+    }
+    scene.reconfigure("", &token_table("u", ""));
+    scene.daemon.signal(Signal::SIGHUP);
+    let refused = wait::until("a refusal", || {
+        let run = run_program(&scene, text, &[]);
+        (run.code != 0).then_some(run.stderr)
+    });
+    assert!(refused.contains("no such token"), "the library passes on the reason: {refused}");
 }
 
 /// An API that answers 401 to the tokens in the set.
