@@ -6,6 +6,7 @@
 mod fake;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -17,11 +18,11 @@ use futures_util::stream::poll_fn;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use reqwest::Client as Caller;
+use reqwest::{Client as Caller, RequestBuilder};
 use tempfile::TempDir;
 use tokend_client::{
     BootInstant, Client, EventReply, Fingerprint, Header, HeadersReply, HeldToken, Options, RejectOutcome,
@@ -150,15 +151,21 @@ impl Bank {
                 response.header("connection", "x-hop").header("x-hop", "1").body(whole(Bytes::new())).unwrap()
             }
             "/stream" => {
-                let mut parts = self.parts.lock().unwrap().take().unwrap();
-                let stream = poll_fn(move |context| {
-                    parts.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
-                });
-                Response::new(BodyExt::boxed(StreamBody::new(stream)))
+                let parts = self.parts.lock().unwrap().take().unwrap();
+                Response::new(BodyExt::boxed(body_of(parts).map_err(|never| match never {})))
             }
             _ => Response::new(whole(Bytes::from_static(b"ok"))),
         }
     }
+}
+
+/// A body of these parts, one after the other.
+fn body_of(
+    mut parts: mpsc::Receiver<Bytes>,
+) -> impl Body<Data = Bytes, Error = Infallible> + Send + Sync + 'static {
+    StreamBody::new(poll_fn(move |context| {
+        parts.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
+    }))
 }
 
 /// Sends requests to a Unix socket, and follows no redirect.
@@ -227,7 +234,7 @@ async fn serve_upstream(listener: TcpListener, bank: Arc<Bank>) {
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let bank = Arc::clone(&bank);
-                async move { Ok::<_, std::convert::Infallible>(bank.serve(request)) }
+                async move { Ok::<_, Infallible>(bank.serve(request)) }
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
@@ -307,11 +314,24 @@ async fn a_reply_is_passed_on_as_it_comes() {
     let scene = Scene::new().await;
     let (send, receive) = mpsc::channel(1);
     *scene.bank.parts.lock().unwrap() = Some(receive);
-    let mut response = scene.caller.get("http://proxy/stream").send().await.unwrap();
+    pass_on(scene.caller.get("http://proxy/stream"), send).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_passed_on_as_it_comes() {
+    let scene = Scene::new().await;
+    let (send, receive) = mpsc::channel(1);
+    let body = reqwest::Body::wrap(body_of(receive));
+    pass_on(scene.caller.post("http://proxy/echo").body(body), send).await;
+}
+
+/// Sends a request whose response has the parts of a channel.
+async fn pass_on(request: RequestBuilder, send: mpsc::Sender<Bytes>) {
+    let mut response = timeout(PATIENCE, request.send()).await.unwrap().unwrap();
     for part in ["one", "two", "three"] {
         send.send(Bytes::from(part)).await.unwrap();
         // Before the next part exists.
-        let got = timeout(PATIENCE, response.chunk()).await.expect("the part is passed on").unwrap();
+        let got = timeout(PATIENCE, response.chunk()).await.unwrap().unwrap();
         assert_eq!(got.unwrap(), part);
     }
     drop(send);
