@@ -301,6 +301,8 @@ pages! {
     nginx: "howto/nginx.md",
     git: "howto/git.md",
     kubectl: "howto/kubectl.md",
+    registry: "howto/registry.md",
+    google: "howto/google.md",
     credential: "howto/credential.md",
     file: "howto/file.md",
     proxy: "howto/proxy.md",
