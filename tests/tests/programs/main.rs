@@ -77,8 +77,7 @@ fn git_asks_for_a_token_and_reports_one_that_a_server_refuses() {
 
     git_credential(home, "approve", &credential).expect_success();
     git_credential(home, "reject", &credential).expect_success();
-    let journal = fs::read_to_string(scene.home.log()).expect("the daemon's log can be read");
-    assert!(journal.contains("verb=\"reject\""), "{journal}");
+    scene.daemon.wait_for_log(&["verb=\"reject\""]);
 }
 
 /// A bank's daemon, which speaks HTTP too, for everybody.
