@@ -32,7 +32,7 @@ macro_rules! exit_status {
   8  the deadline passed
 
 `exec` ends as its command does. It exits with 127 if there is no such command, and with 126 if it cannot be run.
-`sync` and `metrics --listen` exit with 0 when SIGTERM or SIGINT stops them.
+`sync`, `top` and `metrics --listen` exit with 0 when SIGTERM or SIGINT stops them.
 `status --exit-status` exits with 0 if every token is valid, with 7 if a token needs an operator, else with 6."
     };
 }
@@ -169,6 +169,10 @@ pub(crate) enum Command {
         #[arg(long)]
         exit_status: bool,
     },
+
+    /// Show all tokens in a table that is kept current, those that need attention first; `q` ends it.
+    #[command(after_help = examples::TOP)]
+    Top,
 
     /// Print the status as metrics of Prometheus, or serve them.
     ///

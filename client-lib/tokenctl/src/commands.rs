@@ -15,7 +15,7 @@ use tokend_protocol::documents::{self, Dialect, Metrics};
 use crate::args::{Args, Command, Condition};
 use crate::failure::Failure;
 use crate::table::{Cell, Colours, Table};
-use crate::{explanation, exporter, helper, human, json, manual, output, status, sync};
+use crate::{explanation, exporter, helper, human, json, manual, output, status, sync, top};
 
 pub(crate) type Done = Result<(), Failure>;
 
@@ -46,6 +46,8 @@ pub(crate) fn run(args: &Args) -> Done {
         Command::Status { name: None, verbose, exit_status } => {
             status_of_all(&client(), form, *verbose, *exit_status)
         }
+        Command::Top if form == Form::Json => Err(Failure::terminal(top::NO_TERMINAL)),
+        Command::Top => top::top(&client(), colours()),
         Command::Refresh { name, variant } => refresh(&client().variant(name, variant.into()), form, name),
         Command::Reject { name, fingerprint, variant } => {
             reject(&client().variant(name, variant.into()), form, name, *fingerprint)
@@ -77,7 +79,7 @@ pub(crate) fn about(name: &TokenName) -> impl Fn(Error) -> Failure {
 }
 
 /// The failure of a call that is not about one token.
-fn in_general() -> impl Fn(Error) -> Failure {
+pub(crate) fn in_general() -> impl Fn(Error) -> Failure {
     |error| Failure::of_call(&error, "")
 }
 

@@ -85,6 +85,11 @@ impl Failure {
         Self::new(exit, "exec", &format!("cannot run {}: {error}", program.display()))
     }
 
+    /// There is no terminal, or it cannot be used.
+    pub(crate) fn terminal(message: &str) -> Self {
+        Self::new(2, "terminal", message)
+    }
+
     /// Another program asks for something that it does not get.
     pub(crate) fn helper(message: &str) -> Self {
         Self::new(2, "usage", message)

@@ -19,6 +19,7 @@ mod output;
 mod status;
 mod sync;
 mod table;
+mod top;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

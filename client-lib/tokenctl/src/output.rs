@@ -37,6 +37,10 @@ pub(crate) fn is_terminal() -> bool {
 /// Whether to use colours: on a terminal that has them, unless `NO_COLOR` is set.
 pub(crate) fn takes_colour() -> bool {
     let declined = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    !declined && !dumb && is_terminal()
+    !declined && !is_dumb() && is_terminal()
+}
+
+/// Whether the terminal takes only plain text.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term == "dumb")
 }

@@ -127,7 +127,8 @@ pub(crate) fn exit_status<'a>(tokens: impl IntoIterator<Item = &'a TokenStatus>)
     tokens.into_iter().map(exit).max().unwrap_or_default()
 }
 
-fn daemon(daemon: &DaemonStatus, now: SystemTime) -> String {
+/// The daemon, and whether its last reload failed.
+pub(crate) fn daemon(daemon: &DaemonStatus, now: SystemTime) -> String {
     let DaemonStatus { version, pid, started_at, connections, reload_failed_at, attributes: _ } = daemon;
     let (version, up) = (clean(version), duration(since(*started_at, now)));
     let mut text = match (*pid, *connections) {
@@ -143,15 +144,18 @@ fn daemon(daemon: &DaemonStatus, now: SystemTime) -> String {
     text
 }
 
-fn failed(error: &LastError, now: SystemTime) -> String {
+/// A failure, with its age.
+pub(crate) fn failed(error: &LastError, now: SystemTime) -> String {
     format!("{} {} ago: {}", error.class.as_str(), duration(since(error.at, now)), clean(&error.message))
 }
 
-fn lifetime(held: HeldToken) -> String {
+/// The remaining lifetime of a token.
+pub(crate) fn lifetime(held: HeldToken) -> String {
     duration(held.remaining(tokend_client::now()))
 }
 
-fn renewal(at: Timestamp, now: SystemTime) -> String {
+/// The time until the next request.
+pub(crate) fn renewal(at: Timestamp, now: SystemTime) -> String {
     match until(at.to_system_time(), now) {
         wait if wait.as_secs() == 0 => NOW.to_owned(),
         wait => duration(wait),

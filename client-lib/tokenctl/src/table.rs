@@ -2,6 +2,8 @@
 
 use tokend_client::State;
 
+use crate::human::cut;
+
 /// Two spaces tell columns apart whatever is in them.
 const GAP: &str = "  ";
 
@@ -55,10 +57,11 @@ impl Cell {
         self.text.chars().count()
     }
 
-    fn write(&self, line: &mut String, colours: Colours) {
+    fn write(&self, line: &mut String, max: usize, colours: Colours) {
+        let text = cut(&self.text, max);
         match self.paint.filter(|_| colours == Colours::With) {
-            Some(paint) => line.extend([paint.code(), &self.text, "\x1b[0m"]),
-            None => line.push_str(&self.text),
+            Some(paint) => line.extend([paint.code(), &text, "\x1b[0m"]),
+            None => line.push_str(&text),
         }
     }
 }
@@ -80,16 +83,25 @@ impl Table {
 
     /// The table as text, each line with its end.
     pub(crate) fn render(&self, colours: Colours) -> String {
+        self.render_within(usize::MAX, colours)
+    }
+
+    /// The same, with lines of at most `max` characters.
+    pub(crate) fn render_within(&self, max: usize, colours: Colours) -> String {
         let head: Vec<Cell> = self.head.iter().map(Cell::from).collect();
         let widths = self.widths();
         let mut text = String::new();
         for row in std::iter::once(&head).chain(&self.rows) {
             let mut line = String::new();
-            let mut owed = 0;
+            let (mut owed, mut start) = (0, 0);
             for (cell, width) in row.iter().zip(&widths) {
+                if start >= max {
+                    break;
+                }
                 line.extend(std::iter::repeat_n(' ', owed));
-                cell.write(&mut line, colours);
+                cell.write(&mut line, max - start, colours);
                 owed = width.saturating_sub(cell.width()) + GAP.len();
+                start += width + GAP.len();
             }
             text.push_str(line.trim_end());
             text.push('\n');
@@ -127,6 +139,21 @@ mod tests {
             "NAME         STATE        REQUESTS\n\
              a-long-name  fresh        7\n\
              é            unavailable  12\n"
+        );
+    }
+
+    #[test]
+    fn lines_are_cut_at_the_width_of_the_terminal() {
+        let narrow = table().render_within(20, Colours::With);
+        assert_eq!(
+            narrow,
+            "NAME         STATE\n\
+             a-long-name  \x1b[32mfresh\x1b[0m\n\
+             é            \x1b[31munavai…\x1b[0m\n"
+        );
+        assert_eq!(
+            table().render_within(28, Colours::Without).lines().next(),
+            Some("NAME         STATE        R…")
         );
     }
 

@@ -1129,7 +1129,7 @@ fn the_help_of_each_command_has_examples() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 20);
+    assert_eq!(checked, 21);
 }
 
 #[test]
@@ -1147,7 +1147,7 @@ fn manual_pages_are_made() {
     let get = fs::read_to_string(dir.path().join("tokenctl-get.1")).unwrap();
     assert!(get.contains(".TH tokenctl-get 1") && get.contains("min\\-ttl"), "{get}");
     assert!(get.contains(".SH EXAMPLES\n.nf\n  tokenctl get psb\n") && !get.contains("EXTRA"), "{get}");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 17);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 18);
     let nowhere = Ran::of(program().args(["man", "/nonexistent"]).output().unwrap());
     assert_eq!(nowhere.exit, 1);
     assert!(nowhere.err.starts_with("tokenctl: cannot write /nonexistent/tokenctl.1: "), "{nowhere:?}");

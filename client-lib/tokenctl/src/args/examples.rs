@@ -31,6 +31,10 @@ Examples:
   tokenctl status psb --exit-status
   tokenctl status --json | jq '.tokens[] | select(.state != \"fresh\") | .name'";
 
+pub(super) const TOP: &str = "\
+Examples:
+  tokenctl top";
+
 pub(super) const METRICS: &str = "\
 Examples:
   tokenctl metrics >/var/lib/prometheus/node-exporter/tokend.prom.$$ &&
