@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Source;
+use crate::init::InitArgs;
 use crate::process::logging::LogFormat;
 
 /// Owns the OAuth 2.0 credentials of this host and hands access tokens to local processes.
@@ -44,6 +45,15 @@ pub enum Command {
         /// otherwise the user who runs it.
         #[arg(long, value_name = "USER")]
         as_user: Option<String>,
+    },
+    /// Sets a token up: writes drop-ins of the configuration and of the unit, after a check, or nothing.
+    ///
+    /// On a terminal, it asks for everything that no option says. It shows the files before it writes them.
+    Init {
+        #[command(flatten)]
+        init: Box<InitArgs>,
+        #[command(flatten)]
+        config: ConfigArgs,
     },
 }
 

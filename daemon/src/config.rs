@@ -29,6 +29,7 @@ use crate::access::{Abilities, Condition, Rule};
 use fault::Sink;
 pub use fault::{Fault, Place};
 pub use host_check::trust_ca_file;
+pub use preset::{ShippedPreset, shipped_presets};
 use section::Section;
 pub use settings::{
     AdminSettings, BasicEncoding, ClientAuthentication, ClientSettings, CredentialSettings, DaemonSettings,
@@ -109,7 +110,7 @@ impl Config {
 /// that this process lacks the abilities for. Asks no name service, so the daemon starts and reloads without one.
 pub fn load(source: &Source, abilities: Abilities) -> Result<Loaded, Vec<Fault>> {
     let sink = Sink::default();
-    let config = read(source, &files::read(&source.path, &sink), &sink);
+    let config = read(source, &files::read(&source.path, &[], &sink), &sink);
     host_check::warn_of_inabilities(abilities, &sink);
     sink.finish(config)
 }
@@ -117,8 +118,17 @@ pub fn load(source: &Source, abilities: Abilities) -> Result<Loaded, Vec<Fault>>
 /// As [`load`], for `tokend check`: also reports files that this process's user cannot read, and warns of rules that
 /// match nobody on this host at present. It may hang as long as the name service or a file system does.
 pub fn load_and_look_up(source: &Source, abilities: Abilities) -> Result<Loaded, Vec<Fault>> {
+    load_with_drafts(source, &[], abilities)
+}
+
+/// As [`load_and_look_up`], as if these files of the configuration were written already.
+pub fn load_with_drafts(
+    source: &Source,
+    drafts: &[(PathBuf, String)],
+    abilities: Abilities,
+) -> Result<Loaded, Vec<Fault>> {
     let sink = Sink::default();
-    let config = read(source, &files::read(&source.path, &sink), &sink);
+    let config = read(source, &files::read(&source.path, drafts, &sink), &sink);
     host_check::warn_of_inabilities(abilities, &sink);
     host_check::look_up(&sink);
     sink.finish(config)

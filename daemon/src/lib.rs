@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod fingerprint;
+pub mod init;
 pub mod oauth;
 pub mod peer;
 pub mod process;

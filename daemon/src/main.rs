@@ -9,6 +9,7 @@ use clap::Parser;
 use nix::unistd::{User, geteuid, initgroups, setgid, setuid};
 use tokend::cli::{Cli, Command};
 use tokend::config::{self, Source};
+use tokend::init::{self, InitArgs};
 use tokend::peer;
 use tokend::process::sockets::SocketPaths;
 use tokend::process::{hardening, logging, run};
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Some(Command::Check { config, as_user }) => {
             become_user(as_user.as_deref()).map(|()| check(&config.source()))
         }
+        Some(Command::Init { init, config }) => set_up(&init, &config.source()),
         None => serve(cli),
     };
     ended.unwrap_or_else(|error| {
@@ -39,6 +41,11 @@ fn serve(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     hardening::forbid_dumps().map_err(|error| format!("forbidding core dumps: {error}"))?;
     let paths = SocketPaths { main: cli.socket, http: cli.http_socket, credential: cli.credential_socket };
     run::run(&cli.config.source(), &paths)
+}
+
+fn set_up(args: &InitArgs, source: &Source) -> Result<ExitCode, Box<dyn Error>> {
+    hardening::forbid_dumps().map_err(|error| format!("forbidding core dumps: {error}"))?;
+    init::run(args, source, peer::abilities())
 }
 
 /// Checks a configuration and prints one line per finding, as a compiler does.

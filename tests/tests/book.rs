@@ -307,6 +307,7 @@ pages! {
     file: "howto/file.md",
     proxy: "howto/proxy.md",
     container: "howto/container.md",
+    add_a_token: "howto/init.md",
     rotate: "howto/rotate.md",
     move_to_another_host: "howto/move.md",
     egress: "howto/egress.md",

@@ -179,7 +179,8 @@ fn remedy(
 }
 
 /// Reads a file and its drop-ins: `FILE.d/*.toml` in byte order of the names, without hidden files.
-pub(super) fn read(path: &Path, sink: &Sink) -> Vec<(Arc<Path>, String)> {
+/// The drafts are read as if they were in their places already.
+pub(super) fn read(path: &Path, drafts: &[(PathBuf, String)], sink: &Sink) -> Vec<(Arc<Path>, String)> {
     let mut directory = path.as_os_str().to_owned();
     directory.push(".d");
     let directory = PathBuf::from(directory);
@@ -194,10 +195,15 @@ pub(super) fn read(path: &Path, sink: &Sink) -> Vec<(Arc<Path>, String)> {
     });
     let is_hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
     paths.retain(|path| !is_hidden(path) && path.extension() == Some(OsStr::new("toml")));
+    paths.extend(drafts.iter().map(|(draft, _)| draft.clone()).filter(|draft| draft != path));
     paths.sort_unstable();
+    paths.dedup();
     paths.insert(0, path.to_owned());
     let files = paths.into_iter().map(Arc::<Path>::from);
     let text = |file: Arc<Path>| {
+        if let Some((_, draft)) = drafts.iter().find(|(draft, _)| **draft == *file) {
+            return Some((file, draft.clone()));
+        }
         warn_of_others(&file, sink);
         Some((Arc::clone(&file), read_text(&file, sink)?))
     };

@@ -47,6 +47,30 @@ pub(super) fn read_all<'a>(
     sections.into_iter().map(read).collect()
 }
 
+/// What a shipped preset leaves to the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShippedPreset {
+    pub needs_endpoint: bool,
+    pub required_params: Vec<String>,
+}
+
+/// The shipped presets by name.
+pub fn shipped_presets() -> BTreeMap<String, ShippedPreset> {
+    let presets = read_all(BTreeMap::new(), &Sink::default());
+    let shipped = |preset: Preset| ShippedPreset {
+        needs_endpoint: preset.environments.get("production").is_none_or(Table::is_empty),
+        required_params: match preset.token.get("required_params").map(|item| &item.value) {
+            Some(Value::List(names)) => {
+                let text =
+                    |name: &Item| if let Value::Text(name) = &name.value { Some(name.clone()) } else { None };
+                names.iter().filter_map(text).collect()
+            }
+            _ => Vec::new(),
+        },
+    };
+    presets.into_iter().map(|(name, preset)| (name, shipped(preset))).collect()
+}
+
 fn read(name: String, section: Section<'_>) -> Preset {
     let before = section.sink.faults.borrow().len();
     section.read("description", values::line);

@@ -22,6 +22,7 @@ mod hardening;
 mod hostile_peers;
 mod http;
 mod http2;
+mod init;
 mod log;
 mod memory;
 mod notify;
