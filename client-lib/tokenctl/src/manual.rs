@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Command, CommandFactory};
+use clap::{Command, CommandFactory, ValueHint};
 use clap_complete::aot::{Bash, Fish, Generator, Zsh};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
@@ -22,12 +22,20 @@ NO_COLOR: if set to anything, no colours.
 
 JOURNAL_STREAM: set by systemd; get and headers refuse to print a token into the journal.";
 
-/// The function of bash that lists the names. It says nothing if the daemon does not answer.
-const TOKEN_NAMES: &str = "
+/// The functions that list the names. They say nothing if the daemon does not answer.
+const BASH_NAMES: &str = "
 _tokenctl_names() {
     [[ ${cur} == -* ]] || \"${COMP_WORDS[0]}\" --deadline 1s list 2>/dev/null
 }
 ";
+const ZSH_NAMES: &str = "_tokenctl_names() {
+    local -a names
+    names=(${(f)\"$(command tokenctl --deadline 1s list 2>/dev/null)\"})
+    compadd -a names
+}
+
+";
+const FISH_NAMES: &str = "(command tokenctl --deadline 1s list 2>/dev/null)";
 
 const SEE_ALSO: &str = "tokend(8), systemctl(1), journalctl(1)";
 
@@ -43,27 +51,59 @@ pub(crate) fn completions(shell: Shell) -> io::Result<Vec<u8>> {
     command.build();
     let mut script = Vec::new();
     generator.try_generate(&command, &mut script)?;
+    let script = String::from_utf8_lossy(&script).into_owned();
+    Ok(with_token_names(shell, script, &command).into())
+}
+
+/// Completes the names of tokens too.
+fn with_token_names(shell: Shell, script: String, command: &Command) -> String {
     match shell {
-        Shell::Bash => Ok(with_token_names(String::from_utf8_lossy(&script).into_owned(), &command).into()),
-        Shell::Zsh | Shell::Fish => Ok(script),
+        Shell::Bash => {
+            takers_of_names(command).iter().fold(script, |script, taker| {
+                // `opts` are the words for the place after a command.
+                let path: Vec<_> = taker.iter().map(|command| command.get_name()).collect();
+                let words = format!("tokenctl__subcmd__{})\n            opts=\"", path.join("__subcmd__"));
+                script.replacen(&words, &format!("{words}$(_tokenctl_names) "), 1)
+            }) + BASH_NAMES
+        }
+        Shell::Zsh => {
+            let with_name = |line: &str| match line.strip_suffix(":_default' \\") {
+                Some(start) if NAME_ARGUMENTS.iter().any(|argument| line.starts_with(argument)) => {
+                    format!("{start}:_tokenctl_names' \\\n")
+                }
+                _ => format!("{line}\n"),
+            };
+            // The last lines of the script call the functions before them.
+            let script: String = script.lines().map(with_name).collect();
+            script.replacen("_tokenctl() {", &format!("{ZSH_NAMES}_tokenctl() {{"), 1)
+        }
+        Shell::Fish => takers_of_names(command).iter().fold(script, |script, taker| {
+            let conditions = ["__fish_tokenctl_using_subcommand", "__fish_seen_subcommand_from"];
+            let names = taker.iter().map(|command| command.get_name());
+            let conditions: Vec<_> =
+                conditions.iter().zip(names).map(|(condition, name)| format!("{condition} {name}")).collect();
+            let runs_command = |arg: &clap::Arg| arg.get_value_hint() == ValueHint::CommandWithArguments;
+            let is_last = taker.last().is_none_or(|command| !command.get_arguments().any(runs_command));
+            let files = if is_last { " -f" } else { "" };
+            let condition = conditions.join("; and ");
+            script + &format!("complete -c tokenctl -n \"{condition}\"{files} -a \"{FISH_NAMES}\"\n")
+        }),
     }
 }
 
-/// Completes the names of tokens too, in the script for bash. In the script, `opts` are the words for the place after a command.
-fn with_token_names(script: String, command: &Command) -> String {
+/// How the arguments for names of tokens begin in the script for zsh.
+const NAME_ARGUMENTS: [&str; 3] = ["':name -- ", "'::name -- ", "'*::names -- "];
+
+/// The commands that take the name of a token, each after the command that it belongs to.
+fn takers_of_names(command: &Command) -> Vec<Vec<&Command>> {
     let takes_name =
         |command: &&Command| command.get_positionals().any(|arg| arg.get_id().as_str().starts_with("name"));
-    let mut paths: Vec<String> = Vec::new();
+    let mut takers = Vec::new();
     for outer in command.get_subcommands() {
-        let inner = outer.get_subcommands().filter(takes_name);
-        paths.extend(inner.map(|inner| format!("{}__subcmd__{}", outer.get_name(), inner.get_name())));
-        paths.extend(Some(outer).filter(takes_name).map(|outer| outer.get_name().to_owned()));
+        takers.extend(outer.get_subcommands().filter(takes_name).map(|inner| vec![outer, inner]));
+        takers.extend(Some(outer).filter(takes_name).map(|outer| vec![outer]));
     }
-    let script = paths.iter().fold(script, |script, path| {
-        let words = format!("tokenctl__subcmd__{path})\n            opts=\"");
-        script.replacen(&words, &format!("{words}$(_tokenctl_names) "), 1)
-    });
-    script + TOKEN_NAMES
+    takers
 }
 
 /// The page `tokenctl(1)`.

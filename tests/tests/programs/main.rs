@@ -11,13 +11,17 @@ mod git;
 mod kubectl;
 mod registry;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokend_tests::daemon::Launch;
@@ -78,6 +82,84 @@ fn git_asks_for_a_token_and_reports_one_that_a_server_refuses() {
     git_credential(home, "approve", &credential).expect_success();
     git_credential(home, "reject", &credential).expect_success();
     scene.daemon.wait_for_log(&["verb=\"reject\""]);
+}
+
+/// A shell that finds `tokenctl` and the daemon, and none of the user's settings.
+fn shell(name: &str, scene: &Scene) -> Command {
+    let programs = program::tokenctl().parent().expect("it is in a directory").to_owned();
+    let path = std::env::var("PATH").expect("a machine has programs");
+    let mut command = Command::new(name);
+    command.env("PATH", format!("{}:{path}", programs.display())).env("HOME", scene.home.path());
+    command.env("TOKEND_SOCKET", scene.socket()).env("TERM", "xterm");
+    command
+}
+
+#[test]
+fn fish_completes_the_names_of_tokens() {
+    if !requirement::program("fish") {
+        return;
+    }
+    let scene = Scene::start(Provider::start(), &(token_table("psb", "") + &token_table("bnp", "")));
+    let completed = |words: &str| {
+        let mut fish = shell("fish", &scene);
+        fish.args(["-c", &format!("tokenctl completions fish | source; complete -C '{words}'")]);
+        process::run(&mut fish, LIMIT).expect_success()
+    };
+    for command in ["get", "headers", "exec", "sync", "status", "watch", "explain", "helper kubectl"] {
+        assert_eq!(completed(&format!("tokenctl {command} p")), "psb\n", "{command}");
+    }
+    let all = completed("tokenctl get ");
+    assert!(all.contains("bnp\n") && all.contains("psb\n"), "{all}");
+    assert!(!completed("tokenctl version p").contains("psb"));
+}
+
+/// What a shell shows on its terminal for these keys.
+fn typed(command: &mut Command, keys: &str, until: &str) -> String {
+    let pty = openpty(None, None).expect("there is a terminal");
+    let side = || Stdio::from(pty.slave.try_clone().expect("a terminal can be shared"));
+    let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().expect("the shell starts");
+    let _child = Killed(child);
+    let mut terminal = File::from(pty.master);
+    terminal.write_all(keys.as_bytes()).expect("a terminal takes keys");
+    let mut shown = Vec::new();
+    while !String::from_utf8_lossy(&shown).contains(until) {
+        let ready = poll(&mut [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)], 60_000_u16);
+        assert_eq!(ready, Ok(1), "{}", String::from_utf8_lossy(&shown));
+        let mut bytes = [0; 1024];
+        let read = terminal.read(&mut bytes).unwrap_or_default();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&shown));
+        shown.extend(bytes.iter().take(read));
+    }
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
+/// A program that is killed when dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn zsh_completes_the_names_of_tokens() {
+    if !requirement::program("zsh") || !requirement::program("setsid") {
+        return;
+    }
+    let scene = Scene::start(Provider::start(), &(token_table("psb", "") + &token_table("bnp", "")));
+    for command in ["get", "headers", "exec", "sync", "status", "watch", "explain", "helper kubectl"] {
+        let mut zsh = shell("setsid", &scene);
+        zsh.args(["--ctty", "zsh", "-f", "-i"]);
+        // The keys after Tab put the completed line into an `echo`.
+        let keys = format!(
+            "autoload -Uz compinit; compinit -u -D; source <(tokenctl completions zsh); PS1=\n\
+             tokenctl {command} p\t\x01echo \"<\x05>\"\n"
+        );
+        let shown = typed(&mut zsh, &keys, ">\r\n");
+        assert!(shown.contains(&format!("\n<tokenctl {command} psb")), "{shown}");
+    }
 }
 
 /// A bank's daemon, which speaks HTTP too, for everybody.
