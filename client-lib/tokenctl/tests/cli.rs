@@ -18,7 +18,7 @@ use fake::{
     Answer, FakeDaemon, TOKEN, daemon_status, error, explained, fingerprint, held, info, name, token,
     token_status,
 };
-use nix::unistd::{Uid, User};
+use nix::unistd::{Group, Uid, User};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokend_client::{
@@ -681,9 +681,14 @@ fn wait_for_what_one_may_not_have_ends_at_once() {
 fn explain_tells_the_decision_the_facts_and_how_each_rule_fared() {
     let bench = Bench::new();
     let daemon = bench.daemon(happy_reply);
-    let facts = "  user: 1001\n  group: 1001\n  groups: 27 1001\n  process: 4711\n  unit: pay@eu.service\n  \
-                 user unit: not known\n  invocation: 0123456789abcdef0123456789abcdef\n  \
-                 executable: not known\n  operator: no\n";
+    let named = |name: Option<String>, id| name.map_or(format!("{id}"), |name| format!("{name} ({id})"));
+    let user = named(User::from_uid(1001.into()).unwrap().map(|user| user.name), 1001);
+    let [group, sudo] =
+        [1001, 27].map(|id| named(Group::from_gid(id.into()).unwrap().map(|group| group.name), id));
+    let facts = format!(
+        "  user: {user}\n  group: {group}\n  groups: {sudo}, {group}\n  process: 4711\n  unit: pay@eu.service\n  \
+         user unit: not known\n  invocation: 0123456789abcdef0123456789abcdef\n  executable: not known\n  operator: no\n"
+    );
     let rules = "rules of the token:\n  \
                  user:billing and unit:billing.service: does not match\n    \
                  user:billing: holds: the user is 1001\n    \
