@@ -29,6 +29,7 @@ mod notify;
 mod outbound;
 mod packaging;
 mod peer_exit;
+mod picture;
 mod providers;
 mod proxy;
 mod refresh;
