@@ -13,6 +13,7 @@ mod attacks;
 mod audit;
 mod clients;
 mod configuration;
+mod container;
 mod dialects;
 mod egress;
 mod explain;

@@ -181,7 +181,7 @@ fn rpmlint_has_nothing_to_say_of_the_rpm() {
 }
 
 /// Of programs without debug information, which is faster.
-fn build_package(kind: &str, folder: &TempDir) -> PathBuf {
+pub(crate) fn build_package(kind: &str, folder: &TempDir) -> PathBuf {
     let tree = folder.path().join("stripped");
     install(&tree, "/usr");
     package::build(kind, env!("CARGO_PKG_VERSION"), &tree.join("usr/bin"), folder.path())
