@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::{process, program, wait};
 
-/// Makes a package (`deb`, `rpm`, `tarball`) in a folder, of programs in another folder, which have this version.
+/// Makes a package (`deb`, `rpm`, `tarball`, `sbom`) in a folder, of programs in another folder, which have this version.
 ///
 /// # Panics
 /// When it cannot be made.
@@ -15,7 +15,11 @@ pub fn build(kind: &str, version: &str, programs: &Path, out: &Path) -> PathBuf 
     // Fast, not small.
     build.env("DPKG_DEB_COMPRESSOR_TYPE", "gzip").env("DPKG_DEB_COMPRESSOR_LEVEL", "1");
     process::run(&mut build, wait::PATIENCE).expect_success();
-    let ending = if kind == "tarball" { "gz" } else { kind };
+    let ending = match kind {
+        "tarball" => "gz",
+        "sbom" => "json",
+        same => same,
+    };
     let is_of_kind = |path: &PathBuf| path.extension().is_some_and(|extension| extension == ending);
     let mut made = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path()).filter(is_of_kind);
     made.next().unwrap_or_else(|| panic!("no {kind} in {}", out.display()))

@@ -1,9 +1,11 @@
 //! What `systemd/install` installs, as a packager runs it, and the packages of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokend_tests::{package, process, program, requirement, wait};
 
@@ -204,6 +206,50 @@ fn the_tarball_can_be_installed() {
     let mut sums = Command::new("sha256sum");
     sums.args(["--check", "SHA256SUMS"]).current_dir(folder.path());
     process::run(&mut sums, wait::PATIENCE).expect_success();
+}
+
+/// The packages whose code is in a program, each as `NAME-VERSION`: the paths of their sources are in it, for panics.
+fn crates_in(program: &Path) -> Vec<String> {
+    let mut grep = Command::new("grep");
+    grep.args([
+        "--text",
+        "--only-matching",
+        "--extended-regexp",
+        "/registry/src/[-.a-z0-9]+/[-+.a-zA-Z0-9_]+/src/",
+    ]);
+    let found = process::run(grep.arg(program).env("LC_ALL", "C"), wait::PATIENCE).expect_success();
+    found.lines().map(|path| path.rsplit('/').nth(2).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_bill_of_materials_has_every_package_of_the_programs() {
+    let folder = TempDir::new().unwrap();
+    let text = fs::read_to_string(build_package("sbom", &folder)).unwrap();
+    let bill: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&bill["bomFormat"], &bill["specVersion"]), (&json!("CycloneDX"), &json!("1.5")));
+    let components = bill["components"].as_array().unwrap();
+    let names: BTreeSet<String> = components
+        .iter()
+        .map(|c| format!("{}-{}", c["name"].as_str().unwrap(), c["version"].as_str().unwrap()))
+        .collect();
+    assert_eq!(names.len(), components.len(), "each is listed once");
+    let lock = fs::read_to_string(program::workspace().join("Cargo.lock")).unwrap();
+    for component in components {
+        let is_ours = component["name"].as_str().unwrap().starts_with("token");
+        let sum = component["hashes"][0]["content"].as_str();
+        assert!(
+            is_ours || sum.is_some_and(|sum| lock.contains(&format!("checksum = \"{sum}\""))),
+            "{component}"
+        );
+        assert!(component["licenses"][0]["expression"].is_string(), "{component}");
+    }
+    for program in ["tokend", "tokenctl", "tokend-proxy"] {
+        let linked: BTreeSet<String> =
+            crates_in(&program::tokend().with_file_name(program)).into_iter().collect();
+        assert!(linked.len() > 10, "{linked:?}");
+        let missing: Vec<&String> = linked.difference(&names).collect();
+        assert!(missing.is_empty(), "{program}: {missing:?}");
+    }
 }
 
 /// `just install` runs two commands: the build must build what the script installs.
