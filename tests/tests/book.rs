@@ -327,6 +327,7 @@ pages! {
     audit_trail: "reference/audit-trail.md",
     proxy_reference: "client-lib/proxy/README.md",
     python_library: "client-lib/python/README.md",
+    c_library: "client-lib/c/README.md",
     systems: "reference/systems.md",
     security: "SECURITY.md",
     architecture: "ARCHITECTURE.md",
