@@ -23,6 +23,7 @@ const FILES: &[&str] = &[
     "usr/lib/sysusers.d/tokend.conf",
     "usr/lib/tmpfiles.d/tokend.conf",
     "usr/lib/tokend/257-fdstore.conf",
+    "usr/share/doc/tokend/prometheus/tokend.dashboard.json",
     "usr/share/doc/tokend/prometheus/tokend.rules.yml",
     "usr/share/doc/tokend/CHANGELOG.md",
     "usr/share/doc/tokend/CONFIGURATION.md",
