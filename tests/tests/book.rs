@@ -36,7 +36,7 @@ const CONFIG: &str = "/etc/tokend/tokend.toml";
 const ALONE: &str = "/tmp/tokend.toml";
 
 /// The languages whose blocks are neither run nor written to a file.
-const READ_ONLY: [&str; 4] = ["json", "python", "rust,ignore", "text"];
+const READ_ONLY: [&str; 5] = ["c", "json", "python", "rust,ignore", "text"];
 
 /// A fenced block of a page.
 #[derive(Debug)]
