@@ -105,7 +105,7 @@ pub use reply::Status;
 pub use request::CallerHeaders;
 pub use source::{SourceHeaders, SourceToken};
 pub use tokend_protocol::{
-    Attribute, BootInstant, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition,
+    Attribute, BootInstant, Count, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedCondition,
     ExplainedList, ExplainedReply, ExplainedRule, Fingerprint, FingerprintError, HEADERS_MAX, Header,
     HeadersReply, HeldToken, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret,
     State, Subject, SubjectFacts, TERMS_MAX, Timestamp, TokenInfo, TokenName, TokenNameError, TokenReply,

@@ -38,7 +38,7 @@ pub use request::{
 };
 pub use secret::Secret;
 pub use status::{
-    Attribute, DaemonStatus, Deviation, HeldToken, LastError, StatusReply, TokenStatus, VariantStatus,
+    Attribute, Count, DaemonStatus, Deviation, HeldToken, LastError, StatusReply, TokenStatus, VariantStatus,
 };
 pub use token_frame::TokenFrame;
 pub use types::{

@@ -61,6 +61,8 @@ pub struct TokenStatus {
     pub deviations: Vec<Deviation>,
     /// Further facts about the token.
     pub attributes: Vec<Attribute>,
+    /// Numbers about the token, sorted by name. Those that are absent are 0.
+    pub counts: Vec<Count>,
     /// The number of variants that hold a valid token.
     pub variants_held: u32,
     /// The variants, if the request named the token; as many as fit into the reply.
@@ -125,6 +127,16 @@ pub struct Deviation {
     pub kind: String,
     /// The number of times since the daemon started.
     pub count: u64,
+}
+
+/// A number under a stable name: `failed-CLASS` (failed requests with this class of failure since the daemon started), `refused`
+/// (callers that were refused the token since then), `waiting` (callers that wait for the token now).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// What is counted. A reader ignores names that it does not know.
+    pub name: String,
+    /// How many there are.
+    pub value: u64,
 }
 
 /// A further fact for people. A list of facts is sorted by name, and each name occurs once.

@@ -103,6 +103,11 @@ fn promtool_finds_no_fault_in_the_metrics_and_the_alerts() {
     let home = scene.home.path();
     let metrics = scene.tokenctl().run(&["metrics"]).expect_success();
     assert!(metrics.contains("tokend_token_last_failure_timestamp_seconds{token=\"bad\","), "{metrics}");
+    assert!(
+        metrics.contains("tokend_token_failures_total{token=\"bad\",provider=\"p\",class=\"server\"} 1\n"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("tokend_token_refusals_total{token=\"good\",provider=\"p\"} 0\n"), "{metrics}");
     fs::write(home.join("metrics.prom"), metrics).expect("a file can be written");
     let mut check = Command::new("sh");
     check.args(["-c", "promtool check metrics <metrics.prom"]).current_dir(home);

@@ -237,6 +237,7 @@ pub fn token_status(text: &str) -> TokenStatus {
         hand_outs: 40,
         deviations: Vec::new(),
         attributes: Vec::new(),
+        counts: Vec::new(),
         variants_held: 0,
         variants: Vec::new(),
     }

@@ -94,6 +94,9 @@ pub(crate) fn detail(token: &TokenStatus, now: SystemTime) -> String {
     for attribute in &token.attributes {
         fact(&clean(&attribute.name), clean(&attribute.value));
     }
+    for count in &token.counts {
+        fact(&clean(&count.name), count.value.to_string());
+    }
     if token.variants_held > 0 {
         fact("variants with a valid token", token.variants_held.to_string());
     }

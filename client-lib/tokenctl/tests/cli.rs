@@ -22,7 +22,7 @@ use nix::unistd::{Group, Uid, User};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokend_client::{
-    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedList, ExplainedReply, Header,
+    Attribute, Count, DaemonStatus, Deviation, ErrorClass, EventReply, ExplainedList, ExplainedReply, Header,
     HeadersReply, LastError, ListEntry, RefreshedReply, RejectOutcome, RejectedReply, Secret, State, Subject,
     Timestamp, TokenStatus, Variant, VariantStatus, VersionReply,
 };
@@ -116,8 +116,13 @@ fn failing_token(text: &str) -> TokenStatus {
             attribute("client-secret", "the second of 2 is in use"),
             attribute("clock-skew", "the provider's clock is 90 s behind this host's"),
         ],
+        counts: vec![count("failed-timeout", 7), count("refused", 2)],
         ..token_status(text)
     }
+}
+
+fn count(name: &str, value: u64) -> Count {
+    Count { name: name.to_owned(), value }
 }
 
 fn attribute(name: &str, value: &str) -> Attribute {
@@ -501,6 +506,7 @@ fn the_status_of_one_token_has_the_reason_and_the_remedy() {
          deviation: expires_in-string, 3 times\n  \
          client-secret: the second of 2 is in use\n  \
          clock-skew: the provider's clock is 90 s behind this host's\n  \
+         failed-timeout: 7\n  refused: 2\n  \
          variants with a valid token: 1\n  \
          variant: scope aisp: degraded, expires in 2d 2h, last error: server\n";
     bench.run(&["status", "bnp"]).is(0, whole, "");

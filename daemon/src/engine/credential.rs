@@ -83,6 +83,8 @@ pub struct Snapshot {
     pub requests: u32,
     /// Tolerated deviations from the RFCs so far, sorted.
     pub deviations: Box<[(&'static str, u64)]>,
+    /// Failed requests so far by class, sorted.
+    pub failed: Box<[(ErrorClass, u64)]>,
     /// The client secret that brought the newest token, where several are configured.
     pub client_secret: Option<SecretInUse>,
     /// The details of the last token request.
@@ -144,6 +146,15 @@ impl Snapshot {
     /// Whether it is not the newest any more.
     pub fn is_superseded(&self) -> bool {
         self.superseded.get()
+    }
+
+    pub(super) fn count_failure(&mut self, class: ErrorClass) {
+        let mut counted = std::mem::take(&mut self.failed).into_vec();
+        match counted.iter_mut().find(|(known, _)| *known == class) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((class, 1)),
+        }
+        self.failed = counted.into();
     }
 
     pub(super) fn count_deviations(&mut self, deviations: Vec<&'static str>) {
@@ -246,6 +257,7 @@ impl Credential {
             Serving::Wait { .. } => (),
         }
         let mut seen = self.subscribe();
+        let _waiting = self.core.count_waiting();
         // A token may arrive before this command has its turn.
         let answered = tokio::select! {
             biased;
@@ -261,6 +273,11 @@ impl Credential {
             (_, Err(reason)) | (Serving::Refuse(reason), Ok(())) => Err(reason),
             (Serving::Wait { .. }, Ok(())) => Err(self.unobtainable()),
         }
+    }
+
+    /// How many callers wait for a token.
+    pub fn waiting(&self) -> u64 {
+        self.core.waiting()
     }
 
     /// Asks the provider now, whatever the schedule says.

@@ -60,7 +60,7 @@ struct Metric {
     value: fn(&TokenStatus) -> Option<String>,
 }
 
-const EACH: [Metric; 7] = [
+const EACH: [Metric; 9] = [
     Metric {
         name: "tokend_token_expires_timestamp_seconds",
         kind: Kind::Gauge,
@@ -94,6 +94,18 @@ const EACH: [Metric; 7] = [
         kind: Kind::Counter,
         help: "Hand-outs of the token since the daemon started.",
         value: |token| Some(token.hand_outs.to_string()),
+    },
+    Metric {
+        name: "tokend_token_refusals",
+        kind: Kind::Counter,
+        help: "Callers that were refused the token since the daemon started.",
+        value: |token| Some(count(token, "refused").to_string()),
+    },
+    Metric {
+        name: "tokend_token_waiting",
+        kind: Kind::Gauge,
+        help: "Callers that wait for the token.",
+        value: |token| Some(count(token, "waiting").to_string()),
     },
     Metric {
         name: "tokend_token_variants",
@@ -281,6 +293,18 @@ impl Exposition {
             "When the last request failed, in Unix time, and why. It is absent after a success.",
             last,
         );
+        let failed = tokens.iter().flat_map(|token| {
+            token.counts.iter().filter_map(|count| {
+                let class = count.name.strip_prefix("failed-")?;
+                Some(([identity(token), vec![("class", class)]].concat(), count.value.to_string()))
+            })
+        });
+        self.family(
+            "tokend_token_failures",
+            Kind::Counter,
+            "Failed requests since the daemon started, by the class of the failure.",
+            failed,
+        );
         let deviations = tokens.iter().flat_map(|token| {
             token.deviations.iter().map(|deviation| {
                 let labels = [identity(token), vec![("kind", deviation.kind.as_str())]].concat();
@@ -294,6 +318,11 @@ impl Exposition {
             deviations,
         );
     }
+}
+
+/// A number about a token.
+fn count(token: &TokenStatus, name: &str) -> u64 {
+    token.counts.iter().find(|count| count.name == name).map_or(0, |count| count.value)
 }
 
 /// The labels of a token's time series.
@@ -314,7 +343,7 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BootInstant, Deviation, ErrorClass, Fingerprint, HeldToken, LastError, Timestamp};
+    use crate::{BootInstant, Count, Deviation, ErrorClass, Fingerprint, HeldToken, LastError, Timestamp};
 
     fn render(metrics: Option<&Metrics>, dialect: Dialect) -> String {
         Metrics::render(metrics, dialect)
@@ -333,6 +362,7 @@ mod tests {
             hand_outs: 0,
             deviations: Vec::new(),
             attributes: Vec::new(),
+            counts: Vec::new(),
             variants_held: 0,
             variants: Vec::new(),
         }
@@ -399,6 +429,8 @@ mod tests {
             format!("tokend_token_next_attempt_timestamp_seconds{{{labels}}} 9.000"),
             format!("tokend_token_requests_total{{{labels}}} 12"),
             format!("tokend_token_hand_outs_total{{{labels}}} 40"),
+            format!("tokend_token_refusals_total{{{labels}}} 0"),
+            format!("tokend_token_waiting{{{labels}}} 0"),
             format!("tokend_token_variants{{{labels}}} 2"),
             format!("tokend_token_consecutive_failures{{{labels}}} 3"),
             format!("tokend_token_last_failure_timestamp_seconds{{{labels},class=\"timeout\"}} 7.001"),
@@ -406,8 +438,25 @@ mod tests {
         ];
         assert_eq!(of_psb, expected);
         let of_bnp = lines(&text, "tokend_token_").into_iter().filter(|line| line.contains("bnp"));
-        assert_eq!(of_bnp.count(), 10, "nothing that it does not have: {text}");
+        assert_eq!(of_bnp.count(), 12, "nothing that it does not have: {text}");
         assert!(!text.contains("a text"));
+    }
+
+    #[test]
+    fn the_numbers_of_a_token_that_are_known_here_are_time_series() {
+        let counts = [("failed-timeout", 5), ("failed-tls", 2), ("later", 1), ("refused", 6), ("waiting", 7)]
+            .map(|(name, value)| Count { name: name.to_owned(), value });
+        let psb = TokenStatus { counts: counts.to_vec(), ..token("psb", "bank") };
+        let text = render(Some(&metrics(vec![psb])), Dialect::Prometheus);
+        for line in [
+            "tokend_token_failures_total{token=\"psb\",provider=\"bank\",class=\"timeout\"} 5\n",
+            "tokend_token_failures_total{token=\"psb\",provider=\"bank\",class=\"tls\"} 2\n",
+            "tokend_token_refusals_total{token=\"psb\",provider=\"bank\"} 6\n",
+            "tokend_token_waiting{token=\"psb\",provider=\"bank\"} 7\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("later"));
     }
 
     #[test]

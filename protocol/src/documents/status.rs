@@ -44,6 +44,7 @@ pub struct TokenDocument<'a> {
     hand_outs: u64,
     deviations: Vec<DeviationCount>,
     attributes: BTreeMap<String, String>,
+    counts: BTreeMap<String, u64>,
     variants_held: u32,
     variants: Vec<OneVariant<'a>>,
 }
@@ -118,6 +119,7 @@ pub fn token(token: &TokenStatus, now: BootInstant) -> TokenDocument<'_> {
         hand_outs: token.hand_outs,
         deviations: token.deviations.iter().map(deviation_count).collect(),
         attributes: attributes(&token.attributes),
+        counts: token.counts.iter().map(|count| (clean(&count.name), count.value)).collect(),
         variants_held: token.variants_held,
         variants: token.variants.iter().map(|variant| one_variant(variant, now)).collect(),
     }

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use tokend_protocol::{
-    Attribute, BootInstant, CallOptions, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode,
+    Attribute, BootInstant, CallOptions, CallerHeader, Count, DaemonStatus, Deviation, ErrorClass, ErrorCode,
     ErrorReply, EventReply, ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
     Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
     ListReply, Message, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest,
@@ -326,12 +326,13 @@ fn token_status() -> impl Strategy<Value = TokenStatus> {
     let parts = (name(), text(), state(), option::of(held()), option::of(last_error));
     let counts = (any::<u32>(), option::of(time()), any::<u64>(), any::<u64>());
     let variants = (any::<u32>(), vec(variant_status(), 0..3));
-    let lists = (vec(deviation, 0..5), attributes(), variants);
+    let count = (text(), any::<u64>()).prop_map(|(name, value)| Count { name, value });
+    let lists = (vec(deviation, 0..5), attributes(), vec(count, 0..5), variants);
     (parts, counts, lists).prop_map(
         |(
             (name, provider, state, held, last_error),
             (failures, next_attempt, requests, hand_outs),
-            (deviations, attributes, (variants_held, variants)),
+            (deviations, attributes, counts, (variants_held, variants)),
         )| {
             TokenStatus {
                 name,
@@ -345,6 +346,7 @@ fn token_status() -> impl Strategy<Value = TokenStatus> {
                 hand_outs,
                 deviations,
                 attributes,
+                counts,
                 variants_held,
                 variants,
             }

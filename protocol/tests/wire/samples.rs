@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tokend_protocol::{
-    Attribute, BootInstant, CallOptions, CallerHeader, DaemonStatus, Deviation, ErrorClass, ErrorCode,
+    Attribute, BootInstant, CallOptions, CallerHeader, Count, DaemonStatus, Deviation, ErrorClass, ErrorCode,
     ErrorReply, EventReply, ExplainRequest, ExplainedCondition, ExplainedList, ExplainedReply, ExplainedRule,
     Fingerprint, Frame, GetRequest, Header, HeadersReply, HeadersRequest, HeldToken, LastError, ListEntry,
     ListReply, PageRequest, RefreshRequest, RefreshedReply, RejectOutcome, RejectRequest, RejectedReply,
@@ -268,6 +268,10 @@ fn token_status() -> TokenStatus {
         hand_outs: 70_000,
         deviations: vec![Deviation { kind: "expires_in-string".to_owned(), count: 1 }],
         attributes: vec![attribute("client-secret", "expires in 6 days"), attribute("clock-skew", "-3s")],
+        counts: vec![
+            Count { name: "failed-server".to_owned(), value: 3 },
+            Count { name: "waiting".to_owned(), value: 1 },
+        ],
         variants_held: 1,
         variants: vec![VariantStatus {
             variant: Variant { scope: vec!["aisp".to_owned()], ..Variant::default() },
@@ -297,6 +301,7 @@ fn every_class() -> Vec<TokenStatus> {
         hand_outs: 0,
         deviations: Vec::new(),
         attributes: Vec::new(),
+        counts: Vec::new(),
         variants_held: 0,
         variants: Vec::new(),
     };

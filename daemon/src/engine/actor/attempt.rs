@@ -241,6 +241,7 @@ impl<P: Provider> Actor<P> {
             snapshot.in_flight = false;
             snapshot.last_error = Some(Arc::new(failed.clone()));
             snapshot.failures = failures;
+            snapshot.count_failure(class);
             snapshot.next_attempt = Some(next_attempt);
             snapshot.callers_from = Some(callers_from(&failed, next_attempt));
         });

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -33,6 +34,8 @@ pub(in crate::engine) struct Core {
     pub(in crate::engine) writer: RecordWriter,
     pub(in crate::engine) published: Published,
     pub(in crate::engine) last_used: AtomicInstant,
+    /// Callers that wait for a token.
+    waiting: AtomicU32,
     /// Never locked across an await, or while the actor acts.
     inbox: Mutex<Inbox>,
 }
@@ -66,6 +69,15 @@ struct Acting {
     waiting: Option<Waker>,
 }
 
+/// A caller that waits.
+struct Waiting<'a>(&'a Core);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Core {
     pub(super) fn new(
         context: Arc<ActorContext>,
@@ -77,7 +89,17 @@ impl Core {
     ) -> Arc<Self> {
         let (stage, is_rescheduled, is_stopped, is_discarded) = (Stage::default(), false, false, false);
         let inbox = Mutex::new(Inbox { stage, schedule, is_rescheduled, is_stopped, is_discarded });
-        Arc::new(Self { context, throttle, writer, published, last_used, inbox })
+        Arc::new(Self { context, throttle, writer, published, last_used, waiting: AtomicU32::new(0), inbox })
+    }
+
+    /// Counts a caller that waits, until the result is dropped.
+    pub(super) fn count_waiting(&self) -> impl Drop + '_ {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(self)
+    }
+
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed).into()
     }
 
     /// Sends the actor a command. Returns whether the actor accepts it.

@@ -164,6 +164,28 @@ async fn renews_ahead_of_expiry_again_and_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn failures_are_counted_by_class_and_callers_while_they_wait() {
+    let failures = [Fail(ErrorClass::Timeout), Fail(ErrorClass::Server), Fail(ErrorClass::Timeout)];
+    let script = Script::new(&[&failures[..], &[Delay(10), Give("a", 1000)]].concat());
+    let credential = script.start(None);
+    while script.asked_at().len() < 4 {
+        script.run_for(1).await;
+    }
+    let waiting = async {
+        script.run_for(1).await;
+        credential.waiting()
+    };
+    let deadline = script.deadline();
+    let (first, second, waited) = tokio::join!(
+        credential.obtain(Duration::ZERO, deadline),
+        credential.obtain(Duration::ZERO, deadline),
+        waiting
+    );
+    assert_eq!((text(first), text(second), waited, credential.waiting()), ("a".into(), "a".into(), 2, 0));
+    assert_eq!(*credential.snapshot().failed, [(ErrorClass::Timeout, 2), (ErrorClass::Server, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_margin_of_zero_asks_again_only_once_the_token_has_expired() {
     let script = Script::new(&[Give("a", 86_400), Give("b", 86_400)]);
     let credential = script.start(Some(Duration::ZERO));

@@ -28,6 +28,7 @@ pub struct Entry {
     /// The variants that callers asked for, where the configuration permits any.
     pub variants: Option<Arc<Variants>>,
     hand_outs: AtomicU64,
+    refusals: AtomicU64,
 }
 
 impl Entry {
@@ -45,7 +46,8 @@ impl Entry {
             permits_variants.then(|| known_variants.unwrap_or_else(|| Arc::new(Variants::of(name))));
         // Nobody is given a token by the former entry any more.
         let hand_outs = known.map_or(0, Self::hand_outs).into();
-        let entry = Self { settings, credential, variants, hand_outs };
+        let refusals = known.map_or(0, Self::refusals).into();
+        let entry = Self { settings, credential, variants, hand_outs, refusals };
         if let Some(variants) = &entry.variants {
             for variant in variants.credentials() {
                 variant.reschedule(entry.variant_schedule(variants));
@@ -68,6 +70,15 @@ impl Entry {
     /// How often the token was handed out under this name.
     pub fn hand_outs(&self) -> u64 {
         self.hand_outs.load(Ordering::Relaxed)
+    }
+
+    pub fn count_refusal(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a caller was refused the token under this name.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// The credential of a variant. `is_current` returns whether the registry of this entry is in force.

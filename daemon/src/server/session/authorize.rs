@@ -71,6 +71,9 @@ impl Session {
         let entry = registry.find(asked.name.as_str());
         let decided = self.decide_about(registry, asked.name.as_str(), asked.variant);
         decided.map_err(|reason| {
+            if let Some(entry) = entry {
+                entry.count_refusal();
+            }
             match (reason, entry) {
                 (Refusal::NoRuleForVariant, Some(entry)) => {
                     // Only terms with rules of their own: others are the caller's words.

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use tokend_protocol::{
-    Attribute, DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, State, Timestamp,
-    TokenInfo, TokenName, TokenReply, TokenStatus, VariantStatus,
+    Attribute, Count, DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, State,
+    Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, VariantStatus,
 };
 
 use crate::clock::Clock;
@@ -108,6 +108,7 @@ pub(super) fn token_status(
             .map(|(deviation, count)| Deviation { kind: (*deviation).to_owned(), count: *count })
             .collect(),
         attributes: if is_operator { attributes(&snapshot, is_only_token) } else { Vec::new() },
+        counts: if is_operator { counts(&snapshot, entry) } else { Vec::new() },
         variants_held: u32::try_from(variants_held).unwrap_or(u32::MAX),
         variants: if is_only_token { variants } else { Vec::new() },
     }
@@ -124,6 +125,17 @@ fn attributes(snapshot: &Snapshot, is_only_token: bool) -> Vec<Attribute> {
     let mut attributes: Vec<_> = facts.chain(later_secret).chain(skew).collect();
     attributes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     attributes
+}
+
+/// Numbers about the token, sorted by name, without those that are 0.
+fn counts(snapshot: &Snapshot, entry: &Entry) -> Vec<Count> {
+    let failed = snapshot.failed.iter().map(|(class, times)| (format!("failed-{}", class.as_str()), *times));
+    let others = [("refused", entry.refusals()), ("waiting", entry.credential.waiting())];
+    let others = others.map(|(name, value)| (name.to_owned(), value));
+    let counts = failed.chain(others).filter(|(_, value)| *value > 0);
+    let mut counts: Vec<Count> = counts.map(|(name, value)| Count { name, value }).collect();
+    counts.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    counts
 }
 
 /// The sentence about a provider's clock, unless the rounding of `Date` and network latency can explain the difference.

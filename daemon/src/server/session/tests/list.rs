@@ -1,5 +1,7 @@
 //! Tests of listings.
 
+use tokend_protocol::Count;
+
 use super::*;
 
 fn names(reply: &Reply) -> Vec<&str> {
@@ -31,4 +33,30 @@ async fn pages_follow_each_other_without_a_gap() {
                 .map(String::as_str))
         );
     }
+}
+
+#[tokio::test]
+async fn operators_see_how_often_a_token_was_refused() {
+    let scene = Scene::new(ALICE, host(), &(token("open", ALLOWED) + &token("closed", FORBIDDEN)));
+    for name in ["closed", "closed", "unknown"] {
+        assert_eq!(scene.get(name).await, ErrorCode::NotAllowed);
+    }
+    let of_operator = Session::new(
+        Arc::clone(&scene.session.shared),
+        Peer::known(Facts { uid: OWN_UID, gid: OWN_UID, ..Facts::default() }),
+    );
+    let status = |session: Arc<Session>| async move {
+        match session.answer(Request::Status(StatusRequest { name: None, after: None })).await {
+            Reply::Status(status) => status.tokens,
+            other => panic!("{other:?}"),
+        }
+    };
+    let [closed, open] = &status(Arc::new(of_operator)).await[..] else { panic!("two tokens") };
+    let refused = [Count { name: "refused".to_owned(), value: 2 }];
+    assert_eq!(
+        (closed.name.as_str(), &closed.counts[..], &open.counts[..]),
+        ("closed", &refused[..], &[][..])
+    );
+    let seen = status(Arc::clone(&scene.session)).await;
+    assert!(seen.len() == 1 && seen[0].counts.is_empty(), "{seen:?}");
 }
