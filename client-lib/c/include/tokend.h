@@ -152,7 +152,7 @@ struct tokend_token *tokend_get(const struct tokend_client *client,
  The access token.
 
  # Safety
- `token` is a token.
+ `token` is a token, or NULL, of which all facts are NULL or 0.
  */
 const char *tokend_token_value(const struct tokend_token *token);
 
@@ -160,7 +160,7 @@ const char *tokend_token_value(const struct tokend_token *token);
  The value of the `Authorization` header with the token, as in `Bearer 2YotnFZFEjr1zCsicMWpAA`.
 
  # Safety
- `token` is a token.
+ `token` is a token, or NULL, of which all facts are NULL or 0.
  */
 const char *tokend_token_authorization(const struct tokend_token *token);
 
@@ -168,7 +168,7 @@ const char *tokend_token_authorization(const struct tokend_token *token);
  Identifies the token in `tokend_reject` and in the journal, without revealing it.
 
  # Safety
- `token` is a token.
+ `token` is a token, or NULL, of which all facts are NULL or 0.
  */
 const char *tokend_token_fingerprint(const struct tokend_token *token);
 
@@ -176,7 +176,7 @@ const char *tokend_token_fingerprint(const struct tokend_token *token);
  When the token expires, in seconds since 1970.
 
  # Safety
- `token` is a token.
+ `token` is a token, or NULL, of which all facts are NULL or 0.
  */
 int64_t tokend_token_expires_at(const struct tokend_token *token);
 
@@ -204,7 +204,7 @@ struct tokend_headers *tokend_headers_get(const struct tokend_client *client,
  How many headers there are.
 
  # Safety
- `headers` is of `tokend_headers_get`.
+ `headers` is of `tokend_headers_get`, or NULL, which has no headers.
  */
 size_t tokend_headers_count(const struct tokend_headers *headers);
 
@@ -264,7 +264,7 @@ enum tokend_code tokend_error_code(const struct tokend_error *error);
  What happened, for a person. It contains no secret.
 
  # Safety
- `error` is an error.
+ `error` is an error, or NULL, of which the message is empty.
  */
 const char *tokend_error_message(const struct tokend_error *error);
 
@@ -272,7 +272,7 @@ const char *tokend_error_message(const struct tokend_error *error);
  When the same call may succeed, in seconds since 1970. 0 if the daemon does not know it.
 
  # Safety
- `error` is an error.
+ `error` is an error, or NULL, of which the message is empty.
  */
 int64_t tokend_error_retry_at(const struct tokend_error *error);
 
@@ -280,7 +280,7 @@ int64_t tokend_error_retry_at(const struct tokend_error *error);
  Whether the same call may succeed later without anybody changing anything.
 
  # Safety
- `error` is an error.
+ `error` is an error, or NULL, of which the message is empty.
  */
 bool tokend_error_is_retryable(const struct tokend_error *error);
 

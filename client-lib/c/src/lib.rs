@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "callers in C hand over raw pointers")]
 
 use std::ffi::{CStr, CString, c_char};
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -91,8 +92,13 @@ pub enum Outcome {
 }
 
 /// A text with a zero byte at its end, which is erased when it is dropped.
-#[derive(Debug)]
 struct Wiped(CString);
+
+impl fmt::Debug for Wiped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
 
 impl Drop for Wiped {
     fn drop(&mut self) {
@@ -182,41 +188,43 @@ pub unsafe extern "C" fn tokend_get(
 /// The access token.
 ///
 /// # Safety
-/// `token` is a token.
+/// `token` is a token, or NULL, of which all facts are NULL or 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_token_value(token: *const Token) -> *const c_char {
-    // SAFETY: the caller promises a token. Its text is longer than the scheme.
-    unsafe { (*token).authorization.0.as_ptr().add((*token).scheme_length) }
+    // SAFETY: the caller promises a token or NULL. The text of a token is longer than the scheme.
+    unsafe {
+        token.as_ref().map_or(ptr::null(), |token| token.authorization.0.as_ptr().add(token.scheme_length))
+    }
 }
 
 /// The value of the `Authorization` header with the token, as in `Bearer 2YotnFZFEjr1zCsicMWpAA`.
 ///
 /// # Safety
-/// `token` is a token.
+/// `token` is a token, or NULL, of which all facts are NULL or 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_token_authorization(token: *const Token) -> *const c_char {
-    // SAFETY: the caller promises a token.
-    unsafe { (*token).authorization.0.as_ptr() }
+    // SAFETY: the caller promises a token or NULL.
+    unsafe { token.as_ref() }.map_or(ptr::null(), |token| token.authorization.0.as_ptr())
 }
 
 /// Identifies the token in `tokend_reject` and in the journal, without revealing it.
 ///
 /// # Safety
-/// `token` is a token.
+/// `token` is a token, or NULL, of which all facts are NULL or 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_token_fingerprint(token: *const Token) -> *const c_char {
-    // SAFETY: the caller promises a token.
-    unsafe { (*token).fingerprint.as_ptr() }
+    // SAFETY: the caller promises a token or NULL.
+    unsafe { token.as_ref() }.map_or(ptr::null(), |token| token.fingerprint.as_ptr())
 }
 
 /// When the token expires, in seconds since 1970.
 ///
 /// # Safety
-/// `token` is a token.
+/// `token` is a token, or NULL, of which all facts are NULL or 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_token_expires_at(token: *const Token) -> i64 {
-    // SAFETY: the caller promises a token.
-    unsafe { (*token).expires_at }
+    // SAFETY: the caller promises a token or NULL.
+    unsafe { token.as_ref() }.map_or(0, |token| token.expires_at)
 }
 
 /// Erases and frees a token. NULL is allowed.
@@ -258,11 +266,11 @@ pub unsafe extern "C" fn tokend_headers_get(
 /// How many headers there are.
 ///
 /// # Safety
-/// `headers` is of `tokend_headers_get`.
+/// `headers` is of `tokend_headers_get`, or NULL, which has no headers.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_headers_count(headers: *const Headers) -> usize {
-    // SAFETY: the caller promises headers.
-    unsafe { (*headers).headers.len() }
+    // SAFETY: the caller promises headers or NULL.
+    unsafe { headers.as_ref() }.map_or(0, |headers| headers.headers.len())
 }
 
 /// The name of a header, counted from 0. NULL after the last one.
@@ -293,8 +301,8 @@ pub unsafe extern "C" fn tokend_headers_value(headers: *const Headers, index: us
 /// As `tokend_headers_count`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_headers_fingerprint(headers: *const Headers) -> *const c_char {
-    // SAFETY: the caller promises headers.
-    unsafe { (*headers).fingerprint.as_ptr() }
+    // SAFETY: the caller promises headers or NULL.
+    unsafe { headers.as_ref() }.map_or(ptr::null(), |headers| headers.fingerprint.as_ptr())
 }
 
 /// Erases and frees headers. NULL is allowed.
@@ -347,31 +355,31 @@ pub unsafe extern "C" fn tokend_error_code(error: *const Failure) -> Code {
 /// What happened, for a person. It contains no secret.
 ///
 /// # Safety
-/// `error` is an error.
+/// `error` is an error, or NULL, of which the message is empty.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_error_message(error: *const Failure) -> *const c_char {
-    // SAFETY: the caller promises an error.
-    unsafe { (*error).message.as_ptr() }
+    // SAFETY: the caller promises an error or NULL.
+    unsafe { error.as_ref() }.map_or(c"".as_ptr(), |error| error.message.as_ptr())
 }
 
 /// When the same call may succeed, in seconds since 1970. 0 if the daemon does not know it.
 ///
 /// # Safety
-/// `error` is an error.
+/// `error` is an error, or NULL, of which the message is empty.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_error_retry_at(error: *const Failure) -> i64 {
-    // SAFETY: the caller promises an error.
-    unsafe { (*error).retry_at }
+    // SAFETY: the caller promises an error or NULL.
+    unsafe { error.as_ref() }.map_or(0, |error| error.retry_at)
 }
 
 /// Whether the same call may succeed later without anybody changing anything.
 ///
 /// # Safety
-/// `error` is an error.
+/// `error` is an error, or NULL, of which the message is empty.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_error_is_retryable(error: *const Failure) -> bool {
-    // SAFETY: the caller promises an error.
-    let code = unsafe { (*error).code };
+    // SAFETY: the caller promises an error or NULL.
+    let code = unsafe { error.as_ref() }.map_or(Code::Ok, |error| error.code);
     matches!(
         code,
         Code::NotReachable
@@ -564,6 +572,14 @@ mod tests {
             unsafe {
                 assert_eq!(tokend_reject(client, psb.as_ptr(), nul, ptr::null_mut()), Outcome::Failed);
                 assert_eq!(tokend_error_code(ptr::null()), Code::Ok);
+                assert_eq!(shown(tokend_error_message(ptr::null())), "");
+                assert_eq!(tokend_error_retry_at(ptr::null()), 0);
+                assert!(!tokend_error_is_retryable(ptr::null()));
+                assert!(tokend_token_value(ptr::null()).is_null());
+                assert!(tokend_token_authorization(ptr::null()).is_null());
+                assert!(tokend_token_fingerprint(ptr::null()).is_null());
+                assert!(tokend_headers_fingerprint(ptr::null()).is_null());
+                assert_eq!((tokend_token_expires_at(ptr::null()), tokend_headers_count(ptr::null())), (0, 0));
                 tokend_token_free(ptr::null_mut());
                 tokend_headers_free(ptr::null_mut());
                 tokend_error_free(ptr::null_mut());
