@@ -133,7 +133,7 @@ pub struct Deviation {
 /// (callers that were refused the token since then), `waiting` (callers that wait for the token now).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
-    /// What is counted. A reader ignores names that it does not know.
+    /// The name. A reader ignores a name that it does not know.
     pub name: String,
     /// How many there are.
     pub value: u64,

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 /*
- What the daemon did about a token that an API refused.
+ The result of a rejection: the daemon was told that an API refused a token.
  */
 typedef enum tokend_outcome {
   /*
@@ -34,7 +34,7 @@ typedef enum tokend_outcome {
 } tokend_outcome;
 
 /*
- What the caller can do about a failure.
+ The kinds of failures, by what the caller can do.
  */
 typedef enum tokend_code {
   /*
@@ -253,7 +253,7 @@ enum tokend_outcome tokend_reject(const struct tokend_client *client,
                                   struct tokend_error **error);
 
 /*
- What the caller can do. `TOKEND_CODE_OK` for NULL.
+ The kind of the failure. `TOKEND_CODE_OK` for NULL.
 
  # Safety
  `error` is NULL or an error.
@@ -261,7 +261,7 @@ enum tokend_outcome tokend_reject(const struct tokend_client *client,
 enum tokend_code tokend_error_code(const struct tokend_error *error);
 
 /*
- What happened, for a person. It contains no secret.
+ The reason for a person. It contains no secret.
 
  # Safety
  `error` is an error, or NULL, of which the message is empty.

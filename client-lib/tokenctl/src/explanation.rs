@@ -33,7 +33,7 @@ pub(crate) fn text(name: &TokenName, subject: &Subject, reply: &ExplainedReply) 
 fn facts(facts: &SubjectFacts, subject: &Subject) -> Vec<(&'static str, String)> {
     // A user or a unit stands for any of its processes, so nothing about a process is assumed.
     let absent = match subject {
-        Subject::User(_) | Subject::Unit(_) => "not assumed",
+        Subject::User(_) | Subject::Unit(_) => "not given",
         Subject::Caller | Subject::Process(_) => "not known",
     };
     let text = |fact: Option<&str>| fact.map_or_else(|| absent.to_owned(), clean);

@@ -181,7 +181,10 @@ fn advice(error: &Error, subject: &str) -> String {
         Error::NotReachable { socket, cause } => not_reachable(socket, cause),
         // The daemon's message is the same for a refusal and for a token that does not exist.
         Error::NotAllowed { message } => {
-            format!("{message} (user {}); an operator can find out why with `tokenctl explain`", user())
+            format!(
+                "{message} (user {}); an operator can find out why with `tokenctl explain --user` or `--unit`",
+                user()
+            )
         }
         Error::UnknownToken { .. } => "no such token; `tokenctl status` lists all tokens".to_owned(),
         Error::Unavailable { message, next_attempt, .. } => {

@@ -704,7 +704,7 @@ fn explain_tells_the_decision_the_facts_and_how_each_rule_fared() {
     bench.run(&["explain", "psb", "--pid", "4711", "--scope", "a b"]).is(0, &whole, "");
     bench.run(&["explain", "psb"]).is(0, &whole, "");
     let of_user = bench.run(&["explain", "psb", "--user", "billing"]);
-    assert_eq!(of_user.out, whole.replace("not known", "not assumed"));
+    assert_eq!(of_user.out, whole.replace("not known", "not given"));
     let asked: Vec<_> = daemon
         .requests()
         .into_iter()
@@ -767,8 +767,10 @@ fn version_tells_both() {
 #[test]
 fn each_refusal_has_its_exit_status_and_its_advice() {
     let at = Some(Timestamp(5_000));
-    let refused =
-        format!("psb: its words (user {}); an operator can find out why with `tokenctl explain`", user());
+    let refused = format!(
+        "psb: its words (user {}); an operator can find out why with `tokenctl explain --user` or `--unit`",
+        user()
+    );
     let cases: [(ErrorCode, i32, &str); 10] = [
         (ErrorCode::InvalidRequest, 2, "psb: its words"),
         (ErrorCode::NotAllowed, 4, &refused),
@@ -813,7 +815,7 @@ fn a_refusal_without_a_token_names_none() {
     let bench = Bench::new();
     let _daemon = bench.daemon(|_| Reply::Error(error(ErrorCode::NotAllowed)));
     let message = format!(
-        "tokenctl: the daemon's words (user {}); an operator can find out why with `tokenctl explain`\n",
+        "tokenctl: the daemon's words (user {}); an operator can find out why with `tokenctl explain --user` or `--unit`\n",
         user()
     );
     bench.run(&["status"]).is(4, "", &message);

@@ -27,7 +27,7 @@ use tokend_protocol::{Reply, StatusReply};
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What a terminal gets first and last.
+/// The control sequences at the start, and at the end.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 

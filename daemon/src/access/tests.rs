@@ -217,8 +217,8 @@ fn a_finding_names_the_missing_fact_and_the_id_of_a_name() {
     assert_eq!(told(user_unit("a.service")), "the user unit is not known");
     assert_eq!(told(exe("/a")), "the executable is not known");
     let rules = [Rule::of(unit("a.service"))];
-    let finding = explained(&bare, "not assumed", &rules).remove(0);
-    assert_eq!(finding.conditions[0].fact, "the unit is not assumed");
+    let finding = explained(&bare, "not given", &rules).remove(0);
+    assert_eq!(finding.conditions[0].fact, "the unit is not given");
 }
 
 #[test]
@@ -226,14 +226,14 @@ fn of_a_unit_nothing_but_the_unit_is_assumed() {
     let of_unit = Facts { uid: NO_ID, gid: NO_ID, unit: Some("a.service".into()), ..Facts::default() };
     let rules =
         [Rule::of(unit("a.service")), Rule::of(user("7")), Rule::of(user("billing")), Rule::of(group("7"))];
-    let found = explained(&of_unit, "not assumed", &rules);
+    let found = explained(&of_unit, "not given", &rules);
     let told: Vec<(bool, &str)> =
         found.iter().map(|finding| (finding.matches, finding.conditions[0].fact.as_str())).collect();
     let expected = [
         (true, "the unit is a.service"),
-        (false, "the user is not assumed"),
-        (false, "the user is not assumed"),
-        (false, "the group is not assumed"),
+        (false, "the user is not given"),
+        (false, "the user is not given"),
+        (false, "the group is not given"),
     ];
     assert_eq!(told, expected);
 }

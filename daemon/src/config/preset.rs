@@ -47,7 +47,7 @@ pub(super) fn read_all<'a>(
     sections.into_iter().map(read).collect()
 }
 
-/// What a shipped preset leaves to the operator.
+/// The settings that a shipped preset does not have, and the operator must give.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShippedPreset {
     pub needs_endpoint: bool,

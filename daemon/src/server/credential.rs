@@ -21,7 +21,7 @@ use super::accept::{Acceptor, Arrival, Listener};
 use super::http::reply;
 use super::http::request::Form;
 use super::log_throttle::LogThrottle;
-use super::session::{Session, refusal};
+use super::session::Session;
 use super::stream::registered;
 use crate::access::NO_ID;
 use crate::clock::Instant;
@@ -97,7 +97,7 @@ async fn serve_manager(arrival: Arrival, shared: &Arc<ServerState>, strangers: &
     };
     let given = match asked(unit, id) {
         Ok(asked) => tokio::select! {
-            given = credential(&asked, shared) => given.map_err(|error| error.message),
+            given = credential(&asked, shared) => given,
             () = shared.end_of_waits() => Err("the daemon stopped".to_owned()),
         },
         Err(message) => Err(message),
@@ -113,6 +113,7 @@ async fn serve_manager(arrival: Arrival, shared: &Arc<ServerState>, strangers: &
         tracing::warn!(
             unit,
             credential = id,
+            token = id.rsplit_once('.').map(|(name, _)| name),
             reason,
             "{unit} got an empty file as credential {id}: {reason}"
         );
@@ -140,8 +141,11 @@ fn asked(unit: &str, id: &str) -> Result<Asked, String> {
 }
 
 /// The credential, if a rule gives it to the unit.
-async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>, ErrorReply> {
-    let invalid = || refusal(ErrorCode::InvalidRequest, "this is not the name of a unit");
+///
+/// # Errors
+/// Why not, for the log: more than a caller is told.
+async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>, String> {
+    let invalid = || "this is not the name of a unit".to_owned();
     let peer = Peer::of_unit(asked.unit.clone()).ok_or_else(invalid)?;
     let session = Session::new(Arc::clone(shared), peer);
     let end = shared.clock.now().after(DEADLINE);
@@ -154,7 +158,9 @@ async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>,
         }
     };
     match (&reply, asked.format) {
-        (Reply::Error(error), _) => Err(error.clone()),
+        (Reply::Error(error), _) => {
+            Err(session.reason_of_refusal(&asked.name).map_or(error.message.clone(), |why| why.to_string()))
+        }
         (Reply::Token(reply), Format::Token) => Ok(reply.token.expose().as_bytes().to_vec()),
         (Reply::Headers(reply), _) => {
             let lines =

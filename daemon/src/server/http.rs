@@ -22,12 +22,12 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use tokend_protocol::documents::Metrics;
+use tokend_protocol::documents::{Dialect, Metrics};
 use tokend_protocol::{
     ErrorCode, ErrorReply, Reply, Request, StatusReply, StatusRequest, Timestamp, TokenName,
 };
 use tokio::io::Interest;
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::sleep_until;
 
 use self::io::{CallerIo, HeadClock};
@@ -190,11 +190,11 @@ async fn answer(
         yield_now().await;
     }
     let written = match read(request.method(), request.uri(), request.headers(), has_body) {
-        Ok(Asked { form: Form::Metrics(dialect), .. }) => match metrics(session).await {
-            Ok(metrics) => reply::metrics(&metrics, dialect),
+        Ok(Asked::Metrics(dialect)) => match metrics(session, dialect).await {
+            Ok(text) => reply::metrics(text, dialect),
             Err(refused) => written(session, &Reply::Error(refused), Form::Json),
         },
-        Ok(Asked { request, form }) => {
+        Ok(Asked::Request(request, form)) => {
             let reply = reply_to(session, request).await.unwrap_or_else(Reply::Error);
             written(session, &reply, form)
         }
@@ -219,22 +219,30 @@ fn written(session: &Session, reply: &Reply, form: Form) -> Written {
     reply::write(reply, form, now.to_wire(), clock.timestamp(now))
 }
 
-/// The metrics of the tokens that the caller may see, from all pages of the status.
-async fn metrics(session: &Arc<Session>) -> Result<Metrics, ErrorReply> {
+/// The metrics of all tokens, for operators.
+async fn metrics(session: &Arc<Session>, dialect: Dialect) -> Result<String, ErrorReply> {
+    session.require_operator(Operation::Status)?;
+    // Held until the text is there: a scrape keeps the status of up to a thousand tokens between its pages.
+    let in_flight = session.take(Resource::InFlight, 1)?;
+    let _of_user = in_flight.allowance.long_answers.acquire().await;
     let mut page = status_page(session, None).await?;
     let mut metrics = Metrics::new(page.daemon);
     loop {
         let last = page.tokens.last().filter(|_| page.more).map(|token| token.name.clone());
         metrics.add(page.tokens);
         if last.is_none() {
-            return Ok(metrics);
+            break;
         }
         page = status_page(session, last).await?;
     }
+    // On a thread of its own, because the text of a thousand tokens takes milliseconds.
+    let rendered = spawn_blocking(move || Metrics::render(Some(&metrics), dialect)).await;
+    rendered.map_err(|_| session::refusal(ErrorCode::Unavailable, "the daemon failed over this request"))
 }
 
 async fn status_page(session: &Arc<Session>, after: Option<TokenName>) -> Result<StatusReply, ErrorReply> {
-    match reply_to(session, Request::Status(StatusRequest { name: None, after })).await? {
+    let (session, request) = (Arc::clone(session), Request::Status(StatusRequest { name: None, after }));
+    match in_task(async move { Ok(session.answer(request).await) }).await? {
         Reply::Status(page) => Ok(page),
         Reply::Error(refused) => Err(refused),
         _ => Err(session::refusal(ErrorCode::UnknownRequest, "the daemon gave another answer")),
@@ -263,10 +271,19 @@ async fn reply_to(session: &Arc<Session>, request: Request) -> Result<Reply, Err
     in_task(async move { Ok(session.answer(request).await) }).await
 }
 
-/// The reply counts as unread until it is written, and too much of that ends the connection.
+/// The reply counts as unread until it is written. In place of one that is too much, the caller gets a problem; if even that is
+/// too much, the connection ends.
 fn into_response(written: Written, session: &Session) -> std_io::Result<Response<Full<Bytes>>> {
-    let unread = session.take(Resource::UnreadBytes, written.body.len());
-    let held = unread.map_err(|refused| std_io::Error::other(refused.message))?;
+    let take = |written: &Written| session.take(Resource::UnreadBytes, written.body.len());
+    let (written, held) = match take(&written) {
+        Ok(held) => (written, held),
+        Err(refused) => {
+            let problem = Problem::of(&refused, session.shared.clock.timestamp(session.shared.clock.now()));
+            let written = problem.write();
+            let held = take(&written).map_err(|refused| std_io::Error::other(refused.message))?;
+            (written, held)
+        }
+    };
     Ok(written.into_response(|body| Full::new(Bytes::from_owner(Unread { body, _held: held }))))
 }
 

@@ -30,7 +30,8 @@ pub enum Dialect {
 impl Dialect {
     /// The one that a client prefers, by the values of its `Accept` headers.
     pub fn of_accept<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
-        let is_open = accept.into_iter().any(|value| value.contains("application/openmetrics-text"));
+        let is_open = |value: &str| value.to_ascii_lowercase().contains("application/openmetrics-text");
+        let is_open = accept.into_iter().any(is_open);
         if is_open { Self::OpenMetrics } else { Self::Prometheus }
     }
 
@@ -59,6 +60,9 @@ struct Metric {
     help: &'static str,
     value: fn(&TokenStatus) -> Option<String>,
 }
+
+/// Those of [`EACH`] that are 0 to anyone but an operator.
+const FOR_OPERATORS: [&str; 3] = ["tokend_token_refusals", "tokend_token_waiting", "tokend_token_variants"];
 
 const EACH: [Metric; 9] = [
     Metric {
@@ -127,7 +131,7 @@ struct Exposition {
     dialect: Dialect,
 }
 
-/// What the metrics are about, collected from the pages of a status in little memory.
+/// The data of the metrics. They are collected from the pages of a status, and take little memory.
 #[derive(Debug)]
 pub struct Metrics {
     daemon: DaemonStatus,
@@ -176,7 +180,7 @@ impl Metrics {
             out.daemon(&metrics.daemon);
             out.tokens(metrics);
             if let Some(tokens) = &metrics.tokens {
-                out.each_token(tokens);
+                out.each_token(tokens, metrics.daemon.pid != 0);
                 out.failures(tokens);
             }
         }
@@ -263,7 +267,7 @@ impl Exposition {
         self.family("tokend_tokens", Kind::Gauge, "Tokens by provider and state.", samples);
     }
 
-    fn each_token(&mut self, tokens: &[TokenStatus]) {
+    fn each_token(&mut self, tokens: &[TokenStatus], is_operator: bool) {
         let states = tokens.iter().flat_map(|token| {
             STATES.map(|state| {
                 let labels = [identity(token), vec![("state", state.as_str())]].concat();
@@ -276,7 +280,8 @@ impl Exposition {
             "Whether the token is in the state (1) or not (0).",
             states,
         );
-        for Metric { name, kind, help, value } in EACH {
+        let visible = |metric: &Metric| is_operator || !FOR_OPERATORS.contains(&metric.name);
+        for Metric { name, kind, help, value } in EACH.into_iter().filter(visible) {
             let samples = tokens.iter().filter_map(|token| Some((identity(token), value(token)?)));
             self.family(name, kind, help, samples);
         }
@@ -457,6 +462,12 @@ mod tests {
             assert!(text.contains(line), "{text}");
         }
         assert!(!text.contains("later"));
+        let mut of_another = metrics(vec![token("psb", "bank")]);
+        of_another.daemon.pid = 0;
+        let text = render(Some(&of_another), Dialect::Prometheus);
+        for name in ["refusals", "waiting", "variants"] {
+            assert!(!text.contains(name), "what only operators know is not shown as 0: {text}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::Serialize;
 pub struct Page<'a> {
     daemon: Daemon,
     tokens: Vec<TokenDocument<'a>>,
-    /// Absent where all tokens are in the document.
+    /// Whether further tokens follow. Absent if the document always has all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     more: Option<bool>,
 }
@@ -84,7 +84,7 @@ struct DeviationCount {
     count: u64,
 }
 
-/// The daemon and these tokens. `more`: whether further tokens follow, where that is a question.
+/// The daemon and these tokens. `more`: whether further tokens follow; `None` for a document that always has all of them.
 pub fn page<'a>(
     status: &DaemonStatus,
     tokens: &'a [TokenStatus],

@@ -18,7 +18,7 @@ const MARGIN: usize = 16;
 /// The colours of the terminal, by their numbers in its language.
 const COLOURS: [(&str, &str); 3] = [("31", "#ff7b72"), ("32", "#7ee787"), ("33", "#e3b341")];
 
-/// What a terminal shows of the status of this daemon, in colours.
+/// The output of `tokenctl status` on a terminal, with the control sequences of its colours.
 fn status(daemon: &RealDaemon) -> String {
     let pty = nix::pty::openpty(None, None).unwrap();
     let mut command = daemon.tokenctl().command();

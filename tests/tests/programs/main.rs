@@ -113,7 +113,7 @@ fn fish_completes_the_names_of_tokens() {
     assert!(!completed("tokenctl version p").contains("psb"));
 }
 
-/// What a shell shows on its terminal for these keys.
+/// The output of a shell on its terminal after these keys.
 fn typed(command: &mut Command, keys: &str, until: &str) -> String {
     let pty = openpty(None, None).expect("there is a terminal");
     let side = || Stdio::from(pty.slave.try_clone().expect("a terminal can be shared"));

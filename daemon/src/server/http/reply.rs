@@ -1,7 +1,7 @@
 //! Writes the replies over HTTP. Pure but for the remaining lifetimes, for which the caller gives the time.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
@@ -10,7 +10,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use tokend_protocol::{
     BootInstant, ErrorCode, ErrorReply, Header, RejectOutcome, Reply, Timestamp, TokenInfo, TokenReply,
-    documents::{self, Dialect, Metrics},
+    documents::{self, Dialect, rfc3339},
 };
 
 use super::request::Form;
@@ -184,8 +184,7 @@ pub fn write(reply: &Reply, form: Form, now: BootInstant, wall: Timestamp) -> Wr
 }
 
 /// Writes the metrics.
-pub fn metrics(metrics: &Metrics, dialect: Dialect) -> Written {
-    let text = Metrics::render(Some(metrics), dialect);
+pub fn metrics(text: String, dialect: Dialect) -> Written {
     Written::text(StatusCode::OK, dialect.media_type(), text.into_bytes())
 }
 
@@ -209,17 +208,10 @@ fn authorization(token: &TokenReply) -> Written {
 fn info(info: &TokenInfo, now: BootInstant) -> Info {
     Info {
         expires_in: info.remaining(now).as_secs(),
-        expires_at: rfc3339(info.expires_at_wall),
+        expires_at: rfc3339(info.expires_at_wall.to_system_time()),
         fingerprint: info.fingerprint.to_string(),
         state: info.state.as_str(),
     }
-}
-
-/// Empty for a time after the year 9999, which has no such form.
-fn rfc3339(at: Timestamp) -> String {
-    let mut text = String::new();
-    let _ = write!(text, "{}", humantime::format_rfc3339_seconds(at.to_system_time()));
-    text
 }
 
 impl Problem {

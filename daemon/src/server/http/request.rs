@@ -18,21 +18,21 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The most parameters that a request can have use for.
 const PARAMETERS_MAX: usize = 3 * TERMS_MAX + 2 * HEADERS_MAX + 2;
 
-/// The request of a caller, and the form of its answer.
+/// What a caller asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Asked {
-    pub request: Request,
-    pub form: Form,
+pub enum Asked {
+    /// A request of the protocol, and the form of its answer.
+    Request(Request, Form),
+    /// All pages of the status, as metrics of Prometheus.
+    Metrics(Dialect),
 }
 
-/// The form of an answer.
+/// The form in which a token is handed out. All other replies have one form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Json,
-    /// A token as the header of a reply without a body, for `auth_request` of nginx.
+    /// As the header of a reply without a body, for `auth_request` of nginx.
     Authorization,
-    /// The status as metrics of Prometheus, with all pages of it.
-    Metrics(Dialect),
 }
 
 /// A path of the interface, with the name of a token where it has one.
@@ -79,19 +79,27 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap, has_body: bool) -> 
         return Err(Problem { allow: Some(allowed), ..problem });
     }
     let mut parameters = Parameters::of(uri.query().unwrap_or_default())?;
+    if route == Route::Metrics {
+        parameters.check_empty()?;
+        let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        return Ok(Asked::Metrics(Dialect::of_accept(accept)));
+    }
     let request = request(route, name, &mut parameters)?;
     parameters.check_empty()?;
     request.check().map_err(|error| Problem::invalid(error.to_string()))?;
-    Ok(Asked { request, form: form(route, headers) })
+    let form = if route == Route::Authorization { Form::Authorization } else { Form::Json };
+    Ok(Asked::Request(request, form))
 }
 
 /// The request of the protocol for a path.
 fn request(route: Route, name: Option<TokenName>, parameters: &mut Parameters) -> Result<Request, Problem> {
     Ok(match (route, name) {
         (Route::List, _) => Request::List(PageRequest { after: parameters.name_after()? }),
-        (Route::Status, name) => Request::Status(StatusRequest { name, after: parameters.name_after()? }),
-        (Route::Metrics, _) => Request::Status(StatusRequest { name: None, after: None }),
-        (_, None) => return Err(Problem::no_such_path()),
+        (Route::Status, None) => {
+            Request::Status(StatusRequest { name: None, after: parameters.name_after()? })
+        }
+        (Route::Status, name) => Request::Status(StatusRequest { name, after: None }),
+        (_, None) | (Route::Metrics, _) => return Err(Problem::no_such_path()),
         (Route::Token | Route::Authorization, Some(name)) => {
             let (options, variant) = (parameters.options()?, parameters.variant()?);
             Request::Get(GetRequest { name, options, variant })
@@ -113,17 +121,6 @@ fn request(route: Route, name: Option<TokenName>, parameters: &mut Parameters) -
             Request::Reject(RejectRequest { name, fingerprint, deadline_ms, variant: parameters.variant()? })
         }
     })
-}
-
-fn form(route: Route, headers: &HeaderMap) -> Form {
-    match route {
-        Route::Authorization => Form::Authorization,
-        Route::Metrics => {
-            let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-            Form::Metrics(Dialect::of_accept(accept))
-        }
-        _ => Form::Json,
-    }
 }
 
 fn route(path: &str) -> Result<(Route, Option<TokenName>), Problem> {
@@ -221,6 +218,13 @@ mod tests {
 
     use super::*;
 
+    fn request_of(asked: Result<Asked, Problem>) -> Request {
+        match asked.unwrap() {
+            Asked::Request(request, _) => request,
+            Asked::Metrics(_) => panic!("metrics"),
+        }
+    }
+
     fn ask(method: &str, target: &str) -> Result<Asked, Problem> {
         let uri = target.parse().unwrap();
         read(&method.parse().unwrap(), &uri, &HeaderMap::new(), false)
@@ -238,22 +242,20 @@ mod tests {
     fn a_path_and_its_query_say_all_that_a_request_can_say() {
         let options = CallOptions { deadline_ms: 10_000, min_ttl_ms: 0 };
         let get = Request::Get(GetRequest { name: psb(), options, variant: Variant::default() });
-        assert_eq!(ask("GET", "/v1/tokens/psb"), Ok(Asked { request: get.clone(), form: Form::Json }));
-        assert_eq!(
-            ask("GET", "http://any.example/v1/tokens/psb").unwrap().request,
-            get,
-            "the host is ignored"
-        );
-        assert_eq!(ask("GET", "/v1/auth/psb"), Ok(Asked { request: get, form: Form::Authorization }));
+        assert_eq!(ask("GET", "/v1/tokens/psb"), Ok(Asked::Request(get.clone(), Form::Json)));
+        assert_eq!(request_of(ask("GET", "http://any.example/v1/tokens/psb")), get, "the host is ignored");
+        assert_eq!(ask("GET", "/v1/auth/psb"), Ok(Asked::Request(get, Form::Authorization)));
         let query =
             "scope=a+b&scope=c&resource=https%3A%2F%2Fapi.example%2F&audience=x&min_ttl=90s&deadline=1500ms";
         let (scope, resource) = (texts(&["a", "b", "c"]), texts(&["https://api.example/"]));
         let variant = Variant { scope, resource, audience: texts(&["x"]) };
         let options = CallOptions { deadline_ms: 1500, min_ttl_ms: 90_000 };
-        let asked = ask("GET", &format!("/v1/tokens/psb?{query}")).unwrap();
-        assert_eq!(asked.request, Request::Get(GetRequest { name: psb(), options, variant }));
-        let asked = ask("GET", "/v1/tokens/p%40b%2Beu/headers?Requestor-ID=47%2011&omit=X-Other&deadline=0s")
-            .unwrap();
+        let asked = request_of(ask("GET", &format!("/v1/tokens/psb?{query}")));
+        assert_eq!(asked, Request::Get(GetRequest { name: psb(), options, variant }));
+        let asked = request_of(ask(
+            "GET",
+            "/v1/tokens/p%40b%2Beu/headers?Requestor-ID=47%2011&omit=X-Other&deadline=0s",
+        ));
         let header = CallerHeader { name: "Requestor-ID".to_owned(), value: "47 11".to_owned() };
         let expected = HeadersRequest {
             name: "p@b+eu".parse().unwrap(),
@@ -262,20 +264,19 @@ mod tests {
             omitted: texts(&["X-Other"]),
             variant: Variant::default(),
         };
-        assert_eq!(asked.request, Request::Headers(expected));
-        let asked = ask("POST", "/v1/tokens/psb/reject?fingerprint=00f1e2d3c4b5a697").unwrap();
+        assert_eq!(asked, Request::Headers(expected));
+        let asked = request_of(ask("POST", "/v1/tokens/psb/reject?fingerprint=00f1e2d3c4b5a697"));
         let fingerprint = "00f1e2d3c4b5a697".parse().unwrap();
         let variant = Variant::default();
         let reject = RejectRequest { name: psb(), fingerprint, deadline_ms: 10_000, variant };
-        assert_eq!(asked.request, Request::Reject(reject));
-        let asked = ask("GET", "/v1/tokens?after=psb").unwrap();
-        assert_eq!(asked.request, Request::List(PageRequest { after: Some(psb()) }));
+        assert_eq!(asked, Request::Reject(reject));
+        let asked = request_of(ask("GET", "/v1/tokens?after=psb"));
+        assert_eq!(asked, Request::List(PageRequest { after: Some(psb()) }));
         let status = |name, after| Request::Status(StatusRequest { name, after });
-        assert_eq!(ask("GET", "/v1/status?after=psb").unwrap().request, status(None, Some(psb())));
-        assert_eq!(ask("GET", "/v1/status/psb").unwrap().request, status(Some(psb()), None));
-        let metrics = ask("GET", "/metrics").unwrap();
-        let expected = Asked { request: status(None, None), form: Form::Metrics(Dialect::Prometheus) };
-        assert_eq!(metrics, expected);
+        assert_eq!(request_of(ask("GET", "/v1/status?after=psb")), status(None, Some(psb())));
+        assert_eq!(request_of(ask("GET", "/v1/status/psb")), status(Some(psb()), None));
+        let metrics = read(&Method::GET, &"/metrics".parse().unwrap(), &HeaderMap::new(), false);
+        assert_eq!(metrics, Ok(Asked::Metrics(Dialect::Prometheus)));
     }
 
     #[test]
@@ -308,6 +309,7 @@ mod tests {
             ("GET", &many_scopes, 400, "at most 64 scopes"),
             ("GET", &many_parameters, 400, "at most 322 parameters"),
             ("POST", "/metrics", 405, "use GET"),
+            ("GET", "/v1/status/psb?after=t", 400, "no parameter \"after\""),
             ("GET", "/metrics?after=psb", 400, "no parameter \"after\""),
             ("GET", "/v1/metrics", 404, "no such path"),
             ("GET", "/v1/tokens/psb?scope=", 400, "scope is empty"),

@@ -135,12 +135,26 @@ async fn the_status_comes_in_pages_and_the_metrics_have_all_of_them() {
     let open = answers(&shared, accepting.as_bytes()).await;
     assert!(open.contains("\r\ncontent-type: application/openmetrics-text; version=1.0.0"), "{open}");
 
-    // Another caller sees what it may have, and nothing of the process.
-    let (_, mut caller) = connect_as(8, 4096, &shared);
+    // Another caller gets none, and the audit has it.
+    let (_, mut caller) = connect_as(7, 4096, &shared);
     caller.write_all(&get("/metrics")).await.unwrap();
-    let others = read_answer(&mut caller).await;
-    assert!(others.contains("tokend_up 1") && !others.contains("tokend_token"), "{others}");
-    assert!(!others.contains("tokend_connections"), "{others}");
+    let refused = read_answer(&mut caller).await;
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("only an operator"), "{refused}");
+    assert!(!shared.audit.is_empty());
+}
+
+#[tokio::test]
+async fn a_user_has_at_most_eight_scrapes_in_memory() {
+    let shared = server_state(200, Quota::default());
+    let allowance = shared.allowances.of(0, shared.clock.now());
+    // As many as there are places are held by others.
+    let places = allowance.long_answers.acquire_many(8).await.unwrap();
+    let (_, mut caller) = connect(&shared);
+    caller.write_all(&get("/metrics")).await.unwrap();
+    let waiting = timeout(Duration::from_millis(200), caller.readable()).await;
+    assert!(waiting.is_err(), "it waits for a place before it reads the status");
+    drop(places);
+    assert!(read_answer(&mut caller).await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]
@@ -237,7 +251,10 @@ async fn the_quotas_are_those_of_the_protocol() {
     let answer = answers(&shared, &get("/v1/tokens")).await;
     assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("retry-after: 1\r\n"), "{answer}");
     let shared = server_state(1, Quota { unread_bytes: 10, ..Quota::default() });
-    assert_eq!(answers(&shared, &get("/v1/tokens")).await, "", "more than may be unread ends the connection");
+    assert_eq!(answers(&shared, &get("/v1/tokens")).await, "", "not even the problem may be unread");
+    let shared = server_state(200, Quota { unread_bytes: 1000, ..Quota::default() });
+    let answer = answers(&shared, &get("/v1/status")).await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "more than may be unread: {answer}");
     let shared = server_state(1, Quota { unread_bytes: 1000, ..Quota::default() });
     let many = get("/v1/tokens").repeat(50);
     assert_eq!(

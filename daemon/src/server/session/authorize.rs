@@ -16,7 +16,7 @@ use super::{Asked, Session, refusal};
 use crate::access::{Decider, Reason, ResolvedIds, Rule};
 use crate::config::{TermKind, TermRules};
 use crate::engine::registry::{Entry, Registry};
-use crate::server::audit::{Place, Record, Refusal};
+use crate::server::audit::{Operation, Place, Record, Refusal};
 
 const NOT_ALLOWED: &str = "not allowed, or no such token";
 
@@ -158,6 +158,24 @@ impl Session {
         self.authorize(registry, asked)?;
         self.audit(asked, Err(Refusal::NotAnOperator));
         Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"))
+    }
+
+    /// Checks that the caller is an operator, for a request about no token.
+    ///
+    /// # Errors
+    /// It is none, which the audit has.
+    pub fn require_operator(&self, operation: Operation) -> Result<(), ErrorReply> {
+        if self.is_operator(&self.registry()) {
+            return Ok(());
+        }
+        let record = Record::new(self.peer.caller(), operation, None, Err(Refusal::NotAnOperator));
+        self.shared.audit.record(&record, &self.peer);
+        Err(refusal(ErrorCode::NotAllowed, "only an operator may do this"))
+    }
+
+    /// Why the caller may not have the token. For the log: a caller is not told.
+    pub fn reason_of_refusal(&self, name: &TokenName) -> Option<Refusal> {
+        self.decide_about(&self.registry(), name.as_str(), &Variant::default()).err()
     }
 
     pub(super) fn is_operator(&self, registry: &Registry) -> bool {

@@ -43,7 +43,7 @@ impl Session {
         }
         self.authorize_operator(&registry, asked)?;
         let absent = match subject {
-            Subject::User(_) | Subject::Unit(_) => "not assumed",
+            Subject::User(_) | Subject::Unit(_) => "not given",
             Subject::Caller | Subject::Process(_) => "not known",
         };
         let facts = match subject {

@@ -83,7 +83,7 @@ async fn an_operator_is_told_how_each_rule_fares_with_anybody() {
             ("scope s", "group:7", false, "group 7 is not among its groups"),
         ]
     );
-    assert_eq!(reply.lists[0].rules[1].conditions[1].fact, "the unit is not assumed");
+    assert_eq!(reply.lists[0].rules[1].conditions[1].fact, "the unit is not given");
     assert_eq!(
         (reply.facts.uid, reply.facts.gid, reply.facts.pid, reply.operator),
         (Some(ALICE), None, None, None)
