@@ -34,6 +34,8 @@ pub struct DaemonStatus {
     pub reload_failed_at: Option<Timestamp>,
     /// Further facts about the daemon.
     pub attributes: Vec<Attribute>,
+    /// Numbers about the daemon, sorted by name. Those that are absent are 0.
+    pub counts: Vec<Count>,
 }
 
 /// The status of one token.

@@ -108,6 +108,9 @@ fn promtool_finds_no_fault_in_the_metrics_and_the_alerts() {
         "{metrics}"
     );
     assert!(metrics.contains("tokend_token_refusals_total{token=\"good\",provider=\"p\"} 0\n"), "{metrics}");
+    let resident = metrics.lines().find_map(|line| line.strip_prefix("tokend_resident_memory_bytes "));
+    let resident: u64 = resident.and_then(|bytes| bytes.parse().ok()).expect("the daemon knows its memory");
+    assert!((1 << 20..1 << 30).contains(&resident), "{resident}");
     fs::write(home.join("metrics.prom"), metrics).expect("a file can be written");
     let mut check = Command::new("sh");
     check.args(["-c", "promtool check metrics <metrics.prom"]).current_dir(home);

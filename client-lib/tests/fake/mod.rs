@@ -216,6 +216,7 @@ pub fn daemon_status() -> DaemonStatus {
         connections: 2,
         reload_failed_at: None,
         attributes: Vec::new(),
+        counts: Vec::new(),
     }
 }
 

@@ -58,6 +58,10 @@ pub(crate) fn everything(status: &Status, now: SystemTime) -> String {
     for fact in &status.daemon.attributes {
         let _ = writeln!(text, "  {}: {}", clean(&fact.name), clean(&fact.value));
     }
+    for count in status.daemon.counts.iter().filter(|count| count.name == "resident-bytes") {
+        let tenths = count.value * 10 / 1_048_576;
+        let _ = writeln!(text, "  resident memory: {}.{} MiB", tenths / 10, tenths % 10);
+    }
     text.extend(status.tokens.iter().map(|token| detail(token, now)));
     text
 }
@@ -132,7 +136,8 @@ pub(crate) fn exit_status<'a>(tokens: impl IntoIterator<Item = &'a TokenStatus>)
 
 /// The daemon, and whether its last reload failed.
 pub(crate) fn daemon(daemon: &DaemonStatus, now: SystemTime) -> String {
-    let DaemonStatus { version, pid, started_at, connections, reload_failed_at, attributes: _ } = daemon;
+    let DaemonStatus { version, pid, started_at, connections, reload_failed_at, attributes: _, counts: _ } =
+        daemon;
     let (version, up) = (clean(version), duration(since(*started_at, now)));
     let mut text = match (*pid, *connections) {
         // Only operators see the process.

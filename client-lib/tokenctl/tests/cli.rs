@@ -143,8 +143,11 @@ fn happy_reply(request: &Request) -> Reply {
         }
         Request::Status(_) => {
             let tokens = vec![failing_token("bnp"), token_status("psb")];
-            let daemon =
-                DaemonStatus { attributes: vec![attribute("clock-set", "2 times")], ..daemon_status() };
+            let daemon = DaemonStatus {
+                attributes: vec![attribute("clock-set", "2 times")],
+                counts: vec![count("resident-bytes", 4_404_020)],
+                ..daemon_status()
+            };
             Reply::Status(StatusReply { daemon, tokens, more: false })
         }
         Request::Refresh(_) => Reply::Refreshed(RefreshedReply { info: info(), changed: true }),
@@ -467,6 +470,7 @@ fn verbose_status_shows_everything() {
     assert_eq!(ran.exit, 0, "{ran:?}");
     for line in [
         "  clock-set: 2 times",
+        "  resident memory: 4.2 MiB",
         "bnp: unavailable",
         "psb: fresh",
         "  expires in: 2d 2h (2033-05-18T03:33:20Z)",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::{DaemonStatus, State, TokenStatus};
+use crate::{Count, DaemonStatus, State, TokenStatus};
 
 /// The most tokens with metrics of their own, and the most providers with a label. Beyond that, a scrape costs more than the metrics
 /// are worth: `tokend_tokens` still counts all tokens.
@@ -253,6 +253,11 @@ impl Exposition {
                 vec![],
                 is_good,
             );
+            let resident = daemon.counts.iter().find(|count| count.name == "resident-bytes");
+            if let Some(Count { value, .. }) = resident {
+                let help = "The resident memory of the daemon.";
+                gauge("tokend_resident_memory_bytes", help, vec![], value.to_string());
+            }
         }
     }
 
@@ -381,6 +386,7 @@ mod tests {
             connections: 2,
             reload_failed_at: None,
             attributes: Vec::new(),
+            counts: vec![Count { name: "resident-bytes".to_owned(), value: 4_194_304 }],
         };
         let mut metrics = Metrics::new(daemon);
         // In pages.
@@ -479,10 +485,15 @@ mod tests {
         let mut metrics = metrics(Vec::new());
         let first =
             "tokend_up 1\ntokend_build_info{version=\"9.8.7\"} 1\ntokend_start_time_seconds 1700000000.123";
-        let operators = "\ntokend_connections 2\ntokend_last_reload_successful ";
-        assert_eq!(of_daemon(&metrics), format!("{first}{operators}1"));
+        let operators = |is_good| {
+            format!(
+                "{first}\ntokend_connections 2\ntokend_last_reload_successful {is_good}\n\
+                 tokend_resident_memory_bytes 4194304"
+            )
+        };
+        assert_eq!(of_daemon(&metrics), operators(1));
         metrics.daemon.reload_failed_at = Some(Timestamp(1));
-        assert_eq!(of_daemon(&metrics), format!("{first}{operators}0"));
+        assert_eq!(of_daemon(&metrics), operators(0));
         metrics.daemon.pid = 0;
         assert_eq!(of_daemon(&metrics), first, "only operators see these");
         let text = render(None, Dialect::Prometheus);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{clean, rfc3339};
 use crate::{
-    Attribute, BootInstant, DaemonStatus, Deviation, ErrorClass, HeldToken, LastError, Timestamp,
+    Attribute, BootInstant, Count, DaemonStatus, Deviation, ErrorClass, HeldToken, LastError, Timestamp,
     TokenStatus, VariantStatus,
 };
 use serde::Serialize;
@@ -28,6 +28,7 @@ struct Daemon {
     connections: u32,
     reload_failed_at: Option<String>,
     attributes: BTreeMap<String, String>,
+    counts: BTreeMap<String, u64>,
 }
 
 /// One token.
@@ -102,6 +103,7 @@ fn daemon(status: &DaemonStatus) -> Daemon {
         connections: status.connections,
         reload_failed_at: status.reload_failed_at.map(time),
         attributes: attributes(&status.attributes),
+        counts: counts(&status.counts),
     }
 }
 
@@ -119,7 +121,7 @@ pub fn token(token: &TokenStatus, now: BootInstant) -> TokenDocument<'_> {
         hand_outs: token.hand_outs,
         deviations: token.deviations.iter().map(deviation_count).collect(),
         attributes: attributes(&token.attributes),
-        counts: token.counts.iter().map(|count| (clean(&count.name), count.value)).collect(),
+        counts: counts(&token.counts),
         variants_held: token.variants_held,
         variants: token.variants.iter().map(|variant| one_variant(variant, now)).collect(),
     }
@@ -159,6 +161,10 @@ fn failed(error: &LastError) -> Failed {
 
 fn deviation_count(deviation: &Deviation) -> DeviationCount {
     DeviationCount { kind: clean(&deviation.kind), count: deviation.count }
+}
+
+fn counts(counts: &[Count]) -> BTreeMap<String, u64> {
+    counts.iter().map(|count| (clean(&count.name), count.value)).collect()
 }
 
 fn attributes(attributes: &[Attribute]) -> BTreeMap<String, String> {

@@ -303,14 +303,15 @@ fn list_entry() -> impl Strategy<Value = ListEntry> {
 }
 
 fn daemon_status() -> impl Strategy<Value = DaemonStatus> {
-    (text(), any::<u32>(), time(), any::<u32>(), option::of(time()), attributes()).prop_map(
-        |(version, pid, started_at, connections, reload_failed_at, attributes)| DaemonStatus {
+    (text(), any::<u32>(), time(), any::<u32>(), option::of(time()), attributes(), counts()).prop_map(
+        |(version, pid, started_at, connections, reload_failed_at, attributes, counts)| DaemonStatus {
             version,
             pid,
             started_at,
             connections,
             reload_failed_at,
             attributes,
+            counts,
         },
     )
 }
@@ -319,16 +320,19 @@ fn attributes() -> impl Strategy<Value = Vec<Attribute>> {
     vec((text(), text()).prop_map(|(name, value)| Attribute { name, value }), 0..5)
 }
 
+fn counts() -> impl Strategy<Value = Vec<Count>> {
+    vec((text(), any::<u64>()).prop_map(|(name, value)| Count { name, value }), 0..5)
+}
+
 fn token_status() -> impl Strategy<Value = TokenStatus> {
     let last_error =
         (class(), text(), time()).prop_map(|(class, message, at)| LastError { class, message, at });
     let deviation = (text(), any::<u64>()).prop_map(|(kind, count)| Deviation { kind, count });
     let parts = (name(), text(), state(), option::of(held()), option::of(last_error));
-    let counts = (any::<u32>(), option::of(time()), any::<u64>(), any::<u64>());
+    let numbers = (any::<u32>(), option::of(time()), any::<u64>(), any::<u64>());
     let variants = (any::<u32>(), vec(variant_status(), 0..3));
-    let count = (text(), any::<u64>()).prop_map(|(name, value)| Count { name, value });
-    let lists = (vec(deviation, 0..5), attributes(), vec(count, 0..5), variants);
-    (parts, counts, lists).prop_map(
+    let lists = (vec(deviation, 0..5), attributes(), counts(), variants);
+    (parts, numbers, lists).prop_map(
         |(
             (name, provider, state, held, last_error),
             (failures, next_attempt, requests, hand_outs),

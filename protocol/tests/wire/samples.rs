@@ -250,6 +250,7 @@ fn status(tokens: Vec<TokenStatus>) -> StatusReply {
         connections: 2,
         reload_failed_at: None,
         attributes: vec![attribute("clock-set", "2 times")],
+        counts: vec![Count { name: "resident-bytes".to_owned(), value: 4_194_304 }],
     };
     StatusReply { daemon, tokens, more: false }
 }

@@ -3,8 +3,10 @@
 //! Only operators may know a provider's description, the paths of files, and the process. `is_operator` says for whom a
 //! reply is.
 
+use std::fs;
 use std::time::Duration;
 
+use nix::unistd::{SysconfVar, sysconf};
 use tokend_protocol::{
     Attribute, Count, DaemonStatus, Deviation, ErrorClass, EventReply, HeldToken, LastError, State,
     Timestamp, TokenInfo, TokenName, TokenReply, TokenStatus, VariantStatus,
@@ -157,6 +159,7 @@ pub(super) fn daemon_status(shared: &ServerState, is_operator: bool) -> DaemonSt
         connections: 0,
         reload_failed_at: None,
         attributes: Vec::new(),
+        counts: Vec::new(),
     };
     if is_operator {
         status.pid = std::process::id();
@@ -166,8 +169,18 @@ pub(super) fn daemon_status(shared: &ServerState, is_operator: bool) -> DaemonSt
         facts.push(("memory", shared.memory.clone()));
         facts.sort_unstable();
         status.attributes = facts.into_iter().map(|(name, value)| attribute(name, value)).collect();
+        let resident = resident_bytes().map(|value| Count { name: "resident-bytes".to_owned(), value });
+        status.counts = resident.into_iter().collect();
     }
     status
+}
+
+/// The resident memory of this process, by the second number in `/proc/self/statm` (`proc_pid_statm(5)`).
+fn resident_bytes() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
 }
 
 #[cfg(test)]
