@@ -294,6 +294,7 @@ pages! {
     python: "howto/python.md",
     go: "howto/go.md",
     java: "howto/java.md",
+    dotnet: "howto/dotnet.md",
     node: "howto/node.md",
     c: "howto/c.md",
     rust: "howto/rust.md",
