@@ -9,13 +9,14 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokend_tests::test_support::{Scene, token_table};
-use tokend_tests::{Answer, Finished, Provider, TestDir, process, program, requirement};
+use tokend_tests::{Answer, Finished, Provider, RealDaemon, TestDir, process, program, requirement};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -153,6 +154,47 @@ fn the_first_lines_of_the_readme_work() {
     let mut command = library.command(&program, home.path());
     let shown = process::run(command.env("TOKEND_SOCKET", scene.socket()), LIMIT).expect_success();
     assert!(shown.starts_with("a token until "), "{shown}");
+}
+
+/// Gets the token twice, with a pause until a line comes. SIGPIPE has its default, which ends the program.
+const TWICE: &str = r#"
+#include <stdio.h>
+#include <tokend.h>
+
+int main(void) {
+    tokend_client *client = tokend_client_new(NULL, 0);
+    for (int call = 0; call < 2; call++) {
+        tokend_error *error = NULL;
+        tokend_token *token = tokend_get(client, "t", 0, &error);
+        if (token == NULL) { fprintf(stderr, "%s\n", tokend_error_message(error)); return 1; }
+        puts(tokend_token_fingerprint(token));
+        fflush(stdout);
+        tokend_token_free(token);
+        if (call == 0) getchar();
+    }
+    tokend_client_free(client);
+    return 0;
+}
+"#;
+
+#[test]
+fn a_program_in_c_outlives_a_restart_of_the_daemon() {
+    if !has_compiler() {
+        return;
+    }
+    let (library, mut bank, home) = (Installed::new(), Bank::open(), TestDir::new());
+    let source = home.path().join("twice.c");
+    fs::write(&source, TWICE).expect("a file");
+    let mut command = library.command(library.compile(&source, home.path()), home.path());
+    command.env("TOKEND_SOCKET", bank.scene.socket()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = command.spawn().expect("it can be started");
+    let mut lines = BufReader::new(program.stdout.take().expect("it is a pipe")).lines();
+    assert_eq!(lines.next().expect("a line").unwrap(), bank.fingerprint());
+    assert_eq!(bank.scene.daemon.stop(), 0);
+    bank.scene.daemon = RealDaemon::start(&bank.scene.home);
+    program.stdin.take().expect("it is a pipe").write_all(b"\n").expect("it reads");
+    assert_eq!(process::exit_code_within(&mut program, LIMIT), Some(0));
+    assert_eq!(lines.next().expect("a second line").unwrap(), bank.fingerprint());
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! One connection: frames out and in, each read and write bounded by the deadline.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::sys::socket::{MsgFlags, send};
 use tokend_protocol::{Frame, Reply, Request, read_frame, write_frame};
 use zeroize::Zeroizing;
 
@@ -115,6 +117,20 @@ impl<R: Read> Read for Buffered<'_, R> {
     }
 }
 
+/// Writes to a stream without SIGPIPE, which would end a program in C when the daemon restarts. Older standard libraries do not
+/// prevent that signal.
+pub(super) struct Outgoing<'a>(pub(super) &'a UnixStream);
+
+impl Write for Outgoing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A stream on which each read and write ends at the deadline.
 struct Timed<'a> {
     stream: &'a UnixStream,
@@ -133,7 +149,7 @@ impl Write for Timed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let left = self.deadline.left().ok_or(io::ErrorKind::TimedOut)?;
         self.stream.set_write_timeout(Some(left))?;
-        self.stream.write(bytes)
+        Outgoing(self.stream).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

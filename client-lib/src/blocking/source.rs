@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokend_protocol::{Fingerprint, RejectOutcome, TokenName, Variant, WatchedToken, read_frame};
 
 use super::connect::connect_within;
+use super::connection::Outgoing;
 use super::{Client, Token};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, not_reachable, silent};
@@ -308,7 +309,7 @@ impl Sources {
         let mut watches = Watches::default();
         loop {
             let Some(wire) = watches.update(&self.wanted()) else { return Ok(End::Unwanted) };
-            match stream.write_all(&wire) {
+            match Outgoing(&stream).write_all(&wire) {
                 // The daemon may have sent the reason, which is read next.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(failed(error)),
                 _ => (),
@@ -339,7 +340,7 @@ impl List {
     fn wake(&self) {
         if let Some(worker) = &self.worker {
             // Where there is no room, the thread is about to be woken anyway.
-            let _ = (&worker.wake).write(&[1]);
+            let _ = Outgoing(&worker.wake).write(&[1]);
         }
     }
 }
