@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::thread;
@@ -15,10 +15,14 @@ use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode};
 use tokend_client::testing::FakeDaemon;
 use tokend_client::{ApiClient, ApiError, CallerHeaders, Client, Error, TokenLayer, TokenSource, blocking};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_layer::Layer;
 use tower_service::Service;
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A daemon with one token, and another one for who rejects it.
 fn daemon() -> FakeDaemon {
@@ -32,7 +36,21 @@ fn source(daemon: &FakeDaemon) -> TokenSource {
     Client::new(daemon.options()).token("psb").unwrap().source()
 }
 
-/// An API on loopback. Answers each request, which is its head in lower case and its body, and keeps it.
+/// A request in lower case: its head, and its body if that is a stream.
+fn read_request(connection: &mut TcpStream) -> String {
+    let (mut request, mut part) = (String::new(), [0; 1024]);
+    loop {
+        let is_stream = request.contains("\r\ntransfer-encoding: chunked\r\n");
+        if request.contains("\r\n\r\n") && (!is_stream || request.ends_with("\r\n0\r\n\r\n")) {
+            return request;
+        }
+        let read = connection.read(&mut part).unwrap();
+        assert_ne!(read, 0, "it ends too early: {request}");
+        request.push_str(&String::from_utf8_lossy(part.get(..read).unwrap()).to_lowercase());
+    }
+}
+
+/// An API on loopback. Answers each request, which is that of [`read_request`], and keeps it.
 fn api(answer: impl Fn(&str) -> String + Send + 'static) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -40,13 +58,8 @@ fn api(answer: impl Fn(&str) -> String + Send + 'static) -> (SocketAddr, Arc<Mut
     let requests = Arc::clone(&seen);
     thread::spawn(move || {
         for connection in listener.incoming() {
-            let (mut connection, mut request) = (connection.unwrap(), Vec::new());
-            let mut part = [0; 1024];
-            while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-                let read = connection.read(&mut part).unwrap();
-                request.extend_from_slice(part.get(..read).unwrap());
-            }
-            let request = String::from_utf8(request).unwrap().to_lowercase();
+            let mut connection = connection.unwrap();
+            let request = read_request(&mut connection);
             let answer = answer(&request);
             requests.lock().unwrap().push(request);
             let head = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -80,6 +93,45 @@ async fn after_a_401_the_request_is_repeated_once_with_another_token() {
         assert_eq!(head.matches("authorization: ").count(), 1, "{head}");
     }
     assert_eq!(daemon.rejected().len(), 1);
+}
+
+#[tokio::test]
+async fn after_a_401_of_a_stream_the_next_request_has_another_token() {
+    let daemon = daemon();
+    let (address, seen) =
+        api(|head| if head.contains("bearer second") { "200 OK" } else { "401 Unauthorized" }.to_owned());
+    let api = api_client(source(&daemon));
+    for status in [401, 200] {
+        let stream = reqwest::Body::from(reqwest::Response::from(Response::new("a body")));
+        let request = api.http().post(format!("http://{address}/")).body(stream).build().unwrap();
+        assert!(request.try_clone().is_none(), "it cannot be repeated");
+        assert_eq!(api.execute(request).await.unwrap().status(), status);
+    }
+    assert_eq!(seen.lock().unwrap().len(), 2);
+    assert!(seen.lock().unwrap().iter().all(|request| request.contains("a body")));
+}
+
+#[tokio::test]
+async fn a_request_is_repeated_by_an_api_that_serves_one_connection() {
+    let daemon = daemon();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = thread::spawn(move || {
+        let (mut first, _) = listener.accept().unwrap();
+        read_request(&mut first);
+        first.write_all(b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        // Its body ends only when nobody reads it any more.
+        while first.write_all(format!("1000\r\n{}\r\n", "x".repeat(0x1000)).as_bytes()).is_ok() {}
+        let (mut second, _) = listener.accept().unwrap();
+        read_request(&mut second);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        second.write_all(answer).unwrap();
+    });
+    let api = api_client(source(&daemon));
+    let request = api.http().get(format!("http://{address}/")).build().unwrap();
+    let response = tokio::time::timeout(PATIENCE, api.execute(request)).await.expect("it is repeated");
+    assert_eq!(response.unwrap().status(), 200);
+    serving.join().unwrap();
 }
 
 #[tokio::test]
@@ -163,6 +215,48 @@ async fn the_layer_repeats_a_request_with_its_body() {
         TokenLayer::new(source).layer(api.clone()).call(Request::new(String::new())).await.unwrap_err();
     assert!(refused.is::<Error>(), "{refused}");
     assert_eq!(api.0.lock().unwrap().len(), 2);
+}
+
+/// A service with room for one request, which ends with its response.
+struct OneAtATime(Arc<Semaphore>, Option<OwnedSemaphorePermit>);
+
+impl Clone for OneAtATime {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0), None)
+    }
+}
+
+impl Service<Request<String>> for OneAtATime {
+    type Response = Response<OwnedSemaphorePermit>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.1 = Arc::clone(&self.0).try_acquire_owned().ok();
+        if self.1.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        let mut response = Response::new(self.1.take().unwrap());
+        if request.headers()[AUTHORIZATION] != "Bearer second" {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
+        std::future::ready(Ok(response))
+    }
+}
+
+#[tokio::test]
+async fn the_layer_repeats_a_request_to_a_service_that_has_room_for_one() {
+    let (daemon, api) = (daemon(), OneAtATime(Arc::new(Semaphore::new(1)), None));
+    let mut service = TokenLayer::new(source(&daemon)).layer(api);
+    std::future::poll_fn(|context| service.poll_ready(context)).await.unwrap();
+    let call = service.call(Request::new(String::new()));
+    let response = tokio::time::timeout(PATIENCE, call).await.expect("it is repeated").unwrap();
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]

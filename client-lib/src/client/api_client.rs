@@ -8,8 +8,9 @@ use crate::Error;
 /// Redirects that are followed, as in reqwest's own default.
 const REDIRECTS_MAX: usize = 10;
 
-/// Sends requests to an API with all headers of a token. If the API answers 401, it rejects the token and sends the request once
-/// more with another one, if there is one and the request can be repeated: a body that is a stream cannot.
+/// Sends requests to an API with all headers of a token. If the API answers 401, it rejects the token, so that later requests have
+/// another one. It sends the request once more if there is another token and the request can be repeated: a body that is a stream
+/// cannot.
 ///
 /// Use it for one API only, because each request has the token. Redirects are followed only within the origin of the request, so
 /// that no other server gets it.
@@ -72,13 +73,17 @@ impl ApiClient {
         let headers = self.source.headers().await?;
         headers.add_to(request.headers_mut());
         let response = self.http.execute(request).await?;
-        let Some(mut again) = again.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else {
+        if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
-        };
+        }
+        // Also for a request that cannot be repeated: the next one needs another token.
+        let rejected = self.source.reject(headers.info.fingerprint).await;
         // Without another token, the answer of the API says most.
-        let Ok(Some(_)) = self.source.reject(headers.info.fingerprint).await else { return Ok(response) };
+        let (Some(mut again), Ok(Some(_))) = (again, rejected) else { return Ok(response) };
         let Ok(newer) = self.source.headers().await else { return Ok(response) };
         newer.add_to(again.headers_mut());
+        // The response holds a connection, and the API may accept only one.
+        drop(response);
         Ok(self.http.execute(again).await?)
     }
 }

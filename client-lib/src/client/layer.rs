@@ -93,6 +93,8 @@ where
             let Ok(Some(_)) = source.reject(headers.info.fingerprint).await else { return Ok(response) };
             let Ok(newer) = source.headers().await else { return Ok(response) };
             newer.add_to(again.headers_mut());
+            // The service may accept the next request only when the response is dropped.
+            drop(response);
             poll_fn(|context| inner.poll_ready(context)).await.map_err(Into::into)?;
             inner.call(again).await.map_err(Into::into)
         })
