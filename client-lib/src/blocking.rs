@@ -3,6 +3,7 @@
 mod connect;
 mod connection;
 mod source;
+mod turn;
 mod watch;
 
 use std::fmt;

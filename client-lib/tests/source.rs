@@ -141,6 +141,7 @@ with_both_clients! {
     rejections_at_the_same_time_make_one_request
     a_rejection_that_brings_no_other_token_returns_none
     the_headers_are_asked_for_once_for_each_token
+    a_caller_that_waited_for_another_one_has_only_the_rest_of_its_time
     the_caller_s_part_of_the_headers_is_sent
     sources_share_a_connection_and_are_told_apart
     the_last_source_ends_the_connection
@@ -517,6 +518,45 @@ fn the_headers_are_asked_for_once_for_each_token(open: Open) {
     let third = source.reject(fingerprint("second")).unwrap().unwrap();
     assert_eq!(third.fingerprint(), fingerprint("third"));
     assert!(source.headers().is_err(), "an API refused the token of the last headers");
+}
+
+fn a_caller_that_waited_for_another_one_has_only_the_rest_of_its_time(open: Open) {
+    const WAIT: Duration = Duration::from_millis(200);
+    let place = Place::new();
+    let daemon = FakeDaemon::answering(&place.socket(), |request| match request {
+        Request::Headers(_) | Request::Reject(_) => {
+            thread::sleep(WAIT);
+            Reply::Error(error(ErrorCode::Overloaded))
+        }
+        _ => brings("first", PATIENCE),
+    });
+    let source = place.source(open);
+    source.wait_for("first");
+    let headers = |source: &Source| assert!(source.headers().is_err());
+    let reject = |source: &Source| assert!(source.reject(fingerprint("first")).is_err());
+    let calls: [&(dyn Fn(&Source) + Sync); 2] = [&headers, &reject];
+    for call in calls {
+        // Tried again if the second caller began too late to wait.
+        eventually("a call with less time", || {
+            let began = Barrier::new(2);
+            let before = daemon.requests().len();
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        began.wait();
+                        call(&source);
+                    });
+                }
+            });
+            let all = daemon.requests();
+            let left = all.iter().skip(before).map(|request| match request {
+                Request::Headers(headers) => headers.options.deadline_ms,
+                Request::Reject(reject) => reject.deadline_ms,
+                other => panic!("{other:?}"),
+            });
+            left.min().is_some_and(|left| u128::from(left) + WAIT.as_millis() / 2 < PATIENCE.as_millis())
+        });
+    }
 }
 
 fn the_caller_s_part_of_the_headers_is_sent(open: Open) {

@@ -16,6 +16,7 @@ use tokend_protocol::{Fingerprint, RejectOutcome, TokenName, Variant, WatchedTok
 
 use super::connect::connect_within;
 use super::connection::Outgoing;
+use super::turn::Turn;
 use super::{Client, Token};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, not_reachable, silent};
@@ -64,7 +65,8 @@ struct Shared {
     client: Client,
     subscription: Arc<Subscription>,
     rejections: Rejections,
-    /// Locked during a rejection, so that callers with the same token make one request.
+    /// For rejections, so that callers with the same token make one request.
+    turn: Turn,
     rejection: Mutex<Option<Rejection>>,
 }
 
@@ -73,8 +75,8 @@ struct Shared {
 struct Headers {
     caller: CallerHeaders,
     cache: HeaderCache,
-    /// Locked during a request, so that callers make one request.
-    request: Mutex<()>,
+    /// So that callers make one request.
+    request: Turn,
 }
 
 impl TokenSource {
@@ -86,6 +88,7 @@ impl TokenSource {
             client: client.clone(),
             subscription: Arc::clone(&subscription),
             rejections: Rejections::default(),
+            turn: Turn::default(),
             rejection: Mutex::default(),
         };
         let source = Self { subscription, shared: Arc::new(shared), headers: Arc::default() };
@@ -107,7 +110,7 @@ impl TokenSource {
     pub fn token(&self) -> Result<Arc<SourceToken>, Error> {
         match self.subscription.held() {
             Some(token) => Ok(token),
-            None => self.later(),
+            None => self.later(self.deadline()),
         }
     }
 
@@ -139,17 +142,17 @@ impl TokenSource {
     /// [`Self::with_caller_headers`]; leave out those that differ from call to call, and add them yourself.
     pub fn headers(&self) -> Result<Arc<SourceHeaders>, Error> {
         let deadline = self.deadline();
-        let fingerprint = self.token()?.fingerprint();
+        let token = self.subscription.held().map_or_else(|| self.later(deadline), Ok)?;
+        let fingerprint = token.fingerprint();
         let Headers { caller, cache, request } = &*self.headers;
         if let Some(headers) = cache.with_token(fingerprint) {
             return Ok(headers);
         }
-        let _one = request.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(_turn) = request.take(deadline) else { return cache.replace(Err(silent())) };
         if let Some(headers) = cache.with_token(fingerprint) {
             return Ok(headers);
         }
-        deadline.left().ok_or_else(silent)?;
-        cache.replace(self.variant().headers(caller))
+        cache.replace(self.variant(deadline).headers(caller))
     }
 
     /// Reports that an API refused the token with this fingerprint. Returns the newer token, or `None` if another token would
@@ -160,6 +163,7 @@ impl TokenSource {
         let deadline = self.deadline();
         self.headers.cache.reject(refused);
         let began = self.shared.rejections.ended();
+        let turn = self.shared.turn.take(deadline).ok_or_else(silent)?;
         let mut last = self.shared.rejection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(newer) = self.try_token().ok().filter(|token| token.fingerprint() != refused) {
             return Ok(Some(newer));
@@ -168,12 +172,11 @@ impl TokenSource {
         let outcome = if let Some(outcome) = known {
             outcome
         } else {
-            deadline.left().ok_or_else(silent)?;
-            let reply = self.variant().reject(refused)?;
+            let reply = self.variant(deadline).reject(refused)?;
             *last = Some(self.shared.rejections.end(refused, reply.outcome));
             reply.outcome
         };
-        drop(last);
+        drop((last, turn));
         match outcome {
             RejectOutcome::Replaced | RejectOutcome::Superseded => {
                 self.wait(deadline, |token| token.fingerprint() != refused).map(Some)
@@ -183,10 +186,10 @@ impl TokenSource {
     }
 
     /// Waits for a token, or asks for one that lasts longer. The daemon would renew it by itself only later.
-    fn later(&self) -> Result<Arc<SourceToken>, Error> {
-        match self.wait(self.deadline(), |_| true) {
+    fn later(&self, deadline: Deadline) -> Result<Arc<SourceToken>, Error> {
+        match self.wait(deadline, |_| true) {
             Err(Error::MinTtlUnreachable { .. }) => {
-                self.variant().get().and_then(SourceToken::new).map(Arc::new)
+                self.variant(deadline).get().and_then(SourceToken::new).map(Arc::new)
             }
             waited => waited,
         }
@@ -209,9 +212,10 @@ impl TokenSource {
         }
     }
 
-    fn variant(&self) -> Token {
+    /// The token for a call that has the rest of the time.
+    fn variant(&self, deadline: Deadline) -> Token {
         let WatchedToken { name, variant } = self.subscription.watched();
-        self.shared.client.variant(name, variant.clone())
+        self.shared.client.with_deadline(deadline.remaining()).variant(name, variant.clone())
     }
 
     fn deadline(&self) -> Deadline {

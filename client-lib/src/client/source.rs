@@ -109,7 +109,7 @@ impl TokenSource {
         match self.subscription.held() {
             Some(token) => Ok(token),
             // In a box, so that the usual read is small.
-            None => Box::pin(self.later()).await,
+            None => Box::pin(self.later(self.deadline())).await,
         }
     }
 
@@ -140,17 +140,22 @@ impl TokenSource {
     /// [`Self::with_caller_headers`]; leave out those that differ from call to call, and add them yourself.
     pub async fn headers(&self) -> Result<Arc<SourceHeaders>, Error> {
         let deadline = self.deadline();
-        let fingerprint = self.token().await?.fingerprint();
+        let token = match self.subscription.held() {
+            Some(token) => token,
+            None => self.later(deadline).await?,
+        };
+        let fingerprint = token.fingerprint();
         let Headers { caller, cache, request } = &*self.headers;
         if let Some(headers) = cache.with_token(fingerprint) {
             return Ok(headers);
         }
-        let _one = request.lock().await;
+        let Ok(_one) = time::timeout(deadline.remaining(), request.lock()).await else {
+            return cache.replace(Err(silent()));
+        };
         if let Some(headers) = cache.with_token(fingerprint) {
             return Ok(headers);
         }
-        deadline.left().ok_or_else(silent)?;
-        cache.replace(self.variant().headers(caller).await)
+        cache.replace(self.variant(deadline).headers(caller).await)
     }
 
     /// Reports that an API refused the token with this fingerprint. Returns the newer token, or `None` if another token would
@@ -161,7 +166,8 @@ impl TokenSource {
         let deadline = self.deadline();
         self.headers.cache.reject(refused);
         let began = self.shared.rejections.ended();
-        let mut last = self.shared.rejection.lock().await;
+        let last = time::timeout(deadline.remaining(), self.shared.rejection.lock()).await;
+        let mut last = last.map_err(|_| silent())?;
         if let Some(newer) = self.try_token().ok().filter(|token| token.fingerprint() != refused) {
             return Ok(Some(newer));
         }
@@ -169,8 +175,7 @@ impl TokenSource {
         let outcome = if let Some(outcome) = known {
             outcome
         } else {
-            deadline.left().ok_or_else(silent)?;
-            let reply = self.variant().reject(refused).await?;
+            let reply = self.variant(deadline).reject(refused).await?;
             *last = Some(self.shared.rejections.end(refused, reply.outcome));
             reply.outcome
         };
@@ -184,10 +189,10 @@ impl TokenSource {
     }
 
     /// Waits for a token, or asks for one that lasts longer. The daemon would renew it by itself only later.
-    async fn later(&self) -> Result<Arc<SourceToken>, Error> {
-        match self.wait(self.deadline(), |_| true).await {
+    async fn later(&self, deadline: Deadline) -> Result<Arc<SourceToken>, Error> {
+        match self.wait(deadline, |_| true).await {
             Err(Error::MinTtlUnreachable { .. }) => {
-                self.variant().get().await.and_then(SourceToken::new).map(Arc::new)
+                self.variant(deadline).get().await.and_then(SourceToken::new).map(Arc::new)
             }
             waited => waited,
         }
@@ -208,9 +213,10 @@ impl TokenSource {
         client.sources.start(&client.socket);
     }
 
-    fn variant(&self) -> Token {
+    /// The token for a call that has the rest of the time.
+    fn variant(&self, deadline: Deadline) -> Token {
         let WatchedToken { name, variant } = self.subscription.watched();
-        self.shared.client.variant(name, variant.clone())
+        self.shared.client.with_deadline(deadline.remaining()).variant(name, variant.clone())
     }
 
     fn deadline(&self) -> Deadline {
