@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nix::sys::socket::{MsgFlags, send};
 use tokend_protocol::{Frame, Reply, Request, read_frame, write_frame};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::deadline::Deadline;
 use crate::failure::{Failure, unless_stopping};
@@ -74,7 +74,7 @@ fn receive(reader: &mut impl Read, socket: &Path, request: u32) -> Result<Reply,
     }
 }
 
-/// Bytes that were read, but not used yet. They may be a token, so they are wiped.
+/// Bytes that were read, but not used yet. They may be a token, so they are wiped as soon as all are used.
 struct Ahead {
     bytes: Zeroizing<Vec<u8>>,
     used: usize,
@@ -113,6 +113,9 @@ impl<R: Read> Read for Buffered<'_, R> {
         let mut rest = bytes.get(*used..).unwrap_or_default();
         let taken = rest.read(buffer)?;
         *used += taken;
+        if *used == bytes.len() {
+            bytes.as_mut_slice().zeroize();
+        }
         Ok(taken)
     }
 }
@@ -203,5 +206,15 @@ mod tests {
         let mut ahead = Ahead::new();
         ahead.before(&mut reader).read_exact(&mut [0; 4]).unwrap();
         assert!(reader.0.is_empty());
+    }
+
+    #[test]
+    fn bytes_that_were_used_are_wiped() {
+        let mut reader = Pieces(vec![vec![1; 1200]]);
+        let mut ahead = Ahead::new();
+        ahead.before(&mut reader).read_exact(&mut [0; 1199]).unwrap();
+        assert!(ahead.bytes.ends_with(&[1]), "one is to be read yet");
+        ahead.before(&mut reader).read_exact(&mut [0; 1]).unwrap();
+        assert!(ahead.bytes.iter().all(|byte| *byte == 0));
     }
 }
