@@ -12,7 +12,7 @@ use std::fmt;
 use std::ptr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokend_client::{CallerHeaders, Error, Options, RejectOutcome, blocking};
+use tokend_client::{CallerHeaders, Error, Options, RejectOutcome, TokenReply, blocking};
 use zeroize::Zeroize;
 
 use self::failure::Failure;
@@ -67,6 +67,22 @@ impl fmt::Debug for Wiped {
 impl Drop for Wiped {
     fn drop(&mut self) {
         std::mem::take(&mut self.0).into_bytes_with_nul().zeroize();
+    }
+}
+
+impl Token {
+    fn new(reply: &TokenReply) -> Result<Self, Error> {
+        let authorization = Wiped::new(&[&reply.token_type, " ", reply.token.expose()]);
+        let scheme_length = reply.token_type.len() + 1;
+        if scheme_length > authorization.0.as_bytes().len() {
+            return Err(Error::Protocol { message: "the type of the token has a zero byte".to_owned() });
+        }
+        Ok(Self {
+            authorization,
+            scheme_length,
+            fingerprint: text(&reply.info.fingerprint.to_string()),
+            expires_at: unix_seconds(reply.info.expires_at_wall.to_system_time()),
+        })
     }
 }
 
@@ -137,14 +153,7 @@ pub unsafe extern "C" fn tokend_get(
     unsafe {
         call(error, ptr::null_mut(), || {
             let token = handle(client, name)?.with_min_ttl(Duration::from_millis(min_ttl_ms.into()));
-            let reply = token.get()?;
-            let expires_at = unix_seconds(reply.info.expires_at_wall.to_system_time());
-            Ok(Box::into_raw(Box::new(Token {
-                authorization: Wiped::new(&[&reply.token_type, " ", reply.token.expose()]),
-                scheme_length: reply.token_type.len() + 1,
-                fingerprint: text(&reply.info.fingerprint.to_string()),
-                expires_at,
-            })))
+            Ok(Box::into_raw(Box::new(Token::new(&token.get()?)?)))
         })
     }
 }
@@ -155,7 +164,7 @@ pub unsafe extern "C" fn tokend_get(
 /// `token` is a token, or NULL, of which all facts are NULL or 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tokend_token_value(token: *const Token) -> *const c_char {
-    // SAFETY: the caller promises a token or NULL. The text of a token is longer than the scheme.
+    // SAFETY: the caller promises a token or NULL. `Token::new` checks that the scheme is within the text.
     unsafe {
         token.as_ref().map_or(ptr::null(), |token| token.authorization.0.as_ptr().add(token.scheme_length))
     }
@@ -411,6 +420,23 @@ mod tests {
                 tokend_headers_free(headers);
             }
         });
+    }
+
+    #[test]
+    fn a_type_with_a_zero_byte_is_an_error() {
+        let daemon = FakeDaemon::start().unwrap();
+        daemon.set("psb", "first", Duration::from_secs(3600));
+        let mut reply = blocking::Client::new(daemon.options()).token("psb").unwrap().get().unwrap();
+        for token_type in ["\0", "Bea\0rer", "Bearer\0"] {
+            reply.token_type = token_type.to_owned();
+            let mut error = ptr::null_mut();
+            // SAFETY: the error is freed once.
+            unsafe {
+                assert!(!call(&raw mut error, false, || Token::new(&reply).map(|_| true)));
+                assert_eq!(tokend_error_code(error), Code::Protocol);
+                tokend_error_free(error);
+            }
+        }
     }
 
     #[test]
