@@ -14,9 +14,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use tokend_protocol::{
-    BootInstant, CallerHeader, ErrorCode, ErrorReply, EventReply, Fingerprint, Frame, Header, HeadersReply,
-    HeldToken, ListEntry, ListReply, Message, RejectOutcome, RejectedReply, Reply, Request, Secret, State,
-    Timestamp, TokenInfo, TokenReply, VERSION, VersionReply, WatchedToken, read_frame, write_frame,
+    BootInstant, CallOptions, CallerHeader, ErrorCode, ErrorReply, EventReply, Fingerprint, Frame,
+    GetRequest, Header, HeadersReply, HeldToken, ListEntry, ListReply, Message, RejectOutcome, RejectedReply,
+    Reply, Request, Secret, State, Timestamp, TokenInfo, TokenReply, VERSION, VersionReply, WatchedToken,
+    read_frame, write_frame,
 };
 
 use crate::{Options, now};
@@ -82,10 +83,7 @@ impl FakeDaemon {
     /// # Errors
     /// If the directory or the socket in it cannot be made.
     pub fn start() -> io::Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("fake-tokend-{}-{number}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        let directory = new_directory()?;
         let listener = UnixListener::bind(directory.join("tokend.sock"))?;
         let shared = Arc::new(Shared::default());
         let serving = Arc::clone(&shared);
@@ -141,9 +139,9 @@ impl FakeDaemon {
 impl Drop for FakeDaemon {
     fn drop(&mut self) {
         self.shared.is_stopping.store(true, Ordering::SeqCst);
-        // Wakes the acceptor, which then sees that it has to stop.
-        let _ = UnixStream::connect(self.socket());
-        if let Some(acceptor) = self.acceptor.take() {
+        // Wakes the acceptor, which then sees that it has to stop. It sleeps on if the test removed the socket.
+        let woken = UnixStream::connect(self.socket()).is_ok();
+        if let Some(acceptor) = self.acceptor.take().filter(|_| woken) {
             let _ = acceptor.join();
         }
         self.disconnect();
@@ -161,7 +159,11 @@ impl Shared {
             if self.is_stopping.load(Ordering::SeqCst) {
                 return;
             }
-            let Ok(connection) = connection else { continue };
+            let Ok(connection) = connection else {
+                // Perhaps the process has too many open files. The next attempt fails at once, until one is closed.
+                thread::sleep(Duration::from_millis(10));
+                continue;
+            };
             if let Ok(kept) = connection.try_clone() {
                 self.state().connections.push(kept);
                 let shared = Arc::clone(self);
@@ -190,9 +192,12 @@ impl Shared {
 impl FakeState {
     fn answer(&mut self, request: Request) -> Result<Reply, ErrorReply> {
         match request {
-            Request::Get(request) => Ok(Reply::Token(self.token(request.name.as_str())?.clone())),
+            Request::Get(GetRequest { name, options, .. }) => {
+                Ok(Reply::Token(self.lasting_token(name.as_str(), options)?.clone()))
+            }
             Request::Headers(request) => {
-                let TokenReply { info, token, token_type, .. } = self.token(request.name.as_str())?;
+                let token = self.lasting_token(request.name.as_str(), request.options)?;
+                let TokenReply { info, token, token_type, .. } = token;
                 let value = Secret::from(format!("{token_type} {}", token.expose()));
                 let supplied = |CallerHeader { name, value }| Header { name, value: Secret::from(value) };
                 let authorization = Header { name: "Authorization".to_owned(), value };
@@ -222,6 +227,17 @@ impl FakeState {
         let entry = entry.ok_or_else(|| error(ErrorCode::NotAllowed, "not allowed, or no such token"))?;
         let valid = entry.token.as_ref().filter(|token| !token.info.remaining(now()).is_zero());
         valid.ok_or_else(|| error(ErrorCode::Unavailable, "the fake daemon has no valid token"))
+    }
+
+    /// The token, if it lasts as long as the caller asks.
+    fn lasting_token(&self, name: &str, options: CallOptions) -> Result<&TokenReply, ErrorReply> {
+        let token = self.token(name)?;
+        let best = u64::try_from(token.info.remaining(now()).as_millis()).unwrap_or(u64::MAX);
+        if best < options.min_ttl_ms.into() {
+            let refused = error(ErrorCode::MinTtlUnreachable, "the token does not last as long as asked");
+            return Err(ErrorReply { best_ttl_ms: Some(best), ..refused });
+        }
+        Ok(token)
     }
 
     fn reject(&mut self, name: &str, refused: Fingerprint) -> Result<Reply, ErrorReply> {
@@ -284,11 +300,25 @@ impl FakeWatch {
     }
 }
 
+/// A directory with a new name. An earlier process with the same id may have left directories behind.
+fn new_directory() -> io::Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("fake-tokend-{}-{number}", std::process::id()));
+        match fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+            made => return made.map(|()| directory),
+        }
+    }
+}
+
 fn reply(token: &str, lifetime: Duration) -> TokenReply {
     let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
     let mut hasher = DefaultHasher::new();
     token.hash(&mut hasher);
-    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + lifetime;
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let wall = wall.saturating_add(lifetime);
     let info = TokenInfo {
         issued_at: now(),
         expires_at: BootInstant(now().0.saturating_add(millis)),
@@ -303,4 +333,57 @@ fn reply(token: &str, lifetime: Duration) -> TokenReply {
 
 fn error(code: ErrorCode, message: &str) -> ErrorReply {
     ErrorReply { code, message: message.to_owned(), class: None, next_attempt: None, best_ttl_ms: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocking::Client;
+    use crate::{Error, Options};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn it_ends_without_its_socket() {
+        let daemon = FakeDaemon::start().unwrap();
+        let directory = daemon.directory.clone();
+        fs::remove_file(daemon.socket()).unwrap();
+        drop(daemon);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn it_starts_beside_directories_that_were_left_behind() {
+        let before = FakeDaemon::start().unwrap();
+        // The names end with consecutive numbers, some of which other tests use.
+        let (start, number) = before.directory.to_str().unwrap().rsplit_once('-').unwrap();
+        let number: u32 = number.parse().unwrap();
+        let left: Vec<_> = (1..50).map(|more| PathBuf::from(format!("{start}-{}", number + more))).collect();
+        let left: Vec<_> = left.iter().filter(|directory| fs::create_dir(directory).is_ok()).collect();
+        let started = FakeDaemon::start();
+        for directory in left {
+            fs::remove_dir(directory).unwrap();
+        }
+        let daemon = started.unwrap();
+        daemon.set("psb", "first", HOUR);
+        assert_eq!(token(daemon.options()).unwrap(), "first");
+    }
+
+    #[test]
+    fn a_token_can_last_for_ever_or_too_short() {
+        let daemon = FakeDaemon::start().unwrap();
+        daemon.set("psb", "for ever", Duration::MAX);
+        assert_eq!(token(daemon.options().min_ttl(HOUR)).unwrap(), "for ever");
+        daemon.set("psb", "short", HOUR);
+        match token(daemon.options().min_ttl(2 * HOUR)) {
+            Err(Error::MinTtlUnreachable { best: Some(best), .. }) => assert!(best <= HOUR, "{best:?}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(token(daemon.options()).unwrap(), "short");
+    }
+
+    fn token(options: Options) -> Result<String, Error> {
+        let reply = Client::new(options).token("psb").unwrap().get()?;
+        Ok(reply.token.expose().to_owned())
+    }
 }
