@@ -221,7 +221,7 @@ impl Subscription {
     /// The daemon went away, or does not answer. The token that is held stays in use.
     pub(crate) fn lost(&self, error: &Error) {
         #[cfg(feature = "tracing")]
-        tracing::warn!(token = %self.watched.name, %error, "the daemon is away");
+        self.log_error(error, "the daemon is away");
         let Current { token, .. } = self.current();
         self.publish(Current { token, error: error.clone() });
     }
@@ -229,7 +229,7 @@ impl Subscription {
     /// The daemon ended the watch. If it does so because the caller may not have the token, the token is dropped.
     fn refused(&self, error: Error) {
         #[cfg(feature = "tracing")]
-        tracing::warn!(token = %self.watched.name, %error, "the daemon ended the watch");
+        self.log_error(&error, "the daemon ended the watch");
         let is_refusal = matches!(
             error,
             Error::NotAllowed { .. } | Error::UnknownToken { .. } | Error::InvalidRequest { .. }
@@ -243,7 +243,7 @@ impl Subscription {
         let error = event_error(&self.watched.name, &event);
         let held = event.held.map(|held| held.fingerprint);
         #[cfg(feature = "tracing")]
-        log(&self.watched.name, &event);
+        self.log_event(&event, &error);
         let (token, error) = match event.token.map(SourceToken::new) {
             Some(Ok(token)) => (Some(Arc::new(token)), error),
             Some(Err(error)) => (None, error),
@@ -266,21 +266,38 @@ impl Subscription {
     }
 }
 
+#[cfg(feature = "tracing")]
+impl Subscription {
+    /// Logs a new token, or a failure. The daemon logs its own reasons. A new connection brings the present token again, which is
+    /// no news.
+    fn log_event(&self, event: &EventReply, error: &Error) {
+        let name = &self.watched.name;
+        let present = self.current().token.map(|token| token.fingerprint());
+        let info = event.token.as_ref().map(|token| token.info);
+        if let Some(info) = info.filter(|info| Some(info.fingerprint) != present) {
+            let (fingerprint, lifetime) = (info.fingerprint, info.remaining(now()));
+            tracing::info!(token = %name, %fingerprint, ?lifetime, "a new token");
+        } else if let Some(class) = event.last_error.filter(|_| self.is_news(error)) {
+            tracing::warn!(token = %name, class = class.as_str(), "the daemon could not renew the token");
+        }
+    }
+
+    /// Logs why there is no newer token. Repeated attempts fail with the same error.
+    fn log_error(&self, error: &Error, what: &str) {
+        if self.is_news(error) {
+            tracing::warn!(token = %self.watched.name, %error, "{what}");
+        }
+    }
+
+    fn is_news(&self, error: &Error) -> bool {
+        self.current().error.to_string() != error.to_string()
+    }
+}
+
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let WatchedToken { name, variant } = &self.watched;
         f.debug_struct("TokenSource").field("name", name).field("variant", variant).finish_non_exhaustive()
-    }
-}
-
-/// Logs a new token, or a failure. The daemon logs its own reasons.
-#[cfg(feature = "tracing")]
-fn log(name: &TokenName, event: &EventReply) {
-    if let Some(info) = event.token.as_ref().map(|token| token.info) {
-        let (fingerprint, lifetime) = (info.fingerprint, info.remaining(now()));
-        tracing::info!(token = %name, %fingerprint, ?lifetime, "a new token");
-    } else if let Some(class) = event.last_error {
-        tracing::warn!(token = %name, class = class.as_str(), "the daemon could not renew the token");
     }
 }
 

@@ -299,22 +299,55 @@ fn what_happens_to_a_source_is_logged_and_no_token_is() {
         move || log.clone()
     };
     tracing_subscriber::fmt().with_writer(writer).with_ansi(false).init();
-    let daemon = daemon();
-    let source = blocking::Client::new(daemon.options()).token("psb").unwrap().source();
+    // A name and tokens of its own: the sources of the other tests write to the same log.
+    let daemon = FakeDaemon::start().unwrap();
+    daemon.set("logged", "s3cr3t-1", HOUR);
+    daemon.set_after_reject("logged", "s3cr3t-2", HOUR);
+    let source = blocking::Client::new(daemon.options()).token("logged").unwrap().source();
     let fingerprint = source.token().unwrap().fingerprint();
-    source.reject(fingerprint).unwrap().unwrap();
-    daemon.refuse("psb");
+    let newer = source.reject(fingerprint).unwrap().unwrap();
+    // Each new connection brings the same token again.
+    for _ in 0..3 {
+        let seen = source.changed(0, Duration::ZERO);
+        daemon.disconnect();
+        assert!(after_changes(&source, seen, 2));
+    }
+    daemon.refuse("logged");
     let seen = source.changed(0, HOUR);
     while source.try_token().is_ok() {
         source.changed(seen, Duration::from_millis(10));
     }
+    let socket = daemon.socket();
+    drop(daemon);
+    // Some attempts to connect.
+    assert!(after_changes(&source, source.changed(0, Duration::ZERO), 4));
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for part in [
-        &format!("a new token token=psb fingerprint={fingerprint} lifetime="),
+        &format!("a new token token=logged fingerprint={fingerprint} lifetime="),
+        &format!("a new token token=logged fingerprint={} lifetime=", newer.fingerprint()),
         &format!("an API refused the token fingerprint={fingerprint} outcome=Replaced"),
-        "the daemon ended the watch token=psb error=not allowed, or no such token",
+        "the daemon ended the watch token=logged error=not allowed, or no such token",
+        &format!(
+            "the daemon is away token=logged error=the daemon cannot be reached at {}: No such file",
+            socket.display()
+        ),
     ] {
-        assert!(log.contains(part), "{part} in {log}");
+        assert_eq!(log.matches(part).count(), 1, "{part} in {log}");
     }
-    assert!(!log.contains("first") && !log.contains("second"), "{log}");
+    for secret in ["first", "second", "s3cr3t"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}
+
+/// Waits until the source has changed this many times.
+fn after_changes(source: &blocking::TokenSource, mut seen: u64, count: u64) -> bool {
+    let end = seen + count;
+    while seen < end {
+        let now = source.changed(seen, PATIENCE);
+        if now == seen {
+            return false;
+        }
+        seen = now;
+    }
+    true
 }
