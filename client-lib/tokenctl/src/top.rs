@@ -98,7 +98,7 @@ fn severity(state: State) -> u8 {
 /// All lines, in the size of the terminal.
 fn picture(first_line: &str, tokens: Option<&[TokenStatus]>, size: Size, colours: Colours) -> String {
     let mut text: String = first_line.lines().map(|line| cut(line, size.width) + "\n").collect();
-    let Some(tokens) = tokens else { return text + "q ends" };
+    let Some(tokens) = tokens else { return first_lines(&(text + "q ends"), size) };
     text.extend([cut(&summary(tokens), size.width).as_str(), "\n"]);
     let room = size.height.saturating_sub(text.lines().count() + 1);
     // The last line says how many tokens are not shown.
@@ -120,6 +120,11 @@ fn picture(first_line: &str, tokens: Option<&[TokenStatus]>, size: Size, colours
     if shown < tokens.len() {
         let _ = writeln!(text, "{} more", tokens.len() - shown);
     }
+    first_lines(&text, size)
+}
+
+/// The lines that the terminal has room for.
+fn first_lines(text: &str, size: Size) -> String {
     text.lines().take(size.height).collect::<Vec<_>>().join("\n")
 }
 
