@@ -18,7 +18,6 @@ use fake::{FakeDaemon, daemon_status, token_status};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokend_client::{ErrorClass, LastError, State, Timestamp, TokenStatus};
@@ -64,12 +63,18 @@ struct OnTerminal {
 
 impl OnTerminal {
     fn start(dir: &TempDir, height: u16, width: u16) -> Self {
+        Self::through(&[], dir, height, width)
+    }
+
+    /// Starts it with the command of a shell.
+    fn through(shell: &[&str], dir: &TempDir, height: u16, width: u16) -> Self {
         let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).unwrap();
         let slave = || Stdio::from(pty.slave.try_clone().unwrap());
         // The terminal controls the program, so that Ctrl-C is a signal.
         let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(env!("CARGO_BIN_EXE_tokenctl")).arg("--socket").arg(socket(dir)).arg("top");
+        command.arg("--ctty").args(shell).arg(env!("CARGO_BIN_EXE_tokenctl"));
+        command.arg("--socket").arg(socket(dir)).arg("top");
         command.env("TERM", "xterm").env("NO_COLOR", "1").stdin(slave()).stdout(slave()).stderr(slave());
         let child = command.spawn().unwrap();
         let (keys, mut screen) = (File::from(pty.master.try_clone().unwrap()), File::from(pty.master));
@@ -183,6 +188,16 @@ fn it_fits_the_terminal() {
 }
 
 #[test]
+fn it_fits_the_terminal_before_the_first_answer() {
+    let dir = TempDir::new().unwrap();
+    let mut top = OnTerminal::start(&dir, 1, 80);
+    top.wait_for("no daemon at ");
+    assert_eq!(top.picture().len(), 1, "{:?}", top.picture());
+    top.keys.write_all(b"q").unwrap();
+    top.ends();
+}
+
+#[test]
 fn it_outlives_the_daemon() {
     let dir = TempDir::new().unwrap();
     let first = daemon(&dir, vec![in_state("psb", State::Fresh)]);
@@ -214,15 +229,31 @@ fn each_signal_restores_the_terminal() {
 fn a_suspended_program_gives_the_terminal_back_until_it_goes_on() {
     let dir = TempDir::new().unwrap();
     let _daemon = daemon(&dir, vec![in_state("psb", State::Fresh)]);
+    // A shell with job control, which goes on when its job stops.
+    let shell = ["sh", "-mc", r#""$@"; echo it has stopped; read line; fg"#, "sh"];
+    let mut top = OnTerminal::through(&shell, &dir, 24, 80);
+    top.wait_for("psb");
+    // Ctrl-Z.
+    top.keys.write_all(b"\x1a").unwrap();
+    eventually("the program stops", || top.written().contains("it has stopped"));
+    assert!(!top.is_a_screen());
+    assert_eq!(top.written().matches(LEAVE).count(), 1);
+    top.keys.write_all(b"\n").unwrap();
+    eventually("the screen is back", || top.written().matches(ENTER).count() == 2 && top.is_a_screen());
+    top.keys.write_all(b"q").unwrap();
+    top.ends();
+}
+
+#[test]
+fn a_program_that_no_shell_can_continue_is_not_suspended() {
+    let dir = TempDir::new().unwrap();
+    let _daemon = daemon(&dir, vec![in_state("psb", State::Fresh)]);
     let mut top = OnTerminal::start(&dir, 24, 80);
     top.wait_for("psb");
-    kill(top.pid(), Signal::SIGTSTP).unwrap();
-    let is_stopped = || waitpid(top.pid(), Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG)).unwrap();
-    eventually("the program stops", || matches!(is_stopped(), WaitStatus::Stopped(..)));
-    assert!(!top.is_a_screen());
-    eventually("the screen is left", || top.written().ends_with(LEAVE));
-    kill(top.pid(), Signal::SIGCONT).unwrap();
-    eventually("the screen is back", || top.written().matches(ENTER).count() == 2 && top.is_a_screen());
+    for screens in 2..4 {
+        top.keys.write_all(b"\x1a").unwrap();
+        eventually("it goes on", || top.written().matches(ENTER).count() == screens && top.is_a_screen());
+    }
     top.keys.write_all(b"q").unwrap();
     top.ends();
 }

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use nix::unistd::read;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
-use signal_hook::{flag, low_level};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::flag;
 
 use crate::failure::Failure;
 use crate::output;
@@ -118,17 +120,21 @@ fn restore() {
 /// The signals that end or suspend the program, which restores the terminal first.
 pub(super) struct Signals {
     end: Arc<AtomicBool>,
-    suspend: Arc<AtomicBool>,
+    /// Readable while there is a signal to suspend. It is blocked and has no handler, so that the kernel suspends the program only
+    /// if a shell can continue it.
+    suspend: SignalFd,
 }
 
 impl Signals {
+    /// Call it before other threads start: they must block the same signals.
     pub(super) fn register() -> io::Result<Self> {
-        let signals = Self { end: Arc::default(), suspend: Arc::default() };
+        let end = Arc::default();
         for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
-            flag::register(signal, Arc::clone(&signals.end))?;
+            flag::register(signal, Arc::clone(&end))?;
         }
-        flag::register(SIGTSTP, Arc::clone(&signals.suspend))?;
-        Ok(signals)
+        let suspend = SigSet::from(Signal::SIGTSTP);
+        suspend.thread_block()?;
+        Ok(Self { end, suspend: SignalFd::with_flags(&suspend, SfdFlags::SFD_CLOEXEC)? })
     }
 
     pub(super) fn end(&self) -> bool {
@@ -136,13 +142,17 @@ impl Signals {
     }
 
     pub(super) fn suspend(&self) -> bool {
-        self.suspend.swap(false, Ordering::SeqCst)
+        poll(&mut [PollFd::new(self.suspend.as_fd(), PollFlags::POLLIN)], 0_u8).is_ok_and(|ready| ready > 0)
     }
 }
 
-/// Stops the program until a shell continues it.
+/// Lets the signal through, which stops the program until a shell continues it.
 pub(super) fn suspend() -> Result<(), Failure> {
-    low_level::emulate_default_handler(SIGTSTP).map_err(|error| Failure::signals(&error))
+    let signal = SigSet::from(Signal::SIGTSTP);
+    signal
+        .thread_unblock()
+        .and_then(|()| signal.thread_block())
+        .map_err(|error| Failure::signals(&error.into()))
 }
 
 fn failed(error: Errno) -> Failure {
