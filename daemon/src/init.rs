@@ -1,6 +1,7 @@
 //! `tokend init`: sets a token up. It asks for what the command line does not say, checks the result, shows the files, and
 //! writes them: all or none.
 
+mod conflicts;
 mod fetch;
 mod files;
 mod plan;
@@ -91,6 +92,7 @@ pub fn run(args: &InitArgs, source: &Source, abilities: Abilities) -> Result<Exi
     };
     let files = plan::files(&answers, &places);
     refuse_to_replace(args, &answers, &files, source, abilities)?;
+    conflicts::try_to_decrypt(&answers)?;
     let drafts = files.iter().filter_map(|file| match &file.content {
         Content::Config(text) => Some((file.path.clone(), text.clone())),
         _ => None,

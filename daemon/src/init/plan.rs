@@ -90,7 +90,7 @@ pub(super) fn drop_in_dir(config: &Path) -> PathBuf {
 }
 
 /// The name of the credential. systemd ends it at a colon, which the name of a token may have.
-fn credential(name: &TokenName) -> String {
+pub(super) fn credential(name: &TokenName) -> String {
     format!("{}.secret", name.as_str().replace(':', "_"))
 }
 

@@ -8,6 +8,7 @@ mod egress;
 mod host;
 mod identity;
 mod inheritance;
+mod init;
 mod load;
 mod memory;
 mod metrics;
