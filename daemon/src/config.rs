@@ -134,6 +134,28 @@ pub fn load_with_drafts(
     sink.finish(config)
 }
 
+/// The first section of this provider or token in other files than `own`, or else the first use of this credential there.
+pub fn first_conflict(
+    source: &Source,
+    own: &Path,
+    name: &TokenName,
+    credential: Option<&str>,
+) -> Option<Fault> {
+    let sink = Sink::default();
+    let mut texts = files::read(&source.path, &[], &sink);
+    texts.retain(|(file, _)| **file != *own);
+    let sections = files::sections(&texts, &sink);
+    let named = ["provider", "token"].iter().find_map(|kind| sections.get(kind)?.get(name.as_str()));
+    if let Some(Section { place, path, .. }) = named {
+        let message = "the name is in use; remove this section, or choose another name".to_owned();
+        return Some(Fault { place: place.clone(), key: path.clone(), message });
+    }
+    read(source, &texts, &sink);
+    let (place, key) = sink.mentions.borrow().get(&("credential", credential?.to_owned()))?.clone();
+    let message = "the name of the credential is in use; choose another name for the token".to_owned();
+    Some(Fault { place, key, message })
+}
+
 /// Reads the configuration in `text`, as if it were in the file `path`.
 pub fn parse(path: &Path, text: &str) -> Result<Loaded, Vec<Fault>> {
     let sink = Sink::default();

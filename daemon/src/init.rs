@@ -18,7 +18,7 @@ use nix::unistd::{Uid, User, getegid, geteuid, getgroups, initgroups, setegid, s
 use tokend_protocol::TokenName;
 
 use crate::access::Abilities;
-use crate::config::{self, Loaded, Source};
+use crate::config::{self, Endpoint, Loaded, Source};
 use files::Drafts;
 use plan::{Answers, Content, Places, Planned, SecretFrom};
 
@@ -62,7 +62,7 @@ pub struct InitArgs {
     /// Write the files without a question.
     #[arg(long)]
     yes: bool,
-    /// Replace files and settings of the same name.
+    /// Replace the files of the same name.
     #[arg(long)]
     force: bool,
     /// The directory of the drop-ins of the daemon's unit.
@@ -91,20 +91,23 @@ pub fn run(args: &InitArgs, source: &Source, abilities: Abilities) -> Result<Exi
         secret_dir: std::path::absolute(&args.secret_dir)?,
     };
     let files = plan::files(&answers, &places);
-    refuse_to_replace(args, &answers, &files, source, abilities)?;
+    let source = Source { path: places.config.clone(), ..source.clone() };
+    conflicts::refuse(&answers, &places, &source)?;
+    if let Some(file) = files.iter().find(|file| !args.force && file.path.symlink_metadata().is_ok()) {
+        return Err(format!("{} exists; --force replaces it", file.path.display()).into());
+    }
     conflicts::try_to_decrypt(&answers)?;
     let drafts = files.iter().filter_map(|file| match &file.content {
         Content::Config(text) => Some((file.path.clone(), text.clone())),
         _ => None,
     });
-    let (drafts, source) =
-        (drafts.collect::<Vec<_>>(), Source { path: places.config.clone(), ..source.clone() });
+    let drafts: Vec<_> = drafts.collect();
     let checked = as_daemon(|| config::load_with_drafts(&source, &drafts, abilities))?;
     let loaded = checked.map_err(|faults| {
         let faults: String = faults.iter().fold(String::new(), |text, fault| text + &format!("{fault}\n"));
         format!("{faults}nothing was written, because the configuration would have these faults")
     })?;
-    stdout().write_all(shown(&files, &loaded).as_bytes())?;
+    stdout().write_all(shown(&answers.name, &files, &loaded).as_bytes())?;
     if !args.yes {
         confirm()?;
     }
@@ -118,33 +121,8 @@ pub fn run(args: &InitArgs, source: &Source, abilities: Abilities) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fails if a file or a setting of this name is there already.
-fn refuse_to_replace(
-    args: &InitArgs,
-    answers: &Answers,
-    files: &[Planned],
-    source: &Source,
-    abilities: Abilities,
-) -> Result<(), Box<dyn Error>> {
-    if args.force {
-        return Ok(());
-    }
-    if let Some(file) = files.iter().find(|file| file.path.symlink_metadata().is_ok()) {
-        return Err(format!("{} exists; --force replaces it", file.path.display()).into());
-    }
-    let name = &answers.name;
-    let is_known = config::load(source, abilities).is_ok_and(|loaded| {
-        let tokens = loaded.config.tokens;
-        tokens.contains_key(name) || tokens.values().any(|token| *token.provider == *name.as_str())
-    });
-    if is_known {
-        return Err(format!("{name} is in the configuration already; --force changes it").into());
-    }
-    Ok(())
-}
-
 /// The files as they would be, without a secret, and the result of the check.
-fn shown(files: &[Planned], loaded: &Loaded) -> String {
+fn shown(name: &TokenName, files: &[Planned], loaded: &Loaded) -> String {
     let mut text = String::new();
     for file in files {
         let _ = writeln!(text, "{}:", file.path.display());
@@ -158,6 +136,12 @@ fn shown(files: &[Planned], loaded: &Loaded) -> String {
         }
     }
     text.extend(loaded.warnings.iter().map(|warning| format!("warning: {warning}\n")));
+    // Settings of other sections decide on it too.
+    let to = loaded.config.tokens.get(name).map(|token| match &token.credential.client.endpoint {
+        Endpoint::Token(url) => format!("{url}"),
+        Endpoint::Issuer(url) => format!("the token endpoint that {url} names"),
+    });
+    text.extend(to.map(|to| format!("the secret goes to {to}\n")));
     let _ = writeln!(text, "no faults, {} token(s)", loaded.config.tokens.len());
     text
 }

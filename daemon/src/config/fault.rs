@@ -45,7 +45,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A name or path that has to be checked on the host: the key of a rule's condition (or `file`, `ca_file`) and its value.
+/// A name or path that depends on the host: the key of a rule's condition (or `file`, `ca_file`, `credential`) and its value.
 type Mention = (&'static str, String);
 
 /// Collects faults and warnings while the configuration is read.

@@ -245,6 +245,7 @@ pub(super) fn secret_source(field: &Field<'_>) -> Option<SecretSource> {
                 !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\0']);
             let message = "expected the name of a systemd credential, which is a file name without \"/\"";
             value.ensure(is_name, message)?;
+            value.mention("credential", name);
             Some(SecretSource::Credential(name.to_owned()))
         }
         [("file", value)] => readable_path(value, "file").map(SecretSource::File),

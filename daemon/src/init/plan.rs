@@ -72,21 +72,32 @@ pub(super) fn files(answers: &Answers, places: &Places) -> Vec<Planned> {
         plan(secret_path(name, places), Content::Secret(secret.clone()));
     }
     if let Some(text) = unit(answers, places) {
-        plan(places.unit_dir.join(format!("{name}.conf")), Content::Unit(text));
+        plan(unit_drop_in(name, places), Content::Unit(text));
     }
     if !places.has_config {
         let text = "# Each token has a file in the directory tokend.toml.d beside this one.\n";
         plan(places.config.clone(), Content::Config(text.to_owned()));
     }
-    plan(drop_in_dir(&places.config).join(format!("{name}.toml")), Content::Config(config(answers)));
+    plan(drop_in(name, places), Content::Config(config(answers)));
     files
 }
 
-/// The directory of the drop-ins of a configuration.
-pub(super) fn drop_in_dir(config: &Path) -> PathBuf {
-    let mut path = config.as_os_str().to_owned();
-    path.push(".d");
+/// The drop-in of the configuration.
+pub(super) fn drop_in(name: &TokenName, places: &Places) -> PathBuf {
+    let mut path = places.config.as_os_str().to_owned();
+    path.push(format!(".d/{name}.toml"));
     path.into()
+}
+
+/// The drop-in of the unit.
+pub(super) fn unit_drop_in(name: &TokenName, places: &Places) -> PathBuf {
+    places.unit_dir.join(format!("{name}.conf"))
+}
+
+/// The credential that the unit gets, if it needs a new one.
+pub(super) fn new_credential(answers: &Answers) -> Option<String> {
+    let is_new = !matches!(answers.secret, SecretFrom::Credential(_) | SecretFrom::DaemonsFile(_));
+    is_new.then(|| credential(&answers.name))
 }
 
 /// The name of the credential. systemd ends it at a colon, which the name of a token may have.

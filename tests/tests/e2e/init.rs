@@ -87,6 +87,7 @@ fn a_token_is_set_up_in_one_command() {
     for part in [
         &format!("{dir}/unit.d/psb.conf:\n    [Service]\n    LoadCredential=psb.secret:{dir}/secret\n"),
         &format!("{dir}/tokend.toml.d/psb.toml:\n    [provider.psb]\n    token_endpoint = "),
+        &format!("the secret goes to {}\n", host.provider.token_endpoint()),
         "no faults, 1 token(s)\nthe provider gave a token, valid for 1h\nwritten; next:\n    systemctl daemon-reload",
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
@@ -169,10 +170,81 @@ fn whatever_is_wrong_nothing_is_written() {
     refused("psb", &["--yes"], "psb.conf exists; --force replaces it");
     fs::remove_file(host.path("unit.d/psb.conf")).unwrap();
     fs::rename(host.path("tokend.toml.d/psb.toml"), host.path("tokend.toml.d/a.toml")).unwrap();
-    refused("psb", &["--yes"], "psb is in the configuration already; --force changes it");
+    refused("psb", &["--yes"], "a.toml:1: provider.psb: the name is in use");
     fs::rename(host.path("tokend.toml.d/a.toml"), host.path("tokend.toml.d/psb.toml")).unwrap();
     host.init("psb", &["--yes", "--force", "--scope", "new"]).expect_success();
     assert!(host.read("tokend.toml.d/psb.toml").contains("scope = \"new\"\n"));
+}
+
+#[test]
+fn nothing_is_merged_with_a_section_of_another_file() {
+    let host = Host::new();
+    let refused = |more: &[&str], reason: &str| {
+        let before = host.files();
+        let error = host.init("psb", &[&["--yes", "--fetch"], more].concat()).expect_code(1);
+        assert!(error.contains(reason), "{reason}: {error}");
+        assert_eq!((host.files(), host.provider.count()), (before, 0), "{reason}");
+    };
+    // No token uses it, so its endpoint is seen nowhere.
+    let unused = "\n[provider.psb]\ntoken_endpoint = \"http://127.0.0.1:9/old\"\n";
+    fs::write(host.home.config(), unused).unwrap();
+    for more in [&[][..], &["--force"]] {
+        refused(more, "/tokend.toml:2: provider.psb: the name is in use; remove this section");
+    }
+    fs::write(host.home.config(), "").unwrap();
+    host.init("psb", &["--yes"]).expect_success();
+    let later = host.path("tokend.toml.d/z.toml");
+    fs::write(&later, "[token.psb]\nscope = \"old\"\n").unwrap();
+    refused(&["--force"], "/z.toml:1: token.psb: the name is in use");
+    fs::remove_file(later).unwrap();
+    host.init("psb", &["--yes", "--force"]).expect_success();
+}
+
+#[test]
+fn the_receiver_of_the_secret_is_shown_if_another_section_names_it() {
+    let host = Host::new();
+    let endpoint = host.provider.token_endpoint();
+    let preset = format!("[preset.mine]\nenvironment.production = {{ token_endpoint = \"{endpoint}\" }}\n");
+    fs::write(host.home.config(), preset).unwrap();
+    let args = ["psb", "--client-id", "me", "--secret-from", "credential:x", "--allow", "none"];
+    let mut init = host.command(&args);
+    let finished = process::run(init.args(["--provider", "mine"]), wait::PATIENCE);
+    assert!(finished.stdout.contains(&format!("\nthe secret goes to {endpoint}\n")), "{finished:?}");
+}
+
+#[test]
+fn no_two_secrets_have_one_credential() {
+    let host = Host::new();
+    let refused = |name: &str, reason: &str| {
+        let before = host.files();
+        let error = host.init(name, &["--yes", "--force"]).expect_code(1);
+        assert!(error.contains(reason), "{reason}: {error}");
+        assert_eq!(host.files(), before, "{reason}");
+    };
+    host.init("a:b", &["--yes"]).expect_success();
+    refused(
+        "a_b",
+        "/a:b.toml:4: provider.\"a:b\".client_secret.credential: the name of the credential is in use",
+    );
+    for (setting, name) in [
+        ("LoadCredential=c.secret:/c", "c"),
+        ("LoadCredentialEncrypted = d.secret : /d", "d"),
+        ("SetCredential=e.secret:e", "e"),
+    ] {
+        fs::write(host.path("unit.d/secrets.conf"), format!("[Service]\n#{setting}\n")).unwrap();
+        host.init(name, &["--yes"]).expect_success();
+        fs::write(host.path("unit.d/secrets.conf"), format!("[Service]\n{setting}\n")).unwrap();
+        refused(
+            name,
+            &format!(
+                "secrets.conf has the credential {name}.secret already; use it with --secret-from credential:{name}.secret"
+            ),
+        );
+    }
+    // A credential that the unit has may have several users.
+    let args = ["f", "--provider", "https://id.example/t", "--client-id", "me", "--allow", "none", "--yes"];
+    let mut init = host.command(&args);
+    process::run(init.args(["--secret-from", "credential:e.secret"]), wait::PATIENCE).expect_success();
 }
 
 /// Types answers to questions on a terminal, and returns everything that the terminal showed.
