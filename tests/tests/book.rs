@@ -243,7 +243,8 @@ impl Reader {
         let repeats = block.info.split(' ').any(|word| word == "repeat");
         for (prompt, command, expected) in commands(&block.text) {
             let run = || {
-                let script = format!("exec 2>&1; cd; API={API}; TOKEN_ENDPOINT=http://{PROVIDER}/token; {command}\n");
+                let script =
+                    format!("exec 2>&1; cd; API={API}; TOKEN_ENDPOINT=http://{PROVIDER}/token; {command}\n");
                 match prompt {
                     '#' => self.host.machine.run(&["sh", "-c", &script]),
                     _ => self.host.machine.run_as("ann", &["bash", "-c", &script]),

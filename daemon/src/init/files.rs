@@ -2,8 +2,10 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use super::plan::{Content, Planned};
 
@@ -39,8 +41,7 @@ impl Drafts {
 
     fn write_one(&mut self, file: &Planned) -> io::Result<()> {
         let (text, mode, dir_mode) = match &file.content {
-            Content::Config(text) => (text.as_str(), 0o644, 0o700),
-            Content::Unit(text) => (text.as_str(), 0o644, 0o755),
+            Content::Config(text) | Content::Unit(text) => (text.as_str(), 0o644, 0o755),
             Content::Secret(secret) => (secret.expose(), 0o400, 0o700),
         };
         let (Some(dir), Some(name)) = (file.path.parent(), file.path.file_name()) else {
@@ -62,14 +63,16 @@ impl Drafts {
         draft.sync_all()
     }
 
-    /// Makes a directory that belongs to the owner of the one above, so that the daemon can read its configuration.
+    /// Makes a directory of this mode, whatever the umask is: the daemon's user reads the configuration.
     fn make_dir(&mut self, dir: &Path, mode: u32) -> io::Result<()> {
-        if let Err(error) = DirBuilder::new().mode(mode).create(dir) {
+        if let Err(error) = DirBuilder::new().mode(0o700).create(dir) {
             return if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) };
         }
         self.made_dirs.push(dir.to_owned());
-        let above = fs::metadata(dir.parent().unwrap_or(Path::new("/")))?;
-        chown(dir, Some(above.uid()), Some(above.gid()))
+        // The owner of the directory above may have put a link in its place.
+        let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
+        opened.set_permissions(Permissions::from_mode(mode))
     }
 
     /// The file with the secret, before it is in its place.
@@ -166,8 +169,8 @@ mod tests {
         assert_eq!(names(dir.path()), [".a.secret.new", "c.d"], "nothing has its name yet");
         drafts.place(false).unwrap();
         assert_eq!(names(dir.path()), ["a.secret", "c.d"]);
-        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o7777;
-        assert_eq!(["a.secret", "c.d", "c.d/b"].map(mode), [0o400, 0o700, 0o644]);
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(["a.secret", "c.d", "c.d/b"].map(mode), [0o400, 0o755, 0o644]);
         assert_eq!(names(&dir.path().join("c.d")), ["b"]);
     }
 

@@ -1,9 +1,14 @@
 //! The answers about a new token: from the command line, or asked on the terminal.
 
 use std::error::Error;
-use std::io::{IsTerminal, Read, Write, stderr, stdin};
+use std::io::{IsTerminal, Write, read_to_string, stderr, stdin};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use tokend_protocol::Secret;
 
@@ -80,7 +85,15 @@ fn secret(given: Option<&str>) -> Answered<SecretFrom> {
         Some(("encrypted", path)) => Ok(SecretFrom::Encrypted(file(path)?)),
         Some(("file", path)) => Ok(SecretFrom::DaemonsFile(file(path)?)),
         Some(("credential", name)) => Ok(SecretFrom::Credential(name.to_owned())),
-        _ => Ok(SecretFrom::File(file(given)?)),
+        _ => {
+            let path = file(given)?;
+            let mode = path.metadata()?.mode() & 0o7777;
+            if mode & 0o077 != 0 {
+                let shown = path.display();
+                writeln!(stderr(), "warning: mode {mode:04o} is open to other users; chmod 0400 {shown}")?;
+            }
+            Ok(SecretFrom::File(path))
+        }
     }
 }
 
@@ -91,33 +104,44 @@ fn file(path: &str) -> Answered<PathBuf> {
         let expected = "- or the absolute path of a file, without spaces and quotes; the secret itself is never an argument";
         return Err(format!("--secret-from: expected {expected}").into());
     }
-    if !Path::new(path).exists() {
-        return Err(format!("--secret-from: {path} does not exist").into());
+    if !Path::new(path).is_file() {
+        return Err("--secret-from: there is no file with this name".into());
     }
     Ok(path.into())
 }
 
 /// The secret from standard input. A terminal does not show it.
 fn typed() -> Answered<Secret> {
-    let mut text = String::new();
-    if stdin().is_terminal() {
-        let before = tcgetattr(stdin())?;
-        let mut hidden = before.clone();
-        // As a character of the line, Ctrl-C cannot leave a terminal that shows nothing.
-        hidden.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
-        tcsetattr(stdin(), SetArg::TCSAFLUSH, &hidden)?;
-        let line = ask("Client secret (not shown)");
-        tcsetattr(stdin(), SetArg::TCSADRAIN, &before)?;
-        let _ = writeln!(stderr());
-        text = line?;
-    } else {
-        stdin().read_to_string(&mut text)?;
-    }
+    let text = if stdin().is_terminal() { hidden()? } else { read_to_string(stdin())? };
     let secret = text.trim_end_matches(['\r', '\n']);
     if secret.is_empty() || secret.contains(char::is_control) {
         return Err("the client secret is empty or has control characters".into());
     }
     Ok(Secret::from(secret.to_owned()))
+}
+
+/// A line that the terminal does not show. A signal ends the process only when the terminal shows lines again.
+fn hidden() -> Answered<String> {
+    let signals: SigSet =
+        [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter().collect();
+    let unblocked = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let arrived = SignalFd::new(&signals)?;
+    let before = tcgetattr(stdin())?;
+    let mut hidden = before.clone();
+    // As a character of the line, Ctrl-C cannot leave a terminal that shows nothing.
+    hidden.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
+    tcsetattr(stdin(), SetArg::TCSAFLUSH, &hidden)?;
+    let line = prompt("Client secret (not shown)").and_then(|()| {
+        let stdin = stdin();
+        let mut ready = [arrived.as_fd(), stdin.as_fd()].map(|end| PollFd::new(end, PollFlags::POLLIN));
+        poll(&mut ready, PollTimeout::NONE)?;
+        if ready[0].any() == Some(true) { Err("interrupted".into()) } else { line() }
+    });
+    // A second line must not answer the next question.
+    tcsetattr(stdin(), SetArg::TCSAFLUSH, &before)?;
+    let _ = writeln!(stderr());
+    unblocked.thread_set_mask()?;
+    line
 }
 
 /// A value from the command line. Without one, it is asked for until there is an answer.
@@ -138,8 +162,16 @@ fn required(flag: &str, given: Option<&String>, question: &str) -> Answered<Stri
 
 /// One line from the terminal.
 pub(super) fn ask(question: &str) -> Answered<String> {
+    prompt(question)?;
+    line()
+}
+
+fn prompt(question: &str) -> Answered<()> {
     write!(stderr(), "{question}: ")?;
-    stderr().flush()?;
+    Ok(stderr().flush()?)
+}
+
+fn line() -> Answered<String> {
     let mut line = String::new();
     if stdin().read_line(&mut line)? == 0 {
         return Err("no answer".into());

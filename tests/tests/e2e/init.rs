@@ -5,9 +5,12 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 use tokend_tests::{Answer, Finished, Provider, TestDir, process, program, secrets, wait};
 
 /// The longest wait for a question, in milliseconds.
@@ -161,11 +164,6 @@ fn whatever_is_wrong_nothing_is_written() {
     fs::write(host.path("unit.d"), "").unwrap();
     refused("psb", &["--yes"], "unit.d/psb.conf: Not a directory");
     fs::remove_file(host.path("unit.d")).unwrap();
-    let mut typed =
-        host.command(&["psb", "--provider", "https://id.example/t", "--client-id", "me", "--allow", "none"]);
-    typed.args(["--secret-from", &host.secret, "--yes"]);
-    let error = process::run(&mut typed, wait::PATIENCE).expect_code(1);
-    assert!(error.contains("never an argument"), "a secret as an argument is not repeated: {error}");
     host.init("psb", &["--yes"]).expect_success();
     refused("psb", &["--yes"], "psb.conf exists; --force replaces it");
     fs::remove_file(host.path("unit.d/psb.conf")).unwrap();
@@ -174,6 +172,31 @@ fn whatever_is_wrong_nothing_is_written() {
     fs::rename(host.path("tokend.toml.d/a.toml"), host.path("tokend.toml.d/psb.toml")).unwrap();
     host.init("psb", &["--yes", "--force", "--scope", "new"]).expect_success();
     assert!(host.read("tokend.toml.d/psb.toml").contains("scope = \"new\"\n"));
+}
+
+#[test]
+fn the_secret_is_taken_from_a_file_and_is_no_argument() {
+    let host = Host::new();
+    let from = |source: &str| {
+        let args = ["psb", "--provider", "https://id.example/t", "--client-id", "me", "--allow", "none"];
+        process::run(host.command(&args).args(["--secret-from", source]), wait::PATIENCE)
+    };
+    // No error repeats it: `process::run` searches for it.
+    assert!(from(&host.secret).expect_code(1).contains("never an argument"));
+    let slash = format!("/{}", host.secret);
+    for source in [&slash, &format!("encrypted:{slash}"), &format!("file:{slash}")] {
+        let error = from(source).expect_code(1);
+        assert_eq!(error, "tokend: --secret-from: there is no file with this name\n");
+    }
+    let directory = host.home.path().to_str().unwrap();
+    assert!(from(directory).expect_code(1).contains("there is no file"));
+
+    let path = host.path("secret");
+    let source = path.to_str().unwrap();
+    assert!(!from(source).stderr.contains("warning"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let warning = format!("warning: mode 0644 is open to other users; chmod 0400 {source}\n");
+    assert!(from(source).stderr.starts_with(&warning));
 }
 
 #[test]
@@ -247,44 +270,83 @@ fn no_two_secrets_have_one_credential() {
     process::run(init.args(["--secret-from", "credential:e.secret"]), wait::PATIENCE).expect_success();
 }
 
+/// A program with a terminal of its own.
+struct Dialogue {
+    child: Child,
+    terminal: File,
+    /// Everything that the terminal showed.
+    shown: String,
+}
+
+impl Dialogue {
+    fn start(command: &mut Command) -> Self {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+        let child = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
+        // The last ends of the other side are closed with the child.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { child, terminal: File::from(pty.master), shown: String::new() }
+    }
+
+    fn expect(&mut self, question: &str) {
+        while !self.shown.contains(question) {
+            let mut bytes = [0; 1024];
+            let mut ready = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLIN)];
+            assert!(poll(&mut ready, PATIENCE_MS).unwrap() > 0, "{question}: {}", self.shown);
+            // The end of the program is an error here.
+            let read = self.terminal.read(&mut bytes).unwrap_or_default();
+            assert!(read > 0, "{question}: {}", self.shown);
+            self.shown.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+        }
+    }
+
+    fn end(&mut self) -> i32 {
+        let mut rest = Vec::new();
+        let _ = self.terminal.read_to_end(&mut rest);
+        self.shown.push_str(&String::from_utf8(rest).unwrap());
+        process::exit_code_within(&mut self.child, wait::PATIENCE).unwrap()
+    }
+}
+
 /// Types answers to questions on a terminal, and returns everything that the terminal showed.
 fn dialogue(command: &mut Command, answers: &[(&str, &str)]) -> (i32, String) {
-    let pty = nix::pty::openpty(None, None).unwrap();
-    let slave = || Stdio::from(pty.slave.try_clone().unwrap());
-    let mut child = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
-    // The last ends of the other side are closed with the child.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    drop(pty.slave);
-    let mut terminal = File::from(pty.master);
-    let mut shown = String::new();
+    let mut dialogue = Dialogue::start(command);
     for (question, answer) in answers {
-        while !shown.contains(question) {
-            let mut bytes = [0; 1024];
-            let ready = poll(&mut [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)], PATIENCE_MS).unwrap();
-            assert!(ready > 0, "{question}: {shown}");
-            // The end of the program is an error here.
-            let read = terminal.read(&mut bytes).unwrap_or_default();
-            assert!(read > 0, "{question}: {shown}");
-            shown.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
-        }
-        writeln!(terminal, "{answer}").unwrap();
+        dialogue.expect(question);
+        dialogue.terminal.write_all(format!("{answer}\n").as_bytes()).unwrap();
     }
-    let mut rest = Vec::new();
-    let _ = terminal.read_to_end(&mut rest);
-    shown.push_str(&String::from_utf8(rest).unwrap());
-    (process::exit_code_within(&mut child, wait::PATIENCE).unwrap(), shown)
+    (dialogue.end(), dialogue.shown)
+}
+
+#[test]
+fn a_signal_leaves_a_terminal_that_shows_what_is_typed() {
+    let host = Host::new();
+    let args = ["psb", "--provider", "https://id.example/t", "--client-id", "me", "--allow", "none"];
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        let mut dialogue = Dialogue::start(&mut host.command(&args));
+        let terminal = dialogue.terminal.try_clone().unwrap();
+        let shows = || tcgetattr(&terminal).unwrap().local_flags.contains(LocalFlags::ECHO);
+        dialogue.expect("Client secret (not shown): ");
+        assert!(!shows());
+        kill(Pid::from_raw(dialogue.child.id().try_into().unwrap()), signal).unwrap();
+        assert_ne!(dialogue.end(), 0, "{}", dialogue.shown);
+        assert!(shows(), "{signal}");
+    }
+    assert_eq!(host.files(), ["secret"]);
 }
 
 #[test]
 fn on_a_terminal_it_asks_for_everything() {
     let host = Host::new();
     let endpoint = host.provider.token_endpoint();
+    // The second line answers no question.
+    let pasted = format!("{}\nuser:nobody", host.secret);
     let questions = [
         ("Name of the token: ", "bnp"),
         ("Provider (", "bnpparibas-cib"),
         ("URL of the token endpoint: ", endpoint.as_str()),
         ("Client id: ", "me"),
-        ("Client secret (not shown): ", host.secret.as_str()),
+        ("Client secret (not shown): ", pasted.as_str()),
         ("Who may have the token", "user:root unit:a.service"),
         ("Write these files? [y/N]: ", "n"),
     ];

@@ -35,3 +35,14 @@ fn an_encrypted_secret_is_refused_if_the_unit_could_not_start_with_it() {
     machine.check(&["systemctl", "restart", "tokend"]);
     host.token_for("root", "bank");
 }
+
+#[test]
+fn the_daemon_can_read_a_configuration_in_a_new_directory() {
+    let Some(host) = Host::boot() else { return };
+    let init = "umask 077; tokend init bank --provider https://id.example/token --client-id me --allow none --yes \
+        --secret-from credential:psb.secret --config /etc/other/tokend.toml";
+    host.machine.check(&["sh", "-c", init]);
+    // Root checks it as the daemon's user.
+    let checked = host.machine.check(&["tokend", "check", "--config", "/etc/other/tokend.toml"]);
+    assert_eq!(checked, "/etc/other/tokend.toml: no faults, 1 token(s)\n");
+}
