@@ -126,6 +126,8 @@ impl Proxy {
         let another = self.source.reject(headers.info.fingerprint).await;
         match (another, body.next()) {
             (Ok(Some(_)), Some(body)) => {
+                // It may hold a connection that the repetition needs.
+                drop(reply);
                 let headers = self.source.headers().await.map_err(|error| Problem::without_token(&error))?;
                 Ok(passed_on(self.send(&url, &parts, &headers, Some(body)).await?))
             }
