@@ -4,6 +4,7 @@
 //! Reads configuration files into checked settings. [`load`] finds every fault of all files in one go. It never reads
 //! a secret, and no fault repeats one that was written into the configuration by mistake.
 
+mod client_authentication;
 mod fault;
 mod files;
 mod host;
@@ -26,15 +27,16 @@ use url::{Host, Url};
 
 use crate::access::{Abilities, Condition, Rule};
 
+pub use client_authentication::JWT_BEARER;
 use fault::Sink;
 pub use fault::{Fault, Place};
-pub use host_check::trust_ca_file;
+pub use host_check::{read_certificate, trust_ca_file};
 pub use preset::{ShippedPreset, shipped_presets};
 use section::Section;
 pub use settings::{
-    AdminSettings, BasicEncoding, ClientAuthentication, ClientSettings, CredentialSettings, DaemonSettings,
-    Endpoint, Grant, HeaderSettings, HeaderValue, TermKind, TermRules, TermSet, Terms, TokenSettings,
-    UserPassword, VariantSettings,
+    AdminSettings, AssertionAudience, AssertionSettings, BasicEncoding, ClientAuthentication, ClientSettings,
+    CredentialSettings, DaemonSettings, Endpoint, Grant, HeaderSettings, HeaderValue, PrivateKeySettings,
+    TermKind, TermRules, TermSet, Terms, TokenSettings, UserPassword, VariantSettings,
 };
 pub use values::is_field_value;
 
@@ -50,7 +52,8 @@ const KINDS: [(&str, &str, &str); 5] = [
         "provider",
         "[provider.NAME]",
         "preset environment token_endpoint issuer client_id client_secret token_endpoint_auth_method \
-         client_secret_basic_encoding ca_file proxy accept token_type default_lifetime max_requests_per_minute",
+         client_secret_basic_encoding private_key private_key_passphrase private_key_id signing_alg \
+         assertion_audience client_certificate client_assertion client_assertion_type ca_file proxy accept token_type default_lifetime max_requests_per_minute",
     ),
     (
         "daemon",
@@ -64,8 +67,8 @@ const KINDS: [(&str, &str, &str); 5] = [
     (
         "preset",
         "[preset.NAME]",
-        "description documentation environment token_endpoint_auth_method client_secret_basic_encoding accept \
-         token_type grant_types scope resource audience params required_params headers caller_headers refresh_before \
+        "description documentation environment token_endpoint_auth_method client_secret_basic_encoding signing_alg \
+         assertion_audience client_assertion_type accept token_type grant_types scope resource audience params required_params headers caller_headers refresh_before \
          default_lifetime",
     ),
 ];

@@ -15,6 +15,7 @@ pub mod process;
 pub mod quota;
 pub mod secret_source;
 pub mod server;
+pub mod signing_key;
 pub mod store;
 
 pub use process::daemon::Daemon;

@@ -1,6 +1,7 @@
 //! Sends one token request and returns its outcome. This module schedules and repeats nothing, except that a refused
 //! client secret is followed by the next configured one.
 
+pub mod assertion;
 pub mod client;
 pub mod discovery;
 pub mod http;

@@ -29,6 +29,10 @@ const provider = new Provider(issuer, {
     ...client,
   })),
   scopes,
+  // Not all of them are on by default.
+  enabledJWA: {
+    clientAuthSigningAlgValues: ['HS256', 'HS512', 'RS256', 'RS512', 'PS256', 'PS384', 'ES256', 'ES384', 'EdDSA'],
+  },
   features: {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },

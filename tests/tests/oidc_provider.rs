@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokend_client::Options;
 use tokend_client::blocking::Client;
 use tokend_tests::daemon::Launch;
-use tokend_tests::test_support::token_table;
+use tokend_tests::test_support::{token_of, token_table};
 use tokend_tests::{RealDaemon, TestDir, program, requirement, scale, secrets};
 
 const RESOURCE: &str = "https://api.example/";
@@ -106,12 +106,32 @@ fn settings(secret: &str, lifetime: Duration) -> Value {
             "client_id": id, "client_secret": secret, "token_endpoint_auth_method": method, "scope": "read write",
         })
     };
+    let of_key = |name: &str| {
+        let mut jwk: Value = serde_json::from_str(&key(&format!("{name}.jwk.json"))).unwrap();
+        for private in ["d", "p", "q", "dp", "dq", "qi"] {
+            jwk.as_object_mut().unwrap().remove(private);
+        }
+        json!({
+            "client_id": name, "token_endpoint_auth_method": "private_key_jwt", "scope": "read write",
+            "jwks": { "keys": [jwk] },
+        })
+    };
     json!({
-        "clients": [client("basic client", "client_secret_basic"), client("post client", "client_secret_post")],
+        "clients": [
+            client("basic client", "client_secret_basic"), client("post client", "client_secret_post"),
+            client("jwt client", "client_secret_jwt"),
+            of_key("rsa"), of_key("p256"), of_key("p384"), of_key("ed25519"),
+        ],
         "resources": [RESOURCE],
         "scopes": ["read", "write"],
         "lifetime": lifetime.as_secs(),
     })
+}
+
+/// A private key of the daemon's own tests.
+fn key(file: &str) -> String {
+    let folder = program::workspace().join("daemon/src/signing_key/tests");
+    std::fs::read_to_string(folder.join(file)).expect("there is such a key")
 }
 
 /// The claims of a token that is a JWT.
@@ -155,6 +175,66 @@ fn the_token_endpoint_is_found_by_the_issuer_alone() {
     );
     let (daemon, _home) = server.daemon(&provider, &format!("resource = [\"{RESOURCE}\"]"));
     assert_eq!(claims(&daemon.tokenctl().get("t"))["iss"], server.issuer);
+}
+
+#[test]
+fn a_key_of_each_kind_and_format_proves_the_client() {
+    let Some(server) = Server::start() else { return };
+    let home = TestDir::new();
+    let by_issuer = format!("issuer = \"{}\"\nassertion_audience = \"issuer\"", server.issuer);
+    let endpoint = server.endpoint();
+    let passphrase = format!("private_key_passphrase = {}", home.secret("passphrase", "swordfish"));
+    let mut configuration = Vec::new();
+    let keys = [
+        ("rsa", "rsa.pkcs8.pem", &*endpoint, ""),
+        ("rsa", "rsa.pkcs1.pem", &endpoint, "signing_alg = \"PS384\""),
+        ("rsa", "rsa.jwk.json", &by_issuer, "signing_alg = \"RS512\""),
+        ("p256", "p256.pkcs8.pem", &by_issuer, ""),
+        ("p256", "p256.sec1.pem", &endpoint, ""),
+        ("p256", "p256.encrypted.pem", &endpoint, &passphrase),
+        ("p256", "p256.jwk.json", &endpoint, ""),
+        ("p384", "p384.sec1.pem", &endpoint, ""),
+        ("p384", "p384.jwk.json", &endpoint, "signing_alg = \"ES384\""),
+        ("ed25519", "ed25519.pkcs8.pem", &endpoint, ""),
+        ("ed25519", "ed25519.jwk.json", &by_issuer, ""),
+    ];
+    for (client, file, server, more) in keys {
+        let source = home.secret(file, &key(file));
+        configuration.push(format!(
+            "[provider.\"{file}\"]\n{server}\nclient_id = \"{client}\"\nprivate_key = {source}\n{more}\n{}",
+            token_of(file, &format!("\"{file}\""), "")
+        ));
+    }
+    let secret = home.secret("oidc.secret", &server.secret);
+    for alg in ["HS256", "HS512"] {
+        configuration.push(format!(
+            "[provider.{alg}]\n{endpoint}\nclient_id = \"jwt client\"\nclient_secret = {secret}\nsigning_alg = \"{alg}\"\n\
+             token_endpoint_auth_method = \"client_secret_jwt\"\n{}",
+            token_of(alg, alg, "")
+        ));
+    }
+    home.configure("", &configuration.concat());
+    let daemon = Launch::new(&home).start();
+    for name in keys.map(|(_, file, ..)| file).into_iter().chain(["HS256", "HS512"]) {
+        let got = daemon.tokenctl().run(&["get", name]);
+        assert_eq!(got.code, 0, "{name}: {}", daemon.tokenctl().status_of(name));
+    }
+}
+
+#[test]
+fn another_clients_key_is_refused() {
+    let Some(server) = Server::start() else { return };
+    let home = TestDir::new();
+    let source = home.secret("key.pem", &key("p384.sec1.pem"));
+    let provider = server.endpoint();
+    let text = format!(
+        "[provider.p]\n{provider}\nclient_id = \"p256\"\nprivate_key = {source}\n{}",
+        token_table("t", "")
+    );
+    home.configure("", &text);
+    let daemon = Launch::new(&home).start();
+    let refused = daemon.tokenctl().run(&["get", "t"]).expect_code(7);
+    assert!(refused.contains("invalid_client"), "{refused}");
 }
 
 #[test]

@@ -67,6 +67,10 @@ const FAULTS: [(&str, &[&str]); 5] = [
             "token_endpoint = \"id.example\"",
             "issuer = \"https://id.example/?x=1\"",
             "token_endpoint_auth_method = \"client_secret_pots\"",
+            "signing_alg = \"RS257\"",
+            "assertion_audience = \"\"",
+            "private_key_passphrase = \"hunter2\"",
+            "client_certificate = \"relative\"",
             "ca_file = \"relative\"",
             "proxy = \"http://proxy.example/x\"",
             "accept = \"\"",
@@ -132,6 +136,20 @@ token_endpoint = "http://[::1]:1/"
 client_id = "c"
 client_secret = [{ file = "/a" }, { command = ["pass", ""] }]
 default_lifetime = "1day 2hours"
+
+[provider.key]
+token_endpoint = "https://id.example/token"
+client_id = "c"
+private_key = [{ file = "/a" }, { env = "B" }]
+private_key_passphrase = { credential = "p" }
+signing_alg = "EdDSA"
+assertion_audience = "urn:x"
+
+[provider.assertion]
+token_endpoint = "https://id.example/token"
+client_id = "c"
+client_assertion = { file = "/a" }
+client_assertion_type = "urn:x"
 
 [provider.behind-a-proxy]
 issuer = "https://id.example:8443/realm"

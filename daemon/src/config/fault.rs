@@ -4,10 +4,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Config, Loaded};
+use crate::signing_key::SigningAlg;
 
 /// The file and line of a key, or the place of a syntax error.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +60,15 @@ pub(super) struct Sink {
     pub(super) misplaced: RefCell<BTreeSet<String>>,
     /// Each with the place and key where it is first mentioned.
     pub(super) mentions: RefCell<BTreeMap<Mention, (Place, String)>>,
+    /// Each with its place and key.
+    pub(super) private_keys: RefCell<Vec<(Place, String, PrivateKeyFile)>>,
+}
+
+/// A private key that has to be checked on the host.
+pub(super) struct PrivateKeyFile {
+    pub(super) file: PathBuf,
+    pub(super) alg: Option<SigningAlg>,
+    pub(super) has_passphrase: bool,
 }
 
 impl Sink {

@@ -9,10 +9,11 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::fault::{Sink, quoted};
+use super::fault::{PrivateKeyFile, Sink, quoted};
 use super::files::content;
 use crate::access::Abilities;
 use crate::secret_source::{SecretSourceError, check_file};
+use crate::signing_key::{KeyError, SigningKey};
 
 /// Warns, once each, of kinds of rules that need what cannot be found out about callers.
 pub(super) fn warn_of_inabilities(abilities: Abilities, sink: &Sink) {
@@ -84,9 +85,42 @@ pub(super) fn look_up(sink: &Sink) {
                     sink.warn(place, key, format!("{name}: {reason}; {remedy}"));
                 }
             }
+            "certificate" => {
+                if let Err(reason) = read_certificate(path) {
+                    let remedy = format!("no token is requested until user {user} can use the file");
+                    sink.warn(place, key, format!("{name}: {reason}; {remedy}"));
+                }
+            }
             _ => {}
         }
     }
+    try_private_keys(sink);
+}
+
+/// Reports private keys that cannot sign.
+fn try_private_keys(sink: &Sink) {
+    for (place, path, key) in sink.private_keys.borrow().iter() {
+        // A file that cannot be read is reported already.
+        let Ok(Ok(text)) = content(&key.file).map(String::from_utf8) else { continue };
+        if let Err(error) = check_key(&text, key) {
+            sink.fault(place, path, format!("{}: {error}", key.file.display()));
+        }
+    }
+}
+
+/// Whether a private key can sign. One with a passphrase is not opened.
+fn check_key(text: &str, key: &PrivateKeyFile) -> Result<(), KeyError> {
+    match SigningKey::read(text, None) {
+        Err(KeyError::Encrypted) if key.has_passphrase => Ok(()),
+        read => read?.alg(key.alg).map(drop),
+    }
+}
+
+/// The first certificate of a PEM file, or says why it cannot be used.
+pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, String> {
+    let pem = content(path).map_err(|error| format!("it cannot be read: {error}"))?;
+    let first = CertificateDer::pem_slice_iter(&pem).next().ok_or("it has no certificate")?;
+    first.map_err(|_| "it is not valid PEM".to_owned())
 }
 
 /// Adds the certificates of a `ca_file` to the roots, or says why it cannot be used.

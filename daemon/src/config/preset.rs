@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::fault::{Sink, quoted};
 use super::files::{self, Item, Table, Value};
 use super::section::{Field, Section};
-use super::{keys_of, provider, token, values};
+use super::{client_authentication, keys_of, provider, token, values};
 
 const SHIPPED: [(&str, &str); 5] = [
     ("presets/aritma-psd2.toml", include_str!("../../presets/aritma-psd2.toml")),
@@ -75,8 +75,11 @@ fn read(name: String, section: Section<'_>) -> Preset {
     let before = section.sink.faults.borrow().len();
     section.read("description", values::line);
     section.read("documentation", values::line);
-    section.read("token_endpoint_auth_method", values::word(provider::METHODS));
-    section.read("client_secret_basic_encoding", values::word(provider::ENCODINGS));
+    section.read("token_endpoint_auth_method", values::word(client_authentication::METHODS));
+    section.read("client_secret_basic_encoding", values::word(client_authentication::ENCODINGS));
+    section.read("signing_alg", client_authentication::alg);
+    section.read("assertion_audience", client_authentication::audience);
+    section.read("client_assertion_type", values::line);
     section.read("accept", |field| values::header_value(field, "a string"));
     section.read("token_type", values::line);
     section.read("grant_types", token::grant_types);

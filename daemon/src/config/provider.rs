@@ -5,17 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault::{Place, one_of, quoted};
-use super::files::{Table, Value};
+use super::files::Table;
 use super::preset::{self, Preset};
 use super::section::Section;
-use super::{BasicEncoding, ClientAuthentication, ClientSettings, DaemonSettings, Endpoint, values};
+use super::{ClientSettings, DaemonSettings, Endpoint, client_authentication, values};
 
 /// The lifetime of a token if the reply has none: that of the shortest-lived tokens seen in practice, so that an expired
 /// token is hardly ever handed out. It costs a dozen requests in an hour.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
-
-pub(super) const METHODS: &[&str] = &["client_secret_basic", "client_secret_post", "none"];
-pub(super) const ENCODINGS: &[&str] = &["form", "raw"];
 
 pub(super) struct Provider {
     pub(super) name: Arc<str>,
@@ -40,13 +37,11 @@ pub(super) fn read(
     });
     section.may_lack_keys |= section.has("preset") && preset.is_none();
     let environment = environment(&section, preset);
+    client_authentication::infer_method(&mut section);
     if let Some(preset) = preset {
         let mut defaults = preset.provider.clone();
         defaults.extend(environment.cloned().unwrap_or_default());
-        let basic = Value::Text("client_secret_basic".to_owned());
-        if section.table.get("token_endpoint_auth_method").is_some_and(|method| method.value != basic) {
-            defaults.remove("client_secret_basic_encoding");
-        }
+        client_authentication::drop_unused(&section, &mut defaults);
         preset::fill(&mut section, &defaults);
     }
     Provider {
@@ -64,7 +59,7 @@ fn client(section: &Section<'_>, daemon: &DaemonSettings) -> Option<ClientSettin
     let endpoint = endpoint(section);
     section.missing::<()>("client_id", "the provider issues it together with the client secret");
     let client_id = section.read("client_id", values::line);
-    let authentication = authentication(section);
+    let authentication = client_authentication::read(section, endpoint.as_ref());
     let accept = section.read("accept", |field| values::header_value(field, "a string"));
     let ca_file = section.read("ca_file", |field| values::readable_path(field, "ca_file"));
     let token_type = section.read("token_type", values::line);
@@ -132,35 +127,4 @@ pub(super) fn endpoint(section: &Section<'_>) -> Option<Endpoint> {
         return section.fault_if_complete("issuer", message);
     }
     token_endpoint.or(issuer)
-}
-
-/// The client authentication. A missing secret is a fault unless the method is `none`: a client without one is rare,
-/// and a forgotten secret is not.
-fn authentication(section: &Section<'_>) -> Option<ClientAuthentication> {
-    let encoding = section.read("client_secret_basic_encoding", values::word(ENCODINGS));
-    let secrets = section.read("client_secret", values::secret_sources);
-    let method =
-        section.read_or("token_endpoint_auth_method", "client_secret_basic", values::word(METHODS))?;
-    if method == "none" && secrets.is_some() {
-        let message =
-            "contradicts token_endpoint_auth_method = \"none\"; remove the secret, or choose another method";
-        return section.fault_if_complete("client_secret", message);
-    }
-    if method != "none" && !section.has("client_secret") {
-        let message = "say where it is kept, such as { credential = \"NAME\" }, or set \
-                       token_endpoint_auth_method = \"none\" for a client without one";
-        return section.missing("client_secret", message);
-    }
-    if method != "client_secret_basic" && encoding.is_some() {
-        let message = "has a meaning only with token_endpoint_auth_method = \"client_secret_basic\"";
-        return section.fault_if_complete("client_secret_basic_encoding", message);
-    }
-    match method {
-        "none" => Some(ClientAuthentication::None),
-        "client_secret_post" => Some(ClientAuthentication::SecretPost { secrets: secrets? }),
-        _ => {
-            let encoding = if encoding == Some("raw") { BasicEncoding::Raw } else { BasicEncoding::Form };
-            Some(ClientAuthentication::SecretBasic { secrets: secrets?, encoding })
-        }
-    }
 }

@@ -13,6 +13,7 @@ use crate::access::{Condition, Principal, RootAccess, Rule, UnitPattern};
 use crate::quota::Quota;
 use crate::secret_source::SecretSource;
 
+mod client_authentication;
 mod rules;
 
 const FILE: &str = "/etc/tokend/tokend.toml";
@@ -451,9 +452,14 @@ fn client_authentication_agrees_with_the_secret() {
                 "token_endpoint_auth_method = \"client_secret_pots\"",
                 5,
                 "provider.p.token_endpoint_auth_method",
-                "found \"client_secret_pots\", expected \"client_secret_basic\", \"client_secret_post\" or \"none\"; did you mean \"client_secret_post\"?",
+                "found \"client_secret_pots\", expected \"client_secret_basic\", \"client_secret_post\", \"client_secret_jwt\", \"private_key_jwt\" or \"none\"; did you mean \"client_secret_post\"?",
             ),
-            ("token_endpoint_auth_method = \"none\"", 4, "provider.p.client_secret", "contradicts"),
+            (
+                "token_endpoint_auth_method = \"none\"",
+                4,
+                "provider.p.client_secret",
+                "has a meaning only with token_endpoint_auth_method = \"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"",
+            ),
             (
                 "token_endpoint_auth_method = \"client_secret_post\"\nclient_secret_basic_encoding = \"raw\"",
                 6,
@@ -600,7 +606,7 @@ fn scopes_fields_and_headers_are_fit_to_be_sent() {
                 "params = { client_assertion = \"hunter2-canary\" }",
                 7,
                 "token.t.params.client_assertion",
-                "the daemon writes it itself",
+                "set by the key \"client_assertion\" of [provider.NAME]",
             ),
             (
                 "headers = { authorization = \"hunter2-canary\" }",

@@ -19,10 +19,12 @@ pub(super) fn fetch(
     let mut credential = (*settings.credential).clone();
     let mut client = (*credential.client).clone();
     match &mut client.authentication {
-        ClientAuthentication::SecretBasic { secrets, .. } | ClientAuthentication::SecretPost { secrets } => {
-            *secrets = vec![source];
-        }
-        ClientAuthentication::None => (),
+        ClientAuthentication::SecretBasic { secrets, .. }
+        | ClientAuthentication::SecretPost { secrets }
+        | ClientAuthentication::SecretJwt { secrets, .. } => *secrets = vec![source],
+        ClientAuthentication::PrivateKeyJwt(_)
+        | ClientAuthentication::Assertion { .. }
+        | ClientAuthentication::None => (),
     }
     let http = HttpClient::new(client.ca_file.clone(), client.proxy.clone(), egress_dir);
     credential.client = Arc::new(client);

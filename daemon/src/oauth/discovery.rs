@@ -10,6 +10,14 @@ use crate::config::is_secure_endpoint;
 use crate::oauth::response::{self, HttpReply};
 use crate::oauth::{Failure, Refusal, redact};
 
+/// The endpoint of token requests, and who answers there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenEndpoint {
+    pub url: Url,
+    /// The issuer as it names itself. `None` if only the endpoint is configured.
+    pub issuer: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Metadata {
     issuer: String,
@@ -32,7 +40,7 @@ pub fn metadata_urls(issuer: &Url) -> [Url; 2] {
 }
 
 /// The token endpoint in a reply, or `None` where there is no document at this URL.
-pub fn read(issuer: &Url, reply: &HttpReply, wall: Duration) -> Result<Option<Url>, Failure> {
+pub fn read(issuer: &Url, reply: &HttpReply, wall: Duration) -> Result<Option<TokenEndpoint>, Failure> {
     let message = match reply.status {
         200..300 => return token_endpoint(issuer, reply.text()).map(Some),
         404 | 410 => return Ok(None),
@@ -54,7 +62,7 @@ pub fn ends_search(failure: &Failure) -> bool {
 }
 
 /// The token endpoint in a metadata document, whose issuer must be the configured one (RFC 8414 section 3.3).
-fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
+fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<TokenEndpoint, Failure> {
     let refused = |message: &str| Failure::new(ErrorClass::Refused, format!("discovery: {message}"));
     let malformed = |message: &str| Failure::new(ErrorClass::Malformed, format!("discovery: {message}"));
     let metadata: Metadata = serde_json::from_slice(document)
@@ -65,15 +73,15 @@ fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<Url, Failure> {
         let provider_said = Some(redact::printable(&format!("issuer: {}", metadata.issuer)));
         return Err(Failure { provider_said, ..refused(message) });
     }
-    let endpoint =
+    let url =
         Url::parse(&metadata.token_endpoint).map_err(|_| malformed("a token_endpoint that is no URL"))?;
-    if !endpoint.username().is_empty() || endpoint.password().is_some() {
+    if !url.username().is_empty() || url.password().is_some() {
         return Err(refused("a token_endpoint with a user name or password before the host"));
     }
     // Only an issuer on this host may name an endpoint without TLS. Another issuer could choose which local service gets
     // the secret.
-    let is_secure =
-        endpoint.scheme() == "https" || (issuer.scheme() == "http" && is_secure_endpoint(&endpoint));
+    let is_secure = url.scheme() == "https" || (issuer.scheme() == "http" && is_secure_endpoint(&url));
+    let endpoint = TokenEndpoint { url, issuer: Some(metadata.issuer) };
     if is_secure { Ok(endpoint) } else { Err(refused("a token_endpoint without TLS")) }
 }
 
@@ -110,7 +118,8 @@ mod tests {
     fn takes_the_endpoint_only_from_the_issuers_own_document_and_only_with_tls() {
         let read = |document: &str| token_endpoint(&url("https://id.example/"), document.as_bytes());
         let good = r#"{"issuer":"https://id.example","token_endpoint":"https://id.example/token/","x":1}"#;
-        assert_eq!(read(good), Ok(url("https://id.example/token/")));
+        let issuer = Some("https://id.example".to_owned());
+        assert_eq!(read(good), Ok(TokenEndpoint { url: url("https://id.example/token/"), issuer }));
         let cases = [
             (
                 r#"{"issuer":"https://evil.example","token_endpoint":"https://id.example/token"}"#,
@@ -153,7 +162,7 @@ mod tests {
         for endpoint in
             ["http://127.0.0.1:7000/token", "http://localhost:7001/token", "https://id.example/token"]
         {
-            assert_eq!(read(endpoint), Ok(url(endpoint)));
+            assert_eq!(read(endpoint).unwrap().url, url(endpoint));
         }
         assert_eq!(read("http://id.example/token").unwrap_err().class, ErrorClass::Refused);
     }

@@ -14,12 +14,15 @@ use tokio::time::{Instant, timeout};
 use url::{Position, Url};
 
 use crate::clock::Clock;
-use crate::config::{CredentialSettings, Endpoint, Grant};
+use crate::config::{ClientAuthentication, CredentialSettings, Endpoint, Grant};
+use crate::oauth::assertion::{self, Claims};
 use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient};
+use crate::oauth::discovery::TokenEndpoint;
 use crate::oauth::request::compose;
 use crate::oauth::response::{Context, HttpReply, read};
 use crate::oauth::{Failure, Granted, Outcome, Provider, Refusal, SecretInUse, discovery, redact};
-use crate::secret_source::{SecretSource, Stamp, stamps};
+use crate::secret_source::{SecretSource, Stamp, on_another_thread, stamps};
+use crate::signing_key::SigningAlg;
 
 /// How long all exchanges of one token request may take: discovery, and one exchange for each client secret. With
 /// [`SECRETS_TIMEOUT`] and the check of the secret files, a token request takes at most 47 seconds.
@@ -30,6 +33,10 @@ const SECRETS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long reading the stamps of the secret files may take, in case a file system hangs.
 const STAMPS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// By how many seconds the provider's clock may differ from the one that an assertion was made by. Providers allow for such a
+/// difference themselves.
+const TOLERATED_SKEW: u64 = 5;
 
 /// How often the secret files are looked at while requests are refused or a secret cannot be read.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -48,7 +55,9 @@ pub struct HttpProvider {
 #[derive(Debug)]
 struct Known {
     /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved.
-    endpoint: Option<Url>,
+    endpoint: Option<TokenEndpoint>,
+    /// By how many seconds the provider's clock is ahead of this host's, by the last `Date`. Only client assertions need it.
+    clock_skew: i64,
     /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
     preferred_secret: u8,
     /// The stamps of the files from before they were last read. Dropped after a success, as nothing is wrong with them.
@@ -125,8 +134,9 @@ impl HttpProvider {
             Grant::ClientCredentials => None,
             Grant::Password(user) => Some(&user.password),
         };
-        let sources = client.authentication.secrets().iter().chain(password);
-        sources.filter_map(SecretSource::path).chain(client.ca_file.clone()).collect()
+        let client_secrets = client.authentication.secrets().iter().chain(client.authentication.passphrase());
+        let files = client_secrets.chain(password).filter_map(SecretSource::path);
+        files.chain(client.authentication.certificate().cloned()).chain(client.ca_file.clone()).collect()
     }
 
     fn with_known<T>(&self, use_it: impl FnOnce(&mut Known) -> T) -> T {
@@ -139,7 +149,7 @@ impl HttpProvider {
         let Some(known) = lock.as_deref_mut() else { return };
         known.stamps = None;
         let is_idle = [&known.stamping, &known.reading].into_iter().all(|turn| turn.available_permits() > 0);
-        if is_idle && known.endpoint.is_none() && known.preferred_secret == 0 {
+        if is_idle && known.endpoint.is_none() && known.preferred_secret == 0 && known.clock_skew == 0 {
             *lock = None;
         }
     }
@@ -152,7 +162,7 @@ impl HttpProvider {
 impl Default for Known {
     fn default() -> Self {
         let [stamping, reading] = [1, 1].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { endpoint: None, preferred_secret: 0, stamps: None, stamping, reading }
+        Self { endpoint: None, clock_skew: 0, preferred_secret: 0, stamps: None, stamping, reading }
     }
 }
 
@@ -173,7 +183,8 @@ impl Attempt<'_> {
             Grant::ClientCredentials => none.clone(),
             Grant::Password(user) => self.secret("password", &user.password).await?,
         };
-        let sources = settings.client.authentication.secrets();
+        let (sources, name) =
+            (settings.client.authentication.secrets(), settings.client.authentication.name_of_secrets());
         if sources.is_empty() {
             return self.ask(&endpoint, &none, &password).await;
         }
@@ -181,7 +192,7 @@ impl Attempt<'_> {
         let first = self.provider.lock().as_ref().map_or(0, |known| known.preferred_secret);
         let from_first = (0_u8..).zip(sources).cycle().skip(first.into());
         for (index, source) in from_first.take(sources.len()) {
-            let result = match self.secret("client_secret", source).await {
+            let result = match self.secret(name, source).await {
                 Ok(secret) => self.ask(&endpoint, &secret, &password).await,
                 Err(failure) => Err(failure),
             };
@@ -201,7 +212,73 @@ impl Attempt<'_> {
         Err(verdict(passed_over))
     }
 
-    async fn ask(&mut self, endpoint: &Url, secret: &Secret, password: &Secret) -> Result<Granted, Failure> {
+    /// Sends a request with this client secret. An assertion that is refused while the clocks differ is made once more, by the
+    /// provider's clock.
+    async fn ask(
+        &mut self,
+        endpoint: &TokenEndpoint,
+        secret: &Secret,
+        password: &Secret,
+    ) -> Result<Granted, Failure> {
+        if !self.provider.settings.client.authentication.is_assertion_made_here() {
+            return self.send(&endpoint.url, secret, password).await;
+        }
+        let assumed = self.provider.lock().as_ref().map_or(0, |known| known.clock_skew);
+        let assertion = self.assertion(endpoint, secret, assumed).await?;
+        let result = self.send(&endpoint.url, &assertion, password).await;
+        let skew = self.outcome.clock_skew.filter(|skew| skew.abs_diff(assumed) > TOLERATED_SKEW);
+        let Some(skew) = skew else { return result };
+        self.provider.with_known(|known| known.clock_skew = skew);
+        match result {
+            Err(failure) if failure.may_be_the_secret() => {
+                let assertion = self.assertion(endpoint, secret, skew).await?;
+                self.send(&endpoint.url, &assertion, password).await
+            }
+            result => result,
+        }
+    }
+
+    /// Makes a client assertion with a client secret or a private key. With a private key on another thread, because decrypting
+    /// it and signing with it take long.
+    async fn assertion(
+        &mut self,
+        endpoint: &TokenEndpoint,
+        secret: &Secret,
+        skew: i64,
+    ) -> Result<Secret, Failure> {
+        let HttpProvider { settings, clock, .. } = self.provider;
+        let (client, now) = (&settings.client, assertion::by_clock_of_provider(clock.wall(), skew));
+        let key = match &client.authentication {
+            ClientAuthentication::PrivateKeyJwt(key) => key.clone(),
+            ClientAuthentication::SecretJwt { assertion, .. } => {
+                let claims = Claims::new(&client.client_id, &assertion.audience, endpoint, now);
+                let alg = assertion.alg.unwrap_or(SigningAlg::Hs256);
+                return Ok(assertion::by_secret(secret, alg, &claims).unwrap_or_else(|| secret.clone()));
+            }
+            _ => return Ok(secret.clone()),
+        };
+        let passphrase = match &key.passphrase {
+            None => None,
+            Some(source) => Some(self.secret("private_key_passphrase", source).await?),
+        };
+        let claims = Claims::new(&client.client_id, &key.assertion.audience, endpoint, now);
+        let (turn, text) = (self.provider.with_known(|known| Arc::clone(&known.reading)), secret.clone());
+        let signing = async {
+            let turn = turn.acquire_owned().await.ok();
+            on_another_thread(turn, move || assertion::by_key_of(&key, &text, passphrase.as_ref(), &claims))
+                .await
+        };
+        let detail = match within(&mut self.time_for_secrets, signing).await {
+            Some(Ok(Ok(assertion))) => return Ok(assertion),
+            Some(Ok(Err(reason))) => reason,
+            Some(Err(error)) => error.to_string(),
+            None => "private_key: no signature in time".to_owned(),
+        };
+        Err(Failure::new(ErrorClass::Secret, "the private_key cannot be used on this host")
+            .with_detail(detail))
+    }
+
+    async fn send(&mut self, endpoint: &Url, secret: &Secret, password: &Secret) -> Result<Granted, Failure> {
         let HttpProvider { settings, clock, .. } = self.provider;
         let (request, sent) = compose(settings, endpoint, secret, password)?;
         let reply = self.exchange(request).await?;
@@ -214,9 +291,9 @@ impl Attempt<'_> {
 
     /// Returns the token endpoint that is configured, or known, or else found at the metadata URLs, which are requested in
     /// turn. If all fail, the first failure is returned, because the usual URL comes first.
-    async fn token_endpoint(&mut self) -> Result<Url, Failure> {
+    async fn token_endpoint(&mut self) -> Result<TokenEndpoint, Failure> {
         let issuer = match &self.provider.settings.client.endpoint {
-            Endpoint::Token(url) => return Ok(url.clone()),
+            Endpoint::Token(url) => return Ok(TokenEndpoint { url: url.clone(), issuer: None }),
             Endpoint::Issuer(issuer) => issuer,
         };
         if let Some(endpoint) = self.provider.with_known(|known| known.endpoint.clone()) {

@@ -1,4 +1,5 @@
-//! Composes a token request: the form body and the `Authorization` header (RFC 6749 sections 2.3.1, 4.3.2 and 4.4.2).
+//! Composes a token request: the form body and the `Authorization` header (RFC 6749 sections 2.3.1, 4.3.2 and 4.4.2,
+//! RFC 7523 section 2.2).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,11 +9,11 @@ use reqwest::{Method, Request};
 use tokend_protocol::{ErrorClass, Secret};
 use url::Url;
 
-use crate::config::{BasicEncoding, ClientAuthentication, CredentialSettings, Grant};
+use crate::config::{BasicEncoding, ClientAuthentication, CredentialSettings, Grant, JWT_BEARER};
 use crate::oauth::Failure;
 use crate::oauth::redact::SentSecrets;
 
-/// Composes the request. A secret that it does not need is empty. Also returns the secrets in every encoding in which they
+/// Composes the request. `client_secret` may be a client assertion in its place. A secret that it does not need is empty. Also returns the secrets in every encoding in which they
 /// are sent, so that they can be removed from the reply.
 pub fn compose(
     settings: &CredentialSettings,
@@ -60,6 +61,12 @@ fn form(settings: &CredentialSettings, client_secret: &str, password: &str) -> S
             form.append_pair("client_id", &client.client_id).append_pair("client_secret", client_secret)
         }
         ClientAuthentication::None => form.append_pair("client_id", &client.client_id),
+        ClientAuthentication::SecretJwt { .. } | ClientAuthentication::PrivateKeyJwt(_) => {
+            assertion(&mut form, &client.client_id, JWT_BEARER, client_secret)
+        }
+        ClientAuthentication::Assertion { assertion_type, .. } => {
+            assertion(&mut form, &client.client_id, assertion_type, client_secret)
+        }
     };
     if !settings.terms.scope.as_slice().is_empty() {
         form.append_pair("scope", &settings.terms.scope.as_slice().join(" "));
@@ -68,6 +75,18 @@ fn form(settings: &CredentialSettings, client_secret: &str, password: &str) -> S
     form.extend_pairs(settings.terms.audience.as_slice().iter().map(|value| ("audience", value)));
     form.extend_pairs(&settings.params);
     form.finish()
+}
+
+/// A client assertion (RFC 7521 section 4.2). Some providers want the client's identifier beside it, and the RFC permits that.
+fn assertion<'a>(
+    form: &'a mut Serializer<'static, String>,
+    client_id: &str,
+    assertion_type: &str,
+    assertion: &str,
+) -> &'a mut Serializer<'static, String> {
+    form.append_pair("client_id", client_id)
+        .append_pair("client_assertion_type", assertion_type)
+        .append_pair("client_assertion", assertion)
 }
 
 fn header_value(text: &str) -> Result<HeaderValue, Failure> {

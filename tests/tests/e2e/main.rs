@@ -11,6 +11,7 @@ mod access;
 mod activation;
 mod attacks;
 mod audit;
+mod client_keys;
 mod clients;
 mod configuration;
 mod container;

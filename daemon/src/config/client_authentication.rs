@@ -1,0 +1,160 @@
+//! `token_endpoint_auth_method`, and the keys of `[provider.NAME]` that it needs.
+
+use super::fault::{PrivateKeyFile, join, one_of};
+use super::files::{Item, Table, Value};
+use super::section::{Field, Section};
+use super::{
+    AssertionAudience, AssertionSettings, BasicEncoding, ClientAuthentication, Endpoint, PrivateKeySettings,
+    values,
+};
+use crate::secret_source::SecretSource;
+use crate::signing_key::SigningAlg;
+
+pub(super) const METHODS: &[&str] = &[BASIC, POST, SECRET_JWT, PRIVATE_KEY_JWT, NONE];
+pub(super) const ENCODINGS: &[&str] = &["form", "raw"];
+
+const BASIC: &str = "client_secret_basic";
+const POST: &str = "client_secret_post";
+const SECRET_JWT: &str = "client_secret_jwt";
+const PRIVATE_KEY_JWT: &str = "private_key_jwt";
+const NONE: &str = "none";
+
+/// The type of an assertion that is a JWT (RFC 7523 section 2.2).
+pub const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// The keys, each with the methods that it has a meaning with.
+const USES: [(&str, &[&str]); 10] = [
+    ("client_secret", &[BASIC, POST, SECRET_JWT]),
+    ("client_secret_basic_encoding", &[BASIC]),
+    ("private_key", &[PRIVATE_KEY_JWT]),
+    ("private_key_passphrase", &[PRIVATE_KEY_JWT]),
+    ("private_key_id", &[PRIVATE_KEY_JWT]),
+    ("client_certificate", &[PRIVATE_KEY_JWT]),
+    ("signing_alg", &[SECRET_JWT, PRIVATE_KEY_JWT]),
+    ("assertion_audience", &[SECRET_JWT, PRIVATE_KEY_JWT]),
+    ("client_assertion", &[PRIVATE_KEY_JWT]),
+    ("client_assertion_type", &[PRIVATE_KEY_JWT]),
+];
+
+/// A provider with a private key or an assertion authenticates by it, unless it says otherwise.
+pub(super) fn infer_method(section: &mut Section<'_>) {
+    let key = ["private_key", "client_assertion"].into_iter().find(|key| section.has(key));
+    let (Some(key), false) = (key, section.has("token_endpoint_auth_method")) else { return };
+    let (place, value) = (section.place_of(key).clone(), Value::Text(PRIVATE_KEY_JWT.to_owned()));
+    section.table.insert("token_endpoint_auth_method".to_owned(), Item { place, value });
+}
+
+/// Drops the defaults of a preset that have no meaning with the method of the section.
+pub(super) fn drop_unused(section: &Section<'_>, defaults: &mut Table) {
+    let Some(method) = section.table.get("token_endpoint_auth_method") else { return };
+    let Value::Text(method) = &method.value else { return };
+    defaults.retain(|key, _| USES.iter().all(|(used, methods)| used != key || methods.contains(&&**method)));
+}
+
+pub(super) fn alg(field: &Field<'_>) -> Option<SigningAlg> {
+    let name = values::word(&SigningAlg::ALL.map(SigningAlg::as_str))(field)?;
+    SigningAlg::ALL.into_iter().find(|alg| alg.as_str() == name)
+}
+
+pub(super) fn audience(field: &Field<'_>) -> Option<AssertionAudience> {
+    Some(match values::line(field)?.as_str() {
+        "token_endpoint" => AssertionAudience::TokenEndpoint,
+        "issuer" => AssertionAudience::Issuer,
+        other => AssertionAudience::Other(other.to_owned()),
+    })
+}
+
+/// The client authentication. A missing secret is a fault unless the method is `none`: a client without one is rare,
+/// and a forgotten secret is not.
+pub(super) fn read(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<ClientAuthentication> {
+    let encoding = section.read("client_secret_basic_encoding", values::word(ENCODINGS));
+    let secrets = section.read("client_secret", values::secret_sources);
+    let assertions = section.read("client_assertion", values::secret_sources);
+    let assertion_type = section.read_or("client_assertion_type", JWT_BEARER.to_owned(), values::line);
+    let method = section.read_or("token_endpoint_auth_method", BASIC, values::word(METHODS))?;
+    for (key, methods) in USES {
+        if section.has(key) && !methods.contains(&method) {
+            let only = one_of(methods);
+            let message = format!("has a meaning only with token_endpoint_auth_method = {only}");
+            return section.fault_if_complete(key, message);
+        }
+    }
+    match method {
+        NONE => Some(ClientAuthentication::None),
+        PRIVATE_KEY_JWT if section.has("client_assertion") => {
+            let made_here =
+                ["private_key", "signing_alg", "assertion_audience", "private_key_id", "client_certificate"];
+            if let Some(key) = made_here.into_iter().find(|key| section.has(key)) {
+                let message = "contradicts client_assertion, which is sent as it is; remove one of them";
+                return section.fault_if_complete(key, message);
+            }
+            Some(ClientAuthentication::Assertion { assertions: assertions?, assertion_type: assertion_type? })
+        }
+        PRIVATE_KEY_JWT => {
+            let message = "say where it is kept, such as { credential = \"NAME\" }, or set client_assertion for an \
+                           assertion that is made elsewhere";
+            section.missing::<()>("private_key", message);
+            private_key(section, endpoint).map(|key| ClientAuthentication::PrivateKeyJwt(Box::new(key)))
+        }
+        _ if !section.has("client_secret") => {
+            let message = "say where it is kept, such as { credential = \"NAME\" }, or set \
+                           token_endpoint_auth_method = \"none\" for a client without one";
+            section.missing("client_secret", message)
+        }
+        POST => Some(ClientAuthentication::SecretPost { secrets: secrets? }),
+        SECRET_JWT => {
+            let assertion = assertion(section, endpoint)?;
+            if assertion.alg.is_some_and(|alg| !alg.is_symmetric()) {
+                let message = "needs a private key; with client_secret_jwt, expected HS256, HS384 or HS512";
+                return section.fault_if_complete("signing_alg", message);
+            }
+            Some(ClientAuthentication::SecretJwt { secrets: secrets?, assertion })
+        }
+        _ => {
+            let encoding = if encoding == Some("raw") { BasicEncoding::Raw } else { BasicEncoding::Form };
+            Some(ClientAuthentication::SecretBasic { secrets: secrets?, encoding })
+        }
+    }
+}
+
+fn private_key(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<PrivateKeySettings> {
+    let keys = section.read("private_key", values::secret_sources);
+    let passphrase = section.read("private_key_passphrase", values::secret_source);
+    let key_id = section.read("private_key_id", values::line);
+    let certificate = section.read("client_certificate", |field| values::readable_path(field, "certificate"));
+    let assertion = assertion(section, endpoint);
+    let keys = keys?;
+    if keys.len() > 1 && (key_id.is_some() || certificate.is_some()) {
+        let key = if key_id.is_some() { "private_key_id" } else { "client_certificate" };
+        let message = "cannot be that of several private keys; use JWKs, which have their own \"kid\"";
+        return section.fault_if_complete(key, message);
+    }
+    let assertion = assertion?;
+    if assertion.alg.is_some_and(SigningAlg::is_symmetric) {
+        let message =
+            "takes a shared secret; with a private key, expected one of RS256, PS256, ES256, ES384 and EdDSA";
+        return section.fault_if_complete("signing_alg", message);
+    }
+    let (alg, has_passphrase) = (assertion.alg, passphrase.is_some());
+    let (place, path) = (section.place_of("private_key"), join(&section.path, "private_key"));
+    for source in &keys {
+        if let SecretSource::File(file) = source {
+            let key = PrivateKeyFile { file: file.clone(), alg, has_passphrase };
+            section.sink.private_keys.borrow_mut().push((place.clone(), path.clone(), key));
+        }
+    }
+    Some(PrivateKeySettings { keys, passphrase, key_id, certificate, assertion })
+}
+
+fn assertion(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<AssertionSettings> {
+    let alg = section.read("signing_alg", alg);
+    let audience = section.read_or("assertion_audience", AssertionAudience::TokenEndpoint, audience)?;
+    if audience == AssertionAudience::Issuer && matches!(endpoint, Some(Endpoint::Token(_))) {
+        let message = "the issuer is not known; set issuer in place of token_endpoint, or write its URL here";
+        return section.fault_if_complete("assertion_audience", message);
+    }
+    if section.has("signing_alg") && alg.is_none() {
+        return None;
+    }
+    Some(AssertionSettings { alg, audience })
+}

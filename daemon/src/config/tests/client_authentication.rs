@@ -1,0 +1,159 @@
+//! Private keys and assertions in place of client secrets.
+
+use std::fs;
+
+use super::*;
+use crate::signing_key::SigningAlg;
+
+/// A provider with these lines in place of the secret, the first of which is line 4.
+fn authentication(lines: &str) -> String {
+    let provider = PROVIDER.replace("client_secret = { env = \"S\" }", lines);
+    format!("{provider}[token.t]\nprovider = \"p\"\n")
+}
+
+#[test]
+fn a_private_key_or_an_assertion_is_a_method_of_its_own() {
+    let read = |lines: &str| token(&authentication(lines)).credential.client.authentication.clone();
+    let source = || SecretSource::Environment("K".to_owned());
+    let endpoint = AssertionSettings { alg: None, audience: AssertionAudience::TokenEndpoint };
+    let key = PrivateKeySettings {
+        keys: vec![source()],
+        passphrase: None,
+        key_id: None,
+        certificate: None,
+        assertion: endpoint.clone(),
+    };
+    assert_eq!(
+        read("private_key = { env = \"K\" }"),
+        ClientAuthentication::PrivateKeyJwt(Box::new(key.clone()))
+    );
+    let lines = "private_key = { env = \"K\" }\nprivate_key_passphrase = { env = \"P\" }\nprivate_key_id = \"k1\"\n\
+                 client_certificate = \"/cert.pem\"\nsigning_alg = \"PS256\"\nassertion_audience = \"urn:x\"";
+    let all = PrivateKeySettings {
+        passphrase: Some(SecretSource::Environment("P".to_owned())),
+        key_id: Some("k1".to_owned()),
+        certificate: Some("/cert.pem".into()),
+        assertion: AssertionSettings {
+            alg: Some(SigningAlg::Ps256),
+            audience: AssertionAudience::Other("urn:x".to_owned()),
+        },
+        ..key
+    };
+    assert_eq!(read(lines), ClientAuthentication::PrivateKeyJwt(Box::new(all)));
+    let assertion_type = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
+    assert_eq!(
+        read("client_assertion = { env = \"K\" }"),
+        ClientAuthentication::Assertion { assertions: vec![source()], assertion_type }
+    );
+    assert_eq!(
+        read("client_secret = { env = \"K\" }\ntoken_endpoint_auth_method = \"client_secret_jwt\""),
+        ClientAuthentication::SecretJwt { secrets: vec![source()], assertion: endpoint }
+    );
+}
+
+#[test]
+fn the_settings_of_an_assertion_agree() {
+    let cases = [
+        (
+            "token_endpoint_auth_method = \"private_key_jwt\"",
+            1,
+            "private_key",
+            "missing; say where it is kept",
+        ),
+        (
+            "private_key = { env = \"K\" }\ntoken_endpoint_auth_method = \"client_secret_post\"",
+            4,
+            "private_key",
+            "has a meaning only with token_endpoint_auth_method = \"private_key_jwt\"",
+        ),
+        (
+            "private_key = { env = \"K\" }\nclient_secret = { env = \"S\" }",
+            5,
+            "client_secret",
+            "has a meaning only with",
+        ),
+        ("private_key = { env = \"K\" }\nsigning_alg = \"HS256\"", 5, "signing_alg", "takes a shared secret"),
+        (
+            "private_key = { env = \"K\" }\nsigning_alg = \"RS257\"",
+            5,
+            "signing_alg",
+            "did you mean \"RS256\"?",
+        ),
+        (
+            "client_secret = { env = \"S\" }\nsigning_alg = \"ES256\"\ntoken_endpoint_auth_method = \"client_secret_jwt\"",
+            5,
+            "signing_alg",
+            "needs a private key",
+        ),
+        (
+            "private_key = { env = \"K\" }\nassertion_audience = \"issuer\"",
+            5,
+            "assertion_audience",
+            "the issuer is not known; set issuer in place of token_endpoint",
+        ),
+    ];
+    for (lines, line, key, message) in cases {
+        assert_faults(&authentication(lines), &[(line, &format!("provider.p.{key}"), message)]);
+    }
+}
+
+#[test]
+fn there_is_one_key_or_one_assertion() {
+    let cases = [
+        (
+            "private_key = [{ env = \"K\" }, { env = \"L\" }]\nprivate_key_id = \"k1\"",
+            5,
+            "private_key_id",
+            "cannot be that of several private keys",
+        ),
+        (
+            "private_key = { env = \"K\" }\nclient_assertion = { env = \"A\" }",
+            4,
+            "private_key",
+            "contradicts client_assertion",
+        ),
+    ];
+    for (lines, line, key, message) in cases {
+        assert_faults(&authentication(lines), &[(line, &format!("provider.p.{key}"), message)]);
+    }
+}
+
+#[test]
+fn a_key_replaces_the_method_of_a_preset() {
+    let text = "[provider.p]\npreset = \"bnpparibas-cib\"\ntoken_endpoint = \"https://id.example/token\"\nclient_id = \"c\"\n\
+                private_key = { env = \"K\" }\n[token.t]\nprovider = \"p\"";
+    let authentication = token(text).credential.client.authentication.clone();
+    assert!(matches!(authentication, ClientAuthentication::PrivateKeyJwt(_)), "{authentication:?}");
+}
+
+#[test]
+fn a_check_tries_the_private_keys_in_files() {
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/signing_key/tests");
+    let check = |key: &str, lines: &str| {
+        let text = authentication(&format!("private_key = {{ file = \"/KEY\" }}\n{lines}"));
+        let (directory, path) = directory("", &[]);
+        let file = directory.path().join("key.pem");
+        fs::write(&file, fs::read(keys.join(key)).unwrap()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, text.replace("/KEY", file.to_str().unwrap())).unwrap();
+        match load_and_look_up(&source(&path), ABLE) {
+            Ok(_) => String::new(),
+            Err(faults) => {
+                assert_eq!(
+                    faults.iter().map(|fault| fault.place.line).collect::<Vec<_>>(),
+                    [Some(4)],
+                    "{faults:?}"
+                );
+                faults[0].message.rsplit_once(": ").unwrap().1.to_owned()
+            }
+        }
+    };
+    assert_eq!(check("p256.sec1.pem", ""), "");
+    assert_eq!(
+        check("p256.sec1.pem", "signing_alg = \"ES384\""),
+        "a key on P-256 cannot sign with ES384; expected ES256"
+    );
+    assert_eq!(check("p256.encrypted.pem", ""), "encrypted; set private_key_passphrase");
+    assert_eq!(check("p256.encrypted.pem", "private_key_passphrase = { env = \"P\" }"), "");
+    assert_eq!(check("p256.public.pem", ""), "has no private key; a certificate or a public key cannot sign");
+}
