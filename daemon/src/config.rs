@@ -30,13 +30,13 @@ use crate::access::{Abilities, Condition, Rule};
 pub use client_authentication::JWT_BEARER;
 use fault::Sink;
 pub use fault::{Fault, Place};
-pub use host_check::{read_certificate, trust_ca_file};
+pub use host_check::{mismatch, read_certificates, trust_ca_file};
 pub use preset::{ShippedPreset, shipped_presets};
 use section::Section;
 pub use settings::{
     AdminSettings, AssertionAudience, AssertionSettings, BasicEncoding, ClientAuthentication, ClientSettings,
     CredentialSettings, DaemonSettings, Endpoint, Grant, HeaderSettings, HeaderValue, PrivateKeySettings,
-    TermKind, TermRules, TermSet, Terms, TokenSettings, UserPassword, VariantSettings,
+    TermKind, TermRules, TermSet, Terms, TlsSettings, TokenSettings, UserPassword, VariantSettings,
 };
 pub use values::is_field_value;
 

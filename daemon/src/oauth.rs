@@ -9,6 +9,7 @@ pub mod redact;
 pub mod reply;
 pub mod request;
 pub mod response;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -14,6 +14,7 @@ use ring::signature::{
     RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
     RsaEncoding, RsaKeyPair,
 };
+use rustls::pki_types::PrivateKeyDer;
 use serde::Serialize;
 
 /// `alg`: a signature algorithm of JWTs (RFC 7518 section 3.1, RFC 8037 section 3.1).
@@ -135,7 +136,7 @@ impl fmt::Display for SigningAlg {
 }
 
 impl SigningKey {
-    /// Reads a key in PKCS#8, PKCS#1 or SEC1 PEM, or a JWK. Other PEM blocks beside it are ignored.
+    /// Reads a key as [`read_pem`] does, or as a JWK.
     ///
     /// # Errors
     /// The text has no key, or one that cannot be used.
@@ -143,26 +144,10 @@ impl SigningKey {
         if text.trim_start().starts_with('{') {
             return jwk::read(text);
         }
-        let blocks = pem::parse_many(text).map_err(|_| KeyError::NotAKey)?;
-        if blocks.is_empty() {
-            return Err(KeyError::NotAKey);
-        }
-        let is_private = |block: &&pem::Pem| block.tag().ends_with("PRIVATE KEY");
-        let block = blocks.iter().find(is_private).ok_or(KeyError::NoPrivateKey)?;
-        if block.headers().get("Proc-Type").is_some() {
-            return Err(KeyError::OldEncryption);
-        }
-        let pair = match block.tag() {
-            "PRIVATE KEY" => KeyPair::of_pkcs8(block.contents())?,
-            "RSA PRIVATE KEY" => KeyPair::rsa(RsaKeyPair::from_der(block.contents()))?,
-            "EC PRIVATE KEY" => KeyPair::of_sec1(block.contents())?,
-            "ENCRYPTED PRIVATE KEY" => {
-                let passphrase = passphrase.ok_or(KeyError::Encrypted)?;
-                let key = EncryptedPrivateKeyInfoRef::try_from(block.contents()).ok();
-                let opened =
-                    key.and_then(|key| key.decrypt(passphrase).ok()).ok_or(KeyError::NotDecrypted)?;
-                KeyPair::of_pkcs8(opened.as_bytes())?
-            }
+        let pair = match read_pem(text, passphrase)? {
+            PrivateKeyDer::Pkcs8(key) => KeyPair::of_pkcs8(key.secret_pkcs8_der())?,
+            PrivateKeyDer::Pkcs1(key) => KeyPair::rsa(RsaKeyPair::from_der(key.secret_pkcs1_der()))?,
+            PrivateKeyDer::Sec1(key) => KeyPair::of_sec1(key.secret_sec1_der())?,
             _ => return Err(KeyError::Unsupported),
         };
         Ok(Self { pair, key_id: None, alg: None })
@@ -210,6 +195,34 @@ impl SigningKey {
         };
         signed.map_err(|_| KeyError::Unsupported)
     }
+}
+
+/// The private key in PKCS#8, PKCS#1 or SEC1 PEM. Other PEM blocks beside it are ignored.
+///
+/// # Errors
+/// The text has no key, or one that cannot be decrypted.
+pub fn read_pem(text: &str, passphrase: Option<&str>) -> Result<PrivateKeyDer<'static>, KeyError> {
+    let blocks = pem::parse_many(text).map_err(|_| KeyError::NotAKey)?;
+    if blocks.is_empty() {
+        return Err(KeyError::NotAKey);
+    }
+    let is_private = |block: &pem::Pem| block.tag().ends_with("PRIVATE KEY");
+    let block = blocks.into_iter().find(is_private).ok_or(KeyError::NoPrivateKey)?;
+    if block.headers().get("Proc-Type").is_some() {
+        return Err(KeyError::OldEncryption);
+    }
+    Ok(match block.tag() {
+        "PRIVATE KEY" => PrivateKeyDer::Pkcs8(block.into_contents().into()),
+        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(block.into_contents().into()),
+        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(block.into_contents().into()),
+        "ENCRYPTED PRIVATE KEY" => {
+            let passphrase = passphrase.ok_or(KeyError::Encrypted)?;
+            let key = EncryptedPrivateKeyInfoRef::try_from(block.contents()).ok();
+            let opened = key.and_then(|key| key.decrypt(passphrase).ok()).ok_or(KeyError::NotDecrypted)?;
+            PrivateKeyDer::Pkcs8(opened.as_bytes().to_vec().into())
+        }
+        _ => return Err(KeyError::Unsupported),
+    })
 }
 
 /// Authenticates a message with a shared secret. `None` if the algorithm takes a private key.

@@ -11,6 +11,8 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tempfile::TempDir;
 
+use crate::TestDir;
+
 /// A certificate authority of the test's own, which no system trusts.
 #[derive(Debug)]
 pub struct Authority {
@@ -55,6 +57,13 @@ impl Authority {
         Shown::new(self, flaw).server()
     }
 
+    /// A certificate of this authority for a name, and its key.
+    pub fn issue(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        Identity { certificate: params.signed_by(&key, &self.issuer).unwrap(), key }
+    }
+
     fn certified(&self, flaw: Flaw) -> CertifiedKey {
         let names = match flaw {
             Flaw::WrongHost => vec!["elsewhere.example".to_owned()],
@@ -80,6 +89,32 @@ impl Authority {
 
     fn path(&self) -> &Path {
         self.directory.path()
+    }
+}
+
+/// A certificate with its private key.
+#[derive(Debug)]
+pub struct Identity {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// Its key.
+    pub key: KeyPair,
+}
+
+impl Identity {
+    /// A certificate for a name that its own key has signed.
+    pub fn self_signed(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        Self { certificate, key }
+    }
+
+    /// Writes the certificate and the key to a folder of a test: the lines of a provider's section.
+    pub fn configure(&self, home: &TestDir, name: &str) -> String {
+        let certificate = home.path().join(format!("{name}.pem"));
+        std::fs::write(&certificate, self.certificate.pem()).unwrap();
+        let key = home.secret(&format!("{name}.key"), &self.key.serialize_pem());
+        format!("client_certificate = \"{}\"\nprivate_key = {key}\n", certificate.display())
     }
 }
 

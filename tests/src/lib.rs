@@ -44,7 +44,7 @@ pub mod tokenctl;
 pub mod wait;
 
 pub use capture::Capture;
-pub use certificate::{Authority, Flaw, Shown};
+pub use certificate::{Authority, Flaw, Identity, Shown};
 pub use daemon::RealDaemon;
 pub use egress::EgressSocket;
 pub use fd_donor::FdDonor;

@@ -9,17 +9,18 @@
 )]
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tokend_client::Options;
 use tokend_client::blocking::Client;
 use tokend_tests::daemon::Launch;
 use tokend_tests::test_support::{token_of, token_table};
-use tokend_tests::{RealDaemon, TestDir, program, requirement, scale, secrets};
+use tokend_tests::{Authority, Identity, RealDaemon, TestDir, program, requirement, scale, secrets};
 
 const RESOURCE: &str = "https://api.example/";
 
@@ -40,12 +41,16 @@ impl Server {
 
     /// Starts a server whose access tokens have this lifetime.
     fn start_with(lifetime: Duration) -> Option<Self> {
+        let secret = secrets::invent_awkward("client-secret");
+        Self::start_from(&settings(&secret, lifetime), secret)
+    }
+
+    fn start_from(settings: &Value, secret: String) -> Option<Self> {
         let folder = program::workspace().join("tests/oidc-provider");
         let installed = folder.join("node_modules/oidc-provider").is_dir();
         if !requirement::program("node") || !requirement::met("oidc-provider (see tests/run)", installed) {
             return None;
         }
-        let secret = secrets::invent_awkward("client-secret");
         let mut child = Command::new("node")
             .arg("server.mjs")
             .current_dir(folder)
@@ -55,7 +60,7 @@ impl Server {
             .spawn()
             .expect("node can be started");
         let mut stdin = child.stdin.take().unwrap();
-        writeln!(stdin, "{}", settings(&secret, lifetime)).unwrap();
+        writeln!(stdin, "{settings}").unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told: Value = serde_json::from_str(&line).expect("the server tells where it is");
@@ -219,6 +224,67 @@ fn a_key_of_each_kind_and_format_proves_the_client() {
         let got = daemon.tokenctl().run(&["get", name]);
         assert_eq!(got.code, 0, "{name}: {}", daemon.tokenctl().status_of(name));
     }
+}
+
+/// A server that asks for certificates, with the clients `tls`, by the name `client.example` in its certificate, and
+/// `self-signed`, by its key.
+fn settings_with_tls(authority: &Authority, self_signed: &Identity) -> Value {
+    let own = authority.issue("127.0.0.1");
+    let point = self_signed.key.public_key_raw();
+    let coordinate = |range: Range<usize>| BASE64_URL_SAFE_NO_PAD.encode(&point[range]);
+    let jwk = json!({
+        "kty": "EC", "crv": "P-256", "x": coordinate(1..33), "y": coordinate(33..65),
+        "x5c": [BASE64_STANDARD.encode(self_signed.certificate.der())],
+    });
+    json!({
+        "clients": [
+            {
+                "client_id": "tls", "token_endpoint_auth_method": "tls_client_auth",
+                "tls_client_auth_san_dns": "client.example", "scope": "read write",
+            },
+            {
+                "client_id": "self-signed", "token_endpoint_auth_method": "self_signed_tls_client_auth",
+                "jwks": { "keys": [jwk] }, "scope": "read write",
+            },
+        ],
+        "resources": [], "scopes": ["read", "write"], "lifetime": 600,
+        "tls": {
+            "key": own.key.serialize_pem(), "cert": own.certificate.pem(),
+            "ca": std::fs::read_to_string(authority.ca_file()).unwrap(),
+        },
+    })
+}
+
+#[test]
+fn a_certificate_proves_the_client() {
+    let (authority, self_signed) = (Authority::new(), Identity::self_signed("self.example"));
+    let settings = settings_with_tls(&authority, &self_signed);
+    let Some(server) = Server::start_from(&settings, String::new()) else { return };
+    let home = TestDir::new();
+    let provider = |client: &str, method: &str, identity: &Identity| {
+        format!(
+            "[provider.{client}]\nissuer = {:?}\nca_file = {:?}\nclient_id = {client:?}\n\
+             token_endpoint_auth_method = {method:?}\n{}{}",
+            server.issuer,
+            authority.ca_file(),
+            identity.configure(&home, client),
+            token_of(client, client, "")
+        )
+    };
+    let (known, method) = (authority.issue("client.example"), "tls_client_auth");
+    let configuration = provider("tls", method, &known)
+        + &provider("self-signed", "self_signed_tls_client_auth", &self_signed);
+    home.configure("", &configuration);
+    let daemon = Launch::new(&home).start();
+    for name in ["tls", "self-signed"] {
+        let got = daemon.tokenctl().run(&["get", name]);
+        assert_eq!(got.code, 0, "{name}: {}", daemon.tokenctl().json(&["status", name]));
+    }
+    // Files are read for each request: another client's certificate is refused, and the next right one is taken.
+    authority.issue("another.example").configure(&home, "tls");
+    daemon.tokenctl().run(&["refresh", "tls"]).expect_code(7);
+    authority.issue("client.example").configure(&home, "tls");
+    daemon.tokenctl().run(&["refresh", "tls"]).expect_success();
 }
 
 #[test]

@@ -1,44 +1,51 @@
 //! `token_endpoint_auth_method`, and the keys of `[provider.NAME]` that it needs.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use super::fault::{PrivateKeyFile, join, one_of};
 use super::files::{Item, Table, Value};
 use super::section::{Field, Section};
 use super::{
     AssertionAudience, AssertionSettings, BasicEncoding, ClientAuthentication, Endpoint, PrivateKeySettings,
-    values,
+    TlsSettings, values,
 };
 use crate::secret_source::SecretSource;
 use crate::signing_key::SigningAlg;
 
-pub(super) const METHODS: &[&str] = &[BASIC, POST, SECRET_JWT, PRIVATE_KEY_JWT, NONE];
+pub(super) const METHODS: &[&str] = &[BASIC, POST, SECRET_JWT, PRIVATE_KEY_JWT, TLS, SELF_SIGNED_TLS, NONE];
 pub(super) const ENCODINGS: &[&str] = &["form", "raw"];
 
 const BASIC: &str = "client_secret_basic";
 const POST: &str = "client_secret_post";
 const SECRET_JWT: &str = "client_secret_jwt";
 const PRIVATE_KEY_JWT: &str = "private_key_jwt";
+const TLS: &str = "tls_client_auth";
+const SELF_SIGNED_TLS: &str = "self_signed_tls_client_auth";
 const NONE: &str = "none";
 
 /// The type of an assertion that is a JWT (RFC 7523 section 2.2).
 pub const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The keys, each with the methods that it has a meaning with.
-const USES: [(&str, &[&str]); 10] = [
+/// The keys, each with the methods that it has a meaning with. A private key also has one with any method, if there is a
+/// certificate.
+const USES: [(&str, &[&str]); 9] = [
     ("client_secret", &[BASIC, POST, SECRET_JWT]),
     ("client_secret_basic_encoding", &[BASIC]),
     ("private_key", &[PRIVATE_KEY_JWT]),
     ("private_key_passphrase", &[PRIVATE_KEY_JWT]),
     ("private_key_id", &[PRIVATE_KEY_JWT]),
-    ("client_certificate", &[PRIVATE_KEY_JWT]),
     ("signing_alg", &[SECRET_JWT, PRIVATE_KEY_JWT]),
     ("assertion_audience", &[SECRET_JWT, PRIVATE_KEY_JWT]),
     ("client_assertion", &[PRIVATE_KEY_JWT]),
     ("client_assertion_type", &[PRIVATE_KEY_JWT]),
 ];
 
-/// A provider with a private key or an assertion authenticates by it, unless it says otherwise.
+/// A provider with a private key or an assertion authenticates by it, unless it says otherwise. A key with a certificate may
+/// also be for TLS alone.
 pub(super) fn infer_method(section: &mut Section<'_>) {
     let key = ["private_key", "client_assertion"].into_iter().find(|key| section.has(key));
+    let key = key.filter(|key| *key != "private_key" || !section.has("client_certificate"));
     let (Some(key), false) = (key, section.has("token_endpoint_auth_method")) else { return };
     let (place, value) = (section.place_of(key).clone(), Value::Text(PRIVATE_KEY_JWT.to_owned()));
     section.table.insert("token_endpoint_auth_method".to_owned(), Item { place, value });
@@ -64,16 +71,14 @@ pub(super) fn audience(field: &Field<'_>) -> Option<AssertionAudience> {
     })
 }
 
-/// The client authentication. A missing secret is a fault unless the method is `none`: a client without one is rare,
+/// The client authentication. A missing secret is a fault unless the method needs none: a client without one is rare,
 /// and a forgotten secret is not.
 pub(super) fn read(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<ClientAuthentication> {
-    let encoding = section.read("client_secret_basic_encoding", values::word(ENCODINGS));
-    let secrets = section.read("client_secret", values::secret_sources);
-    let assertions = section.read("client_assertion", values::secret_sources);
-    let assertion_type = section.read_or("client_assertion_type", JWT_BEARER.to_owned(), values::line);
     let method = section.read_or("token_endpoint_auth_method", BASIC, values::word(METHODS))?;
     for (key, methods) in USES {
-        if section.has(key) && !methods.contains(&method) {
+        let is_for_tls =
+            section.has("client_certificate") && matches!(key, "private_key" | "private_key_passphrase");
+        if section.has(key) && !methods.contains(&method) && !is_for_tls {
             let only = one_of(methods);
             let message = format!("has a meaning only with token_endpoint_auth_method = {only}");
             return section.fault_if_complete(key, message);
@@ -81,26 +86,37 @@ pub(super) fn read(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option
     }
     match method {
         NONE => Some(ClientAuthentication::None),
-        PRIVATE_KEY_JWT if section.has("client_assertion") => {
-            let made_here =
-                ["private_key", "signing_alg", "assertion_audience", "private_key_id", "client_certificate"];
-            if let Some(key) = made_here.into_iter().find(|key| section.has(key)) {
-                let message = "contradicts client_assertion, which is sent as it is; remove one of them";
-                return section.fault_if_complete(key, message);
-            }
-            Some(ClientAuthentication::Assertion { assertions: assertions?, assertion_type: assertion_type? })
-        }
+        TLS | SELF_SIGNED_TLS => by_certificate(section, endpoint),
+        PRIVATE_KEY_JWT if section.has("client_assertion") => by_assertion(section),
         PRIVATE_KEY_JWT => {
             let message = "say where it is kept, such as { credential = \"NAME\" }, or set client_assertion for an \
                            assertion that is made elsewhere";
             section.missing::<()>("private_key", message);
             private_key(section, endpoint).map(|key| ClientAuthentication::PrivateKeyJwt(Box::new(key)))
         }
-        _ if !section.has("client_secret") => {
-            let message = "say where it is kept, such as { credential = \"NAME\" }, or set \
-                           token_endpoint_auth_method = \"none\" for a client without one";
-            section.missing("client_secret", message)
-        }
+        _ => by_secret(section, endpoint, method),
+    }
+}
+
+fn by_secret(
+    section: &Section<'_>,
+    endpoint: Option<&Endpoint>,
+    method: &str,
+) -> Option<ClientAuthentication> {
+    if !section.has("client_secret") {
+        let (method, client) = if section.has("client_certificate") {
+            ("\"tls_client_auth\" or \"private_key_jwt\"", "that authenticates by its key")
+        } else {
+            ("\"none\"", "without one")
+        };
+        let message = format!(
+            "say where it is kept, such as {{ credential = \"NAME\" }}, or set token_endpoint_auth_method = {method} for \
+             a client {client}"
+        );
+        return section.missing("client_secret", &message);
+    }
+    let secrets = section.read("client_secret", values::secret_sources);
+    match method {
         POST => Some(ClientAuthentication::SecretPost { secrets: secrets? }),
         SECRET_JWT => {
             let assertion = assertion(section, endpoint)?;
@@ -111,9 +127,70 @@ pub(super) fn read(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option
             Some(ClientAuthentication::SecretJwt { secrets: secrets?, assertion })
         }
         _ => {
-            let encoding = if encoding == Some("raw") { BasicEncoding::Raw } else { BasicEncoding::Form };
+            let encoding =
+                section.read_or("client_secret_basic_encoding", "form", values::word(ENCODINGS))?;
+            let encoding = if encoding == "raw" { BasicEncoding::Raw } else { BasicEncoding::Form };
             Some(ClientAuthentication::SecretBasic { secrets: secrets?, encoding })
         }
+    }
+}
+
+fn by_assertion(section: &Section<'_>) -> Option<ClientAuthentication> {
+    let made_here = ["private_key", "signing_alg", "assertion_audience", "private_key_id"];
+    // The key may be for TLS.
+    let is_other =
+        |key: &&str| section.has(key) && !(*key == "private_key" && section.has("client_certificate"));
+    if let Some(key) = made_here.into_iter().find(is_other) {
+        let message = "contradicts client_assertion, which is sent as it is; remove one of them";
+        return section.fault_if_complete(key, message);
+    }
+    let assertions = section.read("client_assertion", values::secret_sources);
+    let assertion_type = section.read_or("client_assertion_type", JWT_BEARER.to_owned(), values::line);
+    Some(ClientAuthentication::Assertion { assertions: assertions?, assertion_type: assertion_type? })
+}
+
+fn by_certificate(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<ClientAuthentication> {
+    section.missing::<()>(
+        "client_certificate",
+        "the PEM file with the certificate by which the client authenticates",
+    );
+    if endpoint.is_some_and(|endpoint| endpoint.url().scheme() == "http") {
+        let message = "needs an https:// endpoint, because the certificate is shown in TLS";
+        return section.fault_if_complete("token_endpoint_auth_method", message);
+    }
+    Some(ClientAuthentication::Tls)
+}
+
+/// The certificate for mutual TLS, with its key.
+pub(super) fn tls(section: &Section<'_>) -> Option<Arc<TlsSettings>> {
+    let certificate =
+        section.read("client_certificate", |field| values::readable_path(field, "certificate"))?;
+    let passphrase = section.read("private_key_passphrase", values::secret_source);
+    let message = "say where that of the client_certificate is kept, such as { credential = \"NAME\" }";
+    section.missing::<()>("private_key", message);
+    let mut keys = section.read("private_key", values::secret_sources)?;
+    if keys.len() > 1 {
+        let message = "cannot be that of several private keys; keep one of them";
+        return section.fault_if_complete("client_certificate", message);
+    }
+    let key = keys.pop()?;
+    mention(section, &key, None, passphrase.is_some(), Some(&certificate));
+    Some(Arc::new(TlsSettings { certificate, key, passphrase }))
+}
+
+/// Remembers a private key that is in a file, for a check.
+fn mention(
+    section: &Section<'_>,
+    source: &SecretSource,
+    alg: Option<SigningAlg>,
+    has_passphrase: bool,
+    certificate: Option<&PathBuf>,
+) {
+    if let SecretSource::File(file) = source {
+        let key =
+            PrivateKeyFile { file: file.clone(), alg, has_passphrase, certificate: certificate.cloned() };
+        let (place, path) = (section.place_of("private_key").clone(), join(&section.path, "private_key"));
+        section.sink.private_keys.borrow_mut().push((place, path, key));
     }
 }
 
@@ -121,13 +198,12 @@ fn private_key(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<Pri
     let keys = section.read("private_key", values::secret_sources);
     let passphrase = section.read("private_key_passphrase", values::secret_source);
     let key_id = section.read("private_key_id", values::line);
-    let certificate = section.read("client_certificate", |field| values::readable_path(field, "certificate"));
+    let certificate = section.read("client_certificate", values::path);
     let assertion = assertion(section, endpoint);
     let keys = keys?;
-    if keys.len() > 1 && (key_id.is_some() || certificate.is_some()) {
-        let key = if key_id.is_some() { "private_key_id" } else { "client_certificate" };
+    if keys.len() > 1 && key_id.is_some() {
         let message = "cannot be that of several private keys; use JWKs, which have their own \"kid\"";
-        return section.fault_if_complete(key, message);
+        return section.fault_if_complete("private_key_id", message);
     }
     let assertion = assertion?;
     if assertion.alg.is_some_and(SigningAlg::is_symmetric) {
@@ -135,13 +211,8 @@ fn private_key(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<Pri
             "takes a shared secret; with a private key, expected one of RS256, PS256, ES256, ES384 and EdDSA";
         return section.fault_if_complete("signing_alg", message);
     }
-    let (alg, has_passphrase) = (assertion.alg, passphrase.is_some());
-    let (place, path) = (section.place_of("private_key"), join(&section.path, "private_key"));
     for source in &keys {
-        if let SecretSource::File(file) = source {
-            let key = PrivateKeyFile { file: file.clone(), alg, has_passphrase };
-            section.sink.private_keys.borrow_mut().push((place.clone(), path.clone(), key));
-        }
+        mention(section, source, assertion.alg, passphrase.is_some(), None);
     }
     Some(PrivateKeySettings { keys, passphrase, key_id, certificate, assertion })
 }

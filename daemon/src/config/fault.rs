@@ -69,6 +69,8 @@ pub(super) struct PrivateKeyFile {
     pub(super) file: PathBuf,
     pub(super) alg: Option<SigningAlg>,
     pub(super) has_passphrase: bool,
+    /// The file with its certificate.
+    pub(super) certificate: Option<PathBuf>,
 }
 
 impl Sink {

@@ -6,14 +6,16 @@ use std::path::Path;
 
 use nix::unistd::{Group, User, geteuid};
 use rustls::RootCertStore;
+use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::sign::CertifiedKey;
 
 use super::fault::{PrivateKeyFile, Sink, quoted};
 use super::files::content;
 use crate::access::Abilities;
 use crate::secret_source::{SecretSourceError, check_file};
-use crate::signing_key::{KeyError, SigningKey};
+use crate::signing_key::{KeyError, SigningKey, read_pem};
 
 /// Warns, once each, of kinds of rules that need what cannot be found out about callers.
 pub(super) fn warn_of_inabilities(abilities: Abilities, sink: &Sink) {
@@ -86,7 +88,7 @@ pub(super) fn look_up(sink: &Sink) {
                 }
             }
             "certificate" => {
-                if let Err(reason) = read_certificate(path) {
+                if let Err(reason) = read_certificates(path) {
                     let remedy = format!("no token is requested until user {user} can use the file");
                     sink.warn(place, key, format!("{name}: {reason}; {remedy}"));
                 }
@@ -104,6 +106,8 @@ fn try_private_keys(sink: &Sink) {
         let Ok(Ok(text)) = content(&key.file).map(String::from_utf8) else { continue };
         if let Err(error) = check_key(&text, key) {
             sink.fault(place, path, format!("{}: {error}", key.file.display()));
+        } else if let Err(reason) = check_certificate(&text, key) {
+            sink.fault(place, path, reason);
         }
     }
 }
@@ -116,22 +120,35 @@ fn check_key(text: &str, key: &PrivateKeyFile) -> Result<(), KeyError> {
     }
 }
 
-/// The first certificate of a PEM file, or says why it cannot be used.
-pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, String> {
+/// Whether a private key is that of its certificate. A certificate that cannot be read is reported already.
+fn check_certificate(text: &str, key: &PrivateKeyFile) -> Result<(), String> {
+    let chain = key.certificate.as_deref().and_then(|path| read_certificates(path).ok());
+    let (Some(chain), Ok(private)) = (chain, read_pem(text, None)) else { return Ok(()) };
+    let certified = CertifiedKey::from_der(chain, private, &ring::default_provider());
+    certified.map(drop).map_err(|error| mismatch(&error))
+}
+
+/// The certificates of a PEM file, of which there is at least one, or says why it cannot be used.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = content(path).map_err(|error| format!("it cannot be read: {error}"))?;
-    let first = CertificateDer::pem_slice_iter(&pem).next().ok_or("it has no certificate")?;
-    first.map_err(|_| "it is not valid PEM".to_owned())
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| "it is not valid PEM")?;
+    if certificates.is_empty() { Err("it has no certificate".to_owned()) } else { Ok(certificates) }
+}
+
+/// Why TLS takes no certificate with this key.
+pub fn mismatch(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            "the private_key is not that of the client_certificate".to_owned()
+        }
+        error => format!("the client_certificate and the private_key cannot be used: {error}"),
+    }
 }
 
 /// Adds the certificates of a `ca_file` to the roots, or says why it cannot be used.
 pub fn trust_ca_file(path: &Path, roots: &mut RootCertStore) -> Result<(), String> {
-    let pem = content(path).map_err(|error| format!("it cannot be read: {error}"))?;
-    let certificates: Vec<_> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| "it is not valid PEM")?;
-    if certificates.is_empty() {
-        return Err("it has no certificate".to_owned());
-    }
-    for (index, certificate) in certificates.into_iter().enumerate() {
+    for (index, certificate) in read_certificates(path)?.into_iter().enumerate() {
         roots.add(certificate).map_err(|_| format!("its certificate {} is not valid", index + 1))?;
     }
     Ok(())

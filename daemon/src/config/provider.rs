@@ -60,6 +60,7 @@ fn client(section: &Section<'_>, daemon: &DaemonSettings) -> Option<ClientSettin
     section.missing::<()>("client_id", "the provider issues it together with the client secret");
     let client_id = section.read("client_id", values::line);
     let authentication = client_authentication::read(section, endpoint.as_ref());
+    let tls = client_authentication::tls(section);
     let accept = section.read("accept", |field| values::header_value(field, "a string"));
     let ca_file = section.read("ca_file", |field| values::readable_path(field, "ca_file"));
     let token_type = section.read("token_type", values::line);
@@ -77,6 +78,7 @@ fn client(section: &Section<'_>, daemon: &DaemonSettings) -> Option<ClientSettin
         endpoint: endpoint?,
         client_id: client_id?,
         authentication: authentication?,
+        tls,
         accept: accept.unwrap_or_else(|| "application/json".to_owned()),
         ca_file,
         proxy,

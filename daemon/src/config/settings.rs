@@ -95,6 +95,8 @@ pub struct ClientSettings {
     pub endpoint: Endpoint,
     pub client_id: String,
     pub authentication: ClientAuthentication,
+    /// Shared with the HTTP client.
+    pub tls: Option<Arc<TlsSettings>>,
     pub accept: String,
     pub ca_file: Option<PathBuf>,
     pub proxy: Option<Url>,
@@ -133,6 +135,17 @@ pub enum ClientAuthentication {
         assertions: Vec<SecretSource>,
         assertion_type: String,
     },
+    /// `tls_client_auth` and `self_signed_tls_client_auth`: by the certificate of [`TlsSettings`] (RFC 8705 section 2).
+    Tls,
+}
+
+/// The certificate of the client, for mutual TLS (RFC 8705). It is presented to a server that asks for one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct TlsSettings {
+    /// The file with the certificate and its chain.
+    pub certificate: PathBuf,
+    pub key: SecretSource,
+    pub passphrase: Option<SecretSource>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -225,6 +238,8 @@ impl Serialize for CredentialSettings {
             accept: &'a str,
             ca_file: &'a Option<PathBuf>,
             proxy: &'a Option<Url>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            tls: &'a Option<Arc<TlsSettings>>,
             default_lifetime: Duration,
             #[serde(skip_serializing_if = "Option::is_none")]
             token_type: &'a Option<String>,
@@ -232,7 +247,7 @@ impl Serialize for CredentialSettings {
             scope_required: bool,
         }
         let Self { client, grant, terms, params, default_lifetime, scope_required } = self;
-        let ClientSettings { endpoint, client_id, authentication, accept, ca_file, proxy, token_type } =
+        let ClientSettings { endpoint, client_id, authentication, tls, accept, ca_file, proxy, token_type } =
             &**client;
         let (default_lifetime, scope_required) = (*default_lifetime, *scope_required);
         let written = Written {
@@ -245,6 +260,7 @@ impl Serialize for CredentialSettings {
             accept,
             ca_file,
             proxy,
+            tls,
             default_lifetime,
             token_type,
             scope_required,
@@ -292,7 +308,7 @@ impl ClientAuthentication {
             | Self::SecretJwt { secrets, .. }
             | Self::Assertion { assertions: secrets, .. } => secrets,
             Self::PrivateKeyJwt(key) => &key.keys,
-            Self::None => &[],
+            Self::None | Self::Tls => &[],
         }
     }
 
@@ -313,11 +329,6 @@ impl ClientAuthentication {
     /// The source of the passphrase of the private keys.
     pub fn passphrase(&self) -> Option<&SecretSource> {
         if let Self::PrivateKeyJwt(key) = self { key.passphrase.as_ref() } else { None }
-    }
-
-    /// The file with the certificate of the private key.
-    pub fn certificate(&self) -> Option<&PathBuf> {
-        if let Self::PrivateKeyJwt(key) = self { key.certificate.as_ref() } else { None }
     }
 }
 

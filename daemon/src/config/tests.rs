@@ -122,6 +122,7 @@ fn what_is_not_set_has_its_default() {
 
 fn client_of_every_key() -> ClientSettings {
     ClientSettings {
+        tls: None,
         endpoint: Endpoint::Issuer("https://id.example/realm".parse().unwrap()),
         client_id: "c".into(),
         authentication: ClientAuthentication::SecretBasic {
@@ -452,7 +453,7 @@ fn client_authentication_agrees_with_the_secret() {
                 "token_endpoint_auth_method = \"client_secret_pots\"",
                 5,
                 "provider.p.token_endpoint_auth_method",
-                "found \"client_secret_pots\", expected \"client_secret_basic\", \"client_secret_post\", \"client_secret_jwt\", \"private_key_jwt\" or \"none\"; did you mean \"client_secret_post\"?",
+                "found \"client_secret_pots\", expected \"client_secret_basic\", \"client_secret_post\", \"client_secret_jwt\", \"private_key_jwt\", \"tls_client_auth\", \"self_signed_tls_client_auth\" or \"none\"; did you mean \"client_secret_post\"?",
             ),
             (
                 "token_endpoint_auth_method = \"none\"",
@@ -917,6 +918,7 @@ fn preset_token(provider: &str, token: &str) -> String {
 
 fn client(url: &str) -> ClientSettings {
     ClientSettings {
+        tls: None,
         endpoint: Endpoint::Token(url.parse().unwrap()),
         client_id: "c".into(),
         authentication: ClientAuthentication::SecretPost {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, ClockChanges};
 use crate::config::{ClientAuthentication, TokenSettings};
-use crate::oauth::client::HttpClient;
+use crate::oauth::client::{Connection, HttpClient};
 use crate::oauth::http::HttpProvider;
 use crate::oauth::{Outcome, Provider};
 use crate::secret_source::SecretSource;
@@ -24,9 +24,10 @@ pub(super) fn fetch(
         | ClientAuthentication::SecretJwt { secrets, .. } => *secrets = vec![source],
         ClientAuthentication::PrivateKeyJwt(_)
         | ClientAuthentication::Assertion { .. }
+        | ClientAuthentication::Tls
         | ClientAuthentication::None => (),
     }
-    let http = HttpClient::new(client.ca_file.clone(), client.proxy.clone(), egress_dir);
+    let http = HttpClient::new(Connection::of(&client), egress_dir);
     credential.client = Arc::new(client);
     let clock = Clock::kernel(ClockChanges::default());
     let provider = HttpProvider::new(Arc::new(credential), Arc::new(http), clock);

@@ -10,7 +10,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use tokend_protocol::Secret;
 
-use crate::config::{AssertionAudience, PrivateKeySettings, read_certificate};
+use crate::config::{AssertionAudience, PrivateKeySettings, read_certificates};
 use crate::oauth::discovery::TokenEndpoint;
 use crate::signing_key::{self, KeyError, SigningAlg, SigningKey};
 
@@ -82,11 +82,12 @@ pub fn by_key_of(
     passphrase: Option<&Secret>,
     claims: &Claims,
 ) -> Result<Secret, String> {
-    let certificate = settings.certificate.as_deref().map(read_certificate).transpose();
-    let certificate = certificate.map_err(|error| format!("client_certificate: {error}"))?;
+    let certificates = settings.certificate.as_deref().map(read_certificates).transpose();
+    let certificates = certificates.map_err(|error| format!("client_certificate: {error}"))?;
+    let certificate = certificates.as_ref().and_then(|chain| chain.first());
     let (alg, key_id) = (settings.assertion.alg, settings.key_id.as_deref());
     SigningKey::read(key.expose(), passphrase.map(Secret::expose))
-        .and_then(|key| by_key(&key, alg, key_id, certificate.as_deref(), claims))
+        .and_then(|key| by_key(&key, alg, key_id, certificate.map(AsRef::as_ref), claims))
         .map_err(|error| format!("private_key: {error}"))
 }
 

@@ -5,21 +5,22 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Proxy, Request, redirect, retry};
-use rustls::{CertificateError, ClientConfig, RootCertStore, crypto};
+use rustls::ClientConfig;
 use tokend_protocol::ErrorClass;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 
-use crate::config::trust_ca_file;
+use crate::config::{ClientSettings, TlsSettings};
 use crate::oauth::response::HttpReply;
-use crate::oauth::{CA_FILE_UNUSABLE, Failure, redact};
+use crate::oauth::tls::{client_key, read_tls, tls_failure, unusable};
+use crate::oauth::{Failure, redact};
 use crate::secret_source::on_another_thread;
 
 /// How long one exchange may take, from the connection to the last byte of the reply.
@@ -47,16 +48,23 @@ const HTTP2_WINDOW: u32 = 65_535;
 /// The most clients that are held, one per egress socket. Only issuers whose metadata keeps changing reach this.
 const CLIENTS_MAX: usize = 256;
 
-/// Sends requests to providers that share a `ca_file` and a `proxy`, and so connections and trust roots.
+/// How a provider is reached. Those with equal ones share connections and trust roots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Connection {
+    pub ca_file: Option<PathBuf>,
+    pub proxy: Option<Url>,
+    pub tls: Option<Arc<TlsSettings>>,
+}
+
+/// Sends requests to providers that are reached in the same way.
 #[derive(Debug)]
 pub struct HttpClient {
-    ca_file: Option<PathBuf>,
-    proxy: Option<Url>,
+    connection: Connection,
     egress_dir: Option<PathBuf>,
-    /// Held by the one thread that reads trust roots.
+    /// Held by the one thread that reads trust roots, or the client's certificate and key.
     reading: Arc<Semaphore>,
     /// One for each egress socket; without an `egress_dir` one for all. Locked while trust roots are read, so that they are
-    /// read once.
+    /// read once. A client with a certificate is made anew for each request, because certificates and keys are replaced.
     clients: Mutex<HashMap<Option<String>, Client>>,
 }
 
@@ -65,12 +73,18 @@ pub struct HttpClient {
 #[error("{0}")]
 struct Unresolved(String);
 
+impl Connection {
+    pub fn of(client: &ClientSettings) -> Self {
+        Self { ca_file: client.ca_file.clone(), proxy: client.proxy.clone(), tls: client.tls.clone() }
+    }
+}
+
 impl HttpClient {
     /// A client that reads its trust roots at its first use, so that a missing `ca_file` affects its own tokens only.
     /// With an `egress_dir`, every connection goes through the Unix socket `egress_dir/HOST:PORT`.
-    pub fn new(ca_file: Option<PathBuf>, proxy: Option<Url>, egress_dir: Option<PathBuf>) -> Self {
+    pub fn new(connection: Connection, egress_dir: Option<PathBuf>) -> Self {
         let reading = Arc::new(Semaphore::new(1));
-        Self { ca_file, proxy, egress_dir, reading, clients: Mutex::default() }
+        Self { connection, egress_dir, reading, clients: Mutex::default() }
     }
 
     /// Sends a request and receives the whole reply, within [`EXCHANGE_TIMEOUT`] after the trust roots are read.
@@ -95,7 +109,7 @@ impl HttpClient {
 
     /// Adds where the trust came from to a failure of trust.
     fn with_trust(&self, failure: Failure) -> Failure {
-        match &self.ca_file {
+        match &self.connection.ca_file {
             _ if !failure.needs_operator => failure,
             Some(path) => failure.with_detail(format!(
                 "trusted are the system's authorities and those in the ca_file {}",
@@ -108,7 +122,7 @@ impl HttpClient {
     }
 
     fn unread_trust(&self) -> Failure {
-        match &self.ca_file {
+        match &self.connection.ca_file {
             Some(path) => unusable(path, "it cannot be read in time"),
             None => internal("the trust roots cannot be read in time"),
         }
@@ -119,17 +133,24 @@ impl HttpClient {
         if let Some(client) = clients.get(&egress) {
             return Ok(client.clone());
         }
-        let ca_file = self.ca_file.clone();
+        let key = match &self.connection.tls {
+            None => None,
+            Some(settings) => Some((Arc::clone(settings), client_key(settings, &self.reading).await?)),
+        };
+        let is_kept = key.is_none();
+        let ca_file = self.connection.ca_file.clone();
         let permit = Arc::clone(&self.reading).acquire_owned().await.ok();
-        let read = on_another_thread(permit, move || read_trust(ca_file.as_deref())).await;
+        let read = on_another_thread(permit, move || read_tls(ca_file.as_deref(), key)).await;
         let tls = read.unwrap_or_else(|_| Err(internal("reading the trust roots broke off")))?;
         let socket = self.egress_dir.as_ref().zip(egress.as_ref()).map(|(dir, instance)| dir.join(instance));
-        let client = build(tls, self.proxy.as_ref(), socket)
+        let client = build(tls, self.connection.proxy.as_ref(), socket)
             .map_err(|_| internal("the HTTP client cannot be set up"))?;
         if clients.len() >= CLIENTS_MAX {
             clients.clear();
         }
-        clients.insert(egress, client.clone());
+        if is_kept {
+            clients.insert(egress, client.clone());
+        }
         Ok(client)
     }
 }
@@ -203,32 +224,6 @@ impl Resolve for NameService {
     }
 }
 
-/// TLS that trusts the host's authorities and those of the `ca_file`, each read from its file now.
-fn read_trust(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "some of the system's trust roots cannot be read");
-    }
-    let mut roots = RootCertStore::empty();
-    // Unparsable certificates are skipped, as other programs do.
-    roots.add_parsable_certificates(found.certs);
-    if let Some(path) = ca_file {
-        trust_ca_file(path, &mut roots).map_err(|reason| unusable(path, &reason))?;
-    }
-    let versions = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|_| internal("TLS cannot be set up"))?;
-    let mut tls = versions.with_root_certificates(roots).with_no_client_auth();
-    tls.alpn_protocols = [b"h2".to_vec(), b"http/1.1".to_vec()].into();
-    Ok(tls)
-}
-
-fn unusable(ca_file: &Path, reason: &str) -> Failure {
-    let detail = format!("{}: {reason}", ca_file.display());
-    let failure = Failure::new(ErrorClass::Tls, CA_FILE_UNUSABLE).with_detail(detail);
-    Failure { needs_operator: true, ..failure }
-}
-
 /// Returns the failure of an exchange without a reply. `egress` is the instance of the egress units, to which the
 /// detail then refers.
 ///
@@ -298,36 +293,6 @@ fn is_not_http(error: &reqwest::Error) -> bool {
     })
 }
 
-fn tls_failure(fault: &rustls::Error) -> Failure {
-    use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
-        UnknownIssuer,
-    };
-    use rustls::Error::{self, InvalidCertificate};
-    let reason = match fault {
-        InvalidCertificate(fault) => match fault {
-            Expired | ExpiredContext { .. } => "the provider's certificate has expired",
-            NotValidYet | NotValidYetContext { .. } => "the provider's certificate is not valid yet",
-            NotValidForName | NotValidForNameContext { .. } => {
-                "the provider's certificate is for another host"
-            }
-            UnknownIssuer => "the provider's certificate is from an authority that is not trusted here",
-            _ => "the provider's certificate is not valid",
-        },
-        Error::NoCertificatesPresented => "the provider presented no certificate",
-        Error::InvalidMessage(_) => "the server did not answer with TLS",
-        Error::PeerIncompatible(_) => "no version or cipher suite in common with the provider",
-        Error::AlertReceived(_) => "the provider closed the connection with an alert",
-        _ => "no encrypted connection to the provider",
-    };
-    Failure {
-        // An operator of one of the two hosts, for this one cannot trust the other as it is.
-        needs_operator: matches!(fault, InvalidCertificate(_)),
-        provider_said: Some(redact::printable(&fault.to_string())),
-        ..Failure::new(ErrorClass::Tls, format!("TLS: {reason}"))
-    }
-}
-
 /// The innermost error of a type among an error and its causes.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).filter_map(|error| error.downcast_ref::<E>()).last()
@@ -342,7 +307,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-fn internal(message: &str) -> Failure {
+pub(super) fn internal(message: &str) -> Failure {
     Failure::new(ErrorClass::Internal, message)
 }
 
@@ -354,7 +319,11 @@ mod tests {
 
     async fn failed(url: &str, egress_dir: Option<PathBuf>) -> Failure {
         let request = Request::new(Method::GET, url.parse().unwrap());
-        HttpClient::new(None, None, egress_dir).exchange(request).await.unwrap_err()
+        HttpClient::new(Connection::default(), egress_dir).exchange(request).await.unwrap_err()
+    }
+
+    fn with_ca_file(path: PathBuf) -> Connection {
+        Connection { ca_file: Some(path), ..Connection::default() }
     }
 
     #[tokio::test]
@@ -378,7 +347,7 @@ mod tests {
         let pipe = directory.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for path in [pipe, "/dev/zero".into(), directory.path().to_owned()] {
-            let failure = HttpClient::new(Some(path.clone()), None, None).client(None).await.unwrap_err();
+            let failure = HttpClient::new(with_ca_file(path.clone()), None).client(None).await.unwrap_err();
             let detail = format!("{}: it cannot be read: not a regular file", path.display());
             assert_eq!(failure.detail, Some(detail));
         }
@@ -387,11 +356,11 @@ mod tests {
     /// The permit is taken as by a thread that hangs.
     #[tokio::test(start_paused = true)]
     async fn a_ca_file_that_hangs_occupies_one_thread_and_no_other_client_waits_for_it() {
-        let hanging = HttpClient::new(Some("/dev/null".into()), None, None);
+        let hanging = HttpClient::new(with_ca_file("/dev/null".into()), None);
         let _thread = hanging.reading.acquire().await.unwrap();
         let attempt = timeout(Duration::from_secs(60), hanging.client(None)).await;
         assert!(attempt.is_err(), "a second thread reads it: {attempt:?}");
-        assert!(HttpClient::new(None, None, None).client(None).await.is_ok());
+        assert!(HttpClient::new(Connection::default(), None).client(None).await.is_ok());
     }
 
     #[tokio::test]
@@ -425,34 +394,5 @@ mod tests {
         let inner = rustls::Error::DecryptError;
         let outer = io::Error::other(io::Error::other(inner.clone()));
         assert_eq!(cause::<rustls::Error>(&outer), Some(&inner));
-    }
-
-    #[test]
-    fn a_certificate_puts_nothing_into_a_message_and_little_into_a_detail() {
-        let presented = (0..10_000).map(|n| format!("\u{202e}{n}.internal.example")).collect();
-        let expected = rustls::pki_types::ServerName::try_from("id.example").unwrap();
-        let fault = CertificateError::NotValidForNameContext { expected, presented };
-        let failure = tls_failure(&rustls::Error::InvalidCertificate(fault));
-        assert_eq!(failure.message, "TLS: the provider's certificate is for another host");
-        let detail = failure.provider_said.unwrap();
-        assert!(detail.contains("1.internal.example") && !detail.contains('\u{202e}'), "{detail}");
-        assert!(detail.len() < 500, "{} bytes", detail.len());
-    }
-
-    #[test]
-    fn each_usual_fault_of_a_certificate_has_a_message_of_its_own() {
-        use rustls::AlertDescription;
-        let cases = [
-            (CertificateError::Expired.into(), "expired"),
-            (CertificateError::NotValidYet.into(), "not valid yet"),
-            (CertificateError::UnknownIssuer.into(), "not trusted here"),
-            (CertificateError::Revoked.into(), "not valid"),
-            (rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), "alert"),
-        ];
-        for (fault, words) in cases {
-            let failure = tls_failure(&fault);
-            assert!(failure.message.contains(words), "{fault}: {}", failure.message);
-            assert_eq!(failure.provider_said, Some(fault.to_string()));
-        }
     }
 }

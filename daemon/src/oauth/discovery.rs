@@ -22,6 +22,14 @@ pub struct TokenEndpoint {
 struct Metadata {
     issuer: String,
     token_endpoint: String,
+    #[serde(default)]
+    mtls_endpoint_aliases: MtlsEndpointAliases,
+}
+
+/// Endpoints for clients with a certificate (RFC 8705 section 5).
+#[derive(Default, Deserialize)]
+struct MtlsEndpointAliases {
+    token_endpoint: Option<String>,
 }
 
 /// The URLs at which an issuer's metadata may be, in the order in which to look: OpenID Connect appends the well-known part
@@ -39,10 +47,16 @@ pub fn metadata_urls(issuer: &Url) -> [Url; 2] {
     })
 }
 
-/// The token endpoint in a reply, or `None` where there is no document at this URL.
-pub fn read(issuer: &Url, reply: &HttpReply, wall: Duration) -> Result<Option<TokenEndpoint>, Failure> {
+/// The token endpoint in a reply, or `None` where there is no document at this URL. A client with a certificate may have another
+/// one than others.
+pub fn read(
+    issuer: &Url,
+    has_certificate: bool,
+    reply: &HttpReply,
+    wall: Duration,
+) -> Result<Option<TokenEndpoint>, Failure> {
     let message = match reply.status {
-        200..300 => return token_endpoint(issuer, reply.text()).map(Some),
+        200..300 => return token_endpoint(issuer, has_certificate, reply.text()).map(Some),
         404 | 410 => return Ok(None),
         status @ 300..400 => format!(
             "discovery: a redirect (status {status}), which is never followed: configure the final issuer"
@@ -62,7 +76,7 @@ pub fn ends_search(failure: &Failure) -> bool {
 }
 
 /// The token endpoint in a metadata document, whose issuer must be the configured one (RFC 8414 section 3.3).
-fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<TokenEndpoint, Failure> {
+fn token_endpoint(issuer: &Url, has_certificate: bool, document: &[u8]) -> Result<TokenEndpoint, Failure> {
     let refused = |message: &str| Failure::new(ErrorClass::Refused, format!("discovery: {message}"));
     let malformed = |message: &str| Failure::new(ErrorClass::Malformed, format!("discovery: {message}"));
     let metadata: Metadata = serde_json::from_slice(document)
@@ -73,8 +87,9 @@ fn token_endpoint(issuer: &Url, document: &[u8]) -> Result<TokenEndpoint, Failur
         let provider_said = Some(redact::printable(&format!("issuer: {}", metadata.issuer)));
         return Err(Failure { provider_said, ..refused(message) });
     }
-    let url =
-        Url::parse(&metadata.token_endpoint).map_err(|_| malformed("a token_endpoint that is no URL"))?;
+    let alias = metadata.mtls_endpoint_aliases.token_endpoint.filter(|_| has_certificate);
+    let endpoint = alias.as_ref().unwrap_or(&metadata.token_endpoint);
+    let url = Url::parse(endpoint).map_err(|_| malformed("a token_endpoint that is no URL"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refused("a token_endpoint with a user name or password before the host"));
     }
@@ -116,7 +131,7 @@ mod tests {
 
     #[test]
     fn takes_the_endpoint_only_from_the_issuers_own_document_and_only_with_tls() {
-        let read = |document: &str| token_endpoint(&url("https://id.example/"), document.as_bytes());
+        let read = |document: &str| token_endpoint(&url("https://id.example/"), false, document.as_bytes());
         let good = r#"{"issuer":"https://id.example","token_endpoint":"https://id.example/token/","x":1}"#;
         let issuer = Some("https://id.example".to_owned());
         assert_eq!(read(good), Ok(TokenEndpoint { url: url("https://id.example/token/"), issuer }));
@@ -153,11 +168,28 @@ mod tests {
             assert_eq!(read(document).unwrap_err().class, class, "{document}");
         }
     }
+
+    #[test]
+    fn a_client_with_a_certificate_has_an_endpoint_of_its_own() {
+        let document = r#"{"issuer":"https://id.example","token_endpoint":"https://id.example/token",
+            "mtls_endpoint_aliases":{"token_endpoint":"https://mtls.id.example/token","x":1}}"#;
+        let read = |has_certificate, document: &str| {
+            let found = token_endpoint(&url("https://id.example"), has_certificate, document.as_bytes());
+            found.map(|found| found.url.to_string())
+        };
+        assert_eq!(read(false, document).unwrap(), "https://id.example/token");
+        assert_eq!(read(true, document).unwrap(), "https://mtls.id.example/token");
+        let unsafe_alias = document.replace("https://mtls", "http://mtls");
+        assert_eq!(read(true, &unsafe_alias).unwrap_err().class, ErrorClass::Refused);
+        let without = document.replace("mtls_endpoint_aliases", "x");
+        assert_eq!(read(true, &without).unwrap(), "https://id.example/token");
+    }
+
     #[test]
     fn an_issuer_on_this_host_may_do_without_tls() {
         let read = |endpoint: &str| {
             let document = format!(r#"{{"issuer":"http://127.0.0.1:7000","token_endpoint":"{endpoint}"}}"#);
-            token_endpoint(&url("http://127.0.0.1:7000"), document.as_bytes())
+            token_endpoint(&url("http://127.0.0.1:7000"), false, document.as_bytes())
         };
         for endpoint in
             ["http://127.0.0.1:7000/token", "http://localhost:7001/token", "https://id.example/token"]
@@ -173,7 +205,7 @@ mod tests {
             let mut reply = HttpReply { status, ..HttpReply::default() };
             let retry_after = retry_after.map(HeaderValue::from_static);
             reply.headers.extend(retry_after.map(|value| (RETRY_AFTER, value)));
-            super::read(&url("https://id.example"), &reply, Duration::ZERO).unwrap_err()
+            super::read(&url("https://id.example"), false, &reply, Duration::ZERO).unwrap_err()
         };
         let cases = [
             (403, ErrorClass::Refused),
@@ -205,6 +237,6 @@ mod tests {
         let rest = Failure { retry_after: Some(Duration::ZERO), ..Failure::new(Server, "x") };
         assert!(ends_search(&rest));
         let reply = HttpReply { status: 404, ..HttpReply::default() };
-        assert_eq!(super::read(&url("https://id.example"), &reply, Duration::ZERO), Ok(None));
+        assert_eq!(super::read(&url("https://id.example"), false, &reply, Duration::ZERO), Ok(None));
     }
 }

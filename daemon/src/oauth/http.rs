@@ -2,6 +2,7 @@
 //! until one is accepted.
 
 use std::future::Future;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -135,8 +136,11 @@ impl HttpProvider {
             Grant::Password(user) => Some(&user.password),
         };
         let client_secrets = client.authentication.secrets().iter().chain(client.authentication.passphrase());
-        let files = client_secrets.chain(password).filter_map(SecretSource::path);
-        files.chain(client.authentication.certificate().cloned()).chain(client.ca_file.clone()).collect()
+        let tls = client.tls.iter().flat_map(|tls| iter::once(&tls.key).chain(&tls.passphrase));
+        let mut files: Vec<_> =
+            client_secrets.chain(tls).chain(password).filter_map(SecretSource::path).collect();
+        files.extend(client.tls.iter().map(|tls| tls.certificate.clone()).chain(client.ca_file.clone()));
+        files
     }
 
     fn with_known<T>(&self, use_it: impl FnOnce(&mut Known) -> T) -> T {
@@ -299,13 +303,14 @@ impl Attempt<'_> {
         if let Some(endpoint) = self.provider.with_known(|known| known.endpoint.clone()) {
             return Ok(endpoint);
         }
+        let has_certificate = self.provider.settings.client.tls.is_some();
         let mut first = None;
         for url in discovery::metadata_urls(issuer) {
             let mut request = Request::new(Method::GET, url);
             request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
             let reply = self.exchange(request).await;
             let wall = self.provider.clock.wall();
-            match reply.and_then(|reply| discovery::read(issuer, &reply, wall)) {
+            match reply.and_then(|reply| discovery::read(issuer, has_certificate, &reply, wall)) {
                 Ok(Some(endpoint)) => {
                     self.provider.with_known(|known| known.endpoint = Some(endpoint.clone()));
                     return Ok(endpoint);
@@ -379,6 +384,7 @@ fn verdict(failures: Vec<Failure>) -> Failure {
 mod tests {
     use super::*;
     use crate::config::ClientAuthentication;
+    use crate::oauth::client::Connection;
     use crate::oauth::request::tests::settings;
 
     #[test]
@@ -404,7 +410,7 @@ mod tests {
     async fn a_secret_file_that_hangs_costs_one_thread_and_keeps_no_other_secret_from_being_read() {
         let authentication =
             ClientAuthentication::SecretPost { secrets: vec![SecretSource::File("/nonexistent".into())] };
-        let http = Arc::new(HttpClient::new(None, None, None));
+        let http = Arc::new(HttpClient::new(Connection::default(), None));
         let provider = HttpProvider::new(Arc::new(settings(authentication)), http, Clock::simulated());
         let [stamping, reading] =
             provider.with_known(|known| [&known.stamping, &known.reading].map(Arc::clone));
@@ -436,7 +442,7 @@ mod tests {
         let command = SecretSource::Command(["sleep", "1000"].map(str::to_owned).into());
         let authentication = ClientAuthentication::SecretPost { secrets: vec![command] };
         let (settings, http) =
-            (Arc::new(settings(authentication)), Arc::new(HttpClient::new(None, None, None)));
+            (Arc::new(settings(authentication)), Arc::new(HttpClient::new(Connection::default(), None)));
         let provider = Arc::new(HttpProvider::new(settings, http, Clock::simulated()));
         let mut requests = tokio::task::JoinSet::new();
         for _ in 0..16 {

@@ -60,7 +60,9 @@ fn form(settings: &CredentialSettings, client_secret: &str, password: &str) -> S
         ClientAuthentication::SecretPost { .. } => {
             form.append_pair("client_id", &client.client_id).append_pair("client_secret", client_secret)
         }
-        ClientAuthentication::None => form.append_pair("client_id", &client.client_id),
+        ClientAuthentication::None | ClientAuthentication::Tls => {
+            form.append_pair("client_id", &client.client_id)
+        }
         ClientAuthentication::SecretJwt { .. } | ClientAuthentication::PrivateKeyJwt(_) => {
             assertion(&mut form, &client.client_id, JWT_BEARER, client_secret)
         }
@@ -113,6 +115,7 @@ pub(crate) mod tests {
             endpoint: Endpoint::Token("https://id.example/token".parse().unwrap()),
             client_id: "my client:1".into(),
             authentication,
+            tls: None,
             accept: "application/json".into(),
             ca_file: None,
             proxy: None,

@@ -28,7 +28,8 @@ fn a_private_key_or_an_assertion_is_a_method_of_its_own() {
         ClientAuthentication::PrivateKeyJwt(Box::new(key.clone()))
     );
     let lines = "private_key = { env = \"K\" }\nprivate_key_passphrase = { env = \"P\" }\nprivate_key_id = \"k1\"\n\
-                 client_certificate = \"/cert.pem\"\nsigning_alg = \"PS256\"\nassertion_audience = \"urn:x\"";
+                 client_certificate = \"/cert.pem\"\nsigning_alg = \"PS256\"\nassertion_audience = \"urn:x\"\n\
+                 token_endpoint_auth_method = \"private_key_jwt\"";
     let all = PrivateKeySettings {
         passphrase: Some(SecretSource::Environment("P".to_owned())),
         key_id: Some("k1".to_owned()),
@@ -156,4 +157,85 @@ fn a_check_tries_the_private_keys_in_files() {
     assert_eq!(check("p256.encrypted.pem", ""), "encrypted; set private_key_passphrase");
     assert_eq!(check("p256.encrypted.pem", "private_key_passphrase = { env = \"P\" }"), "");
     assert_eq!(check("p256.public.pem", ""), "has no private key; a certificate or a public key cannot sign");
+}
+
+#[test]
+fn a_certificate_is_shown_whatever_the_method_is() {
+    let client = |lines: &str| token(&authentication(lines)).credential.client.clone();
+    let key = "private_key = { env = \"K\" }\nclient_certificate = \"/cert.pem\"\n";
+    let tls = TlsSettings {
+        certificate: "/cert.pem".into(),
+        key: SecretSource::Environment("K".to_owned()),
+        passphrase: None,
+    };
+    for method in ["tls_client_auth", "self_signed_tls_client_auth"] {
+        let client = client(&format!("{key}token_endpoint_auth_method = \"{method}\""));
+        assert_eq!((&client.authentication, client.tls.as_deref()), (&ClientAuthentication::Tls, Some(&tls)));
+    }
+    let client = client(&format!("{key}client_secret = {{ env = \"S\" }}"));
+    assert!(matches!(client.authentication, ClientAuthentication::SecretBasic { .. }));
+    assert_eq!(client.tls.as_deref(), Some(&tls));
+}
+
+#[test]
+fn the_settings_of_a_certificate_agree() {
+    let (key, certificate) = ("private_key = { env = \"K\" }\n", "client_certificate = \"/cert.pem\"\n");
+    let (method, keys) = (
+        "token_endpoint_auth_method = \"tls_client_auth\"\n",
+        "private_key = [{ env = \"K\" }, { env = \"L\" }]\n",
+    );
+    let cases = [
+        (format!("{method}{key}"), 5, "private_key", "has a meaning only with"),
+        (method.to_owned(), 1, "client_certificate", "missing; the PEM file"),
+        (
+            format!("{method}{certificate}"),
+            1,
+            "private_key",
+            "missing; say where that of the client_certificate",
+        ),
+        (
+            format!("{key}{certificate}"),
+            1,
+            "client_secret",
+            "\"tls_client_auth\" or \"private_key_jwt\" for a client that",
+        ),
+        (
+            format!("{method}{keys}{certificate}"),
+            6,
+            "client_certificate",
+            "cannot be that of several private keys",
+        ),
+    ];
+    for (lines, line, key, message) in cases {
+        assert_faults(&authentication(&lines), &[(line, &format!("provider.p.{key}"), message)]);
+    }
+    let plain = authentication(&format!("{method}{key}{certificate}"))
+        .replace("https://id.example", "http://localhost");
+    assert_faults(&plain, &[(4, "provider.p.token_endpoint_auth_method", "needs an https:// endpoint")]);
+}
+
+#[test]
+fn a_check_holds_the_key_against_its_certificate() {
+    let (directory, path) = directory("", &[]);
+    let file = |name: &str, text: &str| {
+        let file = directory.path().join(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        file.display().to_string()
+    };
+    let [certificate, key, other] = ["p256.certificate.pem", "p256.pkcs8.pem", "p384.sec1.pem"].map(|name| {
+        let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/signing_key/tests");
+        file(name, &fs::read_to_string(keys.join(name)).unwrap())
+    });
+    for (key, expected) in
+        [(key, None), (other, Some("the private_key is not that of the client_certificate"))]
+    {
+        let lines = format!(
+            "client_certificate = \"{certificate}\"\nprivate_key = {{ file = \"{key}\" }}\n\
+             token_endpoint_auth_method = \"tls_client_auth\""
+        );
+        fs::write(&path, authentication(&lines)).unwrap();
+        let found = load_and_look_up(&source(&path), ABLE).map_err(|faults| faults[0].message.clone());
+        assert_eq!(found.err().as_deref(), expected);
+    }
 }

@@ -5,12 +5,10 @@ use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use url::Url;
-
 use crate::config::{CredentialSettings, Endpoint, TokenSettings};
 use crate::engine::credential::{ActorContext, Credential, Schedule, StartState, Token};
 use crate::engine::throttle::{ClientThrottle, EndpointThrottle, OriginThrottle};
-use crate::oauth::client::HttpClient;
+use crate::oauth::client::{Connection, HttpClient};
 use crate::oauth::http::HttpProvider;
 use crate::store::record::Key;
 use crate::store::{PreviousExit, Store};
@@ -26,8 +24,7 @@ pub struct CredentialFactory {
     endpoints: HashMap<String, Weak<EndpointThrottle>>,
     /// By URL and `client_id`.
     throttled_clients: HashMap<String, Weak<ClientThrottle>>,
-    /// By `ca_file` and `proxy`.
-    clients: HashMap<(Option<PathBuf>, Option<Url>), Weak<HttpClient>>,
+    clients: HashMap<Connection, Weak<HttpClient>>,
 }
 
 impl CredentialFactory {
@@ -74,9 +71,8 @@ impl CredentialFactory {
         loan: Option<Arc<Token>>,
         crowd: usize,
     ) -> Arc<Credential> {
-        let connection = (settings.client.ca_file.clone(), settings.client.proxy.clone());
-        let http = shared(&mut self.clients, connection, |(ca_file, proxy)| {
-            HttpClient::new(ca_file.clone(), proxy.clone(), self.egress_dir.clone())
+        let http = shared(&mut self.clients, Connection::of(&settings.client), |connection| {
+            HttpClient::new(connection.clone(), self.egress_dir.clone())
         });
         let throttle = self.throttle(&settings);
         let (writer, record) = self.store.claim(Key::of_credential(&settings), variant_of);
