@@ -7,6 +7,7 @@
 mod client_authentication;
 mod fault;
 mod files;
+mod grant;
 mod host;
 mod host_check;
 mod ownership;
@@ -36,7 +37,8 @@ use section::Section;
 pub use settings::{
     AdminSettings, AssertionAudience, AssertionSettings, BasicEncoding, ClientAuthentication, ClientSettings,
     CredentialSettings, DaemonSettings, Endpoint, Grant, HeaderSettings, HeaderValue, PrivateKeySettings,
-    TermKind, TermRules, TermSet, Terms, TlsSettings, TokenSettings, UserPassword, VariantSettings,
+    TermKind, TermRules, TermSet, Terms, TlsSettings, TokenExchange, TokenSettings, UserPassword,
+    VariantSettings,
 };
 pub use values::is_field_value;
 
@@ -45,7 +47,8 @@ const KINDS: [(&str, &str, &str); 5] = [
     (
         "token",
         "[token.NAME]",
-        "provider grant_type scope resource audience params username password headers caller_headers allow \
+        "provider grant_type scope resource audience params username password assertion subject_token \
+         subject_token_type requested_token_type headers caller_headers allow \
          refresh_before default_lifetime scope_required warm idle_timeout variants",
     ),
     (

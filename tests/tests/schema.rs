@@ -101,6 +101,8 @@ const FAULTS: [(&str, &[&str]); 5] = [
         &[
             "scpoe = \"a\"",
             "grant_type = \"pasword\"",
+            "subject_token = \"hunter2\"",
+            "params = { assertion = \"x\" }",
             "scope = 5",
             "scope = [\"a b\"]",
             "scope = \"a\\\"\"",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::fault::{Sink, quoted};
 use super::files::{self, Item, Table, Value};
 use super::section::{Field, Section};
-use super::{client_authentication, keys_of, provider, token, values};
+use super::{client_authentication, grant, keys_of, provider, token, values};
 
 const SHIPPED: [(&str, &str); 5] = [
     ("presets/aritma-psd2.toml", include_str!("../../presets/aritma-psd2.toml")),
@@ -82,7 +82,7 @@ fn read(name: String, section: Section<'_>) -> Preset {
     section.read("client_assertion_type", values::line);
     section.read("accept", |field| values::header_value(field, "a string"));
     section.read("token_type", values::line);
-    section.read("grant_types", token::grant_types);
+    section.read("grant_types", grant::grant_types);
     token::terms(&section);
     section.read("params", values::params);
     section.read("required_params", |field| values::strings(field, values::line));

@@ -1,6 +1,8 @@
 //! Checked settings, by the keys that CONFIGURATION.md describes. Their equality decides what a reload keeps, and so does
 //! the hash of [`CredentialSettings`].
 
+mod client;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +14,11 @@ use url::Url;
 use crate::access::{Principal, RootAccess, Rule};
 use crate::quota::Quota;
 use crate::secret_source::SecretSource;
-use crate::signing_key::SigningAlg;
+
+pub use client::{
+    AssertionAudience, AssertionSettings, BasicEncoding, ClientAuthentication, PrivateKeySettings,
+    TlsSettings,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DaemonSettings {
@@ -112,83 +118,25 @@ pub enum Endpoint {
     Issuer(Url),
 }
 
-/// `token_endpoint_auth_method` with what it needs. There is at least one secret; the first is preferred.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub enum ClientAuthentication {
-    SecretBasic {
-        secrets: Vec<SecretSource>,
-        encoding: BasicEncoding,
-    },
-    SecretPost {
-        secrets: Vec<SecretSource>,
-    },
-    None,
-    /// An assertion that the daemon makes with the client secret (`OpenID` Connect Core 1.0 section 9).
-    SecretJwt {
-        secrets: Vec<SecretSource>,
-        assertion: AssertionSettings,
-    },
-    /// An assertion that the daemon makes with a private key (RFC 7523 section 2.2).
-    PrivateKeyJwt(Box<PrivateKeySettings>),
-    /// An assertion that others make, such as a SPIFFE JWT-SVID.
-    Assertion {
-        assertions: Vec<SecretSource>,
-        assertion_type: String,
-    },
-    /// `tls_client_auth` and `self_signed_tls_client_auth`: by the certificate of [`TlsSettings`] (RFC 8705 section 2).
-    Tls,
-}
-
-/// The certificate of the client, for mutual TLS (RFC 8705). It is presented to a server that asks for one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct TlsSettings {
-    /// The file with the certificate and its chain.
-    pub certificate: PathBuf,
-    pub key: SecretSource,
-    pub passphrase: Option<SecretSource>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct PrivateKeySettings {
-    pub keys: Vec<SecretSource>,
-    pub passphrase: Option<SecretSource>,
-    /// `kid` of the assertion. A JWK may have its own.
-    pub key_id: Option<String>,
-    /// The file with the certificate of the key, for `x5t` and `x5t#S256` of the assertion.
-    pub certificate: Option<PathBuf>,
-    pub assertion: AssertionSettings,
-}
-
-/// The client assertions that the daemon makes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct AssertionSettings {
-    /// `None`: by the kind of the key.
-    pub alg: Option<SigningAlg>,
-    pub audience: AssertionAudience,
-}
-
-/// `aud` of a client assertion.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub enum AssertionAudience {
-    TokenEndpoint,
-    Issuer,
-    Other(String),
-}
-
-/// How `client_secret_basic` joins id and secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-pub enum BasicEncoding {
-    /// Each form-encoded first, as RFC 6749 section 2.3.1 says.
-    Form,
-    /// As they are, as some providers demand.
-    Raw,
-}
-
-/// `grant_type` with what it needs (RFC 6749 sections 4.4 and 4.3).
+/// `grant_type` with what it needs (RFC 6749 sections 4.3 to 4.5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Grant {
     ClientCredentials,
     Password(Box<UserPassword>),
+    /// An assertion that others make (RFC 7523 section 2.1).
+    JwtBearer(Box<SecretSource>),
+    /// RFC 8693.
+    TokenExchange(Box<TokenExchange>),
+    /// An extension, whose form fields are all among the parameters.
+    Other(String),
+}
+
+/// The token that is given in exchange (RFC 8693 section 2.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct TokenExchange {
+    pub subject_token: SecretSource,
+    pub subject_token_type: String,
+    pub requested_token_type: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -299,36 +247,18 @@ impl Endpoint {
     }
 }
 
-impl ClientAuthentication {
-    /// The client secrets, private keys or assertions. None for a public client.
-    pub fn secrets(&self) -> &[SecretSource] {
+impl Grant {
+    pub const JWT_BEARER: &'static str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+    pub const TOKEN_EXCHANGE: &'static str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+    /// The secret that the request needs besides that of the client, and its key in the configuration.
+    pub fn secret(&self) -> Option<(&'static str, &SecretSource)> {
         match self {
-            Self::SecretBasic { secrets, .. }
-            | Self::SecretPost { secrets }
-            | Self::SecretJwt { secrets, .. }
-            | Self::Assertion { assertions: secrets, .. } => secrets,
-            Self::PrivateKeyJwt(key) => &key.keys,
-            Self::None | Self::Tls => &[],
+            Self::Password(user) => Some(("password", &user.password)),
+            Self::JwtBearer(assertion) => Some(("assertion", assertion)),
+            Self::TokenExchange(exchange) => Some(("subject_token", &exchange.subject_token)),
+            Self::ClientCredentials | Self::Other(_) => None,
         }
-    }
-
-    /// The key in the configuration that has these secrets.
-    pub fn name_of_secrets(&self) -> &'static str {
-        match self {
-            Self::PrivateKeyJwt(_) => "private_key",
-            Self::Assertion { .. } => "client_assertion",
-            _ => "client_secret",
-        }
-    }
-
-    /// Whether the secrets sign assertions, and are not sent.
-    pub fn is_assertion_made_here(&self) -> bool {
-        matches!(self, Self::SecretJwt { .. } | Self::PrivateKeyJwt(_))
-    }
-
-    /// The source of the passphrase of the private keys.
-    pub fn passphrase(&self) -> Option<&SecretSource> {
-        if let Self::PrivateKeyJwt(key) = self { key.passphrase.as_ref() } else { None }
     }
 }
 

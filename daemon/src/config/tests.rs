@@ -569,7 +569,7 @@ fn grants_have_what_they_need() {
                 "grant_type = \"implicit\"\nusername = \"u\"",
                 7,
                 "token.t.grant_type",
-                "expected \"client_credentials\" or \"password\"",
+                "expected \"client_credentials\", \"password\",",
             ),
             (
                 "grant_type = \"password\"\nusername = \"u\"\npassword = \"hunter2-canary\"",
@@ -585,6 +585,59 @@ fn grants_have_what_they_need() {
             ),
         ],
     );
+}
+
+#[test]
+fn extension_grants_have_what_they_need() {
+    assert_each(
+        TOKEN,
+        &[
+            (
+                "assertion = { env = \"P\" }",
+                7,
+                "token.t.assertion",
+                "belongs to grant_type = \"urn:ietf:params:oauth:",
+            ),
+            (
+                "grant_type = \"urn:ietf:params:oauth:grant-type:token-exchange\"",
+                7,
+                "token.t.grant_type",
+                "also needs subject_token",
+            ),
+            (
+                "grant_type = \"urn:ietf:params:oauth:grant-type:jwt-bearer\"\nassertion = \"hunter2-canary\"",
+                8,
+                "token.t.assertion",
+                "a secret is not written here",
+            ),
+            (
+                "grant_type = \"urn:ietf:params:oauth:grant-type:jwt-barer\"",
+                7,
+                "token.t.grant_type",
+                "did you mean \"urn:ietf:params:oauth:grant-type:jwt-bearer\"?",
+            ),
+        ],
+    );
+    let grant = |lines: &str| token(&format!("{TOKEN}{lines}")).credential.grant.clone();
+    let source = || SecretSource::Environment("A".to_owned());
+    let uri = "urn:ietf:params:oauth:grant-type:";
+    assert_eq!(
+        grant(&format!("grant_type = \"{uri}jwt-bearer\"\nassertion = {{ env = \"A\" }}")),
+        Grant::JwtBearer(Box::new(source()))
+    );
+    let exchange = TokenExchange {
+        subject_token: source(),
+        subject_token_type: "urn:ietf:params:oauth:token-type:jwt".to_owned(),
+        requested_token_type: Some("urn:x".to_owned()),
+    };
+    let lines = "subject_token = { env = \"A\" }\nrequested_token_type = \"urn:x\"";
+    assert_eq!(
+        grant(&format!("grant_type = \"{uri}token-exchange\"\n{lines}")),
+        Grant::TokenExchange(Box::new(exchange))
+    );
+    for name in ["account_credentials", "https://id.example/grants/own"] {
+        assert_eq!(grant(&format!("grant_type = \"{name}\"")), Grant::Other(name.to_owned()));
+    }
 }
 
 #[test]

@@ -11,8 +11,8 @@ use super::preset;
 use super::provider::Provider;
 use super::section::{Field, Section};
 use super::{
-    CredentialSettings, Grant, TermKind, TermRules, TermSet, Terms, TokenSettings, UserPassword,
-    VariantSettings, rules, values,
+    CredentialSettings, TermKind, TermRules, TermSet, Terms, TokenSettings, VariantSettings, grant, rules,
+    values,
 };
 use crate::access::Rule;
 
@@ -59,7 +59,7 @@ fn read(
     if let Some(provider) = provider {
         preset::fill(section, &provider.token_defaults);
     }
-    let (grant, terms, params) = (grant(section), terms(section), params(section));
+    let (grant, terms, params) = (grant::read(section), terms(section), params(section));
     let headers = section.read("headers", values::headers).unwrap_or_default();
     let caller_headers = section.read("caller_headers", values::caller_headers).unwrap_or_default();
     let is_fixed = |name: &&String| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
@@ -95,39 +95,6 @@ pub(super) fn terms(section: &Section<'_>) -> Terms {
     let read = |kind: TermKind| section.read(kind.as_str(), |field| values::terms(field, kind));
     let [scope, resource, audience] = TermKind::ALL.map(|kind| read(kind).unwrap_or_default());
     Terms { scope, resource, audience }
-}
-
-const GRANT_TYPES: &[&str] = &["client_credentials", "password"];
-
-pub(super) fn grant_types(field: &Field<'_>) -> Option<Vec<&'static str>> {
-    values::list(field, "an array such as [\"client_credentials\"]", values::word(GRANT_TYPES))
-}
-
-fn grant(section: &Section<'_>) -> Option<Grant> {
-    let username = section.read("username", values::line);
-    let password = section.read("password", values::secret_source);
-    let grant_type = section.read_or("grant_type", "client_credentials", values::word(GRANT_TYPES))?;
-    let offered = section.read("grant_types", grant_types);
-    if let Some(offered) = offered.filter(|offered| !offered.contains(&grant_type)) {
-        let (name, offered) = (quoted(grant_type), one_of(offered));
-        let message = format!("{name} is not offered by the provider's preset, only {offered}");
-        return section.fault_if_complete("grant_type", message);
-    }
-    if grant_type == "password" {
-        let mut missing = vec!["username", "password"];
-        missing.retain(|key| !section.has(key));
-        if !missing.is_empty() {
-            let message = format!("\"password\" also needs {}", missing.join(" and "));
-            return section.fault_if_complete("grant_type", message);
-        }
-        let (username, password) = (username?, password?);
-        return Some(Grant::Password(Box::new(UserPassword { username, password })));
-    }
-    if let Some(key) = ["username", "password"].into_iter().find(|key| section.has(key)) {
-        let message = "belongs to grant_type = \"password\"; set that, or remove username and password";
-        return section.fault_if_complete(key, message);
-    }
-    Some(Grant::ClientCredentials)
 }
 
 /// The form fields. Those that the preset requires must be there.

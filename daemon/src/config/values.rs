@@ -26,7 +26,8 @@ const SOURCES_MAX: usize = 4;
 
 /// Form fields that have a key of their own, or that the daemon writes itself.
 const RESERVED_PARAMS: &str = "grant_type client_id client_secret scope resource audience username password \
-                               client_assertion client_assertion_type";
+                               client_assertion client_assertion_type assertion subject_token subject_token_type \
+                               requested_token_type";
 
 /// Any text of at least one character and without control characters.
 pub(super) fn line(field: &Field<'_>) -> Option<String> {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use url::{Position, Url};
 
 use crate::clock::Clock;
-use crate::config::{ClientAuthentication, CredentialSettings, Endpoint, Grant};
+use crate::config::{ClientAuthentication, CredentialSettings, Endpoint};
 use crate::oauth::assertion::{self, Claims};
 use crate::oauth::client::{EXCHANGE_TIMEOUT, HttpClient};
 use crate::oauth::discovery::TokenEndpoint;
@@ -131,14 +131,11 @@ impl HttpProvider {
     /// The secret files and the `ca_file`.
     fn files(&self) -> Vec<PathBuf> {
         let CredentialSettings { client, grant, .. } = &*self.settings;
-        let password = match grant {
-            Grant::ClientCredentials => None,
-            Grant::Password(user) => Some(&user.password),
-        };
+        let grant_secret = grant.secret().map(|(_, source)| source);
         let client_secrets = client.authentication.secrets().iter().chain(client.authentication.passphrase());
         let tls = client.tls.iter().flat_map(|tls| iter::once(&tls.key).chain(&tls.passphrase));
         let mut files: Vec<_> =
-            client_secrets.chain(tls).chain(password).filter_map(SecretSource::path).collect();
+            client_secrets.chain(tls).chain(grant_secret).filter_map(SecretSource::path).collect();
         files.extend(client.tls.iter().map(|tls| tls.certificate.clone()).chain(client.ca_file.clone()));
         files
     }
@@ -183,21 +180,21 @@ impl Attempt<'_> {
         }
         let endpoint = self.token_endpoint().await?;
         let none = Secret::from(String::new());
-        let password = match &settings.grant {
-            Grant::ClientCredentials => none.clone(),
-            Grant::Password(user) => self.secret("password", &user.password).await?,
+        let grant_secret = match settings.grant.secret() {
+            None => none.clone(),
+            Some((name, source)) => self.secret(name, source).await?,
         };
         let (sources, name) =
             (settings.client.authentication.secrets(), settings.client.authentication.name_of_secrets());
         if sources.is_empty() {
-            return self.ask(&endpoint, &none, &password).await;
+            return self.ask(&endpoint, &none, &grant_secret).await;
         }
         let mut passed_over = Vec::new();
         let first = self.provider.lock().as_ref().map_or(0, |known| known.preferred_secret);
         let from_first = (0_u8..).zip(sources).cycle().skip(first.into());
         for (index, source) in from_first.take(sources.len()) {
             let result = match self.secret(name, source).await {
-                Ok(secret) => self.ask(&endpoint, &secret, &password).await,
+                Ok(secret) => self.ask(&endpoint, &secret, &grant_secret).await,
                 Err(failure) => Err(failure),
             };
             match result {
@@ -222,21 +219,21 @@ impl Attempt<'_> {
         &mut self,
         endpoint: &TokenEndpoint,
         secret: &Secret,
-        password: &Secret,
+        grant_secret: &Secret,
     ) -> Result<Granted, Failure> {
         if !self.provider.settings.client.authentication.is_assertion_made_here() {
-            return self.send(&endpoint.url, secret, password).await;
+            return self.send(&endpoint.url, secret, grant_secret).await;
         }
         let assumed = self.provider.lock().as_ref().map_or(0, |known| known.clock_skew);
         let assertion = self.assertion(endpoint, secret, assumed).await?;
-        let result = self.send(&endpoint.url, &assertion, password).await;
+        let result = self.send(&endpoint.url, &assertion, grant_secret).await;
         let skew = self.outcome.clock_skew.filter(|skew| skew.abs_diff(assumed) > TOLERATED_SKEW);
         let Some(skew) = skew else { return result };
         self.provider.with_known(|known| known.clock_skew = skew);
         match result {
             Err(failure) if failure.may_be_the_secret() => {
                 let assertion = self.assertion(endpoint, secret, skew).await?;
-                self.send(&endpoint.url, &assertion, password).await
+                self.send(&endpoint.url, &assertion, grant_secret).await
             }
             result => result,
         }
@@ -282,9 +279,14 @@ impl Attempt<'_> {
             .with_detail(detail))
     }
 
-    async fn send(&mut self, endpoint: &Url, secret: &Secret, password: &Secret) -> Result<Granted, Failure> {
+    async fn send(
+        &mut self,
+        endpoint: &Url,
+        secret: &Secret,
+        grant_secret: &Secret,
+    ) -> Result<Granted, Failure> {
         let HttpProvider { settings, clock, .. } = self.provider;
-        let (request, sent) = compose(settings, endpoint, secret, password)?;
+        let (request, sent) = compose(settings, endpoint, secret, grant_secret)?;
         let reply = self.exchange(request).await?;
         let read = read(&reply, Context { settings, wall: clock.wall(), sent: &sent });
         self.outcome.facts = read.facts;

@@ -1,5 +1,5 @@
-//! Composes a token request: the form body and the `Authorization` header (RFC 6749 sections 2.3.1, 4.3.2 and 4.4.2,
-//! RFC 7523 section 2.2).
+//! Composes a token request: the form body and the `Authorization` header (RFC 6749 sections 2.3.1 and 4.3 to 4.5,
+//! RFC 7523 section 2, RFC 8693 section 2.1).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,23 +13,25 @@ use crate::config::{BasicEncoding, ClientAuthentication, CredentialSettings, Gra
 use crate::oauth::Failure;
 use crate::oauth::redact::SentSecrets;
 
-/// Composes the request. `client_secret` may be a client assertion in its place. A secret that it does not need is empty. Also returns the secrets in every encoding in which they
+/// Composes the request. `client_secret` may be a client assertion in its place, and `grant_secret` is that
+/// of [`Grant::secret`]. A secret that it does not need is empty. Also returns the secrets in every encoding in which they
 /// are sent, so that they can be removed from the reply.
 pub fn compose(
     settings: &CredentialSettings,
     endpoint: &Url,
     client_secret: &Secret,
-    password: &Secret,
+    grant_secret: &Secret,
 ) -> Result<(Request, SentSecrets), Failure> {
     let mut request = Request::new(Method::POST, endpoint.clone());
     let headers = request.headers_mut();
     headers.insert(ACCEPT, header_value(&settings.client.accept)?);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    let (client_secret, password) = (client_secret.expose(), password.expose());
-    let mut sent = Vec::from([client_secret, password].map(str::to_owned));
-    sent.extend([client_secret, password].map(form_encoded));
+    let secrets = [client_secret.expose(), grant_secret.expose()];
+    let [client_secret, grant_secret] = secrets;
+    let mut sent = Vec::from(secrets.map(str::to_owned));
+    sent.extend(secrets.map(form_encoded));
     // Not sent so, but the usual form of an echo.
-    sent.extend([client_secret, password].map(|secret| STANDARD.encode(secret)));
+    sent.extend(secrets.map(|secret| STANDARD.encode(secret)));
     if let ClientAuthentication::SecretBasic { encoding, .. } = &settings.client.authentication {
         let id = &settings.client.client_id;
         let credentials = STANDARD.encode(match encoding {
@@ -41,18 +43,27 @@ pub fn compose(
         headers.insert(AUTHORIZATION, value);
         sent.push(credentials);
     }
-    *request.body_mut() = Some(form(settings, client_secret, password).into());
+    *request.body_mut() = Some(form(settings, client_secret, grant_secret).into());
     Ok((request, SentSecrets::new(sent)))
 }
 
-fn form(settings: &CredentialSettings, client_secret: &str, password: &str) -> String {
+fn form(settings: &CredentialSettings, client_secret: &str, grant_secret: &str) -> String {
     let mut form = Serializer::new(String::new());
     match &settings.grant {
         Grant::ClientCredentials => form.append_pair("grant_type", "client_credentials"),
         Grant::Password(user) => form
             .append_pair("grant_type", "password")
             .append_pair("username", &user.username)
-            .append_pair("password", password),
+            .append_pair("password", grant_secret),
+        Grant::JwtBearer(_) => {
+            form.append_pair("grant_type", Grant::JWT_BEARER).append_pair("assertion", grant_secret)
+        }
+        Grant::TokenExchange(exchange) => form
+            .append_pair("grant_type", Grant::TOKEN_EXCHANGE)
+            .append_pair("subject_token", grant_secret)
+            .append_pair("subject_token_type", &exchange.subject_token_type)
+            .extend_pairs(exchange.requested_token_type.iter().map(|value| ("requested_token_type", value))),
+        Grant::Other(grant_type) => form.append_pair("grant_type", grant_type),
     };
     let client = &settings.client;
     match &client.authentication {
@@ -106,7 +117,7 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{ClientSettings, Endpoint, Terms, UserPassword};
+    use crate::config::{ClientSettings, Endpoint, Terms, TokenExchange, UserPassword};
     use crate::oauth::redact::description;
     use crate::secret_source::SecretSource;
 
@@ -192,6 +203,38 @@ pub(crate) mod tests {
             "grant_type=password&username=u%40x&password=p%26w&client_id=c&scope=b+a\
              &resource=connectapi&resource=urn%3Ax&audience=api&acr_values=tenant%3Aacme"
         );
+    }
+
+    #[test]
+    fn each_grant_has_its_own_fields() {
+        let exchange = TokenExchange {
+            subject_token: source(),
+            subject_token_type: "urn:t".to_owned(),
+            requested_token_type: Some("urn:r".to_owned()),
+        };
+        let without = TokenExchange { requested_token_type: None, ..exchange.clone() };
+        let uri = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3A";
+        for (grant, expected) in [
+            (Grant::JwtBearer(Box::new(source())), format!("{uri}jwt-bearer&assertion=a%2Bb")),
+            (
+                Grant::TokenExchange(Box::new(exchange)),
+                format!(
+                    "{uri}token-exchange&subject_token=a%2Bb&subject_token_type=urn%3At&requested_token_type=urn%3Ar"
+                ),
+            ),
+            (
+                Grant::TokenExchange(Box::new(without)),
+                format!("{uri}token-exchange&subject_token=a%2Bb&subject_token_type=urn%3At"),
+            ),
+            (Grant::Other("account_credentials".to_owned()), "grant_type=account_credentials".to_owned()),
+        ] {
+            let mut settings = settings(ClientAuthentication::SecretBasic {
+                secrets: vec![source()],
+                encoding: BasicEncoding::Form,
+            });
+            settings.grant = grant;
+            assert_eq!(composed(&settings, "a+b").0, expected);
+        }
     }
 
     #[test]

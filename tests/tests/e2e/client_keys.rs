@@ -1,4 +1,4 @@
-//! Clients that prove their identity by an assertion in place of a secret.
+//! Keys and tokens of others in place of a client secret.
 
 use std::time::{Duration, SystemTime};
 
@@ -130,4 +130,35 @@ fn an_assertion_that_is_made_elsewhere_is_sent_as_it_is_at_each_request() {
     let sent: Vec<_> = requests.iter().map(|request| request.field("client_assertion").unwrap()).collect();
     assert!(sent[0].contains("first-svid") && sent[1] == second, "{}", sent.len());
     assert_eq!(requests[0].field("client_assertion_type").as_deref(), Some("urn:example:spiffe"));
+}
+
+#[test]
+fn a_token_is_exchanged_for_another_one() {
+    let (home, provider) = (TestDir::new(), Provider::start());
+    let subject = home.secret("subject", &secrets::invent("subject-token"));
+    let endpoint = provider.token_endpoint();
+    let exchange = format!(
+        "grant_type = \"urn:ietf:params:oauth:grant-type:token-exchange\"\nsubject_token = {subject}\n\
+         subject_token_type = \"urn:ietf:params:oauth:token-type:access_token\"\naudience = \"api\""
+    );
+    let table = format!(
+        "[provider.p]\ntoken_endpoint = {endpoint:?}\nclient_id = \"c\"\ntoken_endpoint_auth_method = \"none\"\n{}",
+        token_table("t", &exchange)
+    );
+    home.configure("", &table);
+    let daemon = Launch::new(&home).start();
+    daemon.tokenctl().get("t");
+    let next = secrets::invent("next-subject-token");
+    home.secret("subject", &next);
+    daemon.tokenctl().run(&["refresh", "t"]).expect_success();
+    let requests = provider.requests();
+    let last = requests.last().unwrap();
+    let field = |name: &str| last.field(name).unwrap_or_default();
+    assert_eq!(field("grant_type"), "urn:ietf:params:oauth:grant-type:token-exchange");
+    assert_eq!(field("subject_token_type"), "urn:ietf:params:oauth:token-type:access_token");
+    assert_eq!(
+        (field("subject_token"), field("audience")),
+        (next, "api".to_owned()),
+        "it is read for each request"
+    );
 }

@@ -183,9 +183,8 @@ fn asks_for_the_same(one: &CredentialSettings, other: &CredentialSettings) -> bo
         _ => false,
     };
     let grant = match (&one.grant, &other.grant) {
-        (Grant::ClientCredentials, Grant::ClientCredentials) => true,
         (Grant::Password(one), Grant::Password(other)) => one.username == other.username,
-        _ => false,
+        (one, other) => one == other,
     };
     endpoint && grant && one.terms == other.terms && one.params == other.params
 }
