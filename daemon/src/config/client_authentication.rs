@@ -56,6 +56,9 @@ pub(super) fn drop_unused(section: &Section<'_>, defaults: &mut Table) {
     let Some(method) = section.table.get("token_endpoint_auth_method") else { return };
     let Value::Text(method) = &method.value else { return };
     defaults.retain(|key, _| USES.iter().all(|(used, methods)| used != key || methods.contains(&&**method)));
+    if section.has("client_assertion") {
+        defaults.retain(|key, _| !matches!(&**key, "signing_alg" | "assertion_audience"));
+    }
 }
 
 pub(super) fn alg(field: &Field<'_>) -> Option<SigningAlg> {

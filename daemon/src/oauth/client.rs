@@ -307,7 +307,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-pub(super) fn internal(message: &str) -> Failure {
+fn internal(message: &str) -> Failure {
     Failure::new(ErrorClass::Internal, message)
 }
 

@@ -221,32 +221,33 @@ impl Attempt<'_> {
         secret: &Secret,
         grant_secret: &Secret,
     ) -> Result<Granted, Failure> {
-        if !self.provider.settings.client.authentication.is_assertion_made_here() {
-            return self.send(&endpoint.url, secret, grant_secret).await;
-        }
         let assumed = self.provider.lock().as_ref().map_or(0, |known| known.clock_skew);
-        let assertion = self.assertion(endpoint, secret, assumed).await?;
+        let Some(assertion) = self.assertion(endpoint, secret, assumed).await? else {
+            return self.send(&endpoint.url, secret, grant_secret).await;
+        };
         let result = self.send(&endpoint.url, &assertion, grant_secret).await;
         let skew = self.outcome.clock_skew.filter(|skew| skew.abs_diff(assumed) > TOLERATED_SKEW);
         let Some(skew) = skew else { return result };
         self.provider.with_known(|known| known.clock_skew = skew);
         match result {
             Err(failure) if failure.may_be_the_secret() => {
-                let assertion = self.assertion(endpoint, secret, skew).await?;
+                let Some(assertion) = self.assertion(endpoint, secret, skew).await? else {
+                    return Err(failure);
+                };
                 self.send(&endpoint.url, &assertion, grant_secret).await
             }
             result => result,
         }
     }
 
-    /// Makes a client assertion with a client secret or a private key. With a private key on another thread, because decrypting
-    /// it and signing with it take long.
+    /// Makes a client assertion with a client secret or a private key, if the client authenticates by one. With a private key on
+    /// another thread, because decrypting it and signing with it take long.
     async fn assertion(
         &mut self,
         endpoint: &TokenEndpoint,
         secret: &Secret,
         skew: i64,
-    ) -> Result<Secret, Failure> {
+    ) -> Result<Option<Secret>, Failure> {
         let HttpProvider { settings, clock, .. } = self.provider;
         let (client, now) = (&settings.client, assertion::by_clock_of_provider(clock.wall(), skew));
         let key = match &client.authentication {
@@ -254,9 +255,12 @@ impl Attempt<'_> {
             ClientAuthentication::SecretJwt { assertion, .. } => {
                 let claims = Claims::new(&client.client_id, &assertion.audience, endpoint, now);
                 let alg = assertion.alg.unwrap_or(SigningAlg::Hs256);
-                return Ok(assertion::by_secret(secret, alg, &claims).unwrap_or_else(|| secret.clone()));
+                let made = assertion::by_secret(secret, alg, &claims);
+                let failure =
+                    || Failure::new(ErrorClass::Internal, "no assertion can be made with this signing_alg");
+                return made.ok_or_else(failure).map(Some);
             }
-            _ => return Ok(secret.clone()),
+            _ => return Ok(None),
         };
         let passphrase = match &key.passphrase {
             None => None,
@@ -270,7 +274,7 @@ impl Attempt<'_> {
                 .await
         };
         let detail = match within(&mut self.time_for_secrets, signing).await {
-            Some(Ok(Ok(assertion))) => return Ok(assertion),
+            Some(Ok(Ok(assertion))) => return Ok(Some(assertion)),
             Some(Ok(Err(reason))) => reason,
             Some(Err(error)) => error.to_string(),
             None => "private_key: no signature in time".to_owned(),

@@ -8,7 +8,6 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, cr
 use tokend_protocol::{ErrorClass, Secret};
 use tokio::sync::Semaphore;
 
-use super::client::internal;
 use crate::config::{TlsSettings, mismatch, read_certificates, trust_ca_file};
 use crate::oauth::{CA_FILE_UNUSABLE, Failure, redact};
 use crate::secret_source::{SecretSource, on_another_thread};
@@ -28,7 +27,7 @@ pub(super) fn read_tls(ca_file: Option<&Path>, key: Option<ClientKey>) -> Result
     }
     let versions = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|_| internal("TLS cannot be set up"))?;
+        .map_err(|_| Failure::new(ErrorClass::Internal, "TLS cannot be set up"))?;
     let trusting = versions.with_root_certificates(roots);
     let mut tls = match key {
         None => trusting.with_no_client_auth(),
@@ -50,13 +49,13 @@ pub(super) async fn client_key(
     settings: &TlsSettings,
     reading: &Arc<Semaphore>,
 ) -> Result<PrivateKeyDer<'static>, Failure> {
-    let read = |source: SecretSource| async move {
-        source.read_in_turn(reading).await.map_err(|error| unusable_key(format!("private_key: {error}")))
+    let read = |name: &'static str, source: SecretSource| async move {
+        source.read_in_turn(reading).await.map_err(|error| unusable_key(format!("{name}: {error}")))
     };
-    let key = read(settings.key.clone()).await?;
+    let key = read("private_key", settings.key.clone()).await?;
     let passphrase = match settings.passphrase.clone() {
         None => None,
-        Some(source) => Some(read(source).await?),
+        Some(source) => Some(read("private_key_passphrase", source).await?),
     };
     if key.expose().trim_start().starts_with('{') {
         return Err(unusable_key(

@@ -101,11 +101,6 @@ impl ClientAuthentication {
         }
     }
 
-    /// Whether the secrets sign assertions, and are not sent.
-    pub fn is_assertion_made_here(&self) -> bool {
-        matches!(self, Self::SecretJwt { .. } | Self::PrivateKeyJwt(_))
-    }
-
     /// The source of the passphrase of the private keys.
     pub fn passphrase(&self) -> Option<&SecretSource> {
         if let Self::PrivateKeyJwt(key) = self { key.passphrase.as_ref() } else { None }
