@@ -1,8 +1,11 @@
 //! The floods, and a caller alone and beside one of them.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use tokend_protocol::Request;
 use tokend_tests::bench::{
     self, Connection, Measurement, again_and_again, list, sending, slow_reading, wait_until_ready, watch,
@@ -41,18 +44,35 @@ pub(crate) struct Round {
     pub(crate) beside: Vec<Duration>,
 }
 
+/// Where the daemon, the caller and the flood run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// On any processor, as the kernel decides.
+    Free,
+    /// The daemon on a processor of its own, and the other two together on another one.
+    Apart,
+}
+
 /// Measures a caller alone and beside the flood, in turns.
-pub(crate) fn measure(number: usize, rounds: usize, calls: usize) -> Vec<Round> {
+pub(crate) fn measure(number: usize, rounds: usize, calls: usize, placement: Placement) -> Vec<Round> {
     let allow = format!("allow = [\"user:{FLOOD}\", \"user:{CALLER}\"]");
     let tokens: String = (0..200).map(|n| token_table(&format!("t{n}"), &allow)).collect();
     let group = format!("socket_group = {:?}", SOCKET_GROUP.to_string());
     let scene = Scene::quiet(Provider::start(), &group, &tokens);
     scene.tokenctl().get("t0");
+    let (first, last) = processors();
+    if placement == Placement::Apart {
+        let (last, pid) = (last.to_string(), scene.daemon.pid().to_string());
+        let mut pin = Command::new("taskset");
+        pin.args(["--all-tasks", "--pid", "--cpu-list", &last, &pid]).stdout(Stdio::null());
+        assert!(pin.status().unwrap().success());
+    }
+    let user = |uid| user(uid, (placement == Placement::Apart).then_some(first));
     let round = |_| {
-        let alone = latencies(scene.socket(), calls);
+        let alone = latencies(&user(CALLER), scene.socket(), calls);
         let mut flood = bench::start(&words(&user(FLOOD)), scene.socket(), &["flood", &number.to_string()]);
         wait_until_ready(&mut flood);
-        let beside = latencies(scene.socket(), calls);
+        let beside = latencies(&user(CALLER), scene.socket(), calls);
         flood.kill().unwrap();
         flood.wait().unwrap();
         Round { alone, beside }
@@ -60,18 +80,26 @@ pub(crate) fn measure(number: usize, rounds: usize, calls: usize) -> Vec<Round> 
     (0..rounds).map(round).collect()
 }
 
-/// The words that run a program as a user.
-fn user(uid: u32) -> [String; 5] {
-    let ids = [format!("--reuid={uid}"), format!("--regid={uid}"), format!("--groups={SOCKET_GROUP}")];
-    let [user, group, groups] = ids;
-    ["setpriv".to_owned(), user, group, groups, "--".to_owned()]
+/// The numbers of the first and the last processor that this process may use.
+fn processors() -> (usize, usize) {
+    let set = sched_getaffinity(Pid::this()).unwrap();
+    let mut allowed = (0..CpuSet::count()).filter(|number| set.is_set(*number).unwrap());
+    let first = allowed.next().unwrap();
+    (first, allowed.next_back().unwrap_or(first))
+}
+
+/// The words that run a program as a user, on one processor if one is given.
+fn user(uid: u32, processor: Option<usize>) -> Vec<String> {
+    let pinned = processor.map(|number| format!("taskset --cpu-list {number} ")).unwrap_or_default();
+    let words = format!("{pinned}setpriv --reuid={uid} --regid={uid} --groups={SOCKET_GROUP} --");
+    words.split(' ').map(str::to_owned).collect()
 }
 
 fn words(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
 
-fn latencies(socket: &Path, calls: usize) -> Vec<Duration> {
+fn latencies(user: &[String], socket: &Path, calls: usize) -> Vec<Duration> {
     let measurement = Measurement {
         connection: Connection::Kept,
         verb: "get",
@@ -80,7 +108,7 @@ fn latencies(socket: &Path, calls: usize) -> Vec<Duration> {
         within: Duration::from_secs(60),
         pause: Duration::from_micros(200),
     };
-    let calls = measurement.start(&words(&user(CALLER)), socket);
+    let calls = measurement.start(&words(user), socket);
     assert_eq!(calls.failed, 0);
     calls.latencies
 }

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use tokend_tests::bench::{self, share};
 use tokend_tests::requirement;
 
-use self::floods::FLOODS;
+use self::floods::{FLOODS, Placement};
 
 /// Rounds of each, alone and beside the flood.
 const ROUNDS: usize = 5;
@@ -51,7 +51,7 @@ fn compare(picked: &[&str]) {
             continue;
         }
         let (mut alone, mut beside) = (Vec::new(), Vec::new());
-        for round in floods::measure(number, ROUNDS, CALLS) {
+        for round in floods::measure(number, ROUNDS, CALLS, Placement::Free) {
             alone.extend(round.alone);
             beside.extend(round.beside);
         }

@@ -6,7 +6,7 @@ use nix::unistd::Uid;
 use tokend_tests::bench::share;
 
 use crate::Plan;
-use crate::floods::{self, FLOODS, Round};
+use crate::floods::{self, FLOODS, Placement, Round};
 use crate::table::{Bar, Report, Row};
 
 /// There are many floods, so there are few rounds.
@@ -23,13 +23,16 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) {
         report.left_out.push("calls beside a flood: run it as root".to_owned());
         return;
     }
-    for (number, flood) in FLOODS.iter().enumerate() {
-        let rounds = floods::measure(number, plan.rounds.min(ROUNDS_MAX), CALLS);
+    let placements = [(Placement::Free, ""), (Placement::Apart, ", the daemon on a processor of its own")];
+    for ((placement, name), (number, flood)) in
+        placements.iter().flat_map(|placement| FLOODS.iter().enumerate().map(move |flood| (placement, flood)))
+    {
+        let rounds = floods::measure(number, plan.rounds.min(ROUNDS_MAX), CALLS, *placement);
         let medians = |latencies: fn(&Round) -> &Vec<Duration>| {
             rounds.iter().map(|round| share(latencies(round), 50).as_secs_f64() * 1e6).collect()
         };
         report.rows.push(Row {
-            what: format!("median get beside a flood: {}", flood.name),
+            what: format!("median get beside a flood: {}{name}", flood.name),
             unit: "µs",
             tokend: medians(|round| &round.beside),
             baseline: Some(("alone".to_owned(), medians(|round| &round.alone))),
