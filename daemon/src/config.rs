@@ -1,8 +1,8 @@
 #![doc = include_str!("../CONFIGURATION.md")]
 //!
 //! # In this module
-//! Reads configuration files into checked settings. [`load`] finds every fault of all files in one go. It never reads
-//! a secret, and no fault repeats one that was written into the configuration by mistake.
+//! Reads configuration files into checked settings. [`load`] finds every fault of all files in one go. It reads
+//! no secret, except that a check tries private keys, and no fault repeats one that was written into the configuration by mistake.
 
 mod client_authentication;
 mod fault;

@@ -7,6 +7,8 @@ mod jwk;
 use std::fmt;
 
 use pkcs8::EncryptedPrivateKeyInfoRef;
+use pkcs8::pkcs5::EncryptionScheme;
+use pkcs8::pkcs5::pbes2::Kdf;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{
@@ -47,10 +49,14 @@ pub enum KeyError {
     BadJwk,
     #[error("encrypted; set private_key_passphrase")]
     Encrypted,
-    #[error(
-        "cannot be decrypted: the passphrase is wrong, or the encryption is not PBES2; openssl pkcs8 -topk8 -in KEY -out NEW"
-    )]
+    #[error("cannot be decrypted: the passphrase is wrong")]
     NotDecrypted,
+    #[error("encrypted in a way that is not known; convert it: openssl pkcs8 -topk8 -in KEY -out NEW")]
+    UnknownEncryption,
+    #[error(
+        "encrypted with parameters that take too much time or memory; convert it: openssl pkcs8 -topk8 -in KEY -out NEW"
+    )]
+    Costly,
     #[error("encrypted in an old format of OpenSSL; convert it: openssl pkcs8 -topk8 -in KEY -out NEW")]
     OldEncryption,
     #[error(
@@ -217,12 +223,31 @@ pub fn read_pem(text: &str, passphrase: Option<&str>) -> Result<PrivateKeyDer<'s
         "EC PRIVATE KEY" => PrivateKeyDer::Sec1(block.into_contents().into()),
         "ENCRYPTED PRIVATE KEY" => {
             let passphrase = passphrase.ok_or(KeyError::Encrypted)?;
-            let key = EncryptedPrivateKeyInfoRef::try_from(block.contents()).ok();
-            let opened = key.and_then(|key| key.decrypt(passphrase).ok()).ok_or(KeyError::NotDecrypted)?;
+            let key = EncryptedPrivateKeyInfoRef::try_from(block.contents());
+            let key = key.map_err(|_| KeyError::UnknownEncryption)?;
+            if is_costly(&key.encryption_algorithm) {
+                return Err(KeyError::Costly);
+            }
+            let opened = key.decrypt(passphrase).map_err(|_| KeyError::NotDecrypted)?;
             PrivateKeyDer::Pkcs8(opened.as_bytes().to_vec().into())
         }
         _ => return Err(KeyError::Unsupported),
     })
+}
+
+/// Whether deriving the key from the passphrase takes more than seconds, or more than 64 MiB. Its parameters are in the file, and may
+/// be anything.
+fn is_costly(encryption: &EncryptionScheme) -> bool {
+    match encryption.pbes2().map(|parameters| &parameters.kdf) {
+        Some(Kdf::Pbkdf2(pbkdf2)) => pbkdf2.iteration_count > 10_000_000,
+        Some(Kdf::Scrypt(scrypt)) => {
+            let (cost, block, lanes) = (scrypt.cost_parameter, scrypt.block_size, scrypt.parallelization);
+            let bytes =
+                [128, u64::from(block), u64::from(lanes)].into_iter().try_fold(cost, u64::checked_mul);
+            cost == 0 || bytes.is_none_or(|bytes| bytes > 64 << 20)
+        }
+        _ => false,
+    }
 }
 
 /// Authenticates a message with a shared secret. `None` if the algorithm takes a private key.

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
 
 use crate::TestDir;
@@ -55,6 +55,17 @@ impl Authority {
     /// What a server on a loopback address needs to speak TLS with a certificate of this authority.
     pub fn server(&self, flaw: Flaw) -> Arc<ServerConfig> {
         Shown::new(self, flaw).server()
+    }
+
+    /// What a server needs that accepts only clients with a certificate of this authority.
+    pub fn server_for_clients(&self) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), cryptography());
+        let builder = ServerConfig::builder_with_provider(cryptography());
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_client_cert_verifier(verifier.build().unwrap());
+        Arc::new(builder.with_cert_resolver(Arc::new(Shown::new(self, Flaw::None))))
     }
 
     /// A certificate of this authority for a name, and its key.

@@ -41,12 +41,18 @@ const USES: [(&str, &[&str]); 9] = [
     ("client_assertion_type", &[PRIVATE_KEY_JWT]),
 ];
 
-/// A provider with a private key or an assertion authenticates by it, unless it says otherwise. A key with a certificate may
-/// also be for TLS alone.
-pub(super) fn infer_method(section: &mut Section<'_>) {
-    let key = ["private_key", "client_assertion"].into_iter().find(|key| section.has(key));
-    let key = key.filter(|key| *key != "private_key" || !section.has("client_certificate"));
-    let (Some(key), false) = (key, section.has("token_endpoint_auth_method")) else { return };
+/// A provider with a private key or an assertion authenticates by it, unless it or its preset says otherwise. A key with a
+/// certificate may also be for TLS alone.
+pub(super) fn infer_method(section: &mut Section<'_>, preset: Option<&Table>) {
+    let of_preset = preset.and_then(|preset| preset.get("token_endpoint_auth_method"));
+    let is_tls = of_preset.is_some_and(|item| {
+        [TLS, SELF_SIGNED_TLS].iter().any(|method| item.value == Value::Text((*method).to_owned()))
+    });
+    let key = if section.has("client_assertion") { "client_assertion" } else { "private_key" };
+    let may_be_for_tls = key == "private_key" && (is_tls || section.has("client_certificate"));
+    if !section.has(key) || may_be_for_tls || section.has("token_endpoint_auth_method") {
+        return;
+    }
     let (place, value) = (section.place_of(key).clone(), Value::Text(PRIVATE_KEY_JWT.to_owned()));
     section.table.insert("token_endpoint_auth_method".to_owned(), Item { place, value });
 }
@@ -78,6 +84,10 @@ pub(super) fn audience(field: &Field<'_>) -> Option<AssertionAudience> {
 /// and a forgotten secret is not.
 pub(super) fn read(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<ClientAuthentication> {
     let method = section.read_or("token_endpoint_auth_method", BASIC, values::word(METHODS))?;
+    if matches!(method, TLS | SELF_SIGNED_TLS) && !section.has("client_certificate") {
+        let message = "the PEM file with the certificate by which the client authenticates";
+        return section.missing("client_certificate", message);
+    }
     for (key, methods) in USES {
         let is_for_tls =
             section.has("client_certificate") && matches!(key, "private_key" | "private_key_passphrase");
@@ -153,10 +163,6 @@ fn by_assertion(section: &Section<'_>) -> Option<ClientAuthentication> {
 }
 
 fn by_certificate(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<ClientAuthentication> {
-    section.missing::<()>(
-        "client_certificate",
-        "the PEM file with the certificate by which the client authenticates",
-    );
     if endpoint.is_some_and(|endpoint| endpoint.url().scheme() == "http") {
         let message = "needs an https:// endpoint, because the certificate is shown in TLS";
         return section.fault_if_complete("token_endpoint_auth_method", message);

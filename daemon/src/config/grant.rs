@@ -34,7 +34,9 @@ const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 fn grant_type(field: &Field<'_>) -> Option<String> {
     let text = values::line(field)?;
     let known = GRANT_TYPES.map(|(name, _)| name);
-    if known.contains(&&*text) || (text.contains(':') && did_you_mean(&text, known).is_empty()) {
+    // Extensions differ in their last word, so only a slip of the finger is taken for one.
+    let resembles = |known: &&str| strsim::damerau_levenshtein(&text, known) <= 2;
+    if known.contains(&&*text) || (text.contains(':') && !known.iter().any(resembles)) {
         return Some(text);
     }
     let hint = did_you_mean(&text, known);
@@ -69,8 +71,11 @@ pub(super) fn read(section: &Section<'_>) -> Option<Grant> {
         let message = format!("{} also needs {}", quoted(&grant_type), missing.join(" and "));
         return section.fault_if_complete("grant_type", message);
     }
-    if let Some((key, owner)) = KEYS.into_iter().find(|(key, owner)| section.has(key) && *owner != grant_type)
-    {
+    let is_extension = GRANT_TYPES.iter().all(|(name, _)| *name != grant_type);
+    let is_stray = |key: &str, owner: &str| {
+        section.has(key) && owner != grant_type && !(is_extension && key == "assertion")
+    };
+    if let Some((key, owner)) = KEYS.into_iter().find(|(key, owner)| is_stray(key, owner)) {
         let message = format!("belongs to grant_type = {}; set that, or remove the key", quoted(owner));
         return section.fault_if_complete(key, message);
     }
@@ -83,6 +88,6 @@ pub(super) fn read(section: &Section<'_>) -> Option<Grant> {
             subject_token_type: subject_token_type?,
             requested_token_type,
         })),
-        _ => Grant::Other(grant_type),
+        _ => Grant::Other { grant_type, assertion: assertion.map(Box::new) },
     })
 }

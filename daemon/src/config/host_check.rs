@@ -103,8 +103,16 @@ pub(super) fn look_up(sink: &Sink) {
 fn try_private_keys(sink: &Sink) {
     for (place, path, key) in sink.private_keys.borrow().iter() {
         // A file that cannot be read is reported already.
-        let Ok(Ok(text)) = content(&key.file).map(String::from_utf8) else { continue };
-        if let Err(error) = check_key(&text, key) {
+        let Ok(bytes) = content(&key.file) else { continue };
+        let Ok(text) = String::from_utf8(bytes) else {
+            sink.fault(place, path, format!("{}: {}", key.file.display(), KeyError::NotAKey));
+            continue;
+        };
+        if text.trim_start().starts_with('{') && key.certificate.is_some() {
+            let message =
+                format!("{}: a JWK; the key of a client_certificate has to be PEM", key.file.display());
+            sink.fault(place, path, message);
+        } else if let Err(error) = check_key(&text, key) {
             sink.fault(place, path, format!("{}: {error}", key.file.display()));
         } else if let Err(reason) = check_certificate(&text, key) {
             sink.fault(place, path, reason);

@@ -37,7 +37,7 @@ pub(super) fn read(
     });
     section.may_lack_keys |= section.has("preset") && preset.is_none();
     let environment = environment(&section, preset);
-    client_authentication::infer_method(&mut section);
+    client_authentication::infer_method(&mut section, preset.map(|preset| &preset.provider));
     if let Some(preset) = preset {
         let mut defaults = preset.provider.clone();
         defaults.extend(environment.cloned().unwrap_or_default());

@@ -127,8 +127,11 @@ pub enum Grant {
     JwtBearer(Box<SecretSource>),
     /// RFC 8693.
     TokenExchange(Box<TokenExchange>),
-    /// An extension, whose form fields are all among the parameters.
-    Other(String),
+    /// An extension. It may have an assertion (RFC 7521 section 4.1); other form fields are among the parameters.
+    Other {
+        grant_type: String,
+        assertion: Option<Box<SecretSource>>,
+    },
 }
 
 /// The token that is given in exchange (RFC 8693 section 2.1).
@@ -257,7 +260,8 @@ impl Grant {
             Self::Password(user) => Some(("password", &user.password)),
             Self::JwtBearer(assertion) => Some(("assertion", assertion)),
             Self::TokenExchange(exchange) => Some(("subject_token", &exchange.subject_token)),
-            Self::ClientCredentials | Self::Other(_) => None,
+            Self::Other { assertion, .. } => assertion.as_deref().map(|assertion| ("assertion", assertion)),
+            Self::ClientCredentials => None,
         }
     }
 }

@@ -618,6 +618,10 @@ fn extension_grants_have_what_they_need() {
             ),
         ],
     );
+}
+
+#[test]
+fn an_extension_grant_has_its_secret() {
     let grant = |lines: &str| token(&format!("{TOKEN}{lines}")).credential.grant.clone();
     let source = || SecretSource::Environment("A".to_owned());
     let uri = "urn:ietf:params:oauth:grant-type:";
@@ -635,9 +639,13 @@ fn extension_grants_have_what_they_need() {
         grant(&format!("grant_type = \"{uri}token-exchange\"\n{lines}")),
         Grant::TokenExchange(Box::new(exchange))
     );
-    for name in ["account_credentials", "https://id.example/grants/own"] {
-        assert_eq!(grant(&format!("grant_type = \"{name}\"")), Grant::Other(name.to_owned()));
+    let other = |grant_type: &str| Grant::Other { grant_type: grant_type.to_owned(), assertion: None };
+    let (saml, apikey) = (format!("{uri}saml2-bearer"), "urn:ibm:params:oauth:grant-type:apikey");
+    for name in ["account_credentials", "https://id.example/grants/own", &saml, apikey] {
+        assert_eq!(grant(&format!("grant_type = \"{name}\"")), other(name));
     }
+    let with_assertion = Grant::Other { grant_type: saml.clone(), assertion: Some(Box::new(source())) };
+    assert_eq!(grant(&format!("grant_type = \"{saml}\"\nassertion = {{ env = \"A\" }}")), with_assertion);
 }
 
 #[test]

@@ -26,7 +26,7 @@ const SOURCES_MAX: usize = 4;
 
 /// Form fields that have a key of their own, or that the daemon writes itself.
 const RESERVED_PARAMS: &str = "grant_type client_id client_secret scope resource audience username password \
-                               client_assertion client_assertion_type assertion subject_token subject_token_type \
+                               client_assertion client_assertion_type assertion subject_token subject_token_type actor_token \
                                requested_token_type";
 
 /// Any text of at least one character and without control characters.

@@ -91,7 +91,7 @@ pub fn by_key_of(
         .map_err(|error| format!("private_key: {error}"))
 }
 
-/// An assertion that a private key signs. The `kid` of a JWK has precedence over `key_id`. With the DER of the key's
+/// An assertion that a private key signs. Without a `key_id`, its `kid` is that of the JWK. With the DER of the key's
 /// certificate, the header has its thumbprints, as Microsoft Entra ID wants.
 ///
 /// # Errors
@@ -106,7 +106,7 @@ fn by_key(
     let alg = key.alg(alg)?;
     let thumbprint = |of| certificate.map(|der| BASE64_URL_SAFE_NO_PAD.encode(digest(of, der)));
     let header = Header {
-        kid: key.key_id.as_deref().or(key_id),
+        kid: key_id.or(key.key_id.as_deref()),
         x5t: thumbprint(&SHA1_FOR_LEGACY_USE_ONLY),
         x5t_s256: thumbprint(&SHA256),
         ..Header::default()
@@ -218,8 +218,10 @@ mod tests {
         assert_eq!(header["x5t#S256"], "v_0oyO6xCl5Qzxe1j0d-oYA4la5pdE5utTy8w79Cets");
         let with_own = KEY.replacen('{', "{\"kid\":\"own\",", 1);
         let key = SigningKey::read(&with_own, None).unwrap();
-        let (header, ..) = parts(&by_key(&key, None, Some("k1"), None, &claims()).unwrap());
-        assert_eq!(header["kid"], "own");
+        for (key_id, expected) in [(None, "own"), (Some("k1"), "k1")] {
+            let (header, ..) = parts(&by_key(&key, None, key_id, None, &claims()).unwrap());
+            assert_eq!(header["kid"], expected);
+        }
     }
 
     #[test]

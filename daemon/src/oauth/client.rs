@@ -19,7 +19,7 @@ use url::Url;
 
 use crate::config::{ClientSettings, TlsSettings};
 use crate::oauth::response::HttpReply;
-use crate::oauth::tls::{client_key, read_tls, tls_failure, unusable};
+use crate::oauth::tls::{ClientKey, client_key, read_tls, tls_failure, unusable, unusable_key};
 use crate::oauth::{Failure, redact};
 use crate::secret_source::on_another_thread;
 
@@ -122,6 +122,9 @@ impl HttpClient {
     }
 
     fn unread_trust(&self) -> Failure {
+        if self.connection.tls.is_some() {
+            return unusable_key("it cannot be read in time".to_owned());
+        }
         match &self.connection.ca_file {
             Some(path) => unusable(path, "it cannot be read in time"),
             None => internal("the trust roots cannot be read in time"),
@@ -129,29 +132,30 @@ impl HttpClient {
     }
 
     async fn client(&self, egress: Option<String>) -> Result<Client, Failure> {
+        if let Some(settings) = &self.connection.tls {
+            let key = client_key(settings, &self.reading).await?;
+            return self.new_client(egress.as_ref(), Some((Arc::clone(settings), key))).await;
+        }
         let mut clients = self.clients.lock().await;
         if let Some(client) = clients.get(&egress) {
             return Ok(client.clone());
         }
-        let key = match &self.connection.tls {
-            None => None,
-            Some(settings) => Some((Arc::clone(settings), client_key(settings, &self.reading).await?)),
-        };
-        let is_kept = key.is_none();
+        let client = self.new_client(egress.as_ref(), None).await?;
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        clients.insert(egress, client.clone());
+        Ok(client)
+    }
+
+    async fn new_client(&self, egress: Option<&String>, key: Option<ClientKey>) -> Result<Client, Failure> {
         let ca_file = self.connection.ca_file.clone();
         let permit = Arc::clone(&self.reading).acquire_owned().await.ok();
         let read = on_another_thread(permit, move || read_tls(ca_file.as_deref(), key)).await;
         let tls = read.unwrap_or_else(|_| Err(internal("reading the trust roots broke off")))?;
-        let socket = self.egress_dir.as_ref().zip(egress.as_ref()).map(|(dir, instance)| dir.join(instance));
-        let client = build(tls, self.connection.proxy.as_ref(), socket)
-            .map_err(|_| internal("the HTTP client cannot be set up"))?;
-        if clients.len() >= CLIENTS_MAX {
-            clients.clear();
-        }
-        if is_kept {
-            clients.insert(egress, client.clone());
-        }
-        Ok(client)
+        let socket = self.egress_dir.as_ref().zip(egress).map(|(dir, instance)| dir.join(instance));
+        build(tls, self.connection.proxy.as_ref(), socket)
+            .map_err(|_| internal("the HTTP client cannot be set up"))
     }
 }
 

@@ -22,14 +22,9 @@ pub struct TokenEndpoint {
 struct Metadata {
     issuer: String,
     token_endpoint: String,
+    /// Endpoints for clients with a certificate (RFC 8705 section 5).
     #[serde(default)]
-    mtls_endpoint_aliases: MtlsEndpointAliases,
-}
-
-/// Endpoints for clients with a certificate (RFC 8705 section 5).
-#[derive(Default, Deserialize)]
-struct MtlsEndpointAliases {
-    token_endpoint: Option<String>,
+    mtls_endpoint_aliases: serde_json::Value,
 }
 
 /// The URLs at which an issuer's metadata may be, in the order in which to look: OpenID Connect appends the well-known part
@@ -70,9 +65,9 @@ pub fn read(
 
 /// Whether a failure at one URL ends the search: the issuer cannot be reached, or asked for a pause.
 pub fn ends_search(failure: &Failure) -> bool {
-    use ErrorClass::{Internal, Throttled, Timeout, Tls, Unreachable};
+    use ErrorClass::{Internal, Secret, Throttled, Timeout, Tls, Unreachable};
     failure.retry_after.is_some()
-        || matches!(failure.class, Unreachable | Timeout | Tls | Throttled | Internal)
+        || matches!(failure.class, Unreachable | Timeout | Tls | Throttled | Internal | Secret)
 }
 
 /// The token endpoint in a metadata document, whose issuer must be the configured one (RFC 8414 section 3.3).
@@ -87,8 +82,8 @@ fn token_endpoint(issuer: &Url, has_certificate: bool, document: &[u8]) -> Resul
         let provider_said = Some(redact::printable(&format!("issuer: {}", metadata.issuer)));
         return Err(Failure { provider_said, ..refused(message) });
     }
-    let alias = metadata.mtls_endpoint_aliases.token_endpoint.filter(|_| has_certificate);
-    let endpoint = alias.as_ref().unwrap_or(&metadata.token_endpoint);
+    let alias = metadata.mtls_endpoint_aliases.get("token_endpoint").filter(|_| has_certificate);
+    let endpoint = alias.and_then(serde_json::Value::as_str).unwrap_or(&metadata.token_endpoint);
     let url = Url::parse(endpoint).map_err(|_| malformed("a token_endpoint that is no URL"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refused("a token_endpoint with a user name or password before the host"));
@@ -181,8 +176,12 @@ mod tests {
         assert_eq!(read(true, document).unwrap(), "https://mtls.id.example/token");
         let unsafe_alias = document.replace("https://mtls", "http://mtls");
         assert_eq!(read(true, &unsafe_alias).unwrap_err().class, ErrorClass::Refused);
-        let without = document.replace("mtls_endpoint_aliases", "x");
-        assert_eq!(read(true, &without).unwrap(), "https://id.example/token");
+        for other in ["null", "[]", r#"{"token_endpoint":null}"#] {
+            let document = format!(
+                r#"{{"issuer":"https://id.example","token_endpoint":"https://id.example/token","mtls_endpoint_aliases":{other}}}"#
+            );
+            assert_eq!(read(true, &document).unwrap(), "https://id.example/token");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub struct HttpProvider {
 struct Known {
     /// The token endpoint that the issuer's metadata named. Dropped after a failure, because it may have moved.
     endpoint: Option<TokenEndpoint>,
-    /// By how many seconds the provider's clock is ahead of this host's, by the last `Date`. Only client assertions need it.
+    /// By how many seconds the provider's clock is ahead of this host's, if an assertion was accepted only with that.
     clock_skew: i64,
     /// The client secret that worked last. While a secret is replaced, the provider may accept either of two.
     preferred_secret: u8,
@@ -225,19 +225,19 @@ impl Attempt<'_> {
         let Some(assertion) = self.assertion(endpoint, secret, assumed).await? else {
             return self.send(&endpoint.url, secret, grant_secret).await;
         };
+        let failure = match self.send(&endpoint.url, &assertion, grant_secret).await {
+            Err(failure) if failure.may_be_the_secret() && failure.retry_after.is_none() => failure,
+            result => return result,
+        };
+        // The clock of a gateway may be another one than the server's. So a skew that does not help is forgotten.
+        let other_skews = [self.outcome.clock_skew.unwrap_or(assumed), 0];
+        let Some(skew) = other_skews.into_iter().find(|skew| skew.abs_diff(assumed) > TOLERATED_SKEW) else {
+            return Err(failure);
+        };
+        let Some(assertion) = self.assertion(endpoint, secret, skew).await? else { return Err(failure) };
         let result = self.send(&endpoint.url, &assertion, grant_secret).await;
-        let skew = self.outcome.clock_skew.filter(|skew| skew.abs_diff(assumed) > TOLERATED_SKEW);
-        let Some(skew) = skew else { return result };
-        self.provider.with_known(|known| known.clock_skew = skew);
-        match result {
-            Err(failure) if failure.may_be_the_secret() => {
-                let Some(assertion) = self.assertion(endpoint, secret, skew).await? else {
-                    return Err(failure);
-                };
-                self.send(&endpoint.url, &assertion, grant_secret).await
-            }
-            result => result,
-        }
+        self.provider.with_known(|known| known.clock_skew = if result.is_ok() { skew } else { 0 });
+        result
     }
 
     /// Makes a client assertion with a client secret or a private key, if the client authenticates by one. With a private key on
@@ -309,7 +309,10 @@ impl Attempt<'_> {
         if let Some(endpoint) = self.provider.with_known(|known| known.endpoint.clone()) {
             return Ok(endpoint);
         }
-        let has_certificate = self.provider.settings.client.tls.is_some();
+        let client = &self.provider.settings.client;
+        // With `private_key_jwt`, the certificate may be there only to be named in the assertion.
+        let has_certificate =
+            client.tls.is_some() && !matches!(client.authentication, ClientAuthentication::PrivateKeyJwt(_));
         let mut first = None;
         for url in discovery::metadata_urls(issuer) {
             let mut request = Request::new(Method::GET, url);

@@ -63,7 +63,9 @@ fn form(settings: &CredentialSettings, client_secret: &str, grant_secret: &str) 
             .append_pair("subject_token", grant_secret)
             .append_pair("subject_token_type", &exchange.subject_token_type)
             .extend_pairs(exchange.requested_token_type.iter().map(|value| ("requested_token_type", value))),
-        Grant::Other(grant_type) => form.append_pair("grant_type", grant_type),
+        Grant::Other { grant_type, assertion } => form
+            .append_pair("grant_type", grant_type)
+            .extend_pairs(assertion.iter().map(|_| ("assertion", grant_secret))),
     };
     let client = &settings.client;
     match &client.authentication {
@@ -226,7 +228,14 @@ pub(crate) mod tests {
                 Grant::TokenExchange(Box::new(without)),
                 format!("{uri}token-exchange&subject_token=a%2Bb&subject_token_type=urn%3At"),
             ),
-            (Grant::Other("account_credentials".to_owned()), "grant_type=account_credentials".to_owned()),
+            (
+                Grant::Other { grant_type: "account_credentials".to_owned(), assertion: None },
+                "grant_type=account_credentials".to_owned(),
+            ),
+            (
+                Grant::Other { grant_type: "urn:x".to_owned(), assertion: Some(Box::new(source())) },
+                "grant_type=urn%3Ax&assertion=a%2Bb".to_owned(),
+            ),
         ] {
             let mut settings = settings(ClientAuthentication::SecretBasic {
                 secrets: vec![source()],

@@ -271,7 +271,11 @@ impl Reading<'_> {
         // gateway's page in JSON has one too.
         let code = code.or(named.as_deref().filter(|_| matches!(status, 200..300 | 400)));
         let has_password = matches!(self.context.settings.grant, Grant::Password(_));
-        let refusal = refusal(status, code, has_password).filter(|_| class == ErrorClass::Refused);
+        // An assertion or a token that is given in exchange locks no account.
+        let is_about_a_user =
+            matches!(self.context.settings.grant, Grant::Password(_) | Grant::ClientCredentials);
+        let refusal =
+            refusal(status, code, has_password, is_about_a_user).filter(|_| class == ErrorClass::Refused);
         Failure { refusal, ..Failure::new(class, message) }
     }
 
@@ -361,10 +365,10 @@ pub fn claimed_lifetime(token: &str, date: Option<Duration>, wall: Duration) -> 
     Some(Duration::try_from_secs_f64((exp - now).max(0.0)).unwrap_or(Duration::MAX))
 }
 
-fn refusal(status: u16, code: Option<&str>, has_password: bool) -> Option<Refusal> {
+fn refusal(status: u16, code: Option<&str>, has_password: bool, is_about_a_user: bool) -> Option<Refusal> {
     match (code, status) {
         (Some("invalid_client"), _) => Some(Refusal::Client),
-        (Some("invalid_grant"), _) => Some(Refusal::User),
+        (Some("invalid_grant"), _) if is_about_a_user => Some(Refusal::User),
         (Some(code), _) => (!CODES.contains(&code)).then_some(Refusal::UnknownCode),
         (None, 400 | 401 | 403) if has_password => Some(Refusal::PasswordWithoutCode(status)),
         (None, 401) => Some(Refusal::Client),

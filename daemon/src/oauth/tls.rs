@@ -9,7 +9,7 @@ use tokend_protocol::{ErrorClass, Secret};
 use tokio::sync::Semaphore;
 
 use crate::config::{TlsSettings, mismatch, read_certificates, trust_ca_file};
-use crate::oauth::{CA_FILE_UNUSABLE, Failure, redact};
+use crate::oauth::{CA_FILE_UNUSABLE, Failure, Refusal, redact};
 use crate::secret_source::{SecretSource, on_another_thread};
 use crate::signing_key::read_pem;
 
@@ -59,7 +59,7 @@ pub(super) async fn client_key(
     };
     if key.expose().trim_start().starts_with('{') {
         return Err(unusable_key(
-            "private_key: a JWK; that of a client_certificate has to be PEM".to_owned(),
+            "private_key: a JWK; the key of a client_certificate has to be PEM".to_owned(),
         ));
     }
     let permit = Arc::clone(reading).acquire_owned().await.ok();
@@ -69,7 +69,7 @@ pub(super) async fn client_key(
     opened.map_err(|error| unusable_key(format!("private_key: {error}")))
 }
 
-fn unusable_key(detail: String) -> Failure {
+pub(super) fn unusable_key(detail: String) -> Failure {
     Failure::new(ErrorClass::Secret, "the client_certificate cannot be used on this host").with_detail(detail)
 }
 
@@ -85,6 +85,18 @@ pub(super) fn tls_failure(fault: &rustls::Error) -> Failure {
         UnknownIssuer,
     };
     use rustls::Error::{self, InvalidCertificate};
+    if let Error::AlertReceived(alert) = fault
+        && is_about_our_certificate(*alert)
+    {
+        let message = "TLS: the provider does not accept the client certificate, or wants one";
+        let provider_said = Some(redact::printable(&fault.to_string()));
+        return Failure {
+            refusal: Some(Refusal::Client),
+            provider_said,
+            ..Failure::new(ErrorClass::Refused, message)
+                .with_detail("see client_certificate in the configuration")
+        };
+    }
     let reason = match fault {
         InvalidCertificate(fault) => match fault {
             Expired | ExpiredContext { .. } => "the provider's certificate has expired",
@@ -98,9 +110,6 @@ pub(super) fn tls_failure(fault: &rustls::Error) -> Failure {
         Error::NoCertificatesPresented => "the provider presented no certificate",
         Error::InvalidMessage(_) => "the server did not answer with TLS",
         Error::PeerIncompatible(_) => "no version or cipher suite in common with the provider",
-        Error::AlertReceived(alert) if is_about_our_certificate(*alert) => {
-            "the provider wants another client certificate"
-        }
         Error::AlertReceived(_) => "the provider closed the connection with an alert",
         _ => "no encrypted connection to the provider",
     };
@@ -156,7 +165,7 @@ mod tests {
             (rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), "alert"),
             (
                 rustls::Error::AlertReceived(AlertDescription::CertificateRequired),
-                "wants another client certificate",
+                "does not accept the client certificate",
             ),
         ];
         for (fault, words) in cases {

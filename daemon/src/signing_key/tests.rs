@@ -102,8 +102,13 @@ fn a_jwk_brings_its_key_id() {
 #[test]
 fn an_encrypted_key_needs_its_passphrase() {
     let encrypted = key!("p256.encrypted.pem");
-    let opened = SigningKey::read(encrypted, Some("swordfish")).unwrap();
-    assert_eq!(public_key(&opened), public_key(&read(P256[0])));
+    for encrypted in [encrypted, key!("p256.3des.pem"), key!("p256.scrypt.pem")] {
+        let opened = SigningKey::read(encrypted, Some("swordfish")).unwrap();
+        assert_eq!(public_key(&opened), public_key(&read(P256[0])));
+    }
+    // Scrypt with 127 lanes, which is 2 GiB.
+    let costly = SigningKey::read(key!("p256.costly.pem"), Some("swordfish")).unwrap_err();
+    assert_eq!(costly, KeyError::Costly);
     assert_eq!(SigningKey::read(encrypted, None).unwrap_err(), KeyError::Encrypted);
     assert_eq!(SigningKey::read(encrypted, Some("wrong")).unwrap_err(), KeyError::NotDecrypted);
     let old = SigningKey::read(key!("p256.old.pem"), Some("swordfish")).unwrap_err();

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokend_tests::daemon::Launch;
 use tokend_tests::test_support::token_table;
-use tokend_tests::{Answer, Provider, RealDaemon, Recorded, TestDir, program, secrets};
+use tokend_tests::{Answer, Authority, Identity, Provider, RealDaemon, Recorded, TestDir, program, secrets};
 
 /// A private key of the daemon's own tests, written and registered to be searched for: its source in the configuration.
 fn key(home: &TestDir, file: &str) -> String {
@@ -93,6 +93,43 @@ fn an_assertion_is_made_by_the_providers_clock() {
     assert_eq!(provider.count(), 2, "the first assertion was refused, and the second one knew the time");
     daemon.tokenctl().run(&["refresh", "t"]).expect_success();
     assert_eq!(provider.count(), 3, "from then on the time is known");
+}
+
+#[test]
+fn the_clock_of_a_gateway_keeps_no_token_from_being_renewed() {
+    let home = TestDir::new();
+    let provider = Provider::start_answering(move |request| {
+        let [_, claims] = assertion(request);
+        let issued_at = Duration::from_secs(claims["iat"].as_u64().unwrap());
+        let is_right = issued_at.abs_diff(now()) < Duration::from_secs(600);
+        let answer = if is_right { Answer::token(3600) } else { Answer::refusal(401, "invalid_client") };
+        let of_gateway = SystemTime::now() - Duration::from_secs(3600);
+        answer.with_header("Date", &httpdate::fmt_http_date(of_gateway))
+    });
+    let lines = format!("private_key = {}", key(&home, "ed25519.pkcs8.pem"));
+    let daemon = start(&home, &provider, &lines);
+    daemon.tokenctl().get("t");
+    for _ in 0..3 {
+        daemon.tokenctl().run(&["refresh", "t"]).expect_success();
+    }
+    assert_eq!(provider.count(), 4, "each assertion was accepted");
+}
+
+#[test]
+fn a_server_that_wants_a_certificate_refuses_the_client_and_is_not_down() {
+    let (home, authority) = (TestDir::new(), Authority::new());
+    let provider = Provider::start_tls(authority.server_for_clients());
+    let own = Identity::self_signed("client.example").configure(&home, "client");
+    let ca_file = authority.ca_file();
+    let secret = home.secret("p.secret", &secrets::invent("client-secret"));
+    let daemon = start(&home, &provider, &format!("client_secret = {secret}\nca_file = {ca_file:?}\n{own}"));
+    let refused = daemon.tokenctl().run(&["get", "t"]).expect_code(7);
+    assert!(refused.contains("does not accept the client certificate"), "{refused}");
+    assert_eq!(daemon.tokenctl().status_of("t")["last_error"]["class"], "refused");
+    authority.issue("client.example").configure(&home, "client");
+    daemon.tokenctl().run(&["refresh", "t"]).expect_success();
+    let authorization = provider.requests()[0].header("authorization").map(str::to_owned);
+    assert!(authorization.is_some_and(|value| value.starts_with("Basic ")), "the secret is sent too");
 }
 
 #[test]

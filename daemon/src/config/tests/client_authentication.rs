@@ -125,6 +125,11 @@ fn a_key_replaces_the_method_of_a_preset() {
                 private_key = { env = \"K\" }\n[token.t]\nprovider = \"p\"";
     let authentication = token(text).credential.client.authentication.clone();
     assert!(matches!(authentication, ClientAuthentication::PrivateKeyJwt(_)), "{authentication:?}");
+    // But not the method of one whose clients have certificates: one is missing here.
+    let text = "[preset.bank]\ntoken_endpoint_auth_method = \"tls_client_auth\"\n\
+                environment.production.issuer = \"https://id.example\"\n[provider.p]\npreset = \"bank\"\n\
+                client_id = \"c\"\nprivate_key = { env = \"K\" }\n[token.t]\nprovider = \"p\"";
+    assert_faults(text, &[(4, "provider.p.client_certificate", "missing; the PEM file")]);
 }
 
 #[test]
@@ -185,7 +190,7 @@ fn the_settings_of_a_certificate_agree() {
         "private_key = [{ env = \"K\" }, { env = \"L\" }]\n",
     );
     let cases = [
-        (format!("{method}{key}"), 5, "private_key", "has a meaning only with"),
+        (format!("{method}{key}"), 1, "client_certificate", "missing; the PEM file"),
         (method.to_owned(), 1, "client_certificate", "missing; the PEM file"),
         (
             format!("{method}{certificate}"),
@@ -227,9 +232,22 @@ fn a_check_holds_the_key_against_its_certificate() {
         let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/signing_key/tests");
         file(name, &fs::read_to_string(keys.join(name)).unwrap())
     });
-    for (key, expected) in
-        [(key, None), (other, Some("the private_key is not that of the client_certificate"))]
-    {
+    let jwk = file("key.jwk", include_str!("../../signing_key/tests/p256.jwk.json"));
+    let binary = directory.path().join("key.der").display().to_string();
+    fs::write(&binary, [0x30, 0x81, 0x87]).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o600)).unwrap();
+    let (not_jwk, not_key) = (
+        format!("{jwk}: a JWK; the key of a client_certificate has to be PEM"),
+        format!(
+            "{binary}: neither PEM nor a JWK; expected \"-----BEGIN PRIVATE KEY-----\" or {{\"kty\": ..}}"
+        ),
+    );
+    for (key, expected) in [
+        (key, None),
+        (other, Some("the private_key is not that of the client_certificate")),
+        (jwk, Some(&*not_jwk)),
+        (binary, Some(&*not_key)),
+    ] {
         let lines = format!(
             "client_certificate = \"{certificate}\"\nprivate_key = {{ file = \"{key}\" }}\n\
              token_endpoint_auth_method = \"tls_client_auth\""
