@@ -24,7 +24,9 @@ fuzz_target!(|input: &[u8]| {
     let status = str::from_utf8(status).ok().and_then(|text| text.parse().ok()).unwrap_or(200);
     let reply = HttpReply { status, body: body.to_vec(), ..HttpReply::default() };
     for issuer in &*ISSUERS {
-        if let Ok(Some(endpoint)) = read(issuer, &reply, Duration::ZERO) {
+        for has_certificate in [false, true] {
+            let Ok(Some(endpoint)) = read(issuer, has_certificate, &reply, Duration::ZERO) else { continue };
+            let endpoint = endpoint.url;
             assert!(endpoint.scheme() == "https" || (issuer.scheme() == "http" && is_loopback(&endpoint)));
             assert!(endpoint.username().is_empty() && endpoint.password().is_none());
         }
