@@ -83,7 +83,10 @@ pub(super) fn audience(field: &Field<'_>) -> Option<AssertionAudience> {
 /// The client authentication. A missing secret is a fault unless the method needs none: a client without one is rare,
 /// and a forgotten secret is not.
 pub(super) fn read(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<ClientAuthentication> {
-    let method = section.read_or("token_endpoint_auth_method", BASIC, values::word(METHODS))?;
+    let Some(method) = section.read_or("token_endpoint_auth_method", BASIC, values::word(METHODS)) else {
+        report_faulty_values(section);
+        return None;
+    };
     if matches!(method, TLS | SELF_SIGNED_TLS) && !section.has("client_certificate") {
         let message = "the PEM file with the certificate by which the client authenticates";
         return section.missing("client_certificate", message);
@@ -94,6 +97,7 @@ pub(super) fn read(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option
         if section.has(key) && !methods.contains(&method) && !is_for_tls {
             let only = one_of(methods);
             let message = format!("has a meaning only with token_endpoint_auth_method = {only}");
+            report_faulty_values(section);
             return section.fault_if_complete(key, message);
         }
     }
@@ -109,6 +113,19 @@ pub(super) fn read(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option
         }
         _ => by_secret(section, endpoint, method),
     }
+}
+
+/// Reads every key, so that every faulty value is reported, whatever the method is.
+fn report_faulty_values(section: &Section<'_>) {
+    for key in ["client_secret", "private_key", "client_assertion"] {
+        section.read(key, values::secret_sources);
+    }
+    section.read("client_secret_basic_encoding", values::word(ENCODINGS));
+    section.read("private_key_passphrase", values::secret_source);
+    section.read("private_key_id", values::line);
+    section.read("signing_alg", alg);
+    section.read("assertion_audience", audience);
+    section.read("client_assertion_type", values::line);
 }
 
 fn by_secret(

@@ -99,6 +99,15 @@ fn the_settings_of_an_assertion_agree() {
 }
 
 #[test]
+fn a_faulty_method_hides_no_fault_of_a_value() {
+    let lines =
+        "client_secret = { file = \"relative\" }\nsigning_alg = 5\ntoken_endpoint_auth_method = \"basic\"";
+    let found = faults(&authentication(lines));
+    let lines: Vec<_> = found.iter().map(|fault| fault.place.line).collect();
+    assert_eq!(lines, [Some(4), Some(5), Some(6)], "{found:?}");
+}
+
+#[test]
 fn there_is_one_key_or_one_assertion() {
     let cases = [
         (
