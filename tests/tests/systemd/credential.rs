@@ -38,8 +38,8 @@ fn a_unit_that_never_heard_of_tokend_starts_with_its_token() {
 
     // A unit without a rule, one whose token is for root alone, and an ID without a token: each has an empty file.
     for (unit, id, reason) in [
-        ("other.service", "unit.token", "not allowed, or no such token"),
-        ("legacy.service", "root.token", "not allowed, or no such token"),
+        ("other.service", "unit.token", "no rule of the token's allow list matches"),
+        ("legacy.service", "root.token", "allow"),
         ("legacy.service", "unit", "is not NAME.token"),
     ] {
         let refused = start_unit(machine, unit, id);
