@@ -158,13 +158,15 @@ impl Acceptor {
             of_new_connections,
             failures: LogThrottle::default(),
             unidentified: LogThrottle::default(),
-            spare: File::open("/dev/null").ok(),
+            spare: spare(),
             batch_units: 1,
         }
     }
 
     /// Accepts a batch of the connections that wait. Returns whether more may wait.
     pub fn accept(&mut self, shared: &Arc<ServerState>, mut take: impl FnMut(Arrival)) -> bool {
+        // Another thread may have taken it while it was closed. Without it, a caller would wait for a word as long as none is free.
+        self.spare = self.spare.take().or_else(spare);
         let mut units = 0;
         while units < self.batch_units {
             match accept(&self.listener) {
@@ -224,12 +226,16 @@ impl Acceptor {
         if let Ok(socket) = accept(&self.listener) {
             turn_away(&mut Stream::new(socket, self.descriptors), self.encode_refusal, TOO_MANY);
         }
-        self.spare = File::open("/dev/null").ok();
+        self.spare = spare();
         if let Some(times) = self.failures.record(shared.clock.now()) {
             tracing::warn!(%error, times, "connections could not be accepted");
         }
         self.paused_until = Some(Instant::now() + PAUSE);
     }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 fn accept(listener: &Listener) -> nix::Result<OwnedFd> {

@@ -252,11 +252,7 @@ fn knock(scene: &Scene) -> (RawPeer, Welcome) {
 #[test]
 fn a_daemon_without_descriptors_turns_callers_away_and_serves_those_it_has() {
     let scene = scene();
-    let limit = |descriptors: usize| {
-        let pid = format!("--pid={}", scene.daemon.pid());
-        let limit = format!("--nofile={descriptors}:");
-        assert!(Command::new("prlimit").args([pid, limit]).status().unwrap().success());
-    };
+    let limit = |descriptors| limit_descriptors(&scene, descriptors);
     let mut first = peer(&scene);
     first.assert_alive();
     let open = fs::read_dir(format!("/proc/{}/fd", scene.daemon.pid())).unwrap().count();
@@ -269,6 +265,27 @@ fn a_daemon_without_descriptors_turns_callers_away_and_serves_those_it_has() {
     wait::until("room again", || (knock(&scene).1 == Welcome::Served).then_some(()));
     let complaints = scene.daemon.log().matches("connections could not be accepted").count();
     assert_eq!(complaints, 1, "one line for all of them");
+}
+
+/// Another thread of the daemon may have taken the descriptor that it keeps to turn callers away with.
+#[test]
+fn a_daemon_that_lost_even_its_last_descriptor_turns_callers_away_once_it_has_one() {
+    let scene = scene();
+    let open = fs::read_dir(format!("/proc/{}/fd", scene.daemon.pid())).unwrap().count();
+    limit_descriptors(&scene, 3);
+    let mut waiting = peer(&scene);
+    let _ = waiting.send(1, Request::Version);
+    scene.daemon.wait_for_log(&["connections could not be accepted"]);
+    limit_descriptors(&scene, open);
+    let flood: Vec<_> = (0..32).map(|_| knock(&scene)).collect();
+    assert_eq!(flood.last().unwrap().1, Welcome::TurnedAway, "nobody waits for a word");
+    assert!(waiting.receive().unwrap().is_some());
+}
+
+fn limit_descriptors(scene: &Scene, descriptors: usize) {
+    let pid = format!("--pid={}", scene.daemon.pid());
+    let limit = format!("--nofile={descriptors}:");
+    assert!(Command::new("prlimit").args([pid, limit]).status().unwrap().success());
 }
 
 #[test]
