@@ -24,7 +24,7 @@ pub trait Provider: Send + Sync + 'static {
     /// Sends one token request. It ends by itself, in success or failure, within a bounded time.
     fn request(&self) -> impl Future<Output = Outcome> + Send;
 
-    /// Ends when a secret file or the `ca_file` of the last request has changed. Costs nothing unless it is awaited.
+    /// Ends when a secret file, a certificate or the `ca_file` of the last request has changed. Costs nothing unless it is awaited.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }
 

@@ -57,7 +57,7 @@ impl Authority {
         Shown::new(self, flaw).server()
     }
 
-    /// What a server needs that accepts only clients with a certificate of this authority.
+    /// The settings of a TLS server that accepts only clients with a certificate of this authority.
     pub fn server_for_clients(&self) -> Arc<ServerConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone()).unwrap();

@@ -41,8 +41,8 @@ const USES: [(&str, &[&str]); 9] = [
     ("client_assertion_type", &[PRIVATE_KEY_JWT]),
 ];
 
-/// A provider with a private key or an assertion authenticates by it, unless it or its preset says otherwise. A key with a
-/// certificate may also be for TLS alone.
+/// A provider with a private key or an assertion authenticates by it, unless it or its preset says otherwise. The key of a
+/// certificate may serve mutual TLS only, so it decides nothing.
 pub(super) fn infer_method(section: &mut Section<'_>, preset: Option<&Table>) {
     let of_preset = preset.and_then(|preset| preset.get("token_endpoint_auth_method"));
     let is_tls = of_preset.is_some_and(|item| {

@@ -231,7 +231,10 @@ impl<P: Provider> Actor<P> {
         self.kept.state.changes_in_vain = self.kept.state.changes_in_vain.saturating_add(1);
         self.kept.state.last_change = Some(self.core.context.clock.now());
         let names = self.names();
-        tracing::info!(token = names, "a secret or the ca_file of {names} was replaced; trying again");
+        tracing::info!(
+            token = names,
+            "a secret, a certificate or the ca_file of {names} was replaced; trying again"
+        );
         self.attempt(Urgency::Ordered).await;
     }
 

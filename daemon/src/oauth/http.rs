@@ -378,7 +378,7 @@ async fn within<T>(left: &mut Duration, step: impl Future<Output = T>) -> Option
 fn verdict(failures: Vec<Failure>) -> Failure {
     let several = (failures.len() > 1).then(|| {
         let each = failures.iter().map(|failure| failure.detail.as_deref().unwrap_or(&failure.message));
-        format!("none of {} client secrets worked: {}", failures.len(), each.collect::<Vec<_>>().join("; "))
+        format!("none of {} secrets worked: {}", failures.len(), each.collect::<Vec<_>>().join("; "))
     });
     let retry_after = failures.iter().filter_map(|failure| failure.retry_after).max();
     let first_refusal = failures.into_iter().min_by_key(|failure| {
@@ -410,7 +410,7 @@ mod tests {
         assert_eq!((failure.class, &*failure.message), (ErrorClass::Refused, "invalid_client"));
         let quiet = Failure { retry_after: Some(Duration::from_secs(600)), ..refused() };
         assert_eq!(verdict(vec![quiet.clone(), refused()]).retry_after, quiet.retry_after);
-        let detail = "none of 2 client secrets worked: secret file /new; invalid_client";
+        let detail = "none of 2 secrets worked: secret file /new; invalid_client";
         assert_eq!(failure.detail.as_deref(), Some(detail));
     }
 

@@ -143,7 +143,7 @@ fn asked(unit: &str, id: &str) -> Result<Asked, String> {
 /// The credential, if a rule gives it to the unit.
 ///
 /// # Errors
-/// Why not, for the log: more than a caller is told.
+/// The text is the reason for the log. It says more than a caller may know.
 async fn credential(asked: &Asked, shared: &Arc<ServerState>) -> Result<Vec<u8>, String> {
     let invalid = || "this is not the name of a unit".to_owned();
     let peer = Peer::of_unit(asked.unit.clone()).ok_or_else(invalid)?;

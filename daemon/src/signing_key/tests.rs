@@ -1,4 +1,4 @@
-//! The keys in `tests/` were made by OpenSSL for these tests alone.
+//! OpenSSL made the keys in `tests/`. Nothing but tests uses them.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -13,7 +13,7 @@ macro_rules! key {
     };
 }
 
-/// The same key in each of its formats, without the encrypted ones.
+/// One RSA key, in three formats.
 const RSA: [&str; 3] = [key!("rsa.pkcs8.pem"), key!("rsa.pkcs1.pem"), key!("rsa.jwk.json")];
 const P256: [&str; 3] = [key!("p256.pkcs8.pem"), key!("p256.sec1.pem"), key!("p256.jwk.json")];
 const P384: [&str; 2] = [key!("p384.sec1.pem"), key!("p384.jwk.json")];

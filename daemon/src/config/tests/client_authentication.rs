@@ -11,6 +11,11 @@ fn authentication(lines: &str) -> String {
     format!("{provider}[token.t]\nprovider = \"p\"\n")
 }
 
+/// Asserts that these lines of a provider have one fault, at this line and key.
+fn assert_fault(lines: &str, line: usize, key: &str, message: &str) {
+    assert_faults(&authentication(lines), &[(line, &format!("provider.p.{key}"), message)]);
+}
+
 #[test]
 fn a_private_key_or_an_assertion_is_a_method_of_its_own() {
     let read = |lines: &str| token(&authentication(lines)).credential.client.authentication.clone();
@@ -94,7 +99,7 @@ fn the_settings_of_an_assertion_agree() {
         ),
     ];
     for (lines, line, key, message) in cases {
-        assert_faults(&authentication(lines), &[(line, &format!("provider.p.{key}"), message)]);
+        assert_fault(lines, line, key, message);
     }
 }
 
@@ -124,7 +129,7 @@ fn there_is_one_key_or_one_assertion() {
         ),
     ];
     for (lines, line, key, message) in cases {
-        assert_faults(&authentication(lines), &[(line, &format!("provider.p.{key}"), message)]);
+        assert_fault(lines, line, key, message);
     }
 }
 
@@ -221,7 +226,7 @@ fn the_settings_of_a_certificate_agree() {
         ),
     ];
     for (lines, line, key, message) in cases {
-        assert_faults(&authentication(&lines), &[(line, &format!("provider.p.{key}"), message)]);
+        assert_fault(&lines, line, key, message);
     }
     let plain = authentication(&format!("{method}{key}{certificate}"))
         .replace("https://id.example", "http://localhost");

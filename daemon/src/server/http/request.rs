@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The most parameters that a request can have use for.
 const PARAMETERS_MAX: usize = 3 * TERMS_MAX + 2 * HEADERS_MAX + 2;
 
-/// What a caller asks for.
+/// A request of a caller.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked {
     /// A request of the protocol, and the form of its answer.

@@ -163,7 +163,7 @@ impl Session {
     /// Checks that the caller is an operator, for a request about no token.
     ///
     /// # Errors
-    /// It is none, which the audit has.
+    /// The caller is no operator. The audit records this.
     pub fn require_operator(&self, operation: Operation) -> Result<(), ErrorReply> {
         if self.is_operator(&self.registry()) {
             return Ok(());
